@@ -1,0 +1,1 @@
+"""Data sets: reading them, checking them, splitting them, and the simulated one."""

@@ -1,0 +1,128 @@
+"""Checks of single columns; each refusal names the table, the column, the row, the value and the expectation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.errors import DataError
+
+LATEST_TIME = 7_258_118_400.0
+"""Seconds from 1970 to 2200-01-01: a later time is most likely in another unit."""
+
+
+def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
+    """Refuses a table that lacks one of the `wanted` columns or has one of them twice."""
+    for column in wanted:
+        count = table.column_names.count(column)
+        if count != 1:
+            raise DataError(
+                f"{which}: column {column!r} is {'missing' if count == 0 else f'there {count} times'}; "
+                f"expected it once, found {', '.join(map(repr, table.column_names)) or 'no columns'}"
+            )
+
+
+def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False) -> None:
+    """Refuses an id column with nulls, of a type that cannot be an id or, where `unique`, with repeated ids."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{which}, column {name!r}, row 0: {_value(column, 0)} is {kind}; expected ids that are integers or text"
+        )
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(
+            f"{which}, column {name!r}, row {row}: null ({column.null_count} in all); expected an id in every row"
+        )
+    if unique and pc.count_distinct(column).as_py() < len(column):
+        first_seen: dict[object, int] = {}
+        for row, value in enumerate(column.to_pylist()):
+            if value in first_seen:
+                raise DataError(
+                    f"{which}, column {name!r}, row {row}: {value!r} is already in row {first_seen[value]}; "
+                    f"expected each id once"
+                )
+            first_seen[value] = row
+
+
+def check_times(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """The times of the interactions as seconds (int64 where whole, else float64).
+
+    Raises:
+        DataError: A time is null, not a number or date, not finite, before 1970 or after 2200.
+    """
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        _refuse_null(column, name, "a time")
+        seconds = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6
+    else:
+        seconds = check_numbers(column, name, "interactions", "a time in seconds since 1970, or a timestamp")
+    absurd = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
+    if len(absurd):
+        row = int(absurd[0])
+        hint = _unit_hint(float(seconds[row]))
+        raise DataError(
+            f"interactions, column {name!r}, row {row}: {_value(column, row)} is no sensible time "
+            f"({len(absurd)} are so); expected seconds between 1970 and 2200{hint}"
+        )
+    whole = seconds.astype(np.int64)
+    return pa.array(whole if np.array_equal(whole, seconds) else seconds)
+
+
+def check_weights(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """The weights of the interactions as float64.
+
+    Raises:
+        DataError: A weight is null, not a number, not finite or negative, or all are zero.
+    """
+    weights = check_numbers(column, name, "interactions", "a non-negative weight")
+    negative = np.flatnonzero(weights < 0)
+    if len(negative):
+        row = int(negative[0])
+        raise DataError(
+            f"interactions, column {name!r}, row {row}: {_value(column, row)}; expected a non-negative weight"
+        )
+    if not weights.any():
+        raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above")
+    return pa.array(weights)
+
+
+def check_numbers(
+    column: pa.ChunkedArray, name: str, which: str, expected: str = "a finite number"
+) -> npt.NDArray[np.float64]:
+    """A numeric column as float64.
+
+    Raises:
+        DataError: The column is not numeric, or a value is null, infinite or not a number.
+    """
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
+        raise DataError(
+            f"{which}, column {name!r}, row 0: {_value(column, 0)} is {column.type}; expected {expected}"
+        )
+    _refuse_null(column, name, expected, which)
+    numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(f"{which}, column {name!r}, row {row}: {_value(column, row)}; expected {expected}")
+    return numbers
+
+
+def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, which: str = "interactions") -> None:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{which}, column {name!r}, row {row}: null; expected {expected}")
+
+
+def _value(column: pa.ChunkedArray, row: int) -> str:
+    return repr(column[row].as_py()) if len(column) > row else "nothing"
+
+
+def _unit_hint(seconds: float) -> str:
+    for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+        if 0 < seconds / factor <= LATEST_TIME:
+            return f" (it looks like {unit}: divide by {factor:.0f}, or pass a timestamp column)"
+    return ""

@@ -1,0 +1,193 @@
+"""Cutting a data set into train and test: at random, by time, or the last event of each query left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.data.dataset import Dataset, distinct_ids
+from twotower.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Two parts of one data set; unpacks as `train, test = split`.
+
+    Attributes:
+        train: The events to learn from.
+        test: The events to be measured on.
+        rule: How it was cut, as `parse_rule` reads it.
+        fingerprint: Twelve hexadecimal digits that are equal exactly when both parts hold the same
+            events (id, id and time), whatever the order of their rows.
+    """
+
+    train: Dataset
+    test: Dataset
+    rule: str
+    fingerprint: str
+
+    def __iter__(self) -> Iterator[Dataset]:
+        yield self.train
+        yield self.test
+
+
+class SplitRule(Protocol):
+    """A way to cut a data set; calling it on `split.train` cuts a validation part by the same rule."""
+
+    def __call__(self, data: Dataset) -> Split:
+        """Cuts `data` in two."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """A random share of the events is test: `default_rng(seed).permutation(N)`, the first part train.
+
+    Attributes:
+        test: Share of the events, between 0 and 1.
+        seed: Seed of the permutation.
+    """
+
+    test: float = 0.2
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        _check_share(self.test)
+
+    def __str__(self) -> str:
+        return f"random:{self.test:g}"
+
+    def __call__(self, data: Dataset) -> Split:
+        order = np.random.default_rng(self.seed).permutation(len(data))
+        cut = len(data) - round(len(data) * self.test)
+        return _split(data, order[:cut], order[cut:], f"{self}, seed {self.seed}")
+
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """The latest share of the events is test, whole instants at a time: no time is in both parts.
+
+    Attributes:
+        test: Share of the events, between 0 and 1; more where the border's instant holds several.
+    """
+
+    test: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_share(self.test)
+
+    def __str__(self) -> str:
+        return f"time:{self.test:g}"
+
+    def __call__(self, data: Dataset) -> Split:
+        times = data.times
+        cut = len(data) - round(len(data) * self.test)
+        border = np.sort(times)[min(cut, len(data) - 1)]
+        return _split(data, np.flatnonzero(times < border), np.flatnonzero(times >= border), str(self))
+
+
+@dataclass(frozen=True)
+class LastOut:
+    """The last event of each query that has at least two is test; equal times go by candidate row.
+
+    The candidate table's order breaks ties, not the log's, so a shuffled log is cut the same way.
+    """
+
+    def __str__(self) -> str:
+        return "last-out"
+
+    def __call__(self, data: Dataset) -> Split:
+        order = np.lexsort((data.candidate_index, data.times, data.query_index))
+        queries = data.query_index[order]
+        last = np.append(queries[1:] != queries[:-1], True)
+        first = np.insert(queries[1:] != queries[:-1], 0, True)
+        is_test = np.zeros(len(data), dtype=bool)
+        is_test[order[last & ~first]] = True
+        return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self))
+
+
+def split_random(data: Dataset, test: float = 0.2, seed: int = 42) -> Split:
+    """Cuts a random share of the events off as test; see `RandomSplit`."""
+    return RandomSplit(test, seed)(data)
+
+
+def split_by_time(data: Dataset, test: float = 0.2) -> Split:
+    """Cuts the latest share of the events off as test; see `TimeSplit`."""
+    return TimeSplit(test)(data)
+
+
+def split_last_out(data: Dataset) -> Split:
+    """Cuts the last event of each query off as test; see `LastOut`."""
+    return LastOut()(data)
+
+
+def parse_rule(text: str, seed: int = 42) -> SplitRule:
+    """Reads a rule as the command line writes it: `random:0.2`, `time:0.2` or `last-out`.
+
+    Raises:
+        ConfigError: The text is none of these.
+    """
+    kind, _, share = text.partition(":")
+    try:
+        if kind == "random":
+            return RandomSplit(float(share or 0.2), seed)
+        if kind == "time":
+            return TimeSplit(float(share or 0.2))
+    except ValueError as error:
+        raise ConfigError(f"split {text!r}: {share!r} is no share; expected a number between 0 and 1") from error
+    if text == "last-out":
+        return LastOut()
+    raise ConfigError(f"split {text!r} is unknown; expected random:SHARE, time:SHARE or last-out")
+
+
+def fingerprint(*parts: Dataset) -> str:
+    """Twelve hexadecimal digits of the events (query id, candidate id, time) in each part, in any row order."""
+    digest = hashlib.sha256()
+    whole = parts[0]
+    for table, column in ((whole.queries, whole.query_id), (whole.candidates, whole.candidate_id)):
+        digest.update("\n".join(map(str, distinct_ids(table[column]).to_pylist())).encode())
+    query_rank = _ranks(whole.queries[whole.query_id].to_numpy())
+    candidate_rank = _ranks(whole.candidates[whole.candidate_id].to_numpy())
+    for part in parts:
+        rows = _mixed(query_rank[part.query_index], np.uint64(1))
+        rows = _mixed(rows + candidate_rank[part.candidate_index], np.uint64(2))
+        if part.time is not None:
+            rows = _mixed(rows + part.times.view(np.uint64), np.uint64(3))
+        # A sum does not depend on the order of the rows, and counts repeated rows as often as they are there.
+        digest.update(f"{len(part)}:{rows.sum(dtype=np.uint64)}:{_mixed(rows, np.uint64(4)).sum(dtype=np.uint64)}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], rule: str) -> Split:
+    for rows, which in ((train, "train"), (test, "test")):
+        if len(rows) == 0:
+            raise DataError(
+                f"split {rule} of {len(data)} events leaves {which} empty; expected at least one event in each part"
+            )
+    parts = data.take(train), data.take(test)
+    return Split(*parts, rule=rule, fingerprint=fingerprint(*parts))
+
+
+def _check_share(test: float) -> None:
+    if not 0 < test < 1:
+        raise ConfigError(f"a test share of {test:g} leaves a part empty; expected a number between 0 and 1")
+
+
+def _ranks(ids: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
+    ranks = np.empty(len(ids), dtype=np.uint64)
+    ranks[np.argsort(ids)] = np.arange(len(ids), dtype=np.uint64)
+    return ranks
+
+
+def _mixed(values: npt.NDArray[np.uint64], salt: np.uint64) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every bit of the input stirs every bit."""
+    with np.errstate(over="ignore"):
+        mixed = (values + salt * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)

@@ -1,0 +1,27 @@
+"""The errors twotower raises on purpose; each message says what was received and what was expected."""
+
+from __future__ import annotations
+
+
+class TwoTowerError(Exception):
+    """Base of every error that twotower raises on purpose."""
+
+
+class DataError(TwoTowerError, ValueError):
+    """Data that cannot be used: names the column, the row, the value and what was expected."""
+
+
+class DataUnavailableError(TwoTowerError):
+    """A data set that is neither on this machine nor could be downloaded."""
+
+
+class ConfigError(TwoTowerError, ValueError):
+    """A configuration that cannot be used: names the key, the value and what was expected."""
+
+
+class SavedFolderError(TwoTowerError):
+    """A saved model or bundle that is truncated, altered, of a newer format or not one at all."""
+
+
+class NotFittedError(TwoTowerError, RuntimeError):
+    """A feature or model was asked for embeddings before it had learned from data."""
