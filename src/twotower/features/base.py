@@ -1,0 +1,129 @@
+"""What every kind of feature has in common: learn from a column, encode a column, embed what was encoded."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import msgspec
+import pyarrow as pa
+from torch import Tensor, nn
+
+from twotower.errors import ConfigError, NotFittedError
+
+_KINDS: dict[str, type[Feature]] = {}
+
+
+class Feature(nn.Module):
+    """One column turned into `width` numbers.
+
+    A kind of feature is a subclass with a `kind` (its name in configs). It
+
+    - keeps each argument of its constructor in an attribute of the same name (so that it can be saved),
+    - learns its state from the training split in `fit` and makes its parameters there,
+    - gives that state as an Arrow table in `learned` and takes it back in `restore`,
+    - turns a column into a tensor in `encode`, one row a row, and such rows into embeddings in `forward`.
+
+    Attributes:
+        kind: The name of the kind in configs and saved models.
+        column: The column it reads.
+        width: How many numbers it gives for each row.
+
+    Example:
+        >>> import pyarrow as pa, pyarrow.compute as pc, torch
+        >>> class Hour(Feature):
+        ...     kind = "hour"
+        ...     def __init__(self, column: str, dim: int = 4) -> None:
+        ...         super().__init__()
+        ...         self.column, self.dim, self.width = column, dim, dim
+        ...         self.table = torch.nn.Embedding(24, dim)
+        ...     def encode(self, column: pa.ChunkedArray) -> torch.Tensor:
+        ...         return torch.tensor([int(second) // 3600 % 24 for second in column.to_pylist()])
+        ...     def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        ...         return self.table(encoded)
+        >>> hour = feature_from_settings({"kind": "hour", "column": "timestamp"})
+        >>> hour(hour.encode(pa.chunked_array([[0, 7200]]))).shape
+        torch.Size([2, 4])
+    """
+
+    kind: ClassVar[str]
+    column: str
+    width: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    def fit(self, column: pa.ChunkedArray) -> None:
+        """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""
+
+    @abstractmethod
+    def encode(self, column: pa.ChunkedArray) -> Tensor:
+        """Turns a column of N rows into a tensor `[N, …]`.
+
+        Raises:
+            DataError: A value cannot be encoded; names column, row, value and what was expected.
+        """
+
+    @abstractmethod
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Embeds encoded rows `[n, …]` as `[n, width]`."""
+
+    def learned(self) -> pa.Table:
+        """The state that `fit` learned, as plain data."""
+        return pa.table({})
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes back what `learned` gave and makes the parameters, as `fit` does."""
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this feature anew, with its `kind`."""
+        return {"kind": self.kind} | {name: getattr(self, name) for name in _parameters(type(self))}
+
+    def extra_repr(self) -> str:
+        """The settings, for `print(model)`."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if name != "kind")
+
+
+def feature_from_settings(settings: dict[str, Any]) -> Feature:
+    """Makes a feature from what `Feature.settings` gives, or from a table of a TOML config.
+
+    Raises:
+        ConfigError: The kind is unknown, or an argument is unknown, missing or of the wrong type.
+    """
+    arguments = dict(settings)
+    kind = arguments.pop("kind", None)
+    if kind not in _KINDS:
+        raise ConfigError(
+            f"feature kind {kind!r} is unknown; expected one of {', '.join(sorted(_KINDS))} "
+            f"(for a kind of your own, import the module that defines it first)"
+        )
+    feature_class = _KINDS[kind]
+    try:
+        checked = msgspec.convert(arguments, _arguments_struct(feature_class))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"feature {kind!r} with {arguments}: {error}") from error
+    return feature_class(**{name: getattr(checked, name) for name in _parameters(feature_class)})
+
+
+def require_fitted(feature: Feature, state: object | None) -> None:
+    """Refuses to use a feature before `fit` or `restore`."""
+    if state is None:
+        raise NotFittedError(f"{feature} has not learned from data yet; call fit first")
+
+
+def _parameters(feature_class: type[Feature]) -> list[str]:
+    return list(inspect.signature(feature_class).parameters)
+
+
+def _arguments_struct(feature_class: type[Feature]) -> type[msgspec.Struct]:
+    """The constructor's arguments as a struct, by which msgspec checks names and types."""
+    hints = typing.get_type_hints(feature_class.__init__)
+    fields: list[Any] = []
+    for name, parameter in inspect.signature(feature_class).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        fields.append((name, hints[name]) if required else (name, hints[name], parameter.default))
+    return msgspec.defstruct(feature_class.__name__, fields, forbid_unknown_fields=True)

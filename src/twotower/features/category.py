@@ -1,0 +1,80 @@
+"""`Category`: an id or label, embedded by a table with a trained row for unknown and one for missing values."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.errors import ConfigError
+from twotower.features.base import Feature, require_fitted
+from twotower.features.tables import cast_like, embedding_table, look_up, vocabulary_of
+
+UNKNOWN, MISSING, FIRST = 0, 1, 2
+
+
+class Category(Feature):
+    """An id or label as a row of an embedding table.
+
+    Row 0 stands for every value that training did not see, row 1 for a missing value, the rest for the
+    vocabulary, the most frequent value first. Row 0 is trained: in training a value is taken for unknown
+    with probability `unknown_rate`, so that a new user or item gets a sensible embedding.
+
+    Args:
+        column: The column to read: integers, text or booleans.
+        dim: Numbers in the embedding.
+        unknown_rate: Share of the values taken for unknown in training.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> users = Category("user_id", dim=4)
+        >>> users.fit(pa.chunked_array([["ann", "bob", "ann"]]))
+        >>> users.encode(pa.chunked_array([["bob", "eve", None, "ann"]]))
+        tensor([3, 0, 1, 2], dtype=torch.int32)
+    """
+
+    kind = "category"
+
+    def __init__(self, column: str, dim: int = 32, unknown_rate: float = 0.02) -> None:
+        super().__init__()
+        if dim < 1 or not 0 <= unknown_rate < 1:
+            raise ConfigError(
+                f"category {column!r}: dim={dim}, unknown_rate={unknown_rate}; expected dim ≥ 1 and a rate in [0, 1)"
+            )
+        self.column, self.dim, self.unknown_rate, self.width = column, dim, unknown_rate, dim
+        self.vocabulary: pa.Array | None = None
+        self.table: nn.Parameter | None = None
+
+    def fit(self, column: pa.ChunkedArray) -> None:
+        """Learns the vocabulary."""
+        self._take(vocabulary_of(column))
+
+    def learned(self) -> pa.Table:
+        """The vocabulary, one column `value`."""
+        return pa.table({"value": self.vocabulary})
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes the vocabulary back."""
+        self._take(state["value"].combine_chunks())
+
+    def encode(self, column: pa.ChunkedArray) -> Tensor:
+        """Rows of the table, int32 `[N]`."""
+        require_fitted(self, self.vocabulary)
+        assert self.vocabulary is not None
+        return look_up(
+            cast_like(column, self.vocabulary.type, self.column), self.vocabulary, first=FIRST, missing=MISSING
+        )
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Embeds `[n]` rows as `[n, dim]`."""
+        require_fitted(self, self.table)
+        assert self.table is not None
+        if self.training and self.unknown_rate > 0:
+            dropped = torch.rand(encoded.shape, device=encoded.device) < self.unknown_rate
+            encoded = encoded.masked_fill(dropped, UNKNOWN)
+        return F.embedding(encoded, self.table)
+
+    def _take(self, vocabulary: pa.Array) -> None:
+        self.vocabulary = vocabulary
+        self.table = embedding_table(FIRST + len(vocabulary), self.dim)

@@ -1,0 +1,62 @@
+"""`Normalized`: a number, standardised by the training split's mean and deviation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from twotower.features.base import Feature, require_fitted
+from twotower.features.numeric import numbers_of, require_values
+
+
+class Normalized(Feature):
+    """A number as itself, minus the mean and divided by the standard deviation of the training split.
+
+    A missing value is a trained number of its own; a column that is constant in train gives zeros there.
+
+    Args:
+        column: The column to read: numbers, dates or timestamps.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> age = Normalized("age")
+        >>> age.fit(pa.chunked_array([[10, 20, 30]]))
+        >>> age(age.encode(pa.chunked_array([[20, None]]))).tolist()
+        [[0.0], [0.0]]
+    """
+
+    kind = "normalized"
+
+    def __init__(self, column: str) -> None:
+        super().__init__()
+        self.column, self.width = column, 1
+        self.moments: tuple[float, float] | None = None
+        self.missing = nn.Parameter(torch.zeros(()))
+
+    def fit(self, column: pa.ChunkedArray) -> None:
+        """Learns mean and deviation."""
+        present = require_values(numbers_of(column, self.column), self.column)
+        self.moments = (float(present.mean()), float(present.std()))
+
+    def learned(self) -> pa.Table:
+        """One row of `mean` and `deviation`."""
+        assert self.moments is not None
+        return pa.table({"mean": [self.moments[0]], "deviation": [self.moments[1]]})
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes mean and deviation back."""
+        self.moments = (state["mean"][0].as_py(), state["deviation"][0].as_py())
+
+    def encode(self, column: pa.ChunkedArray) -> Tensor:
+        """Standardised numbers, float32 `[N]`, NaN where missing."""
+        require_fitted(self, self.moments)
+        assert self.moments is not None
+        mean, deviation = self.moments
+        values = (numbers_of(column, self.column) - mean) / (deviation or 1.0)
+        return torch.from_numpy(values.astype(np.float32))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """`[n]` numbers as `[n, 1]`."""
+        return torch.where(encoded.isnan(), self.missing, encoded).unsqueeze(1)

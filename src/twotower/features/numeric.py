@@ -1,0 +1,44 @@
+"""Reading a column of numbers in which values may be missing but none may be infinite or not a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from twotower.errors import DataError
+
+
+def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+    """The column as float64 `[N]`, NaN exactly where the value is missing; timestamps as seconds since 1970.
+
+    Raises:
+        DataError: A value is not a number, infinite or NaN; names column, row and value.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        seconds = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False)
+        return np.asarray(seconds.to_numpy(), dtype=np.float64) / 1e6
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        value = column[0].as_py() if len(column) else None
+        raise DataError(f"column {name!r}, row 0: {value!r} is {kind}; expected a number")
+    values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+    bad = ~np.isfinite(values) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(f"column {name!r}, row {row}: {values[row]}; expected a finite number")
+    return values
+
+
+def require_values(values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+    """The values that are there.
+
+    Raises:
+        DataError: None is.
+    """
+    present: npt.NDArray[np.float64] = values[~np.isnan(values)]
+    if len(present) == 0:
+        raise DataError(f"column {name!r}: every value in train is missing; expected at least one number")
+    return present

@@ -1,0 +1,181 @@
+"""Losses: how embeddings of a batch's queries and of candidates become a number to bring down.
+
+A loss is a plain description; `bind` gives it what it has to know of the training data (how often each
+candidate is drawn, what each query has chosen). What is bound maps a batch to a scalar and decides
+itself which candidates it needs embedded: in-batch softmax those of the batch, each once; the full softmax all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.data.dataset import Dataset
+from twotower.data.seen import Seen
+from twotower.errors import ConfigError
+from twotower.model.softmax import Removed, softmax_loss
+
+Reduction = Literal["mean", "sum"]
+Embed = Callable[[Tensor], Tensor]
+"""Embeds the candidates with the given rows, `[n]` to `[n, d]`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The events of one step.
+
+    Attributes:
+        queries: Row of each event's query in the query table, int64 `[B]`.
+        candidates: Row of each event's candidate in the candidate table, int64 `[B]`.
+        weights: Weight of each event, float32 `[B]`; None where all count the same.
+    """
+
+    queries: Tensor
+    candidates: Tensor
+    weights: Tensor | None = None
+
+
+class BoundLoss(Protocol):
+    """A loss that knows its training data."""
+
+    def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
+        """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
+        ...
+
+
+class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="in_batch_softmax"):
+    """Softmax of each event's candidate against the candidates of the other events in its batch.
+
+    The logits are `q·cᵀ / T − log p`, on every column, the chosen one's included, where p is the share
+    of training events that chose the candidate: without the correction, popular candidates, which are
+    drawn more often, are pushed down (Yi et al., *Sampling-bias-corrected neural modeling for large
+    corpus item recommendations*, RecSys 2019). The batch's distinct candidates are embedded once and
+    count as often as they occur: `log(multiplicity)` is added to their logits, which is the softmax over
+    all B columns, value and gradient.
+
+    Attributes:
+        log_q: Correct for how often candidates are drawn.
+        mask_same: Leave out the other columns that hold the row's own candidate.
+        mask_known: Leave out the query's other candidates in train.
+        hard_negatives: Keep only this many distinct negatives a row, those with the highest corrected
+            logits; None keeps all.
+        reduction: `mean` over the batch's weights, or their `sum`, as TFRS does. Mind that the mean's
+            gradients are B times smaller: Adagrad with its usual initial accumulator of 0.1 learns
+            almost nothing from them.
+
+    Example:
+        >>> InBatchSoftmax(hard_negatives=100).reduction
+        'mean'
+    """
+
+    log_q: bool = True
+    mask_same: bool = False
+    mask_known: bool = False
+    hard_negatives: int | None = None
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        _check_hard_negatives(self.hard_negatives)
+
+    def bind(self, train: Dataset, draw_probability: Tensor | None = None) -> BoundLoss:
+        """The loss for this training data.
+
+        Args:
+            train: The events that batches are drawn from.
+            draw_probability: Probability of each candidate to be drawn as a negative, `[candidates]`;
+                default: its share of the training events.
+        """
+        probability = draw_probability
+        if probability is None:
+            counts = torch.from_numpy(train.candidate_counts()).double()
+            probability = (counts / counts.sum()).clamp_min(torch.finfo(torch.float64).tiny)
+        known = Seen.of(train) if self.mask_known else None
+        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
+
+
+class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax"):
+    """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
+
+    Attributes:
+        mask_known: Leave out the query's other candidates in train.
+        reduction: `mean` over the batch's weights, or their `sum`.
+    """
+
+    mask_known: bool = False
+    reduction: Reduction = "mean"
+
+    def bind(self, train: Dataset) -> BoundLoss:
+        """The loss for this training data."""
+        return _BoundFull(self, Seen.of(train) if self.mask_known else None, train.candidates.num_rows)
+
+
+Loss = InBatchSoftmax | FullSoftmax
+
+
+class _BoundInBatch:
+    def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
+        self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
+
+    def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
+        distinct, target, multiplicity = torch.unique(batch.candidates, return_inverse=True, return_counts=True)
+        log_multiplicity = multiplicity.log().to(query_embeddings.dtype)  # [C]
+        bias = log_multiplicity
+        if self.loss.log_q:
+            if self.log_probability.device != distinct.device:
+                self.log_probability = self.log_probability.to(distinct.device)
+            bias = bias - self.log_probability[distinct]
+        return softmax_loss(
+            query_embeddings,
+            embed_candidates(distinct),
+            target,
+            row_weights(batch, query_embeddings, self.loss.reduction),
+            bias=bias,
+            target_shift=-log_multiplicity[target] if self.loss.mask_same else None,
+            removed=None if self.known is None else _known_columns(self.known, batch, distinct, self.catalogue),
+            hard_negatives=self.loss.hard_negatives,
+        )
+
+
+class _BoundFull:
+    def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
+        self.loss, self.known, self.catalogue = loss, known, catalogue
+
+    def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
+        everything = torch.arange(self.catalogue, device=query_embeddings.device)
+        return softmax_loss(
+            query_embeddings,
+            embed_candidates(everything),
+            batch.candidates,
+            row_weights(batch, query_embeddings, self.loss.reduction),
+            removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
+        )
+
+
+def row_weights(batch: Batch, like: Tensor, reduction: Reduction) -> Tensor:
+    """Weight of each row of the batch, divided by their sum for `mean`, `[B]`."""
+    weights = like.new_ones(len(batch.candidates)) if batch.weights is None else batch.weights.to(like.dtype)
+    if reduction == "sum":
+        return weights
+    return weights / weights.sum().clamp_min(torch.finfo(like.dtype).tiny)
+
+
+def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:
+    """The logits of candidates that each row's query has chosen, its own target excepted."""
+    rows, candidates = known.pairs(batch.queries.cpu().numpy())
+    column_of = np.full(catalogue, -1, dtype=np.int64)
+    column_of[distinct.cpu().numpy()] = np.arange(len(distinct))
+    columns = column_of[candidates]
+    kept = (columns >= 0) & (candidates != batch.candidates.cpu().numpy()[rows])
+    device = distinct.device
+    return Removed(torch.from_numpy(rows[kept]).to(device), torch.from_numpy(columns[kept]).to(device))
+
+
+def _check_hard_negatives(count: int | None) -> None:
+    if count is not None and count < 1:
+        raise ConfigError(f"hard_negatives={count}; expected at least 1, or none given to keep all")

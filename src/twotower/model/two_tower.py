@@ -1,0 +1,170 @@
+"""`TwoTower`: a query tower and a candidate tower whose embeddings meet in a dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.data.dataset import Dataset
+from twotower.errors import ConfigError
+from twotower.features import Feature
+from twotower.model.encoding import EncodedColumn, EncodedSide
+from twotower.model.tower import Tower, tower_from_settings
+
+BLOCK = 8192
+"""Rows embedded at once outside training, so that memory does not grow with the data."""
+
+
+class TwoTower(nn.Module):
+    """Scores candidates for queries: the dot product of two towers' embeddings, over a temperature.
+
+    Args:
+        query: The tower that reads queries: columns of the interactions and of the query table.
+        candidate: The tower that reads candidates: columns of the candidate table.
+        normalize: Divide embeddings by their length, so that scores are cosines over `temperature`.
+        temperature: What scores are divided by, above 0; with `normalize` something like 0.1.
+
+    Raises:
+        ConfigError: The towers' widths differ, or the temperature is not above 0.
+
+    Example:
+        >>> from twotower import data
+        >>> from twotower.features import Category
+        >>> log = data.from_tables(pa.table({"who": ["a", "b"], "what": [1, 2]}), query_id="who", candidate_id="what")
+        >>> model = TwoTower(Tower([Category("who", 8)], [4]), Tower([Category("what", 8)], [4])).learn(log)
+        >>> (model.embed_queries(log) @ model.embed_candidates(log.candidates).T).shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(self, query: Tower, candidate: Tower, *, normalize: bool = False, temperature: float = 1.0) -> None:
+        super().__init__()
+        if query.width != candidate.width:
+            raise ConfigError(
+                f"the query tower gives {query.width} numbers and the candidate tower {candidate.width}; "
+                f"expected the same, for a dot product"
+            )
+        if not temperature > 0:
+            raise ConfigError(f"temperature={temperature}; expected a number above 0")
+        self.query, self.candidate = query, candidate
+        self.normalize, self.temperature = normalize, temperature
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters(), torch.empty(0)).device
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers in the model."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def learn(self, train: Dataset) -> TwoTower:
+        """Lets every feature learn its state (vocabulary, range, …) from the training split.
+
+        Queries and candidates that no training event names are not learned from: to the model they are
+        as unknown as those that come later.
+
+        Raises:
+            DataError: A column is missing or cannot be used.
+        """
+        seen_candidates = pa.array(np.unique(train.candidate_index))
+        for feature in features_of(self.query):
+            column, rows = train.query_column(feature.column)
+            feature.fit(column.take(pa.array(np.unique(rows))))
+        for feature in features_of(self.candidate):
+            feature.fit(train.candidate_column(feature.column).take(seen_candidates))
+        return self
+
+    def encode_queries(self, events: Dataset) -> EncodedSide:
+        """The query side of each event, encoded.
+
+        Raises:
+            DataError: A column is missing or holds a value that cannot be encoded.
+        """
+        query_rows = torch.from_numpy(events.query_index)
+        columns = []
+        for feature in features_of(self.query):
+            column, rows = events.query_column(feature.column)
+            columns.append(
+                EncodedColumn(feature.encode(column), query_rows if rows is events.query_index else None)
+            )
+        return EncodedSide(columns, len(events))
+
+    def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
+        """Each row of a candidate table, encoded.
+
+        Raises:
+            DataError: A column is missing or holds a value that cannot be encoded.
+        """
+        return encode_table(self.candidate, candidates)
+
+    def embed_queries(self, events: Dataset) -> Tensor:
+        """Query embeddings of every event, `[N, d]`, without gradient."""
+        return self.embed_side(self.encode_queries(events).to(self.device), self.query_vectors)
+
+    def embed_candidates(self, candidates: pa.Table) -> Tensor:
+        """Candidate embeddings of every row of a candidate table, `[C, d]`, without gradient."""
+        return self.embed_side(self.encode_candidates(candidates).to(self.device), self.candidate_vectors)
+
+    def query_vectors(self, encoded: list[Tensor]) -> Tensor:
+        """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
+        return self._finished(self.query(encoded)) / self.temperature
+
+    def candidate_vectors(self, encoded: list[Tensor]) -> Tensor:
+        """Candidate embeddings `[n, d]`, with gradient, ready for a dot product."""
+        return self._finished(self.candidate(encoded))
+
+    @torch.no_grad()
+    def embed_side(self, side: EncodedSide, vectors: Callable[[list[Tensor]], Tensor]) -> Tensor:
+        """Embeds an encoded side block by block in evaluation mode, `[N, d]`."""
+        was_training = self.training
+        self.eval()
+        numbers = torch.arange(len(side), device=self.device)
+        blocks = [vectors(side.gather(part)) for part in numbers.split(BLOCK)]
+        self.train(was_training)
+        return torch.cat(blocks)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this model anew, as plain data."""
+        return {
+            "query": self.query.settings(),
+            "candidate": self.candidate.settings(),
+            "normalize": self.normalize,
+            "temperature": self.temperature,
+        }
+
+    def _finished(self, embedding: Tensor) -> Tensor:
+        return F.normalize(embedding, dim=1) if self.normalize else embedding
+
+
+def model_from_settings(settings: dict[str, Any]) -> TwoTower:
+    """Makes a model from what `TwoTower.settings` gives; it has learned nothing yet.
+
+    Raises:
+        ConfigError: A setting is unknown or wrong.
+    """
+    arguments = dict(settings)
+    query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
+    return TwoTower(query, candidate, **arguments)
+
+
+def features_of(tower: Tower) -> list[Feature]:
+    """The features of a tower, in order."""
+    return [feature for feature in tower.features if isinstance(feature, Feature)]
+
+
+def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
+    """Each row of a table, encoded for a tower."""
+    return EncodedSide([EncodedColumn(f.encode(_column(table, f.column))) for f in features_of(tower)], table.num_rows)
+
+
+def _column(table: pa.Table, column: str) -> pa.ChunkedArray:
+    if column not in table.column_names:
+        raise ConfigError(f"column {column!r} is missing; expected it among {', '.join(table.column_names)}")
+    return table[column]
