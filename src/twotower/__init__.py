@@ -1,0 +1,54 @@
+"""twotower: deep retrieval for recommender systems in PyTorch.
+
+From an interaction log to a measured candidate generator. See `data` for data sets and splits, `TwoTower`
+and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for recommendations.
+"""
+
+from twotower import data
+from twotower.evaluation import Evaluation, evaluate
+from twotower.features import Bucketized, Category, Feature, Normalized, Text
+from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
+from twotower.retrieval import Recommendation, Retriever
+from twotower.training import (
+    Adagrad,
+    AdamW,
+    Callback,
+    Constant,
+    Cosine,
+    EarlyStopping,
+    History,
+    ProgressBar,
+    Trainer,
+)
+from twotower.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "Adagrad",
+    "AdamW",
+    "Bucketized",
+    "Callback",
+    "Category",
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "Evaluation",
+    "Feature",
+    "FullSoftmax",
+    "History",
+    "InBatchSoftmax",
+    "Normalized",
+    "ProgressBar",
+    "Recommendation",
+    "Retriever",
+    "Text",
+    "Tower",
+    "Trainer",
+    "TwoTower",
+    "__version__",
+    "data",
+    "evaluate",
+    "load_model",
+    "save_model",
+]

@@ -49,7 +49,7 @@ class BoundLoss(Protocol):
         ...
 
 
-class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="in_batch_softmax"):
+class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="in_batch_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the candidates of the other events in its batch.
 
     The logits are `q·cᵀ / T − log p`, on every column, the chosen one's included, where p is the share
@@ -99,7 +99,7 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
 
 
-class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax"):
+class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
 
     Attributes:

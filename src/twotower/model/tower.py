@@ -45,6 +45,7 @@ class Tower(nn.Module):
         self.dropout = dropout
         self.features = nn.ModuleList(features)
         self.stack = self._dense_stack()
+        self.reset()
 
     @property
     def width(self) -> int:
@@ -56,6 +57,13 @@ class Tower(nn.Module):
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
         embedding: Tensor = self.stack(torch.cat(embedded, dim=1))  # [n, sum of widths] -> [n, width]
         return embedding
+
+    def reset(self) -> None:
+        """Starts the dense layers anew."""
+        for layer in self.stack:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this tower anew, as plain data."""
@@ -79,10 +87,7 @@ class Tower(nn.Module):
                 stack.append(nn.ReLU())
             if self.dropout > 0:
                 stack.append(nn.Dropout(self.dropout))
-            dense = nn.Linear(width, next_width)
-            nn.init.xavier_uniform_(dense.weight)
-            nn.init.zeros_(dense.bias)
-            stack.append(dense)
+            stack.append(nn.Linear(width, next_width))
             width = next_width
         return stack
 

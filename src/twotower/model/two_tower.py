@@ -53,6 +53,7 @@ class TwoTower(nn.Module):
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
         self.query, self.candidate = query, candidate
         self.normalize, self.temperature = normalize, temperature
+        self.is_fitted = False
 
     @property
     def device(self) -> torch.device:
@@ -64,21 +65,30 @@ class TwoTower(nn.Module):
         """Trained numbers in the model."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def learn(self, train: Dataset) -> TwoTower:
-        """Lets every feature learn its state (vocabulary, range, …) from the training split.
+    def learn(self, train: Dataset, seed: int = 0) -> TwoTower:
+        """Lets every feature learn its state from the training split, and starts all weights anew.
 
         Queries and candidates that no training event names are not learned from: to the model they are
         as unknown as those that come later.
+
+        Args:
+            train: The training split.
+            seed: Seed of the initial weights; the caller's random numbers are left as they were.
 
         Raises:
             DataError: A column is missing or cannot be used.
         """
         seen_candidates = pa.array(np.unique(train.candidate_index))
-        for feature in features_of(self.query):
-            column, rows = train.query_column(feature.column)
-            feature.fit(column.take(pa.array(np.unique(rows))))
-        for feature in features_of(self.candidate):
-            feature.fit(train.candidate_column(feature.column).take(seen_candidates))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for feature in features_of(self.query):
+                column, rows = train.query_column(feature.column)
+                feature.fit(column.take(pa.array(np.unique(rows))))
+            for feature in features_of(self.candidate):
+                feature.fit(train.candidate_column(feature.column).take(seen_candidates))
+            self.query.reset()
+            self.candidate.reset()
+        self.is_fitted = True
         return self
 
     def encode_queries(self, events: Dataset) -> EncodedSide:

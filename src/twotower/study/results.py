@@ -7,22 +7,20 @@ from pathlib import Path
 import msgspec
 
 from twotower.errors import SavedFolderError
+from twotower.evaluation.metrics import Metrics, Scores
 from twotower.files import write_file
 
-Metrics = dict[str, float]
-"""Metric name (`top_100`, `mrr`, `ndcg_10`, …) to value."""
-
-
-class Scores(msgspec.Struct, frozen=True):
-    """One model measured under both protocols.
-
-    Attributes:
-        all: Nothing excluded from the ranking.
-        unseen: What the query's user has in train excluded, the true candidate never.
-    """
-
-    all: Metrics
-    unseen: Metrics
+__all__ = [
+    "CurvePoint",
+    "DataSummary",
+    "Metrics",
+    "Run",
+    "Scores",
+    "Seconds",
+    "Study",
+    "read_results",
+    "write_results",
+]
 
 
 class CurvePoint(msgspec.Struct, frozen=True):

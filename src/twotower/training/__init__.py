@@ -1,0 +1,20 @@
+"""Training: optimisers and schedules, the loop, its history, its callbacks and its checkpoints."""
+
+from twotower.training.callbacks import Callback, ProgressBar, TrainingState
+from twotower.training.history import Epoch, History
+from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
+from twotower.training.trainer import EarlyStopping, Trainer
+
+__all__ = [
+    "Adagrad",
+    "AdamW",
+    "Callback",
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "Epoch",
+    "History",
+    "ProgressBar",
+    "Trainer",
+    "TrainingState",
+]

@@ -1,0 +1,47 @@
+"""`Validation`: measuring one model again and again on the same events, as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twotower.data.dataset import Dataset
+from twotower.data.seen import Seen
+from twotower.evaluation.evaluate import require_same_catalogue
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
+from twotower.evaluation.ranking import dot_products, rank_events
+from twotower.model.two_tower import TwoTower
+
+
+class Validation:
+    """Validation events, encoded once for a model that has learned its vocabularies.
+
+    Args:
+        model: The model that will be trained.
+        events: The events to measure on.
+        train: What `unseen` excludes.
+        ks: Lengths of lists.
+
+    Raises:
+        DataError: The events are of other data than `train`.
+    """
+
+    def __init__(
+        self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
+    ) -> None:
+        check_ks(ks)
+        require_same_catalogue(events, train)
+        self.events, self.ks, self.seen = events, tuple(ks), Seen.of(train)
+        self.queries = model.encode_queries(events).to(model.device)
+        self.candidates = model.encode_candidates(events.candidates).to(model.device)
+
+    def measure(self, model: TwoTower) -> Scores:
+        """Top-k accuracy, MRR and NDCG of the model as it is now.
+
+        Raises:
+            TwoTowerError: An embedding is not finite.
+        """
+        score = dot_products(
+            model.embed_side(self.queries, model.query_vectors),
+            model.embed_side(self.candidates, model.candidate_vectors),
+        )
+        return Scores(*(rank_metrics(ranks, self.ks) for ranks in rank_events(score, self.events, self.seen)))

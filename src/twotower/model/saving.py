@@ -1,0 +1,75 @@
+"""Saving and loading a model: config as JSON, what features learned as Arrow, weights as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.feather
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from twotower.errors import NotFittedError, SavedFolderError, TwoTowerError
+from twotower.features import Feature
+from twotower.files import replaced_folder
+from twotower.model.two_tower import TwoTower, features_of, model_from_settings
+from twotower.saved import check_folder, write_manifest
+from twotower.version import VERSION
+
+KIND = "twotower model"
+FORMAT = 1
+CONFIG, WEIGHTS, VOCABULARIES = "config.json", "weights.safetensors", "vocabularies"
+
+
+def save_model(model: TwoTower, folder: str | Path) -> None:
+    """Writes the model to a folder, beside its target and then renamed over it.
+
+    Raises:
+        NotFittedError: The model has not learned from data yet.
+    """
+    if not model.is_fitted:
+        raise NotFittedError("the model has not learned from data yet; train it before saving it")
+    with replaced_folder(Path(folder)) as building:
+        (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
+        (building / VOCABULARIES).mkdir()
+        for name, feature in _named_features(model):
+            pa.feather.write_feather(
+                feature.learned(), str(building / VOCABULARIES / name), compression="uncompressed"
+            )
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS
+        )
+        write_manifest(building, KIND, FORMAT, VERSION, {"parameters": model.parameter_count})
+
+
+def load_model(folder: str | Path) -> TwoTower:
+    """Reads what `save_model` wrote; the model gives the same scores, to the bit, and is in evaluation mode.
+
+    Raises:
+        SavedFolderError: The folder is missing, truncated, altered, of a newer format or not a model.
+    """
+    folder = Path(folder)
+    check_folder(folder, KIND, FORMAT)
+    try:
+        settings = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
+        model = model_from_settings(settings)
+        for name, feature in _named_features(model):
+            feature.restore(pa.feather.read_table(str(folder / VOCABULARIES / name), memory_map=False))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, KeyError, pa.ArrowInvalid, SafetensorError, msgspec.DecodeError, RuntimeError) as error:
+        if isinstance(error, TwoTowerError):
+            raise
+        raise SavedFolderError(f"{folder} holds no model that can be read: {error}") from error
+    model.is_fitted = True
+    return model.eval()
+
+
+def _named_features(model: TwoTower) -> list[tuple[str, Feature]]:
+    """Every feature with the name of its vocabulary's file."""
+    return [
+        (f"{side}-{place}.arrow", feature)
+        for side, tower in (("query", model.query), ("candidate", model.candidate))
+        for place, feature in enumerate(features_of(tower))
+    ]

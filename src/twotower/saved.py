@@ -1,0 +1,129 @@
+"""Saved folders: a manifest with the size and checksum of every file, checked before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from twotower.errors import SavedFolderError
+
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 22
+"""Bytes: a larger manifest is not one of ours."""
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a saved folder is and holds.
+
+    Attributes:
+        kind: `twotower model` or `twotower retriever`.
+        format: Version of the folder's format.
+        library: Version of twotower that wrote it.
+        details: What this kind of folder says of itself.
+        files: Every file by its path in the folder.
+        digest: SHA-256 of all of the above.
+    """
+
+    kind: str
+    format: int
+    library: str
+    details: dict[str, Any]
+    files: dict[str, FileRecord]
+    digest: str = ""
+
+    @property
+    def version(self) -> str:
+        """Twelve digits that name this very content."""
+        return self.digest[:12]
+
+
+class _Header(msgspec.Struct, frozen=True):
+    kind: str
+    format: int
+    library: str
+
+
+def write_manifest(folder: Path, kind: str, form: int, library: str, details: dict[str, Any]) -> Manifest:
+    """Writes the manifest of all files that are in the folder, as the last of them."""
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = Manifest(kind, form, library, details, files)
+    manifest = msgspec.structs.replace(manifest, digest=_digest(manifest))
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    return manifest
+
+
+def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
+    """Reads the manifest and checks every file against it.
+
+    Args:
+        folder: The saved folder.
+        kind: What it has to be.
+        newest: The newest format that can be read.
+
+    Raises:
+        SavedFolderError: It is something else, of a newer format, or a file is missing, truncated or altered.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SavedFolderError(f"{folder} is no saved folder: it has no {MANIFEST}")
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise SavedFolderError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_MANIFEST}")
+    raw = path.read_bytes()
+    try:
+        header = msgspec.json.decode(raw, type=_Header)
+    except msgspec.DecodeError as error:
+        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+    if header.kind != kind:
+        raise SavedFolderError(f"{folder} is a {header.kind!r}; expected a {kind!r}")
+    if header.format > newest:
+        raise SavedFolderError(
+            f"{folder} has format {header.format}, written by twotower {header.library}; this version reads up to "
+            f"{newest}: upgrade twotower to open it"
+        )
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+    if _digest(msgspec.structs.replace(manifest, digest="")) != manifest.digest:
+        raise SavedFolderError(f"{path} was altered: its digest does not match its content")
+    for name, record in manifest.files.items():
+        _check_file(folder, name, record)
+    return manifest
+
+
+def _check_file(folder: Path, name: str, record: FileRecord) -> None:
+    relative = PurePosixPath(name)
+    path = folder / relative
+    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(folder.resolve()):
+        raise SavedFolderError(f"{folder}: the file name {name!r} leaves the folder")
+    if not path.is_file():
+        raise SavedFolderError(f"{folder}: {name} is missing; the folder was truncated or altered")
+    if path.stat().st_size != record.size:
+        raise SavedFolderError(
+            f"{folder}: {name} has {path.stat().st_size} bytes, expected {record.size}; it was truncated or altered"
+        )
+    if _sha256(path) != record.sha256:
+        raise SavedFolderError(f"{folder}: {name} was altered: its checksum does not match")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()

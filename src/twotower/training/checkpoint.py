@@ -1,0 +1,110 @@
+"""Checkpoints: a training's state on disk, from which an interrupted one goes on to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from twotower.data.dataset import Dataset
+from twotower.data.splits import fingerprint
+from twotower.errors import SavedFolderError
+from twotower.files import replaced_folder
+from twotower.model.two_tower import TwoTower
+from twotower.training.history import History
+
+EVERY_SECONDS = 5.0
+"""Seconds of training that an interruption may cost, beside the epoch it falls in."""
+
+Weights = dict[str, Tensor]
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    identity: str
+    history: History
+
+
+class Checkpoint:
+    """A folder that holds the latest state of one training.
+
+    Args:
+        folder: Where; replaced as a whole each time.
+        identity: What the training is, from `identity_of`: another one does not go on from it.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+        self._written = time.monotonic()
+
+    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[History, Weights] | None:
+        """Puts the saved state into model and optimiser; None where there is none.
+
+        Returns:
+            The history so far and the best weights so far (empty where none are kept).
+
+        Raises:
+            SavedFolderError: The folder holds another training, or cannot be read.
+        """
+        if not self.folder.exists():
+            return None
+        try:
+            state = msgspec.json.decode((self.folder / "state.json").read_bytes(), type=_State)
+            weights = load_file(self.folder / "weights.safetensors")
+            moments = load_file(self.folder / "optimizer.safetensors")
+            best = load_file(self.folder / "best.safetensors")
+        except (OSError, SafetensorError, msgspec.DecodeError) as error:
+            raise SavedFolderError(
+                f"the checkpoint {self.folder} cannot be read ({error}); delete it to start anew"
+            ) from error
+        if state.identity != self.identity:
+            raise SavedFolderError(
+                f"the checkpoint {self.folder} is of another training: data, model or settings differ; "
+                f"expected {self.identity}, found {state.identity}; delete it to start anew"
+            )
+        model.load_state_dict(weights)
+        _restore_optimizer(optimizer, moments)
+        return state.history, best
+
+    def save(self, model: TwoTower, optimizer: Optimizer, history: History, best: Weights) -> None:
+        """Replaces the folder's content, unless the last time was a moment ago."""
+        if time.monotonic() - self._written < EVERY_SECONDS:
+            return
+        with replaced_folder(self.folder) as building:
+            (building / "state.json").write_bytes(msgspec.json.encode(_State(self.identity, history)))
+            save_file(model.state_dict(), building / "weights.safetensors")
+            save_file(_optimizer_tensors(optimizer), building / "optimizer.safetensors")
+            save_file(best, building / "best.safetensors")
+        self._written = time.monotonic()
+
+
+def identity_of(settings: msgspec.Struct, model: TwoTower, train: Dataset, validation: Dataset | None) -> str:
+    """Sixteen digits that two trainings share exactly when settings, model and data are the same."""
+    digest = hashlib.sha256(msgspec.json.encode(settings))
+    digest.update(msgspec.json.encode(model.settings()))
+    digest.update(fingerprint(*(part for part in (train, validation) if part is not None)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> Weights:
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": torch.as_tensor(value).contiguous()
+        for number, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _restore_optimizer(optimizer: Optimizer, moments: Weights) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

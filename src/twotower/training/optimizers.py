@@ -1,0 +1,144 @@
+"""Optimisers and learning-rate schedules, as plain descriptions that configs can hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import msgspec
+import torch
+from torch import nn
+
+from twotower.errors import ConfigError
+
+
+class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adagrad", tag_field="kind"):
+    """Adagrad as TensorFlow and Keras 2 have it: `p −= rate · g / (√(Σ g²) + ε)`, the sum starting above 0.
+
+    Duchi, Hazan and Singer, *Adaptive subgradient methods for online learning and stochastic optimization*,
+    JMLR 2011. Mind that a loss averaged over the batch has gradients so small that the initial sum of 0.1
+    outweighs them; use it with `reduction="sum"`, or AdamW.
+
+    Attributes:
+        learning_rate: Above 0.
+        initial_accumulator: What the sum of squared gradients starts at.
+        epsilon: Added outside the root.
+        weight_decay: Added to the gradient, times the weights.
+    """
+
+    learning_rate: float = 0.1
+    initial_accumulator: float = 0.1
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.weight_decay)
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of all the model's parameters."""
+        return torch.optim.Adagrad(
+            model.parameters(),
+            lr=self.learning_rate,
+            initial_accumulator_value=self.initial_accumulator,
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw", tag_field="kind"):
+    """Adam with weight decay apart from the gradient (Loshchilov and Hutter, ICLR 2019).
+
+    Attributes:
+        learning_rate: Above 0.
+        weight_decay: Share of the weights taken off each step, times the learning rate.
+        betas: Decay of the running means of the gradient and of its square.
+    """
+
+    learning_rate: float = 0.002
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.weight_decay)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of all the model's parameters."""
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            betas=self.betas,
+            fused=True,
+        )
+
+
+Optimizer = Adagrad | AdamW
+
+
+class Schedule(Protocol):
+    """How the learning rate changes over training."""
+
+    def factor(self, progress: float) -> float:
+        """What the learning rate is multiplied by when this share of all steps is done."""
+        ...
+
+
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="constant", tag_field="kind"):
+    """The same learning rate throughout, after a linear warm-up.
+
+    Attributes:
+        warmup: Share of the steps in which the rate grows from 0.
+    """
+
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.warmup)
+
+    def factor(self, progress: float) -> float:
+        """What the learning rate is multiplied by when this share of all steps is done."""
+        return min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
+
+
+class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cosine", tag_field="kind"):
+    """Half a cosine wave from the learning rate down to `floor` times it, after a linear warm-up.
+
+    Loshchilov and Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017; no restarts here.
+
+    Attributes:
+        warmup: Share of the steps in which the rate grows from 0.
+        floor: Share of the learning rate that is left at the end.
+    """
+
+    warmup: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.warmup)
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"floor={self.floor}; expected a share between 0 and 1")
+
+    def factor(self, progress: float) -> float:
+        """What the learning rate is multiplied by when this share of all steps is done."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        done = (progress - self.warmup) / (1 - self.warmup)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+LearningRateSchedule = Constant | Cosine
+
+
+def _check(learning_rate: float, weight_decay: float) -> None:
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ConfigError(f"learning_rate={learning_rate}; expected a number above 0")
+    if not weight_decay >= 0:
+        raise ConfigError(f"weight_decay={weight_decay}; expected a number of at least 0")
+
+
+def _check_warmup(warmup: float) -> None:
+    if not 0 <= warmup < 1:
+        raise ConfigError(f"warmup={warmup}; expected a share of the steps in [0, 1)")
