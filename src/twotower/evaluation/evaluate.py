@@ -146,9 +146,7 @@ def measure_baselines(
     return rows, notes
 
 
-def comparisons(
-    name: str, model: Scores, baselines: Mapping[str, Scores], metric: str = "top_100"
-) -> list[str]:
+def comparisons(name: str, model: Scores, baselines: Mapping[str, Scores], metric: str = "top_100") -> list[str]:
     """Sentences that say whether a model beats popularity and EASE, under each protocol.
 
     Where the catalogue is shorter than 100 or the metric was not measured, MRR stands in for it.

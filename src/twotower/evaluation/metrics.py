@@ -40,8 +40,7 @@ class Scores(msgspec.Struct, frozen=True):
         metrics = {"": self.all, "all": self.all, "unseen": self.unseen}.get(protocol, {})
         if name not in metrics:
             raise ConfigError(
-                f"metric {metric!r} was not measured; expected one of {', '.join(self.all)}, "
-                f"after 'all.' or 'unseen.'"
+                f"metric {metric!r} was not measured; expected one of {', '.join(self.all)}, after 'all.' or 'unseen.'"
             )
         return metrics[name]
 
@@ -147,7 +146,5 @@ class ListStatistics:
     def metrics(self) -> Metrics:
         """What was counted."""
         usual = self._chosen_popularity / self._chosen or 1.0
-        bias = {
-            f"popularity_bias_{k}": self._popularity[k] / max(1, self._entries[k]) / usual for k in self.ks
-        }
+        bias = {f"popularity_bias_{k}": self._popularity[k] / max(1, self._entries[k]) / usual for k in self.ks}
         return {f"coverage_{k}": float(self._listed[k].mean()) for k in self.ks} | bias

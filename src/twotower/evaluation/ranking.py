@@ -74,9 +74,7 @@ def blocks_of(events: Dataset) -> list[IntArray]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def rank_events(
-    score: ScoreBlock, events: Dataset, seen: Seen | None = None
-) -> tuple[FloatArray, FloatArray]:
+def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) -> tuple[FloatArray, FloatArray]:
     """Ranks each event's true candidate over the whole catalogue, under both protocols.
 
     The rank is 1 + the candidates that score higher + half of those that score the same: a model that
@@ -100,9 +98,7 @@ def rank_events(
     return ranks, unseen_ranks
 
 
-def _rank_block(
-    scores: Tensor, numbers: IntArray, events: Dataset, seen: Seen | None
-) -> tuple[FloatArray, FloatArray]:
+def _rank_block(scores: Tensor, numbers: IntArray, events: Dataset, seen: Seen | None) -> tuple[FloatArray, FloatArray]:
     target = torch.from_numpy(events.candidate_index[numbers]).to(scores.device)
     true_score = scores.gather(1, target.unsqueeze(1))  # [n, 1]
     if bool(scores.isnan().any()):

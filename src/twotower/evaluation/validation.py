@@ -25,9 +25,7 @@ class Validation:
         DataError: The events are of other data than `train`.
     """
 
-    def __init__(
-        self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
-    ) -> None:
+    def __init__(self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> None:
         check_ks(ks)
         require_same_catalogue(events, train)
         self.events, self.ks, self.seen = events, tuple(ks), Seen.of(train)

@@ -280,9 +280,7 @@ class _Run:
         started = time.perf_counter()
         scores: Scores = self.validation.measure(self.state.model)
         scores.value(settings.monitor)  # refuses a metric that is not measured at the first validation
-        return msgspec.structs.replace(
-            epoch, validation=scores, validation_seconds=time.perf_counter() - started
-        )
+        return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.state.optimizer.param_groups:

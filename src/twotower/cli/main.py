@@ -1,0 +1,70 @@
+"""The command `twotower`: its parts, and what its exit codes mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from twotower.cli import data, models, study
+from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
+from twotower.version import VERSION
+
+EXIT_CODES: dict[type[TwoTowerError], int] = {
+    ConfigError: 2,
+    DataError: 3,
+    DataUnavailableError: 4,
+    SavedFolderError: 5,
+}
+OTHER_ERROR, INTERRUPTED = 1, 130
+
+app = typer.Typer(
+    help="Deep retrieval: from an interaction log to a measured candidate generator.",
+    epilog=(
+        "Start with `twotower study`, then `twotower train CONFIG.toml --out DIR` on your own log. "
+        "Exit codes: 0 done; 1 training diverged or another failure; 2 wrong option or config; 3 data that cannot be "
+        "used; 4 data that cannot be had; 5 a saved folder that cannot be opened; 130 interrupted."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("study")(study.study)
+app.command("train")(models.train)
+app.command("evaluate")(models.evaluate)
+app.command("recommend")(models.recommend)
+app.add_typer(data.app, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def twotower(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Deep retrieval: from an interaction log to a measured candidate generator."""
+    del context
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+def run() -> None:
+    """Runs the command line; errors that twotower raises on purpose become a line and an exit code."""
+    console = Console(stderr=True)
+    try:
+        app(standalone_mode=True)
+    except TwoTowerError as error:
+        console.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from where it was", highlight=False)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing
+        sys.exit(OTHER_ERROR)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,121 @@
+"""`twotower train`, `evaluate` and `recommend`: one model on one's own data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.table import Table
+
+from twotower.cli.output import console_for, write_json
+from twotower.errors import ConfigError
+from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.retrieval import Retriever
+from twotower.study.config import Config, config_of
+from twotower.study.runner import train_by_recipe
+from twotower.training.callbacks import ProgressBar
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
+
+
+def train(
+    source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    json: JsonOption = False,
+) -> None:
+    """Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.
+
+    An interrupted training goes on where it was when the same command is given again.
+    """
+    console = console_for(json)
+    config = config_of(source)
+    data = config.data.load()
+    rule = config.split.parsed()
+    split = rule(data)
+    recipe = config.resolved_recipe(split.train)
+    console.print(
+        f"{data.name}: {len(split.train):,} train, {len(split.test):,} test; split {split.rule}, {split.fingerprint}"
+    )
+    checkpoint = out.with_name(f"{out.name}.partial")
+    with ProgressBar(console, str(config.model.layers)) as progress:
+        trained = train_by_recipe(
+            config, recipe, split.train, split.test, rule, progress=progress, checkpoint=checkpoint
+        )
+    evaluation = measure_beside_baselines(trained.model, split.test, split.train)
+    notes = {
+        "config": msgspec.to_builtins(config),
+        "split": split.rule,
+        "fingerprint": split.fingerprint,
+        "best_epoch": trained.best_epoch,
+        "history": msgspec.to_builtins(trained.history),
+        "evaluation": msgspec.to_builtins(evaluation),
+    }
+    Retriever.build(trained.model, data.candidates, seen=split.train, notes=notes).save(out)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    console.print(str(evaluation), highlight=False, soft_wrap=True)
+    console.print(f"Saved to {out}; ask it: twotower recommend {out} --query …", highlight=False, soft_wrap=True)
+    if json:
+        write_json(evaluation)
+
+
+def evaluate(
+    folder: FolderArgument,
+    source: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG.toml|DATA]", help="Other data; default: what it was trained on.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure a trained model on the test part of its data, beside popularity and EASE."""
+    console = console_for(json)
+    retriever = Retriever.load(folder)
+    notes = retriever.details.notes
+    config = config_of(source) if source is not None else msgspec.convert(notes["config"], Config)
+    split = config.split.parsed()(config.data.load())
+    if split.fingerprint != notes["fingerprint"]:
+        console.print(
+            f"[yellow]This split is {split.fingerprint}; the model was trained on {notes['fingerprint']}: "
+            f"test events may have been in its training.[/]"
+        )
+    evaluation = measure_beside_baselines(retriever.model, split.test, split.train)
+    console.print(str(evaluation), highlight=False, soft_wrap=True)
+    if json:
+        write_json(evaluation)
+
+
+def recommend(
+    folder: FolderArgument,
+    query: Annotated[
+        str, typer.Option(help='The query as a JSON object, such as \'{"user_id": "42"}\'; null or left out: unknown.')
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave out what the query has chosen in training.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Recommend candidates to one query."""
+    found = Retriever.load(folder).recommend(_parsed_query(query), k, exclude_seen=exclude_seen)
+    if json:
+        write_json(found)
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("", "score", *(found[0].candidate if found else ())):
+        table.add_column(column, overflow="fold")
+    for place, one in enumerate(found, start=1):
+        table.add_row(str(place), f"{one.score:.3f}", *(_shown(value) for value in one.candidate.values()))
+    console_for(json).print(table)
+
+
+def _parsed_query(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text.encode(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--query {text!r}: {error}; expected a JSON object of columns and values") from error
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

@@ -1,0 +1,190 @@
+"""Configs: a TOML file that says which data, which model and which training; unknown keys are errors."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from twotower.data import builtin
+from twotower.data.dataset import Dataset, from_tables
+from twotower.data.splits import SplitRule, parse_rule
+from twotower.errors import ConfigError
+from twotower.features import feature_from_settings
+from twotower.model.tower import Tower
+from twotower.model.two_tower import TwoTower
+from twotower.study.inputs import candidate_inputs, query_inputs
+from twotower.study.recipes import Recipe, RecipeName, recipe
+from twotower.training.trainer import Trainer
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which data: a built-in set by its `name`, or one's own tables.
+
+    Attributes:
+        name: A built-in data set, or what to call one's own.
+        interactions: Path of a Parquet or CSV file or of a folder of Parquet files; likewise the next two.
+        queries: Table of the queries.
+        candidates: Table of the candidates.
+        query_id: Column of the query ids.
+        candidate_id: Column of the candidate ids.
+        time: Column of the times.
+        weight: Column of the weights.
+        unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
+    """
+
+    name: str = "data"
+    interactions: str | None = None
+    queries: str | None = None
+    candidates: str | None = None
+    query_id: str | None = None
+    candidate_id: str | None = None
+    time: str | None = None
+    weight: str | None = None
+    unknown_candidates: Literal["refuse", "drop"] = "refuse"
+
+    def load(self) -> Dataset:
+        """Reads and checks the data.
+
+        Raises:
+            ConfigError: Neither a built-in name nor tables with their id columns are given.
+            DataError: The tables cannot be used.
+            DataUnavailableError: The built-in data set cannot be had.
+        """
+        if self.interactions is None:
+            return builtin.load(self.name)
+        if self.query_id is None or self.candidate_id is None:
+            missing = "query_id" if self.query_id is None else "candidate_id"
+            raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
+        return from_tables(
+            self.interactions,
+            query_id=self.query_id,
+            candidate_id=self.candidate_id,
+            time=self.time,
+            weight=self.weight,
+            queries=self.queries,
+            candidates=self.candidates,
+            unknown_candidates=self.unknown_candidates,
+            name=self.name,
+        )
+
+
+class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How data is cut.
+
+    Attributes:
+        rule: `random:SHARE`, `time:SHARE` or `last-out`.
+        seed: Seed of a random split.
+    """
+
+    rule: str = "random:0.2"
+    seed: int = 42
+
+    def parsed(self) -> SplitRule:
+        """The rule."""
+        return parse_rule(self.rule, self.seed)
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which model.
+
+    Attributes:
+        query: Features of the query tower; none given: id and time.
+        candidate: Features of the candidate tower; none given: id and words of text columns.
+        layers: Widths of the dense layers of both towers.
+        dim: Numbers in each embedding of features that are not given.
+        dropout: Share of the inputs of dense layers dropped in training.
+        normalize: Divide embeddings by their length.
+        temperature: What scores are divided by.
+    """
+
+    query: list[dict[str, Any]] = []
+    candidate: list[dict[str, Any]] = []
+    layers: list[int] = [64, 32]
+    dim: int = 32
+    dropout: float = 0.0
+    normalize: bool = False
+    temperature: float = 1.0
+
+    def build(self, data: Dataset, unknown_rate: float) -> TwoTower:
+        """The model for this data; it has learned nothing yet."""
+        query = [feature_from_settings(feature) for feature in self.query]
+        candidate = [feature_from_settings(feature) for feature in self.candidate]
+        return TwoTower(
+            Tower(query or query_inputs(data, self.dim, unknown_rate), self.layers, self.dropout),
+            Tower(candidate or candidate_inputs(data, self.dim, unknown_rate), self.layers, self.dropout),
+            normalize=self.normalize,
+            temperature=self.temperature,
+        )
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that `twotower train` and `twotower study` need to know.
+
+    Attributes:
+        data: Which data.
+        split: How it is cut.
+        recipe: `tuned` or `tutorial`: how to train, but for what `training` says.
+        model: Which model.
+        training: Settings of `Trainer` that replace the recipe's.
+    """
+
+    data: DataConfig = DataConfig(name="simulated")
+    split: SplitConfig = SplitConfig()
+    recipe: RecipeName = "tuned"
+    model: ModelConfig = ModelConfig()
+    training: dict[str, Any] = {}
+
+    def resolved_recipe(self, train: Dataset) -> Recipe:
+        """The recipe for this much data, with what `training` replaces.
+
+        Raises:
+            ConfigError: `training` has an unknown key or a wrong value.
+        """
+        base = recipe(self.recipe, train)
+        settings = msgspec.to_builtins(base.trainer)
+        if unknown := sorted(set(self.training) - set(settings)):
+            raise ConfigError(f"[training] has the unknown key {unknown[0]!r}; expected {', '.join(settings)}")
+        try:
+            trainer = msgspec.convert(settings | self.training, Trainer)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"[training]: {error}") from error
+        return msgspec.structs.replace(base, trainer=trainer)
+
+
+def read_config(path: Path) -> Config:
+    """Reads a TOML config; paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: The file is missing, is no TOML, or has an unknown key or a value of the wrong type.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = msgspec.convert(raw, Config)
+    except FileNotFoundError as error:
+        raise ConfigError(f"config {path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, msgspec.ValidationError) as error:
+        raise ConfigError(f"config {path}: {error}") from error
+    paths = {
+        name: str(path.parent / value)
+        for name in ("interactions", "queries", "candidates")
+        if (value := getattr(config.data, name)) is not None
+    }
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths))
+
+
+def config_of(source: str) -> Config:
+    """The config of a built-in data set's name or of the path of a TOML file.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if source.endswith(".toml"):
+        return read_config(Path(source))
+    if source not in builtin.NAMES:
+        raise ConfigError(
+            f"{source!r} is neither a data set ({', '.join(builtin.NAMES)}) nor the path of a .toml config"
+        )
+    return Config(data=DataConfig(name=source))

@@ -1,0 +1,67 @@
+"""Recipes: how to train when nothing else is said. `tutorial` repeats TFRS's tutorial, `tuned` does it well."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from twotower.data.dataset import Dataset
+from twotower.model.losses import FullSoftmax, InBatchSoftmax
+from twotower.training.optimizers import Adagrad, AdamW, Cosine
+from twotower.training.trainer import EarlyStopping, Trainer
+
+RecipeName = Literal["tutorial", "tuned"]
+
+FULL_SOFTMAX_CATALOGUE = 20_000
+"""Candidates up to which the exact softmax over all of them is affordable, and better."""
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """How to train, and how its result is validated.
+
+    Attributes:
+        name: What reports call it.
+        trainer: Everything about training.
+        unknown_rate: Share of ids taken for unknown in training.
+        tower: Settings of both towers beside features and layers.
+        validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
+            model is trained anew on all of train for the number of epochs that was best.
+    """
+
+    name: RecipeName
+    trainer: Trainer
+    unknown_rate: float
+    tower: dict[str, Any]
+    validate_on: Literal["test", "validation"]
+
+
+def recipe(name: RecipeName, train: Dataset) -> Recipe:
+    """The recipe with this name, for this much data."""
+    return _tutorial() if name == "tutorial" else _tuned(train)
+
+
+def _tutorial() -> Recipe:
+    """What *Building deep retrieval models* of TensorFlow Recommenders does, its validation on test included."""
+    trainer = Trainer(
+        epochs=300,
+        batch_size=2048,
+        optimizer=Adagrad(0.1),
+        loss=InBatchSoftmax(log_q=False, reduction="sum"),
+        validate_every=5,
+    )
+    return Recipe("tutorial", trainer, unknown_rate=0.0, tower={}, validate_on="test")
+
+
+def _tuned(train: Dataset) -> Recipe:
+    """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
+    small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
+    trainer = Trainer(
+        epochs=15,
+        batch_size=512 if len(train) < 1_000_000 else 2048,
+        optimizer=AdamW(0.003, weight_decay=0.05),
+        loss=FullSoftmax() if small else InBatchSoftmax(),
+        schedule=Cosine(warmup=0.02),
+        early_stopping=EarlyStopping(patience=4),
+    )
+    return Recipe("tuned", trainer, unknown_rate=0.02, tower={}, validate_on="validation")
