@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toy import groups_log, log_of, toy_model
+
+from twotower.data import Dataset, split_random
+from twotower.errors import DataError
+from twotower.evaluation import ModelScorer, ScoreBlock, Validation, evaluate, measure
+
+
+class Cheat:
+    """Scores the true candidate highest, or lowest."""
+
+    def __init__(self, sign: float) -> None:
+        self.sign = sign
+
+    def score_block(self, events: Dataset) -> ScoreBlock:
+        def block(numbers: np.ndarray) -> torch.Tensor:
+            scores = torch.zeros(len(numbers), events.candidates.num_rows)
+            scores[torch.arange(len(numbers)), torch.from_numpy(events.candidate_index[numbers])] = self.sign
+            return scores
+
+        return block
+
+
+def test_a_perfect_model_beats_everything_and_a_hopeless_one_is_told_so() -> None:
+    train, test = split_random(groups_log())
+    perfect = evaluate(Cheat(1.0), test, exclude=train, ks=(1, 5))
+    assert perfect.model.all["top_1"] == perfect.model.unseen["mrr"] == 1.0
+    assert "The model beats popularity (mrr, all): 1.0000 against" in str(perfect)
+    hopeless = evaluate(Cheat(-1.0), test, exclude=train, ks=(1, 5))
+    assert hopeless.model.all["top_5"] == 0.0
+    assert "The model does not beat popularity (mrr, all)" in str(hopeless)
+    assert "The model does not beat EASE (mrr, unseen)" in str(hopeless)
+
+
+def test_the_table_has_the_baselines_beside_the_model() -> None:
+    train, test = split_random(groups_log())
+    assert list(evaluate(Cheat(1.0), test, exclude=train).rows) == ["model", "popularity", "ease"]
+    assert list(evaluate(Cheat(1.0), test, exclude=train, baselines=False).rows) == ["model"]
+
+
+def test_parts_of_different_data_are_refused() -> None:
+    with pytest.raises(DataError, match="two parts of one data set"):
+        evaluate(Cheat(1.0), log_of([(0, 0)], 1, 2), exclude=log_of([(0, 0)], 1, 3))
+
+
+def test_validation_measures_what_evaluation_does() -> None:
+    train, test = split_random(groups_log())
+    model = toy_model().learn(train).eval()
+    validated = Validation(model, test, train).measure(model)
+    evaluated = measure(ModelScorer(model), test, train)
+    for protocol in ("all", "unseen"):
+        figures = getattr(validated, protocol)
+        assert figures == {name: getattr(evaluated, protocol)[name] for name in figures}

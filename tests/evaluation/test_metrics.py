@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twotower.errors import ConfigError
+from twotower.evaluation.metrics import ListStatistics, Scores, check_ks, query_metrics, rank_metrics
+
+
+def test_rank_metrics_by_hand() -> None:
+    metrics = rank_metrics(np.array([1.0, 2.0, 4.0, 10.0]), ks=(1, 2, 5))
+    assert metrics["top_1"] == 0.25
+    assert metrics["top_2"] == 0.5
+    assert metrics["top_5"] == 0.75
+    assert metrics["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
+    assert metrics["ndcg_5"] == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(5)) / 4)
+
+
+def test_query_metrics_by_hand() -> None:
+    # Query 0 truly chose candidates 0, 1, 2 at ranks 1, 3, 9; query 1 chose candidate 0 at rank 2.
+    ranks = np.array([9.0, 1.0, 3.0, 2.0])
+    metrics = query_metrics(ranks, np.array([0, 0, 0, 1]), np.array([2, 0, 1, 0]), ks=(2, 5))
+    assert metrics["recall_2"] == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics["recall_5"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["precision_2"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert metrics["precision_5"] == pytest.approx((2 / 5 + 1 / 5) / 2)
+    assert metrics["map_2"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert metrics["map_5"] == pytest.approx(((1 + 2 / 3) / 3 + 1 / 2) / 2)
+
+
+def test_a_repeated_pair_counts_once_in_query_metrics() -> None:
+    once = query_metrics(np.array([2.0]), np.array([0]), np.array([5]))
+    twice = query_metrics(np.array([2.0, 7.0]), np.array([0, 0]), np.array([5, 5]))
+    assert once == twice
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(1, 40)), min_size=1, max_size=40))
+def test_every_metric_is_a_share_and_grows_with_k(events: list[tuple[int, int, int]]) -> None:
+    queries, candidates, ranks = (np.array(part) for part in zip(*events, strict=True))
+    metrics = rank_metrics(ranks.astype(float)) | query_metrics(ranks.astype(float), queries, candidates)
+    assert all(0 <= value <= 1 for value in metrics.values())
+    for name in ("top", "ndcg", "recall"):
+        values = [metrics[f"{name}_{k}"] for k in (1, 5, 10, 50, 100)]
+        assert values == sorted(values)
+
+
+def test_coverage_and_popularity_bias_by_hand() -> None:
+    statistics = ListStatistics(np.array([10.0, 0.0, 2.0, 4.0]), ks=(1, 2))
+    statistics.add(np.array([[0, 3]]), chosen=np.array([2]))
+    statistics.add(np.array([[0, -1]]), chosen=np.array([3]))
+    assert statistics.metrics() == {
+        "coverage_1": 0.25,
+        "coverage_2": 0.5,
+        "popularity_bias_1": 10 / 3,
+        "popularity_bias_2": (10 + 4 + 10) / 3 / 3,
+    }
+
+
+def test_scores_are_found_by_name_and_an_unknown_name_is_refused() -> None:
+    scores = Scores({"mrr": 0.1}, {"mrr": 0.2})
+    assert (scores.value("mrr"), scores.value("all.mrr"), scores.value("unseen.mrr")) == (0.1, 0.1, 0.2)
+    for name in ("top_3", "test.mrr"):
+        with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+            scores.value(name)
+
+
+@pytest.mark.parametrize("ks", [(), (0,), (5, 5)])
+def test_senseless_lengths_of_lists_are_refused(ks: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected distinct whole numbers"):
+        check_ks(ks)

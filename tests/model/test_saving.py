@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from toy import groups_log, toy_model
+
+from twotower.errors import NotFittedError, SavedFolderError
+from twotower.model import TwoTower, load_model, save_model
+
+
+@pytest.fixture
+def model() -> TwoTower:
+    return toy_model((8, 4)).learn(groups_log()).eval()
+
+
+def test_a_loaded_model_gives_the_same_scores_to_the_bit(model: TwoTower, tmp_path: Path) -> None:
+    data = groups_log(100, seed=5)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert not loaded.training
+    assert torch.equal(loaded.embed_queries(data), model.embed_queries(data))
+    assert torch.equal(loaded.embed_candidates(data.candidates), model.embed_candidates(data.candidates))
+    assert loaded.settings() == model.settings()
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(model: TwoTower, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model")
+    (tmp_path / "model" / "stale").write_text("from before")
+    save_model(model, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert not (tmp_path / "model" / "stale").exists()
+
+
+def test_a_failed_save_keeps_what_was_there(model: TwoTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(model, tmp_path / "model")
+    before = (tmp_path / "model" / "manifest.json").read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("twotower.model.saving.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_model(model, tmp_path / "model")
+    assert (tmp_path / "model" / "manifest.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_untrained_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError, match="train it before"):
+        save_model(toy_model(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "vocabularies/query-0.arrow"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_folder_is_refused(model: TwoTower, tmp_path: Path, name: str, damage: str) -> None:
+    save_model(model, tmp_path / "model")
+    path = tmp_path / "model" / name
+    raw = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(raw[:-1])
+    else:
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(SavedFolderError, match=name.replace(".", r"\.")):
+        load_model(tmp_path / "model")
+
+
+def _changed(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    manifest = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    path.write_bytes(msgspec.json.encode(manifest | changes))
+
+
+def test_a_newer_another_or_an_altered_manifest_is_refused(model: TwoTower, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for changes, message in (
+        ({"format": 99, "library": "7.0"}, r"has format 99, written by twotower 7\.0; .* upgrade"),
+        ({"kind": "twotower retriever"}, "is a 'twotower retriever'; expected a 'twotower model'"),
+        ({"details": {"parameters": 1}}, "was altered"),
+        ({"files": "none"}, "cannot be read"),
+    ):
+        save_model(model, folder)
+        _changed(folder, **changes)
+        with pytest.raises(SavedFolderError, match=message):
+            load_model(folder)
+
+
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(model: TwoTower, tmp_path: Path) -> None:
+    from twotower.saved import FileRecord, Manifest, _digest
+
+    folder = tmp_path / "model"
+    (tmp_path / "secret").write_text("x")
+    for name in ("../secret", str(tmp_path / "secret")):
+        save_model(model, folder)
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+        forged = msgspec.structs.replace(manifest, files={name: FileRecord(1, "0" * 64)}, digest="")
+        forged = msgspec.structs.replace(forged, digest=_digest(forged))
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(forged))
+        with pytest.raises(SavedFolderError, match="leaves the folder"):
+            load_model(folder)
+
+
+def test_what_is_no_saved_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SavedFolderError, match=r"has no manifest\.json"):
+        load_model(tmp_path)
