@@ -1,7 +1,10 @@
 """Data sets: reading them, checking them, splitting them, and the simulated one."""
 
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset, Oracle, from_tables
+from twotower.data.describe import Description, describe
+from twotower.data.movielens import movielens
 from twotower.data.seen import Seen
+from twotower.data.simulation import simulated
 from twotower.data.splits import (
     LastOut,
     RandomSplit,
@@ -15,13 +18,18 @@ from twotower.data.splits import (
 
 __all__ = [
     "Dataset",
+    "Description",
     "LastOut",
+    "Oracle",
     "RandomSplit",
     "Seen",
     "Split",
     "TimeSplit",
+    "describe",
     "from_tables",
+    "movielens",
     "parse_rule",
+    "simulated",
     "split_by_time",
     "split_last_out",
     "split_random",

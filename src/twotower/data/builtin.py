@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twotower.data.dataset import Dataset
 from twotower.data.movielens import EDITIONS, movielens
-from twotower.data.simulated import simulated
+from twotower.data.simulation import simulated
 from twotower.errors import ConfigError
 
 NAMES = ("simulated", *(f"movielens-{edition}" for edition in EDITIONS))
@@ -22,4 +22,4 @@ def load(name: str) -> Dataset:
     edition = name.removeprefix("movielens-")
     if name in NAMES:
         return movielens(edition)
-    raise ConfigError(f"data set {name!r} is unknown; expected one of {', '.join(NAMES)}, or the path of a .toml config")
+    raise ConfigError(f"data set {name!r} is unknown; expected one of {', '.join(NAMES)}")

@@ -99,9 +99,7 @@ def check_numbers(
         DataError: The column is not numeric, or a value is null, infinite or not a number.
     """
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
-        raise DataError(
-            f"{which}, column {name!r}, row 0: {_value(column, 0)} is {column.type}; expected {expected}"
-        )
+        raise DataError(f"{which}, column {name!r}, row 0: {_value(column, 0)} is {column.type}; expected {expected}")
     _refuse_null(column, name, expected, which)
     numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
     bad = np.flatnonzero(~np.isfinite(numbers))

@@ -129,8 +129,7 @@ class Dataset:
         """
         if column not in self.candidates.column_names:
             raise DataError(
-                f"column {column!r} is not in the candidate table, which has "
-                f"{', '.join(self.candidates.column_names)}"
+                f"column {column!r} is not in the candidate table, which has {', '.join(self.candidates.column_names)}"
             )
         return self.candidates[column]
 
@@ -254,9 +253,7 @@ def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> npt.NDArray[np
     return rows
 
 
-def _refuse_unknown(
-    rows: npt.NDArray[np.float64], log: pa.Table, column: str, where: str, hint: str = ""
-) -> None:
+def _refuse_unknown(rows: npt.NDArray[np.float64], log: pa.Table, column: str, where: str, hint: str = "") -> None:
     unknown = np.flatnonzero(np.isnan(rows))
     if len(unknown):
         first = int(unknown[0])

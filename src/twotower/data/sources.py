@@ -61,7 +61,7 @@ def _read_path(path: Path, which: str) -> pa.Table:
             return pa.csv.read_csv(path, parse_options=options)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise DataError(f"{which}: {path} cannot be read: {error}") from error
-    raise DataError(f"{which}: {path} ends in {path.suffix!r}; expected .parquet, .csv, .tsv or a folder of Parquet files")
+    raise DataError(f"{which}: {path} ends in {path.suffix!r}; expected .parquet, .csv, .tsv or a folder")
 
 
 def _normalised(table: pa.Table) -> pa.Table:

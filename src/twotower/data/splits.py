@@ -63,6 +63,7 @@ class RandomSplit:
         return f"random:{self.test:g}"
 
     def __call__(self, data: Dataset) -> Split:
+        """Cuts `data` in two."""
         order = np.random.default_rng(self.seed).permutation(len(data))
         cut = len(data) - round(len(data) * self.test)
         return _split(data, order[:cut], order[cut:], f"{self}, seed {self.seed}")
@@ -85,6 +86,7 @@ class TimeSplit:
         return f"time:{self.test:g}"
 
     def __call__(self, data: Dataset) -> Split:
+        """Cuts `data` in two."""
         times = data.times
         cut = len(data) - round(len(data) * self.test)
         border = np.sort(times)[min(cut, len(data) - 1)]
@@ -102,6 +104,7 @@ class LastOut:
         return "last-out"
 
     def __call__(self, data: Dataset) -> Split:
+        """Cuts `data` in two."""
         order = np.lexsort((data.candidate_index, data.times, data.query_index))
         queries = data.query_index[order]
         last = np.append(queries[1:] != queries[:-1], True)
@@ -159,7 +162,8 @@ def fingerprint(*parts: Dataset) -> str:
         if part.time is not None:
             rows = _mixed(rows + part.times.view(np.uint64), np.uint64(3))
         # A sum does not depend on the order of the rows, and counts repeated rows as often as they are there.
-        digest.update(f"{len(part)}:{rows.sum(dtype=np.uint64)}:{_mixed(rows, np.uint64(4)).sum(dtype=np.uint64)}".encode())
+        sums = rows.sum(dtype=np.uint64), _mixed(rows, np.uint64(4)).sum(dtype=np.uint64)
+        digest.update(f"{len(part)}:{sums[0]}:{sums[1]}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -96,7 +96,7 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
     """
     arguments = dict(settings)
     kind = arguments.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(
             f"feature kind {kind!r} is unknown; expected one of {', '.join(sorted(_KINDS))} "
             f"(for a kind of your own, import the module that defines it first)"

@@ -38,7 +38,10 @@ class Normalized(Feature):
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns mean and deviation."""
         present = require_values(numbers_of(column, self.column), self.column)
-        self.moments = (float(present.mean()), float(present.std()))
+        low, high = float(present.min()), float(present.max())
+        # Rounding gives the mean of equal numbers an error and them a deviation that is not quite zero.
+        self.moments = (low, 0.0) if low == high else (float(present.mean()), float(present.std()))
+        self.missing = nn.Parameter(torch.zeros(()))
 
     def learned(self) -> pa.Table:
         """One row of `mean` and `deviation`."""

@@ -17,7 +17,7 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     """
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        seconds = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False)
+        seconds = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False)
         return np.asarray(seconds.to_numpy(), dtype=np.float64) / 1e6
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)

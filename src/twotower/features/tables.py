@@ -55,9 +55,15 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
-    for row, value in enumerate(column):
-        try:
-            value.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            break
-    raise DataError(f"column {name!r}, row {row}: {value.as_py()!r} is {column.type}; expected {kind}, as in training")
+    row = next(row for row, value in enumerate(column) if not _can_cast(value, kind))
+    raise DataError(
+        f"column {name!r}, row {row}: {column[row].as_py()!r} is {column.type}; expected {kind}, as in training"
+    )
+
+
+def _can_cast(value: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        value.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True

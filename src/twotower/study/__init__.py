@@ -1,0 +1,1 @@
+"""Studies: configs, recipes, many runs compared, and the report."""
