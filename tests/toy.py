@@ -26,7 +26,9 @@ def log_of(pairs: list[tuple[int, int]], queries: int, candidates: int, weights:
         time="at",
         weight=None if weights is None else "weight",
         queries=pa.table({"user": list(range(queries))}),
-        candidates=pa.table({"item": list(range(candidates)), "title": [f"item number {n}" for n in range(candidates)]}),
+        candidates=pa.table(
+            {"item": list(range(candidates)), "title": [f"item number {n}" for n in range(candidates)]}
+        ),
     )
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import groups_log, log_of
 
+from toy import groups_log, log_of
 from twotower.data import split_random
 from twotower.errors import TwoTowerError
 from twotower.evaluation import Ease, OracleScorer, Popularity, Scorer

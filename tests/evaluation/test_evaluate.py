@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import groups_log, log_of, toy_model
 
+from toy import groups_log, log_of, toy_model
 from twotower.data import Dataset, split_random
 from twotower.errors import DataError
 from twotower.evaluation import ModelScorer, ScoreBlock, Validation, evaluate, measure

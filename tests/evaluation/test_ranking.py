@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import log_of
 
+from toy import log_of
 from twotower.data import Seen
 from twotower.errors import TwoTowerError
 from twotower.evaluation import ranking

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from toy import groups_log, toy_model
 
+from toy import groups_log, toy_model
 from twotower.errors import NotFittedError, SavedFolderError
 from twotower.model import TwoTower, load_model, save_model
 

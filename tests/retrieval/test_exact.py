@@ -15,9 +15,10 @@ def test_search_is_a_sort_of_what_is_not_excluded(seed: int, candidates: int, k:
     embeddings = draw.normal(size=(candidates, 3)).astype(np.float32)
     wanted = draw.normal(size=(queries, 3)).astype(np.float32)
     banned = draw.random((queries, candidates)) < 0.5
+    rows, columns = np.nonzero(banned)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "BLOCK", 7)
-        hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k, np.nonzero(banned))
+        hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k, (rows.astype(np.int64), columns.astype(np.int64)))
     scores = wanted @ embeddings.T
     for query in range(queries):
         left = [int(c) for c in np.argsort(-scores[query]) if not banned[query, c]][:k]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from toy import groups_log, toy_model
 
+from toy import groups_log, toy_model
 from twotower.data import Dataset
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.retrieval import Retriever

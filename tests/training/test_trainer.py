@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import groups_log, log_of, toy_model
 
+from toy import groups_log, log_of, toy_model
 from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Popularity, measure
@@ -33,7 +33,9 @@ def parts() -> tuple[Dataset, Dataset]:
 
 
 @pytest.mark.parametrize("loss", [FullSoftmax(), InBatchSoftmax(), InBatchSoftmax(reduction="sum")])
-def test_training_learns_what_popularity_cannot_know(loss: FullSoftmax | InBatchSoftmax, parts: tuple[Dataset, Dataset]) -> None:
+def test_training_learns_what_popularity_cannot_know(
+    loss: FullSoftmax | InBatchSoftmax, parts: tuple[Dataset, Dataset]
+) -> None:
     train, test = parts
     model = toy_model()
     Trainer(epochs=12, batch_size=128, optimizer=FAST, loss=loss).fit(model, train)
@@ -83,7 +85,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     expected = trainer.fit(whole, train, test)
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            trainer.fit(toy_model(dropout=0.1), train, test, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(stop)])
+            trainer.fit(
+                toy_model(dropout=0.1), train, test, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(stop)]
+            )
     history = trainer.fit(resumed, train, test, checkpoint=tmp_path / "run")
     assert same(whole, resumed)
     assert [(e.epoch, e.loss, e.validation) for e in history.epochs] == [
@@ -150,7 +154,9 @@ def test_clipping_bounds_the_gradient(parts: tuple[Dataset, Dataset]) -> None:
             gradients = [p.grad.flatten() for p in state.model.parameters() if p.grad is not None]
             lengths.append(torch.cat(gradients).norm().item())
 
-    Trainer(epochs=1, loss=FullSoftmax(reduction="sum"), clip_norm=0.5).fit(toy_model(), parts[0], callbacks=[Measure()])
+    Trainer(epochs=1, loss=FullSoftmax(reduction="sum"), clip_norm=0.5).fit(
+        toy_model(), parts[0], callbacks=[Measure()]
+    )
     assert max(lengths) == pytest.approx(0.5, rel=1e-3)
 
 

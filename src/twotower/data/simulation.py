@@ -58,11 +58,13 @@ class _World:
         first, second = self.drifting[queries, :, 0], self.drifting[queries, :, 1]
         turned = np.stack([cosine * first - sine * second, sine * first + cosine * second], axis=2)  # [n, p, 2]
         tastes = np.concatenate([self.static[queries], turned.reshape(len(queries), -1)], axis=1)
-        offers = np.concatenate([self.cluster_static, self.cluster_drifting.reshape(len(self.cluster_static), -1)], axis=1)
+        drifting = self.cluster_drifting.reshape(len(self.cluster_static), -1)
+        offers = np.concatenate([self.cluster_static, drifting], axis=1)  # [K, s + 2p]
         # einsum adds in one order on every machine; a matrix product's order depends on the number of threads.
         logits = self.cluster_popularity + np.einsum("nd,kd->nk", tastes, offers)
         logits -= logits.max(axis=1, keepdims=True)
-        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        normalised: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return normalised
 
     def log_probabilities(self, query_index: IntArray, times: FloatArray) -> npt.NDArray[np.float32]:
         """Log-probability of every candidate, `[n, C]`."""
@@ -125,7 +127,8 @@ def _world(queries: int, candidates: int, draw: np.random.Generator) -> tuple[In
     width = STATIC_TASTES + 2 * DRIFT_PLANES
     of_genre = draw.normal(size=(len(GENRES), width))
     offers = (0.8 * of_genre[genre] + 0.6 * draw.normal(size=(clusters, width))) / np.sqrt(width / 2)
-    cluster = np.concatenate([np.arange(min(clusters, candidates)), draw.integers(clusters, size=max(0, candidates - clusters))])
+    others = draw.integers(clusters, size=candidates - clusters)
+    cluster = np.concatenate([np.arange(clusters), others])  # none is empty
     return genre, _World(
         static=draw.normal(size=(queries, STATIC_TASTES)) * STATIC_STRENGTH,
         drifting=draw.normal(size=(queries, DRIFT_PLANES, 2)) * DRIFT_STRENGTH,
@@ -144,7 +147,7 @@ def _log_shares(cluster: IntArray, clusters: int, draw: np.random.Generator) -> 
     sizes = np.bincount(cluster, minlength=clusters)
     place = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
     weight = np.empty(len(cluster))
-    weight[order] = place ** -TAIL
+    weight[order] = place**-TAIL
     return np.log(weight / np.bincount(cluster, weights=weight, minlength=clusters)[cluster])
 
 
@@ -165,7 +168,8 @@ def _times(who: IntArray, draw: np.random.Generator) -> IntArray:
     gaps = np.where(opens, 0.0, draw.exponential(GAP_IN_SESSION, size=len(who)))
     since_all = np.cumsum(gaps)
     within = np.minimum(since_all - since_all[opens][session], 86_400 - 1)
-    return (BEGINS + begins[session] + within).astype(np.int64)
+    times: IntArray = (BEGINS + begins[session] + within).astype(np.int64)
+    return times
 
 
 def _choices(world: _World, who: IntArray, when: IntArray, draw: np.random.Generator) -> IntArray:

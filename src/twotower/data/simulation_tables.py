@@ -73,10 +73,8 @@ def query_table(tastes: npt.NDArray[np.float64], draw: np.random.Generator) -> p
     )
 
 
-def _titles(
-    genre: npt.NDArray[np.int64], year: npt.NDArray[np.int64], draw: np.random.Generator
-) -> pa.Array:
-    """Epithet and genre word in one of four patterns; what would repeat gets a number: Part 2, Part 3, …"""
+def _titles(genre: npt.NDArray[np.int64], year: npt.NDArray[np.int64], draw: np.random.Generator) -> pa.Array:
+    """Epithet and genre word in one of four patterns; what would repeat is numbered: Part 2 and on."""
     words = np.array([word for own in WORDS_OF_GENRES.values() for word in own.split()])
     epithets = np.array(EPITHETS.split())
     per_genre = len(words) // len(GENRES)

@@ -35,12 +35,8 @@ def save_model(model: TwoTower, folder: str | Path) -> None:
         (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
         (building / VOCABULARIES).mkdir()
         for name, feature in _named_features(model):
-            pa.feather.write_feather(
-                feature.learned(), str(building / VOCABULARIES / name), compression="uncompressed"
-            )
-        save_file(
-            {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS
-        )
+            pa.feather.write_feather(feature.learned(), str(building / VOCABULARIES / name), compression="uncompressed")
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
         write_manifest(building, KIND, FORMAT, VERSION, {"parameters": model.parameter_count})
 
 

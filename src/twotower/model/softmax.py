@@ -121,7 +121,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         query_gradient, candidate_gradient = ctx.saved_tensors
         return (query_gradient * outer, candidate_gradient * outer, *[None] * 6)

@@ -101,9 +101,7 @@ class TwoTower(nn.Module):
         columns = []
         for feature in features_of(self.query):
             column, rows = events.query_column(feature.column)
-            columns.append(
-                EncodedColumn(feature.encode(column), query_rows if rows is events.query_index else None)
-            )
+            columns.append(EncodedColumn(feature.encode(column), query_rows if rows is events.query_index else None))
         return EncodedSide(columns, len(events))
 
     def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
@@ -136,7 +134,7 @@ class TwoTower(nn.Module):
         was_training = self.training
         self.eval()
         numbers = torch.arange(len(side), device=self.device)
-        blocks = [vectors(side.gather(part)) for part in numbers.split(BLOCK)]
+        blocks = [vectors(side.gather(part)) for part in torch.split(numbers, BLOCK)]
         self.train(was_training)
         return torch.cat(blocks)
 

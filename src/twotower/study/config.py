@@ -102,7 +102,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     query: list[dict[str, Any]] = []
     candidate: list[dict[str, Any]] = []
-    layers: list[int] = [64, 32]
+    layers: tuple[int, ...] = (64, 32)
     dim: int = 32
     dropout: float = 0.0
     normalize: bool = False

@@ -162,7 +162,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         versions={
             "twotower": VERSION,
             "Python": platform.python_version(),
-            "PyTorch": torch.__version__,
+            "PyTorch": str(torch.__version__),
             "threads": str(torch.get_num_threads()),
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,7 +190,7 @@ def _finished_run(
     record = partial / "runs" / f"{name}.json"
     if record.exists():
         return msgspec.json.decode(record.read_bytes(), type=Run)
-    own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=list(layers)))
+    own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(layers)))
     seeded = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
     checkpoint = partial / "checkpoints" / name
     trained = train_by_recipe(own, seeded, split.train, split.test, rule, progress=progress, checkpoint=checkpoint)
