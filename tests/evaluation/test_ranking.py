@@ -10,7 +10,14 @@ from toy import log_of
 from twotower.data import Seen
 from twotower.errors import TwoTowerError
 from twotower.evaluation import ranking
-from twotower.evaluation.ranking import ScoreBlock, blocks_of, dot_products, rank_events, top_lists
+from twotower.evaluation.ranking import (
+    ScoreBlock,
+    blocks_of,
+    dot_products,
+    one_list_a_query,
+    rank_events,
+    top_lists,
+)
 
 
 def scores_of(table: list[list[float]]) -> ScoreBlock:
@@ -81,3 +88,11 @@ def test_top_lists_leave_out_the_excluded_and_say_where_nothing_is_left() -> Non
     assert top_lists(scores, 2).tolist() == [[0, 1]]
     assert top_lists(scores, 5, excluded).tolist() == [[1, -1, -1]]
     assert scores.tolist() == [[3.0, 2.0, 1.0]]
+
+
+def test_a_query_has_one_list_that_of_its_first_event() -> None:
+    events = log_of([(1, 0), (0, 1), (1, 1), (0, 0)], queries=2, candidates=2)  # one a second
+    asked = one_list_a_query(lambda numbers: torch.from_numpy(numbers), events)
+    assert asked(np.array([0, 1, 2, 3])).tolist() == [0, 1, 0, 1]
+    later_first = events.take(np.array([2, 3, 0, 1]))
+    assert one_list_a_query(lambda n: torch.from_numpy(n), later_first)(np.arange(4)).tolist() == [2, 3, 2, 3]

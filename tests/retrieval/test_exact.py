@@ -18,7 +18,8 @@ def test_search_is_a_sort_of_what_is_not_excluded(seed: int, candidates: int, k:
     rows, columns = np.nonzero(banned)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "BLOCK", 7)
-        hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k, (rows.astype(np.int64), columns.astype(np.int64)))
+        excluded = rows.astype(np.int64), columns.astype(np.int64)
+        hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k, excluded)
     scores = wanted @ embeddings.T
     for query in range(queries):
         left = [int(c) for c in np.argsort(-scores[query]) if not banned[query, c]][:k]

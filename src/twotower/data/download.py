@@ -44,6 +44,8 @@ def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None
         try:
             _download(url, archive)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             raise DataUnavailableError(
                 f"{folder} is not there, and {url} could not be downloaded ({error}). {hint}"
             ) from error

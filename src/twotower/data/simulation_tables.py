@@ -29,7 +29,7 @@ WORDS_OF_GENRES = {
 }
 GENRES = tuple(WORDS_OF_GENRES)
 EPITHETS = (
-    "Last Lost Golden Silent Broken Secret Crimson Endless Hidden First Wild Distant Perfect Little Second Strange "
+    "Last Lost Golden Silent Broken Scarlet Crimson Endless Hidden First Wild Distant Perfect Little Second Strange "
     "Burning Hollow Gentle Iron Stolen Bitter Northern Empty Sudden Brave Frozen Quiet Restless Sunken Borrowed Faded "
     "Forgotten Paper Glass Velvet Electric Wandering Honest Final"
 )

@@ -26,6 +26,7 @@ from twotower.evaluation.ranking import (
     Scorer,
     blocks_of,
     excluded_pairs,
+    one_list_a_query,
     rank_events,
     top_lists,
 )
@@ -109,12 +110,12 @@ def evaluate(
 def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> Scores:
     """Every metric of one scorer: of ranks, per query, and of the top-k lists.
 
-    Coverage and popularity bias need the lists themselves, which takes most of the time; validation
-    during training takes `measure_ranks`, which does without.
+    The metrics per query are those of one list for each query, the one of its first event in test.
     """
     seen = Seen.of(train)
     score = scorer.score_block(test)
-    everything, unseen = rank_events(score, test, seen)
+    ranks = rank_events(score, test, seen)
+    list_ranks = rank_events(one_list_a_query(score, test), test, seen)
     popularity = train.candidate_counts().astype(np.float64)
     lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
     for numbers in blocks_of(test):
@@ -123,10 +124,10 @@ def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = D
         lists[1].add(top_lists(scores, max(ks), excluded_pairs(seen, test, numbers)), chosen)
     return Scores(
         *(
-            rank_metrics(ranks, ks)
-            | query_metrics(ranks, test.query_index, test.candidate_index, ks)
+            rank_metrics(own, ks)
+            | query_metrics(in_list, test.query_index, test.candidate_index, ks)
             | statistics.metrics()
-            for ranks, statistics in zip((everything, unseen), lists, strict=True)
+            for own, in_list, statistics in zip(ranks, list_ranks, lists, strict=True)
         )
     )
 

@@ -84,13 +84,11 @@ def query_metrics(
 
     - `recall_k`: |{i: r_i ≤ k}| / |R|
     - `precision_k`: |{i: r_i ≤ k}| / k
-    - `map_k`: Σ_{i: r_i ≤ k} min(1, i / r_i) / min(|R|, k), the average precision of the list.
-
-    A model that reads the time gives a query another list at each event; each rank is then taken from the
-    list of its own event. Of repeated events of one pair the first counts.
+    - `map_k`: Σ_{i: r_i ≤ k} min(1, i / r_i) / min(|R|, k), the average precision of the list, where
+      candidates that tie have their mean rank.
 
     Args:
-        ranks: Rank of each event's true candidate, `[N]`.
+        ranks: Rank of each event's true candidate in its query's one list, `[N]`; see `one_list_a_query`.
         queries: Row of each event's query, `[N]`.
         candidates: Row of each event's true candidate, `[N]`.
         ks: Lengths of lists.

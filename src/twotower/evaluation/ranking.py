@@ -67,6 +67,16 @@ def dot_products(queries: Tensor, candidates: Tensor) -> ScoreBlock:
     return block
 
 
+def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
+    """Scores that give all events of a query the one list that it would have been given at the first of them."""
+    when = np.arange(len(events)) if events.time is None else events.times
+    order = np.lexsort((when, events.query_index))
+    _, begin, group = np.unique(events.query_index[order], return_index=True, return_inverse=True)
+    first = np.empty(len(events), dtype=np.int64)
+    first[order] = order[begin][group]
+    return lambda numbers: score(first[numbers])
+
+
 def blocks_of(events: Dataset) -> list[IntArray]:
     """The numbers of all events in blocks whose scores fit in memory, events of one query side by side."""
     order = np.argsort(events.query_index, kind="stable")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toy import groups_log, log_of
+from twotower.data import (
+    Dataset,
+    LastOut,
+    RandomSplit,
+    Seen,
+    Split,
+    TimeSplit,
+    from_tables,
+    parse_rule,
+    split_by_time,
+    split_last_out,
+    split_random,
+)
+from twotower.errors import ConfigError, DataError
+
+RULES = [RandomSplit(0.3, seed=1), TimeSplit(0.3), LastOut()]
+
+
+def timed(events: list[tuple[int, int, int]]) -> Dataset:
+    who, what, at = zip(*events, strict=True)
+    log = pa.table({"u": list(who), "i": list(what), "t": list(at)})
+    return from_tables(log, query_id="u", candidate_id="i", time="t")
+
+
+def rows(data: Dataset) -> list[tuple[int, int, float]]:
+    return sorted(zip(data.query_index.tolist(), data.candidate_index.tolist(), data.times.tolist(), strict=True))
+
+
+events = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 6)), min_size=6, max_size=40).filter(
+    lambda found: len({t for _, _, t in found}) > 3 and len({u for u, _, _ in found}) < len(found)
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@given(found=events)
+def test_the_parts_hold_every_event_once(
+    rule: RandomSplit | TimeSplit | LastOut, found: list[tuple[int, int, int]]
+) -> None:
+    data = timed(found)
+    train, test = rule(data)
+    assert rows(train) + rows(test) == rows(train) + rows(test)
+    assert sorted(rows(train) + rows(test)) == rows(data)
+    assert len(train) > 0
+    assert len(test) > 0
+
+
+def test_a_random_split_is_numpys_permutation() -> None:
+    data = groups_log(1000)
+    split = split_random(data, test=0.2, seed=42)
+    order = np.random.default_rng(42).permutation(1000)
+    np.testing.assert_array_equal(split.train.times, data.times[order[:800]])
+    np.testing.assert_array_equal(split.test.times, data.times[order[800:]])
+
+
+def test_a_time_split_puts_no_instant_in_both_parts() -> None:
+    data = timed([(0, 0, t) for t in (1, 1, 2, 3, 3, 3, 3, 4)])
+    train, test = split_by_time(data, test=0.25)
+    assert sorted(train.times) == [1, 1, 2]
+    assert sorted(test.times) == [3, 3, 3, 3, 4]
+
+
+def test_last_out_takes_the_last_event_of_queries_that_have_two() -> None:
+    train, test = split_last_out(timed([(0, 1, 5), (0, 0, 9), (1, 0, 3), (2, 2, 4), (2, 1, 4)]))
+    assert rows(test) == [(0, 0, 9.0), (2, 2, 4.0)]  # of equal times the candidate later in the table
+    assert (1, 0, 3.0) in rows(train)
+
+
+@pytest.mark.parametrize("rule", [TimeSplit(0.3), LastOut()], ids=str)
+@given(found=events, seed=st.integers(0, 99))
+def test_splits_by_time_do_not_depend_on_the_order_of_rows(
+    rule: TimeSplit | LastOut, found: list[tuple[int, int, int]], seed: int
+) -> None:
+    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+    one, other = rule(timed(found)), rule(timed(shuffled))
+    assert one.fingerprint == other.fingerprint
+    assert rows(one.test) == rows(other.test)
+
+
+def test_the_fingerprint_tells_splits_apart() -> None:
+    base = [(0, 0, 1), (1, 1, 2), (0, 1, 3), (1, 0, 4)]
+    fingerprints = {
+        LastOut()(timed(base)).fingerprint,
+        TimeSplit(0.25)(timed(base)).fingerprint,
+        LastOut()(timed([*base[:3], (1, 0, 5)])).fingerprint,
+        LastOut()(timed([*base[:3], (1, 1, 4)])).fingerprint,
+        LastOut()(timed([*base, (0, 0, 1)])).fingerprint,
+        split_random(groups_log(), seed=1).fingerprint,
+        split_random(groups_log(), seed=2).fingerprint,
+    }
+    assert len(fingerprints) == 7
+    assert all(len(found) == 12 for found in fingerprints)
+
+
+def test_the_same_ids_in_another_table_order_have_the_same_fingerprint() -> None:
+    log = pa.table({"u": ["a", "b", "a"], "i": [1, 2, 2], "t": [1, 2, 3]})
+
+    def split(candidates: list[int]) -> Split:
+        options = {"query_id": "u", "candidate_id": "i", "time": "t"}
+        return LastOut()(from_tables(log, candidates=pa.table({"i": candidates}), **options))  # type: ignore[arg-type]
+
+    assert split([1, 2]).fingerprint == split([2, 1]).fingerprint
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_validation_part_is_cut_from_train_by_the_same_rule(rule: RandomSplit | TimeSplit | LastOut) -> None:
+    split = rule(groups_log())
+    inner = rule(split.train)
+    assert sorted(rows(inner.train) + rows(inner.test)) == rows(split.train)
+    assert inner.test.candidates is split.test.candidates
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"), [("random:0.3", RandomSplit(0.3, 5)), ("time", TimeSplit()), ("last-out", LastOut())]
+)
+def test_rules_are_read_from_text(text: str, rule: RandomSplit | TimeSplit | LastOut) -> None:
+    assert parse_rule(text, seed=5) == rule
+
+
+@pytest.mark.parametrize("text", ["random:x", "random:1.5", "time:0", "first-out", "last-out:2"])
+def test_unknown_rules_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        parse_rule(text)
+
+
+def test_an_empty_part_is_refused() -> None:
+    with pytest.raises(DataError, match=r"last-out of 2 events leaves test empty"):
+        split_last_out(timed([(0, 0, 1), (1, 0, 2)]))
+    with pytest.raises(DataError, match="leaves train empty"):
+        split_by_time(timed([(0, 0, 1), (1, 0, 1)]))
+
+
+def test_a_split_by_time_needs_times() -> None:
+    data = from_tables(pa.table({"u": [1, 1], "i": [1, 2]}), query_id="u", candidate_id="i")
+    with pytest.raises(DataError, match="no time column"):
+        split_by_time(data)
+
+
+def test_seen_has_each_pair_once() -> None:
+    seen = Seen.of(log_of([(1, 2), (1, 0), (1, 2), (3, 3)], queries=4, candidates=4))
+    assert [seen.by(query).tolist() for query in range(4)] == [[], [0, 2], [], [3]]
+    position, candidates = seen.pairs(np.array([3, 0, 1, 1]))
+    assert position.tolist() == [0, 2, 2, 3, 3]
+    assert candidates.tolist() == [3, 0, 2, 0, 2]
