@@ -1,0 +1,244 @@
+"""What every kind of feature has to do, and what each kind does with its column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from twotower.errors import ConfigError, DataError, NotFittedError
+from twotower.features import Bucketized, Category, Feature, Normalized, Text, feature_from_settings
+
+
+class Hour(Feature):
+    """A kind of one's own, as the documentation has it."""
+
+    kind = "test-hour"
+
+    def __init__(self, column: str, dim: int = 4) -> None:
+        super().__init__()
+        self.column, self.dim, self.width = column, dim, dim
+        self.table = nn.Embedding(25, dim)
+
+    def encode(self, column: pa.ChunkedArray) -> Tensor:
+        return torch.tensor([24 if second is None else second // 3600 % 24 for second in column.to_pylist()])
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        embedded: Tensor = self.table(encoded)
+        return embedded
+
+
+NUMBERS = [3, 70_000, 3, None, 9_000, 42]
+WORDS = ["Toy Story", "heat!", "Toy Soldiers", None, "", "Story of a toy"]
+CASES: dict[str, tuple[Any, list[Any]]] = {
+    "category": (lambda: Category("x", dim=3), ["a", "b", "a", None, "c", "a"]),
+    "bucketized": (lambda: Bucketized("x", buckets=4, dim=3), NUMBERS),
+    "normalized": (lambda: Normalized("x"), NUMBERS),
+    "text": (lambda: Text("x", dim=3), WORDS),
+    "one's own": (lambda: Hour("x"), NUMBERS),
+}
+
+
+def column_of(values: list[Any]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(values)])
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[Feature, list[Any]]:
+    make, values = CASES[request.param]
+    feature: Feature = make()
+    feature.fit(column_of(values))
+    return feature, values
+
+
+def test_a_row_in_a_row_out_as_wide_as_said(case: tuple[Feature, list[Any]]) -> None:
+    feature, values = case
+    encoded = feature.encode(column_of(values))
+    assert len(encoded) == len(values)
+    assert feature(encoded).shape == (len(values), feature.width)
+
+
+def test_missing_values_have_finite_embeddings(case: tuple[Feature, list[Any]]) -> None:
+    feature, values = case
+    nothing = pa.chunked_array([pa.array([None, None], pa.array(values).type)])
+    assert feature(feature.encode(nothing)).isfinite().all()
+
+
+def test_a_row_is_encoded_the_same_alone_as_in_company(case: tuple[Feature, list[Any]]) -> None:
+    feature, values = case
+    feature.eval()
+    together = feature(feature.encode(column_of(values)))
+    for row in range(len(values)):
+        alone = feature(feature.encode(column_of(values).slice(row, 1)))
+        assert torch.equal(alone[0], together[row])
+
+
+def test_settings_state_and_weights_make_it_anew(case: tuple[Feature, list[Any]]) -> None:
+    feature, values = case
+    again = feature_from_settings(feature.settings())
+    again.restore(feature.learned())
+    again.load_state_dict(feature.state_dict())
+    column = column_of(values)
+    assert torch.equal(again.eval()(again.encode(column)), feature.eval()(feature.encode(column)))
+
+
+def test_gradients_reach_its_parameters(case: tuple[Feature, list[Any]]) -> None:
+    feature, values = case
+    feature(feature.encode(column_of(values))).sum().backward()
+    assert all(parameter.grad is not None for parameter in feature.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one's own"])
+def test_it_cannot_be_used_before_it_has_learned(name: str) -> None:
+    make, values = CASES[name]
+    with pytest.raises(NotFittedError, match="call fit first"):
+        make().encode(column_of(values))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "categry", "column": "x"}, "kind 'categry' is unknown; expected one of .*category"),
+        ({"kind": "category"}, "missing required field `column`"),
+        ({"kind": "category", "column": "x", "dims": 3}, "unknown field `dims`"),
+        ({"kind": "category", "column": "x", "dim": "3"}, r"Expected `int`, got `str`"),
+        ({"kind": "category", "column": "x", "dim": 0}, "dim=0"),
+        ({"kind": "category", "column": "x", "unknown_rate": 1.0}, "unknown_rate=1.0"),
+        ({"kind": "bucketized", "column": "x", "buckets": 0}, "buckets=0"),
+        ({"kind": "text", "column": "x", "max_tokens": 0}, "max_tokens=0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        feature_from_settings(settings)
+
+
+class TestCategory:
+    def fitted(self, values: list[Any], **options: Any) -> Category:
+        feature = Category("x", dim=2, **options)
+        feature.fit(column_of(values))
+        return feature
+
+    @given(st.lists(st.sampled_from("abcde"), min_size=1), st.randoms())
+    def test_the_order_of_rows_does_not_matter(self, values: list[str], random: Any) -> None:
+        shuffled = list(values)
+        random.shuffle(shuffled)
+        assert self.fitted(values).learned().equals(self.fitted(shuffled).learned())
+
+    def test_the_most_frequent_comes_first_and_equals_in_order(self) -> None:
+        feature = self.fitted(["b", "c", "c", "a", None])
+        assert feature.encode(column_of(["c", "a", "b", "z", None])).tolist() == [2, 3, 4, 0, 1]
+
+    def test_ids_match_across_types_and_what_cannot_is_refused(self) -> None:
+        feature = self.fitted([42, 7])
+        assert feature.encode(column_of(["42", "9"])).tolist() == [3, 0]
+        assert self.fitted(["42"]).encode(column_of([42])).tolist() == [2]
+        with pytest.raises(DataError, match=r"'x', row 1: 'forty' is string; expected int64"):
+            feature.encode(column_of(["42", "forty"]))
+
+    def test_a_share_of_ids_is_unknown_in_training_and_none_in_evaluation(self) -> None:
+        feature = self.fitted(["a"], unknown_rate=0.25)
+        encoded = feature.encode(column_of(["a"] * 10_000))
+        unknown = feature(encoded.new_zeros(1))[0]
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            share = (feature.train()(encoded) == unknown).all(dim=1).float().mean().item()
+        assert share == pytest.approx(0.25, abs=0.02)  # the deviation of the share is 0.004
+        assert not (feature.eval()(encoded) == unknown).all(dim=1).any()
+
+
+class TestBucketized:
+    def test_buckets_are_of_equal_width_and_the_ends_are_open(self) -> None:
+        feature = Bucketized("x", buckets=5, dim=2)
+        feature.fit(column_of([0, 10]))
+        values = [0, 1.99, 2, 9.99, 10, -50, 99, None]
+        assert feature.encode(column_of(values)).tolist() == [1, 1, 2, 5, 5, 1, 5, 0]
+
+    def test_a_constant_column_has_one_bucket(self) -> None:
+        feature = Bucketized("x", buckets=5, dim=2)
+        feature.fit(column_of([3, 3]))
+        assert feature.encode(column_of([3, None])).tolist() == [1, 0]
+
+    @pytest.mark.parametrize("kind", [Bucketized, Normalized])
+    def test_what_is_no_finite_number_is_refused(self, kind: type[Bucketized | Normalized]) -> None:
+        feature = kind("x")
+        with pytest.raises(DataError, match=r"'x', row 1: inf; expected a finite number"):
+            feature.fit(column_of([1.0, float("inf")]))
+        with pytest.raises(DataError, match=r"'x', row 0: 'a' is string; expected a number"):
+            feature.fit(column_of(["a"]))
+        with pytest.raises(DataError, match="every value in train is missing"):
+            feature.fit(pa.chunked_array([pa.array([None], pa.float64())]))
+
+
+class TestNormalized:
+    @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=50).filter(lambda found: np.std(found) > 1e-3))
+    def test_train_has_mean_zero_and_deviation_one(self, values: list[float]) -> None:
+        feature = Normalized("x")
+        feature.fit(column_of(values))
+        encoded = feature.encode(column_of(values)).double()
+        assert encoded.mean().item() == pytest.approx(0, abs=1e-3)
+        assert encoded.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+
+    def test_a_constant_column_gives_zeros_and_missing_is_trained(self) -> None:
+        feature = Normalized("x")
+        feature.fit(column_of([5, 5, 5]))
+        assert feature(feature.encode(column_of([5]))).tolist() == [[0.0]]
+        with torch.no_grad():
+            feature.missing.fill_(7.0)
+        assert feature(feature.encode(column_of([None, 5]))).tolist() == [[7.0], [0.0]]
+
+    def test_times_are_seconds(self) -> None:
+        stamps = pa.chunked_array([pa.array([0, 10], pa.timestamp("s"))])
+        feature = Normalized("x")
+        feature.fit(stamps)
+        assert torch.equal(feature.encode(stamps), feature.encode(column_of([0, 10])))
+
+
+class TestText:
+    def fitted(self, texts: list[str | None], **options: Any) -> Text:
+        feature = Text("x", dim=2, **options)
+        feature.fit(column_of(texts))
+        return feature
+
+    def test_words_are_plain_and_case_does_not_matter(self) -> None:
+        feature = self.fitted(["Wallace & Gromit: A Close Shave", "close"])
+        rows = feature.encode(column_of(["CLOSE, shave!", "  close\tshave "]))
+        assert rows[0].tolist() == rows[1].tolist()
+        assert 1 not in rows
+
+    def test_the_embedding_is_the_mean_of_its_words_without_padding(self) -> None:
+        feature = self.fitted(["a b", "c"])
+        table = feature.table
+        assert table is not None
+        both, one = feature(feature.encode(column_of(["a b", "c"])))
+        torch.testing.assert_close(both, (table[2] + table[3]) / 2)
+        torch.testing.assert_close(one, table[4])
+
+    @given(st.lists(st.text(max_size=20), min_size=1, max_size=8))
+    def test_any_text_has_a_finite_embedding(self, texts: list[str]) -> None:
+        feature = self.fitted(["some words to know"])
+        assert feature(feature.encode(column_of(texts))).isfinite().all()
+
+    def test_empty_missing_and_bare_punctuation_are_the_zero_vector(self) -> None:
+        feature = self.fitted(["a b"])
+        assert feature(feature.encode(column_of(["", None, " ?! "]))).tolist() == [[0, 0]] * 3
+
+    def test_the_vocabulary_holds_the_most_frequent_words(self) -> None:
+        feature = self.fitted(["a b c", "b c", "c"], max_tokens=2)
+        assert feature.learned()["word"].to_pylist() == ["c", "b"]
+        assert feature.encode(column_of(["a"])).tolist() == [[1]]
+
+    def test_long_texts_are_cut(self) -> None:
+        feature = self.fitted(["a b c d"], max_length=2)
+        assert feature.encode(column_of(["a b c d", "d"])).shape == (2, 2)
+
+    def test_numbers_are_refused(self) -> None:
+        with pytest.raises(DataError, match="'x', row 0: 3 is int64; expected text"):
+            Text("x").fit(column_of([3]))
+
