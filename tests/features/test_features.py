@@ -241,4 +241,3 @@ class TestText:
     def test_numbers_are_refused(self) -> None:
         with pytest.raises(DataError, match="'x', row 0: 3 is int64; expected text"):
             Text("x").fit(column_of([3]))
-

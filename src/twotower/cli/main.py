@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from twotower.cli import data, models, study
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
@@ -20,7 +22,20 @@ EXIT_CODES: dict[type[TwoTowerError], int] = {
 }
 OTHER_ERROR, INTERRUPTED = 1, 130
 
+
+class _Commands(TyperGroup):
+    """Says what an interruption leaves behind, which typer would not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command goes on from where it was", highlight=False)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Deep retrieval: from an interaction log to a measured candidate generator.",
     epilog=(
         "Start with `twotower study`, then `twotower train CONFIG.toml --out DIR` on your own log. "
@@ -58,9 +73,6 @@ def run() -> None:
     except TwoTowerError as error:
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from where it was", highlight=False)
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing
         sys.exit(OTHER_ERROR)

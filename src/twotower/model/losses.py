@@ -130,16 +130,20 @@ class _BoundInBatch:
             if self.log_probability.device != distinct.device:
                 self.log_probability = self.log_probability.to(distinct.device)
             bias = bias - self.log_probability[distinct]
-        return softmax_loss(
+        weights = row_weights(batch, query_embeddings, self.loss.reduction)
+        loss = softmax_loss(
             query_embeddings,
             embed_candidates(distinct),
             target,
-            row_weights(batch, query_embeddings, self.loss.reduction),
+            weights,
             bias=bias,
             target_shift=-log_multiplicity[target] if self.loss.mask_same else None,
             removed=None if self.known is None else _known_columns(self.known, batch, distinct, self.catalogue),
             hard_negatives=self.loss.hard_negatives,
         )
+        if self.loss.mask_same:
+            return loss
+        return loss + torch.dot(weights, log_multiplicity[target])  # each row's own column is one of several
 
 
 class _BoundFull:

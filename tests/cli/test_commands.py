@@ -1,0 +1,195 @@
+"""The command line as a user meets it: each test runs a command in a process of its own, or through `run`."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from twotower.cli.study import parse_layers
+from twotower.errors import ConfigError
+from twotower.study.results import read_results
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TINY = """
+[data]
+interactions = "purchases.parquet"
+candidates = "products.parquet"
+query_id = "customer"
+candidate_id = "sku"
+time = "bought_at"
+[training]
+epochs = 2
+"""
+
+
+def twotower(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "twotower", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's files, and a small config beside them."""
+    folder = tmp_path_factory.mktemp("examples")
+    for name in ("make_shop_log.py", "own_log.toml", "own_log.py"):
+        shutil.copy(EXAMPLES / name, folder)
+    make = runpy.run_path(str(folder / "make_shop_log.py"))["make"]
+    make(folder / "shop")
+    (folder / "shop" / "tiny.toml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Path) -> Path:
+    twotower("train", shop / "own_log.toml", "--out", shop / "model")
+    return shop / "model"
+
+
+def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained: Path) -> None:
+    evaluation = msgspec.json.decode(twotower("evaluate", trained, "--json").stdout, type=dict[str, Any])
+    rows = evaluation["rows"]
+    assert rows["model"]["all"]["top_10"] > rows["popularity"]["all"]["top_10"] + 0.1
+    query = '{"customer": "c0042", "bought_at": "2026-01-05T10:00:00"}'
+    wrong = twotower("recommend", trained, "--query", query, expect=3).stderr
+    assert "'bought_at'" in wrong
+    found = msgspec.json.decode(
+        twotower("recommend", trained, "--query", '{"customer": "c0042"}', "-k", 7, "--exclude-seen", "--json").stdout,
+        type=list[dict[str, Any]],
+    )
+    assert len(found) == 7
+    assert {*found[0]} == {"id", "score", "candidate"}
+    shown = twotower("recommend", trained, "--query", "{}", "-k", 3).stdout
+    assert "no. " in shown
+    assert not (shop / "model.partial").exists()
+
+
+def test_the_example_from_python_does_the_same(shop: Path) -> None:
+    evaluation = runpy.run_path(str(shop / "own_log.py"))["main"](shop / "shop")
+    assert evaluation.model.all["top_10"] > evaluation.rows["popularity"].all["top_10"] + 0.1
+    assert (shop / "shop" / "retriever" / "manifest.json").exists()
+
+
+def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
+    out = shop / "study"
+    done = twotower(
+        "study", shop / "shop" / "tiny.toml", "--layers", "8", "--layers", "16,8", "--seeds", 2, "--out", out
+    )
+    assert f"The report: {out / 'report.html'}" in done.stdout
+    assert {path.name for path in out.iterdir()} == {
+        "curves.png",
+        "curves.svg",
+        "models",
+        "report.html",
+        "results.json",
+    }
+    results = read_results(out / "results.json")
+    assert [(run.layers, run.seed) for run in results.runs] == [([8], 0), ([8], 1), ([16, 8], 0), ([16, 8], 1)]
+    assert results.runs[0].final != results.runs[1].final
+    assert results.curves_on == "validation"
+    assert results.data.validation > 0
+    assert {path.name for path in (out / "models").iterdir()} == {
+        "8-seed0", "8-seed1", "16-8-seed0", "16-8-seed1"
+    }  # fmt: skip
+
+
+def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
+    out = shop / "json-study"
+    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", "--out", out, "--json")
+    assert msgspec.json.decode(done.stdout)["runs"][0]["layers"] == [4]
+    assert "top-100" in done.stderr
+
+
+def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> None:
+    out = shop / "interrupted"
+    arguments = [
+        "study",
+        shop / "shop" / "tiny.toml",
+        "--layers",
+        "8",
+        "--layers",
+        "16,8",
+        "--epochs",
+        "40",
+        "--out",
+        out,
+    ]
+    command = [sys.executable, "-m", "twotower", *map(str, arguments)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finished = out.with_name("interrupted.partial") / "runs" / "8-seed0.json"
+    deadline = time.monotonic() + 120
+    while not finished.exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.05)
+    assert finished.exists()
+    written = finished.stat().st_mtime_ns
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command goes on" in said
+    assert not out.exists()
+    assert finished.stat().st_mtime_ns == written
+    other = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", "--out", out, expect=5)
+    assert "interrupted study with other settings" in other.stderr
+    twotower(*arguments)
+    assert out.exists()
+    assert not finished.exists()
+
+
+def test_data_can_be_described_and_listed() -> None:
+    described = msgspec.json.decode(twotower("data", "describe", "simulated", "--json").stdout)
+    assert described["interactions"] == 100_000
+    names = [entry["edition"] for entry in msgspec.json.decode(twotower("data", "list", "--json").stdout)]
+    assert names[:3] == ["100k", "1m", "10m"]
+    assert "embedded" in twotower("data", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["study", "movielens-2m"], 2, "neither a data set"),
+        (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
+        (["study", "--layers", "64;32"], 2, "expected widths with commas"),
+        (["study", "--split", "half"], 2, "expected random:SHARE"),
+        (["study", "--seeds", "0"], 2, "seeds"),
+        (["study", "--sedes", "1"], 2, "sedes"),
+        (["train", "nothing.toml", "--out", "x"], 2, "does not exist"),
+        (["evaluate", "/nonexistent"], 5, "no saved folder"),
+        (["recommend", "/nonexistent", "--query", "{}"], 5, "no saved folder"),
+        (["data", "fetch", "netflix"], 2, "cannot be fetched"),
+    ],
+)
+def test_mistakes_have_a_line_and_an_exit_code(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    said = twotower(*arguments, expect=code).stderr
+    assert message in " ".join(said.replace("│", " ").split())
+
+
+def test_a_query_that_is_no_json_object_is_refused(trained: Path) -> None:
+    assert "expected a JSON object" in twotower("recommend", trained, "--query", "c0042", expect=2).stderr
+
+
+@pytest.mark.parametrize("command", ["", "study", "train", "evaluate", "recommend", "data"])
+def test_help_teaches(command: str) -> None:
+    shown = twotower(*([command] if command else []), "--help").stdout
+    assert "Usage" in shown
+    if not command:
+        for name in ("study", "train", "evaluate", "recommend", "data", "Exit codes"):
+            assert name in shown
+
+
+def test_layers_are_read() -> None:
+    assert parse_layers("128,64,32") == [128, 64, 32]
+    assert parse_layers("none") == []
+    for text in ("", "0", "64,,32", "-1"):
+        with pytest.raises(ConfigError, match="--layers"):
+            parse_layers(text)

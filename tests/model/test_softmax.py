@@ -1,0 +1,124 @@
+"""The chunked softmax against the plain formula, value and gradient, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from twotower.model import softmax, softmax_loss
+from twotower.model.softmax import Removed
+
+
+def plain(
+    queries: Tensor,
+    candidates: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    target_shift: Tensor | None,
+    banned: Tensor | None,
+    hard_negatives: int | None,
+) -> Tensor:
+    """Σ_i w_i (log Σ_j exp z_ij − z_it), row by row, with all logits at once."""
+    total = queries.new_zeros(())
+    for i in range(len(queries)):
+        logits = candidates @ queries[i]
+        if bias is not None:
+            logits = logits + bias
+        positive = logits[target[i]]
+        if target_shift is not None:
+            positive = positive + target_shift[i]
+        others = [j for j in range(len(candidates)) if j != target[i] and not (banned is not None and banned[i, j])]
+        negatives = logits[others]
+        if hard_negatives is not None and len(others) > hard_negatives:
+            negatives = negatives.sort(descending=True).values[:hard_negatives]
+        total = total + weights[i] * (torch.logsumexp(torch.cat([negatives, positive[None]]), 0) - positive)
+    return total
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 8),
+    chunk=st.integers(1, 40),
+    with_bias=st.booleans(),
+    with_shift=st.booleans(),
+    with_removed=st.booleans(),
+    hard_negatives=st.none() | st.integers(1, 9),
+)
+def test_value_and_gradient_are_the_plain_formulas(
+    seed: int,
+    rows: int,
+    columns: int,
+    chunk: int,
+    with_bias: bool,
+    with_shift: bool,
+    with_removed: bool,
+    hard_negatives: int | None,
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    queries, candidates = normal(rows, 3).requires_grad_(), normal(columns, 3).requires_grad_()
+    target = torch.randint(columns, (rows,), generator=draw)
+    weights = torch.rand(rows, generator=draw, dtype=torch.float64)
+    bias = normal(columns) if with_bias else None
+    shift = normal(rows) if with_shift else None
+    banned, removed = None, None
+    if with_removed:
+        banned = torch.rand(rows, columns, generator=draw) < 0.4
+        banned[torch.arange(rows), target] = False
+        removed = Removed(*banned.nonzero(as_tuple=True))
+    expected = plain(queries, candidates, target, weights, bias, shift, banned, hard_negatives)
+    expected_gradients = torch.autograd.grad(expected, [queries, candidates])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "CHUNK_ELEMENTS", chunk)
+        loss = softmax_loss(
+            queries,
+            candidates,
+            target,
+            weights,
+            bias=bias,
+            target_shift=shift,
+            removed=removed,
+            hard_negatives=hard_negatives,
+        )
+        gradients = torch.autograd.grad(loss, [queries, candidates])
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_the_outer_gradient_is_passed_on() -> None:
+    queries = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    arguments = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.float64)
+    (once,) = torch.autograd.grad(softmax_loss(queries, *arguments), queries)
+    (thrice,) = torch.autograd.grad(3 * softmax_loss(queries, *arguments), queries)
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    queries = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    loss = softmax_loss(queries, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]), torch.ones(2))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(2e4)
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
+
+
+def test_a_target_without_rivals_costs_nothing() -> None:
+    assert softmax_loss(torch.randn(3, 2), torch.randn(1, 2), torch.zeros(3, dtype=torch.long), torch.ones(3)) == 0.0
+
+
+def test_memory_does_not_hold_all_logits() -> None:
+    """B × C logits of 20,000 × 20,000 would be 1.6 GB; a chunk is a megabyte."""
+    queries = torch.randn(20_000, 2)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        softmax_loss(queries[:2000], queries, torch.arange(2000), torch.ones(2000))
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest <= 4 * softmax.CHUNK_ELEMENTS

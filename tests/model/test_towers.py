@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from toy import groups_log, log_of, toy_model
+from twotower.errors import ConfigError, DataError
+from twotower.features import Category, Normalized
+from twotower.model import Tower, TwoTower, two_tower
+from twotower.model.encoding import EncodedColumn, EncodedSide
+
+
+def numbers(*rows: list[float]) -> list[torch.Tensor]:
+    return [torch.tensor(column) for column in zip(*rows, strict=True)]
+
+
+def test_without_layers_a_tower_gives_its_features_side_by_side() -> None:
+    tower = Tower([Normalized("a"), Normalized("b")])
+    assert tower.width == 2
+    assert tower(numbers([1.0, -2.0], [3.0, 4.0])).tolist() == [[1.0, -2.0], [3.0, 4.0]]
+
+
+def test_relu_follows_every_layer_but_the_last() -> None:
+    tower = Tower([Normalized("a")], layers=[2, 1])
+    first, last = [layer for layer in tower.stack if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        last.weight.copy_(torch.tensor([[1.0, -3.0]]))
+    # 2 becomes (2, 0) after the ReLU, -2 becomes (0, 2); the last layer's -6 is not cut off.
+    assert tower(numbers([2.0], [-2.0])).tolist() == [[2.0], [-6.0]]
+
+
+def test_dropout_is_for_training_only() -> None:
+    tower = Tower([Normalized("a")] * 1, layers=[50], dropout=0.5)
+    inputs = numbers([1.0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert any(not torch.equal(tower.train()(inputs), tower(inputs)) for _ in range(20))
+    assert torch.equal(tower.eval()(inputs), tower(inputs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": []}, "no features"),
+        ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths of at least 1"),
+        ({"dropout": 1.0}, r"dropout=1\.0; expected a share"),
+    ],
+)
+def test_senseless_towers_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Tower(**({"features": [Normalized("a")]} | options))
+
+
+def test_towers_have_to_meet_and_temperatures_to_be_positive() -> None:
+    with pytest.raises(ConfigError, match="query tower gives 8 numbers and the candidate tower 4"):
+        TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 4)]))
+    with pytest.raises(ConfigError, match="temperature=0"):
+        TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 8)]), temperature=0)
+
+
+def test_normalized_embeddings_have_length_one_over_the_temperature() -> None:
+    log = groups_log(50)
+    model = TwoTower(Tower([Category("user", 8)]), Tower([Category("item", 8)]), normalize=True, temperature=0.25)
+    model.learn(log)
+    torch.testing.assert_close(model.embed_queries(log).norm(dim=1), torch.full((50,), 4.0))
+    torch.testing.assert_close(model.embed_candidates(log.candidates).norm(dim=1), torch.ones(30))
+
+
+def test_what_train_does_not_name_is_unknown_to_the_features() -> None:
+    train = log_of([(0, 0), (1, 1)], queries=3, candidates=3)
+    model = TwoTower(Tower([Category("user", 4)]), Tower([Category("item", 4)])).learn(train)
+    assert model.query.features[0].encode(train.queries["user"]).tolist() == [2, 3, 0]  # type: ignore[operator]
+    assert model.candidate.features[0].encode(train.candidates["item"]).tolist() == [2, 3, 0]  # type: ignore[operator]
+
+
+def test_one_seed_starts_the_same_weights() -> None:
+    log = groups_log(50)
+    one, same, other = (toy_model().learn(log, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.embed_queries(log), same.embed_queries(log))
+    assert not torch.equal(one.embed_queries(log), other.embed_queries(log))
+
+
+def test_embeddings_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = groups_log(100)
+    model = toy_model().learn(log)
+    whole = model.embed_queries(log)
+    monkeypatch.setattr(two_tower, "BLOCK", 7)
+    # Matrix products of other shapes add in another order: equal to a few units in the last place.
+    torch.testing.assert_close(model.embed_queries(log), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_embedding_leaves_the_mode_of_the_model_as_it_was() -> None:
+    log = groups_log(20)
+    model = toy_model(dropout=0.5).learn(log)
+    model.train()
+    assert torch.equal(model.embed_queries(log), model.embed_queries(log))
+    assert model.training
+
+
+def test_a_missing_column_is_named() -> None:
+    log = groups_log(20)
+    with pytest.raises(DataError, match="'colour' is in neither the interactions"):
+        TwoTower(Tower([Category("colour", 4)]), Tower([Category("item", 4)])).learn(log)
+    model = toy_model().learn(log)
+    with pytest.raises(ConfigError, match="'title' is missing; expected it among item"):
+        model.encode_candidates(pa.table({"item": [1]}))
+
+
+def test_encoded_columns_are_gathered_through_their_rows() -> None:
+    values = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    side = EncodedSide([EncodedColumn(values), EncodedColumn(values, torch.tensor([2, 2, 0]))], 3)
+    assert len(side) == 3
+    assert [part.tolist() for part in side.gather(torch.tensor([2, 0]))] == [[[5, 6], [1, 2]], [[1, 2], [5, 6]]]
+    assert [part.tolist() for part in side.whole()] == [values.tolist(), [[5, 6], [5, 6], [1, 2]]]

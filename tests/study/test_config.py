@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toy import groups_log, log_of
+from twotower.data import LastOut, from_tables
+from twotower.errors import ConfigError
+from twotower.features import Bucketized, Category, Normalized, Text
+from twotower.model import FullSoftmax, InBatchSoftmax
+from twotower.study.config import Config, config_of, read_config
+from twotower.study.inputs import candidate_inputs, query_inputs
+from twotower.study.recipes import recipe
+from twotower.training import Adagrad, AdamW
+
+TOML = """
+recipe = "tuned"
+[data]
+interactions = "log.parquet"
+query_id = "u"
+candidate_id = "i"
+[split]
+rule = "last-out"
+[model]
+layers = [16]
+query = [{kind = "category", column = "u", dim = 4}]
+[training]
+epochs = 2
+[training.optimizer]
+kind = "adagrad"
+learning_rate = 0.5
+"""
+
+
+def use(path: Path) -> None:
+    """Everything that reads a part of a config."""
+    config = read_config(path)
+    data = config.data.load()
+    config.split.parsed()
+    config.resolved_recipe(data)
+    config.model.build(data, 0.0)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5]}), tmp_path / "log.parquet")
+    config = read_config(write(tmp_path, TOML))
+    data = config.data.load()  # the path is relative to the config
+    assert len(data) == 3
+    assert config.split.parsed() == LastOut()
+    trainer = config.resolved_recipe(data).trainer
+    assert (trainer.epochs, trainer.optimizer) == (2, Adagrad(0.5))
+    model = config.model.build(data, 0.1)
+    assert model.query.settings()["features"] == [{"kind": "category", "column": "u", "dim": 4, "unknown_rate": 0.02}]
+    assert [f["unknown_rate"] for f in model.candidate.settings()["features"]] == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[data]", "[date]"), "unknown field `date`"),
+        (('query_id = "u"', ""), r"\[data\] has no query_id"),
+        (('recipe = "tuned"', 'recipe = "best"'), "Invalid enum value 'best'"),
+        (("layers = [16]", 'layers = "16"'), "Expected `array`"),
+        (("epochs = 2", "epoch = 2"), r"\[training\] has the unknown key 'epoch'; expected epochs, "),
+        (("epochs = 2", 'epochs = "2"'), r"\[training\]: Expected `int`"),
+        (("learning_rate = 0.5", "rate = 0.5"), "unknown field `rate`"),
+        (('kind = "adagrad"', 'kind = "sgd"'), "Invalid value 'sgd'"),
+        (('rule = "last-out"', 'rule = "first"'), "split 'first' is unknown"),
+        (('kind = "category"', 'kind = "word"'), "feature kind 'word' is unknown"),
+        (("[data]", "[data"), "config .*: "),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5]}), tmp_path / "log.parquet")
+    assert change[0] in TOML
+    with pytest.raises(ConfigError, match=message):
+        use(write(tmp_path, TOML.replace(*change)))
+
+
+def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
+    assert config_of("movielens-100k").data.name == "movielens-100k"
+    with pytest.raises(ConfigError, match=r"'movielens' is neither a data set \(simulated, movielens-100k"):
+        config_of("movielens")
+    with pytest.raises(ConfigError, match=r"nothing\.toml does not exist"):
+        config_of(str(tmp_path / "nothing.toml"))
+
+
+def test_the_tutorials_recipe_is_the_tutorials() -> None:
+    trainer = recipe("tutorial", groups_log()).trainer
+    assert (trainer.epochs, trainer.batch_size, trainer.validate_every) == (300, 2048, 5)
+    assert trainer.optimizer == Adagrad(0.1, initial_accumulator=0.1, epsilon=1e-7)
+    assert trainer.loss == InBatchSoftmax(log_q=False, reduction="sum")
+    assert recipe("tutorial", groups_log()).unknown_rate == 0.0
+
+
+def test_the_tuned_recipe_takes_the_full_softmax_where_the_catalogue_allows() -> None:
+    assert recipe("tuned", groups_log()).trainer.loss == FullSoftmax()
+    assert recipe("tuned", log_of([(0, 0)], 1, 30_000)).trainer.loss == InBatchSoftmax()
+    assert isinstance(recipe("tuned", groups_log()).trainer.optimizer, AdamW)
+
+
+def test_inputs_are_what_the_columns_offer() -> None:
+    log = pa.table({"u": [1, 2], "i": [1, 2], "t": [5, 6]})
+    films = pa.table({"i": [1, 2], "name": ["Toy Story", "Heat of it"], "tag": ["a", "b"], "year": [1, 2]})
+    data = from_tables(log, query_id="u", candidate_id="i", time="t", candidates=films)
+    assert [type(feature) for feature in query_inputs(data, 8, 0.0)] == [Category, Bucketized, Normalized]
+    assert [(type(f), f.column) for f in candidate_inputs(data, 8, 0.0)] == [(Category, "i"), (Text, "name")]
+    bare = from_tables(log.select(["u", "i"]), query_id="u", candidate_id="i")
+    assert [type(feature) for feature in query_inputs(bare, 8, 0.0)] == [Category]
+
+
+def test_the_default_config_is_the_embedded_data_by_the_tuned_recipe() -> None:
+    assert (Config().data.name, Config().recipe) == ("simulated", "tuned")
