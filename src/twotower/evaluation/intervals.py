@@ -57,4 +57,4 @@ def t_975(degrees: int) -> float:
         return _T_975[degrees - 1]
     z = _Z_975
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return sum(term / degrees**power for power, term in enumerate(terms))
+    return math.fsum(term / float(degrees) ** power for power, term in enumerate(terms))
