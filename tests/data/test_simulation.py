@@ -97,6 +97,7 @@ def test_attributes_hang_together_with_tastes(data: Dataset) -> None:
     assert np.abs(shares[0] - shares[1]).sum() > 0.1
 
 
-def test_senseless_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="interactions=0; expected at least 1"):
-        simulated(interactions=0)
+@pytest.mark.parametrize(("parameter", "value"), [("interactions", 0), ("queries", 2.5), ("seed", -1)])
+def test_senseless_parameters_are_refused(parameter: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{parameter}={value}; expected a whole number of at least"):
+        simulated(**{parameter: value})  # type: ignore[arg-type]

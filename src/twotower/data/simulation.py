@@ -90,7 +90,7 @@ def simulated(
         name: What reports call it.
 
     Raises:
-        ConfigError: A size is below 1.
+        ConfigError: A size is below 1, the seed below 0, or one no whole number.
 
     Example:
         >>> data = simulated(queries=50, candidates=40, interactions=1000)
@@ -98,9 +98,10 @@ def simulated(
         >>> probabilities.sum(axis=1).round(5).tolist()
         [1.0, 1.0]
     """
-    for parameter, value in (("queries", queries), ("candidates", candidates), ("interactions", interactions)):
-        if value < 1:
-            raise ConfigError(f"simulated: {parameter}={value}; expected at least 1")
+    sizes = {"queries": queries, "candidates": candidates, "interactions": interactions}
+    for parameter, value, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"simulated: {parameter}={value}; expected a whole number of at least {least}")
     draw = np.random.default_rng(seed)
     genre_of_cluster, world = _world(queries, candidates, draw)
     who = _activity(queries, interactions, draw)
