@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from twotower.data import Dataset, simulated
-from twotower.errors import ConfigError
 
 YEAR = 365 * 86_400.0
 BINS = 20
@@ -54,9 +53,3 @@ def test_times_are_whole_seconds_within_the_two_years(data: Dataset) -> None:
     assert data.times.min() >= 1_262_304_000  # 2010-01-01
     assert data.times.max() < 1_262_304_000 + 2 * YEAR
     assert np.ptp(data.times) > 1.9 * YEAR
-
-
-@pytest.mark.parametrize(("parameter", "value"), [("queries", 0), ("candidates", -1), ("interactions", 0)])
-def test_each_senseless_size_is_refused_by_name(parameter: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"{parameter}={value}; expected at least 1"):
-        simulated(**{parameter: value})  # type: ignore[arg-type]

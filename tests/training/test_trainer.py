@@ -55,6 +55,13 @@ def test_one_seed_gives_one_result_and_another_seed_another(parts: tuple[Dataset
     assert not same(models[0], models[2])
 
 
+def test_the_seed_orders_the_events_too(parts: tuple[Dataset, Dataset]) -> None:
+    first, second = toy_model().learn(parts[0], seed=1), toy_model().learn(parts[0], seed=1)
+    histories = [Trainer(epochs=2, batch_size=64, seed=s).fit(m, parts[0]) for m, s in ((first, 3), (second, 4))]
+    assert histories[0].epochs[1].loss != histories[1].epochs[1].loss
+    assert not same(first, second)
+
+
 def test_training_leaves_the_callers_random_numbers_as_they_were(parts: tuple[Dataset, Dataset]) -> None:
     model = toy_model()
     torch.manual_seed(3)
