@@ -6,7 +6,19 @@ and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for r
 
 from twotower import data
 from twotower.evaluation import Evaluation, evaluate
-from twotower.features import Bucketized, Category, Feature, Normalized, Text
+from twotower.features import (
+    Bucketized,
+    Categories,
+    Category,
+    Cyclic,
+    Elapsed,
+    Feature,
+    Hashed,
+    History,
+    Normalized,
+    Text,
+    Vector,
+)
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
 from twotower.retrieval import Recommendation, Retriever
 from twotower.training import (
@@ -16,7 +28,6 @@ from twotower.training import (
     Constant,
     Cosine,
     EarlyStopping,
-    History,
     ProgressBar,
     Trainer,
 )
@@ -29,13 +40,17 @@ __all__ = [
     "AdamW",
     "Bucketized",
     "Callback",
+    "Categories",
     "Category",
     "Constant",
     "Cosine",
+    "Cyclic",
     "EarlyStopping",
+    "Elapsed",
     "Evaluation",
     "Feature",
     "FullSoftmax",
+    "Hashed",
     "History",
     "InBatchSoftmax",
     "Normalized",
@@ -46,6 +61,7 @@ __all__ = [
     "Tower",
     "Trainer",
     "TwoTower",
+    "Vector",
     "__version__",
     "data",
     "evaluate",

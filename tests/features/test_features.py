@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Bucketized, Category, Feature, Normalized, Text, feature_from_settings
+from twotower.features import (
+    Bucketized,
+    Categories,
+    Category,
+    Cyclic,
+    Feature,
+    Hashed,
+    Normalized,
+    Text,
+    Vector,
+    feature_from_settings,
+)
 
 
 class Hour(Feature):
@@ -41,6 +52,10 @@ CASES: dict[str, tuple[Any, list[Any]]] = {
     "bucketized": (lambda: Bucketized("x", buckets=4, dim=3), NUMBERS),
     "normalized": (lambda: Normalized("x"), NUMBERS),
     "text": (lambda: Text("x", dim=3), WORDS),
+    "categories": (lambda: Categories("x", dim=3), [["a", "b"], [], None, ["b"], ["c", "a"]]),
+    "hashed": (lambda: Hashed("x", buckets=50, dim=3), ["a", "b", "a", None, "c", "a"]),
+    "cyclic": (lambda: Cyclic("x", "week", harmonics=2), NUMBERS),
+    "vector": (lambda: Vector("x", size=2, dim=3), [[1.0, 2.0], None, [0.5, -1.0]]),
     "one's own": (lambda: Hour("x"), NUMBERS),
 }
 
@@ -90,11 +105,13 @@ def test_settings_state_and_weights_make_it_anew(case: tuple[Feature, list[Any]]
 
 def test_gradients_reach_its_parameters(case: tuple[Feature, list[Any]]) -> None:
     feature, values = case
-    feature(feature.encode(column_of(values))).sum().backward()
+    embedded = feature(feature.encode(column_of(values)))
+    if list(feature.parameters()):
+        embedded.sum().backward()
     assert all(parameter.grad is not None for parameter in feature.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "one's own"])
+@pytest.mark.parametrize("name", ["category", "bucketized", "normalized", "text", "categories"])
 def test_it_cannot_be_used_before_it_has_learned(name: str) -> None:
     make, values = CASES[name]
     with pytest.raises(NotFittedError, match="call fit first"):
@@ -241,3 +258,45 @@ class TestText:
     def test_numbers_are_refused(self) -> None:
         with pytest.raises(DataError, match="'x', row 0: 3 is int64; expected text"):
             Text("x").fit(column_of([3]))
+
+
+class TestCategories:
+    def test_the_embedding_is_the_mean_of_its_labels(self) -> None:
+        feature = Categories("x", dim=2)
+        feature.fit(column_of([["a", "b"], ["a"]]))
+        table = feature.table
+        assert table is not None
+        both, none = feature(feature.encode(column_of([["b", "a"], []])))
+        torch.testing.assert_close(both, (table[2] + table[3]) / 2)
+        assert none.tolist() == [0.0, 0.0]
+
+    def test_what_is_no_list_is_refused(self) -> None:
+        with pytest.raises(DataError, match="'x', row 0: 'a' is string; expected a list of labels"):
+            Categories("x").fit(column_of(["a"]))
+
+
+class TestHashed:
+    def test_a_value_has_its_row_on_every_machine_and_alone_or_in_company(self) -> None:
+        feature = Hashed("x", buckets=1000)
+        assert feature.encode(column_of(["phone", None])).tolist() == [176, 0]
+        assert feature.encode(column_of(["42"])).tolist() == feature.encode(column_of([42])).tolist()
+
+
+class TestCyclic:
+    @pytest.mark.parametrize(("period", "seconds"), [("day", 86_400), ("week", 604_800)])
+    def test_ends_meet_and_opposites_are_opposite(self, period: Any, seconds: int) -> None:
+        feature = Cyclic("x", period, harmonics=1)
+        start, middle, end = feature.encode(column_of([0, seconds // 2, seconds]))
+        torch.testing.assert_close(start, end, atol=1e-6, rtol=0)
+        torch.testing.assert_close(start, -middle, atol=1e-6, rtol=0)
+
+
+class TestVector:
+    def test_a_vector_is_passed_on_and_a_wrong_one_refused(self) -> None:
+        feature = Vector("x", size=2)
+        feature.fit(column_of([[1.0, 2.0]]))
+        assert feature(feature.encode(column_of([[3, 4], None]))).tolist() == [[3.0, 4.0], [0.0, 0.0]]
+        with pytest.raises(DataError, match="'x', row 1: a vector of 3 numbers; expected 2"):
+            feature.fit(column_of([[1.0, 2.0], [1.0, 2.0, 3.0]]))
+        with pytest.raises(DataError, match="'x', row 0: not finite"):
+            feature.fit(column_of([[1.0, float("nan")]]))

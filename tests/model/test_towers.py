@@ -11,6 +11,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower, two_tower
 from twotower.model.encoding import EncodedColumn, EncodedSide
+from twotower.model.tower import tower_from_settings
 
 
 def numbers(*rows: list[float]) -> list[torch.Tensor]:
@@ -25,12 +26,67 @@ def test_without_layers_a_tower_gives_its_features_side_by_side() -> None:
 
 def test_relu_follows_every_layer_but_the_last() -> None:
     tower = Tower([Normalized("a")], layers=[2, 1])
-    first, last = [layer for layer in tower.stack if isinstance(layer, torch.nn.Linear)]
+    first, last = [layer for layer in tower.stack.modules() if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
         first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
         last.weight.copy_(torch.tensor([[1.0, -3.0]]))
     # 2 becomes (2, 0) after the ReLU, -2 becomes (0, 2); the last layer's -6 is not cut off.
     assert tower(numbers([2.0], [-2.0])).tolist() == [[2.0], [-6.0]]
+
+
+def dense_of(tower: Tower) -> list[torch.nn.Linear]:
+    return [layer for layer in tower.modules() if isinstance(layer, torch.nn.Linear)]
+
+
+def test_a_residual_layer_adds_its_input_where_the_widths_agree() -> None:
+    tower = Tower([Normalized("a"), Normalized("b")], layers=[2, 3, 1], residual=True)
+    same, other, last = dense_of(tower)
+    with torch.no_grad():
+        for layer in (same, other):
+            layer.weight.zero_()
+        other.bias.fill_(1.0)
+        last.weight.fill_(1.0)
+    # The first layer gives its input alone, the second, of another width, only its bias.
+    hidden = tower.stack[0](torch.tensor([[2.0, -5.0]]))
+    assert hidden.tolist() == [[2.0, -5.0]]
+    assert tower(numbers([2.0, -5.0])).tolist() == [[3.0]]
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_a_cross_layer_multiplies_features(rank: int | None) -> None:
+    tower = Tower([Normalized("a"), Normalized("b")], cross=2, cross_rank=rank)
+    with torch.no_grad():
+        for layer in dense_of(tower):
+            layer.weight.fill_(1.0)
+    # x0 = (2, 3): x1 = x0 · 5 + x0 = (12, 18), x2 = x0 · 30 + x1 = (72, 108)
+    assert tower(numbers([2.0, 3.0])).tolist() == [[72.0, 108.0]]
+
+
+def test_cross_layers_beside_are_joined_to_the_last_width() -> None:
+    tower = Tower([Normalized("a"), Normalized("b")], layers=[4, 3], cross=1, cross_place="beside")
+    assert tower(numbers([2.0, 3.0], [1.0, 1.0])).shape == (2, 3)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_norms_follow_hidden_layers(norm: Any) -> None:
+    tower = Tower([Normalized("a"), Normalized("b")], layers=[16, 2], norm=norm, activation="tanh").train()
+    inputs = numbers(*[[float(i), float(i * i % 7)] for i in range(40)])
+    layer = tower.stack[0]
+    hidden = layer.norm(layer.dense(torch.stack(inputs, dim=1)))  # type: ignore[operator]
+    dim = 1 if norm == "layer" else 0
+    torch.testing.assert_close(hidden.mean(dim=dim), torch.zeros(hidden.shape[1 - dim]), atol=1e-5, rtol=0)
+    assert [type(module) for module in tower.modules() if isinstance(module, torch.nn.Tanh)]
+
+
+def test_every_setting_makes_the_tower_anew() -> None:
+    tower = Tower(
+        [Normalized("a")], [4, 4, 2], 0.1, activation="gelu", norm="layer", residual=True, cross=2, cross_rank=1
+    )
+    again = tower_from_settings(tower.settings())
+    again.load_state_dict(tower.state_dict())
+    inputs = numbers([0.3], [-1.0])
+    assert torch.equal(again.eval()(inputs), tower.eval()(inputs))
+    assert again.settings() == tower.settings()
 
 
 def test_dropout_is_for_training_only() -> None:
@@ -48,6 +104,11 @@ def test_dropout_is_for_training_only() -> None:
         ({"features": []}, "no features"),
         ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths of at least 1"),
         ({"dropout": 1.0}, r"dropout=1\.0; expected a share"),
+        ({"activation": "selu"}, "activation='selu'"),
+        ({"norm": "group"}, "norm='group'"),
+        ({"cross": -1}, "cross=-1"),
+        ({"cross": 1, "cross_rank": 0}, "cross_rank=0"),
+        ({"cross": 1, "cross_place": "beside"}, "beside no dense layers"),
     ],
 )
 def test_senseless_towers_are_refused(options: dict[str, Any], message: str) -> None:
@@ -106,7 +167,7 @@ def test_a_missing_column_is_named() -> None:
     with pytest.raises(DataError, match="'colour' is in neither the interactions"):
         TwoTower(Tower([Category("colour", 4)]), Tower([Category("item", 4)])).learn(log)
     model = toy_model().learn(log)
-    with pytest.raises(ConfigError, match="'title' is missing; expected it among item"):
+    with pytest.raises(DataError, match="'title' is missing; expected it among item"):
         model.encode_candidates(pa.table({"item": [1]}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -12,6 +13,9 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from twotower.errors import ConfigError, NotFittedError
+
+Columns = Mapping[str, pa.ChunkedArray]
+"""Columns by name, all of the same length."""
 
 _KINDS: dict[str, type[Feature]] = {}
 
@@ -57,16 +61,34 @@ class Feature(nn.Module):
         if "kind" in cls.__dict__:
             _KINDS[cls.kind] = cls
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that it encodes; more than one for a kind that overrides `encode_columns`."""
+        return (self.column,)
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """The columns that it learns from; default: those that it encodes."""
+        return self.reads
+
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""
 
-    @abstractmethod
     def encode(self, column: pa.ChunkedArray) -> Tensor:
         """Turns a column of N rows into a tensor `[N, …]`.
 
         Raises:
             DataError: A value cannot be encoded; names column, row, value and what was expected.
         """
+        raise NotImplementedError(f"{type(self).__name__} encodes neither a column nor several")
+
+    def fit_columns(self, columns: Columns) -> None:
+        """`fit` for a kind that learns from several columns, one row an event."""
+        self.fit(columns[self.column])
+
+    def encode_columns(self, columns: Columns) -> Tensor:
+        """`encode` for a kind that reads several columns, one row an event."""
+        return self.encode(columns[self.column])
 
     @abstractmethod
     def forward(self, encoded: Tensor) -> Tensor:

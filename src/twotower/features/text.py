@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ConfigError, DataError
+from twotower.features.bags import FIRST, PADDING, padded_rows
 from twotower.features.base import Feature, require_fitted
-from twotower.features.tables import embedding_table, look_up, vocabulary_of
-
-PADDING, UNKNOWN, FIRST = 0, 1, 2
+from twotower.features.tables import embedding_table, vocabulary_of
 
 
 class Text(Feature):
@@ -72,14 +71,7 @@ class Text(Feature):
         require_fitted(self, self.vocabulary)
         assert self.vocabulary is not None
         words, lengths = self._words(column)
-        rows = look_up(words, self.vocabulary, first=FIRST, missing=PADDING).numpy()
-        rows = np.where(rows == 0, UNKNOWN, rows)  # every word is there, so 0 can only be "not in the vocabulary"
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        kept = place < self.max_length
-        text = np.repeat(np.arange(len(lengths)), lengths)
-        padded = np.full((len(lengths), min(lengths.max(initial=1), self.max_length)), PADDING, dtype=np.int32)
-        padded[text[kept], place[kept]] = rows[kept]
-        return torch.from_numpy(padded)
+        return padded_rows(words, lengths, self.vocabulary, self.max_length)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n, length]` rows as `[n, dim]`."""

@@ -1,30 +1,37 @@
-"""`Tower`: features side by side, followed by a stack of dense layers."""
+"""`Tower`: features side by side, then cross layers and dense layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
+from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 
 
 class Tower(nn.Module):
-    """Features, concatenated, and dense layers: ReLU after each but the last.
+    """Features, concatenated, and dense layers with an activation after each but the last.
 
-    No ReLU follows the last layer: there it would make every coordinate of an embedding non-negative.
+    Nothing follows the last layer: a ReLU there would make every coordinate of an embedding non-negative.
     Dense layers start Glorot uniform with zero biases.
 
     Args:
         features: What the tower reads, side by side.
         layers: Widths of the dense layers; empty for the concatenated features themselves.
         dropout: Share of the inputs of every dense layer that is dropped in training.
+        activation: What follows every dense layer but the last: `relu`, `gelu`, `silu` or `tanh`.
+        norm: Normalise what comes out of every dense layer but the last: `layer`, `batch` or `none`.
+        residual: Add its input to what a hidden layer gives, where both have the same width.
+        cross: How many cross layers (DCN-v2, Wang et al., WWW 2021), which multiply features.
+        cross_rank: Rank of the cross layers' matrices; None for full ones.
+        cross_place: Put them `before` the dense layers, or `beside` them, their results mapped to the last width.
 
     Raises:
-        ConfigError: No features, a width below 1 or a dropout outside [0, 1).
+        ConfigError: No features, a width below 1, a dropout outside [0, 1), or cross layers beside no dense ones.
 
     Example:
         >>> from twotower.features import Normalized
@@ -33,7 +40,19 @@ class Tower(nn.Module):
         torch.Size([3, 4])
     """
 
-    def __init__(self, features: Sequence[Feature], layers: Sequence[int] = (), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        layers: Sequence[int] = (),
+        dropout: float = 0.0,
+        *,
+        activation: Activation = "relu",
+        norm: Norm = "none",
+        residual: bool = False,
+        cross: int = 0,
+        cross_rank: int | None = None,
+        cross_place: Literal["before", "beside"] = "before",
+    ) -> None:
         super().__init__()
         if not features:
             raise ConfigError("a tower has no features; expected at least one")
@@ -41,55 +60,59 @@ class Tower(nn.Module):
             raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout}; expected a share in [0, 1)")
-        self.layers = list(layers)
-        self.dropout = dropout
+        if activation not in ACTIVATIONS or norm not in ("none", "layer", "batch"):
+            raise ConfigError(
+                f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
+                f"and none, layer or batch"
+            )
+        if cross < 0 or (cross_rank is not None and cross_rank < 1) or cross_place not in ("before", "beside"):
+            raise ConfigError(
+                f"cross={cross}, cross_rank={cross_rank}, cross_place={cross_place!r}; expected at least 0, "
+                f"a rank of at least 1 or none given, and before or beside"
+            )
+        if cross > 0 and cross_place == "beside" and not layers:
+            raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
+        self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
+        self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         self.features = nn.ModuleList(features)
-        self.stack = self._dense_stack()
+        width = sum(feature.width for feature in features)
+        self.width = self.layers[-1] if self.layers else width
+        self.stack = dense_stack(width, self.layers, dropout, activation, norm, residual)
+        self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
+        beside = cross > 0 and cross_place == "beside"
+        self.joined = nn.Linear(width + self.width, self.width) if beside else None
         self.reset()
-
-    @property
-    def width(self) -> int:
-        """Numbers in the embedding."""
-        return self.layers[-1] if self.layers else self._input_width()
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        embedding: Tensor = self.stack(torch.cat(embedded, dim=1))  # [n, sum of widths] -> [n, width]
-        return embedding
+        inputs = torch.cat(embedded, dim=1)  # [n, sum of widths]
+        crossed = inputs if self.crossed is None else self.crossed(inputs)
+        if self.joined is not None:
+            joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))
+            return joined
+        stacked: Tensor = self.stack(crossed)
+        return stacked
 
     def reset(self) -> None:
-        """Starts the dense layers anew."""
-        for layer in self.stack:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        """Starts all but the features anew."""
+        for part in (self.stack, self.crossed, self.joined):
+            if part is not None:
+                start_anew(part)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this tower anew, as plain data."""
         return {
-            "features": [feature.settings() for feature in self._features()],
+            "features": [feature.settings() for feature in self.features if isinstance(feature, Feature)],
             "layers": self.layers,
             "dropout": self.dropout,
+            "activation": self.activation,
+            "norm": self.norm,
+            "residual": self.residual,
+            "cross": self.cross,
+            "cross_rank": self.cross_rank,
+            "cross_place": self.cross_place,
         }
-
-    def _features(self) -> list[Feature]:
-        return [feature for feature in self.features if isinstance(feature, Feature)]
-
-    def _input_width(self) -> int:
-        return sum(feature.width for feature in self._features())
-
-    def _dense_stack(self) -> nn.Sequential:
-        stack = nn.Sequential()
-        width = self._input_width()
-        for depth, next_width in enumerate(self.layers):
-            if depth > 0:
-                stack.append(nn.ReLU())
-            if self.dropout > 0:
-                stack.append(nn.Dropout(self.dropout))
-            stack.append(nn.Linear(width, next_width))
-            width = next_width
-        return stack
 
 
 def tower_from_settings(settings: dict[str, Any]) -> Tower:

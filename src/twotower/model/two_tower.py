@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.data.dataset import Dataset
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.tower import Tower, tower_from_settings
@@ -82,10 +82,10 @@ class TwoTower(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for feature in features_of(self.query):
-                column, rows = train.query_column(feature.column)
-                feature.fit(column.take(pa.array(np.unique(rows))))
+                feature.fit_columns(_training_columns(train, feature.learns_from))
             for feature in features_of(self.candidate):
-                feature.fit(train.candidate_column(feature.column).take(seen_candidates))
+                names = feature.learns_from
+                feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
             self.query.reset()
             self.candidate.reset()
         self.is_fitted = True
@@ -100,8 +100,14 @@ class TwoTower(nn.Module):
         query_rows = torch.from_numpy(events.query_index)
         columns = []
         for feature in features_of(self.query):
-            column, rows = events.query_column(feature.column)
-            columns.append(EncodedColumn(feature.encode(column), query_rows if rows is events.query_index else None))
+            sources = {name: events.query_column(name) for name in feature.reads}
+            if len(sources) == 1:
+                ((name, (column, rows)),) = sources.items()
+                encoded = feature.encode_columns({name: column})
+                columns.append(EncodedColumn(encoded, query_rows if rows is events.query_index else None))
+            else:
+                by_event = {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}
+                columns.append(EncodedColumn(feature.encode_columns(by_event)))
         return EncodedSide(columns, len(events))
 
     def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
@@ -168,11 +174,24 @@ def features_of(tower: Tower) -> list[Feature]:
 
 
 def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
-    """Each row of a table, encoded for a tower."""
-    return EncodedSide([EncodedColumn(f.encode(_column(table, f.column))) for f in features_of(tower)], table.num_rows)
+    """Each row of a table, encoded for a tower.
+
+    Raises:
+        DataError: A column is missing or holds a value that cannot be encoded.
+    """
+    columns = {name: table[name] for name in table.column_names}
+    for feature in features_of(tower):
+        for name in feature.reads:
+            if name not in columns:
+                raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
+    encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
+    return EncodedSide(encoded, table.num_rows)
 
 
-def _column(table: pa.Table, column: str) -> pa.ChunkedArray:
-    if column not in table.column_names:
-        raise ConfigError(f"column {column!r} is missing; expected it among {', '.join(table.column_names)}")
-    return table[column]
+def _training_columns(train: Dataset, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:
+    """Columns to learn from: one row a distinct query where a single column is the query's, else one row an event."""
+    sources = {name: train.query_column(name) for name in names}
+    if len(sources) == 1:
+        ((name, (column, rows)),) = sources.items()
+        return {name: column.take(pa.array(np.unique(rows)))}
+    return {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset, from_tables
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError, DataError, SavedFolderError, TwoTowerError
+from twotower.features.history import GIVEN
 from twotower.files import replaced_folder
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower, encode_table, features_of
@@ -201,7 +202,10 @@ class Retriever:
 
     def _query_table(self, queries: Sequence[Request], rows: Sequence[int | None]) -> pa.Table:
         """One row a query, with every column that the query tower reads."""
-        wanted = sorted({feature.column for feature in features_of(self.model.query)} | {self.details.query_id})
+        reads = {name for feature in features_of(self.model.query) for name in feature.reads}
+        if any(GIVEN in query for query in queries):
+            reads.add(GIVEN)
+        wanted = sorted(reads | {self.details.query_id})
         known_columns = {*wanted, *self.queries.column_names, *([self.details.time] if self.details.time else [])}
         for query in queries:
             if unknown := sorted(set(query) - known_columns):

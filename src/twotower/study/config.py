@@ -12,7 +12,8 @@ from twotower.data import builtin
 from twotower.data.dataset import Dataset, from_tables
 from twotower.data.splits import SplitRule, parse_rule
 from twotower.errors import ConfigError
-from twotower.features import feature_from_settings
+from twotower.features import Feature, feature_from_settings
+from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
 from twotower.study.inputs import candidate_inputs, query_inputs
@@ -95,7 +96,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         candidate: Features of the candidate tower; none given: id and words of text columns.
         layers: Widths of the dense layers of both towers.
         dim: Numbers in each embedding of features that are not given.
-        dropout: Share of the inputs of dense layers dropped in training.
+        dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
+        activation: `relu`, `gelu`, `silu` or `tanh`.
+        norm: `none`, `layer` or `batch`.
+        residual: Add a hidden layer's input to what it gives.
+        cross: How many cross layers.
+        cross_rank: Rank of their matrices.
+        cross_place: `before` the dense layers or `beside` them.
         normalize: Divide embeddings by their length.
         temperature: What scores are divided by.
     """
@@ -105,6 +112,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     layers: tuple[int, ...] = (64, 32)
     dim: int = 32
     dropout: float = 0.0
+    activation: Activation = "relu"
+    norm: Norm = "none"
+    residual: bool = False
+    cross: int = 0
+    cross_rank: int | None = None
+    cross_place: Literal["before", "beside"] = "before"
     normalize: bool = False
     temperature: float = 1.0
 
@@ -113,10 +126,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         query = [feature_from_settings(feature) for feature in self.query]
         candidate = [feature_from_settings(feature) for feature in self.candidate]
         return TwoTower(
-            Tower(query or query_inputs(data, self.dim, unknown_rate), self.layers, self.dropout),
-            Tower(candidate or candidate_inputs(data, self.dim, unknown_rate), self.layers, self.dropout),
+            self._tower(query or query_inputs(data, self.dim, unknown_rate)),
+            self._tower(candidate or candidate_inputs(data, self.dim, unknown_rate)),
             normalize=self.normalize,
             temperature=self.temperature,
+        )
+
+    def _tower(self, features: list[Feature]) -> Tower:
+        return Tower(
+            features,
+            self.layers,
+            self.dropout,
+            activation=self.activation,
+            norm=self.norm,
+            residual=self.residual,
+            cross=self.cross,
+            cross_rank=self.cross_rank,
+            cross_place=self.cross_place,
         )
 
 

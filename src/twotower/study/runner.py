@@ -30,7 +30,7 @@ from twotower.study.report import write_report
 from twotower.study.results import CurvePoint, DataSummary, Run, Seconds, Study, write_results
 from twotower.study.summary import verdicts
 from twotower.training.callbacks import ProgressBar
-from twotower.training.history import History
+from twotower.training.history import TrainingHistory
 from twotower.version import VERSION
 
 METRIC = "top_100"
@@ -48,7 +48,7 @@ class Trained:
     """
 
     model: TwoTower
-    history: History
+    history: TrainingHistory
     seconds: Seconds
     best_epoch: int
 

@@ -1,7 +1,7 @@
 """Training: optimisers and schedules, the loop, its history, its callbacks and its checkpoints."""
 
 from twotower.training.callbacks import Callback, ProgressBar, TrainingState
-from twotower.training.history import Epoch, History
+from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
 from twotower.training.trainer import EarlyStopping, Trainer
 
@@ -13,8 +13,8 @@ __all__ = [
     "Cosine",
     "EarlyStopping",
     "Epoch",
-    "History",
     "ProgressBar",
     "Trainer",
+    "TrainingHistory",
     "TrainingState",
 ]

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch.optim import Optimizer
 
 from twotower.model.two_tower import TwoTower
-from twotower.training.history import Epoch, History
+from twotower.training.history import Epoch, TrainingHistory
 
 
 @dataclass
@@ -29,7 +29,7 @@ class TrainingState:
 
     model: TwoTower
     optimizer: Optimizer
-    history: History
+    history: TrainingHistory
     epochs: int
     steps_per_epoch: int
     step: int = 0

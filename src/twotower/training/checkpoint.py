@@ -19,7 +19,7 @@ from twotower.data.splits import fingerprint
 from twotower.errors import SavedFolderError
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower
-from twotower.training.history import History
+from twotower.training.history import TrainingHistory
 
 EVERY_SECONDS = 5.0
 """Seconds of training that an interruption may cost, beside the epoch it falls in."""
@@ -29,7 +29,7 @@ Weights = dict[str, Tensor]
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
-    history: History
+    history: TrainingHistory
 
 
 class Checkpoint:
@@ -44,7 +44,7 @@ class Checkpoint:
         self.folder, self.identity = folder, identity
         self._written = time.monotonic()
 
-    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[History, Weights] | None:
+    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[TrainingHistory, Weights] | None:
         """Puts the saved state into model and optimiser; None where there is none.
 
         Returns:
@@ -73,7 +73,7 @@ class Checkpoint:
         _restore_optimizer(optimizer, moments)
         return state.history, best
 
-    def save(self, model: TwoTower, optimizer: Optimizer, history: History, best: Weights) -> None:
+    def save(self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights) -> None:
         """Replaces the folder's content, unless the last time was a moment ago."""
         if time.monotonic() - self._written < EVERY_SECONDS:
             return

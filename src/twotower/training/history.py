@@ -1,4 +1,4 @@
-"""`History`: what every epoch of a training gave, the one record that everything else reads."""
+"""`TrainingHistory`: what every epoch of a training gave, the one record that everything else reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Epoch(msgspec.Struct, frozen=True):
     validation_seconds: float = 0.0
 
 
-class History(msgspec.Struct):
+class TrainingHistory(msgspec.Struct):
     """All epochs so far, the first first.
 
     Attributes:

@@ -22,7 +22,7 @@ from twotower.model.losses import Batch, BoundLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights, identity_of
-from twotower.training.history import Epoch, History
+from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer
 
 
@@ -112,7 +112,7 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         callbacks: Sequence[Callback] = (),
         checkpoint: Path | None = None,
         stop_after: int | None = None,
-    ) -> History:
+    ) -> TrainingHistory:
         """Trains a model in place.
 
         A model that has not learned from data yet learns its vocabularies from `train` and gets its initial
@@ -182,7 +182,7 @@ class _Run:
         state = TrainingState(
             model,
             settings.optimizer.build(model),
-            History(monitor=settings.monitor),
+            TrainingHistory(monitor=settings.monitor),
             settings.epochs,
             -(-len(train) // settings.batch_size),
         )

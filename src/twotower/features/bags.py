@@ -1,0 +1,32 @@
+"""Bags: rows with several values each, as padded rows of an embedding table."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twotower.features.tables import look_up
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+
+
+def padded_rows(values: pa.Array, lengths: npt.NDArray[np.int64], vocabulary: pa.Array, max_length: int) -> Tensor:
+    """Rows of a table, padded with 0 at the end: int32 `[N, longest]`.
+
+    Args:
+        values: All values one after the other, none of them null.
+        lengths: How many belong to each row, `[N]`.
+        vocabulary: What has a row of its own, from row 2; all else has row 1.
+        max_length: Values read of each row, at most: the first ones.
+    """
+    rows = look_up(values, vocabulary, first=FIRST, missing=PADDING).numpy()
+    rows = np.where(rows == 0, UNKNOWN, rows)  # every value is there, so 0 can only be "not in the vocabulary"
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    kept = place < max_length
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    padded = np.full((len(lengths), min(lengths.max(initial=1), max_length)), PADDING, dtype=np.int32)
+    padded[row[kept], place[kept]] = rows[kept]
+    return torch.from_numpy(padded)

@@ -1,0 +1,97 @@
+"""Layers of towers: dense ones with norm, activation and residual, and cross layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+Norm = Literal["none", "layer", "batch"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
+
+
+class HiddenLayer(nn.Module):
+    """Dropout, a dense layer, its norm, its activation, and its input added where that fits and is wanted.
+
+    Args:
+        inputs: Numbers that come in.
+        outputs: Numbers that go out.
+        dropout: Share of the inputs dropped in training.
+        activation: Its activation.
+        norm: Its norm.
+        residual: Add the input, where `inputs` equals `outputs`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, dropout: float, activation: Activation, norm: Norm, residual: bool
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(inputs, outputs)
+        self.norm = NORMS[norm](outputs) if norm in NORMS else nn.Identity()
+        self.activation = ACTIVATIONS[activation]()
+        self.adds_input = residual and inputs == outputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[n, inputs]` to `[n, outputs]`."""
+        given: Tensor = self.activation(self.norm(self.dense(self.dropout(inputs))))
+        return given + inputs if self.adds_input else given
+
+
+class CrossLayers(nn.Module):
+    """Cross layers: `x_(l+1) = x_0 ⊙ (W x_l + b) + x_l`, W of full or low rank.
+
+    Wang et al., *DCN V2: improved deep & cross network*, WWW 2021.
+
+    Args:
+        width: Numbers in and out.
+        count: How many layers.
+        rank: W is a product of `[width, rank]` and `[rank, width]`; None for a full matrix.
+    """
+
+    def __init__(self, width: int, count: int, rank: int | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Linear(width, width)
+            if rank is None
+            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+            for _ in range(count)
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[n, width]` to `[n, width]`."""
+        crossed = inputs
+        for layer in self.layers:
+            crossed = inputs * layer(crossed) + crossed
+        return crossed
+
+
+def dense_stack(
+    inputs: int, layers: Sequence[int], dropout: float, activation: Activation, norm: Norm, residual: bool
+) -> nn.Sequential:
+    """Hidden layers, and a last one that is only dense; the identity where there are none."""
+    stack = nn.Sequential()
+    for width in layers[:-1]:
+        stack.append(HiddenLayer(inputs, width, dropout, activation, norm, residual))
+        inputs = width
+    for width in layers[-1:]:
+        stack.append(nn.Dropout(dropout))
+        stack.append(nn.Linear(inputs, width))
+    return stack
+
+
+def start_anew(part: nn.Module) -> None:
+    """Dense layers Glorot uniform with zero biases; norms at the identity."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
+            module.reset_parameters()
+            if isinstance(module, nn.BatchNorm1d):
+                module.reset_running_stats()
