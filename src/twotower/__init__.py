@@ -7,6 +7,7 @@ and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for r
 from twotower import data
 from twotower.evaluation import Evaluation, evaluate
 from twotower.features import (
+    Activity,
     Bucketized,
     Categories,
     Category,
@@ -36,6 +37,7 @@ from twotower.version import VERSION
 __version__ = VERSION
 
 __all__ = [
+    "Activity",
     "Adagrad",
     "AdamW",
     "Bucketized",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy import groups_log
 from twotower.data import split_random
 from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Category, Elapsed, Feature, History, feature_from_settings
+from twotower.features import Activity, Category, Elapsed, Feature, History, feature_from_settings
 from twotower.features.base import Columns
 from twotower.features.history import GIVEN
 from twotower.model import Tower, TwoTower
@@ -37,6 +37,8 @@ ENCODERS = ("summaries", "mean", "gru", "attention")
 FEATURES: dict[str, Any] = {
     "first": lambda: Elapsed("at", by="who", since="first", dim=3),
     "previous": lambda: Elapsed("at", by="who", since="previous", dim=3),
+    "before": lambda: Activity("at", by="who", events="before", dim=3),
+    "in all": lambda: Activity("at", by="who", events="all", dim=3),
 } | {name: (lambda name=name: History("what", "who", "at", length=3, dim=4, encoder=name)) for name in ENCODERS}
 
 
@@ -191,3 +193,12 @@ def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:
         found = retriever.recommend({"user": 999, "history": given}, k=5)
         assert sum(one.id % 5 == group for one in found) >= 4
     assert retriever.recommend({"user": 3}) != retriever.recommend({"user": 3, "history": [1, 6, 11]})
+
+
+def test_activity_counts_what_came_strictly_before_or_in_all() -> None:
+    before, whole = Activity("at", by="who", dim=2), Activity("at", by="who", events="all", dim=2)
+    for activity, expected in ((before, [0, 0, 1, 1, 1, 3]), (whole, [4, 2, 4, 4, 2, 4])):
+        activity.fit_columns(columns_of(LOG))
+        assert activity.encode_columns(columns_of(LOG)).expm1().round().tolist() == expected
+    stranger = columns_of({"who": ["zoe"], "at": [4]})
+    assert before.encode_columns(stranger).tolist() == [0.0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from toy import groups_log, log_of
 from twotower.data import LastOut, from_tables
 from twotower.errors import ConfigError
-from twotower.features import Bucketized, Category, Normalized, Text
+from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.study.config import Config, config_of, read_config
-from twotower.study.inputs import candidate_inputs, query_inputs
+from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.study.recipes import recipe
 from twotower.training import Adagrad, AdamW
+
+INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
 TOML = """
 recipe = "tuned"
@@ -41,7 +44,7 @@ def use(path: Path) -> None:
     data = config.data.load()
     config.split.parsed()
     config.resolved_recipe(data)
-    config.model.build(data, 0.0)
+    config.model.build(data, recipe("tuned", data))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -58,7 +61,7 @@ def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
     assert config.split.parsed() == LastOut()
     trainer = config.resolved_recipe(data).trainer
     assert (trainer.epochs, trainer.optimizer) == (2, Adagrad(0.5))
-    model = config.model.build(data, 0.1)
+    model = config.model.build(data, msgspec.structs.replace(recipe("tuned", data), unknown_rate=0.1))
     assert model.query.settings()["features"] == [{"kind": "category", "column": "u", "dim": 4, "unknown_rate": 0.02}]
     assert [f["unknown_rate"] for f in model.candidate.settings()["features"]] == [0.1]
 
@@ -112,8 +115,12 @@ def test_inputs_are_what_the_columns_offer() -> None:
     log = pa.table({"u": [1, 2], "i": [1, 2], "t": [5, 6]})
     films = pa.table({"i": [1, 2], "name": ["Toy Story", "Heat of it"], "tag": ["a", "b"], "year": [1, 2]})
     data = from_tables(log, query_id="u", candidate_id="i", time="t", candidates=films)
-    assert [type(feature) for feature in query_inputs(data, 8, 0.0)] == [Category, Bucketized, Normalized]
-    assert [(type(f), f.column) for f in candidate_inputs(data, 8, 0.0)] == [(Category, "i"), (Text, "name")]
+    plain, record = [Category, Bucketized, Normalized], [Elapsed, Elapsed, Activity, Activity]
+    kinds = {inputs: [type(feature) for feature in query_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
+    assert kinds == {"tutorial": plain, "log": plain + record, "all": [*plain, *record, History]}
+    words = [(Category, "i"), (Text, "name")]
+    read = {inputs: [(type(f), f.column) for f in candidate_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
+    assert read == {"tutorial": words, "log": words, "all": [*words, (Bucketized, "year")]}  # each tag is its own row's
     bare = from_tables(log.select(["u", "i"]), query_id="u", candidate_id="i")
     assert [type(feature) for feature in query_inputs(bare, 8, 0.0)] == [Category]
 

@@ -1,5 +1,6 @@
 """Features: columns turned into numbers that a tower can use, one module a kind."""
 
+from twotower.features.activity import Activity
 from twotower.features.base import Feature, feature_from_settings
 from twotower.features.bucketized import Bucketized
 from twotower.features.categories import Categories
@@ -13,6 +14,7 @@ from twotower.features.text import Text
 from twotower.features.vector import Vector
 
 __all__ = [
+    "Activity",
     "Bucketized",
     "Categories",
     "Category",

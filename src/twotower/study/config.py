@@ -16,7 +16,7 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
-from twotower.study.inputs import candidate_inputs, query_inputs
+from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.study.recipes import Recipe, RecipeName, recipe
 from twotower.training.trainer import Trainer
 
@@ -92,8 +92,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Which model.
 
     Attributes:
-        query: Features of the query tower; none given: id and time.
-        candidate: Features of the candidate tower; none given: id and words of text columns.
+        query: Features of the query tower; none given: what the data has, by `inputs`.
+        candidate: Features of the candidate tower; likewise.
+        inputs: Where no features are given: `all` that the data has; `log`, without histories and attributes;
+            `tutorial`, id, time and words alone. Default: the recipe's.
         layers: Widths of the dense layers of both towers.
         dim: Numbers in each embedding of features that are not given.
         dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
@@ -104,11 +106,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         cross_rank: Rank of their matrices.
         cross_place: `before` the dense layers or `beside` them.
         normalize: Divide embeddings by their length.
-        temperature: What scores are divided by.
+        temperature: What scores are divided by; default: the recipe's.
     """
 
     query: list[dict[str, Any]] = []
     candidate: list[dict[str, Any]] = []
+    inputs: Inputs | None = None
     layers: tuple[int, ...] = (64, 32)
     dim: int = 32
     dropout: float = 0.0
@@ -119,17 +122,18 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cross_rank: int | None = None
     cross_place: Literal["before", "beside"] = "before"
     normalize: bool = False
-    temperature: float = 1.0
+    temperature: float | None = None
 
-    def build(self, data: Dataset, unknown_rate: float) -> TwoTower:
+    def build(self, data: Dataset, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet."""
+        inputs, rate = self.inputs or recipe.inputs, recipe.unknown_rate
         query = [feature_from_settings(feature) for feature in self.query]
         candidate = [feature_from_settings(feature) for feature in self.candidate]
         return TwoTower(
-            self._tower(query or query_inputs(data, self.dim, unknown_rate)),
-            self._tower(candidate or candidate_inputs(data, self.dim, unknown_rate)),
+            self._tower(query or query_inputs(data, self.dim, rate, inputs)),
+            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs)),
             normalize=self.normalize,
-            temperature=self.temperature,
+            temperature=recipe.temperature if self.temperature is None else self.temperature,
         )
 
     def _tower(self, features: list[Feature]) -> Tower:

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset
-from twotower.features import Bucketized, Category, Feature, Normalized, Text
+from twotower.features import (
+    Activity,
+    Bucketized,
+    Categories,
+    Category,
+    Elapsed,
+    Feature,
+    History,
+    Normalized,
+    Text,
+)
+
+Inputs = Literal["all", "log", "tutorial"]
+"""`all` the data offers; what the `log` of ids, times and texts gives, without histories; the `tutorial`'s."""
 
 WORDS_OF_A_TEXT = 1.5
 """Words a row, on average, from which a column of strings counts as text rather than as labels."""
 
+ROWS_A_LABEL = 2.0
+"""Rows that share a label, on average, from which a column of strings says more than the id does."""
 
-def query_inputs(data: Dataset, dim: int, unknown_rate: float) -> list[Feature]:
-    """The query id and, where the log has one, the time: bucketed and normalised."""
+LABEL_DIM, LIST_DIM, NUMBER_BUCKETS = 8, 16, 20
+RECORD_BUCKETS = 128
+
+
+def query_inputs(data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
+    """The query id; the time, and what came before it; the columns of the query table."""
     features: list[Feature] = [Category(data.query_id, dim, unknown_rate)]
     if data.time is not None:
         features += [Bucketized(data.time, dim=dim), Normalized(data.time)]
+        if inputs != "tutorial":
+            features += _from_the_record(data.time, data.query_id, dim)
+        if inputs == "all":
+            features.append(History(data.candidate_id, by=data.query_id, time=data.time, dim=dim))
+    if inputs == "all":
+        features += _attributes(data.queries, data.query_id, dim)
     return features
 
 
-def candidate_inputs(data: Dataset, dim: int, unknown_rate: float) -> list[Feature]:
-    """The candidate id and the words of every text column."""
+def candidate_inputs(data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
+    """The candidate id, the words of every text column, and the other columns of the candidate table."""
+    features: list[Feature] = [Category(data.candidate_id, dim, unknown_rate)]
+    if inputs == "all":
+        return features + _attributes(data.candidates, data.candidate_id, dim)
     texts = [name for name in data.candidates.column_names if is_text(data.candidates[name])]
-    return [Category(data.candidate_id, dim, unknown_rate), *(Text(name, dim) for name in texts)]
+    return features + [Text(name, dim) for name in texts]
 
 
 def is_text(column: pa.ChunkedArray) -> bool:
@@ -32,3 +62,37 @@ def is_text(column: pa.ChunkedArray) -> bool:
         return False
     words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(column))).as_py()
     return bool(words >= WORDS_OF_A_TEXT)
+
+
+def _from_the_record(time: str, by: str, dim: int) -> list[Feature]:
+    return [
+        Elapsed(time, by=by, since="first", buckets=RECORD_BUCKETS, dim=dim),
+        Elapsed(time, by=by, since="previous", buckets=RECORD_BUCKETS, dim=dim),
+        Activity(time, by=by, events="before", dim=dim),
+        Activity(time, by=by, events="all", dim=dim),
+    ]
+
+
+def _attributes(table: pa.Table, own_id: str, dim: int) -> list[Feature]:
+    """A feature for every column but the id that can tell rows apart without naming each."""
+    features: list[Feature] = []
+    for name in table.column_names:
+        column = table[name]
+        if name == own_id or column.null_count == len(column):
+            continue
+        if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+            features.append(Categories(name, LIST_DIM))
+        elif is_text(column):
+            features.append(Text(name, dim))
+        elif pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+            present = len(column) - column.null_count
+            if present >= ROWS_A_LABEL * pc.count_distinct(column).as_py():
+                features.append(Category(name, LABEL_DIM))
+        elif _is_number(column.type):
+            features.append(Bucketized(name, NUMBER_BUCKETS, LABEL_DIM))
+    return features
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_date(kind) or types.is_timestamp(kind))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from twotower.data.dataset import Dataset
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
+from twotower.study.inputs import Inputs
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
 from twotower.training.trainer import EarlyStopping, Trainer
 
@@ -24,7 +25,8 @@ class Recipe(msgspec.Struct, frozen=True):
         name: What reports call it.
         trainer: Everything about training.
         unknown_rate: Share of ids taken for unknown in training.
-        tower: Settings of both towers beside features and layers.
+        inputs: Which features a model gets when a config names none.
+        temperature: What scores are divided by when a config does not say.
         validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
             model is trained anew on all of train for the number of epochs that was best.
     """
@@ -32,7 +34,8 @@ class Recipe(msgspec.Struct, frozen=True):
     name: RecipeName
     trainer: Trainer
     unknown_rate: float
-    tower: dict[str, Any]
+    inputs: Inputs
+    temperature: float
     validate_on: Literal["test", "validation"]
 
 
@@ -50,18 +53,18 @@ def _tutorial() -> Recipe:
         loss=InBatchSoftmax(log_q=False, reduction="sum"),
         validate_every=5,
     )
-    return Recipe("tutorial", trainer, unknown_rate=0.0, tower={}, validate_on="test")
+    return Recipe("tutorial", trainer, unknown_rate=0.0, inputs="tutorial", temperature=1.0, validate_on="test")
 
 
 def _tuned(train: Dataset) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     trainer = Trainer(
-        epochs=15,
+        epochs=10,
         batch_size=512 if len(train) < 1_000_000 else 2048,
-        optimizer=AdamW(0.003, weight_decay=0.05),
+        optimizer=AdamW(0.005, weight_decay=0.05),
         loss=FullSoftmax() if small else InBatchSoftmax(),
         schedule=Cosine(warmup=0.02),
-        early_stopping=EarlyStopping(patience=4),
+        early_stopping=EarlyStopping(patience=3),
     )
-    return Recipe("tuned", trainer, unknown_rate=0.02, tower={}, validate_on="validation")
+    return Recipe("tuned", trainer, unknown_rate=0.02, inputs="all", temperature=0.5, validate_on="validation")

@@ -81,13 +81,13 @@ def train_by_recipe(
     first, second = (None, None) if checkpoint is None else (checkpoint / "search", checkpoint / "final")
     label = progress.label
     fitted, validation = (train, test) if recipe.validate_on == "test" else rule(train)
-    model = config.model.build(train, recipe.unknown_rate)
+    model = config.model.build(train, recipe)
     history = recipe.trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=first)
     seconds = Seconds(history.train_seconds, history.validation_seconds)
     if recipe.validate_on == "test":
         return Trained(model, history, seconds, history.best.epoch)
     progress.label = f"{label} on all of train"
-    model = config.model.build(train, recipe.unknown_rate)
+    model = config.model.build(train, recipe)
     final = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     best = history.best.epoch
     refit = final.fit(model, train, callbacks=[progress], checkpoint=second, stop_after=best)
