@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.feather
 
 from twotower.errors import SavedFolderError
 
@@ -103,6 +105,16 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
     for name, record in manifest.files.items():
         _check_file(folder, name, record)
     return manifest
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a table so that it can be read, or mapped, as it is."""
+    pa.feather.write_feather(table, str(path), compression="uncompressed")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Reads what `write_table` wrote."""
+    return pa.feather.read_table(str(path), memory_map=False)
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:

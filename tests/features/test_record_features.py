@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from toy import groups_log
 from twotower.data import split_random
 from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Activity, Category, Elapsed, Feature, History, feature_from_settings
+from twotower.features import Activity, Category, Elapsed, History, feature_from_settings
 from twotower.features.base import Columns
-from twotower.features.history import GIVEN
-from twotower.model import Tower, TwoTower
+from twotower.features.encoders import ENCODERS, Kernels, Mean
+from twotower.features.history import GAPS, GIVEN, gap_buckets
+from twotower.features.record import PADDING, Record, RecordKey
+from twotower.features.recorded import Recorded, record_groups
+from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.retrieval import Retriever
 from twotower.training import AdamW, Trainer
 
@@ -33,45 +37,47 @@ def columns_of(log: Mapping[str, Sequence[Any]]) -> Columns:
     return {name: pa.chunked_array([pa.array(values)]) for name, values in log.items()}
 
 
-ENCODERS = ("summaries", "mean", "gru", "attention")
-FEATURES: dict[str, Any] = {
-    "first": lambda: Elapsed("at", by="who", since="first", dim=3),
-    "previous": lambda: Elapsed("at", by="who", since="previous", dim=3),
-    "before": lambda: Activity("at", by="who", events="before", dim=3),
-    "in all": lambda: Activity("at", by="who", events="all", dim=3),
-} | {name: (lambda name=name: History("what", "who", "at", length=3, dim=4, encoder=name)) for name in ENCODERS}
+FEATURES: dict[str, Any] = (
+    {since: (lambda since=since: Elapsed("at", "who", since, dim=3)) for since in ("first", "previous", "next", "last")}
+    | {events: (lambda events=events: Activity("at", "who", events, dim=3)) for events in ("before", "after", "all")}
+    | {"instant": lambda: Activity("at", "who", "instant", dim=3)}
+    | {name: (lambda name=name: History("what", "who", "at", length=3, dim=4, encoder=name)) for name in ENCODERS}
+    | {"around": lambda: History("what", "who", "at", length=3, dim=4, reach="around")}
+)
 
 
 @pytest.fixture(params=FEATURES)
-def feature(request: pytest.FixtureRequest) -> Feature:
-    made: Feature = FEATURES[request.param]()
+def feature(request: pytest.FixtureRequest) -> Recorded:
+    made: Recorded = FEATURES[request.param]()
     made.fit_columns(columns_of(LOG))
     return made
 
 
-def test_a_row_in_a_row_out_as_wide_as_said(feature: Feature) -> None:
+def test_a_row_in_a_row_out_as_wide_as_said(feature: Recorded) -> None:
     embedded = feature(feature.encode_columns(columns_of(LOG)))
     assert embedded.shape == (6, feature.width)
     assert embedded.isfinite().all()
 
 
-def test_what_was_chosen_is_not_read(feature: Feature) -> None:
+def test_what_was_chosen_is_not_read(feature: Recorded) -> None:
     assert "what" not in feature.reads
     without = {name: values for name, values in LOG.items() if name != "what"}
     one, other = (feature.encode_columns(columns_of(log)) for log in (LOG, without))
     assert torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def test_settings_state_and_weights_make_it_anew(feature: Feature) -> None:
+def test_settings_state_and_weights_make_it_anew(feature: Recorded) -> None:
     again = feature_from_settings(feature.settings())
-    again.restore(feature.learned())
+    assert isinstance(again, Recorded)
+    assert feature.record is not None
+    again.take_record(Record.restored(feature.record.table(), feature.key))
     again.load_state_dict(feature.state_dict())
     columns = columns_of(LOG)
     found = [one.eval()(one.encode_columns(columns)) for one in (feature, again)]
     assert torch.equal(found[0], found[1])
 
 
-def test_unknown_queries_and_missing_times_are_embedded(feature: Feature) -> None:
+def test_unknown_queries_and_missing_times_are_embedded(feature: Recorded) -> None:
     strangers = {"who": pa.chunked_array([["zoe", "a"]]), "at": pa.chunked_array([pa.array([4, None], pa.int64())])}
     assert feature(feature.encode_columns(strangers)).isfinite().all()
 
@@ -89,9 +95,8 @@ def fitted_history(log: Mapping[str, Sequence[Any]] = LOG, **options: Any) -> Hi
 
 
 def items_of(history: History, encoded: torch.Tensor) -> list[list[int]]:
-    assert history.vocabulary is not None
     names = [None, None, *history.vocabulary.to_pylist()]
-    return [[names[row] for row in event if row != 0] for event in encoded.tolist()]
+    return [[names[row] for row in event if row != PADDING] for event in encoded[:, 0].tolist()]
 
 
 def test_a_history_is_the_latest_items_strictly_before_the_event_the_latest_first() -> None:
@@ -124,49 +129,118 @@ def test_a_request_may_bring_its_own_history() -> None:
     history = fitted_history()
     asked = columns_of({"who": ["a", "zoe"], "at": [9, 9], GIVEN: [[99, 11, 13], None]})
     encoded = history.encode_columns(asked)
-    assert encoded[0].tolist()[2] == 1  # 99 is unknown
+    assert encoded[0].tolist()[0][2] == 0  # 99 is unknown
+    assert encoded[0].tolist()[1] == [GAPS] * 3  # when the request chose them is not known
     assert items_of(history, encoded)[0][:2] == [13, 11]
     assert items_of(history, encoded)[1] == []
 
 
 def test_the_weighted_mean_follows_its_learned_recency() -> None:
     history = fitted_history(encoder="mean").eval()
-    assert history.table is not None
+    mean = history.encode_window
+    assert isinstance(mean, Mean)
     with torch.no_grad():
-        history.recency.copy_(torch.tensor([0.0, -100.0, -100.0]))
+        mean.recency.copy_(torch.tensor([0.0, -100.0, -100.0]))
     encoded = history.encode_columns(columns_of(LOG))
-    torch.testing.assert_close(history(encoded)[5], history.table[encoded[5, 0].long()])
+    torch.testing.assert_close(history(encoded)[5], history.embeddings[encoded[5, 0, 0].long()])
     with torch.no_grad():
-        history.recency.zero_()
-    torch.testing.assert_close(history(encoded)[5], history.table[encoded[5].long()].mean(dim=0))
+        mean.recency.zero_()
+    torch.testing.assert_close(history(encoded)[5], history.embeddings[encoded[5, 0].long()].mean(dim=0))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_an_empty_history_is_the_zero_vector_and_padding_changes_nothing(encoder: str) -> None:
     short, long = fitted_history(encoder=encoder), fitted_history(encoder=encoder, length=8)
-    lengths = {name: tensor for name, tensor in long.state_dict().items() if "recency" in name or "places" in name}
-    long.load_state_dict(short.state_dict() | lengths)
-    for history in (short, long):
-        history.eval()
-        with torch.no_grad():
-            history.recency.zero_()
+    by_place = {"encode_window.recency", "encode_window.places", "encode_window.place"}
+    longer = {name: torch.zeros_like(tensor) for name, tensor in long.state_dict().items() if name in by_place}
+    shorter = {name: torch.zeros_like(tensor) for name, tensor in short.state_dict().items() if name in by_place}
+    short.load_state_dict(short.state_dict() | shorter)
+    long.load_state_dict(short.state_dict() | longer)
     columns = columns_of(LOG)
-    one, other = short(short.encode_columns(columns)), long(long.encode_columns(columns))
+    one, other = (history.eval()(history.encode_columns(columns)) for history in (short, long))
     assert one[0].tolist() == [0.0] * short.width
     torch.testing.assert_close(one[2], other[2])
 
 
-def test_elapsed_counts_from_the_first_or_the_previous_event() -> None:
-    columns = columns_of(LOG)
-    first, previous = Elapsed("at", by="who", since="first"), Elapsed("at", by="who", since="previous")
-    for feature in (first, previous):
-        feature.fit_columns(columns)
-    seconds = np.expm1(first.encode_columns(columns).numpy())
-    np.testing.assert_allclose(seconds, [0, 0, 2, 2, 3, 8], atol=1e-5)
-    seconds = np.expm1(previous.encode_columns(columns).numpy())
-    np.testing.assert_allclose(seconds, [np.nan, np.nan, 2, 2, 3, 6], atol=1e-5)
-    earlier = columns_of({"who": ["a"], "at": [0]})
-    assert first.encode_columns(earlier).item() == pytest.approx(-np.log(2))
+def test_kernels_weigh_items_by_their_gap_in_time() -> None:
+    log: dict[str, list[Any]] = {"who": ["a"] * 3, "what": ["x", "y", "z"], "at": [0, 95, 100]}
+    history = fitted_history(log).eval()
+    weights = history.encode_window
+    assert isinstance(weights, Kernels)
+    with torch.no_grad():
+        weights.place.zero_()
+        weights.gap.zero_()
+        weights.gap[gap_buckets(np.array([5.0])), 0] = 100.0  # the first kernel sees 5 s ago alone
+    encoded = history.encode_columns(columns_of({"who": ["a"], "at": [100]}))
+    kernels = history(encoded)[0].view(-1, history.dim)
+    y, x = (history.embeddings[row] for row in encoded[0, 0, :2].tolist())
+    torch.testing.assert_close(kernels[0], y)
+    torch.testing.assert_close(kernels[1], (x + y) / 2)
+
+
+def around_by_hand(events: list[tuple[int, int, int]], asked: int, length: int) -> tuple[list[int], list[int]]:
+    """Times of the events of the same query before and from the instant of one on, that one left out."""
+    query, _, moment = events[asked]
+    others = [t for number, (q, _, t) in enumerate(events) if q == query and number != asked]
+    before = sorted((t for t in others if t < moment), reverse=True)[:length]
+    return before, sorted(t for t in others if t >= moment)[:length]
+
+
+@given(
+    events=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=20),
+    length=st.integers(1, 4),
+)
+def test_what_lies_around_an_event_of_training_leaves_that_event_out(
+    events: list[tuple[int, int, int]], length: int
+) -> None:
+    who, what, at = (list(part) for part in zip(*events, strict=True))
+    columns = columns_of({"who": who, "what": what, "at": at})
+    history = fitted_history({"who": who, "what": what, "at": at}, length=length, reach="around")
+    encoded = history.encode_training(columns)
+    for number, (query, item, moment) in enumerate(events):
+        before, ahead = around_by_hand(events, number, length)
+        rows, gaps = encoded[number].tolist()
+        expected = gap_buckets(np.array([t - moment for t in (*before, *ahead)], dtype=float)).tolist()
+        assert [gap for row, gap in zip(rows, gaps, strict=True) if row != PADDING] == expected
+        at_instant = sorted(i for n, (q, i, t) in enumerate(events) if (q, t) == (query, moment) and n != number)
+        found = items_of(history, encoded)[number]
+        if len(at_instant) <= length:
+            assert sorted(found[len(before) : len(before) + len(at_instant)]) == at_instant
+        assert item in at_instant or all((query, item, t) in events for t in before if found == [item])
+
+
+def test_an_event_that_the_record_lacks_is_left_out_of_nothing() -> None:
+    history = fitted_history(reach="around")
+    elsewhere = columns_of({"who": ["a", "a", "zoe"], "what": [11, 99, 10], "at": [3, 3, 3]})
+    assert torch.equal(history.encode_training(elsewhere), history.encode_columns(elsewhere))
+    missing = {**elsewhere, "at": pa.chunked_array([pa.array([None, None, None], pa.int64())])}
+    assert torch.equal(history.encode_training(missing), history.encode_columns(missing))
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        ("first", [0, 0, 2, 2, 3, 8]),
+        ("previous", [np.nan, np.nan, 2, 2, 3, 6]),
+        ("next", [-2, -3, -6, -6, np.nan, np.nan]),
+        ("last", [-8, -3, -6, -6, 0, 0]),
+    ],
+)
+def test_elapsed_counts_from_the_event_it_is_told(since: Any, expected: list[float]) -> None:
+    elapsed = Elapsed("at", by="who", since=since)
+    elapsed.fit_columns(columns_of(LOG))
+    scaled = elapsed.encode_columns(columns_of(LOG)).numpy()
+    np.testing.assert_allclose(np.sign(scaled) * np.expm1(np.abs(scaled)), expected, atol=1e-5)
+
+
+def test_in_training_elapsed_does_not_count_from_the_event_itself() -> None:
+    log = columns_of({"who": ["a", "a", "a", "b"], "at": [1, 3, 9, 5]})
+    for since, expected in (("first", [-2, 2, 8, np.nan]), ("last", [-8, -6, 6, np.nan])):
+        elapsed = Elapsed("at", by="who", since=since)  # type: ignore[arg-type]
+        elapsed.fit_columns(log)
+        scaled = elapsed.encode_training(log).numpy()
+        np.testing.assert_allclose(np.sign(scaled) * np.expm1(np.abs(scaled)), expected, atol=1e-5)
+        assert elapsed.low <= np.nanmin(scaled)  # what it learned from is what it will be trained on
 
 
 def test_a_training_event_without_a_time_is_refused() -> None:
@@ -177,8 +251,10 @@ def test_a_training_event_without_a_time_is_refused() -> None:
 def test_senseless_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="length=0"):
         History("what", "who", "at", length=0)
-    with pytest.raises(ConfigError, match="Invalid enum value 'last'"):
-        feature_from_settings({"kind": "elapsed", "column": "at", "by": "who", "since": "last"})
+    with pytest.raises(ConfigError, match="kernels for what lies around"):
+        History("what", "who", "at", encoder="gru", reach="around")
+    with pytest.raises(ConfigError, match="Invalid enum value 'never'"):
+        feature_from_settings({"kind": "elapsed", "column": "at", "by": "who", "since": "never"})
 
 
 def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:
@@ -195,10 +271,74 @@ def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:
     assert retriever.recommend({"user": 3}) != retriever.recommend({"user": 3, "history": [1, 6, 11]})
 
 
-def test_activity_counts_what_came_strictly_before_or_in_all() -> None:
-    before, whole = Activity("at", by="who", dim=2), Activity("at", by="who", events="all", dim=2)
-    for activity, expected in ((before, [0, 0, 1, 1, 1, 3]), (whole, [4, 2, 4, 4, 2, 4])):
-        activity.fit_columns(columns_of(LOG))
-        assert activity.encode_columns(columns_of(LOG)).expm1().round().tolist() == expected
-    stranger = columns_of({"who": ["zoe"], "at": [4]})
-    assert before.encode_columns(stranger).tolist() == [0.0]
+@pytest.mark.parametrize(
+    ("events", "expected", "in_training"),
+    [
+        ("before", [0, 0, 1, 1, 1, 3], [0, 0, 1, 1, 1, 3]),
+        ("after", [3, 1, 1, 1, 0, 0], [3, 1, 1, 1, 0, 0]),
+        ("instant", [1, 1, 2, 2, 1, 1], [0, 0, 1, 1, 0, 0]),
+        ("all", [4, 2, 4, 4, 2, 4], [3, 1, 3, 3, 1, 3]),
+    ],
+)
+def test_activity_counts_events_but_in_training_not_the_event_itself(
+    events: Any, expected: list[int], in_training: list[int]
+) -> None:
+    activity = Activity("at", by="who", events=events, dim=2)
+    activity.fit_columns(columns_of(LOG))
+    assert activity.encode_columns(columns_of(LOG)).expm1().round().tolist() == expected
+    assert activity.encode_training(columns_of(LOG)).expm1().round().tolist() == in_training
+    assert activity.encode_columns(columns_of({"who": ["zoe"], "at": [4]})).tolist() == [0.0]
+
+
+def test_features_of_one_log_share_one_record() -> None:
+    log = groups_log(200)
+    features = [
+        Elapsed("at", by="user"),
+        Activity("at", by="user"),
+        History("item", by="user", time="at", dim=8),
+        History("item", by="user", time="at", dim=8, encoder="gru"),
+    ]
+    model = TwoTower(Tower([Category("user", 8), *features], [8]), Tower([Category("item", 8)], [8])).learn(log)
+    assert len({id(feature.record) for feature in features}) == 1
+    assert [key for key, _ in record_groups(model.query.features)] == [RecordKey("user", "at", "item")]  # type: ignore[arg-type]
+
+
+def test_a_saved_model_keeps_one_record_and_gives_the_same_scores(tmp_path: Path) -> None:
+    log = groups_log(200)
+    query = Tower([Elapsed("at", by="user"), History("item", by="user", time="at", dim=8, reach="around")], [8])
+    model = TwoTower(query, Tower([Category("item", 8)], [8])).learn(log).eval()
+    save_model(model, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model" / "records").iterdir()] == ["0.arrow"]
+    assert torch.equal(load_model(tmp_path / "model").embed_queries(log), model.embed_queries(log))
+
+
+def test_a_history_may_share_the_candidate_towers_item_embeddings(tmp_path: Path) -> None:
+    log = groups_log(400)
+    history = History("item", by="user", time="at", dim=8, encoder="mean", shared=True, unknown_rate=0.0)
+    model = TwoTower(Tower([history], [8]), Tower([Category("item", 8, unknown_rate=0.0)], [8])).learn(log).eval()
+    source = model.candidate.features[0]
+    assert history.embeddings is source.table
+    assert sum(name.endswith("table") for name in model.state_dict()) == 1
+    rows = source.encode(log.candidates["item"])  # type: ignore[operator]
+    assert items_of(history, history.encode_columns(columns_of({"user": [999], "at": [0], GIVEN: [[4, 7]]}))) == [
+        [7, 4]
+    ]
+    encoded = history.encode_columns(columns_of({"user": [999], "at": [0], GIVEN: [[4]]}))
+    assert encoded[0, 0, 0] == rows[4]
+    own = model.encode_queries(log).columns[0].values
+    last_row, last_item = own[-1, 0, 0].item(), items_of(history, own)[-1][0]
+    assert last_row == rows[last_item].item()
+    Trainer(epochs=1).fit(model, log)
+    save_model(model, tmp_path / "model")
+    assert torch.equal(load_model(tmp_path / "model").embed_queries(log), model.embed_queries(log))
+
+
+def test_sharing_needs_a_category_of_that_column_and_width() -> None:
+    def model(source: Category) -> TwoTower:
+        history = History("item", by="user", time="at", dim=8, shared=True)
+        return TwoTower(Tower([history], [8]), Tower([source], [8]))
+
+    with pytest.raises(ConfigError, match="expected one of title"):
+        model(Category("title", 8))
+    with pytest.raises(ConfigError, match="expected dim=16 here"):
+        model(Category("item", 16))

@@ -1,4 +1,4 @@
-"""`Activity`: how many choices the query had made by then, or makes in all."""
+"""`Activity`: how many choices the query makes before, after, at the same instant, or in all."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from typing import Literal
 
 import numpy as np
 
-from twotower.features.base import Columns
 from twotower.features.log_scaled import LogScaled
-from twotower.features.numeric import numbers_of
-from twotower.features.record import FloatArray, Record
+from twotower.features.record import FloatArray, IntArray, Places, Record
 
 
 class Activity(LogScaled):
-    """The number of the query's training events strictly before this one, or of all of them, on a log scale.
+    """The number of the query's training events on one side of this one, or in all, on a log scale.
 
     The number n becomes log(1 + n), which is given as itself, standardised, and as the embedding of the
-    bucket it falls into. A query that training does not know has none: n = 0.
+    bucket it falls into. The event itself does not count. A query that training does not know has none: n = 0.
 
     Args:
         column: The time of the events.
         by: The id of the queries.
-        events: Count those `before` this one, or `all`.
+        events: Count those `before` this one, those `after` it, those at the same `instant`, or `all`.
         buckets: Buckets of equal width on the log scale.
         dim: Numbers in the embedding; the feature gives one more.
 
@@ -37,15 +35,24 @@ class Activity(LogScaled):
     kind = "activity"
 
     def __init__(
-        self, column: str, by: str, events: Literal["before", "all"] = "before", buckets: int = 64, dim: int = 16
+        self,
+        column: str,
+        by: str,
+        events: Literal["before", "after", "instant", "all"] = "before",
+        buckets: int = 64,
+        dim: int = 16,
     ) -> None:
         super().__init__(column, by, buckets, dim)
         self.events = events
 
-    def values(self, record: Record, columns: Columns) -> FloatArray:
+    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
         """The count on the log scale."""
-        times = numbers_of(columns[self.column], self.column)
-        moments = times if self.events == "before" else np.full(len(times), np.nan)
-        begin, end = record.before(columns[self.by], moments, self.by)
-        counted: FloatArray = np.log1p(end - begin)
+        del record, times
+        count = {
+            "before": places.instant - places.begin,
+            "after": places.end - places.later,
+            "instant": places.later - places.instant - itself,
+            "all": places.end - places.begin - itself,
+        }[self.events]
+        counted: FloatArray = np.log1p(count.astype(np.float64))
         return counted

@@ -71,6 +71,11 @@ class Feature(nn.Module):
         """The columns that it learns from; default: those that it encodes."""
         return self.reads
 
+    @property
+    def may_read(self) -> tuple[str, ...]:
+        """Columns that it encodes besides where they are there; default: none."""
+        return ()
+
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""
 
@@ -89,6 +94,10 @@ class Feature(nn.Module):
     def encode_columns(self, columns: Columns) -> Tensor:
         """`encode` for a kind that reads several columns, one row an event."""
         return self.encode(columns[self.column])
+
+    def encode_training(self, columns: Columns) -> Tensor:
+        """`encode_columns` for the events that it learned from, given `learns_from`; default: no different."""
+        return self.encode_columns(columns)
 
     @abstractmethod
     def forward(self, encoded: Tensor) -> Tensor:

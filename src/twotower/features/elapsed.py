@@ -1,4 +1,4 @@
-"""`Elapsed`: how long ago the query began, or was last seen."""
+"""`Elapsed`: how long ago the query began or was last seen, or how soon it will be seen again."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Literal
 
 import numpy as np
 
-from twotower.features.base import Columns
 from twotower.features.log_scaled import LogScaled
-from twotower.features.numeric import numbers_of
-from twotower.features.record import FloatArray, Record
+from twotower.features.record import FloatArray, IntArray, Places, Record
 
 
 class Elapsed(LogScaled):
-    """The time since the query's first training event, or since its latest one before this, on a log scale.
+    """The time since one of the query's training events, on a log scale.
 
     The seconds s become sign(s) · log(1 + |s|), which is given as itself, standardised, and as the
-    embedding of the bucket it falls into. A query without such an event has a row of its own.
+    embedding of the bucket it falls into. A query without such an event has a row of its own. `next` and
+    `last` events usually lie ahead, which makes s negative: they are for splits that hold out events from
+    the middle of a query's life, and say nothing when serving.
 
     Args:
         column: The time of the events.
         by: The id of the queries.
-        since: `first` or `previous` training event.
+        since: The query's `first` event, the `previous` one before this, the `next` one after it, or the `last`.
         buckets: Buckets of equal width on the log scale.
         dim: Numbers in the embedding; the feature gives one more.
 
@@ -37,20 +37,31 @@ class Elapsed(LogScaled):
     kind = "elapsed"
 
     def __init__(
-        self, column: str, by: str, since: Literal["first", "previous"] = "first", buckets: int = 64, dim: int = 16
+        self,
+        column: str,
+        by: str,
+        since: Literal["first", "previous", "next", "last"] = "first",
+        buckets: int = 64,
+        dim: int = 16,
     ) -> None:
         super().__init__(column, by, buckets, dim)
         self.since = since
 
-    def values(self, record: Record, columns: Columns) -> FloatArray:
+    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
         """Elapsed time on the log scale."""
-        times = numbers_of(columns[self.column], self.column)
-        if self.since == "first":
-            begin, end = record.before(columns[self.by], np.full(len(times), np.nan), self.by)
-            since = record.times[np.minimum(begin, len(record.times) - 1)]
-        else:
-            begin, end = record.before(columns[self.by], times, self.by)
-            since = record.times[np.maximum(end - 1, 0)]
-        seconds = np.where(end > begin, times - since, np.nan)
+        place, there = self._place(places, itself)
+        since = record.times[np.clip(place, 0, len(record.times) - 1)]
+        seconds = np.where(there, times - since, np.nan)
         scaled: FloatArray = np.sign(seconds) * np.log1p(np.abs(seconds))
         return scaled
+
+    def _place(self, places: Places, itself: IntArray) -> tuple[IntArray, np.ndarray]:
+        """Where in the record the event is from which time counts, and whether there is one."""
+        if self.since == "previous":
+            return places.instant - 1, places.instant > places.begin
+        if self.since == "next":
+            return places.later, places.later < places.end
+        others = places.end - places.begin > itself
+        if self.since == "first":  # the event itself is not: where it is the first, the second stands for it
+            return places.begin + itself * (places.instant == places.begin), others
+        return places.end - 1 - itself * (places.later == places.end), others

@@ -1,4 +1,4 @@
-"""`History`: what the query chose last, strictly before the event."""
+"""`History`: what the query chose, nearest to the event: strictly before it, or on both sides of it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,40 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError
 from twotower.features.base import Columns, Feature, require_fitted
+from twotower.features.category import Category
+from twotower.features.encoders import ENCODERS, Encoder, Window
 from twotower.features.numeric import numbers_of
-from twotower.features.record import Record
-from twotower.features.tables import cast_like, embedding_table, look_up, vocabulary_of
+from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record, RecordKey
+from twotower.features.recorded import Recorded
+from twotower.features.tables import cast_like, embedding_table, look_up
 
-PADDING, UNKNOWN, FIRST = 0, 1, 2
 GIVEN = "history"
 """The column in which a request may bring its own history: a list of item ids, the latest last."""
 
-Encoder = Literal["summaries", "mean", "gru", "attention"]
+GAPS = 24
+"""Buckets of the time between the event and a choice; one more stands for a time that is not known."""
+
+GAP_BUCKETS_A_FOLD = 1.3
+"""Buckets for each factor of e in the gap: 24 of them reach from an instant to three years."""
 
 
-class History(Feature):
-    """The query's latest choices strictly before the event, from the record of training.
+class History(Recorded):
+    """The query's choices nearest to the event, from the record of training.
 
-    An event is never in its own history, nor is any other event of the same instant. A query that is not
-    in the record has no history, unless the request brings one in a column `history`.
+    `before` reads the latest choices strictly before the event; `around` besides those before it as many from
+    its own instant on. Both sides are there where a split holds out events from the middle of a query's
+    life, as a random one does; when serving there is only `before`. An event is never in its own history.
+    A query that is not in the record has no history, unless the request brings one in a column `history`.
 
     Encoders:
 
+    - `kernels`: several means side by side, each weighted by a learned function of a choice's place and of
+      the time between it and the event;
     - `summaries`: side by side the mean weighted by learned recency, the last item, and the mean of the
-      last `recent` ones; cheap, and with dense layers above it a match for the others;
+      last few; cheap, and with dense layers above it a match for the next ones;
     - `mean`: the mean weighted by learned recency alone;
     - `gru`: the last state of a gated recurrent unit (Cho et al., EMNLP 2014; GRU4Rec, Hidasi et al., ICLR 2016);
     - `attention`: one block of causal self-attention over the items, read at the last one (SASRec, Kang
@@ -42,21 +51,22 @@ class History(Feature):
         column: The id of the items in the log.
         by: The id of the queries.
         time: The time of the events.
-        length: How many items back it reads.
+        length: How many items back it reads, and with `around` as many ahead.
         dim: Numbers in an item's embedding.
-        encoder: What it makes of them.
-        recent: How many items `summaries` takes for the last ones.
+        encoder: What it makes of them; with `around` only `kernels`.
+        reach: `before` or `around` the event.
         unknown_rate: Share of the items taken for unknown in training.
+        shared: Take the item embeddings of the candidate tower's `Category` of the same column and dim.
 
     Example:
         >>> log = {"who": ["a", "a", "b"], "what": ["x", "y", "x"], "at": [1, 2, 3]}
         >>> columns = {name: pa.chunked_array([values]) for name, values in log.items()}
-        >>> latest = History("what", by="who", time="at", length=2, dim=4)
+        >>> latest = History("what", by="who", time="at", length=2, dim=4, encoder="mean")
         >>> latest.fit_columns(columns)
-        >>> latest.encode_columns(columns)  # only the second event has one before it: x, row 2
-        tensor([[0, 0],
-                [2, 0],
-                [0, 0]], dtype=torch.int32)
+        >>> latest.encode_columns(columns)[:, 0]  # only the second event has one before it: x, row 2
+        tensor([[1, 1],
+                [2, 1],
+                [1, 1]], dtype=torch.int32)
     """
 
     kind = "history"
@@ -68,137 +78,152 @@ class History(Feature):
         time: str,
         length: int = 20,
         dim: int = 32,
-        encoder: Encoder = "summaries",
-        recent: int = 3,
+        encoder: Encoder = "kernels",
+        reach: Literal["before", "around"] = "before",
         unknown_rate: float = 0.02,
+        shared: bool = False,
     ) -> None:
         super().__init__()
-        if min(length, dim, recent) < 1 or not 0 <= unknown_rate < 1:
+        if min(length, dim) < 1 or not 0 <= unknown_rate < 1:
             raise ConfigError(
-                f"history {column!r}: length={length}, dim={dim}, recent={recent}, unknown_rate={unknown_rate}; "
+                f"history {column!r}: length={length}, dim={dim}, unknown_rate={unknown_rate}; "
                 f"expected each at least 1, and a rate in [0, 1)"
             )
+        if encoder not in ENCODERS or (reach == "around" and encoder != "kernels"):
+            raise ConfigError(
+                f"history {column!r}: encoder={encoder!r}, reach={reach!r}; expected one of {', '.join(ENCODERS)}, "
+                f"and kernels for what lies around"
+            )
         self.column, self.by, self.time = column, by, time
-        self.length, self.dim, self.encoder, self.recent = length, dim, encoder, recent
-        self.unknown_rate = unknown_rate
-        self.width = 3 * dim if encoder == "summaries" else dim
-        self.record: Record | None = None
-        self.vocabulary: pa.Array | None = None
+        self.length, self.dim, self.encoder, self.reach = length, dim, encoder, reach
+        self.unknown_rate, self.shared = unknown_rate, shared
+        self.encode_window = ENCODERS[encoder](dim, length if reach == "before" else 2 * length, GAPS + 1)
+        self.width = self.encode_window.width
         self.table: nn.Parameter | None = None
-        self.recency = nn.Parameter(torch.zeros(length))
-        self.gru = nn.GRU(dim, dim, batch_first=True) if encoder == "gru" else None
-        self.attention = _SelfAttention(dim, length) if encoder == "attention" else None
+        self._source: tuple[Category, ...] = ()  # in a tuple, so that its parameters are not this feature's as well
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The id and the time; not what was chosen."""
-        return (self.by, self.time)
-
-    @property
-    def learns_from(self) -> tuple[str, ...]:
+    def key(self) -> RecordKey:
         """The id, the time and what was chosen."""
-        return (self.by, self.time, self.column)
+        return RecordKey(self.by, self.time, self.column)
 
-    def fit_columns(self, columns: Columns) -> None:
-        """Learns the vocabulary of items and the record of the queries."""
-        vocabulary = vocabulary_of(columns[self.column])
-        items = look_up(columns[self.column], vocabulary, first=FIRST, missing=PADDING).numpy().astype(np.int64)
-        self._take(vocabulary, Record.of(columns[self.by], columns[self.time], items, self.time))
-        with torch.no_grad():
-            self.recency.copy_(-0.1 * torch.arange(self.length))
+    @property
+    def may_read(self) -> tuple[str, ...]:
+        """A history that the request brings."""
+        return (GIVEN,)
 
-    def learned(self) -> pa.Table:
-        """The record, one row an event, its items by their ids."""
-        assert self.record is not None
-        assert self.vocabulary is not None
-        table = self.record.table()
-        ids = self.vocabulary.take(pa.array(self.record.items - FIRST))
-        return table.set_column(2, "item", ids)
+    def take_record(self, record: Record) -> None:
+        """Keeps the record, makes the table and starts the encoder anew."""
+        self.record = record
+        if not self.shared:
+            self.table = embedding_table(FIRST + len(record.vocabulary), self.dim)
+        self.encode_window.start_anew()
 
-    def restore(self, state: pa.Table) -> None:
-        """Takes the record back."""
-        vocabulary = vocabulary_of(state["item"])
-        items = look_up(state["item"], vocabulary, first=FIRST, missing=PADDING).numpy().astype(np.int64)
-        self._take(vocabulary, Record.of(state["id"], state["time"], items, "time"))
+    def share(self, source: Category) -> None:
+        """Takes the item embeddings of the candidate tower's feature of the same column.
 
-    def encode_columns(self, columns: Columns) -> Tensor:
-        """Rows of the table, the latest item first, padded with 0: int32 `[N, length]`."""
+        Raises:
+            ConfigError: Its embeddings have another width.
+        """
+        if source.dim != self.dim:
+            raise ConfigError(f"{self}: shares embeddings of {source.dim} numbers; expected dim={source.dim} here, too")
+        self._source = (source,)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Embeddings of the items, `[FIRST + vocabulary, dim]`."""
+        table = self._source[0].table if self._source else self.table
+        require_fitted(self, table)
+        assert table is not None
+        return table
+
+    @property
+    def vocabulary(self) -> pa.Array:
+        """The items that have a row of the table, from `FIRST` on."""
         require_fitted(self, self.record)
         assert self.record is not None
-        times = numbers_of(columns[self.time], self.time)
-        begin, end = self.record.before(columns[self.by], times, self.by)
-        place = end[:, None] - 1 - np.arange(self.length)  # [N, length]
-        rows = np.where(place >= begin[:, None], self.record.items[np.maximum(place, 0)], PADDING)
-        if GIVEN in columns:
-            self._take_given(rows, columns[GIVEN])
-        return torch.from_numpy(rows.astype(np.int32))
+        known = self._source[0].vocabulary if self._source else self.record.vocabulary
+        assert known is not None
+        return known
+
+    def encode_columns(self, columns: Columns) -> Tensor:
+        """Rows of the table and buckets of the gaps in time, the nearest first: int32 `[N, 2, slots]`."""
+        return self._encoded(columns, None)
+
+    def encode_training(self, columns: Columns) -> Tensor:
+        """The same for events of the record, each left out of its own history."""
+        return self._encoded(columns, columns[self.column])
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """Embeds `[n, length]` rows as `[n, width]`."""
-        require_fitted(self, self.table)
-        assert self.table is not None
+        """Embeds `[n, 2, slots]` as `[n, width]`."""
+        items, gaps = encoded[:, 0], encoded[:, 1]
         if self.training and self.unknown_rate > 0:
-            dropped = torch.rand(encoded.shape, device=encoded.device) < self.unknown_rate
-            encoded = encoded.masked_fill(dropped & (encoded != PADDING), UNKNOWN)
-        if self.gru is not None:
-            return self._last_state(encoded, self.table, self.gru)
-        if self.attention is not None:
-            embedded: Tensor = self.attention(F.embedding(encoded, self.table), encoded != PADDING)
-            return embedded
-        weighted = self._weighted_mean(encoded, self.table)
-        if self.encoder == "mean":
-            return weighted
-        last = F.embedding(encoded[:, 0], self.table, padding_idx=PADDING)
-        recent = F.embedding_bag(encoded[:, : self.recent], self.table, mode="mean", padding_idx=PADDING)
-        return torch.cat([weighted, last, recent], dim=1)
+            dropped = torch.rand(items.shape, device=items.device) < self.unknown_rate
+            items = items.masked_fill(dropped & (items != PADDING), UNKNOWN)
+        embedded: Tensor = self.encode_window(Window(items, gaps, items != PADDING), self.embeddings)
+        return embedded
 
-    def _weighted_mean(self, encoded: Tensor, table: Tensor) -> Tensor:
-        weights = self.recency.exp() * (encoded != PADDING)  # [n, length]
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
-        return F.embedding_bag(encoded, table, mode="sum", per_sample_weights=weights, padding_idx=PADDING)
+    def _encoded(self, columns: Columns, chosen: pa.ChunkedArray | None) -> Tensor:
+        require_fitted(self, self.record)
+        assert self.record is not None
+        record = self.record
+        times = numbers_of(columns[self.time], self.time)
+        places = record.places(columns[self.by], times)
+        steps = np.arange(self.length)
+        before = places.instant[:, None] - 1 - steps  # [N, length]
+        place, there = before, before >= places.begin[:, None]
+        if self.reach == "around":
+            ahead = places.instant[:, None] + steps
+            if chosen is not None:
+                own = record.own(places, chosen)[:, None]
+                ahead = ahead + ((own >= 0) & (ahead >= own))  # the event itself is stepped over
+            place = np.concatenate([before, ahead], axis=1)
+            there = np.concatenate([there, ahead < places.end[:, None]], axis=1)
+        place = np.clip(place, 0, len(record.items) - 1)
+        items = np.where(there, self._rows(record)[place], PADDING)
+        gaps = np.where(there, gap_buckets(record.times[place] - times[:, None]), GAPS)
+        if GIVEN in columns:
+            self._take_given(items, gaps, columns[GIVEN])
+        return torch.from_numpy(np.stack([items, gaps], axis=1).astype(np.int32))
 
-    def _last_state(self, encoded: Tensor, table: Tensor, gru: nn.GRU) -> Tensor:
-        lengths = (encoded != PADDING).sum(dim=1)
-        places = (lengths[:, None] - 1 - torch.arange(self.length, device=encoded.device)).clamp_min(0)
-        states, _ = gru(F.embedding(encoded.gather(1, places), table))  # the earliest first
-        last = states[torch.arange(len(encoded), device=encoded.device), (lengths - 1).clamp_min(0)]
-        masked: Tensor = last * (lengths > 0).unsqueeze(1)
-        return masked
+    def _rows(self, record: Record) -> IntArray:
+        """Row of the table of each event of the record."""
+        if not self._source:
+            return record.items.astype(np.int64)
+        found = look_up(record.vocabulary, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+        return np.concatenate([[UNKNOWN, PADDING], found])[record.items]
 
-    def _take_given(self, rows: np.ndarray, given: pa.ChunkedArray) -> None:
+    def _take_given(self, items: IntArray, gaps: IntArray, given: pa.ChunkedArray) -> None:
         """Replaces the record by what a request brings."""
-        assert self.vocabulary is not None
         for number, ids in enumerate(given.to_pylist()):
             if ids is None:
                 continue
             latest = pa.chunked_array([pa.array(ids[::-1][: self.length], given.type.value_type)])
             found = look_up(
-                cast_like(latest, self.vocabulary.type, GIVEN), self.vocabulary, first=FIRST, missing=PADDING
+                cast_like(latest, self.vocabulary.type, GIVEN), self.vocabulary, first=FIRST, missing=UNKNOWN
             ).numpy()
-            rows[number] = PADDING
-            rows[number, : len(found)] = np.where(found == 0, UNKNOWN, found)
-
-    def _take(self, vocabulary: pa.Array, record: Record) -> None:
-        self.vocabulary, self.record = vocabulary, record
-        self.table = embedding_table(FIRST + len(vocabulary), self.dim)
-        with torch.no_grad():
-            self.table[PADDING] = 0.0
+            items[number], gaps[number] = PADDING, GAPS
+            items[number, : len(found)] = found
 
 
-class _SelfAttention(nn.Module):
-    """One block of self-attention, read at the latest item: what precedes it is all it can see."""
+def gap_buckets(seconds: FloatArray) -> IntArray:
+    """Buckets of equal width of log(1 + |seconds|), from 0 to `GAPS` − 1; `GAPS` where not known."""
+    bucket = np.minimum(np.log1p(np.abs(seconds)) * GAP_BUCKETS_A_FOLD, GAPS - 1)
+    return np.where(np.isnan(bucket), GAPS, bucket).astype(np.int64)
 
-    def __init__(self, dim: int, length: int) -> None:
-        super().__init__()
-        self.places = nn.Parameter(torch.zeros(length, dim))
-        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
-        self.norm, self.feed = nn.LayerNorm(dim), nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def forward(self, items: Tensor, present: Tensor) -> Tensor:
-        """Items `[n, length, dim]`, the latest first, and which are there, as `[n, dim]`."""
-        items = self.norm(items + self.places)
-        logits = (self.key(items) @ self.query(items[:, 0]).unsqueeze(2)).squeeze(2) / items.shape[2] ** 0.5
-        logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
-        mixed = (logits.softmax(dim=1).unsqueeze(1) @ self.value(items)).squeeze(1) + items[:, 0]
-        fed: Tensor = (mixed + self.feed(mixed)) * present[:, :1]
-        return fed
+def share_embeddings(query: list[Feature], candidate: list[Feature]) -> None:
+    """Gives every history that wants to share them the item embeddings of the candidate tower.
+
+    Raises:
+        ConfigError: The candidate tower has no `Category` of that column, or one of another width.
+    """
+    sources = {feature.column: feature for feature in candidate if isinstance(feature, Category)}
+    for feature in query:
+        if isinstance(feature, History) and feature.shared:
+            if feature.column not in sources:
+                raise ConfigError(
+                    f"history {feature.column!r} shares the candidate tower's embeddings, which has no category "
+                    f"feature of that column; expected one of {', '.join(sources) or 'none'}"
+                )
+            feature.share(sources[feature.column])

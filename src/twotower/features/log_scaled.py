@@ -1,24 +1,25 @@
-"""`LogScaled`: what features share that count or time what a query did before, on a log scale."""
+"""`LogScaled`: what features share that count or time what a query did, on a log scale."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ConfigError
-from twotower.features.base import Columns, Feature, require_fitted
-from twotower.features.record import FloatArray, Record
+from twotower.features.base import Columns, require_fitted
+from twotower.features.numeric import numbers_of
+from twotower.features.record import FloatArray, IntArray, Places, Record, RecordKey
+from twotower.features.recorded import Recorded
 from twotower.features.tables import embedding_table
 
 MISSING, FIRST = 0, 1
 
 
-class LogScaled(Feature):
+class LogScaled(Recorded):
     """A number made from the record of a query, on a log scale: standardised, and as the embedding of its bucket.
 
     A kind of it says in `values` which number; NaN has a row of its own.
@@ -36,25 +37,30 @@ class LogScaled(Feature):
             raise ConfigError(f"{self.kind} {column!r}: buckets={buckets}, dim={dim}; expected both at least 1")
         self.column, self.by, self.buckets, self.dim = column, by, buckets, dim
         self.width = dim + 1
-        self.record: Record | None = None
         self.table: nn.Parameter | None = None
         for name in ("low", "high", "mean", "deviation"):
             self.register_buffer(name, torch.zeros(()))
 
     @abstractmethod
-    def values(self, record: Record, columns: Columns) -> FloatArray:
-        """The number of each row on the log scale, `[N]`, NaN where there is none."""
+    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
+        """The number of each row on the log scale, `[N]`, NaN where there is none.
+
+        Args:
+            record: The record.
+            places: Where each row's moment lies in it.
+            times: Seconds of each row, NaN where missing.
+            itself: 1 where the record holds the row's event itself, at its instant, else 0.
+        """
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The time and the id."""
-        return (self.column, self.by)
+    def key(self) -> RecordKey:
+        """The id and the time."""
+        return RecordKey(self.by, self.column)
 
-    def fit_columns(self, columns: Columns) -> None:
-        """Learns the record of the queries and the range of the numbers."""
-        nothing = np.zeros(len(columns[self.by]), dtype=np.int64)
-        self._take(Record.of(columns[self.by], columns[self.column], nothing, self.column))
-        values = self.encode_columns(columns)
+    def fit_record(self, record: Record, columns: Columns) -> None:
+        """Learns the range of the numbers."""
+        self.take_record(record)
+        values = self.encode_training(columns)
         present = values[~values.isnan()]
         if len(present) > 0:
             self.low.fill_(present.min())
@@ -62,20 +68,18 @@ class LogScaled(Feature):
             self.mean.fill_(present.mean())
             self.deviation.fill_(present.std(correction=0))
 
-    def learned(self) -> pa.Table:
-        """The record, one row an event."""
-        assert self.record is not None
-        return self.record.table()
-
-    def restore(self, state: pa.Table) -> None:
-        """Takes the record back."""
-        self._take(Record.restored(state))
+    def take_record(self, record: Record) -> None:
+        """Keeps the record and makes the table."""
+        self.record = record
+        self.table = embedding_table(FIRST + self.buckets, self.dim)
 
     def encode_columns(self, columns: Columns) -> Tensor:
         """The numbers, float32 `[N]`, NaN where there is none."""
-        require_fitted(self, self.record)
-        assert self.record is not None
-        return torch.from_numpy(self.values(self.record, columns).astype(np.float32))
+        return self._encoded(columns, training=False)
+
+    def encode_training(self, columns: Columns) -> Tensor:
+        """The numbers as if each event were not in the record, float32 `[N]`."""
+        return self._encoded(columns, training=True)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` numbers as `[n, dim + 1]`."""
@@ -89,9 +93,14 @@ class LogScaled(Feature):
         embedded = F.embedding(bucket.masked_fill(missing, MISSING), self.table)
         return torch.cat([embedded, standardised.unsqueeze(1)], dim=1)
 
-    def _take(self, record: Record) -> None:
-        self.record = record
-        self.table = embedding_table(FIRST + self.buckets, self.dim)
+    def _encoded(self, columns: Columns, training: bool) -> Tensor:
+        require_fitted(self, self.record)
+        assert self.record is not None
+        times = numbers_of(columns[self.column], self.column)
+        places = self.record.places(columns[self.by], times)
+        itself = (places.later > places.instant) & training
+        values = self.values(self.record, places, times, itself.astype(np.int64))
+        return torch.from_numpy(values.astype(np.float32))
 
     low: Tensor
     high: Tensor

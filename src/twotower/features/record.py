@@ -1,8 +1,9 @@
-"""`Record`: what each query did in training, in order of time, and how much of it came before a moment."""
+"""`Record`: what each query did in training, in order of time, and where a moment lies in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.errors import DataError
+from twotower.features.base import Columns
 from twotower.features.numeric import numbers_of
-from twotower.features.tables import cast_like
+from twotower.features.tables import cast_like, look_up, vocabulary_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+UNKNOWN, PADDING, FIRST = 0, 1, 2
+"""Rows of an item table: what training did not see, no item at all, and the first of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """Which columns of the log a record is made of.
+
+    Attributes:
+        by: The id of the queries.
+        time: The time of the events.
+        item: What was chosen; None where only times matter.
+    """
+
+    by: str
+    time: str
+    item: str | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where moments lie among the events of their queries: places in the record, `[n]` each.
+
+    Attributes:
+        begin: The query's first event.
+        instant: The first event that is not earlier than the moment.
+        later: The first event that is later than the moment.
+        end: One past the query's last event.
+    """
+
+    begin: IntArray
+    instant: IntArray
+    later: IntArray
+    end: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,63 +59,101 @@ class Record:
     """The events of training, one query after the other, the earliest first.
 
     Attributes:
+        key: The columns it is made of.
         ids: Id of every query that has events, ascending.
         offsets: Where each query's events begin, `[queries + 1]`.
-        times: Seconds of each event.
-        items: Row of each event's item in a vocabulary; zeros where items do not matter.
+        times: Seconds of each event, `[events]`.
+        vocabulary: The distinct items, the most frequent first; empty where items do not matter.
+        items: Row of each event's item in a table, from `FIRST`, int32 `[events]`.
     """
 
+    key: RecordKey
     ids: pa.Array
     offsets: IntArray
     times: FloatArray
-    items: IntArray
+    vocabulary: pa.Array
+    items: npt.NDArray[np.int32]
 
     @classmethod
-    def of(cls, ids: pa.ChunkedArray, times: pa.ChunkedArray, items: IntArray, name: str) -> Record:
+    def of(cls, columns: Columns, key: RecordKey) -> Record:
         """The record of these events.
 
         Raises:
             DataError: A time is missing.
         """
-        seconds = numbers_of(times, name)
+        seconds = numbers_of(columns[key.time], key.time)
         if np.isnan(seconds).any():
             row = int(np.flatnonzero(np.isnan(seconds))[0])
-            raise DataError(f"column {name!r}, row {row}: a training event has no time; expected one in every row")
+            raise DataError(f"column {key.time!r}, row {row}: a training event has no time; expected one in every row")
+        ids = columns[key.by]
         known = pc.unique(ids)
         known = known.take(pc.array_sort_indices(known))
         query = pc.index_in(ids, value_set=known).to_numpy().astype(np.int64)
+        if key.item is None:
+            vocabulary, items = pa.array([], pa.null()), np.full(len(ids), UNKNOWN, dtype=np.int32)
+        else:
+            vocabulary = vocabulary_of(columns[key.item])
+            items = look_up(columns[key.item], vocabulary, first=FIRST, missing=UNKNOWN).numpy()
         order = np.lexsort((items, seconds, query))
         counts = np.bincount(query, minlength=len(known))
-        return cls(known, np.concatenate([[0], np.cumsum(counts)]), seconds[order], items[order])
+        return cls(key, known, np.concatenate([[0], np.cumsum(counts)]), seconds[order], vocabulary, items[order])
 
     @classmethod
-    def restored(cls, table: pa.Table) -> Record:
+    def restored(cls, table: pa.Table, key: RecordKey) -> Record:
         """The record that `table` gave."""
-        items = table["item"].to_numpy().astype(np.int64)
-        return cls.of(table["id"].combine_chunks(), table["time"], items, "time")
+        named = {key.by: table["id"], key.time: table["time"]}
+        return cls.of(named if key.item is None else named | {key.item: table["item"]}, key)
 
     def table(self) -> pa.Table:
-        """One row an event: `id`, `time`, `item`."""
+        """One row an event: `id`, `time` and, where items matter, `item`."""
         query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
-        return pa.table({"id": self.ids.take(pa.array(query)), "time": self.times, "item": self.items})
+        table = pa.table({"id": self.ids.take(pa.array(query)), "time": self.times})
+        if self.key.item is None:
+            return table
+        rows = pa.array(self.items - FIRST, mask=self.items < FIRST)
+        return table.append_column("item", self.vocabulary.take(rows))
 
-    def before(self, ids: pa.ChunkedArray, times: FloatArray, name: str) -> tuple[IntArray, IntArray]:
-        """Which events of each query lie strictly before a moment: from where, up to where, `[n]` each.
+    def places(self, ids: pa.ChunkedArray, times: FloatArray) -> Places:
+        """Where moments lie among the events of their queries.
 
-        An event is never before itself, nor is any other of the same instant. Where the time is missing,
-        all events of the query lie before; a query that is not known has none.
+        Where the time is missing, all events of the query lie before; a query that is not known has none.
         """
-        found = pc.index_in(cast_like(ids, self.ids.type, name), value_set=self.ids)
+        found = pc.index_in(cast_like(ids, self.ids.type, self.key.by), value_set=self.ids)
         row = pc.fill_null(found, -1).to_numpy().astype(np.int64)
         known = row >= 0
         row = np.maximum(row, 0)
-        # Times become places among all times, so that (query, time) is one sortable whole number.
-        instants = np.unique(self.times)
-        width = len(instants) + 1
-        keys = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets)) * width + np.searchsorted(
-            instants, self.times
-        )
-        moment = np.where(np.isnan(times), width - 1, np.searchsorted(instants, np.nan_to_num(times)))
-        end = np.searchsorted(keys, row * width + moment)
-        begin = self.offsets[row]
-        return np.where(known, begin, 0), np.where(known, end, 0)
+        instants, keys = self._instants, self._keys
+        moment = np.searchsorted(instants, np.nan_to_num(times))
+        there = instants[np.minimum(moment, len(instants) - 1)] == times
+        moment = np.where(np.isnan(times), len(instants), moment)
+        instant = np.searchsorted(keys, row * self._width + moment)
+        later = np.where(there, np.searchsorted(keys, row * self._width + moment + 1), instant)
+        found_places = self.offsets[row], instant, later, self.offsets[row + 1]
+        return Places(*(np.where(known, place, 0) for place in found_places))
+
+    def own(self, places: Places, items: pa.ChunkedArray) -> IntArray:
+        """The place of each event itself, given what it chose: −1 where the record does not have it, `[n]`."""
+        assert self.key.item is not None
+        rows = look_up(items, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+        width = FIRST + len(self.vocabulary)
+        _, group = np.unique(self._keys, return_inverse=True)
+        keys = group * width + self.items  # ascending, as the record is sorted by query, time and item
+        last = len(keys) - 1
+        place = np.searchsorted(keys, group[np.minimum(places.instant, last)] * width + rows)
+        there = places.instant < places.later
+        itself = there & (place < places.later) & (self.items[np.minimum(place, last)] == rows)
+        return np.where(itself, place, -1)
+
+    @cached_property
+    def _instants(self) -> FloatArray:
+        return np.unique(self.times)
+
+    @property
+    def _width(self) -> int:
+        return len(self._instants) + 1
+
+    @cached_property
+    def _keys(self) -> IntArray:
+        """(query, time) of each event as one whole number, ascending: times become places among all times."""
+        query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
+        return query * self._width + np.searchsorted(self._instants, self.times)

@@ -8,18 +8,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from twotower.errors import ConfigError, DataError
-from twotower.features.base import Feature
+from twotower.features.base import Feature, require_fitted
+
+FloatArray = npt.NDArray[np.float32]
+
+UNKNOWN, FIRST = 0, 1
 
 
 class Vector(Feature):
-    """A column of vectors, as they are or through a trained linear map; zeros where missing.
+    """A column of vectors: as they are, trained further, or through a trained linear map; zeros where missing.
 
     Args:
         column: The column to read: lists of numbers, all of the same length.
         size: Numbers in each vector.
-        dim: Numbers that a trained linear map makes of it; None passes the vector on as it is.
+        dim: Numbers that a trained linear map makes of it; None passes the vector on.
+        trained: Learn a correction, from zero, that is added to each distinct vector of the training split;
+            a vector that training did not see stays as it is.
 
     Example:
         >>> image = Vector("image", size=2)
@@ -30,32 +37,68 @@ class Vector(Feature):
 
     kind = "vector"
 
-    def __init__(self, column: str, size: int, dim: int | None = None) -> None:
+    def __init__(self, column: str, size: int, dim: int | None = None, trained: bool = False) -> None:
         super().__init__()
         if size < 1 or (dim is not None and dim < 1):
             raise ConfigError(f"vector {column!r}: size={size}, dim={dim}; expected both at least 1")
-        self.column, self.size, self.dim, self.width = column, size, dim, dim or size
+        self.column, self.size, self.dim, self.trained, self.width = column, size, dim, trained, dim or size
         self.map = None if dim is None else nn.Linear(size, dim, bias=False)
+        self.known: FloatArray | None = None
+        self.table: nn.Parameter | None = None
 
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Checks the vectors, and starts the map anew."""
-        self.encode(column)
+        """Checks the vectors, remembers the distinct ones where they are trained, and starts the map anew."""
+        vectors = self._vectors(column)
+        if self.trained:
+            self._take(np.unique(vectors, axis=0))
         if self.map is not None:
             self.map.reset_parameters()
 
+    def learned(self) -> pa.Table:
+        """The distinct vectors, where they are trained: one row each, a column a number."""
+        known = np.empty((0, self.size), dtype=np.float32) if self.known is None else self.known
+        return pa.table({str(place): known[:, place] for place in range(self.size)})
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes the distinct vectors back."""
+        if self.trained:
+            self._take(np.stack([state[name].to_numpy() for name in state.column_names], axis=1))
+
     def encode(self, column: pa.ChunkedArray) -> Tensor:
-        """The vectors, float32 `[N, size]`.
+        """The vectors, float32 `[N, size]`; where they are trained, each after its row in the table, `[N, 1 + size]`.
 
         Raises:
             DataError: A vector is of another length or holds what is no finite number.
         """
-        present = pc.is_valid(column).to_numpy()
+        vectors = self._vectors(column)
+        if not self.trained:
+            return torch.from_numpy(vectors)
+        require_fitted(self, self.known)
+        assert self.known is not None
+        place = {vector.tobytes(): FIRST + row for row, vector in enumerate(self.known)}
+        rows = np.array([place.get(vector.tobytes(), UNKNOWN) for vector in vectors], dtype=np.float32)
+        return torch.from_numpy(np.column_stack([rows, vectors]))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Encoded vectors as `[n, width]`."""
+        vectors = encoded
+        if self.trained:
+            require_fitted(self, self.table)
+            assert self.table is not None
+            vectors = encoded[:, 1:] + F.embedding(encoded[:, 0].long(), self.table, padding_idx=UNKNOWN)
+        mapped: Tensor = vectors if self.map is None else self.map(vectors)
+        return mapped
+
+    def _vectors(self, column: pa.ChunkedArray) -> FloatArray:
+        """The vectors, `[N, size]`, zeros where missing."""
+        vectors: FloatArray = np.zeros((len(column), self.size), dtype=np.float32)
         if pa.types.is_null(column.type):
-            return torch.zeros(len(column), self.size)
+            return vectors
         if not any(
             check(column.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         ):
             raise DataError(f"column {self.column!r}, row 0: {column[0].as_py()!r} is {column.type}; expected a list")
+        present = np.asarray(pc.is_valid(column).to_numpy())
         lengths = pc.list_value_length(column).to_numpy()
         wrong = np.flatnonzero(present & (lengths != self.size))
         if len(wrong):
@@ -64,14 +107,12 @@ class Vector(Feature):
                 f"column {self.column!r}, row {row}: a vector of {int(lengths[row])} numbers; expected {self.size}"
             )
         flat = np.asarray(pc.list_flatten(column.drop_null()).cast(pa.float64()).to_numpy(), dtype=np.float32)
-        vectors: npt.NDArray[np.float32] = np.zeros((len(column), self.size), dtype=np.float32)
-        vectors[np.asarray(present)] = flat.reshape(-1, self.size)
+        vectors[present] = flat.reshape(-1, self.size)
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             raise DataError(f"column {self.column!r}, row {int(bad[0])}: not finite; expected finite numbers")
-        return torch.from_numpy(vectors)
+        return vectors + 0.0  # no negative zeros, so that equal vectors have equal bytes
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        """Vectors `[n, size]` as `[n, width]`."""
-        mapped: Tensor = encoded if self.map is None else self.map(encoded)
-        return mapped
+    def _take(self, known: FloatArray) -> None:
+        self.known = np.ascontiguousarray(known, dtype=np.float32)
+        self.table = nn.Parameter(torch.zeros(FIRST + len(known), self.size))

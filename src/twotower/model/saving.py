@@ -7,20 +7,21 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.feather
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from twotower.errors import NotFittedError, SavedFolderError, TwoTowerError
 from twotower.features import Feature
+from twotower.features.record import Record
+from twotower.features.recorded import Recorded, record_groups
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower, features_of, model_from_settings
-from twotower.saved import check_folder, write_manifest
+from twotower.saved import check_folder, read_table, write_manifest, write_table
 from twotower.version import VERSION
 
 KIND = "twotower model"
-FORMAT = 1
-CONFIG, WEIGHTS, VOCABULARIES = "config.json", "weights.safetensors", "vocabularies"
+FORMAT = 2
+CONFIG, WEIGHTS, VOCABULARIES, RECORDS = "config.json", "weights.safetensors", "vocabularies", "records"
 
 
 def save_model(model: TwoTower, folder: str | Path) -> None:
@@ -35,7 +36,12 @@ def save_model(model: TwoTower, folder: str | Path) -> None:
         (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
         (building / VOCABULARIES).mkdir()
         for name, feature in _named_features(model):
-            pa.feather.write_feather(feature.learned(), str(building / VOCABULARIES / name), compression="uncompressed")
+            if not isinstance(feature, Recorded):
+                write_table(feature.learned(), building / VOCABULARIES / name)
+        for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
+            (building / RECORDS).mkdir(exist_ok=True)
+            assert sharing[0].record is not None
+            write_table(sharing[0].record.table(), building / RECORDS / f"{number}.arrow")
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
         write_manifest(building, KIND, FORMAT, VERSION, {"parameters": model.parameter_count})
 
@@ -47,12 +53,18 @@ def load_model(folder: str | Path) -> TwoTower:
         SavedFolderError: The folder is missing, truncated, altered, of a newer format or not a model.
     """
     folder = Path(folder)
-    check_folder(folder, KIND, FORMAT)
+    if check_folder(folder, KIND, FORMAT).format < FORMAT:
+        raise SavedFolderError(f"{folder} was written by an earlier version of twotower; train the model again")
     try:
         settings = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
         model = model_from_settings(settings)
         for name, feature in _named_features(model):
-            feature.restore(pa.feather.read_table(str(folder / VOCABULARIES / name), memory_map=False))
+            if not isinstance(feature, Recorded):
+                feature.restore(read_table(folder / VOCABULARIES / name))
+        for number, (key, sharing) in enumerate(record_groups(features_of(model.query))):
+            record = Record.restored(read_table(folder / RECORDS / f"{number}.arrow"), key)
+            for feature in sharing:
+                feature.take_record(record)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, KeyError, pa.ArrowInvalid, SafetensorError, msgspec.DecodeError, RuntimeError) as error:
         if isinstance(error, TwoTowerError):

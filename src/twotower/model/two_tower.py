@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
+from twotower.features.history import share_embeddings
+from twotower.features.record import Record, RecordKey
+from twotower.features.recorded import Recorded, record_groups
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.tower import Tower, tower_from_settings
 
@@ -52,6 +55,7 @@ class TwoTower(nn.Module):
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
         self.query, self.candidate = query, candidate
+        share_embeddings(features_of(query), features_of(candidate))
         self.normalize, self.temperature = normalize, temperature
         self.is_fitted = False
 
@@ -81,8 +85,16 @@ class TwoTower(nn.Module):
         seen_candidates = pa.array(np.unique(train.candidate_index))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            records: dict[int, Record] = {}
+            for key, sharing in record_groups(features_of(self.query)):
+                record = Record.of(_training_columns(train, _names(key)), key)
+                records |= {id(feature): record for feature in sharing}
             for feature in features_of(self.query):
-                feature.fit_columns(_training_columns(train, feature.learns_from))
+                columns = _training_columns(train, feature.learns_from)
+                if isinstance(feature, Recorded):
+                    feature.fit_record(records[id(feature)], columns)
+                else:
+                    feature.fit_columns(columns)
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
@@ -91,8 +103,13 @@ class TwoTower(nn.Module):
         self.is_fitted = True
         return self
 
-    def encode_queries(self, events: Dataset) -> EncodedSide:
+    def encode_queries(self, events: Dataset, *, of_training: bool = False) -> EncodedSide:
         """The query side of each event, encoded.
+
+        Args:
+            events: The events.
+            of_training: They are those that the model learned from, each of which is then left out of what
+                is said of its own query.
 
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
@@ -100,14 +117,18 @@ class TwoTower(nn.Module):
         query_rows = torch.from_numpy(events.query_index)
         columns = []
         for feature in features_of(self.query):
-            sources = {name: events.query_column(name) for name in feature.reads}
+            names = feature.learns_from if of_training else feature.reads
+            given = [name for name in feature.may_read if name in events.interactions.column_names]
+            sources = {name: events.query_column(name) for name in (*names, *given)}
+            encode = feature.encode_training if of_training else feature.encode_columns
             if len(sources) == 1:
                 ((name, (column, rows)),) = sources.items()
-                encoded = feature.encode_columns({name: column})
-                columns.append(EncodedColumn(encoded, query_rows if rows is events.query_index else None))
+                columns.append(
+                    EncodedColumn(encode({name: column}), query_rows if rows is events.query_index else None)
+                )
             else:
                 by_event = {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}
-                columns.append(EncodedColumn(feature.encode_columns(by_event)))
+                columns.append(EncodedColumn(encode(by_event)))
         return EncodedSide(columns, len(events))
 
     def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
@@ -186,6 +207,10 @@ def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
                 raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
     encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
     return EncodedSide(encoded, table.num_rows)
+
+
+def _names(key: RecordKey) -> tuple[str, ...]:
+    return (key.by, key.time) if key.item is None else (key.by, key.time, key.item)
 
 
 def _training_columns(train: Dataset, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:

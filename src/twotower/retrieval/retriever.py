@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from twotower.files import replaced_folder
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower, encode_table, features_of
 from twotower.retrieval.exact import ExactIndex
-from twotower.saved import Manifest, check_folder, write_manifest
+from twotower.saved import Manifest, check_folder, read_table, write_manifest, write_table
 from twotower.version import VERSION
 
 KIND = "twotower retriever"
@@ -160,10 +159,10 @@ class Retriever:
         """Writes everything to a folder, beside its target and then renamed over it."""
         with replaced_folder(Path(folder)) as building:
             save_model(self.model, building / "model")
-            _write_table(self.candidates, building / "candidates.arrow")
-            _write_table(self.queries, building / "queries.arrow")
-            _write_table(pa.table({"offset": self.seen.offsets}), building / "seen-offsets.arrow")
-            _write_table(pa.table({"candidate": self.seen.candidates}), building / "seen.arrow")
+            write_table(self.candidates, building / "candidates.arrow")
+            write_table(self.queries, building / "queries.arrow")
+            write_table(pa.table({"offset": self.seen.offsets}), building / "seen-offsets.arrow")
+            write_table(pa.table({"candidate": self.seen.candidates}), building / "seen.arrow")
             save_file({"candidates": self.index.embeddings}, building / "embeddings.safetensors")
             return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(self.details))
 
@@ -179,11 +178,11 @@ class Retriever:
         try:
             details = msgspec.convert(manifest.details, Details)
             seen = Seen(
-                _read_table(folder / "seen-offsets.arrow")["offset"].to_numpy(),
-                _read_table(folder / "seen.arrow")["candidate"].to_numpy(),
+                read_table(folder / "seen-offsets.arrow")["offset"].to_numpy(),
+                read_table(folder / "seen.arrow")["candidate"].to_numpy(),
             )
             embeddings = load_file(folder / "embeddings.safetensors")["candidates"]
-            tables = _read_table(folder / "candidates.arrow"), _read_table(folder / "queries.arrow")
+            tables = read_table(folder / "candidates.arrow"), read_table(folder / "queries.arrow")
         except (OSError, KeyError, ValueError, pa.ArrowInvalid, msgspec.ValidationError) as error:
             raise SavedFolderError(f"{folder} holds no retriever that can be read: {error}") from error
         return cls(load_model(folder / "model"), tables[0], embeddings, tables[1], seen, details)
@@ -258,11 +257,3 @@ def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
         unknown_candidates="drop",
         name=seen.name,
     )
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    pa.feather.write_feather(table, str(path), compression="uncompressed")
-
-
-def _read_table(path: Path) -> pa.Table:
-    return pa.feather.read_table(str(path), memory_map=False)

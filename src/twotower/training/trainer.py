@@ -190,7 +190,7 @@ class _Run:
             settings=settings,
             state=state,
             loss=settings.loss.bind(train),
-            queries=model.encode_queries(train).to(device),
+            queries=model.encode_queries(train, of_training=True).to(device),
             candidates=model.encode_candidates(train.candidates).to(device),
             query_rows=torch.from_numpy(train.query_index).to(device),
             candidate_rows=torch.from_numpy(train.candidate_index).to(device),

@@ -1,0 +1,178 @@
+"""Encoders of histories: what a window of items around an event becomes, one class an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.features.record import PADDING
+
+Encoder = Literal["kernels", "summaries", "mean", "gru", "attention"]
+
+KERNELS = 4
+RECENT = 3
+"""Items that `summaries` takes for the last ones."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The items near an event, the nearest first on each side.
+
+    Attributes:
+        items: Rows of the item table, `[n, slots]`.
+        gaps: Bucket of the time between the event and each, `[n, slots]`.
+        present: Which slots hold an item, `[n, slots]`.
+    """
+
+    items: Tensor
+    gaps: Tensor
+    present: Tensor
+
+
+class WindowEncoder(nn.Module):
+    """A way to make `width` numbers of a window.
+
+    Attributes:
+        width: How many numbers it gives.
+    """
+
+    width: int
+
+    def start_anew(self) -> None:
+        """Puts the parameters at their initial values, from the current random numbers."""
+        raise NotImplementedError
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """A window of n events and the item table `[rows, dim]` as `[n, width]`; zeros where it is empty."""
+        raise NotImplementedError
+
+
+class Kernels(WindowEncoder):
+    """Means weighted by exp(place + gap), with a learned number for each place and each gap, side by side.
+
+    They start apart: from the plain mean to one that falls off fast with the gap in time.
+    """
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        super().__init__()
+        self.width = KERNELS * dim
+        self.place = nn.Parameter(torch.empty(slots, KERNELS))
+        self.gap = nn.Parameter(torch.empty(gaps, KERNELS))
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Places nearly alike; gaps falling off at 0, 0.15, 0.3 and 0.45 a bucket."""
+        with torch.no_grad():
+            self.place.normal_(std=0.01)
+            self.gap.copy_(-0.15 * torch.arange(len(self.gap))[:, None] * torch.arange(KERNELS))
+            self.gap[-1] = 0.0  # a gap that is not known
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, KERNELS · dim]`."""
+        logits = self.place + F.embedding(window.gaps, self.gap)  # [n, slots, kernels]
+        present = window.present.unsqueeze(2)
+        weights = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(dim=1) * present
+        means = weights.transpose(1, 2) @ F.embedding(window.items, table)  # [n, kernels, dim]
+        return means.flatten(1)
+
+
+class Mean(WindowEncoder):
+    """The mean weighted by learned recency."""
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        del gaps
+        super().__init__()
+        self.width = dim
+        self.recency = nn.Parameter(torch.empty(slots))
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Each place weighs exp(−0.1) times the one before it."""
+        with torch.no_grad():
+            self.recency.copy_(-0.1 * torch.arange(len(self.recency)))
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, dim]`."""
+        weights = self.recency.exp() * window.present  # [n, slots]
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
+        return F.embedding_bag(window.items, table, mode="sum", per_sample_weights=weights, padding_idx=PADDING)
+
+
+class Summaries(Mean):
+    """Side by side the mean weighted by learned recency, the last item, and the mean of the last few."""
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        super().__init__(dim, slots, gaps)
+        self.width = 3 * dim
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, 3 · dim]`."""
+        last, recent = (
+            F.embedding_bag(window.items[:, :count], table, mode="mean", padding_idx=PADDING) for count in (1, RECENT)
+        )
+        return torch.cat([super().forward(window, table), last, recent], dim=1)
+
+
+class Recurrent(WindowEncoder):
+    """The last state of a gated recurrent unit that reads the items in order of time."""
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        del slots, gaps
+        super().__init__()
+        self.width = dim
+        self.gru = nn.GRU(dim, dim, batch_first=True)
+
+    def start_anew(self) -> None:
+        """As PyTorch starts it."""
+        self.gru.reset_parameters()
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, dim]`."""
+        device, slots = window.items.device, window.items.shape[1]
+        lengths = window.present.sum(dim=1)
+        places = (lengths[:, None] - 1 - torch.arange(slots, device=device)).clamp_min(0)
+        states, _ = self.gru(F.embedding(window.items.gather(1, places), table))  # the earliest first
+        last = states[torch.arange(len(lengths), device=device), (lengths - 1).clamp_min(0)]
+        masked: Tensor = last * (lengths > 0).unsqueeze(1)
+        return masked
+
+
+class SelfAttention(WindowEncoder):
+    """One block of self-attention, read at the latest item: what precedes it is all it can see."""
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        del gaps
+        super().__init__()
+        self.width = dim
+        self.places = nn.Parameter(torch.zeros(slots, dim))
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+        self.norm, self.feed = nn.LayerNorm(dim), nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def start_anew(self) -> None:
+        """Places at zero, the rest as PyTorch starts it."""
+        nn.init.zeros_(self.places)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, dim]`."""
+        items = self.norm(F.embedding(window.items, table) + self.places)
+        logits = (self.key(items) @ self.query(items[:, 0]).unsqueeze(2)).squeeze(2) / items.shape[2] ** 0.5
+        logits = logits.masked_fill(~window.present, torch.finfo(logits.dtype).min)
+        mixed = (logits.softmax(dim=1).unsqueeze(1) @ self.value(items)).squeeze(1) + items[:, 0]
+        fed: Tensor = (mixed + self.feed(mixed)) * window.present[:, :1]
+        return fed
+
+
+ENCODERS: dict[str, type[Kernels] | type[Mean] | type[Recurrent] | type[SelfAttention]] = {
+    "kernels": Kernels,
+    "summaries": Summaries,
+    "mean": Mean,
+    "gru": Recurrent,
+    "attention": SelfAttention,
+}

@@ -1,0 +1,64 @@
+"""`Recorded`: what features that read the record of training share, so that one model keeps it once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from twotower.features.base import Columns, Feature
+from twotower.features.record import Record, RecordKey
+
+
+class Recorded(Feature):
+    """A feature that reads what its query did in training.
+
+    Features of one model that read the same columns share one `Record`. In training the event itself is
+    in the record, and is taken out of what its own encoding says: elsewhere it would not be there.
+    """
+
+    record: Record | None = None
+
+    @property
+    @abstractmethod
+    def key(self) -> RecordKey:
+        """The columns of its record."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The id and the time; never what was chosen."""
+        return (self.key.by, self.key.time)
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """The id, the time and, where it matters, what was chosen."""
+        return self.reads if self.key.item is None else (*self.reads, self.key.item)
+
+    def fit_columns(self, columns: Columns) -> None:
+        """Learns from a record of its own."""
+        self.fit_record(Record.of(columns, self.key), columns)
+
+    @abstractmethod
+    def take_record(self, record: Record) -> None:
+        """Keeps the record and makes the parameters."""
+
+    def fit_record(self, record: Record, columns: Columns) -> None:
+        """Keeps the record, makes the parameters, and learns what else is to learn from the training events."""
+        del columns
+        self.take_record(record)
+
+    @abstractmethod
+    def encode_training(self, columns: Columns) -> Tensor:
+        """Encodes events of training, which are in the record, as if each were not there itself."""
+
+
+def record_groups(features: Iterable[Feature]) -> list[tuple[RecordKey, list[Recorded]]]:
+    """The records that features need, and who shares each: those without items join one that has them."""
+    recorded = [feature for feature in features if isinstance(feature, Recorded)]
+    groups: dict[RecordKey, list[Recorded]] = {}
+    for feature in sorted(recorded, key=lambda feature: feature.key.item is None):
+        wanted = feature.key
+        joined = next((key for key in groups if (key.by, key.time) == (wanted.by, wanted.time)), wanted)
+        groups.setdefault(joined if wanted.item is None else wanted, []).append(feature)
+    return list(groups.items())
