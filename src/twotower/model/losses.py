@@ -105,10 +105,19 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     Attributes:
         mask_known: Leave out the query's other candidates in train.
         reduction: `mean` over the batch's weights, or their `sum`.
+        label_smoothing: Share of each event's target that is spread evenly over all candidates that are not
+            left out (Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
+            In-batch softmax has none: a candidate that train does not name is never drawn, and one that it
+            rarely names would have to stand for many, so that a batch cannot tell the catalogue's mean.
     """
 
     mask_known: bool = False
     reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
 
     def bind(self, train: Dataset) -> BoundLoss:
         """The loss for this training data."""
@@ -158,6 +167,7 @@ class _BoundFull:
             batch.candidates,
             row_weights(batch, query_embeddings, self.loss.reduction),
             removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
+            smoothing=self.loss.label_smoothing,
         )
 
 
