@@ -205,6 +205,7 @@ class _Run:
         with _randomness_of(settings.seed, number, state.model.device):
             started = time.perf_counter()
             state.model.train()
+            self.loss.start_epoch()
             order = torch.randperm(len(self.candidate_rows)).to(state.model.device)
             total, weight = torch.zeros(2, dtype=torch.float64, device=order.device)
             for step, rows in enumerate(torch.split(order, settings.batch_size)):
