@@ -270,6 +270,7 @@ class _Run:
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
         optimizer.step()
+        model.clamp_temperature()
         counted = len(rows) if weights is None else weights.sum()
         return loss.detach() * (counted if self.settings.loss.reduction == "mean" else 1), counted
 
