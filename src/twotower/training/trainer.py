@@ -210,7 +210,8 @@ class _Run:
             total, weight = torch.zeros(2, dtype=torch.float64, device=order.device)
             for step, rows in enumerate(torch.split(order, settings.batch_size)):
                 progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
-                self._set_rate(settings.optimizer.learning_rate * settings.schedule.factor(progress))
+                factor = settings.schedule.factor(progress)
+                self._scale_rates(factor)
                 loss, counted = self._step(rows)
                 total += loss
                 weight += counted
@@ -225,7 +226,7 @@ class _Run:
                 f"the loss of epoch {number} is {mean}: training has diverged; "
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
-        return self._validated(Epoch(number, mean, state.optimizer.param_groups[0]["lr"], seconds))
+        return self._validated(Epoch(number, mean, settings.optimizer.learning_rate * factor, seconds))
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -284,9 +285,9 @@ class _Run:
         scores.value(settings.monitor)  # refuses a metric that is not measured at the first validation
         return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
 
-    def _set_rate(self, rate: float) -> None:
+    def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["initial_lr"] * factor
 
 
 @contextmanager
