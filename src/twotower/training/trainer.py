@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from twotower.evaluation.validation import Validation
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
+from twotower.training.averaging import Average
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights, identity_of
 from twotower.training.history import Epoch, TrainingHistory
@@ -59,6 +60,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`.
         schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
+        average: Average the weights over the steps, of which each keeps this share of the average, such as 0.999;
+            the averaged weights are those that are validated, kept and given back. None averages nothing.
         validate_every: Epochs between validations; the last epoch is always validated.
         monitor: The metric that says which epoch is best: `all.` or `unseen.`, then its name.
         early_stopping: When to stop early, and then restore the best weights; None never does.
@@ -88,6 +91,7 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     loss: Loss = InBatchSoftmax()
     schedule: LearningRateSchedule = Constant()
     clip_norm: float | None = None
+    average: float | None = None
     validate_every: int = 1
     monitor: str = "all.top_100"
     early_stopping: EarlyStopping | None = None
@@ -101,6 +105,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
         check_ks(self.ks)
 
     def fit(
@@ -143,7 +149,9 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if checkpoint is not None:
             saved = Checkpoint(checkpoint, identity_of(self, model, train, validation))
             if (resumed := saved.resume(model, run.state.optimizer)) is not None:
-                run.state.history, run.best = resumed
+                run.state.history, run.best, averaged = resumed
+                if run.average is not None:
+                    run.average.restore(averaged)
                 run.state.stop = run.out_of_patience()
         for callback in callbacks:
             callback.on_start(run.state)
@@ -154,9 +162,11 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             run.state.history.epochs.append(epoch)
             run.keep_best()
             if saved is not None:
-                saved.save(model, run.state.optimizer, run.state.history, run.best)
-            for callback in callbacks:
-                callback.on_epoch(run.state, epoch)
+                averaged = {} if run.average is None else run.average.weights
+                saved.save(model, run.state.optimizer, run.state.history, run.best, averaged)
+            with run.averaged():
+                for callback in callbacks:
+                    callback.on_epoch(run.state, epoch)
         run.finish()
         return run.state.history
 
@@ -175,6 +185,7 @@ class _Run:
     weights: Tensor | None
     validation: Validation | None
     best: Weights
+    average: Average | None
 
     @classmethod
     def prepare(cls, settings: Trainer, model: TwoTower, train: Dataset, validation: Dataset | None) -> _Run:
@@ -197,6 +208,7 @@ class _Run:
             weights=None if train.weight is None else torch.from_numpy(train.weights).to(device),
             validation=None if validation is None else Validation(model, validation, train, settings.ks),
             best={},
+            average=None if settings.average is None else Average(model, settings.average),
         )
 
     def epoch(self, number: int, callbacks: Sequence[Callback]) -> Epoch:
@@ -213,6 +225,8 @@ class _Run:
                 factor = settings.schedule.factor(progress)
                 self._scale_rates(factor)
                 loss, counted = self._step(rows)
+                if self.average is not None:
+                    self.average.update((number - 1) * state.steps_per_epoch + step)
                 total += loss
                 weight += counted
                 state.step = step + 1
@@ -226,7 +240,8 @@ class _Run:
                 f"the loss of epoch {number} is {mean}: training has diverged; "
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
-        return self._validated(Epoch(number, mean, settings.optimizer.learning_rate * factor, seconds))
+        with self.averaged():
+            return self._validated(Epoch(number, mean, settings.optimizer.learning_rate * factor, seconds))
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -234,7 +249,8 @@ class _Run:
         if self.settings.early_stopping is None or epoch.validation is None:
             return
         if self.state.history.best is epoch:
-            self.best = {name: tensor.clone() for name, tensor in self.state.model.state_dict().items()}
+            with self.averaged():
+                self.best = {name: tensor.clone() for name, tensor in self.state.model.state_dict().items()}
         self.state.stop |= self.out_of_patience()
 
     def out_of_patience(self) -> bool:
@@ -250,11 +266,17 @@ class _Run:
         return waited >= stopping.patience
 
     def finish(self) -> None:
-        """Gives the best weights back where training stopped early or could have."""
+        """Gives the best weights back where training stopped early or could have, else the averaged ones."""
         self.state.model.eval()
+        if self.average is not None:
+            self.average.give()
         if self.best:
             self.state.model.load_state_dict(self.best)
             self.state.history.restored = self.state.history.best.epoch
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the model has its averaged weights, where there are such."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _step(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
         """Trains on the events at `rows`; gives the sum of their losses and of their weights."""
