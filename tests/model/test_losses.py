@@ -106,17 +106,23 @@ def test_every_correction_is_its_plain_formula_over_all_columns(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("mask_known", [False, True])
-def test_the_full_softmax_is_cross_entropy_over_the_catalogue(reduction: Any, mask_known: bool) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_full_softmax_is_cross_entropy_over_the_catalogue(
+    reduction: Any, mask_known: bool, smoothing: float
+) -> None:
     train = log_of([(0, 1), (0, 2), (1, 0), (2, 3)], queries=3, candidates=5, weights=[1.0, 2.0, 0.5, 1.5])
     draw = torch.Generator().manual_seed(0)
     queries, candidates = torch.randn(4, 3, generator=draw, dtype=F64), torch.randn(5, 3, generator=draw, dtype=F64)
     logits = queries @ candidates.T
     if mask_known:
         logits[0, 2] = logits[1, 1] = -torch.inf
-    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(train.candidate_index), reduction="none")
+    wanted = (~logits.isinf()).to(F64)  # evenly over what is left, then the rest on the chosen one
+    wanted = smoothing * wanted / wanted.sum(dim=1, keepdim=True)
+    wanted[range(4), train.candidate_index] += 1 - smoothing
+    losses = -(wanted * logits.log_softmax(dim=1).masked_fill(logits.isinf(), 0)).sum(dim=1)
     weights = torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=F64)
     expected = (losses * weights).sum() / (weights.sum() if reduction == "mean" else 1)
-    found = loss_of(FullSoftmax(mask_known, reduction), train, [0, 1, 2, 3], queries, candidates)
+    found = loss_of(FullSoftmax(mask_known, reduction, smoothing), train, [0, 1, 2, 3], queries, candidates)
     torch.testing.assert_close(found, expected)
 
 
@@ -194,11 +200,17 @@ def test_the_mean_sampled_gradient_approaches_the_full_softmaxs() -> None:
 
     full = gradient(FullSoftmax(), list(range(3000)))
     batches = [draw.integers(3000, size=256).tolist() for _ in range(150)]
+    losses = {
+        "corrected": InBatchSoftmax(),
+        "mixed": InBatchSoftmax(uniform=128),
+        "plain": InBatchSoftmax(log_q=False),
+    }
     off = {
         name: ((sum(gradient(loss, rows) for rows in batches) / 150 - full).norm() / full.norm()).item()
-        for name, loss in (("corrected", InBatchSoftmax()), ("plain", InBatchSoftmax(log_q=False)))
+        for name, loss in losses.items()
     }
     assert off["corrected"] < 0.1  # 38,400 draws: a noise of a few percent, and a bias of order 1 / 256
+    assert off["mixed"] < 0.1
     assert off["plain"] > 3 * off["corrected"]
 
 
@@ -216,3 +228,8 @@ def test_rows_of_no_weight_do_not_count() -> None:
 def test_hard_negatives_have_to_be_some() -> None:
     with pytest.raises(ConfigError, match="hard_negatives=0"):
         InBatchSoftmax(hard_negatives=0)
+
+
+def test_all_of_a_label_cannot_be_smoothed_away() -> None:
+    with pytest.raises(ConfigError, match=r"label_smoothing=1\.0; expected a share"):
+        FullSoftmax(label_smoothing=1.0)

@@ -8,7 +8,8 @@ import torch
 
 from toy import groups_log, toy_model
 from twotower.errors import NotFittedError, SavedFolderError
-from twotower.model import TwoTower, load_model, save_model
+from twotower.features import Category
+from twotower.model import Tower, TwoTower, load_model, save_model
 
 
 @pytest.fixture
@@ -24,6 +25,28 @@ def test_a_loaded_model_gives_the_same_scores_to_the_bit(model: TwoTower, tmp_pa
     assert torch.equal(loaded.embed_queries(data), model.embed_queries(data))
     assert torch.equal(loaded.embed_candidates(data.candidates), model.embed_candidates(data.candidates))
     assert loaded.settings() == model.settings()
+
+
+def test_a_learned_temperature_is_saved_with_the_weights(tmp_path: Path) -> None:
+    data = groups_log(100)
+    model = TwoTower(Tower([Category("user", 4)]), Tower([Category("item", 4)]), learn_temperature=True).learn(data)
+    assert model.log_temperature is not None
+    with torch.no_grad():
+        model.log_temperature.fill_(-1.5)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.temperature == model.temperature
+    assert torch.equal(loaded.embed_queries(data), model.embed_queries(data))
+    assert loaded.settings() == model.settings()
+
+
+def test_a_model_saved_before_temperatures_could_be_learned_loads(model: TwoTower, tmp_path: Path) -> None:
+    older = {name: value for name, value in model.settings().items() if name != "learn_temperature"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "settings", lambda: older)
+        save_model(model, tmp_path / "model")
+    data = groups_log(100)
+    assert torch.equal(load_model(tmp_path / "model").embed_queries(data), model.embed_queries(data))
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(model: TwoTower, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def plain(
     target_shift: Tensor | None,
     banned: Tensor | None,
     hard_negatives: int | None,
+    smoothing: float,
 ) -> Tensor:
-    """Σ_i w_i (log Σ_j exp z_ij − z_it), row by row, with all logits at once."""
+    """Σ_i w_i (log Σ_j exp z_ij − (1 − ε) z_it − ε mean_j z_ij), row by row, with all logits at once."""
     total = queries.new_zeros(())
     for i in range(len(queries)):
         logits = candidates @ queries[i]
@@ -35,7 +36,9 @@ def plain(
         negatives = logits[others]
         if hard_negatives is not None and len(others) > hard_negatives:
             negatives = negatives.sort(descending=True).values[:hard_negatives]
-        total = total + weights[i] * (torch.logsumexp(torch.cat([negatives, positive[None]]), 0) - positive)
+        left = torch.cat([negatives, positive[None]])
+        wanted = (1 - smoothing) * positive + smoothing * left.mean()
+        total = total + weights[i] * (torch.logsumexp(left, 0) - wanted)
     return total
 
 
@@ -48,6 +51,7 @@ def plain(
     with_shift=st.booleans(),
     with_removed=st.booleans(),
     hard_negatives=st.none() | st.integers(1, 9),
+    smoothing=st.just(0.0) | st.floats(0.01, 0.9),
 )
 def test_value_and_gradient_are_the_plain_formulas(
     seed: int,
@@ -58,6 +62,7 @@ def test_value_and_gradient_are_the_plain_formulas(
     with_shift: bool,
     with_removed: bool,
     hard_negatives: int | None,
+    smoothing: float,
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
 
@@ -74,7 +79,7 @@ def test_value_and_gradient_are_the_plain_formulas(
         banned = torch.rand(rows, columns, generator=draw) < 0.4
         banned[torch.arange(rows), target] = False
         removed = Removed(*banned.nonzero(as_tuple=True))
-    expected = plain(queries, candidates, target, weights, bias, shift, banned, hard_negatives)
+    expected = plain(queries, candidates, target, weights, bias, shift, banned, hard_negatives, smoothing)
     expected_gradients = torch.autograd.grad(expected, [queries, candidates])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax, "CHUNK_ELEMENTS", chunk)
@@ -87,11 +92,20 @@ def test_value_and_gradient_are_the_plain_formulas(
             target_shift=shift,
             removed=removed,
             hard_negatives=hard_negatives,
+            smoothing=smoothing,
         )
         gradients = torch.autograd.grad(loss, [queries, candidates])
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_smoothed_labels_are_torchs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    queries, candidates = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for n in (4, 6))
+    target, ones = torch.tensor([0, 5, 2, 2]), torch.ones(4, dtype=torch.float64)
+    expected = torch.nn.functional.cross_entropy(queries @ candidates.T, target, reduction="sum", label_smoothing=0.3)
+    torch.testing.assert_close(softmax_loss(queries, candidates, target, ones, smoothing=0.3), expected)
 
 
 def test_the_outer_gradient_is_passed_on() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -121,6 +122,8 @@ def test_towers_have_to_meet_and_temperatures_to_be_positive() -> None:
         TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 4)]))
     with pytest.raises(ConfigError, match="temperature=0"):
         TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 8)]), temperature=0)
+    with pytest.raises(ConfigError, match=r"temperature=0\.001 to learn from; expected one between 0\.01 and 100"):
+        TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 8)]), temperature=0.001, learn_temperature=True)
 
 
 def test_normalized_embeddings_have_length_one_over_the_temperature() -> None:
@@ -129,6 +132,47 @@ def test_normalized_embeddings_have_length_one_over_the_temperature() -> None:
     model.learn(log)
     torch.testing.assert_close(model.embed_queries(log).norm(dim=1), torch.full((50,), 4.0))
     torch.testing.assert_close(model.embed_candidates(log.candidates).norm(dim=1), torch.ones(30))
+
+
+def learning_temperature(temperature: float) -> TwoTower:
+    towers = Tower([Category("user", 8)]), Tower([Category("item", 8)])
+    return TwoTower(*towers, normalize=True, temperature=temperature, learn_temperature=True)
+
+
+def test_a_learned_temperature_starts_where_it_is_told_and_divides_the_scores() -> None:
+    log = groups_log(50)
+    model = learning_temperature(0.25).learn(log)
+    torch.testing.assert_close(model.embed_queries(log).norm(dim=1), torch.full((50,), 4.0))
+    assert model.log_temperature is not None
+    with torch.no_grad():
+        model.log_temperature.add_(math.log(2))
+    assert model.temperature == pytest.approx(0.5)
+    torch.testing.assert_close(model.embed_queries(log).norm(dim=1), torch.full((50,), 2.0))
+    assert model.settings()["temperature"] == 0.25
+    assert model.learn(log).temperature == pytest.approx(0.25)
+
+
+def test_the_gradient_of_a_learned_temperature_is_that_of_the_scores() -> None:
+    """dloss/dlog T = −Σ z · dloss/dz for scores z = q·c / T; here with a loss of Σ z²."""
+    log = groups_log(5)
+    model = learning_temperature(0.5).learn(log)
+    scores = model.query_vectors(model.encode_queries(log).whole()) @ model.embed_candidates(log.candidates).T
+    scores.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert model.log_temperature is not None
+    assert model.log_temperature.grad is not None
+    torch.testing.assert_close(model.log_temperature.grad, -2 * scores.detach().square().sum())
+
+
+@pytest.mark.parametrize(("beyond", "bound"), [(-9.0, 0.01), (9.0, 100.0)])
+def test_a_learned_temperature_is_brought_back_within_bounds(beyond: float, bound: float) -> None:
+    model = learning_temperature(0.5)
+    model.clamp_temperature()
+    assert model.temperature == pytest.approx(0.5)
+    assert model.log_temperature is not None
+    with torch.no_grad():
+        model.log_temperature.fill_(beyond)
+    model.clamp_temperature()
+    assert model.temperature == pytest.approx(bound)
 
 
 def test_what_train_does_not_name_is_unknown_to_the_features() -> None:

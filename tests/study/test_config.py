@@ -15,7 +15,7 @@ from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.study.config import Config, config_of, read_config
 from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.study.recipes import recipe
-from twotower.training import Adagrad, AdamW
+from twotower.training import Adagrad, AdamW, Trainer
 
 INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
@@ -64,6 +64,29 @@ def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
     model = config.model.build(data, msgspec.structs.replace(recipe("tuned", data), unknown_rate=0.1))
     assert model.query.settings()["features"] == [{"kind": "category", "column": "u", "dim": 4, "unknown_rate": 0.02}]
     assert [f["unknown_rate"] for f in model.candidate.settings()["features"]] == [0.1]
+
+
+def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
+    text = """
+        [model]
+        learn_temperature = true
+        temperature = 0.1
+        [training]
+        average = 0.999
+        loss = {kind = "in_batch_softmax", uniform = 100, memory = 5000}
+        optimizer = {kind = "adamw", embedding_learning_rate = 0.02, embedding_weight_decay = 0.0}
+    """
+    data = groups_log()
+    config = read_config(write(tmp_path, text))
+    trainer = config.resolved_recipe(data).trainer
+    assert trainer.average == 0.999
+    assert trainer.loss == InBatchSoftmax(uniform=100, memory=5000)
+    assert trainer.optimizer == AdamW(embedding_learning_rate=0.02, embedding_weight_decay=0.0)
+    assert msgspec.convert(msgspec.to_builtins(trainer), Trainer) == trainer
+    model = config.model.build(data, recipe("tuned", data))
+    assert (model.learn_temperature, model.initial_temperature) == (True, 0.1)
+    smoothed = read_config(write(tmp_path, '[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}'))
+    assert smoothed.resolved_recipe(data).trainer.loss == FullSoftmax(label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(

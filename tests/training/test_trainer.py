@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from toy import groups_log, log_of, toy_model
 from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Popularity, measure
-from twotower.model import FullSoftmax, InBatchSoftmax, TwoTower
-from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
+from twotower.features import Category, Normalized, Text
+from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
+from twotower.training import Adagrad, AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 
 FAST = AdamW(0.02)
@@ -32,7 +34,17 @@ def parts() -> tuple[Dataset, Dataset]:
     return train, test
 
 
-@pytest.mark.parametrize("loss", [FullSoftmax(), InBatchSoftmax(), InBatchSoftmax(reduction="sum")])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        FullSoftmax(),
+        FullSoftmax(label_smoothing=0.1),
+        InBatchSoftmax(),
+        InBatchSoftmax(reduction="sum"),
+        InBatchSoftmax(uniform=30),
+        InBatchSoftmax(memory=256),
+    ],
+)
 def test_training_learns_what_popularity_cannot_know(
     loss: FullSoftmax | InBatchSoftmax, parts: tuple[Dataset, Dataset]
 ) -> None:
@@ -53,6 +65,33 @@ def test_one_seed_gives_one_result_and_another_seed_another(parts: tuple[Dataset
     assert same(models[0], models[1])
     assert losses[0] == losses[1]
     assert not same(models[0], models[2])
+
+
+def test_the_seed_draws_the_negatives_too(parts: tuple[Dataset, Dataset]) -> None:
+    loss = InBatchSoftmax(uniform=10)
+    first, again, other = (toy_model().learn(parts[0]) for _ in range(3))
+    for model, seed in ((first, 3), (again, 3), (other, 4)):
+        # one batch, so that the order of the events is no difference
+        Trainer(epochs=1, batch_size=5000, loss=loss, seed=seed).fit(model, parts[0])
+    assert same(first, again)
+    assert not torch.allclose(first.candidate.stack[1].weight, other.candidate.stack[1].weight, rtol=1e-3)  # type: ignore[arg-type]
+
+
+def temperature_after(epochs: int, rate: float) -> float:
+    """A temperature of 1, learned at this rate: cosines divided by 1 cannot tell thirty candidates apart."""
+    towers = Tower([Category("user", 8)]), Tower([Category("item", 8)])
+    model = TwoTower(*towers, normalize=True, temperature=1.0, learn_temperature=True)
+    optimizer = AdamW(rate, embedding_learning_rate=0.05)
+    Trainer(epochs=epochs, batch_size=128, optimizer=optimizer).fit(model, groups_log(500))
+    return model.temperature
+
+
+def test_a_temperature_is_learned() -> None:
+    assert 0.1 < temperature_after(20, rate=0.02) < 0.5
+
+
+def test_no_step_leads_a_learned_temperature_out_of_its_bounds() -> None:
+    assert temperature_after(1, rate=50.0) in (pytest.approx(0.01), pytest.approx(100.0))
 
 
 def test_the_seed_orders_the_events_too(parts: tuple[Dataset, Dataset]) -> None:
@@ -80,21 +119,45 @@ class _InterruptAfter(Callback):
             raise KeyboardInterrupt
 
 
+def everything_on() -> TwoTower:
+    """A model with every option that training has to carry over an interruption."""
+    return TwoTower(
+        Tower([Category("user", 8), Normalized("at")], [8, 8], 0.1, norm="batch"),
+        Tower([Category("item", 8), Text("title", 8)], [8, 8], 0.1, norm="batch"),
+        normalize=True,
+        temperature=0.2,
+        learn_temperature=True,
+    )
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"optimizer": FAST, "early_stopping": EarlyStopping()},
+    "negatives": {
+        "optimizer": AdamW(0.02, embedding_learning_rate=0.05, embedding_weight_decay=0.0),
+        "loss": InBatchSoftmax(uniform=20, memory=300),
+        "average": 0.9,
+    },
+    "smoothed": {
+        "optimizer": Adagrad(0.1, embedding_learning_rate=0.2),
+        "loss": FullSoftmax(label_smoothing=0.1, reduction="sum"),
+        "average": 0.9,
+        "early_stopping": EarlyStopping(),
+    },
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    parts: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], parts: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_module, "EVERY_SECONDS", 0.0)
     train, test = parts
-    trainer = Trainer(
-        epochs=5, batch_size=128, optimizer=FAST, schedule=Cosine(), early_stopping=EarlyStopping(), monitor="all.mrr"
-    )
-    whole, resumed = toy_model(dropout=0.1), toy_model(dropout=0.1)
+    trainer = Trainer(epochs=5, batch_size=128, schedule=Cosine(), monitor="all.mrr", **options)
+    whole, resumed = everything_on(), everything_on()
     expected = trainer.fit(whole, train, test)
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            trainer.fit(
-                toy_model(dropout=0.1), train, test, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(stop)]
-            )
+            trainer.fit(everything_on(), train, test, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(stop)])
     history = trainer.fit(resumed, train, test, checkpoint=tmp_path / "run")
     assert same(whole, resumed)
     assert [(e.epoch, e.loss, e.validation) for e in history.epochs] == [
@@ -178,6 +241,23 @@ def test_stop_after_keeps_the_schedule_of_all_epochs(parts: tuple[Dataset, Datas
     whole = trainer.fit(toy_model(), parts[0])
     assert [e.learning_rate for e in short.epochs] == [e.learning_rate for e in whole.epochs[:2]]
     assert [e.loss for e in short.epochs] == [e.loss for e in whole.epochs[:2]]
+
+
+def test_a_schedule_scales_every_rate_and_the_history_has_the_dense_layers(parts: tuple[Dataset, Dataset]) -> None:
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.seen: list[list[float]] = []
+
+        def on_step(self, state: TrainingState) -> None:
+            self.seen.append([group["lr"] for group in state.optimizer.param_groups])
+
+    rates = Rates()
+    trainer = Trainer(epochs=2, optimizer=AdamW(0.01, embedding_learning_rate=0.04), schedule=Cosine())
+    history = trainer.fit(toy_model(), parts[0], callbacks=[rates])
+    assert rates.seen[0] == [0.01, 0.04]
+    assert rates.seen[-1][0] < 0.01
+    assert all(tables == pytest.approx(4 * dense) for dense, tables in rates.seen)
+    assert history.epochs[-1].learning_rate == rates.seen[-1][0]
 
 
 def test_a_diverged_training_says_so(parts: tuple[Dataset, Dataset]) -> None:

@@ -7,7 +7,6 @@ itself which candidates it needs embedded: in-batch softmax those of the batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,11 +18,10 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError
+from twotower.model.negatives import Embed, Memory, drawn_uniformly
 from twotower.model.softmax import Removed, softmax_loss
 
 Reduction = Literal["mean", "sum"]
-Embed = Callable[[Tensor], Tensor]
-"""Embeds the candidates with the given rows, `[n]` to `[n, d]`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,9 @@ class Batch:
 class BoundLoss(Protocol):
     """A loss that knows its training data."""
 
+    def start_epoch(self) -> None:
+        """Forgets the batches before; called at the start of every epoch."""
+
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
         ...
@@ -59,6 +60,22 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     count as often as they occur: `log(multiplicity)` is added to their logits, which is the softmax over
     all B columns, value and gradient.
 
+    Two kinds of draws can be added to the batch's own:
+
+    - `uniform`: candidates drawn uniformly over the catalogue, so that those which hardly any event names
+      are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
+      recommendations*, companion of WWW 2020);
+    - `memory`: the candidates of earlier batches, with the embeddings that they had then (Wang et al.,
+      *Cross-batch negative sampling for training two-tower recommenders*, SIGIR 2021). They are constants:
+      queries learn from them, the candidate tower does not, so that it is pulled by every event but pushed
+      away from its share of the negatives alone. A candidate that is also in the batch has its fresh
+      embedding, and both count. The memory is empty at the start of an epoch.
+
+    With either, a row's other columns are B − 1 events of the batch, M of the memory and U uniform draws,
+    and the p of the correction is that of their mixture, `((B − 1 + M) · p + U / C) / (B − 1 + M + U)` for a
+    catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
+    true probabilities vanishes where all the others are of one kind, and nearly where they are of both.
+
     Attributes:
         log_q: Correct for how often candidates are drawn.
         mask_same: Leave out the other columns that hold the row's own candidate.
@@ -68,6 +85,8 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         reduction: `mean` over the batch's weights, or their `sum`, as TFRS does. Mind that the mean's
             gradients are B times smaller: Adagrad with its usual initial accumulator of 0.1 learns
             almost nothing from them.
+        uniform: How many candidates to draw uniformly for each batch.
+        memory: How many of the latest events before the batch to remember.
 
     Example:
         >>> InBatchSoftmax(hard_negatives=100).reduction
@@ -79,9 +98,14 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     mask_known: bool = False
     hard_negatives: int | None = None
     reduction: Reduction = "mean"
+    uniform: int = 0
+    memory: int = 0
 
     def __post_init__(self) -> None:
-        _check_hard_negatives(self.hard_negatives)
+        if self.hard_negatives is not None and self.hard_negatives < 1:
+            raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
+        if self.uniform < 0 or self.memory < 0:
+            raise ConfigError(f"uniform={self.uniform}, memory={self.memory}; expected numbers of at least 0")
 
     def bind(self, train: Dataset, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
@@ -105,10 +129,19 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     Attributes:
         mask_known: Leave out the query's other candidates in train.
         reduction: `mean` over the batch's weights, or their `sum`.
+        label_smoothing: Share of each event's target that is spread evenly over all candidates that are not
+            left out (Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
+            In-batch softmax has none: a candidate that train does not name is never drawn, and one that it
+            rarely names would have to stand for many, so that a batch cannot tell the catalogue's mean.
     """
 
     mask_known: bool = False
     reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
 
     def bind(self, train: Dataset) -> BoundLoss:
         """The loss for this training data."""
@@ -121,34 +154,56 @@ Loss = InBatchSoftmax | FullSoftmax
 class _BoundInBatch:
     def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
+        self.memory = Memory(loss.memory)
+
+    def start_epoch(self) -> None:
+        self.memory.forget()
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
-        distinct, target, multiplicity = torch.unique(batch.candidates, return_inverse=True, return_counts=True)
-        log_multiplicity = multiplicity.log().to(query_embeddings.dtype)  # [C]
+        others = batch.candidates[:0]
+        if self.loss.uniform > 0:
+            others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
+        columns = self.memory.columns(batch.candidates, others, embed_candidates)
+        log_multiplicity = columns.multiplicity.log().to(query_embeddings.dtype)  # [C]
         bias = log_multiplicity
         if self.loss.log_q:
-            if self.log_probability.device != distinct.device:
-                self.log_probability = self.log_probability.to(distinct.device)
-            bias = bias - self.log_probability[distinct]
+            bias = bias - self._log_drawn(columns.candidates, len(batch.candidates) - 1 + len(self.memory))
         weights = row_weights(batch, query_embeddings, self.loss.reduction)
+        own = log_multiplicity[columns.target]
         loss = softmax_loss(
             query_embeddings,
-            embed_candidates(distinct),
-            target,
+            columns.embeddings,
+            columns.target,
             weights,
             bias=bias,
-            target_shift=-log_multiplicity[target] if self.loss.mask_same else None,
-            removed=None if self.known is None else _known_columns(self.known, batch, distinct, self.catalogue),
+            target_shift=-own if self.loss.mask_same else None,
+            removed=None
+            if self.known is None
+            else _known_columns(self.known, batch, columns.candidates, self.catalogue),
             hard_negatives=self.loss.hard_negatives,
         )
+        self.memory.remember(batch.candidates, columns)
         if self.loss.mask_same:
             return loss
-        return loss + torch.dot(weights, log_multiplicity[target])  # each row's own column is one of several
+        return loss + torch.dot(weights, own)  # each row's own column is one of several
+
+    def _log_drawn(self, candidates: Tensor, events: int) -> Tensor:
+        """Log probability of each candidate in a row's other columns, of which so many are events', `[C]`."""
+        if self.log_probability.device != candidates.device:
+            self.log_probability = self.log_probability.to(candidates.device)
+        log_probability = self.log_probability[candidates]
+        if self.loss.uniform == 0:
+            return log_probability
+        share = self.loss.uniform / (events + self.loss.uniform)
+        return ((1 - share) * log_probability.exp() + share / self.catalogue).log()
 
 
 class _BoundFull:
     def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
         self.loss, self.known, self.catalogue = loss, known, catalogue
+
+    def start_epoch(self) -> None:
+        pass
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)
@@ -158,6 +213,7 @@ class _BoundFull:
             batch.candidates,
             row_weights(batch, query_embeddings, self.loss.reduction),
             removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
+            smoothing=self.loss.label_smoothing,
         )
 
 
@@ -178,8 +234,3 @@ def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) 
     kept = (columns >= 0) & (candidates != batch.candidates.cpu().numpy()[rows])
     device = distinct.device
     return Removed(torch.from_numpy(rows[kept]).to(device), torch.from_numpy(columns[kept]).to(device))
-
-
-def _check_hard_negatives(count: int | None) -> None:
-    if count is not None and count < 1:
-        raise ConfigError(f"hard_negatives={count}; expected at least 1, or none given to keep all")

@@ -4,7 +4,9 @@ Rows are processed in chunks that fit the cache. Each chunk's logits become prob
 the products that make the gradient follow at once, so that memory is O(B·d + C·d + chunk·C) and the
 exponentials are taken once. The plain formula, against which this is tested, is
 
-    loss = Σ_i w_i · ( log Σ_j exp(z_ij) − z_it )      with  z = q·cᵀ + bias,  t = target of row i.
+    loss = Σ_i w_i · ( log Σ_j exp(z_ij) − z_it )      with  z = q·cᵀ + bias,  t = target of row i,
+
+and, with labels smoothed by ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def softmax_loss(
     target_shift: Tensor | None = None,
     removed: Removed | None = None,
     hard_negatives: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
 
@@ -57,6 +60,8 @@ def softmax_loss(
         removed: Logits left out.
         hard_negatives: Keep only this many negatives a row, those with the highest logits after all
             of the above; None keeps all.
+        smoothing: Share of each row's target that is spread evenly over all columns that are left, the
+            chosen one's included.
 
     Returns:
         A scalar, differentiable once with respect to `queries` and `candidates`.
@@ -68,7 +73,7 @@ def softmax_loss(
     """
     offset = torch.zeros(len(candidates), dtype=queries.dtype, device=queries.device) if bias is None else bias
     loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives
+        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing
     )
     return loss
 
@@ -85,6 +90,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         target_shift: Tensor | None,
         removed: Removed | None,
         hard_negatives: int | None,
+        smoothing: float,
     ) -> Tensor:
         rows = max(1, min(len(queries), CHUNK_ELEMENTS // max(1, len(candidates))))
         needs_gradient = any(ctx.needs_input_grad[:2])
@@ -109,12 +115,20 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 _keep_hardest(logits, row, chunk_target, hard_negatives)
             highest = logits.amax(dim=1, keepdim=True)
             chosen = logits[row, chunk_target] - highest.squeeze(1)
+            if smoothing > 0:
+                left_out = logits == -torch.inf
+                kept = logits.shape[1] - left_out.sum(dim=1)
+                mean = logits.masked_fill(left_out, 0).sum(dim=1) / kept
+                chosen = (1 - smoothing) * chosen + smoothing * (mean - highest.squeeze(1))
             exponentials = logits.sub_(highest).exp_()
             sums = exponentials.sum(dim=1)
             total += torch.dot(chunk_weights, sums.log() - chosen)
             if needs_gradient:
                 slopes = exponentials.mul_((chunk_weights / sums).unsqueeze(1))  # dloss/dlogits, but for the targets
-                slopes[row, chunk_target] -= chunk_weights
+                slopes[row, chunk_target] -= chunk_weights * (1 - smoothing)
+                if smoothing > 0:
+                    spread = chunk_weights * smoothing / kept
+                    slopes.sub_(spread.unsqueeze(1)).masked_fill_(left_out, 0)
                 torch.mm(slopes, candidates, out=query_gradient[part])
                 candidate_gradient.addmm_(slopes.t(), queries[part])
         ctx.save_for_backward(query_gradient, candidate_gradient)
@@ -124,7 +138,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         query_gradient, candidate_gradient = ctx.saved_tensors
-        return (query_gradient * outer, candidate_gradient * outer, *[None] * 6)
+        return (query_gradient * outer, candidate_gradient * outer, *[None] * 7)
 
 
 def _pairs_before_chunks(removed: Removed, size: int, rows: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,9 @@ from twotower.model.tower import Tower, tower_from_settings
 BLOCK = 8192
 """Rows embedded at once outside training, so that memory does not grow with the data."""
 
+TEMPERATURES = 0.01, 100.0
+"""Between which a learned temperature stays."""
+
 
 class TwoTower(nn.Module):
     """Scores candidates for queries: the dot product of two towers' embeddings, over a temperature.
@@ -32,9 +36,12 @@ class TwoTower(nn.Module):
         candidate: The tower that reads candidates: columns of the candidate table.
         normalize: Divide embeddings by their length, so that scores are cosines over `temperature`.
         temperature: What scores are divided by, above 0; with `normalize` something like 0.1.
+        learn_temperature: Train the temperature's logarithm with the towers, from `temperature` on (as CLIP
+            does: Radford et al., *Learning transferable visual models from natural language supervision*,
+            ICML 2021); it stays between 0.01 and 100.
 
     Raises:
-        ConfigError: The towers' widths differ, or the temperature is not above 0.
+        ConfigError: The towers' widths differ, or the temperature is not above 0 or cannot be learned from.
 
     Example:
         >>> from twotower import data
@@ -45,7 +52,15 @@ class TwoTower(nn.Module):
         torch.Size([2, 2])
     """
 
-    def __init__(self, query: Tower, candidate: Tower, *, normalize: bool = False, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        query: Tower,
+        candidate: Tower,
+        *,
+        normalize: bool = False,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+    ) -> None:
         super().__init__()
         if query.width != candidate.width:
             raise ConfigError(
@@ -54,9 +69,14 @@ class TwoTower(nn.Module):
             )
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
+        if learn_temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+            raise ConfigError(
+                f"temperature={temperature} to learn from; expected one between {TEMPERATURES[0]} and {TEMPERATURES[1]}"
+            )
         self.query, self.candidate = query, candidate
         share_embeddings(features_of(query), features_of(candidate))
-        self.normalize, self.temperature = normalize, temperature
+        self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.is_fitted = False
 
     @property
@@ -68,6 +88,11 @@ class TwoTower(nn.Module):
     def parameter_count(self) -> int:
         """Trained numbers in the model."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by, as it is now."""
+        return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp().item()
 
     def learn(self, train: Dataset, seed: int = 0) -> TwoTower:
         """Lets every feature learn its state from the training split, and starts all weights anew.
@@ -100,6 +125,8 @@ class TwoTower(nn.Module):
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
             self.query.reset()
             self.candidate.reset()
+        if self.log_temperature is not None:
+            nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
         self.is_fitted = True
         return self
 
@@ -149,11 +176,20 @@ class TwoTower(nn.Module):
 
     def query_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
-        return self._finished(self.query(encoded)) / self.temperature
+        embeddings = self._finished(self.query(encoded))
+        if self.log_temperature is None:
+            return embeddings / self.initial_temperature
+        return embeddings / self.log_temperature.exp()
 
     def candidate_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Candidate embeddings `[n, d]`, with gradient, ready for a dot product."""
         return self._finished(self.candidate(encoded))
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Brings a learned temperature back within its bounds; called after every step of training."""
+        if self.log_temperature is not None:
+            self.log_temperature.clamp_(*map(math.log, TEMPERATURES))
 
     @torch.no_grad()
     def embed_side(self, side: EncodedSide, vectors: Callable[[list[Tensor]], Tensor]) -> Tensor:
@@ -171,7 +207,8 @@ class TwoTower(nn.Module):
             "query": self.query.settings(),
             "candidate": self.candidate.settings(),
             "normalize": self.normalize,
-            "temperature": self.temperature,
+            "temperature": self.initial_temperature,
+            "learn_temperature": self.learn_temperature,
         }
 
     def _finished(self, embedding: Tensor) -> Tensor:

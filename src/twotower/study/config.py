@@ -107,6 +107,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         cross_place: `before` the dense layers or `beside` them.
         normalize: Divide embeddings by their length.
         temperature: What scores are divided by; default: the recipe's.
+        learn_temperature: Train the temperature, from that on.
     """
 
     query: list[dict[str, Any]] = []
@@ -123,6 +124,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cross_place: Literal["before", "beside"] = "before"
     normalize: bool = False
     temperature: float | None = None
+    learn_temperature: bool = False
 
     def build(self, data: Dataset, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet."""
@@ -134,6 +136,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs)),
             normalize=self.normalize,
             temperature=recipe.temperature if self.temperature is None else self.temperature,
+            learn_temperature=self.learn_temperature,
         )
 
     def _tower(self, features: list[Feature]) -> Tower:

@@ -14,7 +14,7 @@ class Epoch(msgspec.Struct, frozen=True):
     Attributes:
         epoch: Its number, from 1.
         loss: Mean loss of all its events.
-        learning_rate: At its end.
+        learning_rate: At its end; that of the dense layers where embeddings have another.
         seconds: Spent training.
         validation: Scores after it; None where it was not validated.
         validation_seconds: Spent validating.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import torch
 from torch import nn
 
 from twotower.errors import ConfigError
+from twotower.training.groups import parameter_groups
 
 
 class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adagrad", tag_field="kind"):
@@ -23,25 +24,27 @@ class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adag
         learning_rate: Above 0.
         initial_accumulator: What the sum of squared gradients starts at.
         epsilon: Added outside the root.
-        weight_decay: Added to the gradient, times the weights.
+        weight_decay: Added to the gradient, times the weights; not on a learned temperature.
+        embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
+        embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
     """
 
     learning_rate: float = 0.1
     initial_accumulator: float = 0.1
     epsilon: float = 1e-7
     weight_decay: float = 0.0
+    embedding_learning_rate: float | None = None
+    embedding_weight_decay: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.weight_decay)
+        _check(self)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of all the model's parameters."""
         return torch.optim.Adagrad(
-            model.parameters(),
-            lr=self.learning_rate,
+            _groups(model, self),
             initial_accumulator_value=self.initial_accumulator,
             eps=self.epsilon,
-            weight_decay=self.weight_decay,
             fused=True,
         )
 
@@ -51,28 +54,27 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
 
     Attributes:
         learning_rate: Above 0.
-        weight_decay: Share of the weights taken off each step, times the learning rate.
+        weight_decay: Share of the weights taken off each step, times the learning rate; not of a learned
+            temperature.
         betas: Decay of the running means of the gradient and of its square.
+        embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
+        embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
     """
 
     learning_rate: float = 0.002
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    embedding_learning_rate: float | None = None
+    embedding_weight_decay: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.weight_decay)
+        _check(self)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of all the model's parameters."""
-        return torch.optim.AdamW(
-            model.parameters(),
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            fused=True,
-        )
+        return torch.optim.AdamW(_groups(model, self), betas=self.betas, fused=True)
 
 
 Optimizer = Adagrad | AdamW
@@ -132,11 +134,25 @@ class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cosin
 LearningRateSchedule = Constant | Cosine
 
 
-def _check(learning_rate: float, weight_decay: float) -> None:
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ConfigError(f"learning_rate={learning_rate}; expected a number above 0")
-    if not weight_decay >= 0:
-        raise ConfigError(f"weight_decay={weight_decay}; expected a number of at least 0")
+def _groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
+    return parameter_groups(
+        model,
+        settings.learning_rate,
+        settings.weight_decay,
+        settings.embedding_learning_rate,
+        settings.embedding_weight_decay,
+    )
+
+
+def _check(settings: Optimizer) -> None:
+    for name in ("learning_rate", "embedding_learning_rate"):
+        rate = getattr(settings, name)
+        if rate is not None and not (rate > 0 and math.isfinite(rate)):
+            raise ConfigError(f"{name}={rate}; expected a number above 0")
+    for name in ("weight_decay", "embedding_weight_decay"):
+        decay = getattr(settings, name)
+        if decay is not None and not decay >= 0:
+            raise ConfigError(f"{name}={decay}; expected a number of at least 0")
 
 
 def _check_warmup(warmup: float) -> None:

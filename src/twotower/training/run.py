@@ -1,0 +1,180 @@
+"""`Run`: one training under way, epoch by epoch and step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from twotower.data.dataset import Dataset
+from twotower.errors import TwoTowerError
+from twotower.evaluation.metrics import Scores
+from twotower.evaluation.validation import Validation
+from twotower.model.encoding import EncodedSide
+from twotower.model.losses import Batch, BoundLoss
+from twotower.model.two_tower import TwoTower
+from twotower.training.averaging import Average
+from twotower.training.callbacks import Callback, TrainingState
+from twotower.training.checkpoint import Weights
+from twotower.training.history import Epoch, TrainingHistory
+
+if TYPE_CHECKING:
+    from twotower.training.trainer import Trainer
+
+
+@dataclass
+class Run:
+    """One training under way: the encoded data, the bound loss and where it is."""
+
+    settings: Trainer
+    state: TrainingState
+    loss: BoundLoss
+    queries: EncodedSide
+    candidates: EncodedSide
+    query_rows: Tensor
+    candidate_rows: Tensor
+    weights: Tensor | None
+    validation: Validation | None
+    best: Weights
+    average: Average | None
+
+    @classmethod
+    def prepare(cls, settings: Trainer, model: TwoTower, train: Dataset, validation: Dataset | None) -> Run:
+        """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
+        device = model.device
+        state = TrainingState(
+            model,
+            settings.optimizer.build(model),
+            TrainingHistory(monitor=settings.monitor),
+            settings.epochs,
+            -(-len(train) // settings.batch_size),
+        )
+        return cls(
+            settings=settings,
+            state=state,
+            loss=settings.loss.bind(train),
+            queries=model.encode_queries(train, of_training=True).to(device),
+            candidates=model.encode_candidates(train.candidates).to(device),
+            query_rows=torch.from_numpy(train.query_index).to(device),
+            candidate_rows=torch.from_numpy(train.candidate_index).to(device),
+            weights=None if train.weight is None else torch.from_numpy(train.weights).to(device),
+            validation=None if validation is None else Validation(model, validation, train, settings.ks),
+            best={},
+            average=None if settings.average is None else Average(model, settings.average),
+        )
+
+    def epoch(self, number: int, callbacks: Sequence[Callback]) -> Epoch:
+        """Trains one epoch and validates it where it is due."""
+        settings, state = self.settings, self.state
+        with _randomness_of(settings.seed, number, state.model.device):
+            started = time.perf_counter()
+            state.model.train()
+            self.loss.start_epoch()
+            order = torch.randperm(len(self.candidate_rows)).to(state.model.device)
+            total, weight = torch.zeros(2, dtype=torch.float64, device=order.device)
+            for step, rows in enumerate(torch.split(order, settings.batch_size)):
+                progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
+                factor = settings.schedule.factor(progress)
+                self._scale_rates(factor)
+                loss, counted = self._step(rows)
+                if self.average is not None:
+                    self.average.update((number - 1) * state.steps_per_epoch + step)
+                total += loss
+                weight += counted
+                state.step = step + 1
+                for callback in callbacks:
+                    callback.on_step(state)
+            mean = (total / weight).item()
+            state.model.eval()
+        seconds = time.perf_counter() - started
+        if not np.isfinite(mean):
+            raise TwoTowerError(
+                f"the loss of epoch {number} is {mean}: training has diverged; "
+                f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
+            )
+        with self.averaged():
+            return self._validated(Epoch(number, mean, settings.optimizer.learning_rate * factor, seconds))
+
+    def keep_best(self) -> None:
+        """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
+        epoch = self.state.history.epochs[-1]
+        if self.settings.early_stopping is None or epoch.validation is None:
+            return
+        if self.state.history.best is epoch:
+            with self.averaged():
+                self.best = {name: tensor.clone() for name, tensor in self.state.model.state_dict().items()}
+        self.state.stop |= self.out_of_patience()
+
+    def out_of_patience(self) -> bool:
+        """Whether the latest validations brought no improvement for as long as is allowed."""
+        stopping = self.settings.early_stopping
+        if stopping is None:
+            return False
+        best, waited = -np.inf, 0
+        for _, scores in self.state.history.validated:
+            value = scores.value(self.settings.monitor)
+            waited = 0 if value > best + stopping.min_delta else waited + 1
+            best = max(best, value)
+        return waited >= stopping.patience
+
+    def finish(self) -> None:
+        """Gives the best weights back where training stopped early or could have, else the averaged ones."""
+        self.state.model.eval()
+        if self.average is not None:
+            self.average.give()
+        if self.best:
+            self.state.model.load_state_dict(self.best)
+            self.state.history.restored = self.state.history.best.epoch
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the model has its averaged weights, where there are such."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def _step(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Trains on the events at `rows`; gives the sum of their losses and of their weights."""
+        model, optimizer = self.state.model, self.state.optimizer
+        weights = None if self.weights is None else self.weights[rows]
+        batch = Batch(self.query_rows[rows], self.candidate_rows[rows], weights)
+        loss = self.loss(
+            model.query_vectors(self.queries.gather(rows)),
+            batch,
+            lambda wanted: model.candidate_vectors(self.candidates.gather(wanted)),
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+        optimizer.step()
+        model.clamp_temperature()
+        counted = len(rows) if weights is None else weights.sum()
+        return loss.detach() * (counted if self.settings.loss.reduction == "mean" else 1), counted
+
+    def _validated(self, epoch: Epoch) -> Epoch:
+        settings = self.settings
+        due = epoch.epoch % settings.validate_every == 0 or epoch.epoch == settings.epochs
+        if self.validation is None or not due:
+            return epoch
+        started = time.perf_counter()
+        scores: Scores = self.validation.measure(self.state.model)
+        scores.value(settings.monitor)  # refuses a metric that is not measured at the first validation
+        return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
+
+    def _scale_rates(self, factor: float) -> None:
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+@contextmanager
+def _randomness_of(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Random numbers derived from (seed, epoch) inside the block; the caller's are left as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1))
+        yield
