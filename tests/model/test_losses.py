@@ -107,13 +107,13 @@ def test_every_correction_is_its_plain_formula_over_all_columns(
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("mask_known", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_full_softmax_is_cross_entropy_over_the_catalogue(
+def test_the_full_softmax_is_cross_entropy_over_all_that_train_has_seen(
     reduction: Any, mask_known: bool, smoothing: float
 ) -> None:
     train = log_of([(0, 1), (0, 2), (1, 0), (2, 3)], queries=3, candidates=5, weights=[1.0, 2.0, 0.5, 1.5])
     draw = torch.Generator().manual_seed(0)
     queries, candidates = torch.randn(4, 3, generator=draw, dtype=F64), torch.randn(5, 3, generator=draw, dtype=F64)
-    logits = queries @ candidates.T
+    logits = queries @ candidates[:4].T  # nobody chose the fifth
     if mask_known:
         logits[0, 2] = logits[1, 1] = -torch.inf
     wanted = (~logits.isinf()).to(F64)  # evenly over what is left, then the rest on the chosen one
@@ -215,13 +215,13 @@ def test_the_mean_sampled_gradient_approaches_the_full_softmaxs() -> None:
 
 
 def test_rows_of_no_weight_do_not_count() -> None:
-    pairs = [(0, 0), (1, 1), (2, 2)]
-    queries, candidates = torch.randn(3, 2, dtype=F64), torch.randn(3, 2, dtype=F64)
-    train = log_of(pairs, 3, 3, weights=[1.0, 0.0, 1.0])
-    without = log_of([(0, 0), (2, 2)], 3, 3, weights=[1.0, 1.0])
+    pairs = [(0, 0), (1, 1), (2, 2), (0, 1)]
+    queries, candidates = torch.randn(4, 2, dtype=F64), torch.randn(3, 2, dtype=F64)
+    train = log_of(pairs, 3, 3, weights=[1.0, 0.0, 1.0, 1.0])
+    without = log_of([(0, 0), (2, 2), (0, 1)], 3, 3, weights=[1.0, 1.0, 1.0])
     torch.testing.assert_close(
-        loss_of(FullSoftmax(), train, [0, 1, 2], queries, candidates),
-        loss_of(FullSoftmax(), without, [0, 1], queries[[0, 2]], candidates),
+        loss_of(FullSoftmax(), train, [0, 1, 2, 3], queries, candidates),
+        loss_of(FullSoftmax(), without, [0, 1, 2], queries[[0, 2, 3]], candidates),
     )
 
 

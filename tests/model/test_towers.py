@@ -90,8 +90,9 @@ def test_every_setting_makes_the_tower_anew() -> None:
     assert again.settings() == tower.settings()
 
 
-def test_dropout_is_for_training_only() -> None:
-    tower = Tower([Normalized("a")] * 1, layers=[50], dropout=0.5)
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"input_dropout": 0.5}])
+def test_dropout_is_for_training_only(options: dict[str, float]) -> None:
+    tower = Tower([Normalized("a")], layers=[50, 50], **options)  # type: ignore[arg-type]
     inputs = numbers([1.0])
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -104,7 +105,8 @@ def test_dropout_is_for_training_only() -> None:
     [
         ({"features": []}, "no features"),
         ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths of at least 1"),
-        ({"dropout": 1.0}, r"dropout=1\.0; expected a share"),
+        ({"dropout": 1.0}, r"dropout=1\.0, input_dropout=0\.0; expected shares"),
+        ({"input_dropout": -0.1}, r"input_dropout=-0\.1; expected shares"),
         ({"activation": "selu"}, "activation='selu'"),
         ({"norm": "group"}, "norm='group'"),
         ({"cross": -1}, "cross=-1"),

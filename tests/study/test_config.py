@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of
-from twotower.data import LastOut, from_tables
+from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables
 from twotower.errors import ConfigError
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
-from twotower.study.config import Config, config_of, read_config
+from twotower.study.config import Config, ModelConfig, config_of, read_config
 from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.study.recipes import recipe
 from twotower.training import Adagrad, AdamW, Trainer
@@ -44,7 +44,7 @@ def use(path: Path) -> None:
     data = config.data.load()
     config.split.parsed()
     config.resolved_recipe(data)
-    config.model.build(data, recipe("tuned", data))
+    config.model.build(data, recipe("tuned", data, RandomSplit()))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -61,7 +61,7 @@ def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
     assert config.split.parsed() == LastOut()
     trainer = config.resolved_recipe(data).trainer
     assert (trainer.epochs, trainer.optimizer) == (2, Adagrad(0.5))
-    model = config.model.build(data, msgspec.structs.replace(recipe("tuned", data), unknown_rate=0.1))
+    model = config.model.build(data, msgspec.structs.replace(recipe("tuned", data, RandomSplit()), unknown_rate=0.1))
     assert model.query.settings()["features"] == [{"kind": "category", "column": "u", "dim": 4, "unknown_rate": 0.02}]
     assert [f["unknown_rate"] for f in model.candidate.settings()["features"]] == [0.1]
 
@@ -83,7 +83,7 @@ def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
     assert trainer.loss == InBatchSoftmax(uniform=100, memory=5000)
     assert trainer.optimizer == AdamW(embedding_learning_rate=0.02, embedding_weight_decay=0.0)
     assert msgspec.convert(msgspec.to_builtins(trainer), Trainer) == trainer
-    model = config.model.build(data, recipe("tuned", data))
+    model = config.model.build(data, recipe("tuned", data, RandomSplit()))
     assert (model.learn_temperature, model.initial_temperature) == (True, 0.1)
     smoothed = read_config(write(tmp_path, '[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}'))
     assert smoothed.resolved_recipe(data).trainer.loss == FullSoftmax(label_smoothing=0.1)
@@ -121,17 +121,26 @@ def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:
-    trainer = recipe("tutorial", groups_log()).trainer
+    trainer = recipe("tutorial", groups_log(), RandomSplit()).trainer
     assert (trainer.epochs, trainer.batch_size, trainer.validate_every) == (300, 2048, 5)
     assert trainer.optimizer == Adagrad(0.1, initial_accumulator=0.1, epsilon=1e-7)
     assert trainer.loss == InBatchSoftmax(log_q=False, reduction="sum")
-    assert recipe("tutorial", groups_log()).unknown_rate == 0.0
+    assert recipe("tutorial", groups_log(), RandomSplit()).unknown_rate == 0.0
 
 
 def test_the_tuned_recipe_takes_the_full_softmax_where_the_catalogue_allows() -> None:
-    assert recipe("tuned", groups_log()).trainer.loss == FullSoftmax()
-    assert recipe("tuned", log_of([(0, 0)], 1, 30_000)).trainer.loss == InBatchSoftmax()
-    assert isinstance(recipe("tuned", groups_log()).trainer.optimizer, AdamW)
+    assert recipe("tuned", groups_log(), RandomSplit()).trainer.loss == FullSoftmax()
+    assert recipe("tuned", log_of([(0, 0)], 1, 30_000), RandomSplit()).trainer.loss == InBatchSoftmax()
+    assert isinstance(recipe("tuned", groups_log(), RandomSplit()).trainer.optimizer, AdamW)
+
+
+def test_a_model_looks_ahead_only_where_the_split_leaves_something_there() -> None:
+    data = groups_log()
+    reaches = {str(rule): recipe("tuned", data, rule).reach for rule in (RandomSplit(), TimeSplit(), LastOut())}
+    assert reaches == {"random:0.2": "around", "time:0.2": "before", "last-out": "before"}
+    config = Config(model=ModelConfig(reach="before"))
+    model = config.model.build(data, config.resolved_recipe(data))
+    assert {feature.reach for feature in model.query.features if isinstance(feature, History)} == {"before"}
 
 
 def test_inputs_are_what_the_columns_offer() -> None:
@@ -144,6 +153,8 @@ def test_inputs_are_what_the_columns_offer() -> None:
     words = [(Category, "i"), (Text, "name")]
     read = {inputs: [(type(f), f.column) for f in candidate_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
     assert read == {"tutorial": words, "log": words, "all": [*words, (Bucketized, "year")]}  # each tag is its own row's
+    around = [type(feature) for feature in query_inputs(data, 8, 0.0, "all", "around")]
+    assert around == [*plain, *[Elapsed] * 4, *[Activity] * 4, History]
     bare = from_tables(log.select(["u", "i"]), query_id="u", candidate_id="i")
     assert [type(feature) for feature in query_inputs(bare, 8, 0.0)] == [Category]
 

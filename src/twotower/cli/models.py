@@ -29,10 +29,11 @@ def train(
 ) -> None:
     """Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.
 
-    An interrupted training goes on where it was when the same command is given again.
+    Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
+    after it when it recommends. An interrupted training goes on where it was when the same command is given again.
     """
     console = console_for(json)
-    config = config_of(source)
+    config = _for_serving(config_of(source))
     data = config.data.load()
     rule = config.split.parsed()
     split = rule(data)
@@ -108,6 +109,11 @@ def recommend(
     for place, one in enumerate(found, start=1):
         table.add_row(str(place), f"{one.score:.3f}", *(_shown(value) for value in one.candidate.values()))
     console_for(json).print(table)
+
+
+def _for_serving(config: Config) -> Config:
+    model = msgspec.structs.replace(config.model, reach=config.model.reach or "before")
+    return msgspec.structs.replace(config, model=model)
 
 
 def _parsed_query(text: str) -> dict[str, Any]:

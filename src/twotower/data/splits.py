@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class Split:
 class SplitRule(Protocol):
     """A way to cut a data set; calling it on `split.train` cuts a validation part by the same rule."""
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether train has events of a query that come after those of test."""
+        ...
+
     def __call__(self, data: Dataset) -> Split:
         """Cuts `data` in two."""
         ...
@@ -53,6 +58,7 @@ class RandomSplit:
         seed: Seed of the permutation.
     """
 
+    interpolates: ClassVar[bool] = True
     test: float = 0.2
     seed: int = 42
 
@@ -77,6 +83,7 @@ class TimeSplit:
         test: Share of the events, between 0 and 1; more where the border's instant holds several.
     """
 
+    interpolates: ClassVar[bool] = False
     test: float = 0.2
 
     def __post_init__(self) -> None:
@@ -99,6 +106,8 @@ class LastOut:
 
     The candidate table's order breaks ties, not the log's, so a shuffled log is cut the same way.
     """
+
+    interpolates: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "last-out"

@@ -9,6 +9,8 @@ import numpy as np
 from twotower.features.log_scaled import LogScaled
 from twotower.features.record import FloatArray, IntArray, Places, Record
 
+Counted = Literal["before", "after", "instant", "all"]
+
 
 class Activity(LogScaled):
     """The number of the query's training events on one side of this one, or in all, on a log scale.
@@ -38,7 +40,7 @@ class Activity(LogScaled):
         self,
         column: str,
         by: str,
-        events: Literal["before", "after", "instant", "all"] = "before",
+        events: Counted = "before",
         buckets: int = 64,
         dim: int = 16,
     ) -> None:

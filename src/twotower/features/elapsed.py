@@ -9,6 +9,8 @@ import numpy as np
 from twotower.features.log_scaled import LogScaled
 from twotower.features.record import FloatArray, IntArray, Places, Record
 
+Since = Literal["first", "previous", "next", "last"]
+
 
 class Elapsed(LogScaled):
     """The time since one of the query's training events, on a log scale.
@@ -40,7 +42,7 @@ class Elapsed(LogScaled):
         self,
         column: str,
         by: str,
-        since: Literal["first", "previous", "next", "last"] = "first",
+        since: Since = "first",
         buckets: int = 64,
         dim: int = 16,
     ) -> None:

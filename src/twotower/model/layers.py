@@ -15,12 +15,12 @@ NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNor
 
 
 class HiddenLayer(nn.Module):
-    """Dropout, a dense layer, its norm, its activation, and its input added where that fits and is wanted.
+    """A dense layer, its norm, its activation, and its input added where that fits and is wanted; then dropout.
 
     Args:
         inputs: Numbers that come in.
         outputs: Numbers that go out.
-        dropout: Share of the inputs dropped in training.
+        dropout: Share of what it gives dropped in training.
         activation: Its activation.
         norm: Its norm.
         residual: Add the input, where `inputs` equals `outputs`.
@@ -38,8 +38,9 @@ class HiddenLayer(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[n, inputs]` to `[n, outputs]`."""
-        given: Tensor = self.activation(self.norm(self.dense(self.dropout(inputs))))
-        return given + inputs if self.adds_input else given
+        given: Tensor = self.activation(self.norm(self.dense(inputs)))
+        dropped: Tensor = self.dropout(given + inputs if self.adds_input else given)
+        return dropped
 
 
 class CrossLayers(nn.Module):
@@ -79,7 +80,6 @@ def dense_stack(
         stack.append(HiddenLayer(inputs, width, dropout, activation, norm, residual))
         inputs = width
     for width in layers[-1:]:
-        stack.append(nn.Dropout(dropout))
         stack.append(nn.Linear(inputs, width))
     return stack
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
@@ -22,7 +23,8 @@ class Tower(nn.Module):
     Args:
         features: What the tower reads, side by side.
         layers: Widths of the dense layers; empty for the concatenated features themselves.
-        dropout: Share of the inputs of every dense layer that is dropped in training.
+        dropout: Share of the inputs of every dense layer but the first that is dropped in training.
+        input_dropout: Share of what the features give that is dropped in training.
         activation: What follows every dense layer but the last: `relu`, `gelu`, `silu` or `tanh`.
         norm: Normalise what comes out of every dense layer but the last: `layer`, `batch` or `none`.
         residual: Add its input to what a hidden layer gives, where both have the same width.
@@ -45,6 +47,7 @@ class Tower(nn.Module):
         features: Sequence[Feature],
         layers: Sequence[int] = (),
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
         *,
         activation: Activation = "relu",
         norm: Norm = "none",
@@ -58,8 +61,8 @@ class Tower(nn.Module):
             raise ConfigError("a tower has no features; expected at least one")
         if any(width < 1 for width in layers):
             raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout={dropout}; expected a share in [0, 1)")
+        if not (0 <= dropout < 1 and 0 <= input_dropout < 1):
+            raise ConfigError(f"dropout={dropout}, input_dropout={input_dropout}; expected shares in [0, 1)")
         if activation not in ACTIVATIONS or norm not in ("none", "layer", "batch"):
             raise ConfigError(
                 f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
@@ -73,6 +76,7 @@ class Tower(nn.Module):
         if cross > 0 and cross_place == "beside" and not layers:
             raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
+        self.input_dropout = input_dropout
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         self.features = nn.ModuleList(features)
         width = sum(feature.width for feature in features)
@@ -86,7 +90,7 @@ class Tower(nn.Module):
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        inputs = torch.cat(embedded, dim=1)  # [n, sum of widths]
+        inputs = F.dropout(torch.cat(embedded, dim=1), self.input_dropout, self.training)  # [n, sum of widths]
         crossed = inputs if self.crossed is None else self.crossed(inputs)
         if self.joined is not None:
             joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))
@@ -106,6 +110,7 @@ class Tower(nn.Module):
             "features": [feature.settings() for feature in self.features if isinstance(feature, Feature)],
             "layers": self.layers,
             "dropout": self.dropout,
+            "input_dropout": self.input_dropout,
             "activation": self.activation,
             "norm": self.norm,
             "residual": self.residual,

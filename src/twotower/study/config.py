@@ -16,7 +16,7 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
-from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
+from twotower.study.inputs import Inputs, Reach, candidate_inputs, query_inputs
 from twotower.study.recipes import Recipe, RecipeName, recipe
 from twotower.training.trainer import Trainer
 
@@ -96,9 +96,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         candidate: Features of the candidate tower; likewise.
         inputs: Where no features are given: `all` that the data has; `log`, without histories and attributes;
             `tutorial`, id, time and words alone. Default: the recipe's.
+        reach: Where no features are given: whether what is said of a query stops `before` the event, as it does
+            when serving, or reads what lies `around` it. Default: `around` where the split leaves both sides in
+            train, as a random one does.
         layers: Widths of the dense layers of both towers.
         dim: Numbers in each embedding of features that are not given.
         dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
+        input_dropout: Share of what the features give dropped in training; default: the recipe's.
         activation: `relu`, `gelu`, `silu` or `tanh`.
         norm: `none`, `layer` or `batch`.
         residual: Add a hidden layer's input to what it gives.
@@ -113,9 +117,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     query: list[dict[str, Any]] = []
     candidate: list[dict[str, Any]] = []
     inputs: Inputs | None = None
+    reach: Reach | None = None
     layers: tuple[int, ...] = (64, 32)
     dim: int = 32
     dropout: float = 0.0
+    input_dropout: float | None = None
     activation: Activation = "relu"
     norm: Norm = "none"
     residual: bool = False
@@ -128,22 +134,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def build(self, data: Dataset, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet."""
-        inputs, rate = self.inputs or recipe.inputs, recipe.unknown_rate
+        inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
         query = [feature_from_settings(feature) for feature in self.query]
         candidate = [feature_from_settings(feature) for feature in self.candidate]
         return TwoTower(
-            self._tower(query or query_inputs(data, self.dim, rate, inputs)),
-            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs)),
+            self._tower(query or query_inputs(data, self.dim, rate, inputs, reach), recipe),
+            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs), recipe),
             normalize=self.normalize,
             temperature=recipe.temperature if self.temperature is None else self.temperature,
             learn_temperature=self.learn_temperature,
         )
 
-    def _tower(self, features: list[Feature]) -> Tower:
+    def _tower(self, features: list[Feature], recipe: Recipe) -> Tower:
         return Tower(
             features,
             self.layers,
             self.dropout,
+            recipe.input_dropout if self.input_dropout is None else self.input_dropout,
             activation=self.activation,
             norm=self.norm,
             residual=self.residual,
@@ -176,7 +183,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        base = recipe(self.recipe, train)
+        base = recipe(self.recipe, train, self.split.parsed())
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
             raise ConfigError(f"[training] has the unknown key {unknown[0]!r}; expected {', '.join(settings)}")

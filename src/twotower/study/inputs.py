@@ -19,9 +19,14 @@ from twotower.features import (
     Normalized,
     Text,
 )
+from twotower.features.activity import Counted
+from twotower.features.elapsed import Since
 
 Inputs = Literal["all", "log", "tutorial"]
 """`all` the data offers; what the `log` of ids, times and texts gives, without histories; the `tutorial`'s."""
+
+Reach = Literal["before", "around"]
+"""Whether what is said of a query stops `before` the event or reads what lies `around` it."""
 
 WORDS_OF_A_TEXT = 1.5
 """Words a row, on average, from which a column of strings counts as text rather than as labels."""
@@ -33,15 +38,17 @@ LABEL_DIM, LIST_DIM, NUMBER_BUCKETS = 8, 16, 20
 RECORD_BUCKETS = 128
 
 
-def query_inputs(data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
-    """The query id; the time, and what came before it; the columns of the query table."""
+def query_inputs(
+    data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
+) -> list[Feature]:
+    """The query id; the time, and what came before it or lies around it; the columns of the query table."""
     features: list[Feature] = [Category(data.query_id, dim, unknown_rate)]
     if data.time is not None:
         features += [Bucketized(data.time, dim=dim), Normalized(data.time)]
         if inputs != "tutorial":
-            features += _from_the_record(data.time, data.query_id, dim)
+            features += _from_the_record(data.time, data.query_id, dim, reach)
         if inputs == "all":
-            features.append(History(data.candidate_id, by=data.query_id, time=data.time, dim=dim))
+            features.append(History(data.candidate_id, by=data.query_id, time=data.time, dim=dim, reach=reach))
     if inputs == "all":
         features += _attributes(data.queries, data.query_id, dim)
     return features
@@ -64,12 +71,15 @@ def is_text(column: pa.ChunkedArray) -> bool:
     return bool(words >= WORDS_OF_A_TEXT)
 
 
-def _from_the_record(time: str, by: str, dim: int) -> list[Feature]:
+def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature]:
+    sinces: list[Since] = ["first", "previous"]
+    counts: list[Counted] = ["before", "all"]
+    if reach == "around":
+        sinces += ["next", "last"]
+        counts += ["instant", "after"]
     return [
-        Elapsed(time, by=by, since="first", buckets=RECORD_BUCKETS, dim=dim),
-        Elapsed(time, by=by, since="previous", buckets=RECORD_BUCKETS, dim=dim),
-        Activity(time, by=by, events="before", dim=dim),
-        Activity(time, by=by, events="all", dim=dim),
+        *(Elapsed(time, by, since, RECORD_BUCKETS, dim) for since in sinces),
+        *(Activity(time, by, events, RECORD_BUCKETS, dim) for events in counts),
     ]
 
 

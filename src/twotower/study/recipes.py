@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from twotower.data.dataset import Dataset
+from twotower.data.splits import SplitRule
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
-from twotower.study.inputs import Inputs
+from twotower.study.inputs import Inputs, Reach
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
 from twotower.training.trainer import EarlyStopping, Trainer
 
@@ -26,6 +27,8 @@ class Recipe(msgspec.Struct, frozen=True):
         trainer: Everything about training.
         unknown_rate: Share of ids taken for unknown in training.
         inputs: Which features a model gets when a config names none.
+        reach: How far these look, when a config does not say.
+        input_dropout: Share of what the features give dropped in training, when a config does not say.
         temperature: What scores are divided by when a config does not say.
         validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
             model is trained anew on all of train for the number of epochs that was best.
@@ -35,13 +38,15 @@ class Recipe(msgspec.Struct, frozen=True):
     trainer: Trainer
     unknown_rate: float
     inputs: Inputs
+    reach: Reach
+    input_dropout: float
     temperature: float
     validate_on: Literal["test", "validation"]
 
 
-def recipe(name: RecipeName, train: Dataset) -> Recipe:
-    """The recipe with this name, for this much data."""
-    return _tutorial() if name == "tutorial" else _tuned(train)
+def recipe(name: RecipeName, train: Dataset, rule: SplitRule) -> Recipe:
+    """The recipe with this name, for this much data, cut like this."""
+    return _tutorial() if name == "tutorial" else _tuned(train, rule)
 
 
 def _tutorial() -> Recipe:
@@ -53,10 +58,19 @@ def _tutorial() -> Recipe:
         loss=InBatchSoftmax(log_q=False, reduction="sum"),
         validate_every=5,
     )
-    return Recipe("tutorial", trainer, unknown_rate=0.0, inputs="tutorial", temperature=1.0, validate_on="test")
+    return Recipe(
+        name="tutorial",
+        trainer=trainer,
+        unknown_rate=0.0,
+        inputs="tutorial",
+        reach="before",
+        input_dropout=0.0,
+        temperature=1.0,
+        validate_on="test",
+    )
 
 
-def _tuned(train: Dataset) -> Recipe:
+def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     trainer = Trainer(
@@ -67,4 +81,13 @@ def _tuned(train: Dataset) -> Recipe:
         schedule=Cosine(warmup=0.02),
         early_stopping=EarlyStopping(patience=3),
     )
-    return Recipe("tuned", trainer, unknown_rate=0.02, inputs="all", temperature=0.5, validate_on="validation")
+    return Recipe(
+        name="tuned",
+        trainer=trainer,
+        unknown_rate=0.02,
+        inputs="all",
+        reach="around" if rule.interpolates else "before",
+        input_dropout=0.2,
+        temperature=0.5,
+        validate_on="validation",
+    )
