@@ -219,6 +219,20 @@ def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places
         assert f">{text}</th>" in table
 
 
+def test_popularity_has_one_mark_where_it_is_the_strongest_itself() -> None:
+    weaker = {"popularity": scores(0.3), "ease": scores(0.2)}
+    page = report_html(msgspec.structs.replace(ONE_SEED, baselines=weaker))
+    assert page.count("popularity, the strongest baseline</span>") == 2
+    assert 'class="mark strongest"' not in page
+
+
+def test_a_single_epoch_is_one_tick() -> None:
+    short = msgspec.structs.replace(run([32], 0.4), history=run([32], 0.4).history[:1])
+    panel = draw_curves(study([short])).axes[0]
+    low, high = panel.get_xlim()
+    assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_a_study_without_slices_has_no_such_section() -> None:
     bare = msgspec.structs.replace(run([32], 0.4), final=Scores(scores(0.4).all, scores(0.4).unseen))
     assert "Slices" not in report_html(study([bare]))

@@ -14,7 +14,7 @@ NEW_QUERIES, NEW_CANDIDATES = "new queries", "new candidates"
 """What train has no event of."""
 
 POPULARITY = ("head", "middle", "tail")
-HISTORY = ((1, "1–9 events"), (10, "10–49 events"), (50, "50 or more events"))
+HISTORY = ((1, "1–9 events"), (10, "10–49 events"), (50, "50+ events"))
 """From how many events of its query in train an event belongs to which part."""
 
 

@@ -97,7 +97,7 @@ def _draw_panel(panel: Axes, study: Study, protocol: str, theme: Theme) -> None:
     panel.set_facecolor(theme.paper)
     panel.grid(axis="y", color=theme.faint, linewidth=0.6)
     panel.tick_params(colors=theme.ink, length=0)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panel.margins(x=0.02, y=0.08)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)

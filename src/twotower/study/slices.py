@@ -42,9 +42,9 @@ def slices_html(study: Study, rows: Sequence[tuple[str, str, Scores]]) -> str:
 
 def _panel(study: Study, label: str, model: Scores, protocol: str) -> str:
     rival = strongest(study.baselines, protocol, study.metric)
+    named = f"{NAMES[rival]}, the strongest baseline"
     marks = {"popularity": ("popularity", study.baselines["popularity"].slices)}
-    if rival != "popularity":
-        marks["strongest"] = (f"{NAMES[rival]}, the strongest baseline", study.baselines[rival].slices)
+    marks["popularity" if rival == "popularity" else "strongest"] = (named, study.baselines[rival].slices)
     marks["model"] = (f"{label}, the best model", model.slices)
     figures = {kind: [getattr(part, protocol)[study.metric] for part in parts] for kind, (_, parts) in marks.items()}
     longest = max(max(values) for values in figures.values()) or 1.0
