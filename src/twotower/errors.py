@@ -25,3 +25,7 @@ class SavedFolderError(TwoTowerError):
 
 class NotFittedError(TwoTowerError, RuntimeError):
     """A feature or model was asked for embeddings before it had learned from data."""
+
+
+class MissingExtraError(TwoTowerError, ImportError):
+    """A part of twotower that needs an optional library which is not installed: names the `pip install` line."""

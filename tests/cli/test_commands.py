@@ -61,6 +61,13 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
     evaluation = msgspec.json.decode(twotower("evaluate", trained, "--json").stdout, type=dict[str, Any])
     rows = evaluation["rows"]
     assert rows["model"]["all"]["top_10"] > rows["popularity"]["all"]["top_10"] + 0.1
+    assert list(rows) == ["model", "popularity", "recent_popularity", "item_knn", "ease", "ials"]  # a split by time
+    assert rows["model"]["half_widths"]["all.top_10"] < 0.05
+    for by in ("candidate", "history"):
+        parts = [part for part in rows["model"]["slices"] if part["by"] == by]
+        whole = sum(part["events"] * part["all"]["top_10"] for part in parts) / sum(part["events"] for part in parts)
+        assert whole == pytest.approx(rows["model"]["all"]["top_10"])
+    assert "candidate: head" in twotower("evaluate", trained).stdout
     query = '{"customer": "c0042", "bought_at": "2026-01-05T10:00:00"}'
     wrong = twotower("recommend", trained, "--query", query, expect=3).stderr
     assert "'bought_at'" in wrong

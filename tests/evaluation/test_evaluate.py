@@ -29,17 +29,30 @@ def test_a_perfect_model_beats_everything_and_a_hopeless_one_is_told_so() -> Non
     train, test = split_random(groups_log())
     perfect = evaluate(Cheat(1.0), test, exclude=train, ks=(1, 5))
     assert perfect.model.all["top_1"] == perfect.model.unseen["mrr"] == 1.0
-    assert "The model beats popularity (mrr, all): 1.0000 against" in str(perfect)
+    assert "The model (mrr, all: 1.0000 ± 0.0000) beats popularity (" in str(perfect)
     hopeless = evaluate(Cheat(-1.0), test, exclude=train, ks=(1, 5))
     assert hopeless.model.all["top_5"] == 0.0
-    assert "The model does not beat popularity (mrr, all)" in str(hopeless)
-    assert "The model does not beat EASE (mrr, unseen)" in str(hopeless)
+    for protocol in ("all", "unseen"):
+        assert any(f"mrr, {protocol}" in note and "does not beat popularity" in note for note in hopeless.notes)
+        assert any(f"mrr, {protocol}" in note and "or iALS (" in note for note in hopeless.notes)
 
 
 def test_the_table_has_the_baselines_beside_the_model() -> None:
     train, test = split_random(groups_log())
-    assert list(evaluate(Cheat(1.0), test, exclude=train).rows) == ["model", "popularity", "ease"]
+    evaluation = evaluate(Cheat(1.0), test, exclude=train)
+    assert list(evaluation.rows) == ["model", "popularity", "item_knn", "ease", "ials"]
     assert list(evaluate(Cheat(1.0), test, exclude=train, baselines=False).rows) == ["model"]
+
+
+def test_slices_are_shown_for_the_model_and_every_baseline() -> None:
+    train, test = split_random(groups_log())
+    evaluation = evaluate(Cheat(1.0), test, exclude=train)
+    assert list(evaluation.slices) == list(evaluation.rows)
+    head = evaluation.slices["model"][0]
+    shown = next(line for line in str(evaluation).splitlines() if "candidate: head" in line)
+    cells = [cell.strip() for cell in shown.split("│")]
+    assert cells[:3] == ["candidate: head", str(head.events), "1.0000"]
+    assert len(cells) == 2 + len(evaluation.rows)
 
 
 def test_parts_of_different_data_are_refused() -> None:

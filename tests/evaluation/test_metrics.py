@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import ListStatistics, Scores, check_ks, query_metrics, rank_metrics
+from twotower.evaluation.metrics import (
+    ListStatistics,
+    Scores,
+    check_ks,
+    query_metrics,
+    rank_half_widths,
+    rank_metrics,
+)
 
 
 def test_rank_metrics_by_hand() -> None:
@@ -67,6 +74,20 @@ def test_scores_are_found_by_name_and_an_unknown_name_is_refused() -> None:
     for name in ("top_3", "test.mrr"):
         with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
             scores.value(name)
+
+
+def test_scores_give_their_intervals_where_there_are_some() -> None:
+    scores = Scores({"mrr": 0.1}, {"mrr": 0.2}, {"unseen.mrr": 0.05})
+    assert str(scores.interval("all", "mrr")) == "0.1000"
+    assert str(scores.interval("unseen", "mrr")) == "0.2000 ± 0.0500"
+
+
+def test_half_widths_are_of_every_rank_metric_and_over_queries() -> None:
+    ranks, queries = np.array([1.0, 1.0, 9.0, 9.0]), np.array([0, 0, 3, 3])
+    widths = rank_half_widths(ranks, queries, ks=(5,))
+    assert set(widths) == set(rank_metrics(ranks, ks=(5,)))
+    assert widths["top_5"] == pytest.approx(12.7062 * math.sqrt(2 * (1 + 1)) / 4)
+    assert rank_half_widths(ranks, np.zeros(4, dtype=np.int64)) == {}
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (5, 5)])

@@ -70,7 +70,7 @@ def evaluate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a trained model on the test part of its data, beside popularity and EASE."""
+    """Measure a trained model on the test part of its data and on slices of it, beside the baselines."""
     console = console_for(json)
     retriever = Retriever.load(folder)
     notes = retriever.details.notes

@@ -36,7 +36,20 @@ class Seen:
 
     def pairs(self, queries: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Every (position in `queries`, candidate) pair, in ascending order of the positions."""
-        begin, count = self.offsets[queries], self.offsets[queries + 1] - self.offsets[queries]
-        position = np.repeat(np.arange(len(queries)), count)
-        within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
-        return position, self.candidates[np.repeat(begin, count) + within]
+        position, entry = entries_of(self.offsets, queries)
+        return position, self.candidates[entry]
+
+
+def entries_of(
+    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Every (position in `rows`, entry) pair of rows whose entries are those from `offsets[row]` to the next row's.
+
+    Example:
+        >>> [pairs.tolist() for pairs in entries_of(np.array([0, 2, 2, 5]), np.array([2, 0, 1]))]
+        [[0, 0, 0, 1, 1], [2, 3, 4, 0, 1]]
+    """
+    begin, count = offsets[rows], offsets[rows + 1] - offsets[rows]
+    position = np.repeat(np.arange(len(rows)), count)
+    within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+    return position, np.repeat(begin, count) + within

@@ -1,35 +1,19 @@
-"""`evaluate`: a model beside popularity and EASE on the same events, and in words whether it beats them."""
+"""`evaluate`: a model beside the baselines on the same events, and in words whether it beats them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from twotower.data.dataset import Dataset
-from twotower.data.seen import Seen
-from twotower.errors import DataError, TwoTowerError
-from twotower.evaluation.baselines import Ease, OracleScorer, Popularity
-from twotower.evaluation.metrics import (
-    DEFAULT_KS,
-    ListStatistics,
-    Scores,
-    check_ks,
-    query_metrics,
-    rank_metrics,
-)
-from twotower.evaluation.ranking import (
-    ModelScorer,
-    Scorer,
-    blocks_of,
-    excluded_pairs,
-    one_list_a_query,
-    rank_events,
-    top_lists,
-)
+from twotower.errors import DataError
+from twotower.evaluation.comparisons import comparisons, telling
+from twotower.evaluation.measure import measure, measure_baselines
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks
+from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.model.two_tower import TwoTower
 
 SHOWN = ("top_1", "top_10", "top_100", "mrr", "ndcg_10")
@@ -40,7 +24,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Scores of a model and of its baselines on the same events.
 
     Attributes:
-        rows: Scores by name: `model`, `popularity`, `ease` and, where known, `oracle`.
+        rows: Scores by name: `model`, `popularity`, `recent_popularity` (where test follows train), `item_knn`,
+            `ease`, `ials` and, where the truth is known, `oracle`.
         notes: What the figures say, in sentences; also which baseline could not be had, and why.
     """
 
@@ -51,6 +36,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     def model(self) -> Scores:
         """The model's scores."""
         return self.rows["model"]
+
+    @property
+    def slices(self) -> dict[str, list[Slice]]:
+        """The parts of test that were measured on their own, by the names of `rows`."""
+        return {name: scores.slices for name, scores in self.rows.items()}
 
     def table(self) -> Table:
         """The figures most asked for, as a table."""
@@ -66,10 +56,27 @@ class Evaluation(msgspec.Struct, frozen=True):
             table.add_row(name, *(f"{figure:.4f}" for figure in figures), style=style)
         return table
 
+    def slices_table(self, protocol: str = "unseen") -> Table:
+        """Every scorer in every slice: top-100 accuracy, or MRR where that was not measured or says nothing."""
+        table = Table(show_edge=False, pad_edge=False)
+        metric = telling(self.model)
+        for heading in (f"{protocol}\n{metric}", "\nevents", *(f"\n{name}" for name in self.rows)):
+            table.add_column(heading, justify="right" if table.columns else "left")
+        for number, part in enumerate(self.model.slices):
+            figures = [getattr(parts[number], protocol)[metric] for parts in self.slices.values()]
+            last = number + 1 == len(self.model.slices) or self.model.slices[number + 1].by != part.by
+            table.add_row(
+                f"{part.by}: {part.name}", f"{part.events:,}", *(f"{x:.4f}" for x in figures), end_section=last
+            )
+        return table
+
     def __str__(self) -> str:
         console = Console(width=120)
         with console.capture() as capture:
             console.print(self.table())
+            console.print()
+            console.print(self.slices_table())
+            console.print()
             for note in self.notes:
                 console.print(note, highlight=False)
         return capture.get().rstrip()
@@ -82,14 +89,15 @@ def evaluate(
     ks: Sequence[int] = DEFAULT_KS,
     baselines: bool = True,
 ) -> Evaluation:
-    """Measures a model on test events over the whole catalogue, beside popularity and EASE.
+    """Measures a model on test events over the whole catalogue, beside the baselines.
 
     Args:
         model: A trained model, or anything that scores the catalogue for events.
         test: The events to measure on; each is one query with one true candidate.
         exclude: The training split: what `unseen` excludes, and what the baselines learn from.
         ks: Lengths of lists.
-        baselines: Measure popularity, EASE and, where the truth is known, the oracle as well.
+        baselines: Measure the baselines as well: popularity, item-kNN, EASE and iALS; recent popularity where test
+            follows train in time; the oracle where the truth is known.
 
     Raises:
         DataError: `exclude` is not a part of the same data as `test`.
@@ -105,65 +113,6 @@ def evaluate(
         notes = [*comparisons("the model", rows["model"], beside), *notes]
         rows |= beside
     return Evaluation(rows, notes)
-
-
-def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> Scores:
-    """Every metric of one scorer: of ranks, per query, and of the top-k lists.
-
-    The metrics per query are those of one list for each query, the one of its first event in test.
-    """
-    seen = Seen.of(train)
-    score = scorer.score_block(test)
-    ranks = rank_events(score, test, seen)
-    list_ranks = rank_events(one_list_a_query(score, test), test, seen)
-    popularity = train.candidate_counts().astype(np.float64)
-    lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
-    for numbers in blocks_of(test):
-        scores, chosen = score(numbers), test.candidate_index[numbers]
-        lists[0].add(top_lists(scores, max(ks)), chosen)
-        lists[1].add(top_lists(scores, max(ks), excluded_pairs(seen, test, numbers)), chosen)
-    return Scores(
-        *(
-            rank_metrics(own, ks)
-            | query_metrics(in_list, test.query_index, test.candidate_index, ks)
-            | statistics.metrics()
-            for own, in_list, statistics in zip(ranks, list_ranks, lists, strict=True)
-        )
-    )
-
-
-def measure_baselines(
-    test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
-) -> tuple[dict[str, Scores], list[str]]:
-    """Scores of popularity, EASE and, where the truth is known, the oracle; and why one is not there."""
-    rows = {"popularity": measure(Popularity(train), test, train, ks)}
-    notes = []
-    try:
-        rows["ease"] = measure(Ease(train), test, train, ks)
-    except TwoTowerError as error:
-        notes.append(f"EASE is not in the table: {error}")
-    if test.oracle is not None:
-        rows["oracle"] = measure(OracleScorer(test.oracle), test, train, ks)
-    return rows, notes
-
-
-def comparisons(name: str, model: Scores, baselines: Mapping[str, Scores], metric: str = "top_100") -> list[str]:
-    """Sentences that say whether a model beats popularity and EASE, under each protocol.
-
-    Where the catalogue is shorter than 100 or the metric was not measured, MRR stands in for it.
-    """
-    if metric not in model.all or model.all[metric] == 1.0:
-        metric = "mrr"
-    sentences = []
-    for protocol in ("all", "unseen"):
-        own = getattr(model, protocol)[metric]
-        for baseline in ("popularity", "ease"):
-            if baseline in baselines:
-                other = getattr(baselines[baseline], protocol)[metric]
-                verb = "beats" if own > other else "does not beat"
-                rival = f"{'EASE' if baseline == 'ease' else baseline} ({metric}, {protocol})"
-                sentences.append(f"{name} {verb} {rival}: {own:.4f} against {other:.4f}.")
-    return [sentence[0].upper() + sentence[1:] for sentence in sentences]
 
 
 def require_same_catalogue(test: Dataset, train: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals of means over few repetitions."""
+"""Confidence intervals: of means over few repetitions, and of means over events that come in clusters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 _T_975 = (
     12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814,
@@ -49,6 +51,32 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(mean)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return Interval(mean, t_975(len(values) - 1) * math.sqrt(variance / len(values)))
+
+
+def cluster_interval(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64]) -> Interval:
+    """The mean of values that come in clusters (the events of one query) with its 95% interval.
+
+    Values of one cluster are alike, so that the mean is less certain than as many independent values would make
+    it. It is the ratio Σ y_g / Σ n_g of the clusters' sums and sizes, whose variance is that of the residuals
+    y_g − n_g·mean over G independent clusters, G / (G − 1) · Σ (y_g − n_g·mean)² / N² (Cochran, *Sampling
+    techniques*, 1977, section 6.3; the cluster-robust variance of Liang and Zeger, 1986), with Student's t of
+    G − 1 degrees of freedom.
+
+    Args:
+        values: One an event, `[N]`.
+        clusters: Which cluster each is of, a row number, `[N]`.
+
+    Example:
+        >>> str(cluster_interval(np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 0, 1, 1])))
+        '0.5000 ± 6.3531'
+    """
+    mean = float(values.mean())
+    groups = int(np.count_nonzero(np.bincount(clusters)))
+    if groups == 1:
+        return Interval(mean)
+    residuals = np.bincount(clusters, values - mean)
+    variance = groups / (groups - 1) * float((residuals**2).sum()) / len(values) ** 2
+    return Interval(mean, t_975(groups - 1) * math.sqrt(variance))
 
 
 def t_975(degrees: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ConfigError
+from twotower.evaluation.intervals import Interval, cluster_interval
 
 DEFAULT_KS = (1, 5, 10, 50, 100)
 
@@ -19,16 +20,40 @@ Metrics = dict[str, float]
 """Metric name (`top_100`, `mrr`, `ndcg_10`, …) to value."""
 
 
-class Scores(msgspec.Struct, frozen=True):
+class Slice(msgspec.Struct, frozen=True):
+    """A part of the test events, measured on its own; `evaluation/slices.py` says which parts there are.
+
+    Attributes:
+        by: What the events are told apart by: `candidate` or `history`.
+        name: Which part: `head`, `new queries`, …
+        events: How many events of test are in it.
+        all: Top-k accuracy and MRR, nothing excluded.
+        unseen: The same, what the query has in train excluded.
+    """
+
+    by: str
+    name: str
+    events: int
+    all: Metrics
+    unseen: Metrics
+
+
+class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model measured under both protocols.
 
     Attributes:
         all: Nothing excluded from the ranking.
         unseen: What the query has chosen in train excluded, the true candidate never.
+        half_widths: Half widths of the 95% intervals of `all.top_100`, `unseen.mrr`, …: how far another draw of
+            queries might move the figure; of means over seeds, how far other seeds might. Those not known are
+            not there.
+        slices: The same model on parts of the events; empty where they were not measured.
     """
 
     all: Metrics
     unseen: Metrics
+    half_widths: Metrics = {}
+    slices: list[Slice] = []
 
     def value(self, metric: str) -> float:
         """The value of `all.top_100`, `unseen.mrr`, …; a bare name means `all`.
@@ -43,6 +68,10 @@ class Scores(msgspec.Struct, frozen=True):
                 f"metric {metric!r} was not measured; expected one of {', '.join(self.all)}, after 'all.' or 'unseen.'"
             )
         return metrics[name]
+
+    def interval(self, protocol: str, metric: str) -> Interval:
+        """A metric with its 95% interval over the queries, where that was measured."""
+        return Interval(self.value(f"{protocol}.{metric}"), self.half_widths.get(f"{protocol}.{metric}"))
 
 
 def check_ks(ks: Sequence[int]) -> None:
@@ -67,11 +96,28 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS) -> Metrics:
         >>> rank_metrics(np.array([1.0, 3.0]), ks=[1, 5])
         {'top_1': 0.5, 'top_5': 1.0, 'mrr': 0.6666666666666666, 'ndcg_1': 0.5, 'ndcg_5': 0.75}
     """
+    return {metric: float(values.mean()) for metric, values in event_values(ranks, ks).items()}
+
+
+def rank_half_widths(ranks: FloatArray, queries: IntArray, ks: Sequence[int] = DEFAULT_KS) -> Metrics:
+    """Half widths of the 95% intervals of `rank_metrics`, over queries; none where all events are of one query.
+
+    Args:
+        ranks: Rank of each event's true candidate, `[N]`.
+        queries: Row of each event's query, `[N]`.
+        ks: Lengths of lists.
+    """
+    intervals = {metric: cluster_interval(values, queries) for metric, values in event_values(ranks, ks).items()}
+    return {metric: found.half_width for metric, found in intervals.items() if found.half_width is not None}
+
+
+def event_values(ranks: FloatArray, ks: Sequence[int]) -> dict[str, FloatArray]:
+    """What each event adds to the means of `rank_metrics`, `[N]` a metric."""
     gains = 1 / np.log2(1 + ranks)
     return (
-        {f"top_{k}": float((ranks <= k).mean()) for k in ks}
-        | {"mrr": float((1 / ranks).mean())}
-        | {f"ndcg_{k}": float(np.where(ranks <= k, gains, 0.0).mean()) for k in ks}
+        {f"top_{k}": (ranks <= k).astype(np.float64) for k in ks}
+        | {"mrr": 1 / ranks}
+        | {f"ndcg_{k}": np.where(ranks <= k, gains, 0.0) for k in ks}
     )
 
 

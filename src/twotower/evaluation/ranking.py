@@ -74,7 +74,13 @@ def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
     _, begin, group = np.unique(events.query_index[order], return_index=True, return_inverse=True)
     first = np.empty(len(events), dtype=np.int64)
     first[order] = order[begin][group]
-    return lambda numbers: score(first[numbers])
+
+    def block(numbers: IntArray) -> Tensor:
+        distinct, place = np.unique(first[numbers], return_inverse=True)
+        scores = score(distinct)
+        return scores[torch.from_numpy(place).to(scores.device)]
+
+    return block
 
 
 def blocks_of(events: Dataset) -> list[IntArray]:
@@ -104,25 +110,39 @@ def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) ->
     ranks = np.empty(len(events))
     unseen_ranks = np.empty(len(events))
     for numbers in blocks_of(events):
-        ranks[numbers], unseen_ranks[numbers] = _rank_block(score(numbers), numbers, events, seen)
+        excluded = None if seen is None else excluded_pairs(seen, events, numbers)
+        ranks[numbers], unseen_ranks[numbers] = rank_block(score(numbers), events.candidate_index[numbers], excluded)
     return ranks, unseen_ranks
 
 
-def _rank_block(scores: Tensor, numbers: IntArray, events: Dataset, seen: Seen | None) -> tuple[FloatArray, FloatArray]:
-    target = torch.from_numpy(events.candidate_index[numbers]).to(scores.device)
+def rank_block(
+    scores: Tensor, chosen: IntArray, excluded: tuple[IntArray, IntArray] | None
+) -> tuple[FloatArray, FloatArray]:
+    """The ranks of `rank_events` for some of the events.
+
+    Args:
+        scores: Their scores, `[n, C]`.
+        chosen: Their true candidates, `[n]`.
+        excluded: What `excluded_pairs` gives for them.
+    """
+    target = torch.from_numpy(chosen).to(scores.device)
     true_score = scores.gather(1, target.unsqueeze(1))  # [n, 1]
-    if bool(scores.isnan().any()):
+    if bool(scores.max().isnan()):  # a maximum is NaN where any score is
         raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
     # Counting "higher" and "at least as high" once each makes ties halves; the true one ties with itself.
-    doubled = (scores > true_score).sum(dim=1) + (scores >= true_score).sum(dim=1)
-    excluded = torch.zeros_like(doubled)
-    if seen is not None:
-        rows, columns = excluded_pairs(seen, events, numbers)
-        row, column = torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)
+    doubled = _count(scores > true_score) + _count(scores >= true_score)
+    fewer = torch.zeros_like(doubled)
+    if excluded is not None:
+        row, column = (torch.from_numpy(part).to(scores.device) for part in excluded)
         pair_score, rival = scores[row, column], true_score.squeeze(1)[row]
-        excluded.index_add_(0, row, (pair_score > rival).long() + (pair_score >= rival).long())
-    ranks, lower = (doubled + 1).double() / 2, excluded.double() / 2
+        fewer.index_add_(0, row, (pair_score > rival).long() + (pair_score >= rival).long())
+    ranks, lower = (doubled + 1).double() / 2, fewer.double() / 2
     return ranks.cpu().numpy(), (ranks - lower).cpu().numpy()
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Trues in each row; summed in 32 bits, which is twice as fast as in 64."""
+    return mask.sum(dim=1, dtype=torch.int32).long()
 
 
 def excluded_pairs(seen: Seen, events: Dataset, numbers: IntArray) -> tuple[IntArray, IntArray]:

@@ -42,4 +42,5 @@ class Validation:
             model.embed_side(self.queries, model.query_vectors),
             model.embed_side(self.candidates, model.candidate_vectors),
         )
-        return Scores(*(rank_metrics(ranks, self.ks) for ranks in rank_events(score, self.events, self.seen)))
+        ranks, unseen_ranks = rank_events(score, self.events, self.seen)
+        return Scores(rank_metrics(ranks, self.ks), rank_metrics(unseen_ranks, self.ks))

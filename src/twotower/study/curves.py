@@ -1,4 +1,4 @@
-"""The curves of a study: accuracy over epochs for every depth, with the baselines as lines."""
+"""The curves of a study: accuracy over epochs for every depth, with some of the baselines as lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from twotower.evaluation.intervals import mean_interval
+from twotower.evaluation.measure import NAMES
 from twotower.files import write_file
 from twotower.study.results import Study
-from twotower.study.summary import PROTOCOLS, Depth, by_depth
-from twotower.study.tables import NAMES
+from twotower.study.summary import PROTOCOLS, Depth, by_depth, strongest
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart by colour-blind eyes."""
@@ -60,7 +60,11 @@ def curves_svg(study: Study, theme: Theme = LIGHT) -> str:
 
 
 def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
-    """One panel for each protocol: a line a depth (with its 95% band over seeds), a dashed line a baseline."""
+    """One panel for each protocol: a line a depth (with its 95% band over seeds), dashed lines for the baselines.
+
+    Of these it shows popularity, the one that is the strongest under the panel's protocol and the oracle: a line
+    for each would hide the curves.
+    """
     figure = Figure(figsize=(12, 5.2), dpi=160, facecolor=theme.paper)
     axes: Sequence[Axes] = figure.subplots(1, 2, sharex=True)
     part = "test" if study.curves_on == "test" else "validation, a part cut from train"
@@ -80,8 +84,9 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
 
 def _draw_panel(panel: Axes, study: Study, protocol: str, theme: Theme) -> None:
     labels: list[tuple[float, str, str]] = []
-    for name, scores in study.curve_baselines.items():
-        level = getattr(scores, protocol)[study.metric]
+    shown = {"popularity", strongest(study.curve_baselines, protocol, study.metric), "oracle"}
+    for name in (name for name in NAMES if name in shown and name in study.curve_baselines):
+        level = study.curve_baselines[name].value(f"{protocol}.{study.metric}")
         panel.axhline(level, color=theme.baseline, linewidth=1.2, linestyle=(0, (5, 3)))
         labels.append((level, f"{NAMES[name]} {level:.3f}", theme.baseline))
     for depth, colour in zip(by_depth(study.runs), LINES * len(study.runs), strict=False):
@@ -92,7 +97,7 @@ def _draw_panel(panel: Axes, study: Study, protocol: str, theme: Theme) -> None:
     panel.set_facecolor(theme.paper)
     panel.grid(axis="y", color=theme.faint, linewidth=0.6)
     panel.tick_params(colors=theme.ink, length=0)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panel.margins(x=0.02, y=0.08)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)

@@ -8,12 +8,14 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from twotower.evaluation.intervals import Interval
+from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT, curves_svg
 from twotower.study.results import Study
+from twotower.study.slices import slices_html
 from twotower.study.summary import PROTOCOLS, by_depth
-from twotower.study.tables import NAMES
 
 
 def write_report(study: Study, path: Path) -> None:
@@ -40,6 +42,7 @@ def report_html(study: Study) -> str:
         "curves_dark": _inline(curves_svg(study, DARK)),
         "bars": _bars(study),
         "tables": "".join(_metrics_table(study, protocol) for protocol in PROTOCOLS),
+        "slices": slices_html(study, list(_rows(study))),
         "runs": _runs_table(study),
         "command": escape(study.command),
         "versions": escape(", ".join(f"{name} {version}" for name, version in study.versions.items())),
@@ -52,7 +55,7 @@ def report_html(study: Study) -> str:
 
 def _rows(study: Study) -> Iterable[tuple[str, str, Scores]]:
     """(class, name, scores) of every row: floor, models, ceiling."""
-    for name in ("popularity", "ease"):
+    for name in FLOORS:
         if name in study.baselines:
             yield "baseline", NAMES[name], study.baselines[name]
     for depth in by_depth(study.runs):
@@ -78,22 +81,26 @@ def _bars(study: Study) -> str:
 def _metrics_table(study: Study, protocol: str) -> str:
     rows = list(_rows(study))
     metrics = list(getattr(rows[0][2], protocol))
-    depths = {depth.label: depth for depth in by_depth(study.runs)}
     body = []
     for metric in metrics:
         best = max((getattr(scores, protocol)[metric] for kind, _, scores in rows if kind == "model"), default=None)
         cells = []
-        for kind, name, scores in rows:
-            value = getattr(scores, protocol)[metric]
-            text = str(depths[name].interval(protocol, metric)) if kind == "model" else f"{value:.4f}"
-            strong = kind == "model" and value == best and not metric.startswith("popularity")
-            cells.append(f"<td>{f'<strong>{text}</strong>' if strong else text}</td>")
+        for kind, _, scores in rows:
+            strong = (
+                kind == "model" and getattr(scores, protocol)[metric] == best and not metric.startswith("popularity")
+            )
+            cells.append(f"<td>{_figure(scores.interval(protocol, metric), strong)}</td>")
         body.append(f'<tr><th scope="row">{escape(metric)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for _, name, _ in rows)
     return (
         f'<h3>{protocol}</h3><div class="scroll"><table><thead><tr><th scope="col">metric</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _figure(interval: Interval, strong: bool) -> str:
+    mean = f"<strong>{interval.mean:.4f}</strong>" if strong else f"{interval.mean:.4f}"
+    return mean if interval.half_width is None else f"{mean} <small>± {interval.half_width:.4f}</small>"
 
 
 def _runs_table(study: Study) -> str:

@@ -93,7 +93,8 @@ class Study(msgspec.Struct, frozen=True):
 
     Attributes:
         data: The data and its split.
-        baselines: `popularity`, `ease` and, where the truth is known, `oracle`, on the test part.
+        baselines: `popularity`, `item_knn`, `ease`, `ials`, where test follows train `recent_popularity`, and where
+            the truth is known `oracle`, on the test part.
         runs: Every model trained: each depth with each seed.
         curves_on: The part that `Run.history` and `curve_baselines` are measured on: `test`, as the
             tutorial does, or `validation`, a part cut from train.

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import msgspec
 
-from twotower.evaluation.evaluate import comparisons
+from twotower.evaluation.comparisons import comparisons, listed
 from twotower.evaluation.intervals import Interval, mean_interval
-from twotower.evaluation.metrics import Metrics, Scores
+from twotower.evaluation.measure import FLOORS, NAMES
+from twotower.evaluation.metrics import Metrics, Scores, Slice
 from twotower.study.results import Run
 
 PROTOCOLS = ("all", "unseen")
@@ -31,12 +32,32 @@ class Depth(msgspec.Struct, frozen=True):
         return mean_interval([getattr(run.final, protocol)[metric] for run in self.runs])
 
     def means(self) -> Scores:
-        """Means of all final metrics over the seeds."""
-        return Scores(*(self._means(protocol) for protocol in PROTOCOLS))
+        """Means over the seeds, with intervals over them; of one seed its own scores, with intervals over queries."""
+        first = self.runs[0].final
+        if len(self.runs) == 1:
+            return first
+        half_widths = {
+            f"{protocol}.{metric}": found.half_width
+            for protocol in PROTOCOLS
+            for metric in getattr(first, protocol)
+            if (found := self.interval(protocol, metric)).half_width is not None
+        }
+        slices = [_mean_slice(same) for same in zip(*(run.final.slices for run in self.runs), strict=True)]
+        return Scores(self._means("all"), self._means("unseen"), half_widths, slices)
 
     def _means(self, protocol: str) -> Metrics:
         metrics = getattr(self.runs[0].final, protocol)
         return {metric: self.interval(protocol, metric).mean for metric in metrics}
+
+
+def _mean_slice(same: Sequence[Slice]) -> Slice:
+    """One slice of all seeds, which have the same events in it."""
+
+    def means(metrics: Sequence[Metrics]) -> Metrics:
+        return {name: mean_interval([one[name] for one in metrics]).mean for name in metrics[0]}
+
+    first = same[0]
+    return Slice(first.by, first.name, first.events, means([s.all for s in same]), means([s.unseen for s in same]))
 
 
 def by_depth(runs: Sequence[Run]) -> list[Depth]:
@@ -47,6 +68,18 @@ def by_depth(runs: Sequence[Run]) -> list[Depth]:
     return [Depth(list(layers), sorted(own, key=lambda run: run.seed)) for layers, own in depths.items()]
 
 
+def best_depth(runs: Sequence[Run], metric: str) -> Depth:
+    """The depth with the highest mean, nothing excluded."""
+    return max(by_depth(runs), key=lambda depth: depth.interval("all", metric).mean)
+
+
+def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> str:
+    """Which baseline is the hardest to beat; the oracle is none to beat."""
+    return max(
+        (name for name in FLOORS if name in baselines), key=lambda name: baselines[name].value(f"{protocol}.{metric}")
+    )
+
+
 def verdicts(baselines: Mapping[str, Scores], runs: Sequence[Run], metric: str) -> list[str]:
     """What a reader should take away, in sentences."""
     depths = by_depth(runs)
@@ -54,9 +87,10 @@ def verdicts(baselines: Mapping[str, Scores], runs: Sequence[Run], metric: str) 
     for depth in depths:
         beside = comparisons(depth.label, depth.means(), baselines, metric)
         lost = [sentence for sentence in beside if "does not beat" in sentence]
-        sentences += lost or [f"{depth.label} beats popularity and EASE under both protocols ({metric})."]
+        floors = listed([NAMES[name] for name in FLOORS if name in baselines])
+        sentences += lost or [f"{depth.label} beats {floors} under both protocols ({metric})."]
     if "oracle" in baselines and "popularity" in baselines:
-        best = max(depths, key=lambda depth: depth.interval("all", metric).mean)
+        best = best_depth(runs, metric)
         floor, ceiling = baselines["popularity"].all[metric], baselines["oracle"].all[metric]
         if ceiling > floor:
             way = (best.interval("all", metric).mean - floor) / (ceiling - floor)

@@ -6,14 +6,12 @@ from rich import box
 from rich.table import Table
 
 from twotower.evaluation.intervals import Interval
+from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.study.results import Study
-from twotower.study.summary import PROTOCOLS, by_depth
+from twotower.study.summary import PROTOCOLS, best_depth, by_depth
 
 SHOWN = ("top_10", "top_100")
 """Metrics of the terminal's table, which has to fit in 80 columns; the report has them all."""
-
-NAMES = {"popularity": "popularity", "ease": "EASE", "oracle": "oracle"}
-"""What reports call the baselines."""
 
 
 def results_table(study: Study) -> Table:
@@ -26,8 +24,8 @@ def results_table(study: Study) -> Table:
         for metric in metrics:
             table.add_column(f"{protocol}\n{metric.replace('_', '-')}", justify="right", no_wrap=True)
     depths = by_depth(study.runs)
-    best = max(depths, key=lambda depth: depth.interval("all", study.metric).mean)
-    for name in ("popularity", "ease"):
+    best = best_depth(study.runs, study.metric)
+    for name in FLOORS:
         if name in study.baselines:
             table.add_row(*_baseline_row(study, name, metrics))
     marked = False
@@ -44,7 +42,7 @@ def results_table(study: Study) -> Table:
                 below = interval.mean <= floor[metric]
                 marked |= below
                 cells.append(_short(interval) + (" ▾" if below else ""))
-        table.add_row(*cells, style="bold" if depth is best else None)
+        table.add_row(*cells, style="bold" if depth.layers == best.layers else None)
     if "oracle" in study.baselines:
         table.add_row(*_baseline_row(study, "oracle", metrics))
     if marked:
@@ -66,4 +64,4 @@ def _range(values: list[int]) -> str:
 def _baseline_row(study: Study, name: str, metrics: list[str]) -> list[str]:
     scores = study.baselines[name]
     figures = [getattr(scores, protocol)[metric] for protocol in PROTOCOLS for metric in metrics]
-    return [NAMES[name], "", "", *(f"{figure:.4f}" for figure in figures)]
+    return [NAMES[name].replace(" ", "\n"), "", "", *(f"{figure:.4f}" for figure in figures)]

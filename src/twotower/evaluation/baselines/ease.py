@@ -1,4 +1,4 @@
-"""The baselines that every report has: popularity and EASE, and the oracle where the truth is known."""
+"""EASE: a linear autoencoder in closed form."""
 
 from __future__ import annotations
 
@@ -9,31 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.data.dataset import Dataset, Oracle
+from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.errors import TwoTowerError
 from twotower.evaluation.ranking import IntArray, ScoreBlock
 
 EASE_BYTES_PER_PAIR = 24
 """Bytes that EASE needs for each pair of candidates: the Gram matrix, its inverse and a copy, in float64."""
-
-
-class Popularity:
-    """Every query gets the candidates that were chosen most often in train.
-
-    Args:
-        train: The training split.
-    """
-
-    def __init__(self, train: Dataset) -> None:
-        self.counts = torch.from_numpy(
-            np.bincount(train.candidate_index, weights=train.weights, minlength=train.candidates.num_rows)
-        )
-
-    def score_block(self, events: Dataset) -> ScoreBlock:
-        """The same scores for every event."""
-        del events
-        return lambda numbers: self.counts.expand(len(numbers), -1)
 
 
 class Ease:
@@ -95,24 +77,6 @@ class Ease:
         choices = torch.zeros(len(queries), len(self.known), dtype=dtype)
         choices[torch.from_numpy(rows), torch.from_numpy(self.column[candidates])] = 1.0
         return choices
-
-
-class OracleScorer:
-    """The true choice probabilities as scores: the ceiling of any model on simulated data.
-
-    Args:
-        oracle: The truth behind the data.
-    """
-
-    def __init__(self, oracle: Oracle) -> None:
-        self.oracle = oracle
-
-    def score_block(self, events: Dataset) -> ScoreBlock:
-        """Log-probabilities given who asks, and when."""
-        times = events.times
-        return lambda numbers: torch.from_numpy(
-            self.oracle.log_probabilities(events.query_index[numbers], times[numbers])
-        )
 
 
 def machine_memory() -> int:

@@ -1,0 +1,26 @@
+"""The oracle: the ceiling where the truth is known."""
+
+from __future__ import annotations
+
+import torch
+
+from twotower.data.dataset import Dataset, Oracle
+from twotower.evaluation.ranking import ScoreBlock
+
+
+class OracleScorer:
+    """The true choice probabilities as scores: the ceiling of any model on simulated data.
+
+    Args:
+        oracle: The truth behind the data.
+    """
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
+
+    def score_block(self, events: Dataset) -> ScoreBlock:
+        """Log-probabilities given who asks, and when."""
+        times = events.times
+        return lambda numbers: torch.from_numpy(
+            self.oracle.log_probabilities(events.query_index[numbers], times[numbers])
+        )

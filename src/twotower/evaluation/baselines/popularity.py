@@ -1,0 +1,61 @@
+"""Popularity: the same candidates for every query, those chosen most often, or most often of late."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twotower.data.dataset import Dataset
+from twotower.evaluation.ranking import ScoreBlock
+
+LATEST_SHARE = 0.1
+"""The half-life of `RecentPopularity` is by default the time that the latest tenth of train took."""
+
+
+class Popularity:
+    """Every query gets the candidates that were chosen most often in train.
+
+    Args:
+        train: The training split.
+    """
+
+    def __init__(self, train: Dataset) -> None:
+        self.counts = weighted_counts(train, train.weights)
+
+    def score_block(self, events: Dataset) -> ScoreBlock:
+        """The same scores for every event."""
+        del events
+        return lambda numbers: self.counts.expand(len(numbers), -1)
+
+
+class RecentPopularity(Popularity):
+    """Every query gets the candidates that were chosen most often of late: what to beat on a temporal split.
+
+    An event of train counts 2^(−age / half-life), its age being the time from it to the latest event of
+    train. A smooth decay needs no border between recent and not, and still tells apart the candidates that
+    nobody chose of late. The half-life follows the log's own pace: by default the time in which the latest
+    tenth of the events of train took place.
+
+    Args:
+        train: The training split; it must have times.
+        half_life: Seconds after which an event counts half.
+
+    Raises:
+        DataError: The data has no time column.
+    """
+
+    def __init__(self, train: Dataset, half_life: float | None = None) -> None:
+        age = train.times.max() - train.times
+        # Where the whole latest tenth is of one instant, half a second keeps the decay defined.
+        self.half_life = half_life or max(0.5, float(np.quantile(age, LATEST_SHARE)))
+        self.counts = weighted_counts(train, train.weights * np.exp2(-age / self.half_life))
+
+
+def weighted_counts(train: Dataset, weights: npt.NDArray[np.floating]) -> torch.Tensor:
+    """The sum of its events' weights for each candidate, `[C]` in float64."""
+    # In the order of (candidate, weight), so that the sums have the same bits for every order of the log.
+    order = np.lexsort((weights, train.candidate_index))
+    return torch.from_numpy(
+        np.bincount(train.candidate_index[order], weights=weights[order], minlength=train.candidates.num_rows)
+    )

@@ -1,0 +1,115 @@
+"""`measure`: every metric of one scorer, and of the baselines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from twotower.data.dataset import Dataset
+from twotower.data.seen import Seen
+from twotower.errors import TwoTowerError
+from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
+from twotower.evaluation.metrics import (
+    DEFAULT_KS,
+    ListStatistics,
+    Scores,
+    query_metrics,
+    rank_half_widths,
+    rank_metrics,
+)
+from twotower.evaluation.ranking import (
+    Scorer,
+    blocks_of,
+    excluded_pairs,
+    one_list_a_query,
+    rank_block,
+    top_lists,
+)
+from twotower.evaluation.slices import measure_slices
+
+NAMES = {
+    "popularity": "popularity",
+    "recent_popularity": "recent popularity",
+    "item_knn": "item-kNN",
+    "ease": "EASE",
+    "ials": "iALS",
+    "oracle": "oracle",
+}
+"""What reports call the baselines, in their order there."""
+
+FLOORS = tuple(name for name in NAMES if name != "oracle")
+"""The baselines that a model should beat: all but the oracle, which no model can."""
+
+LEARNED: dict[str, Callable[[Dataset], Scorer]] = {
+    "popularity": Popularity,
+    "recent_popularity": RecentPopularity,
+    "item_knn": ItemKnn,
+    "ease": Ease,
+    "ials": Ials,
+}
+"""How each baseline learns from train."""
+
+
+def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> Scores:
+    """Every metric of one scorer: of ranks, with intervals and in slices, per query, and of the top-k lists.
+
+    The metrics per query are those of one list for each query, the one of its first event in test.
+    """
+    seen = Seen.of(train)
+    score = scorer.score_block(test)
+    popularity = train.candidate_counts().astype(np.float64)
+    lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
+    first_list = one_list_a_query(score, test)
+    ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
+    for numbers in blocks_of(test):
+        scores, chosen = score(numbers), test.candidate_index[numbers]
+        excluded = excluded_pairs(seen, test, numbers)
+        ranks[:, numbers] = rank_block(scores, chosen, excluded)
+        own_list = first_list(numbers)
+        # What does not look at the time, as most baselines, has the same list for all events of a query.
+        same = torch.equal(own_list, scores)
+        list_ranks[:, numbers] = ranks[:, numbers] if same else rank_block(own_list, chosen, excluded)
+        lists[0].add(top_lists(scores, max(ks)), chosen)
+        lists[1].add(top_lists(scores, max(ks), excluded), chosen)
+    everything, unseen = (
+        rank_metrics(own, ks)
+        | query_metrics(in_list, test.query_index, test.candidate_index, ks)
+        | statistics.metrics()
+        for own, in_list, statistics in zip(ranks, list_ranks, lists, strict=True)
+    )
+    half_widths = {
+        f"{protocol}.{metric}": width
+        for protocol, own in zip(("all", "unseen"), ranks, strict=True)
+        for metric, width in rank_half_widths(own, test.query_index, ks).items()
+    }
+    return Scores(everything, unseen, half_widths, measure_slices(test, train, (ranks[0], ranks[1]), ks))
+
+
+def measure_baselines(
+    test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
+) -> tuple[dict[str, Scores], list[str]]:
+    """Scores of the baselines, the oracle's where the truth is known; and why one that could be there is not.
+
+    `recent_popularity` is there where no event of train is later than one of test: elsewhere, also where each
+    query's last event is test, "recent" would be the future of many test events.
+    """
+    rows, notes = {}, []
+    for name, learn in LEARNED.items():
+        if name == "recent_popularity" and not follows(test, train):
+            continue
+        try:
+            scorer = learn(train)
+        except TwoTowerError as error:
+            notes.append(f"{NAMES[name]} is not in the table: {error}")
+            continue
+        rows[name] = measure(scorer, test, train, ks)
+    if test.oracle is not None:
+        rows["oracle"] = measure(OracleScorer(test.oracle), test, train, ks)
+    return rows, notes
+
+
+def follows(test: Dataset, train: Dataset) -> bool:
+    """Whether all of test happened after train, or at its last instant at the earliest."""
+    return train.time is not None and float(train.times.max()) <= float(test.times.min())

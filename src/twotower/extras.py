@@ -1,0 +1,29 @@
+"""Optional libraries: imported where they are needed, and named with their `pip install` line where they lack."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from twotower.errors import MissingExtraError
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports a library that only an extra of twotower installs.
+
+    Args:
+        module: The module, such as `implicit.cpu.als`.
+        extra: The extra that brings it, such as `baselines`.
+
+    Raises:
+        MissingExtraError: It is not installed, or cannot be imported.
+
+    Example:
+        >>> require("no_such_module", "baselines")
+        Traceback (most recent call last):
+        twotower.errors.MissingExtraError: no_such_module is not installed: pip install 'twotower[baselines]'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{module} is not installed: pip install 'twotower[{extra}]'") from error

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toy import groups_log, log_of
+from twotower.data import split_random
+from twotower.evaluation import Popularity, measure
+from twotower.evaluation.slices import HISTORY, measure_slices, popularity_thirds, slice_masks
+
+
+def test_thirds_of_the_events_by_hand() -> None:
+    # Nine events each: before the candidate of 2 are 6 of them, or 7, or 3; what has as many events stays together.
+    assert popularity_thirds(np.array([3, 2, 1, 0, 3])).tolist() == [0, 2, 2, 3, 0]
+    assert popularity_thirds(np.array([4, 3, 2])).tolist() == [0, 1, 2]
+    assert popularity_thirds(np.array([3, 2, 1, 0, 1, 1, 1])).tolist() == [0, 1, 1, 3, 1, 1, 1]
+    assert popularity_thirds(np.array([2, 2, 2])).tolist() == [0, 0, 0]
+    assert popularity_thirds(np.array([0, 0])).tolist() == [3, 3]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30))
+def test_who_is_chosen_more_often_is_never_further_down(counts: list[int]) -> None:
+    thirds = popularity_thirds(np.array(counts))
+    for one, third in zip(counts, thirds, strict=True):
+        assert (third == 3) == (one == 0)
+        before = sum(count for count in counts if count > one)
+        if one:
+            assert third == 3 * before // sum(counts)
+
+
+def test_events_are_told_apart_by_their_candidate_and_by_their_query() -> None:
+    train = log_of([(1, 0)] * 9 + [(2, 0)] * 10 + [(3, 0)] * 49 + [(4, 0)] * 50 + [(4, 1)], queries=5, candidates=3)
+    test = log_of([(0, 0), (1, 1), (2, 2), (3, 0), (4, 0)], queries=5, candidates=3)
+    masks = {key: np.flatnonzero(mask).tolist() for key, mask in slice_masks(test, train).items()}
+    assert masks == {
+        ("candidate", "head"): [0, 3, 4],
+        ("candidate", "tail"): [1],
+        ("candidate", "new candidates"): [2],
+        ("history", "new queries"): [0],
+        ("history", HISTORY[0][1]): [1],
+        ("history", HISTORY[1][1]): [2, 3],
+        ("history", HISTORY[2][1]): [4],
+    }
+
+
+def test_slices_measure_their_own_events() -> None:
+    train = log_of([(0, 0), (0, 0), (0, 1)], queries=2, candidates=3)
+    test = log_of([(0, 0), (1, 1), (1, 2)], queries=2, candidates=3)
+    slices = measure_slices(test, train, (np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 2.0])), ks=(1, 2))
+    by_name = {part.name: part for part in slices}
+    assert list(by_name) == ["head", "tail", "new candidates", "new queries", "1–9 events"]
+    assert by_name["new queries"].events == 2
+    assert by_name["new queries"].all == {"top_1": 0.0, "top_2": 0.5, "mrr": 0.375}
+    assert by_name["new queries"].unseen == {"top_1": 0.5, "top_2": 1.0, "mrr": 0.75}
+    assert by_name["head"].all == {"top_1": 1.0, "top_2": 1.0, "mrr": 1.0}
+
+
+def test_the_slices_of_each_kind_add_up_to_the_whole() -> None:
+    train, test = split_random(groups_log())
+    scores = measure(Popularity(train), test, train)
+    for by in ("candidate", "history"):
+        parts = [part for part in scores.slices if part.by == by]
+        assert sum(part.events for part in parts) == len(test)
+        for protocol in ("all", "unseen"):
+            total = sum(part.events * getattr(part, protocol)["top_10"] for part in parts)
+            np.testing.assert_allclose(total / len(test), getattr(scores, protocol)["top_10"], rtol=1e-12)
