@@ -10,7 +10,7 @@ import pytest
 import twotower
 
 ROOT = Path(twotower.__file__).parent
-LAYERS = ("ground", "data", "features", "model", "evaluation", "training", "retrieval", "study", "cli")
+LAYERS = ("ground", "data", "features", "model", "evaluation", "training", "retrieval", "study", "tuning", "cli")
 FORBIDDEN = {("retrieval", "training")}
 
 
@@ -42,7 +42,7 @@ def test_a_folder_imports_only_from_those_above_it(layer: str) -> None:
 
 
 def test_the_ground_stands_on_nothing() -> None:
-    for name in ("errors", "files", "saved", "version"):
+    for name in ("errors", "extras", "files", "saved", "version"):
         assert all(layer_of(found) == "ground" for found in imports_of(ROOT / f"{name}.py"))
 
 
