@@ -133,18 +133,19 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_trial(toy_config: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
     """Command and workers are killed in the middle of a trial, then interrupted, then left alone."""
     arguments = (toy_config, "--trials", 5, "--workers", 1, "--out", tmp_path / "out")
+    cut = -1
     for end in (signal.SIGKILL, signal.SIGINT):
         running = subprocess.Popen(
             command_of(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        states = wait_for_a_running_trial(tmp_path / "out" / "tune.db", running)
+        cut = running_trial_after(cut, tmp_path / "out" / "tune.db", running)
         os.killpg(running.pid, end)  # as the keyboard does: the workers are of the same group
         _, said = running.communicate(timeout=60)
         assert "Traceback" not in said
-        assert "RUNNING" in states
     assert running.returncode == 130
     assert "the same command goes on" in said
     assert not (tmp_path / "out" / "best.toml").exists()
@@ -152,28 +153,32 @@ def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
     tuning = msgspec.json.decode((tmp_path / "out" / "tune.json").read_bytes(), type=Tuning)
     interrupted = [trial for trial in tuning.trials if trial.state == "interrupted"]
     finished = [trial for trial in tuning.trials if trial.state != "interrupted"]
-    assert interrupted
+    assert len(interrupted) == 2
     assert len(finished) == 5
     for trial in interrupted:
         assert any(trial.parameters.items() <= later.parameters.items() for later in tuning.trials[trial.number + 1 :])
     assert sum(trial.built_in for trial in finished) == 1
 
 
-def wait_for_a_running_trial(database: Path, process: subprocess.Popen[str]) -> list[str]:
+def running_trial_after(number: int, database: Path, process: subprocess.Popen[str]) -> int:
+    """Waits for a later trial than this one to run; gives its number."""
+    query = f"select number from trials where state = 'RUNNING' and number > {number}"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-        if database.exists():
-            connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-            try:
-                states = [state for (state,) in connection.execute("select state from trials")]
-            except sqlite3.OperationalError:
-                states = []  # its tables are being made
-            finally:
-                connection.close()
-            if "RUNNING" in states:
-                return states
-    return []
+        if database.exists() and (found := rows(database, query)):
+            return int(found[0][0])
+    raise AssertionError(f"no trial after {number} has begun")
+
+
+def rows(database: Path, query: str) -> list[tuple[int]]:
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []  # its tables are being made
+    finally:
+        connection.close()
 
 
 def test_the_report_says_it_all_and_needs_nothing_else(tuning: Tuning) -> None:
@@ -232,9 +237,7 @@ def test_values_are_written_for_people() -> None:
     ("arguments", "code", "message"),
     [
         (["movielens-2m"], 2, "neither a data set"),
-        (["nothing.toml"], 2, "does not exist"),
         (["simulated", "--trials", "0"], 2, "trials"),
-        (["simulated", "--workers", "0"], 2, "workers"),
     ],
 )
 def test_mistakes_have_a_line_and_an_exit_code(arguments: list[str], code: int, message: str) -> None:
@@ -245,5 +248,5 @@ def test_a_wrong_key_is_named_before_anything_is_written(toy_config: Path, tmp_p
     text = toy_config.read_text().replace("model.dim", "training.loss.dim")
     (toy_config.parent / "wrong.toml").write_text(text)
     said = twotower_tune(toy_config.parent / "wrong.toml", "--out", tmp_path / "out", expect=2).stderr
-    assert "[tune] training.loss.dim = 4: Object contains unknown field `dim`" in said
+    assert "[tune] training.loss.dim = 4: [training]: Object contains unknown field `dim`" in said
     assert not (tmp_path / "out").exists()

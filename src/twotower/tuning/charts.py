@@ -75,7 +75,9 @@ def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
     _bare(panel, theme)
     panel.grid(visible=False)
     panel.axis("off")
-    records = sorted(_with_all_parameters(tuning), key=lambda one: one.so_far or 0.0)
+    records = sorted(
+        _with_all_parameters(tuning), key=lambda one: (one.number == tuning.best.trial, one.so_far or 0.0)
+    )  # the best is drawn last
     scores = [one.so_far or 0.0 for one in records]
     axes = [_axis(tuning.space[key], [one.parameters[key] for one in records]) for key in tuning.space]
     axes.append(_number_axis(min(scores), max(scores), log=False))
@@ -93,7 +95,7 @@ def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
     for rank, (record, score) in enumerate(zip(records, scores, strict=True), start=1):
         values = [*(record.parameters[key] for key in tuning.space), score]
         heights = [axis.place(value) for axis, value in zip(axes, values, strict=True)]
-        best = rank == len(records)
+        best = record.number == tuning.best.trial
         colour = BEST if best else colours(rank / len(records))
         panel.plot(range(len(axes)), heights, color=colour, linewidth=2.6 if best else 1.1, zorder=2 + rank)
     panel.set_ylim(-0.05, 1.05)
