@@ -10,8 +10,11 @@ import msgspec
 FINAL_SHARE = 0.4
 """Share of the time kept for the final training while no trial says how long one takes."""
 
-TRAININGS = 2.5
-"""What training and measuring a config in the end takes, in trials: the search for its epochs, all of train, test."""
+TRAININGS = 2.0
+"""What training and measuring a config in the end takes, in trials: the search for its epochs, then all of train.
+
+One worker's threads in a trial, all of them in the end: with several workers it takes less.
+"""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
