@@ -3,8 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+
+from toy import groups_log
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
@@ -25,3 +29,35 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("TWOTOWER_DATA_HOME", str(home))
     return home
+
+
+TUNED_TOML = """
+[data]
+interactions = "log.parquet"
+query_id = "user"
+candidate_id = "item"
+time = "at"
+[model]
+inputs = "tutorial"
+layers = [8]
+dim = 8
+[training]
+monitor = "all.top_5"
+epochs = 5
+[tune]
+model.layers = { choices = [[8], [16, 8]] }
+model.dim = { low = 4, high = 16, step = 4 }
+training.optimizer.learning_rate = { low = 0.0001, high = 0.05, log = true }
+"""
+
+
+@pytest.fixture(scope="session")
+def toy_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config with a small space, beside its log; every event has a time of its own."""
+    folder = tmp_path_factory.mktemp("toy")
+    log = groups_log(events=1500, queries=30, candidates=40)
+    pq.write_table(
+        pa.table({"user": log.query_index, "item": log.candidate_index, "at": log.times}), folder / "log.parquet"
+    )
+    (folder / "config.toml").write_text(TUNED_TOML)
+    return folder / "config.toml"

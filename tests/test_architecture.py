@@ -10,7 +10,7 @@ import pytest
 import twotower
 
 ROOT = Path(twotower.__file__).parent
-LAYERS = ("ground", "data", "features", "model", "evaluation", "training", "retrieval", "study", "cli")
+LAYERS = ("ground", "data", "features", "model", "evaluation", "training", "retrieval", "study", "tuning", "cli")
 FORBIDDEN = {("retrieval", "training")}
 
 

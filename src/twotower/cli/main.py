@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from twotower.cli import data, models, study
+from twotower.cli import data, models, study, tune
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
 from twotower.version import VERSION
 
@@ -48,6 +48,7 @@ app = typer.Typer(
 )
 app.command("study")(study.study)
 app.command("train")(models.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(models.evaluate)
 app.command("recommend")(models.recommend)
 app.add_typer(data.app, name="data")

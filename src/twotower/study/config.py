@@ -18,6 +18,7 @@ from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
 from twotower.study.inputs import Inputs, Reach, candidate_inputs, query_inputs
 from twotower.study.recipes import Recipe, RecipeName, recipe
+from twotower.study.space import Space, parse_space
 from twotower.training.trainer import Trainer
 
 
@@ -161,7 +162,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that `twotower train` and `twotower study` need to know.
+    """Everything that `twotower train`, `study` and `tune` need to know.
 
     Attributes:
         data: Which data.
@@ -169,6 +170,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         recipe: `tuned` or `tutorial`: how to train, but for what `training` says.
         model: Which model.
         training: Settings of `Trainer` that replace the recipe's.
+        tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
     """
 
     data: DataConfig = DataConfig(name="simulated")
@@ -176,6 +178,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     recipe: RecipeName = "tuned"
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
+    tune: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        self.space()
+
+    def space(self) -> Space:
+        """What `tune` says, read and checked.
+
+        Raises:
+            ConfigError: It has an unknown key or what is no range.
+        """
+        return parse_space(self.tune, {"model": ModelConfig.__struct_fields__, "training": Trainer.__struct_fields__})
 
     def resolved_recipe(self, train: Dataset) -> Recipe:
         """The recipe for this much data, with what `training` replaces.

@@ -38,8 +38,8 @@ def report_html(study: Study) -> str:
         "fingerprint": escape(data.fingerprint),
         "recipe": escape(study.runs[0].recipe),
         "verdicts": "".join(f"<li>{escape(sentence)}</li>" for sentence in study.verdicts),
-        "curves_light": _inline(curves_svg(study, LIGHT)),
-        "curves_dark": _inline(curves_svg(study, DARK)),
+        "curves_light": inline_svg(curves_svg(study, LIGHT)),
+        "curves_dark": inline_svg(curves_svg(study, DARK)),
         "bars": _bars(study),
         "tables": "".join(_metrics_table(study, protocol) for protocol in PROTOCOLS),
         "slices": slices_html(study, list(_rows(study))),
@@ -116,7 +116,7 @@ def _runs_table(study: Study) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _inline(svg: str) -> str:
+def inline_svg(svg: str) -> str:
     """An SVG element to stand inside HTML, as wide as its place."""
     element = svg[svg.index("<svg") :]
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" width="[\d.]+pt"', "", element, count=1)

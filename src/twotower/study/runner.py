@@ -151,7 +151,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
                     highlight=False,
                 )
     study = Study(
-        data=_summary(data, split, validation_size),
+        data=summary_of(data, split, validation_size),
         baselines=baselines,
         runs=runs,
         curves_on=recipe.validate_on,
@@ -243,7 +243,8 @@ def _publish(partial: Path, out: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _summary(data: Dataset, split: Split, validation: int) -> DataSummary:
+def summary_of(data: Dataset, split: Split, validation: int) -> DataSummary:
+    """What reports say of the data and how it was cut."""
     return DataSummary(
         name=data.name,
         interactions=len(data),

@@ -1,0 +1,157 @@
+"""The pictures of a tuning: scores over trials, and all trials in parallel coordinates."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from twotower.study.curves import LIGHT, LINES, Theme
+from twotower.study.report import inline_svg
+from twotower.tuning.results import TrialRecord, Tuning, shown
+
+BEST = LINES[1]
+
+
+def chart_svg(draw: Callable[[Tuning, Theme], Figure], tuning: Tuning, theme: Theme) -> str:
+    """A picture as an SVG element for a page: the same text for the same tuning."""
+    picture = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": f"twotower {draw.__name__} {theme.paper}", "svg.fonttype": "none"}):
+        FigureCanvasSVG(draw(tuning, theme)).print_svg(  # type: ignore[no-untyped-call]
+            picture, metadata={"Date": None, "Creator": None}
+        )
+    return inline_svg(picture.getvalue().decode())
+
+
+def draw_history(tuning: Tuning, theme: Theme) -> Figure:
+    """A dot a trial, the best so far as a line of steps, the built-in config as a dashed one."""
+    figure = Figure(figsize=(12, 4.2), facecolor=theme.paper)
+    panel = figure.subplots()
+    accent = _accent(theme)
+    _bare(panel, theme)
+    scored = [(record, score) for record in tuning.trials if (score := record.so_far) is not None]
+    for complete, edge, fill in ((True, accent, accent), (False, theme.baseline, "none")):
+        points = [(one.number, score) for one, score in scored if (one.state == "complete") == complete]
+        x, y = [number for number, _ in points], [score for _, score in points]
+        panel.plot(x, y, "o", markersize=6, markeredgecolor=edge, markerfacecolor=fill, zorder=3)
+    labels = []
+    best, line = -math.inf, []
+    for record in tuning.trials:
+        best = max(best, -math.inf if record.score is None else record.score)
+        line.append((record.number, best))
+    if math.isfinite(best):
+        panel.step(*zip(*line, strict=True), where="post", color=accent, linewidth=1.8)
+        labels.append((best, f"best {best:.4f}", accent))
+    if tuning.built_in is not None and (own := tuning.built_in.score) is not None:
+        panel.axhline(own, color=theme.baseline, linewidth=1.2, linestyle=(0, (5, 3)))
+        labels.append((own, f"built-in {own:.4f}", theme.baseline))
+    low, high = panel.get_ylim()
+    for level, text, colour in labels:
+        below = level < best and best - level < 0.06 * (high - low)
+        panel.annotate(
+            text, (1.01, level), xycoords=("axes fraction", "data"), va="top" if below else "center",
+            color=colour, fontsize=9.5, annotation_clip=False,
+        )  # fmt: skip
+    panel.set_xlabel("trial", color=theme.ink)
+    panel.set_title(f"{tuning.metric} on validation; hollow: stopped early", loc="left", fontsize=11, color=theme.ink)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.subplots_adjust(left=0.05, right=0.875, top=0.89, bottom=0.125)
+    return figure
+
+
+def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
+    """A line a trial through its value of each key, in its score's colour, to the score at the right."""
+    figure = Figure(figsize=(12, 4.6), facecolor=theme.paper)
+    panel = figure.subplots()
+    _bare(panel, theme)
+    panel.grid(visible=False)
+    panel.axis("off")
+    records = sorted(
+        _with_all_parameters(tuning), key=lambda one: (one.number == tuning.best.trial, one.so_far or 0.0)
+    )  # the best is drawn last
+    scores = [one.so_far or 0.0 for one in records]
+    axes = [_axis(tuning.space[key], [one.parameters[key] for one in records]) for key in tuning.space]
+    axes.append(_number_axis(min(scores), max(scores), log=False))
+    names = [*(key.rpartition(".")[2].replace("_", " ") for key in tuning.space), tuning.metric]
+    for x, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        panel.axvline(x, ymin=0.04, ymax=0.96, color=theme.faint, linewidth=1.0, zorder=1)
+        panel.text(x, 1.09, textwrap.fill(name, 12), ha="center", va="bottom", fontsize=9.5, color=theme.ink)
+        for place, text in axis.ticks:
+            panel.text(
+                x + 0.04, place, textwrap.fill(text, 15, break_long_words=False),
+                va="center", fontsize=7.5, color=theme.ink, zorder=len(records) + 3,
+                bbox={"facecolor": theme.paper, "alpha": 0.75, "pad": 0.6, "linewidth": 0},
+            )  # fmt: skip
+    colours = LinearSegmentedColormap.from_list("scores", [theme.faint, theme.faint, _accent(theme)])
+    for rank, (record, score) in enumerate(zip(records, scores, strict=True), start=1):
+        values = [*(record.parameters[key] for key in tuning.space), score]
+        heights = [axis.place(value) for axis, value in zip(axes, values, strict=True)]
+        best = record.number == tuning.best.trial
+        colour = BEST if best else colours(rank / len(records))
+        panel.plot(range(len(axes)), heights, color=colour, linewidth=2.6 if best else 1.1, zorder=2 + rank)
+    panel.set_ylim(-0.05, 1.05)
+    panel.set_xlim(-0.1, len(axes) - 0.35)
+    figure.subplots_adjust(left=0.02, right=0.99, top=0.86, bottom=0.02)
+    return figure
+
+
+def can_draw_parallel(tuning: Tuning) -> bool:
+    """Whether there are lines to draw."""
+    return len(_with_all_parameters(tuning)) > 1
+
+
+class _Axis:
+    """One vertical axis: where values are, from 0 to 1, and which of them are written."""
+
+    def __init__(self, place: Callable[[Any], float], ticks: Sequence[tuple[float, str]]) -> None:
+        self.place, self.ticks = place, ticks
+
+
+def _axis(dimension: dict[str, Any], values: Sequence[Any]) -> _Axis:
+    if "choices" not in dimension:
+        return _number_axis(dimension["low"], dimension["high"], log=dimension["log"])
+    choices = [value for value in dimension["choices"] if value in values]
+    step = 1 / max(1, len(choices) - 1)
+    return _Axis(
+        lambda value: choices.index(value) * step, [(i * step, shown(value)) for i, value in enumerate(choices)]
+    )
+
+
+def _number_axis(low: float, high: float, *, log: bool) -> _Axis:
+    def scale(value: float) -> float:
+        return math.log(value) if log else value
+
+    width = scale(high) - scale(low) or 1.0
+    middle = math.sqrt(low * high) if log else (low + high) / 2
+
+    def place(value: float) -> float:
+        return (scale(value) - scale(low)) / width
+
+    return _Axis(place, [(place(value), shown(value)) for value in dict.fromkeys((low, middle, high))])
+
+
+def _accent(theme: Theme) -> str:
+    """A blue that stands out from the paper."""
+    return LINES[0] if theme == LIGHT else LINES[4]
+
+
+def _with_all_parameters(tuning: Tuning) -> list[TrialRecord]:
+    return [one for one in tuning.trials if one.so_far is not None and len(one.parameters) == len(tuning.space)]
+
+
+def _bare(panel: Axes, theme: Theme) -> None:
+    panel.set_facecolor(theme.paper)
+    panel.grid(axis="y", color=theme.faint, linewidth=0.6)
+    panel.tick_params(colors=theme.ink, length=0)
+    for side in ("top", "right", "left"):
+        panel.spines[side].set_visible(False)
+    panel.spines["bottom"].set_color(theme.faint)

@@ -1,0 +1,63 @@
+"""The space that is searched when a config has no `[tune]`: what matters on logs in general."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from twotower.data.dataset import Dataset
+from twotower.model.losses import FullSoftmax, InBatchSoftmax, Loss
+from twotower.study.config import Config
+from twotower.study.recipes import FULL_SOFTMAX_CATALOGUE
+from twotower.study.space import Choices, Interval, Space
+from twotower.training.trainer import Trainer
+from twotower.tuning.settings import value_at
+
+STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 64])
+"""Layers: depth and widths at once, since what one more layer gives depends on how wide the others are."""
+
+
+def default_space(base: Config, train: Dataset) -> Space:
+    """Layers, embeddings, activation, dropout, temperature, features, rate, decay, batch size and negatives.
+
+    Every range holds the value of `base`, around which the learning rate and the temperature lie.
+
+    Args:
+        base: A complete config.
+        train: The training split.
+    """
+    rate = value_at(base, "training.optimizer.learning_rate")
+    temperature = value_at(base, "model.temperature")
+    space: Space = {
+        "model.layers": _choices(base, "model.layers", *STACKS),
+        "model.activation": _choices(base, "model.activation", "relu", "gelu", "silu"),
+        "model.dropout": _choices(base, "model.dropout", 0.0, 0.1, 0.2, 0.3),
+        "model.temperature": Interval(low=temperature / 5, high=temperature * 4, log=True),
+        "training.optimizer.learning_rate": Interval(low=rate / 8, high=rate * 6, log=True),
+        "training.optimizer.weight_decay": _choices(base, "training.optimizer.weight_decay", 0.0, 0.01, 0.05, 0.2),
+        "training.batch_size": _choices(base, "training.batch_size", 256, 512, 1024, 2048),
+        "training.loss": Choices(_losses(msgspec.convert(base.training, Trainer).loss, train)),
+    }
+    if not (base.model.query and base.model.candidate):
+        space["model.dim"] = _choices(base, "model.dim", 16, 32, 64)
+        space["model.inputs"] = _choices(base, "model.inputs", "all", "log")
+    return space
+
+
+def _choices(base: Config, key: str, *values: Any) -> Choices:
+    own = value_at(base, key)
+    return Choices([*([] if own in values else [own]), *values])
+
+
+def _losses(own: Loss, train: Dataset) -> list[dict[str, Any]]:
+    """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
+    small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
+    others: list[Loss] = [*([FullSoftmax()] if small else []), InBatchSoftmax(), InBatchSoftmax(mask_known=True)]
+    return [_shortest(loss) for loss in (own, *(other for other in others if other != own))]
+
+
+def _shortest(loss: Loss) -> dict[str, Any]:
+    default = msgspec.to_builtins(type(loss)())
+    settings: dict[str, Any] = msgspec.to_builtins(loss)
+    return {name: value for name, value in settings.items() if name == "kind" or value != default[name]}

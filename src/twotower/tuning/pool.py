@@ -1,0 +1,76 @@
+"""The worker processes of a tuning: started, watched, and stopped whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+
+import msgspec
+
+from twotower.errors import TwoTowerError
+from twotower.tuning.database import Database
+from twotower.tuning.worker import Job, work
+
+TICK = 0.5
+"""Seconds between two looks at the workers."""
+
+GRACE = 5.0
+"""Seconds that a worker has to end when it is told to."""
+
+
+def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], None]) -> None:
+    """Runs workers until all have ended; one that dies in a trial is replaced, its trial set to failed.
+
+    Args:
+        job: What they do.
+        count: How many at a time.
+        database: Where their trials are.
+        on_tick: Called about twice a second.
+
+    Raises:
+        TwoTowerError: All workers died before they had a trial.
+    """
+    raw, numbers = msgspec.json.encode(job), itertools.count()
+    running = {number: _started(raw, number) for number in itertools.islice(numbers, count)}
+    ended = 0
+    try:
+        while running:
+            wait([process.sentinel for process in running.values()], timeout=TICK)
+            for number, process in [pair for pair in running.items() if not pair[1].is_alive()]:
+                del running[number]
+                if process.exitcode == 0:
+                    ended += 1
+                elif database.fail_those_of(number, f"its process ended with code {process.exitcode}"):
+                    replacement = next(numbers)
+                    running[replacement] = _started(raw, replacement)
+            on_tick()
+    finally:
+        _stop(list(running.values()))
+    if not ended:
+        raise TwoTowerError("no worker could start; what each said is above")
+
+
+def _started(raw: bytes, number: int) -> SpawnProcess:
+    """A new process that an interruption from the keyboard does not reach: it is this one's to stop it."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(raw, number), daemon=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return process
+
+
+def _stop(processes: list[SpawnProcess]) -> None:
+    """Ends what still runs; a transaction of its database that is cut short is undone by SQLite."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE)
+        if process.is_alive():
+            process.kill()
+            process.join()

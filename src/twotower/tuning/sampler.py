@@ -1,0 +1,54 @@
+"""`SeededSampler`: Optuna's TPE, each trial's random numbers derived from (seed, number of the trial)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+
+class SeededSampler(BaseSampler):
+    """Tree-structured Parzen estimators over all parameters together, for any number of workers.
+
+    Bergstra et al., *Algorithms for hyper-parameter optimization*, NIPS 2011; several parameters at once:
+    Falkner et al., *BOHB*, ICML 2018. Trials that are still running count as poor ones, so that workers
+    do not all try the same. A sampler that was seeded once would draw its first numbers again in every
+    worker and after every resumption; this one has no state that could be lost.
+
+    Args:
+        seed: One seed with one worker gives the same trials.
+        distributions: All parameters.
+    """
+
+    def __init__(self, seed: int, distributions: Mapping[str, BaseDistribution]) -> None:
+        self.seed = seed
+        self.distributions = {name: one for name, one in distributions.items() if not one.single()}
+        self._sampler: tuple[int, TPESampler] | None = None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All parameters, whether earlier trials have them or not."""
+        del study, trial
+        return self.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draws all parameters, or none while there are too few trials to learn from."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draws one parameter that was not drawn with the others."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def _of(self, trial: FrozenTrial) -> TPESampler:
+        if self._sampler is None or self._sampler[0] != trial.number:
+            seed = int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0])
+            self._sampler = trial.number, TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return self._sampler[1]

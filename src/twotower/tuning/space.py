@@ -1,0 +1,135 @@
+"""`SearchSpace`: a config's space as Optuna has it, and trials' parameters as the values of config keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
+
+from twotower.data.dataset import Dataset
+from twotower.errors import ConfigError, TwoTowerError
+from twotower.study.config import Config
+from twotower.study.space import Choices, Dimension, Interval, Space
+from twotower.training.trainer import Trainer
+from twotower.tuning.defaults import default_space
+from twotower.tuning.settings import complete, value_at, with_values
+
+Values = dict[str, Any]
+"""Dotted config key to value."""
+
+
+class SearchSpace:
+    """The configs that a tuning chooses from: a complete one with other values at some keys.
+
+    Optuna knows a choice by its JSON text, so that lists and whole tables can be chosen as well as numbers.
+
+    Args:
+        base: The built-in config, complete.
+        dimensions: The ranges.
+    """
+
+    def __init__(self, base: Config, dimensions: Space) -> None:
+        self.base, self.dimensions = base, dimensions
+        self.distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
+
+    @classmethod
+    def of(cls, config: Config, train: Dataset) -> SearchSpace:
+        """The space that a config declares, or the default one, for this training split.
+
+        Raises:
+            ConfigError: `training` has an unknown key or a wrong value.
+        """
+        base = complete(config, train)
+        return cls(base, config.space() or default_space(base, train))
+
+    def suggest(self, trial: Trial) -> Values:
+        """Draws the parameters of a trial."""
+        for key, dimension in self.dimensions.items():
+            if isinstance(dimension, Choices):
+                trial.suggest_categorical(key, [_text(value) for value in dimension.choices])
+            elif dimension.whole:
+                trial.suggest_int(key, *_whole(dimension), step=int(dimension.step or 1), log=dimension.log)
+            else:
+                trial.suggest_float(key, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+        return self.values(trial.params)
+
+    def values(self, params: Mapping[str, Any]) -> Values:
+        """Config values of a trial's parameters."""
+        return {
+            key: msgspec.json.decode(param) if isinstance(self.dimensions[key], Choices) else param
+            for key, param in params.items()
+        }
+
+    def config(self, values: Values) -> Config:
+        """The complete config with these values.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        return with_values(self.base, values)
+
+    def changes(self, values: Values) -> Values:
+        """Those of the values that the built-in config does not have."""
+        return {key: value for key, value in values.items() if not self._is_base(key, value)}
+
+    @cached_property
+    def base_params(self) -> dict[str, Any] | None:
+        """Parameters of the built-in config; None where one of its values is outside its range."""
+        params: dict[str, Any] = {}
+        for key, dimension in self.dimensions.items():
+            if isinstance(dimension, Choices):
+                params.update((key, _text(value)) for value in dimension.choices if self._is_base(key, value))
+            elif (own := value_at(self.base, key)) in dimension:
+                params[key] = own
+        return params if len(params) == len(self.dimensions) else None
+
+    def check(self, train: Dataset) -> None:
+        """Refuses values that the config, the trainer or the towers would refuse.
+
+        Raises:
+            ConfigError: There is one; the message names its key.
+        """
+        for key, dimension in self.dimensions.items():
+            for value in dimension.probes():
+                try:
+                    config = self.config({key: value})
+                    config.model.build(train, config.resolved_recipe(train))
+                except TwoTowerError as error:
+                    raise ConfigError(f"[tune] {key} = {_text(value)}: {error}") from error
+
+    def _is_base(self, key: str, value: Any) -> bool:
+        """Whether the value changes nothing, whatever it leaves to defaults."""
+        try:
+            changed = self.config({key: value})
+            return changed.model == self.base.model and _trainer(changed) == _trainer(self.base)
+        except (ConfigError, msgspec.ValidationError):
+            return False
+
+
+def _trainer(config: Config) -> Trainer:
+    return msgspec.convert(config.training, Trainer)
+
+
+def _whole(interval: Interval) -> tuple[int, int]:
+    return int(interval.low), int(interval.high)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Choices):
+        return CategoricalDistribution([_text(value) for value in dimension.choices])
+    if dimension.whole:
+        return IntDistribution(*_whole(dimension), step=int(dimension.step or 1), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()

@@ -1,0 +1,252 @@
+"""`twotower tune` as a user meets it, on a small log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from filelock import FileLock
+from rich.console import Console
+
+from twotower.errors import ConfigError, SavedFolderError
+from twotower.study.config import Config, read_config
+from twotower.tuning.budget import Budget
+from twotower.tuning.importance import TRIALS
+from twotower.tuning.live import trials_table
+from twotower.tuning.report import report_html
+from twotower.tuning.results import Tuning, best_of, shown
+from twotower.tuning.runner import TunePlan, tune
+
+QUIET = Console(quiet=True)
+
+
+def command_of(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "twotower", "tune", *map(str, arguments)]
+
+
+def twotower_tune(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command_of(*arguments), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def out(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tuning by two workers; its standard output beside it."""
+    folder = tmp_path_factory.mktemp("tuned") / "out"
+    done = twotower_tune(toy_config, "--trials", 14, "--workers", 2, "--out", folder, "--json")
+    folder.with_name("stdout").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuning(out: Path) -> Tuning:
+    return msgspec.json.decode((out / "tune.json").read_bytes(), type=Tuning)
+
+
+def test_json_on_standard_output_is_what_the_file_holds(out: Path, tuning: Tuning) -> None:
+    assert msgspec.json.decode(out.with_name("stdout").read_bytes(), type=Tuning) == tuning
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
+        "best.toml", "final", "tune.db", "tune.html", "tune.json",
+    }  # fmt: skip
+
+
+def test_the_best_is_not_worse_than_the_built_in_config(tuning: Tuning) -> None:
+    assert len(tuning.trials) == 14
+    built_in = tuning.trials[0]
+    assert built_in.built_in
+    assert built_in.changes == {}
+    assert tuning.built_in is not None
+    assert tuning.best.score is not None
+    assert built_in.score is not None
+    assert tuning.best.score == max(trial.score for trial in tuning.trials if trial.score is not None)
+    assert tuning.best.score >= built_in.score == tuning.built_in.score
+    assert tuning.best.test.all.keys() == tuning.baselines["popularity"].all.keys()
+
+
+def test_the_best_config_validates_to_what_its_trial_said(out: Path, tuning: Tuning, toy_config: Path) -> None:
+    config = read_config(out / "best.toml")
+    train = config.split.parsed()(config.data.load()).train
+    recipe = config.resolved_recipe(train)
+    trial = next(one for one in tuning.trials if one.number == tuning.best.trial)
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(tuning.versions["threads each"]))
+    try:
+        history = recipe.trainer.fit(config.model.build(train, recipe), *config.split.parsed()(train))
+    finally:
+        torch.set_num_threads(before)
+    assert {epoch.epoch: scores.value(tuning.metric) for epoch, scores in history.validated} == trial.epochs
+    assert history.best.epoch == trial.best_epoch == tuning.best.best_epoch
+    assert config.tune == {}
+    assert msgspec.structs.replace(config, model=read_config(toy_config).model).model.inputs == "tutorial"
+
+
+def test_more_trials_are_added_to_those_that_are_there(
+    out: Path, tuning: Tuning, toy_config: Path, tmp_path: Path
+) -> None:
+    """A finished tuning trains nothing anew; the copy of its database stands for an earlier command."""
+    with sqlite3.connect(out / "tune.db") as source, sqlite3.connect(tmp_path / "tune.db") as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    plan = TunePlan(config=read_config(toy_config), trials=15, minutes=None, workers=1)
+    more = tune(plan, tmp_path, command="", console=QUIET)
+    assert more.trials[:14] == tuning.trials
+    assert len(more.trials) == 15
+
+
+def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_path: Path) -> None:
+    config = read_config(toy_config)
+
+    def attempt(config: Config, folder: Path) -> None:
+        tune(TunePlan(config=config, trials=14, minutes=None, workers=1), folder, command="", console=QUIET)
+
+    narrower = msgspec.structs.replace(config, tune={"model.dim": {"choices": [8, 16]}})
+    with pytest.raises(SavedFolderError, match=r"out: it holds another tuning: space differ"):
+        attempt(narrower, out)
+    other_split = msgspec.structs.replace(config, split=msgspec.structs.replace(config.split, seed=1))
+    with pytest.raises(SavedFolderError, match="data and split, config differ"):
+        attempt(other_split, out)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SavedFolderError, match="holds something else than a tuning"):
+        attempt(config, tmp_path)
+    with pytest.raises(SavedFolderError, match="holds something else than a tuning"):
+        attempt(config, tmp_path / "thesis.tex")
+    with FileLock(out / ".tune.lock"), pytest.raises(SavedFolderError, match="another command is tuning in"):
+        attempt(config, out)
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_any_trial(toy_config: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(read_config(toy_config), training={"monitor": "all.recall_5"})
+    with pytest.raises(ConfigError, match=r"'all\.recall_5' was not measured"):
+        tune(TunePlan(config=config, trials=1, minutes=None, workers=1), tmp_path / "out", command="", console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
+    """Command and workers are killed in the middle of a trial, then interrupted, then left alone."""
+    arguments = (toy_config, "--trials", 5, "--workers", 1, "--out", tmp_path / "out")
+    cut = -1
+    for end in (signal.SIGKILL, signal.SIGINT):
+        running = subprocess.Popen(
+            command_of(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        cut = running_trial_after(cut, tmp_path / "out" / "tune.db", running)
+        os.killpg(running.pid, end)  # as the keyboard does: the workers are of the same group
+        _, said = running.communicate(timeout=60)
+        assert "Traceback" not in said
+    assert running.returncode == 130
+    assert "the same command goes on" in said
+    assert not (tmp_path / "out" / "best.toml").exists()
+    twotower_tune(*arguments)
+    tuning = msgspec.json.decode((tmp_path / "out" / "tune.json").read_bytes(), type=Tuning)
+    interrupted = [trial for trial in tuning.trials if trial.state == "interrupted"]
+    finished = [trial for trial in tuning.trials if trial.state != "interrupted"]
+    assert len(interrupted) == 2
+    assert len(finished) == 5
+    for trial in interrupted:
+        assert any(trial.parameters.items() <= later.parameters.items() for later in tuning.trials[trial.number + 1 :])
+    assert sum(trial.built_in for trial in finished) == 1
+
+
+def running_trial_after(number: int, database: Path, process: subprocess.Popen[str]) -> int:
+    """Waits for a later trial than this one to run; gives its number."""
+    query = f"select number from trials where state = 'RUNNING' and number > {number}"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+        if database.exists() and (found := rows(database, query)):
+            return int(found[0][0])
+    raise AssertionError(f"no trial after {number} has begun")
+
+
+def rows(database: Path, query: str) -> list[tuple[int]]:
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []  # its tables are being made
+    finally:
+        connection.close()
+
+
+def test_the_report_says_it_all_and_needs_nothing_else(tuning: Tuning) -> None:
+    page = report_html(tuning)
+    assert report_html(tuning) == page
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert "<script" not in page
+    assert "{{" not in page
+    for text in (*tuning.verdicts, tuning.data.fingerprint, "model.layers", f"best {tuning.best.score:.4f}"):
+        assert text in page
+    assert "prefers-color-scheme: dark" in page
+    hostile = msgspec.structs.replace(
+        tuning, data=msgspec.structs.replace(tuning.data, name="<script>{{style}}"), command="<script>"
+    )
+    assert "<script" not in report_html(hostile)
+    assert "{{style}}" in report_html(hostile)
+
+
+def test_importances_are_those_of_enough_trials(tuning: Tuning) -> None:
+    complete = [trial for trial in tuning.trials if trial.score is not None]
+    if len(complete) < TRIALS:
+        assert tuning.importances == {}
+        assert "too few to say" in report_html(tuning)
+    else:
+        assert sum(tuning.importances.values()) == pytest.approx(1)
+        assert set(tuning.importances) <= set(tuning.space)
+
+
+def test_a_tuning_without_a_complete_trial_has_a_report(tuning: Tuning) -> None:
+    best = msgspec.structs.replace(tuning.best, trial=None, score=None)
+    page = report_html(msgspec.structs.replace(tuning, trials=[], best=best, built_in=best, importances={}))
+    assert "Too few trials to draw" in page
+
+
+def test_the_live_table_fits_in_80_columns(tuning: Tuning) -> None:
+    console = Console(width=80)
+    budget = Budget(trials=20, start=0.0, end=100.0)
+    with console.capture() as capture:
+        console.print(trials_table(tuning.trials, budget, now=35.0))
+    shown_table = capture.get()
+    best = best_of(tuning.trials)
+    assert best is not None
+    assert f"14 of 20 trials · best so far {best.score:.4f} (trial {best.number}) · 1:05 left" in shown_table
+    assert max(map(len, shown_table.splitlines())) <= 80
+    assert "13" in shown_table
+
+
+def test_values_are_written_for_people() -> None:
+    values = [[64, 32], 0.00312345, 8, True, "gelu", {"kind": "in_batch_softmax", "mask_known": True}]
+    assert [shown(value) for value in values] == [
+        "[64, 32]", "0.00312", "8", "true", "gelu", "in_batch_softmax mask_known=true",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["movielens-2m"], 2, "neither a data set"),
+        (["simulated", "--trials", "0"], 2, "trials"),
+    ],
+)
+def test_mistakes_have_a_line_and_an_exit_code(arguments: list[str], code: int, message: str) -> None:
+    assert message in twotower_tune(*arguments, expect=code).stderr
+
+
+def test_a_wrong_key_is_named_before_anything_is_written(toy_config: Path, tmp_path: Path) -> None:
+    text = toy_config.read_text().replace("model.dim", "training.loss.dim")
+    (toy_config.parent / "wrong.toml").write_text(text)
+    said = twotower_tune(toy_config.parent / "wrong.toml", "--out", tmp_path / "out", expect=2).stderr
+    assert "[tune] training.loss.dim = 4: [training]: Object contains unknown field `dim`" in said
+    assert not (tmp_path / "out").exists()
