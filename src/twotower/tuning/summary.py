@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from twotower.evaluation.evaluate import comparisons
+from twotower.evaluation.comparisons import comparisons
 from twotower.evaluation.metrics import Scores
 from twotower.tuning.results import Final, State, TrialRecord
 
