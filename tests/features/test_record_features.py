@@ -20,7 +20,7 @@ from twotower.features import Activity, Category, Elapsed, History, feature_from
 from twotower.features.base import Columns
 from twotower.features.encoders import ENCODERS, Kernels, Mean
 from twotower.features.history import GAPS, GIVEN, gap_buckets
-from twotower.features.record import PADDING, Record, RecordKey
+from twotower.features.record import PADDING, UNKNOWN, Record, RecordKey
 from twotower.features.recorded import Recorded, record_groups
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.retrieval import Retriever
@@ -70,7 +70,7 @@ def test_settings_state_and_weights_make_it_anew(feature: Recorded) -> None:
     again = feature_from_settings(feature.settings())
     assert isinstance(again, Recorded)
     assert feature.record is not None
-    again.take_record(Record.restored(feature.record.table(), feature.key))
+    again.take_record(Record.restored(*feature.record.tables(), feature.key))
     again.load_state_dict(feature.state_dict())
     columns = columns_of(LOG)
     found = [one.eval()(one.encode_columns(columns)) for one in (feature, again)]
@@ -308,7 +308,10 @@ def test_a_saved_model_keeps_one_record_and_gives_the_same_scores(tmp_path: Path
     query = Tower([Elapsed("at", by="user"), History("item", by="user", time="at", dim=8, reach="around")], [8])
     model = TwoTower(query, Tower([Category("item", 8)], [8])).learn(log).eval()
     save_model(model, tmp_path / "model")
-    assert [path.name for path in (tmp_path / "model" / "records").iterdir()] == ["0.arrow"]
+    assert sorted(path.name for path in (tmp_path / "model" / "records").iterdir()) == [
+        "0-events.arrow",
+        "0-items.arrow",
+    ]
     assert torch.equal(load_model(tmp_path / "model").embed_queries(log), model.embed_queries(log))
 
 
@@ -342,3 +345,32 @@ def test_sharing_needs_a_category_of_that_column_and_width() -> None:
         model(Category("title", 8))
     with pytest.raises(ConfigError, match="expected dim=16 here"):
         model(Category("item", 16))
+
+
+def test_a_model_remembers_what_happened_since_without_training() -> None:
+    log = groups_log(400)
+    early, late = log.take(np.arange(300)), log.take(np.arange(300, 400))
+    query = Tower([Activity("at", by="user"), History("item", by="user", time="at", dim=8)], [8])
+    model = TwoTower(query, Tower([Category("item", 8)], [8])).learn(early.take(early.query_index != 7)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    stranger = late.take(late.query_index == 7)
+    activity, history = (column.values for column in model.encode_queries(stranger).columns)
+    assert activity.tolist() == [0.0] * len(stranger)
+    assert (history[:, 0] == PADDING).all()
+    model.remember(log)
+    activity, history = (column.values for column in model.encode_queries(stranger).columns)
+    own = np.flatnonzero(log.query_index == 7)
+    counts = [int((log.times[own] < moment).sum()) for moment in stranger.times]
+    assert activity.expm1().round().tolist() == counts
+    assert (history[:, 0] != PADDING).sum(dim=1).tolist() == [min(20, count) for count in counts]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_items_that_training_did_not_see_are_unknown_in_what_is_remembered() -> None:
+    history = fitted_history({"who": ["a", "a"], "what": [10, 11], "at": [1, 2]}, encoder="mean")
+    assert history.record is not None
+    later = columns_of({"who": ["a", "a", "b"], "what": [11, 99, 10], "at": [3, 4, 5]})
+    history.replace_record(Record.of(later, history.key, history.vocabulary))
+    encoded = history.encode_columns(columns_of({"who": ["a", "b"], "at": [9, 9]}))
+    assert items_of(history, encoded)[1] == [10]
+    assert encoded[0, 0].tolist() == [UNKNOWN, 3, PADDING]

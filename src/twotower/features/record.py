@@ -75,8 +75,13 @@ class Record:
     items: npt.NDArray[np.int32]
 
     @classmethod
-    def of(cls, columns: Columns, key: RecordKey) -> Record:
+    def of(cls, columns: Columns, key: RecordKey, vocabulary: pa.Array | None = None) -> Record:
         """The record of these events.
+
+        Args:
+            columns: One row an event.
+            key: The columns to read.
+            vocabulary: Items that have a row already; default: the distinct items of these events.
 
         Raises:
             DataError: A time is missing.
@@ -92,26 +97,33 @@ class Record:
         if key.item is None:
             vocabulary, items = pa.array([], pa.null()), np.full(len(ids), UNKNOWN, dtype=np.int32)
         else:
-            vocabulary = vocabulary_of(columns[key.item])
-            items = look_up(columns[key.item], vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+            vocabulary = vocabulary_of(columns[key.item]) if vocabulary is None else vocabulary
+            chosen = cast_like(columns[key.item], vocabulary.type, key.item)
+            items = look_up(chosen, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
         order = np.lexsort((items, seconds, query))
         counts = np.bincount(query, minlength=len(known))
         return cls(key, known, np.concatenate([[0], np.cumsum(counts)]), seconds[order], vocabulary, items[order])
 
     @classmethod
-    def restored(cls, table: pa.Table, key: RecordKey) -> Record:
-        """The record that `table` gave."""
-        named = {key.by: table["id"], key.time: table["time"]}
-        return cls.of(named if key.item is None else named | {key.item: table["item"]}, key)
+    def restored(cls, events: pa.Table, vocabulary: pa.Table, key: RecordKey) -> Record:
+        """The record that `tables` gave."""
+        ids = events["id"].combine_chunks()
+        known = pc.unique(ids)
+        counts = np.bincount(pc.index_in(ids, value_set=known).to_numpy(), minlength=len(known))
+        return cls(
+            key,
+            known,
+            np.concatenate([[0], np.cumsum(counts)]),
+            events["time"].to_numpy(),
+            vocabulary["item"].combine_chunks(),
+            events["item"].to_numpy(),
+        )
 
-    def table(self) -> pa.Table:
-        """One row an event: `id`, `time` and, where items matter, `item`."""
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """One row an event, in the record's order: `id`, `time`, row of the `item`; and the vocabulary: `item`."""
         query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
-        table = pa.table({"id": self.ids.take(pa.array(query)), "time": self.times})
-        if self.key.item is None:
-            return table
-        rows = pa.array(self.items - FIRST, mask=self.items < FIRST)
-        return table.append_column("item", self.vocabulary.take(rows))
+        events = {"id": self.ids.take(pa.array(query)), "time": self.times, "item": self.items}
+        return pa.table(events), pa.table({"item": self.vocabulary})
 
     def places(self, ids: pa.ChunkedArray, times: FloatArray) -> Places:
         """Where moments lie among the events of their queries.

@@ -43,6 +43,10 @@ class Recorded(Feature):
     def take_record(self, record: Record) -> None:
         """Keeps the record and makes the parameters."""
 
+    def replace_record(self, record: Record) -> None:
+        """Keeps another record, of the same vocabulary; what was learned stays."""
+        self.record = record
+
     def fit_record(self, record: Record, columns: Columns) -> None:
         """Keeps the record, makes the parameters, and learns what else is to learn from the training events."""
         del columns

@@ -41,7 +41,9 @@ def save_model(model: TwoTower, folder: str | Path) -> None:
         for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
             (building / RECORDS).mkdir(exist_ok=True)
             assert sharing[0].record is not None
-            write_table(sharing[0].record.table(), building / RECORDS / f"{number}.arrow")
+            events, items = sharing[0].record.tables()
+            write_table(events, building / RECORDS / f"{number}-events.arrow")
+            write_table(items, building / RECORDS / f"{number}-items.arrow")
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
         write_manifest(building, KIND, FORMAT, VERSION, {"parameters": model.parameter_count})
 
@@ -62,7 +64,8 @@ def load_model(folder: str | Path) -> TwoTower:
             if not isinstance(feature, Recorded):
                 feature.restore(read_table(folder / VOCABULARIES / name))
         for number, (key, sharing) in enumerate(record_groups(features_of(model.query))):
-            record = Record.restored(read_table(folder / RECORDS / f"{number}.arrow"), key)
+            events, items = (read_table(folder / RECORDS / f"{number}-{part}.arrow") for part in ("events", "items"))
+            record = Record.restored(events, items, key)
             for feature in sharing:
                 feature.take_record(record)
         model.load_state_dict(load_file(folder / WEIGHTS))

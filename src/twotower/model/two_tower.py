@@ -130,6 +130,25 @@ class TwoTower(nn.Module):
         self.is_fitted = True
         return self
 
+    def remember(self, events: Dataset) -> None:
+        """Replaces the record of what each query did by these events, without training.
+
+        Histories, counts and elapsed times are read from it from now on: of queries that training did not
+        know, and of what known ones did since. Items that training did not see stay unknown in histories.
+
+        Args:
+            events: The log up to now, the training events included where they should still count.
+
+        Raises:
+            DataError: A column is missing, or an event has no time.
+        """
+        for key, sharing in record_groups(features_of(self.query)):
+            assert sharing[0].record is not None
+            columns = _training_columns(events, _names(key))
+            record = Record.of(columns, sharing[0].record.key, sharing[0].record.vocabulary)
+            for feature in sharing:
+                feature.replace_record(record)
+
     def encode_queries(self, events: Dataset, *, of_training: bool = False) -> EncodedSide:
         """The query side of each event, encoded.
 

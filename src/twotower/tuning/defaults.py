@@ -32,6 +32,7 @@ def default_space(base: Config, train: Dataset) -> Space:
     space: Space = {
         "model.layers": _choices(base, "model.layers", *STACKS),
         "model.activation": _choices(base, "model.activation", "relu", "gelu", "silu"),
+        "model.input_dropout": _choices(base, "model.input_dropout", 0.0, 0.1, 0.2, 0.3),
         "model.dropout": _choices(base, "model.dropout", 0.0, 0.1, 0.2, 0.3),
         "model.temperature": Interval(low=temperature / 5, high=temperature * 4, log=True),
         "training.optimizer.learning_rate": Interval(low=rate / 8, high=rate * 6, log=True),

@@ -7,11 +7,11 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from twotower.evaluation.measure import NAMES
 from twotower.evaluation.metrics import Scores
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT
 from twotower.study.summary import PROTOCOLS
-from twotower.evaluation.measure import NAMES
 from twotower.tuning.charts import can_draw_parallel, chart_svg, draw_history, draw_parallel
 from twotower.tuning.importance import TRIALS
 from twotower.tuning.results import TrialRecord, Tuning, shown, shown_changes
