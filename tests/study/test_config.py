@@ -89,6 +89,16 @@ def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
     assert smoothed.resolved_recipe(data).trainer.loss == FullSoftmax(label_smoothing=0.1)
 
 
+def test_a_table_without_a_kind_changes_only_what_it_names() -> None:
+    data = groups_log()
+    recipes = recipe("tuned", data, RandomSplit()).trainer.optimizer
+    assert isinstance(recipes, AdamW)
+    config = Config(training={"optimizer": {"learning_rate": 0.1}})
+    assert config.resolved_recipe(data).trainer.optimizer == msgspec.structs.replace(recipes, learning_rate=0.1)
+    config = Config(training={"optimizer": {"kind": "adamw", "learning_rate": 0.1}})
+    assert config.resolved_recipe(data).trainer.optimizer == AdamW(0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

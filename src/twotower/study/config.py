@@ -169,7 +169,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         split: How it is cut.
         recipe: `tuned` or `tutorial`: how to train, but for what `training` says.
         model: Which model.
-        training: Settings of `Trainer` that replace the recipe's.
+        training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
     """
 
@@ -202,10 +202,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if unknown := sorted(set(self.training) - set(settings)):
             raise ConfigError(f"[training] has the unknown key {unknown[0]!r}; expected {', '.join(settings)}")
         try:
-            trainer = msgspec.convert(settings | self.training, Trainer)
+            trainer = msgspec.convert(settings | _completed(self.training, settings), Trainer)
         except msgspec.ValidationError as error:
             raise ConfigError(f"[training]: {error}") from error
         return msgspec.structs.replace(base, trainer=trainer)
+
+
+def _completed(changes: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Changes in which a table that names no `kind` is that of `settings` with the keys it names changed."""
+    return {
+        key: settings[key] | value
+        if isinstance(value, dict) and isinstance(settings[key], dict) and "kind" not in value
+        else value
+        for key, value in changes.items()
+    }
 
 
 def read_config(path: Path) -> Config:
