@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +55,13 @@ def halves(events: Dataset) -> tuple[Dataset, Dataset]:
     return events.take(order[first]), events.take(order[~first])
 
 
+def without(events: Dataset, is_new: npt.NDArray[np.bool_]) -> Dataset:
+    """The same events over a catalogue that lacks the new candidates."""
+    row = np.cumsum(~is_new) - 1
+    catalogue = events.candidates.filter(pa.array(~is_new))
+    return replace(events, candidates=catalogue, candidate_index=row[events.candidate_index])
+
+
 def trained(config: Config, train: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> ModelScorer:
     """A model of the tuned recipe."""
     rule = RandomSplit(0.2, seed)
@@ -82,7 +92,7 @@ def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress:
 
     is_new = draw.random(data.candidates.num_rows) < HELD_OUT
     others, asked = (data.take(is_new[data.candidate_index] == new) for new in (False, True))
-    scorer = trained(config, others, unknown_rate, seed, progress)
+    scorer = trained(config, without(others, is_new), unknown_rate, seed, progress)
     note("new candidates", scorer, asked, others)
     chance = 100 / data.candidates.num_rows
     scores["new candidates: chance"] = chance, chance
@@ -121,7 +131,7 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     report = {
         "command": " ".join(["python", *sys.argv]),
-        "versions": {"twotower": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
         "threads": torch.get_num_threads(),
         "outcomes": outcomes,
     }

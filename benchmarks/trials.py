@@ -133,7 +133,7 @@ def main() -> None:
     report = {
         "command": " ".join(["python", *sys.argv]),
         "split": {"rule": split.rule, "seed": split.seed},
-        "versions": {"twotower": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
         "machine": f"{platform.machine()}, {options.jobs} trials at a time, one thread each",
         "trials": {name: merged(base, tables[name]) for name in wanted},
         "outcomes": outcomes,

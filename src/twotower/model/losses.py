@@ -124,10 +124,10 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
 
 class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax", tag_field="kind"):
-    """Softmax of each event's candidate against all that train has seen: exact, and for small catalogues faster.
+    """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
 
-    A candidate that no event of train names is no negative: that nobody could choose it yet says nothing
-    against it, and to push it down would make a new candidate's attributes count against it.
+    A candidate of the training catalogue that no event names was there and was not chosen: it is a negative
+    as well. One that should not count against itself, as it is new, belongs in a later catalogue.
 
     Attributes:
         mask_known: Leave out the query's other candidates in train.
@@ -148,7 +148,7 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     def bind(self, train: Dataset) -> BoundLoss:
         """The loss for this training data."""
-        return _BoundFull(self, Seen.of(train) if self.mask_known else None, train)
+        return _BoundFull(self, Seen.of(train) if self.mask_known else None, train.candidates.num_rows)
 
 
 Loss = InBatchSoftmax | FullSoftmax
@@ -202,25 +202,20 @@ class _BoundInBatch:
 
 
 class _BoundFull:
-    def __init__(self, loss: FullSoftmax, known: Seen | None, train: Dataset) -> None:
-        self.loss, self.known, self.catalogue = loss, known, train.candidates.num_rows
-        named = np.unique(train.candidate_index)
-        columns = np.full(self.catalogue, -1, dtype=np.int64)
-        columns[named] = np.arange(len(named))
-        self.named, self.columns = torch.from_numpy(named), torch.from_numpy(columns)
+    def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
+        self.loss, self.known, self.catalogue = loss, known, catalogue
 
     def start_epoch(self) -> None:
         pass
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
-        if self.named.device != batch.candidates.device:
-            self.named, self.columns = self.named.to(batch.candidates.device), self.columns.to(batch.candidates.device)
+        everything = torch.arange(self.catalogue, device=query_embeddings.device)
         return softmax_loss(
             query_embeddings,
-            embed_candidates(self.named),
-            self.columns[batch.candidates],
+            embed_candidates(everything),
+            batch.candidates,
             row_weights(batch, query_embeddings, self.loss.reduction),
-            removed=None if self.known is None else _known_columns(self.known, batch, self.named, self.catalogue),
+            removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
             smoothing=self.loss.label_smoothing,
         )
 
