@@ -11,6 +11,7 @@ from toy import groups_log, log_of, toy_model
 from twotower.errors import ConfigError, DataError
 from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower, two_tower
+from twotower.model.dropout import Dropout
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.tower import tower_from_settings
 
@@ -88,6 +89,20 @@ def test_every_setting_makes_the_tower_anew() -> None:
     inputs = numbers([0.3], [-1.0])
     assert torch.equal(again.eval()(inputs), tower.eval()(inputs))
     assert again.settings() == tower.settings()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    dropout = Dropout(share).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = dropout(torch.ones(100, 1001))
+    zero = (found == 0).double()
+    assert abs(zero.mean().item() - share) < 0.005  # a 512th by rounding, and five deviations of 100,100 draws
+    assert found.unique().numel() == 2
+    assert abs(found.mean().item() - 1) < 0.06
+    assert (zero.mean(dim=0) - share).abs().max() < 0.3  # every place alike, whichever byte of a word it has
+    assert torch.equal(dropout.eval()(found), found)
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"input_dropout": 0.5}])

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from twotower.model.dropout import Dropout
+
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 Norm = Literal["none", "layer", "batch"]
 
@@ -30,7 +32,7 @@ class HiddenLayer(nn.Module):
         self, inputs: int, outputs: int, dropout: float, activation: Activation, norm: Norm, residual: bool
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.dense = nn.Linear(inputs, outputs)
         self.norm = NORMS[norm](outputs) if norm in NORMS else nn.Identity()
         self.activation = ACTIVATIONS[activation]()

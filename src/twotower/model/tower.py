@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
+from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 
 
@@ -77,6 +77,7 @@ class Tower(nn.Module):
             raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
+        self.drop = Dropout(input_dropout)
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         self.features = nn.ModuleList(features)
         width = sum(feature.width for feature in features)
@@ -90,7 +91,7 @@ class Tower(nn.Module):
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        inputs = F.dropout(torch.cat(embedded, dim=1), self.input_dropout, self.training)  # [n, sum of widths]
+        inputs = self.drop(torch.cat(embedded, dim=1))  # [n, sum of widths]
         crossed = inputs if self.crossed is None else self.crossed(inputs)
         if self.joined is not None:
             joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))
