@@ -104,7 +104,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         dim: Numbers in each embedding of features that are not given.
         dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
         input_dropout: Share of what the features give dropped in training; default: the recipe's.
-        activation: `relu`, `gelu`, `silu` or `tanh`.
+        activation: `relu`, `gelu`, `silu` or `tanh`; default: the recipe's.
         norm: `none`, `layer` or `batch`.
         residual: Add a hidden layer's input to what it gives.
         cross: How many cross layers.
@@ -123,7 +123,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dim: int = 32
     dropout: float = 0.0
     input_dropout: float | None = None
-    activation: Activation = "relu"
+    activation: Activation | None = None
     norm: Norm = "none"
     residual: bool = False
     cross: int = 0
@@ -152,7 +152,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             self.layers,
             self.dropout,
             recipe.input_dropout if self.input_dropout is None else self.input_dropout,
-            activation=self.activation,
+            activation=self.activation or recipe.activation,
             norm=self.norm,
             residual=self.residual,
             cross=self.cross,

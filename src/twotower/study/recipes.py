@@ -8,6 +8,7 @@ import msgspec
 
 from twotower.data.dataset import Dataset
 from twotower.data.splits import SplitRule
+from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.study.inputs import Inputs, Reach
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
@@ -28,6 +29,7 @@ class Recipe(msgspec.Struct, frozen=True):
         unknown_rate: Share of ids taken for unknown in training.
         inputs: Which features a model gets when a config names none.
         reach: How far these look, when a config does not say.
+        activation: Of hidden layers, when a config does not say.
         input_dropout: Share of what the features give dropped in training, when a config does not say.
         temperature: What scores are divided by when a config does not say.
         validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
@@ -39,6 +41,7 @@ class Recipe(msgspec.Struct, frozen=True):
     unknown_rate: float
     inputs: Inputs
     reach: Reach
+    activation: Activation
     input_dropout: float
     temperature: float
     validate_on: Literal["test", "validation"]
@@ -64,6 +67,7 @@ def _tutorial() -> Recipe:
         unknown_rate=0.0,
         inputs="tutorial",
         reach="before",
+        activation="relu",
         input_dropout=0.0,
         temperature=1.0,
         validate_on="test",
@@ -87,6 +91,7 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
         unknown_rate=0.02,
         inputs="all",
         reach="around" if rule.interpolates else "before",
+        activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
         validate_on="validation",
