@@ -26,8 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from twotower.data import Dataset, builtin, simulated
 from twotower.evaluation.intervals import mean_interval
-from twotower.study.config import Config, DataConfig, SplitConfig
+from twotower.study.config import Config
 from twotower.training.history import TrainingHistory
 from twotower.version import VERSION
 
@@ -57,18 +58,18 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def config_of(settings: Mapping[str, Any], data: str, split: SplitConfig) -> Config:
-    """The config of a trial."""
-    config = msgspec.convert(settings, Config)
-    return msgspec.structs.replace(config, data=DataConfig(name=data), split=split)
+def load(data: str) -> Dataset:
+    """A built-in data set, or the simulated one of another shape: `simulated:QUERIES,CANDIDATES,EVENTS`."""
+    name, _, shape = data.partition(":")
+    return simulated(*map(int, shape.split(","))) if shape else builtin.load(name)
 
 
-def run(trial: str, config: Config, seed: int) -> Outcome:
+def run(trial: str, config: Config, data: str, seed: int) -> Outcome:
     """Trains one trial on a part of train and validates it on the rest."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     rule = config.split.parsed()
-    train = rule(config.data.load()).train
+    train = rule(load(data)).train
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, seed=seed)
     history = trainer.fit(config.model.build(train, recipe), *rule(train))
@@ -96,25 +97,29 @@ def main() -> None:
     """Runs a set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", help="name of the set: trials-SET.toml")
-    parser.add_argument("--data", default="movielens-100k", help="a built-in data set")
+    parser.add_argument(
+        "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
+    )
     parser.add_argument("--split", default="random:0.2", help="random:SHARE, time:SHARE or last-out")
     parser.add_argument("--split-seed", type=int, default=42)
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each trial")
     parser.add_argument("--only", nargs="*", help="names of trials; default: all of the set")
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time, one thread each")
-    parser.add_argument("--out", type=Path, help="the JSON; default: results/trials-SET-DATA.json beside this script")
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/trials-SET-DATA-SPLIT.json")
     options = parser.parse_args()
     console = Console()
 
     tables = tomllib.loads((HERE / f"trials-{options.set}.toml").read_text(encoding="utf-8"))
     base = tables.pop("base", {})
-    split = SplitConfig(options.split, options.split_seed)
+    split = {"rule": options.split, "seed": options.split_seed}
     wanted = [name for name in tables if not options.only or name in options.only]
-    configs = {name: config_of(merged(base, tables[name]), options.data, split) for name in wanted}
+    configs = {name: msgspec.convert(merged(base, tables[name]) | {"split": split}, Config) for name in wanted}
     outcomes = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(run, name, config, seed) for name, config in configs.items() for seed in range(options.seeds)
+            pool.submit(run, name, config, options.data, seed)
+            for name, config in configs.items()
+            for seed in range(options.seeds)
         ]
         for job in as_completed(jobs):
             outcome = job.result()
@@ -128,11 +133,13 @@ def main() -> None:
             )
     outcomes.sort(key=lambda outcome: (wanted.index(outcome.trial), outcome.seed))
     console.print(table_of(wanted, outcomes))
-    out = options.out or HERE / "results" / f"trials-{options.set}-{options.data}.json"
+    part = options.split.partition(":")[0]
+    name = f"trials-{options.set}-{options.data}-{part}.json".replace(":", "-").replace(",", "-")
+    out = options.out or HERE / "results" / name
     out.parent.mkdir(exist_ok=True)
     report = {
         "command": " ".join(["python", *sys.argv]),
-        "split": {"rule": split.rule, "seed": split.seed},
+        "split": split,
         "versions": {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
         "machine": f"{platform.machine()}, {options.jobs} trials at a time, one thread each",
         "trials": {name: merged(base, tables[name]) for name in wanted},

@@ -1,0 +1,161 @@
+"""The tuned recipe's models on test, over several split seeds and training seeds: means, intervals, depth by depth.
+
+    python benchmarks/splits.py examples/movielens_log.toml --split-seeds 42 43 44 45 46
+
+Each model is trained as `twotower study` does it: the number of epochs is found on a part cut from train, the final
+model is trained on all of train, and test is measured once. Models of the same split and seed are pairs. Prints tables
+and writes JSON; an interrupted run goes on from the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from twotower.evaluation import ModelScorer, Scores, measure, measure_baselines
+from twotower.evaluation.intervals import mean_interval
+from twotower.files import write_file
+from twotower.study.config import Config, SplitConfig, config_of
+from twotower.study.runner import train_by_recipe
+from twotower.training.callbacks import ProgressBar
+from twotower.version import VERSION
+
+HERE = Path(__file__).parent
+METRICS = ("all.top_100", "unseen.top_100", "unseen.top_10", "unseen.ndcg_10")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A model, or a baseline, of one split on its test part; `name` is the layers or the baseline's."""
+
+    name: str
+    split_seed: int
+    seed: int
+    scores: Scores
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+class Report(msgspec.Struct):
+    """What the JSON holds."""
+
+    command: str
+    identity: str
+    versions: dict[str, str]
+    outcomes: list[Outcome] = []
+
+
+def baselines(config: Config) -> list[Outcome]:
+    """The baselines of one split."""
+    torch.set_num_threads(1)
+    split = config.split.parsed()(config.data.load())
+    rows, _ = measure_baselines(split.test, split.train)
+    return [Outcome(name, config.split.seed, 0, scores) for name, scores in rows.items()]
+
+
+def model(config: Config, layers: Sequence[int], seed: int) -> list[Outcome]:
+    """One model of one split."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    rule = config.split.parsed()
+    split = rule(config.data.load())
+    own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(layers)))
+    recipe = own.resolved_recipe(split.train)
+    recipe = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
+    quiet = ProgressBar(Console(quiet=True))
+    trained = train_by_recipe(own, recipe, split.train, split.test, rule, progress=quiet)
+    scores = measure(ModelScorer(trained.model), split.test, split.train)
+    seconds = time.perf_counter() - started
+    return [Outcome(str(list(layers)), config.split.seed, seed, scores, trained.best_epoch, seconds)]
+
+
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    """Means over splits and seeds; where there is one value, its interval over queries."""
+    table = Table("", "models", *(metric.replace(".", "\n") for metric in METRICS), show_edge=False)
+    for name in dict.fromkeys(outcome.name for outcome in outcomes):
+        own = [outcome.scores for outcome in outcomes if outcome.name == name]
+        cells = [mean_interval([scores.value(metric) for scores in own]) for metric in METRICS]
+        if len(own) == 1:
+            cells = [own[0].interval(*metric.split(".")) for metric in METRICS]
+        table.add_row(name, str(len(own)), *map(str, cells))
+    return table
+
+
+def differences(outcomes: Sequence[Outcome], names: Sequence[str]) -> Table:
+    """Each depth less the one before it, paired by split and seed."""
+    table = Table("paired difference", "pairs", *(metric.replace(".", "\n") for metric in METRICS), show_edge=False)
+    for shallow, deep in pairwise(names):
+        by_pair = {(o.split_seed, o.seed): o.scores for o in outcomes if o.name == shallow}
+        pairs = [
+            (by_pair[o.split_seed, o.seed], o.scores)
+            for o in outcomes
+            if o.name == deep and (o.split_seed, o.seed) in by_pair
+        ]
+        cells = [mean_interval([b.value(metric) - a.value(metric) for a, b in pairs]) for metric in METRICS]
+        table.add_row(f"{deep} − {shallow}", str(len(pairs)), *map(str, cells))
+    return table
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a config, or a built-in data set")
+    parser.add_argument("--split", help="random:SHARE, time:SHARE or last-out; default: the config's")
+    parser.add_argument("--split-seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each split")
+    parser.add_argument("--layers", nargs="+", default=["32", "64,32", "128,64,32"])
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time, one thread each")
+    parser.add_argument("--name", help="of the JSON, results/splits-NAME.json; default: the data's")
+    options = parser.parse_args()
+    console = Console()
+    config = config_of(options.source)
+    rule = options.split or config.split.rule
+    configs = [msgspec.structs.replace(config, split=SplitConfig(rule, seed)) for seed in options.split_seeds]
+    stacks = [[int(width) for width in text.split(",")] for text in options.layers]
+    out = HERE / "results" / f"splits-{options.name or config.data.name}.json"
+    identity = msgspec.json.encode([msgspec.structs.replace(config, split=SplitConfig(rule)), VERSION]).decode()
+    versions = {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
+    report = Report(" ".join(["python", *sys.argv]), identity, versions)
+    if out.exists() and (before := msgspec.json.decode(out.read_bytes(), type=Report)).identity == identity:
+        report.outcomes = before.outcomes
+    done = {(outcome.name, outcome.split_seed, outcome.seed) for outcome in report.outcomes}
+
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(baselines, one) for one in configs if ("popularity", one.split.seed, 0) not in done]
+        for seed in range(options.seeds):
+            for one in configs:
+                wanted = [stack for stack in stacks if (str(stack), one.split.seed, seed) not in done]
+                jobs += [pool.submit(model, one, stack, seed) for stack in wanted]
+        for number, job in enumerate(as_completed(jobs), start=1):
+            for outcome in job.result():
+                report.outcomes.append(outcome)
+                console.print(
+                    f"{number}/{len(jobs)} {outcome.name}, split {outcome.split_seed}, seed {outcome.seed}: "
+                    + ", ".join(f"{metric} {outcome.scores.value(metric):.4f}" for metric in METRICS)
+                    + f", {outcome.seconds:.0f} s",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            write_file(out, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    order = [*(str(stack) for stack in stacks)]
+    report.outcomes.sort(key=lambda o: (order.index(o.name) if o.name in order else -1, o.split_seed, o.seed))
+    write_file(out, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    console.print(table_of(report.outcomes))
+    console.print(differences(report.outcomes, order))
+    console.print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()
