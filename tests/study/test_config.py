@@ -157,7 +157,7 @@ def test_inputs_are_what_the_columns_offer() -> None:
     log = pa.table({"u": [1, 2], "i": [1, 2], "t": [5, 6]})
     films = pa.table({"i": [1, 2], "name": ["Toy Story", "Heat of it"], "tag": ["a", "b"], "year": [1, 2]})
     data = from_tables(log, query_id="u", candidate_id="i", time="t", candidates=films)
-    plain, record = [Category, Bucketized, Normalized], [Elapsed, Elapsed, Activity, Activity]
+    plain, record = [Category, Bucketized, Normalized], [Elapsed, Elapsed, Activity]
     kinds = {inputs: [type(feature) for feature in query_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
     assert kinds == {"tutorial": plain, "log": plain + record, "all": [*plain, *record, History]}
     words = [(Category, "i"), (Text, "name")]

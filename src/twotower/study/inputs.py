@@ -73,10 +73,10 @@ def is_text(column: pa.ChunkedArray) -> bool:
 
 def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature]:
     sinces: list[Since] = ["first", "previous"]
-    counts: list[Counted] = ["before", "all"]
+    counts: list[Counted] = ["before"]
     if reach == "around":
         sinces += ["next", "last"]
-        counts += ["instant", "after"]
+        counts += ["all", "instant", "after"]
     return [
         *(Elapsed(time, by, since, RECORD_BUCKETS, dim) for since in sinces),
         *(Activity(time, by, events, RECORD_BUCKETS, dim) for events in counts),
