@@ -1,6 +1,7 @@
 """The tuned recipe's models on test, over several split seeds and training seeds: means, intervals, depth by depth.
 
-    python benchmarks/splits.py examples/movielens_log.toml --split-seeds 42 43 44 45 46
+    python benchmarks/splits.py movielens-100k --layers 64,32 256,64 --split-seeds 42 43 44 45 46
+    python benchmarks/splits.py benchmarks/depth-*.toml --split-seeds 42 43 44 45 46
 
 Each model is trained as `twotower study` does it: the number of epochs is found on a part cut from train, the final
 model is trained on all of train, and test is measured once. Models of the same split and seed are pairs. Prints tables
@@ -56,6 +57,13 @@ class Report(msgspec.Struct):
     outcomes: list[Outcome] = []
 
 
+def with_layers(config: Config, layers: Sequence[str] | None) -> list[Config]:
+    """The config with each of these stacks of layers; as it is where none are given."""
+    stacks = [[int(width) for width in text.split(",")] for text in layers or []]
+    models = [msgspec.structs.replace(config.model, layers=tuple(stack)) for stack in stacks]
+    return [msgspec.structs.replace(config, model=model) for model in models] or [config]
+
+
 def baselines(config: Config) -> list[Outcome]:
     """The baselines of one split."""
     torch.set_num_threads(1)
@@ -64,20 +72,19 @@ def baselines(config: Config) -> list[Outcome]:
     return [Outcome(name, config.split.seed, 0, scores) for name, scores in rows.items()]
 
 
-def model(config: Config, layers: Sequence[int], seed: int) -> list[Outcome]:
+def model(config: Config, seed: int) -> list[Outcome]:
     """One model of one split."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     rule = config.split.parsed()
     split = rule(config.data.load())
-    own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(layers)))
-    recipe = own.resolved_recipe(split.train)
+    recipe = config.resolved_recipe(split.train)
     recipe = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
     quiet = ProgressBar(Console(quiet=True))
-    trained = train_by_recipe(own, recipe, split.train, split.test, rule, progress=quiet)
+    trained = train_by_recipe(config, recipe, split.train, split.test, rule, progress=quiet)
     scores = measure(ModelScorer(trained.model), split.test, split.train)
     seconds = time.perf_counter() - started
-    return [Outcome(str(list(layers)), config.split.seed, seed, scores, trained.best_epoch, seconds)]
+    return [Outcome(str(list(config.model.layers)), config.split.seed, seed, scores, trained.best_epoch, seconds)]
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
@@ -110,21 +117,21 @@ def differences(outcomes: Sequence[Outcome], names: Sequence[str]) -> Table:
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="a config, or a built-in data set")
+    parser.add_argument("sources", nargs="+", help="configs, or a built-in data set")
     parser.add_argument("--split", help="random:SHARE, time:SHARE or last-out; default: the config's")
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each split")
-    parser.add_argument("--layers", nargs="+", default=["32", "64,32", "128,64,32"])
+    parser.add_argument("--layers", nargs="+", help="of each model; default: those of each config")
     parser.add_argument("--jobs", type=int, default=2, help="models at a time, one thread each")
-    parser.add_argument("--name", help="of the JSON, results/splits-NAME.json; default: the data's")
+    parser.add_argument("--name", required=True, help="of the JSON: results/splits-NAME.json")
     options = parser.parse_args()
     console = Console()
-    config = config_of(options.source)
-    rule = options.split or config.split.rule
-    configs = [msgspec.structs.replace(config, split=SplitConfig(rule, seed)) for seed in options.split_seeds]
-    stacks = [[int(width) for width in text.split(",")] for text in options.layers]
-    out = HERE / "results" / f"splits-{options.name or config.data.name}.json"
-    identity = msgspec.json.encode([msgspec.structs.replace(config, split=SplitConfig(rule)), VERSION]).decode()
+    models = [one for source in options.sources for one in with_layers(config_of(source), options.layers)]
+    models.sort(key=lambda one: len(one.model.layers))
+    names = [str(list(one.model.layers)) for one in models]
+    out = HERE / "results" / f"splits-{options.name}.json"
+    rule = options.split or models[0].split.rule
+    identity = msgspec.json.encode([models, rule, VERSION]).decode()
     versions = {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
     report = Report(" ".join(["python", *sys.argv]), identity, versions)
     if out.exists() and (before := msgspec.json.decode(out.read_bytes(), type=Report)).identity == identity:
@@ -132,11 +139,14 @@ def main() -> None:
     done = {(outcome.name, outcome.split_seed, outcome.seed) for outcome in report.outcomes}
 
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(baselines, one) for one in configs if ("popularity", one.split.seed, 0) not in done]
-        for seed in range(options.seeds):
-            for one in configs:
-                wanted = [stack for stack in stacks if (str(stack), one.split.seed, seed) not in done]
-                jobs += [pool.submit(model, one, stack, seed) for stack in wanted]
+        jobs = []
+        for split in (SplitConfig(rule, seed) for seed in options.split_seeds):
+            cut = [msgspec.structs.replace(one, split=split) for one in models]
+            if ("popularity", split.seed, 0) not in done:
+                jobs.append(pool.submit(baselines, cut[0]))
+            for seed in range(options.seeds):
+                wanted = [one for one, name in zip(cut, names, strict=True) if (name, split.seed, seed) not in done]
+                jobs += [pool.submit(model, one, seed) for one in wanted]
         for number, job in enumerate(as_completed(jobs), start=1):
             for outcome in job.result():
                 report.outcomes.append(outcome)
@@ -149,11 +159,10 @@ def main() -> None:
                     soft_wrap=True,
                 )
             write_file(out, msgspec.json.format(msgspec.json.encode(report), indent=1))
-    order = [*(str(stack) for stack in stacks)]
-    report.outcomes.sort(key=lambda o: (order.index(o.name) if o.name in order else -1, o.split_seed, o.seed))
+    report.outcomes.sort(key=lambda o: (names.index(o.name) if o.name in names else -1, o.split_seed, o.seed))
     write_file(out, msgspec.json.format(msgspec.json.encode(report), indent=1))
     console.print(table_of(report.outcomes))
-    console.print(differences(report.outcomes, order))
+    console.print(differences(report.outcomes, names))
     console.print(f"written to {out}")
 
 
