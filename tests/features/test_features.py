@@ -56,6 +56,7 @@ CASES: dict[str, tuple[Any, list[Any]]] = {
     "hashed": (lambda: Hashed("x", buckets=50, dim=3), ["a", "b", "a", None, "c", "a"]),
     "cyclic": (lambda: Cyclic("x", "week", harmonics=2), NUMBERS),
     "vector": (lambda: Vector("x", size=2, dim=3), [[1.0, 2.0], None, [0.5, -1.0]]),
+    "trained vector": (lambda: Vector("x", size=2, trained=True), [[1.0, 2.0], None, [0.5, -1.0]]),
     "one's own": (lambda: Hour("x"), NUMBERS),
 }
 
@@ -300,3 +301,24 @@ class TestVector:
             feature.fit(column_of([[1.0, 2.0], [1.0, 2.0, 3.0]]))
         with pytest.raises(DataError, match="'x', row 0: not finite"):
             feature.fit(column_of([[1.0, float("nan")]]))
+
+    def test_a_trained_vector_starts_as_it_is_and_learns_where_training_saw_it(self) -> None:
+        feature = Vector("x", size=2, trained=True)
+        feature.fit(pa.chunked_array([[[3.0, 4.0], None, [0.0, 5.0], [3.0, 4.0]]]))
+        assert feature.table is not None
+        assert len(feature.table) == 3  # two distinct vectors, and the row of those that training did not see
+        encoded = feature.encode(pa.chunked_array([[[3.0, 4.0], [1.0, 1.0], None]]))
+        assert feature(encoded).tolist() == [[3.0, 4.0], [1.0, 1.0], [0.0, 0.0]]
+        feature(encoded).sum().backward()
+        assert feature.table.grad is not None
+        assert sorted(feature.table.grad.sum(dim=1).tolist()) == [0.0, 0.0, 2.0]
+        with torch.no_grad():
+            feature.table.add_(1.0)
+            feature.table[0] = 0.0
+        again = Vector("x", size=2, trained=True)
+        again.restore(feature.learned())
+        again.load_state_dict(feature.state_dict())
+        assert torch.equal(
+            again.encode(pa.chunked_array([[[0.0, 5.0]]])), feature.encode(pa.chunked_array([[[0.0, 5.0]]]))
+        )
+        assert again(encoded).tolist() == [[4.0, 5.0], [1.0, 1.0], [0.0, 0.0]]

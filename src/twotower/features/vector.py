@@ -48,9 +48,9 @@ class Vector(Feature):
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Checks the vectors, remembers the distinct ones where they are trained, and starts the map anew."""
-        vectors = self._vectors(column)
+        self._vectors(column)
         if self.trained:
-            self._take(np.unique(vectors, axis=0))
+            self._take(np.unique(self._vectors(column.drop_null()), axis=0))
         if self.map is not None:
             self.map.reset_parameters()
 
