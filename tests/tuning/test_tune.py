@@ -136,11 +136,15 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_trial(toy_config: P
 @pytest.mark.slow
 def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
     """Command and workers are killed in the middle of a trial, then interrupted, then left alone."""
-    arguments = (toy_config, "--trials", 5, "--workers", 1, "--out", tmp_path / "out")
+    arguments = (toy_config, "--workers", 1, "--out", tmp_path / "out")
     cut = -1
     for end in (signal.SIGKILL, signal.SIGINT):
         running = subprocess.Popen(
-            command_of(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command_of(*arguments, "--trials", 200),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         cut = running_trial_after(cut, tmp_path / "out" / "tune.db", running)
         os.killpg(running.pid, end)  # as the keyboard does: the workers are of the same group
@@ -149,12 +153,12 @@ def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
     assert running.returncode == 130
     assert "the same command goes on" in said
     assert not (tmp_path / "out" / "best.toml").exists()
-    twotower_tune(*arguments)
+    twotower_tune(*arguments, "--trials", 5)
     tuning = msgspec.json.decode((tmp_path / "out" / "tune.json").read_bytes(), type=Tuning)
     interrupted = [trial for trial in tuning.trials if trial.state == "interrupted"]
     finished = [trial for trial in tuning.trials if trial.state != "interrupted"]
     assert len(interrupted) == 2
-    assert len(finished) == 5
+    assert len(finished) >= 5
     for trial in interrupted:
         assert any(trial.parameters.items() <= later.parameters.items() for later in tuning.trials[trial.number + 1 :])
     assert sum(trial.built_in for trial in finished) == 1

@@ -64,7 +64,8 @@ def test_poor_trials_are_stopped_early_and_the_built_in_config_never(toy_config:
     assert pruned
     for trial in pruned:
         assert trial.user_attrs[REASON] == BELOW
-        assert 3 <= len(trial.intermediate_values) < 5
+        assert 3 <= len(trial.intermediate_values) <= 5
+    assert any(len(trial.intermediate_values) < 5 for trial in pruned)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert all(trial.value == max(trial.intermediate_values.values()) for trial in complete)
     assert len(pruned) + len(complete) == len(trials) == 14
