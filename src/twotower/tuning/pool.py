@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from types import FrameType, TracebackType
 
 import msgspec
 
@@ -38,30 +39,62 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
     running = {number: _started(raw, number) for number in itertools.islice(numbers, count)}
     ended = 0
     try:
-        while running:
-            wait([process.sentinel for process in running.values()], timeout=TICK)
-            for number, process in [pair for pair in running.items() if not pair[1].is_alive()]:
-                del running[number]
-                if process.exitcode == 0:
-                    ended += 1
-                elif database.fail_those_of(number, f"its process ended with code {process.exitcode}"):
-                    replacement = next(numbers)
-                    running[replacement] = _started(raw, replacement)
-            on_tick()
+        with _Interruption() as interruption:
+            while running:
+                wait([process.sentinel for process in running.values()], timeout=TICK)
+                interruption.raise_if_asked()
+                for number, process in [pair for pair in running.items() if not pair[1].is_alive()]:
+                    del running[number]
+                    if process.exitcode == 0:
+                        ended += 1
+                    elif database.fail_those_of(number, f"its process ended with code {process.exitcode}"):
+                        replacement = next(numbers)
+                        running[replacement] = _started(raw, replacement)
+                on_tick()
+            interruption.raise_if_asked()
     finally:
         _stop(list(running.values()))
     if not ended:
         raise TwoTowerError("no worker could start; what each said is above")
 
 
+class _Interruption:
+    """Keeps an interruption from the keyboard until there is a good moment for it.
+
+    Raised wherever it comes, it is lost when that is in a finaliser, of which a database has many. A second
+    one is raised at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interruption:
+        self.before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def raise_if_asked(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked = True
+        signal.signal(signal.SIGINT, self.before)
+
+
 def _started(raw: bytes, number: int) -> SpawnProcess:
     """A new process that an interruption from the keyboard does not reach: it is this one's to stop it."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=(raw, number), daemon=True)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; what comes meanwhile waits
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return process
 
 
