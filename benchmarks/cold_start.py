@@ -28,7 +28,7 @@ from twotower.data.dataset import Dataset, concat
 from twotower.data.splits import RandomSplit
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.intervals import mean_interval
-from twotower.study.config import Config, DataConfig, ModelConfig
+from twotower.study.config import Config, config_of
 from twotower.study.runner import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
@@ -112,13 +112,14 @@ def table_of(outcomes: list[Outcome]) -> Table:
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="movielens-100k", help="a built-in data set")
+    parser.add_argument("--data", default="movielens-100k", help="a built-in data set, or a config")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.1], help="shares of ids dropped")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/cold-start-DATA.json beside this script")
     options = parser.parse_args()
     console = Console()
-    config = Config(data=DataConfig(name=options.data), model=ModelConfig(reach="before"))
+    config = config_of(options.data)
+    config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, reach="before"))
     data = config.data.load()
     outcomes = []
     with ProgressBar(console) as progress:
@@ -127,7 +128,7 @@ def main() -> None:
                 outcomes.append(run(config, data, rate, seed, progress))
                 console.print(f"{rate:g}, seed {seed}: {outcomes[-1].scores}", highlight=False, soft_wrap=True)
     console.print(table_of(outcomes))
-    out = options.out or HERE / "results" / f"cold-start-{options.data}.json"
+    out = options.out or HERE / "results" / f"cold-start-{config.data.name}.json"
     out.parent.mkdir(exist_ok=True)
     report = {
         "command": " ".join(["python", *sys.argv]),

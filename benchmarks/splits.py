@@ -123,13 +123,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each split")
     parser.add_argument("--layers", nargs="+", help="of each model; default: those of each config")
     parser.add_argument("--jobs", type=int, default=2, help="models at a time, one thread each")
-    parser.add_argument("--name", required=True, help="of the JSON: results/splits-NAME.json")
+    parser.add_argument("--name", default="models", help="of the JSON: results/splits-NAME.json beside this script")
+    parser.add_argument("--out", type=Path, help="another path for the JSON")
     options = parser.parse_args()
     console = Console()
     models = [one for source in options.sources for one in with_layers(config_of(source), options.layers)]
     models.sort(key=lambda one: len(one.model.layers))
     names = [str(list(one.model.layers)) for one in models]
-    out = HERE / "results" / f"splits-{options.name}.json"
+    out = options.out or HERE / "results" / f"splits-{options.name}.json"
     rule = options.split or models[0].split.rule
     identity = msgspec.json.encode([models, rule, VERSION]).decode()
     versions = {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()}

@@ -1,0 +1,55 @@
+"""The benchmarks as commands, on logs so small that only their working is seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def read(path: Path) -> dict[str, Any]:
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+
+
+def test_trials_validate_what_their_set_changes(tmp_path: Path) -> None:
+    names = ["[32] inputs dropped 0.1, rate 0.003", "[64, 32] inputs dropped 0.2, rate 0.008"]
+    run("trials.py", "depth", "--data", "simulated:30,40,1500", "--only", *names, "--out", tmp_path / "trials.json")
+    report = read(tmp_path / "trials.json")
+    assert [outcome["trial"] for outcome in report["outcomes"]] == names
+    assert report["trials"][names[1]]["training"]["optimizer"]["learning_rate"] == 0.008
+    assert report["trials"][names[1]]["model"] == {"inputs": "log", "layers": [64, 32], "input_dropout": 0.2}
+    for outcome in report["outcomes"]:
+        epochs = {epoch["epoch"]: epoch["validation"]["all"]["top_100"] for epoch in outcome["history"]["epochs"]}
+        assert outcome["scores"]["all.top_100"] == epochs[outcome["best_epoch"]] == max(epochs.values())
+
+
+def test_models_of_several_splits_are_pairs_and_are_not_trained_twice(toy_config: Path, tmp_path: Path) -> None:
+    arguments = (toy_config, "--layers", "4", "8,4", "--split-seeds", 1, 2, "--out", tmp_path / "splits.json")
+    said = run("splits.py", *arguments)
+    assert "[8, 4] − [4]" in said
+    outcomes = read(tmp_path / "splits.json")["outcomes"]
+    models = [(o["name"], o["split_seed"]) for o in outcomes if o["name"].startswith("[")]
+    assert models == [("[4]", 1), ("[4]", 2), ("[8, 4]", 1), ("[8, 4]", 2)]
+    assert {o["name"] for o in outcomes} >= {"popularity", "ease"}
+    assert "1/" not in run("splits.py", *arguments).split("paired")[0].split("\n")[0]
+    assert read(tmp_path / "splits.json")["outcomes"] == outcomes
+
+
+@pytest.mark.slow
+def test_what_training_did_not_see_is_measured(toy_config: Path, tmp_path: Path) -> None:
+    run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")
+    (outcome,) = read(tmp_path / "cold.json")["outcomes"]
+    assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
