@@ -105,6 +105,7 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
     assert [(run.layers, run.seed) for run in results.runs] == [([8], 0), ([8], 1), ([16, 8], 0), ([16, 8], 1)]
     assert results.runs[0].final != results.runs[1].final
     assert results.curves_on == "validation"
+    assert any("later choices of the query included" in sentence for sentence in results.verdicts)
     assert results.data.validation > 0
     assert {path.name for path in (out / "models").iterdir()} == {
         "8-seed0", "8-seed1", "16-8-seed0", "16-8-seed1"
@@ -113,7 +114,9 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
 
 def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
     out = shop / "json-study"
-    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", "--out", out, "--json")
+    by_time = ("--split", "time:0.2")
+    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", *by_time, "--out", out, "--json")
+    assert not any("later choices" in sentence for sentence in msgspec.json.decode(done.stdout)["verdicts"])
     assert msgspec.json.decode(done.stdout)["runs"][0]["layers"] == [4]
     assert "top-100" in done.stderr
 

@@ -157,7 +157,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         curves_on=recipe.validate_on,
         curve_baselines=curve_baselines,
         metric=METRIC,
-        verdicts=[*verdicts(baselines, runs, METRIC), *notes],
+        verdicts=[*verdicts(baselines, runs, METRIC), *_looks_ahead(config, recipe), *notes],
         command=command,
         versions={
             "twotower": VERSION,
@@ -241,6 +241,17 @@ def _publish(partial: Path, out: Path) -> None:
         out.rename(retired)
     partial.rename(out)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _looks_ahead(config: Config, recipe: Recipe) -> list[str]:
+    """Says so where models read what a service would not have."""
+    model = config.model
+    if model.query or (model.inputs or recipe.inputs) == "tutorial" or (model.reach or recipe.reach) == "before":
+        return []
+    return [
+        "The models read what lies around an event, later choices of the query included, as EASE, item-kNN and iALS "
+        'do; reach = "before" in [model] measures what a service would have.'
+    ]
 
 
 def summary_of(data: Dataset, split: Split, validation: int) -> DataSummary:
