@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,20 @@ def test_senseless_settings_are_refused(parts: tuple[Dataset, Dataset]) -> None:
         Trainer(early_stopping=EarlyStopping()).fit(toy_model(), parts[0])
     with pytest.raises(ConfigError, match="top_7"):
         Trainer(epochs=1, monitor="all.top_7", early_stopping=EarlyStopping()).fit(toy_model(), *parts)
+
+
+def test_an_interruption_ends_training_after_the_step_it_comes_in() -> None:
+    class Interrupting(Callback):
+        steps = 0
+
+        def on_step(self, state: TrainingState) -> None:
+            self.steps += 1
+            if self.steps == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    interrupting = Interrupting()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(epochs=5, batch_size=64).fit(toy_model(), groups_log(500), callbacks=[interrupting])
+    assert interrupting.steps == 3
+    assert signal.getsignal(signal.SIGINT) is before

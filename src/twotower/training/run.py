@@ -17,6 +17,7 @@ from twotower.data.dataset import Dataset
 from twotower.errors import TwoTowerError
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
+from twotower.interruption import Interruption
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
@@ -70,7 +71,7 @@ class Run:
             average=None if settings.average is None else Average(model, settings.average),
         )
 
-    def epoch(self, number: int, callbacks: Sequence[Callback]) -> Epoch:
+    def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
         """Trains one epoch and validates it where it is due."""
         settings, state = self.settings, self.state
         with _randomness_of(settings.seed, number, state.model.device):
@@ -91,6 +92,7 @@ class Run:
                 state.step = step + 1
                 for callback in callbacks:
                     callback.on_step(state)
+                interruption.raise_if_asked()
             mean = (total / weight).item()
             state.model.eval()
         seconds = time.perf_counter() - started

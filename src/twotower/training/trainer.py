@@ -10,6 +10,7 @@ import msgspec
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import DEFAULT_KS, check_ks
+from twotower.interruption import Interruption
 from twotower.model.losses import InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback
@@ -147,17 +148,19 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 run.state.stop = run.out_of_patience()
         for callback in callbacks:
             callback.on_start(run.state)
-        for number in range(len(run.state.history.epochs) + 1, (stop_after or self.epochs) + 1):
-            if run.state.stop:
-                break
-            epoch = run.epoch(number, callbacks)
-            run.state.history.epochs.append(epoch)
-            run.keep_best()
-            if saved is not None:
-                averaged = {} if run.average is None else run.average.weights
-                saved.save(model, run.state.optimizer, run.state.history, run.best, averaged)
-            with run.averaged():
-                for callback in callbacks:
-                    callback.on_epoch(run.state, epoch)
+        with Interruption() as interruption:
+            for number in range(len(run.state.history.epochs) + 1, (stop_after or self.epochs) + 1):
+                if run.state.stop:
+                    break
+                epoch = run.epoch(number, callbacks, interruption)
+                run.state.history.epochs.append(epoch)
+                run.keep_best()
+                if saved is not None:
+                    averaged = {} if run.average is None else run.average.weights
+                    saved.save(model, run.state.optimizer, run.state.history, run.best, averaged)
+                with run.averaged():
+                    for callback in callbacks:
+                        callback.on_epoch(run.state, epoch)
+            interruption.raise_if_asked()
         run.finish()
         return run.state.history

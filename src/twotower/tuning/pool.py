@@ -8,11 +8,11 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType, TracebackType
 
 import msgspec
 
 from twotower.errors import TwoTowerError
+from twotower.interruption import Interruption
 from twotower.tuning.database import Database
 from twotower.tuning.worker import Job, work
 
@@ -39,7 +39,7 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
     running = {number: _started(raw, number) for number in itertools.islice(numbers, count)}
     ended = 0
     try:
-        with _Interruption() as interruption:
+        with Interruption() as interruption:
             while running:
                 wait([process.sentinel for process in running.values()], timeout=TICK)
                 interruption.raise_if_asked()
@@ -56,35 +56,6 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
         _stop(list(running.values()))
     if not ended:
         raise TwoTowerError("no worker could start; what each said is above")
-
-
-class _Interruption:
-    """Keeps an interruption from the keyboard until there is a good moment for it.
-
-    Raised wherever it comes, it is lost when that is in a finaliser, of which a database has many. A second
-    one is raised at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> _Interruption:
-        self.before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def raise_if_asked(self) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.asked = True
-        signal.signal(signal.SIGINT, self.before)
 
 
 def _started(raw: bytes, number: int) -> SpawnProcess:
