@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,13 +43,13 @@ class WindowEncoder(nn.Module):
 
     width: int
 
+    @abstractmethod
     def start_anew(self) -> None:
         """Puts the parameters at their initial values, from the current random numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """A window of n events and the item table `[rows, dim]` as `[n, width]`; zeros where it is empty."""
-        raise NotImplementedError
 
 
 class Kernels(WindowEncoder):

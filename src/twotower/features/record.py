@@ -36,6 +36,11 @@ class RecordKey:
     time: str
     item: str | None = None
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
+
 
 @dataclass(frozen=True)
 class Places:

@@ -33,7 +33,7 @@ class Recorded(Feature):
     @property
     def learns_from(self) -> tuple[str, ...]:
         """The id, the time and, where it matters, what was chosen."""
-        return self.reads if self.key.item is None else (*self.reads, self.key.item)
+        return self.key.columns
 
     def fit_columns(self, columns: Columns) -> None:
         """Learns from a record of its own."""

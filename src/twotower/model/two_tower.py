@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
-from twotower.features.record import Record, RecordKey
+from twotower.features.record import Record
 from twotower.features.recorded import Recorded, record_groups
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.tower import Tower, tower_from_settings
@@ -112,7 +112,7 @@ class TwoTower(nn.Module):
             torch.manual_seed(seed)
             records: dict[int, Record] = {}
             for key, sharing in record_groups(features_of(self.query)):
-                record = Record.of(_training_columns(train, _names(key)), key)
+                record = Record.of(_training_columns(train, key.columns), key)
                 records |= {id(feature): record for feature in sharing}
             for feature in features_of(self.query):
                 columns = _training_columns(train, feature.learns_from)
@@ -144,7 +144,7 @@ class TwoTower(nn.Module):
         """
         for key, sharing in record_groups(features_of(self.query)):
             assert sharing[0].record is not None
-            columns = _training_columns(events, _names(key))
+            columns = _training_columns(events, key.columns)
             record = Record.of(columns, sharing[0].record.key, sharing[0].record.vocabulary)
             for feature in sharing:
                 feature.replace_record(record)
@@ -263,10 +263,6 @@ def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
                 raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
     encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
     return EncodedSide(encoded, table.num_rows)
-
-
-def _names(key: RecordKey) -> tuple[str, ...]:
-    return (key.by, key.time) if key.item is None else (key.by, key.time, key.item)
 
 
 def _training_columns(train: Dataset, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:
