@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 
@@ -60,6 +61,7 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
 
 def _started(raw: bytes, number: int) -> SpawnProcess:
     """A new process that an interruption from the keyboard does not reach: it is this one's to stop it."""
+    resource_tracker.ensure_running()  # it would be started below, and would unblock the signal
     process = multiprocessing.get_context("spawn").Process(target=work, args=(raw, number), daemon=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; what comes meanwhile waits
     try:

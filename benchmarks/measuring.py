@@ -1,0 +1,139 @@
+"""What the benchmarks of speed share: two sides timed by turns, this machine's rates for floors, and the JSON."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from twotower.files import write_file
+from twotower.version import VERSION
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds of each repetition of one side."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        return readable(self.median)
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """What this machine does at best, measured now with the threads that the benchmark uses.
+
+    Attributes:
+        flops: Floating-point operations a second in a product of float32 matrices that fit the cache.
+        exponentials: Float32 exponentials a second, in cache.
+        copy: Bytes a second read and written by a copy of float32 that does not fit the cache.
+        read: Bytes a second read by a sum of float32 that does not fit the cache.
+    """
+
+    flops: float
+    exponentials: float
+    copy: float
+    read: float
+
+
+def by_turns(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, Timing]:
+    """Times each side once a round, after one round that does not count, so that drift meets all alike.
+
+    Args:
+        sides: What to time, by name.
+        repetitions: Rounds that count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for round_number in range(repetitions + 1):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def rates() -> Rates:
+    """Measures this machine: the best of several short runs each."""
+    left, right = torch.randn(256, 256), torch.randn(256, 256)
+    product, small = torch.empty(256, 256), torch.randn(1 << 16)
+    large, other = torch.randn(1 << 26), torch.empty(1 << 26)
+
+    def best(work: Callable[[], object], amount: float, times: int) -> float:
+        work()
+        shortest = float("inf")
+        for _ in range(5):
+            started = time.perf_counter()
+            for _ in range(times):
+                work()
+            shortest = min(shortest, (time.perf_counter() - started) / times)
+        return amount / shortest
+
+    out = torch.empty_like(small)
+    return Rates(
+        flops=best(lambda: torch.mm(left, right, out=product), 2 * 256**3, 50),
+        exponentials=best(lambda: torch.exp(small, out=out), len(small), 200),
+        copy=best(lambda: other.copy_(large), 8 * len(large), 1),
+        read=best(large.sum, 4 * len(large), 1),
+    )
+
+
+def peak_memory() -> float:
+    """The most bytes that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1.0 if sys.platform == "darwin" else 1024.0)
+
+
+def readable(seconds: float) -> str:
+    """A duration with the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def write_report(name: str, results: Mapping[str, Any], out: Path | None = None) -> Path:
+    """Writes what was measured with the command, machine and versions, and says where.
+
+    Args:
+        name: Of the file: `results/NAME.json` beside this script.
+        results: What was measured, as plain data or structs.
+        out: Another path for it.
+    """
+    path = out or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": {
+            "architecture": platform.machine(),
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "vector instructions": torch.backends.cpu.get_cpu_capability(),
+            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
+        **results,
+    }
+    write_file(path, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    return path
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
