@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from toy import groups_log
 from twotower.data import split_random
 from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Activity, Category, Elapsed, History, feature_from_settings
+from twotower.features import Activity, Category, Elapsed, History, Normalized, feature_from_settings
 from twotower.features.base import Columns
 from twotower.features.encoders import ENCODERS, Kernels, Mean
 from twotower.features.history import GAPS, GIVEN, gap_buckets
@@ -80,6 +81,15 @@ def test_settings_state_and_weights_make_it_anew(feature: Recorded) -> None:
 def test_unknown_queries_and_missing_times_are_embedded(feature: Recorded) -> None:
     strangers = {"who": pa.chunked_array([["zoe", "a"]]), "at": pa.chunked_array([pa.array([4, None], pa.int64())])}
     assert feature(feature.encode_columns(strangers)).isfinite().all()
+
+
+def test_made_a_strangers_a_row_is_that_of_a_query_without_a_record(feature: Recorded) -> None:
+    encoded = feature.encode_columns(columns_of(LOG))
+    others = feature.encode_columns(columns_of(LOG | {"who": ["zoe"] * 6}))
+    mask = torch.tensor([True, False, True, True, False, False])
+    made = feature.as_of_strangers(encoded, mask)
+    assert torch.equal(made[mask].nan_to_num(-9), others[mask].nan_to_num(-9))
+    assert torch.equal(made[~mask].nan_to_num(-9), encoded[~mask].nan_to_num(-9))
 
 
 def test_it_cannot_be_used_before_it_has_learned() -> None:
@@ -255,6 +265,26 @@ def test_senseless_settings_are_refused() -> None:
         History("what", "who", "at", encoder="gru", reach="around")
     with pytest.raises(ConfigError, match="Invalid enum value 'never'"):
         feature_from_settings({"kind": "elapsed", "column": "at", "by": "who", "since": "never"})
+
+
+def test_strangers_in_training_are_strangers_to_all_features_alike() -> None:
+    log = groups_log(200)
+    features = [
+        Category("user", 4, unknown_rate=0.0),
+        Elapsed("at", by="user", dim=4),
+        Activity("at", by="user", dim=4),
+        History("item", by="user", time="at", dim=4, unknown_rate=0.0),
+        Normalized("at"),
+    ]
+    model = TwoTower(Tower(features, strangers=0.5), Tower([Category("item", 31)])).learn(log)
+    as_themselves = model.embed_queries(log)
+    renamed = replace(log, queries=log.queries.set_column(0, "user", pa.array(range(1000, 1040))))
+    as_strangers = model.embed_queries(renamed)
+    found = model.train().query_vectors(model.encode_queries(log).whole())
+    own, other = ((found == rows).all(dim=1) for rows in (as_themselves, as_strangers))
+    assert (own ^ other).all()
+    assert 60 < other.sum() < 140
+    assert torch.equal(found[:, -1], as_themselves[:, -1])  # the time is nobody's own
 
 
 def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:

@@ -18,7 +18,7 @@ from twotower.errors import SavedFolderError
 from twotower.evaluation import Validation
 from twotower.study.config import Config, read_config
 from twotower.training import Trainer
-from twotower.tuning.budget import FINAL_SHARE, TRAININGS, Budget
+from twotower.tuning.budget import BASELINES_SHARE, FINAL_SHARE, TRAININGS, Budget
 from twotower.tuning.database import REASON, Database, is_built_in
 from twotower.tuning.space import SearchSpace
 from twotower.tuning.worker import Job, work
@@ -141,7 +141,7 @@ def test_a_trial_ends_at_the_deadline_and_says_so(toy_config: Path, tmp_path: Pa
 def test_the_deadline_leaves_room_for_the_final_trainings() -> None:
     budget = Budget(start=1000.0, end=1100.0)
     assert budget.deadline([]) == 1100 - 100 * FINAL_SHARE
-    assert budget.deadline([2.0, 4.0]) == 1100 - 2 * TRAININGS * 4
+    assert budget.deadline([2.0, 4.0]) == 1100 - 2 * TRAININGS * 4 - 100 * BASELINES_SHARE
     assert budget.deadline([200.0]) == 1100 - 100 * FINAL_SHARE
     assert Budget(start=1000.0).deadline([2.0]) is None
 

@@ -35,6 +35,7 @@ class Activity(LogScaled):
     """
 
     kind = "activity"
+    of_strangers = 0.0
 
     def __init__(
         self,

@@ -99,6 +99,18 @@ class Feature(nn.Module):
         """`encode_columns` for the events that it learned from, given `learns_from`; default: no different."""
         return self.encode_columns(columns)
 
+    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+        """Encoded rows `[n, …]` as they would be where a row's query were one that training never saw.
+
+        Only asked of features that tell queries apart: their id, and what is made of their record.
+
+        Args:
+            encoded: The encoded rows.
+            strangers: Which rows are to be so, bool `[n]`.
+        """
+        del strangers
+        return encoded
+
     @abstractmethod
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds encoded rows `[n, …]` as `[n, width]`."""

@@ -66,6 +66,10 @@ class Category(Feature):
             cast_like(column, self.vocabulary.type, self.column), self.vocabulary, first=FIRST, missing=MISSING
         )
 
+    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+        """Row 0 for them."""
+        return encoded.masked_fill(strangers, UNKNOWN)
+
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` rows as `[n, dim]`."""
         require_fitted(self, self.table)

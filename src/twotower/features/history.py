@@ -154,6 +154,11 @@ class History(Recorded):
         """The same for events of the record, each left out of its own history."""
         return self._encoded(columns, columns[self.column])
 
+    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+        """An empty history for them."""
+        nothing = encoded.new_tensor([PADDING, GAPS])[:, None]
+        return torch.where(strangers[:, None, None], nothing, encoded)
+
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n, 2, slots]` as `[n, width]`."""
         items, gaps = encoded[:, 0], encoded[:, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +53,9 @@ class LogScaled(Recorded):
             itself: 1 where the record holds the row's event itself, at its instant, else 0.
         """
 
+    of_strangers: ClassVar[float] = float("nan")
+    """The number of a query without a record."""
+
     @property
     def key(self) -> RecordKey:
         """The id and the time."""
@@ -80,6 +84,10 @@ class LogScaled(Recorded):
     def encode_training(self, columns: Columns) -> Tensor:
         """The numbers as if each event were not in the record, float32 `[N]`."""
         return self._encoded(columns, training=True)
+
+    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+        """The number of a query without a record for them."""
+        return encoded.masked_fill(strangers, self.of_strangers)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` numbers as `[n, dim + 1]`."""

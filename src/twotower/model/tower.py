@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
+from twotower.features.recorded import Recorded
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 
@@ -31,9 +32,12 @@ class Tower(nn.Module):
         cross: How many cross layers (DCN-v2, Wang et al., WWW 2021), which multiply features.
         cross_rank: Rank of the cross layers' matrices; None for full ones.
         cross_place: Put them `before` the dense layers, or `beside` them, their results mapped to the last width.
+        strangers: Share of the rows that in training are taken for those of a query that nobody knows: its id
+            unknown and nothing in the record, both at once. So the tower learns what to say of new queries by the
+            rest of its features. It matters where features read a record; an id alone has its `unknown_rate`.
 
     Raises:
-        ConfigError: No features, a width below 1, a dropout outside [0, 1), or cross layers beside no dense ones.
+        ConfigError: No features, a width below 1, a share outside [0, 1), or cross layers beside no dense ones.
 
     Example:
         >>> from twotower.features import Normalized
@@ -55,14 +59,17 @@ class Tower(nn.Module):
         cross: int = 0,
         cross_rank: int | None = None,
         cross_place: Literal["before", "beside"] = "before",
+        strangers: float = 0.0,
     ) -> None:
         super().__init__()
         if not features:
             raise ConfigError("a tower has no features; expected at least one")
         if any(width < 1 for width in layers):
             raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
-        if not (0 <= dropout < 1 and 0 <= input_dropout < 1):
-            raise ConfigError(f"dropout={dropout}, input_dropout={input_dropout}; expected shares in [0, 1)")
+        if not all(0 <= share < 1 for share in (dropout, input_dropout, strangers)):
+            raise ConfigError(
+                f"dropout={dropout}, input_dropout={input_dropout}, strangers={strangers}; expected shares in [0, 1)"
+            )
         if activation not in ACTIVATIONS or norm not in ("none", "layer", "batch"):
             raise ConfigError(
                 f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
@@ -78,6 +85,7 @@ class Tower(nn.Module):
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
+        self.strangers = strangers
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         self.features = nn.ModuleList(features)
         width = sum(feature.width for feature in features)
@@ -86,10 +94,14 @@ class Tower(nn.Module):
         self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
         beside = cross > 0 and cross_place == "beside"
         self.joined = nn.Linear(width + self.width, self.width) if beside else None
+        ids = {feature.key.by for feature in features if isinstance(feature, Recorded)}
+        self._tell_queries_apart = [isinstance(feature, Recorded) or feature.column in ids for feature in features]
         self.reset()
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
+        if self.training and self.strangers > 0:
+            encoded = self._with_strangers(encoded)
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
         inputs = self.drop(torch.cat(embedded, dim=1))  # [n, sum of widths]
         crossed = inputs if self.crossed is None else self.crossed(inputs)
@@ -98,6 +110,14 @@ class Tower(nn.Module):
             return joined
         stacked: Tensor = self.stack(crossed)
         return stacked
+
+    def _with_strangers(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        """The encoded rows with some of them made those of strangers, all features alike."""
+        strangers = torch.rand(len(encoded[0]), device=encoded[0].device) < self.strangers
+        return [
+            feature.as_of_strangers(rows, strangers) if isinstance(feature, Feature) and tells else rows
+            for feature, rows, tells in zip(self.features, encoded, self._tell_queries_apart, strict=True)
+        ]
 
     def reset(self) -> None:
         """Starts all but the features anew."""
@@ -118,6 +138,7 @@ class Tower(nn.Module):
             "cross": self.cross,
             "cross_rank": self.cross_rank,
             "cross_place": self.cross_place,
+            "strangers": self.strangers,
         }
 
 

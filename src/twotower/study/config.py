@@ -113,6 +113,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         normalize: Divide embeddings by their length.
         temperature: What scores are divided by; default: the recipe's.
         learn_temperature: Train the temperature, from that on.
+        strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
+            where features stop before the event, none where they read what lies around it, as no service does.
     """
 
     query: list[dict[str, Any]] = []
@@ -132,21 +134,24 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     normalize: bool = False
     temperature: float | None = None
     learn_temperature: bool = False
+    strangers: float | None = None
 
     def build(self, data: Dataset, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet."""
         inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
+        usual = recipe.strangers if reach == "before" else 0.0
+        strangers = usual if self.strangers is None else self.strangers
         query = [feature_from_settings(feature) for feature in self.query]
         candidate = [feature_from_settings(feature) for feature in self.candidate]
         return TwoTower(
-            self._tower(query or query_inputs(data, self.dim, rate, inputs, reach), recipe),
-            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs), recipe),
+            self._tower(query or query_inputs(data, self.dim, rate, inputs, reach), recipe, strangers),
+            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs), recipe, 0.0),
             normalize=self.normalize,
             temperature=recipe.temperature if self.temperature is None else self.temperature,
             learn_temperature=self.learn_temperature,
         )
 
-    def _tower(self, features: list[Feature], recipe: Recipe) -> Tower:
+    def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> Tower:
         return Tower(
             features,
             self.layers,
@@ -158,6 +163,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross=self.cross,
             cross_rank=self.cross_rank,
             cross_place=self.cross_place,
+            strangers=strangers,
         )
 
 

@@ -36,6 +36,12 @@ ROWS_A_LABEL = 2.0
 
 LABEL_DIM, LIST_DIM, NUMBER_BUCKETS = 8, 16, 20
 RECORD_BUCKETS = 128
+MOMENTS = 1000
+"""Buckets of the time where what is asked lies between what was learned, as in the tutorial."""
+
+PERIODS = 20
+"""Buckets of the time where what is asked comes after all that was learned: it is in the last one for good, which
+therefore has to be one of which much is known."""
 
 
 def query_inputs(
@@ -44,7 +50,8 @@ def query_inputs(
     """The query id; the time, and what came before it or lies around it; the columns of the query table."""
     features: list[Feature] = [Category(data.query_id, dim, unknown_rate)]
     if data.time is not None:
-        features += [Bucketized(data.time, dim=dim), Normalized(data.time)]
+        buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
+        features += [Bucketized(data.time, buckets, dim), Normalized(data.time)]
         if inputs != "tutorial":
             features += _from_the_record(data.time, data.query_id, dim, reach)
         if inputs == "all":

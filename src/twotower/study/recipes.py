@@ -27,6 +27,8 @@ class Recipe(msgspec.Struct, frozen=True):
         name: What reports call it.
         trainer: Everything about training.
         unknown_rate: Share of ids taken for unknown in training.
+        strangers: Share of training events whose query is taken for one that nobody knows, when a config does
+            not say and features stop before the event.
         inputs: Which features a model gets when a config names none.
         reach: How far these look, when a config does not say.
         activation: Of hidden layers, when a config does not say.
@@ -39,6 +41,7 @@ class Recipe(msgspec.Struct, frozen=True):
     name: RecipeName
     trainer: Trainer
     unknown_rate: float
+    strangers: float
     inputs: Inputs
     reach: Reach
     activation: Activation
@@ -65,6 +68,7 @@ def _tutorial() -> Recipe:
         name="tutorial",
         trainer=trainer,
         unknown_rate=0.0,
+        strangers=0.0,
         inputs="tutorial",
         reach="before",
         activation="relu",
@@ -89,6 +93,7 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
         name="tuned",
         trainer=trainer,
         unknown_rate=0.02,
+        strangers=0.05,
         inputs="all",
         reach="around" if rule.interpolates else "before",
         activation="gelu",

@@ -79,19 +79,36 @@ def train_by_recipe(
         checkpoint: A folder for the state of the training, to go on from after an interruption.
     """
     first, second = (None, None) if checkpoint is None else (checkpoint / "search", checkpoint / "final")
-    label = progress.label
     fitted, validation = (train, test) if recipe.validate_on == "test" else rule(train)
     model = config.model.build(train, recipe)
     history = recipe.trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=first)
     seconds = Seconds(history.train_seconds, history.validation_seconds)
     if recipe.validate_on == "test":
         return Trained(model, history, seconds, history.best.epoch)
-    progress.label = f"{label} on all of train"
-    model = config.model.build(train, recipe)
-    final = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     best = history.best.epoch
-    refit = final.fit(model, train, callbacks=[progress], checkpoint=second, stop_after=best)
-    return Trained(model, history, Seconds(seconds.train + refit.train_seconds, seconds.validate), best)
+    model, spent = train_for(best, config, recipe, train, progress=progress, checkpoint=second)
+    return Trained(model, history, Seconds(seconds.train + spent, seconds.validate), best)
+
+
+def train_for(
+    epochs: int,
+    config: Config,
+    recipe: Recipe,
+    train: Dataset,
+    *,
+    progress: ProgressBar,
+    checkpoint: Path | None = None,
+) -> tuple[TwoTower, float]:
+    """Trains a fresh model on all of train for the epochs that were best on a validation part.
+
+    Returns:
+        The model, and the seconds of training.
+    """
+    progress.label = f"{progress.label} on all of train"
+    model = config.model.build(train, recipe)
+    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
+    history = trainer.fit(model, train, callbacks=[progress], checkpoint=checkpoint, stop_after=epochs)
+    return model, history.train_seconds
 
 
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ import msgspec
 FINAL_SHARE = 0.4
 """Share of the time kept for the final training while no trial says how long one takes."""
 
-TRAININGS = 2.0
-"""What training and measuring a config in the end takes, in trials: the search for its epochs, then all of train.
+TRAININGS = 1.5
+"""What training a config on all of train and measuring it takes, in trials that found its number of epochs."""
 
-One worker's threads in a trial, all of them in the end: with several workers it takes less.
-"""
+BASELINES_SHARE = 0.05
+"""Share of the time kept for the baselines and the report."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +44,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.end is None:
             return None
-        kept = 2 * TRAININGS * max(seconds) if seconds else 0.0
-        longest = (self.end - self.start) * (1 - FINAL_SHARE)
+        whole = self.end - self.start
+        kept = BASELINES_SHARE * whole + 2 * TRAININGS * max(seconds, default=0.0)
+        longest = whole * (1 - FINAL_SHARE)
         return self.end - kept if seconds and kept < longest else self.start + longest

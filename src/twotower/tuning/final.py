@@ -11,7 +11,8 @@ from twotower.data.splits import Split, SplitRule
 from twotower.evaluation import ModelScorer, measure
 from twotower.files import write_file
 from twotower.study.config import Config
-from twotower.study.runner import train_by_recipe
+from twotower.study.results import Seconds
+from twotower.study.runner import train_by_recipe, train_for
 from twotower.training.callbacks import ProgressBar
 from twotower.tuning.results import Final, TrialRecord
 
@@ -24,7 +25,9 @@ def train_and_measure(
     folder: Path,
     progress: ProgressBar,
 ) -> Final:
-    """Trains as `twotower train` does; what an earlier command has trained already is read instead.
+    """Trains as `twotower train` does, whose search for the number of epochs the trial has done already.
+
+    What an earlier command has trained is read instead.
 
     Args:
         config: What to train.
@@ -42,16 +45,22 @@ def train_and_measure(
     if kept.exists():
         return msgspec.json.decode(kept.read_bytes(), type=Final)
     recipe = config.resolved_recipe(split.train)
-    trained = train_by_recipe(
-        config, recipe, split.train, split.test, rule, progress=progress, checkpoint=folder / name
-    )
+    if record is not None and record.best_epoch is not None and recipe.validate_on == "validation":
+        epochs = record.best_epoch
+        model, spent = train_for(epochs, config, recipe, split.train, progress=progress, checkpoint=folder / name)
+        seconds = Seconds(spent, 0.0)
+    else:
+        trained = train_by_recipe(
+            config, recipe, split.train, split.test, rule, progress=progress, checkpoint=folder / name
+        )
+        epochs, model, seconds = trained.best_epoch, trained.model, trained.seconds
     final = Final(
         trial=None if record is None else record.number,
         score=None if record is None else record.score,
-        parameters=trained.model.parameter_count,
-        best_epoch=trained.best_epoch,
-        seconds=trained.seconds,
-        test=measure(ModelScorer(trained.model), split.test, split.train),
+        parameters=model.parameter_count,
+        best_epoch=epochs,
+        seconds=seconds,
+        test=measure(ModelScorer(model), split.test, split.train),
     )
     write_file(kept, msgspec.json.encode(final))
     shutil.rmtree(folder / name, ignore_errors=True)
