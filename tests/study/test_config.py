@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,7 @@ recipe = "tuned"
 interactions = "log.parquet"
 query_id = "u"
 candidate_id = "i"
+time = "t"
 [split]
 rule = "last-out"
 [model]
@@ -54,7 +56,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5]}), tmp_path / "log.parquet")
+    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5], "t": [1, 2, 3]}), tmp_path / "log.parquet")
     config = read_config(write(tmp_path, TOML))
     data = config.data.load()  # the path is relative to the config
     assert len(data) == 3
@@ -116,7 +118,7 @@ def test_a_table_without_a_kind_changes_only_what_it_names() -> None:
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
-    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5]}), tmp_path / "log.parquet")
+    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5], "t": [1, 2, 3]}), tmp_path / "log.parquet")
     assert change[0] in TOML
     with pytest.raises(ConfigError, match=message):
         use(write(tmp_path, TOML.replace(*change)))
@@ -140,7 +142,7 @@ def test_the_tutorials_recipe_is_the_tutorials() -> None:
 
 def test_the_tuned_recipe_takes_the_full_softmax_where_the_catalogue_allows() -> None:
     assert recipe("tuned", groups_log(), RandomSplit()).trainer.loss == FullSoftmax()
-    assert recipe("tuned", log_of([(0, 0)], 1, 30_000), RandomSplit()).trainer.loss == InBatchSoftmax()
+    assert recipe("tuned", log_of([(0, 0)] * 5, 1, 30_000), RandomSplit()).trainer.loss == InBatchSoftmax()
     assert isinstance(recipe("tuned", groups_log(), RandomSplit()).trainer.optimizer, AdamW)
 
 
@@ -171,3 +173,23 @@ def test_inputs_are_what_the_columns_offer() -> None:
 
 def test_the_default_config_is_the_embedded_data_by_the_tuned_recipe() -> None:
     assert (Config().data.name, Config().recipe) == ("simulated", "tuned")
+
+
+def test_the_tuned_recipe_expects_as_many_strangers_as_its_validation_part_has() -> None:
+    """Ten queries a hundred events long, one after the other: what comes last is of new ones."""
+    log = log_of([(query, event % 7) for query in range(10) for event in range(100)], queries=10, candidates=7)
+    assert recipe("tuned", log, TimeSplit(0.3)).strangers == 0.3  # the most, as all of its validation part are new
+    assert recipe("tuned", log, TimeSplit(0.1)).strangers == 0.3
+    assert recipe("tuned", log, TimeSplit(0.05)).strangers == 0.02  # the last query begins before
+    assert recipe("tuned", log, LastOut()).strangers == 0.02
+    model = ModelConfig(reach="before").build(log, recipe("tuned", log, TimeSplit(0.3)))
+    assert (model.query.strangers, model.candidate.strangers) == (0.3, 0.0)
+    assert ModelConfig(reach="around").build(log, recipe("tuned", log, TimeSplit(0.3))).query.strangers == 0.0
+    assert ModelConfig(strangers=0.1).build(log, recipe("tuned", log, LastOut())).query.strangers == 0.1
+
+
+def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
+    small = groups_log(300)
+    larger = small.take(np.tile(np.arange(300), 200))
+    assert recipe("tuned", small, RandomSplit()).trainer.batch_size == 256
+    assert recipe("tuned", larger, RandomSplit()).trainer.batch_size == 512

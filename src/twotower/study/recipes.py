@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import SplitRule
+from twotower.data.splits import Split, SplitRule
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.study.inputs import Inputs, Reach
@@ -18,6 +20,12 @@ RecipeName = Literal["tutorial", "tuned"]
 
 FULL_SOFTMAX_CATALOGUE = 20_000
 """Candidates up to which the exact softmax over all of them is affordable, and better."""
+
+BATCHES = ((50_000, 256), (1_000_000, 512), (math.inf, 2048))
+"""Events of train below which a batch has so many: a small log needs more steps than it has large batches."""
+
+STRANGERS = 0.02, 0.3
+"""The least and the most of the training events whose query is taken for one that nobody knows."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -83,7 +91,7 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     trainer = Trainer(
         epochs=10,
-        batch_size=512 if len(train) < 1_000_000 else 2048,
+        batch_size=next(size for events, size in BATCHES if len(train) < events),
         optimizer=AdamW(0.005, weight_decay=0.05),
         loss=FullSoftmax() if small else InBatchSoftmax(),
         schedule=Cosine(warmup=0.02),
@@ -93,7 +101,7 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
         name="tuned",
         trainer=trainer,
         unknown_rate=0.02,
-        strangers=0.05,
+        strangers=float(np.clip(_from_new_queries(rule(train)), *STRANGERS)),
         inputs="all",
         reach="around" if rule.interpolates else "before",
         activation="gelu",
@@ -101,3 +109,10 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
         temperature=0.5,
         validate_on="validation",
     )
+
+
+def _from_new_queries(parts: Split) -> float:
+    """Share of the second part's events whose query the first does not have."""
+    known = np.zeros(parts.train.queries.num_rows, dtype=bool)
+    known[parts.train.query_index] = True
+    return float(np.mean(~known[parts.test.query_index]))
