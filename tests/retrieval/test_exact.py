@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import ConfigError, TwoTowerError
@@ -42,6 +42,7 @@ def full_sort(
 
 
 @pytest.mark.usefixtures("blocks")
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 60),
@@ -66,6 +67,7 @@ def test_search_is_a_stable_sort_of_what_is_not_excluded(
     assert (hits.candidates.tolist(), hits.scores.tolist()) == full_sort(wanted @ embeddings.T, k, banned)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
 def test_many_candidates_of_which_few_pass_the_bar(seed: int, k: int) -> None:
     draw = np.random.default_rng(seed)
@@ -79,7 +81,7 @@ def test_many_candidates_of_which_few_pass_the_bar(seed: int, k: int) -> None:
 
 @pytest.mark.usefixtures("blocks")
 def test_scores_that_are_all_alike_give_the_first_rows() -> None:
-    hits = ExactIndex(torch.ones(100, 2)).search(torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]), 4)
+    hits = ExactIndex(torch.ones(1000, 2)).search(torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]), 4)
     assert hits.candidates.tolist() == [[0, 1, 2, 3]] * 3
     assert hits.scores.tolist() == [[0.0] * 4, [2.0] * 4, [-1.0] * 4]
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.errors import ConfigError, TwoTowerError
 
@@ -22,7 +23,7 @@ GPU_SCORES = 1 << 26
 QUERIES = 512
 """Queries that one pass over the candidates answers, at most."""
 
-LONGEST_BLOCK = 1 << 17
+LONGEST_BLOCK = 1 << 18
 """Candidates in a block, at most: a single query needs no more to be bound by memory."""
 
 GROUP = 32
@@ -83,7 +84,7 @@ class ExactIndex:
 
         What is found is the head of a full stable sort of the scores that the search computes. These are float32 dot
         products; the same call gives the same bits. Another number of queries at once may round them differently.
-        Memory is O(n·k), and a few megabytes for the scores of a block, whatever n and C.
+        Memory is O(n·k) and some tens of megabytes, whatever n and C.
 
         Args:
             queries: Query embeddings, float32 `[n, d]`.
@@ -106,8 +107,8 @@ class ExactIndex:
         if found == 0 or len(queries) == 0:
             empty = queries.new_empty(len(queries), found)
             return Hits(empty.long(), empty)
-        tile = max(1, min(QUERIES, len(queries), 2 * SCORES // max(1, found)))
-        pairs = _Pairs(excluded, tile, size)
+        tile = max(1, min(QUERIES, len(queries), SCORES // (4 * found)))
+        pairs = None if excluded is None else _Pairs(*excluded, tile, size)
         parts = torch.split(queries, tile)
         best = [self._search_tile(part, found, pairs, number) for number, part in enumerate(parts)]
         keys = torch.cat(best)  # [n, found]
@@ -115,20 +116,20 @@ class ExactIndex:
         nothing = keys == NOTHING
         return Hits(candidates.masked_fill(nothing, -1), scores.masked_fill(nothing, -torch.inf))
 
-    def _search_tile(self, queries: Tensor, k: int, pairs: _Pairs, number: int) -> Tensor:
+    def _search_tile(self, queries: Tensor, k: int, pairs: _Pairs | None, number: int) -> Tensor:
         """Keys of the k best for one tile of queries `[t, d]`, the best first, `[t, k]`."""
         held = SCORES if queries.device.type == "cpu" else GPU_SCORES
         block = _groups(min(LONGEST_BLOCK, held // max(1, len(queries)), len(self)))
         room = queries.new_empty(len(queries), block)
-        best = _Best(len(queries), k, block, queries.device)
+        best = _Best(len(queries), k, queries.device)
         for start in range(0, len(self), block):
             part = self._coordinates[:, start : start + block]
             length = part.shape[1]
             scores = room[:, : _groups(length)]
             torch.mm(queries, part, out=scores[:, :length])
             scores[:, length:] = -torch.inf
-            rows, columns = pairs.within(number, start, start + length)
-            if len(rows):
+            if pairs is not None:
+                rows, columns = pairs.within(number, start, start + length)
                 scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
             best.add(scores, start)
         return best.cut()
@@ -143,9 +144,9 @@ class _Best:
     keys now and then. Keys make equal scores fall in order of their rows.
     """
 
-    def __init__(self, queries: int, k: int, block: int, device: torch.device) -> None:
+    def __init__(self, queries: int, k: int, device: torch.device) -> None:
         self.k, self.limit = k, 3 * max(k, GROUP)
-        self.buffer = torch.full((queries, self.limit + block), NOTHING, device=device)
+        self.buffer = torch.full((queries, 2 * self.limit), NOTHING, device=device)
         self.filled = torch.zeros(queries, dtype=torch.int64, device=device)
         self.bar = torch.full((queries,), -torch.inf, device=device)
 
@@ -155,7 +156,7 @@ class _Best:
         highest = groups.amax(dim=1)  # [t, m/GROUP]
         row, group = _above(highest, self.bar)
         if 2 * len(row) > highest.numel():  # as in the first block, or where the later candidates are the better ones
-            self._raise_bar(scores)
+            self._raise_bar(highest if highest.shape[1] >= self.k else scores)
             row, group = _above(highest, self.bar)
         if len(row) == 0:
             return
@@ -165,9 +166,12 @@ class _Best:
         counts = torch.bincount(row, minlength=len(scores))
         slot = self.filled - (counts.cumsum(0) - counts)  # rows ascend: next free one, less how many came before
         slots = slot[row] + torch.arange(len(row), device=row.device)
-        self.buffer[row, slots] = _keys(members[place, member], column + start)
         self.filled += counts
-        if int(self.filled.max()) > self.limit:
+        longest = int(self.filled.max())
+        if longest > self.buffer.shape[1]:
+            self.buffer = F.pad(self.buffer, (0, longest - self.buffer.shape[1]), value=NOTHING)
+        self.buffer[row, slots] = _keys(members[place, member], column + start)
+        if longest > self.limit:
             lowest = _decoded(self.cut()[:, -1])[0]
             # Whatever comes later has a higher row, so that it must score higher than the lowest of k.
             self.bar = torch.where(self.filled < self.k, self.bar, lowest)
@@ -182,7 +186,7 @@ class _Best:
         return best
 
     def _raise_bar(self, scores: Tensor) -> None:
-        """Raises the bar to just below the k-th highest of these scores, where there are k."""
+        """Raises the bar to just below the k-th highest of these scores, or of some of them, where there are k."""
         if scores.shape[1] >= self.k:
             lowest = scores.topk(self.k, dim=1).values[:, -1]
             self.bar = self.bar.maximum(lowest.nextafter(torch.full_like(lowest, -torch.inf)))
@@ -202,8 +206,7 @@ def _above(scores: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
 class _Pairs:
     """Excluded (query, candidate) pairs, found by tile of queries and block of candidates."""
 
-    def __init__(self, excluded: tuple[IntArray, IntArray] | None, tile: int, size: int) -> None:
-        rows, columns = excluded if excluded is not None else (np.empty(0, np.int64), np.empty(0, np.int64))
+    def __init__(self, rows: IntArray, columns: IntArray, tile: int, size: int) -> None:
         places = rows // tile * size + columns
         order = np.argsort(places, kind="stable")
         self.places, self.size = places[order], size
@@ -217,12 +220,13 @@ class _Pairs:
 
 def _keys(scores: Tensor, rows: Tensor) -> Tensor:
     """Whole numbers in the order of scores that are no NaN and, where these are equal, against that of the rows."""
-    return _ordered((scores + 0.0).view(torch.int32)).long() << 32 | (0xFFFFFFFF - rows)  # + 0.0: −0 is 0
+    return (_ordered((scores + 0.0).view(torch.int32)).long() << 32) - rows  # + 0.0: −0 is 0
 
 
 def _decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
     """The scores and rows of keys."""
-    return _ordered((keys >> 32).int()).view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+    negative = -keys
+    return _ordered(-(negative >> 32).int()).view(torch.float32), negative & 0xFFFFFFFF
 
 
 def _ordered(bits: Tensor) -> Tensor:
