@@ -100,6 +100,13 @@ def test_scores_may_be_whole_numbers() -> None:
     assert ranks.tolist() == [2.0]
 
 
+def test_half_precision_counts_as_well_as_any() -> None:
+    events = log_of([(0, 0)], 1, 5000)
+    queries, candidates = torch.ones(1, 1).bfloat16(), torch.ones(5000, 1).bfloat16()
+    candidates[0] = 0.5
+    assert rank_events(DotProducts(queries, candidates), events)[0].tolist() == [5000.0]
+
+
 def test_blocks_hold_every_event_once_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     events = log_of([(q % 3, 0) for q in range(10)], queries=3, candidates=7)
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 21)

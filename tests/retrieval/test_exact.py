@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,15 @@ from hypothesis import strategies as st
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.retrieval import ExactIndex, exact
 
+TINY = {"GROUP": 3, "SCORES": 20, "LONGEST_BLOCK": 6, "QUERIES": 3}
+"""Sizes that make many blocks of a few candidates."""
 
-@pytest.fixture(scope="module", params=["a block of all", "tiny blocks"])
-def blocks(request: pytest.FixtureRequest) -> Iterator[None]:
+
+@contextmanager
+def sizes(changed: Mapping[str, int]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "tiny blocks":
-            for name, value in {"GROUP": 3, "SCORES": 20, "LONGEST_BLOCK": 6, "QUERIES": 3}.items():
-                patch.setattr(exact, name, value)
+        for name, value in changed.items():
+            patch.setattr(exact, name, value)
         yield
 
 
@@ -41,8 +44,7 @@ def full_sort(
     return rows, values
 
 
-@pytest.mark.usefixtures("blocks")
-@settings(max_examples=60)
+@pytest.mark.parametrize("changed", [{}, TINY], ids=["one block", "tiny blocks"])
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 60),
@@ -54,7 +56,7 @@ def full_sort(
 )
 @example(0, 50, 5, 4, 2, 0.0, "best last")
 def test_search_is_a_stable_sort_of_what_is_not_excluded(
-    seed: int, candidates: int, k: int, queries: int, width: int, share: float, order: str
+    changed: Mapping[str, int], seed: int, candidates: int, k: int, queries: int, width: int, share: float, order: str
 ) -> None:
     draw = np.random.default_rng(seed)
     embeddings, wanted = whole_numbers(draw, candidates, width), whole_numbers(draw, queries, width)
@@ -63,7 +65,9 @@ def test_search_is_a_stable_sort_of_what_is_not_excluded(
     banned = draw.random((queries, candidates)) < share
     rows, columns = np.nonzero(banned)
     mixed = draw.permutation(len(rows))  # pairs come in any order
-    hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k, (rows[mixed], columns[mixed]))
+    index, excluded = ExactIndex(torch.from_numpy(embeddings)), (rows[mixed], columns[mixed])
+    with sizes(changed):
+        hits = index.search(torch.from_numpy(wanted), k, excluded)
     assert (hits.candidates.tolist(), hits.scores.tolist()) == full_sort(wanted @ embeddings.T, k, banned)
 
 
@@ -72,16 +76,17 @@ def test_search_is_a_stable_sort_of_what_is_not_excluded(
 def test_many_candidates_of_which_few_pass_the_bar(seed: int, k: int) -> None:
     draw = np.random.default_rng(seed)
     embeddings, wanted = (draw.integers(-9, 10, size=(n, 6)).astype(np.float32) for n in (3000, 5))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "SCORES", 1000)
+    with sizes({"SCORES": 1000}):
         hits = ExactIndex(torch.from_numpy(embeddings)).search(torch.from_numpy(wanted), k)
     rows, scores = full_sort(wanted @ embeddings.T, k, np.zeros((5, 3000), dtype=bool))
     assert (hits.candidates.tolist(), hits.scores.tolist()) == (rows, scores)
 
 
-@pytest.mark.usefixtures("blocks")
-def test_scores_that_are_all_alike_give_the_first_rows() -> None:
-    hits = ExactIndex(torch.ones(1000, 2)).search(torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]), 4)
+@pytest.mark.parametrize("changed", [{}, TINY], ids=["one block", "tiny blocks"])
+def test_scores_that_are_all_alike_give_the_first_rows(changed: Mapping[str, int]) -> None:
+    queries = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+    with sizes(changed):
+        hits = ExactIndex(torch.ones(1000, 2)).search(queries, 4)
     assert hits.candidates.tolist() == [[0, 1, 2, 3]] * 3
     assert hits.scores.tolist() == [[0.0] * 4, [2.0] * 4, [-1.0] * 4]
 

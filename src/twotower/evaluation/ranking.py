@@ -158,7 +158,7 @@ class Ranker:
     """
 
     def __init__(self, events: Dataset, seen: Seen | None = None, device: torch.device | None = None) -> None:
-        self.size, self.events = events.candidates.num_rows, len(events)
+        self.events = len(events)
         self.blocks = [block if device is None else block.to(device) for block in blocks_of(events, seen)]
 
     def ranks(self, score: ScoreBlock) -> tuple[FloatArray, FloatArray]:
@@ -190,14 +190,14 @@ class RankCounter:
             TwoTowerError: A score is not a number.
         """
         rows = len(block.numbers)
-        if isinstance(score, DotProducts):
-            queries, size = score.queries, score.transposed.shape[1]
-            scores = self._room("scores", rows, _padded(size), queries.dtype, queries.device)
+        if isinstance(score, DotProducts) and score.queries.dtype == torch.float32:
+            size = score.transposed.shape[1]
+            scores = self._room("scores", rows, _padded(size), torch.float32, score.queries.device)
             score.write(block.numbers, scores[:, :size])
         else:
             given = score(block.numbers)
             size = given.shape[1]
-            kind = given.dtype if given.is_floating_point() else torch.float64
+            kind = torch.float32 if given.dtype == torch.float32 else torch.float64  # what holds any other
             scores = self._room("scores", rows, _padded(size), kind, given.device)
             scores[:, :size] = given
         if bool(scores[:, :size].amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
