@@ -53,3 +53,27 @@ def test_what_training_did_not_see_is_measured(toy_config: Path, tmp_path: Path)
     run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")
     (outcome,) = read(tmp_path / "cold.json")["outcomes"]
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
+
+
+def test_search_is_compared_with_faiss(tmp_path: Path) -> None:
+    sizes = ("--candidates", 3000, "--dim", 8, "--queries", 5, 1, "--k", 10, "--threads", 1, "--repetitions", 2)
+    assert "top 10 of 3,000 × 8, 1 threads" in run("search.py", *sizes, "--out", tmp_path / "search.json")
+    report = read(tmp_path / "search.json")
+    assert [result["queries"] for result in report["results"]] == [5, 1]
+    for result in report["results"]:
+        assert result["same_candidates"] > 0.9  # neighbours whose scores round alike may change places
+        assert result["ratio"] > 0
+        assert {name: len(timing["seconds"]) for name, timing in result["timings"].items()} == {
+            "twotower": 2,
+            "FAISS": 2,
+            "products alone": 2,
+        }
+
+
+def test_a_validation_is_timed_in_parts(tmp_path: Path) -> None:
+    sizes = ("--data", "simulated:30,40,1500", "--threads", 1, "--repetitions", 2)
+    assert "floor" in run("evaluation.py", *sizes, "--out", tmp_path / "evaluation.json")
+    report = read(tmp_path / "evaluation.json")
+    assert (report["events"], report["candidates"]) == (300, 40)
+    assert report["floor"]["validation over floor"] > 0
+    assert set(report["timings"]) >= {"validation", "embedding", "ranks", "every metric"}

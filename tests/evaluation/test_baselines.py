@@ -205,9 +205,9 @@ def test_the_oracle_is_asked_for_queries_and_times() -> None:
             return np.stack([query_index, times, -times], axis=1).astype(np.float32)
 
     test = log_of([(1, 0), (0, 1)], queries=2, candidates=3)
-    blocks = blocks_of(test)
-    assert blocks[0].tolist() == [1, 0]
-    assert OracleScorer(Truth()).score_block(test)(blocks[0]).tolist() == [[0, 1, -1], [1, 0, 0]]
+    numbers = blocks_of(test)[0].numbers
+    assert numbers.tolist() == [1, 0]
+    assert OracleScorer(Truth()).score_block(test)(numbers).tolist() == [[0, 1, -1], [1, 0, 0]]
 
 
 @pytest.mark.movielens

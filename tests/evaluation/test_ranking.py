@@ -11,12 +11,15 @@ from twotower.data import Seen
 from twotower.errors import TwoTowerError
 from twotower.evaluation import ranking
 from twotower.evaluation.ranking import (
+    DotProducts,
+    RankCounter,
+    Ranker,
     ScoreBlock,
     blocks_of,
-    dot_products,
     one_list_a_query,
     rank_events,
     top_lists,
+    without_excluded,
 )
 
 
@@ -48,16 +51,26 @@ def test_unseen_leaves_out_what_the_query_has_in_train_but_never_the_true_candid
     assert unseen.tolist() == [1.0, 1.0, 4.0]  # a repeated pair is left out once; 3 is seen by query 1, yet true
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(2, 9))
-def test_ranks_equal_a_sorted_list_in_any_blocks(seed: int, events: int, candidates: int) -> None:
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(2, 40), st.integers(0, 60), st.booleans(), st.booleans()
+)
+def test_ranks_equal_a_sorted_list_in_any_blocks(
+    seed: int, events: int, candidates: int, choices: int, tiny: bool, products: bool
+) -> None:
     draw = np.random.default_rng(seed)
     pairs = [(int(draw.integers(3)), int(draw.integers(candidates))) for _ in range(events)]
     test = log_of(pairs, queries=3, candidates=candidates)
-    seen = [(int(draw.integers(3)), int(draw.integers(candidates))) for _ in range(5)]
-    table = draw.integers(0, 4, size=(events, candidates)).astype(float)  # few values: many ties
+    seen = [(int(draw.integers(3)), int(draw.integers(candidates))) for _ in range(choices)]
+    left, right = (draw.integers(-1, 2, size=(n, 3)).astype(np.float32) for n in (events, candidates))
+    table = left @ right.T  # few values: many ties
+    score: ScoreBlock = scores_of(table.tolist())
+    if products:
+        score = DotProducts(torch.from_numpy(left), torch.from_numpy(right))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "BLOCK_SCORES", 2 * candidates)
-        ranks, unseen = rank_events(scores_of(table.tolist()), test, Seen.of(log_of(seen, 3, candidates)))
+        if tiny:
+            for name, value in {"BLOCK_SCORES": 2 * candidates, "LEAST_ROWS": 3, "MOST_ROWS": 5}.items():
+                patch.setattr(ranking, name, value)
+        ranks, unseen = rank_events(score, test, Seen.of(log_of(seen, 3, candidates)) if seen else None)
     for number, (query, item) in enumerate(pairs):
         own = table[number]
         shown = [c for c in range(candidates) if c == item or (query, c) not in seen]
@@ -66,12 +79,43 @@ def test_ranks_equal_a_sorted_list_in_any_blocks(seed: int, events: int, candida
             assert rank == np.mean(places)  # the mean place among those that tie
 
 
+def test_a_ranker_counts_anew_each_time() -> None:
+    events, seen = log_of([(0, 0), (1, 1)], 2, 3), Seen.of(log_of([(0, 1), (1, 2)], 2, 3))
+    ranker = Ranker(events, seen)
+    for table in ([[1.0, 2.0, 3.0]] * 2, [[3.0, 2.0, 1.0]] * 2):
+        again = ranker.ranks(scores_of(table))
+        once = rank_events(scores_of(table), events, seen)
+        assert [ranks.tolist() for ranks in again] == [ranks.tolist() for ranks in once]
+
+
+def test_infinite_scores_and_zeros_of_either_sign_tie_among_themselves() -> None:
+    events = log_of([(0, 0), (0, 1), (0, 2)], queries=1, candidates=3)
+    table = [[-np.inf, -np.inf, 1.0], [np.inf, np.inf, np.inf], [0.0, -0.0, -0.0]]
+    assert rank_events(scores_of(table), events)[0].tolist() == [2.5, 2.0, 2.0]
+
+
+def test_scores_may_be_whole_numbers() -> None:
+    scores = torch.tensor([[2**40, 2**40 + 1]])
+    ranks, _ = rank_events(lambda numbers: scores[torch.from_numpy(numbers)], log_of([(0, 0)], 1, 2))
+    assert ranks.tolist() == [2.0]
+
+
+def test_half_precision_counts_as_well_as_any() -> None:
+    events = log_of([(0, 0)], 1, 5000)
+    queries, candidates = torch.ones(1, 1).bfloat16(), torch.ones(5000, 1).bfloat16()
+    candidates[0] = 0.5
+    assert rank_events(DotProducts(queries, candidates), events)[0].tolist() == [5000.0]
+
+
 def test_blocks_hold_every_event_once_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     events = log_of([(q % 3, 0) for q in range(10)], queries=3, candidates=7)
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 21)
-    blocks = blocks_of(events)
+    monkeypatch.setattr(ranking, "LEAST_ROWS", 1)
+    blocks = [block.numbers for block in blocks_of(events, Seen.of(log_of([(0, 1), (0, 2), (2, 1)], 3, 7)))]
     assert max(map(len, blocks)) == 3
     assert sorted(np.concatenate(blocks).tolist()) == list(range(10))
+    queries = events.query_index[np.concatenate(blocks)]
+    assert np.count_nonzero(np.diff(queries)) == 2  # those of one query side by side
 
 
 def test_nan_scores_and_embeddings_are_refused() -> None:
@@ -79,15 +123,15 @@ def test_nan_scores_and_embeddings_are_refused() -> None:
     with pytest.raises(TwoTowerError, match="not a number"):
         rank_events(scores_of([[0.0, float("nan")]]), events)
     with pytest.raises(TwoTowerError, match="candidate embedding is not finite"):
-        dot_products(torch.ones(1, 2), torch.tensor([[1.0, float("inf")]]))
+        DotProducts(torch.ones(1, 2), torch.tensor([[1.0, float("inf")]]))
 
 
 def test_top_lists_leave_out_the_excluded_and_say_where_nothing_is_left() -> None:
-    scores = torch.tensor([[3.0, 2.0, 1.0]])
-    excluded = np.array([0, 0]), np.array([0, 2])
-    assert top_lists(scores, 2).tolist() == [[0, 1]]
-    assert top_lists(scores, 5, excluded).tolist() == [[1, -1, -1]]
-    assert scores.tolist() == [[3.0, 2.0, 1.0]]
+    (block,) = blocks_of(log_of([(0, 2)], 1, 3), Seen.of(log_of([(0, 0), (0, 2)], 1, 3)))
+    scores = RankCounter().scored(scores_of([[3.0, 2.0, 1.0]]), block)
+    assert top_lists(scores[:, :3], 2).tolist() == [[0, 1]]
+    assert top_lists(without_excluded(scores, block)[:, :3], 5).tolist() == [[1, 2, -1]]  # 2 is the true one
+    assert scores[0, :3].tolist() == [3.0, 2.0, 1.0]
 
 
 def test_a_query_has_one_list_that_of_its_first_event() -> None:

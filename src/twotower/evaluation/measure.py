@@ -20,12 +20,12 @@ from twotower.evaluation.metrics import (
     rank_metrics,
 )
 from twotower.evaluation.ranking import (
+    RankCounter,
     Scorer,
     blocks_of,
-    excluded_pairs,
     one_list_a_query,
-    rank_block,
     top_lists,
+    without_excluded,
 )
 from twotower.evaluation.slices import measure_slices
 
@@ -63,16 +63,17 @@ def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = D
     lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
     first_list = one_list_a_query(score, test)
     ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
-    for numbers in blocks_of(test):
-        scores, chosen = score(numbers), test.candidate_index[numbers]
-        excluded = excluded_pairs(seen, test, numbers)
-        ranks[:, numbers] = rank_block(scores, chosen, excluded)
-        own_list = first_list(numbers)
+    counter, list_counter, size = RankCounter(), RankCounter(), test.candidates.num_rows
+    for block in blocks_of(test, seen):
+        numbers, chosen = block.numbers, test.candidate_index[block.numbers]
+        scores = counter.scored(score, block)
+        own_list = list_counter.scored(first_list, block)
+        ranks[:, numbers] = counter.ranks(scores, block)
         # What does not look at the time, as most baselines, has the same list for all events of a query.
-        same = torch.equal(own_list, scores)
-        list_ranks[:, numbers] = ranks[:, numbers] if same else rank_block(own_list, chosen, excluded)
-        lists[0].add(top_lists(scores, max(ks)), chosen)
-        lists[1].add(top_lists(scores, max(ks), excluded), chosen)
+        same = torch.equal(own_list[:, :size], scores[:, :size])
+        list_ranks[:, numbers] = ranks[:, numbers] if same else list_counter.ranks(own_list, block)
+        lists[0].add(top_lists(scores[:, :size], max(ks)), chosen)
+        lists[1].add(top_lists(without_excluded(scores, block)[:, :size], max(ks)), chosen)
     everything, unseen = (
         rank_metrics(own, ks)
         | query_metrics(in_list, test.query_index, test.candidate_index, ks)

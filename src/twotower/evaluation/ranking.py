@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.seen import Seen
+from twotower.data.seen import Seen, entries_of
 from twotower.errors import TwoTowerError
 from twotower.model.two_tower import TwoTower
 
-BLOCK_SCORES = 1 << 22
-"""Scores held at once: 16 MB in float32, whatever the number of events and candidates."""
+BLOCK_SCORES = 1 << 20
+"""Scores looked at in one go: what a cache holds."""
+
+LEAST_ROWS, MOST_ROWS = 64, 512
+"""Events scored at once: as many as have `BLOCK_SCORES` scores, within these bounds. The lower one keeps products
+efficient on a large catalogue, whose scores then take 256 bytes a candidate; the upper one is enough for that."""
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -45,26 +50,34 @@ class ModelScorer:
 
     def score_block(self, events: Dataset) -> ScoreBlock:
         """Embeds the queries of the events and the catalogue once."""
-        return dot_products(self.model.embed_queries(events), self.model.embed_candidates(events.candidates))
+        return DotProducts(self.model.embed_queries(events), self.model.embed_candidates(events.candidates))
 
 
-def dot_products(queries: Tensor, candidates: Tensor) -> ScoreBlock:
-    """Scores that are dot products of query embeddings `[N, d]` and candidate embeddings `[C, d]`.
+class DotProducts:
+    """Scores that are dot products of query embeddings `[N, d]` and candidate embeddings `[C, d]`: a `ScoreBlock`.
 
     Raises:
         TwoTowerError: An embedding is not finite, so that its rank would mean nothing.
     """
-    for embeddings, which in ((queries, "query"), (candidates, "candidate")):
-        if not bool(embeddings.isfinite().all()):
-            raise TwoTowerError(
-                f"a {which} embedding is not finite: training has diverged; a lower learning rate may help"
-            )
-    transposed = candidates.t()
 
-    def block(numbers: IntArray) -> Tensor:
-        return queries[torch.from_numpy(numbers).to(queries.device)] @ transposed
+    def __init__(self, queries: Tensor, candidates: Tensor) -> None:
+        for embeddings, which in ((queries, "query"), (candidates, "candidate")):
+            if not bool(embeddings.isfinite().all()):
+                raise TwoTowerError(
+                    f"a {which} embedding is not finite: training has diverged; a lower learning rate may help"
+                )
+        self.queries, self.transposed = queries.detach(), candidates.detach().t()
 
-    return block
+    def __call__(self, numbers: IntArray) -> Tensor:
+        """The scores of the events with these numbers, `[n, C]`."""
+        return self._queries(numbers) @ self.transposed
+
+    def write(self, numbers: IntArray, room: Tensor) -> None:
+        """Writes these scores to a place that is there: fresh memory for every block would cost more than they do."""
+        torch.mm(self._queries(numbers), self.transposed, out=room)
+
+    def _queries(self, numbers: IntArray) -> Tensor:
+        return self.queries.index_select(0, torch.from_numpy(numbers).to(self.queries.device))
 
 
 def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
@@ -83,18 +96,149 @@ def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
     return block
 
 
-def blocks_of(events: Dataset) -> list[IntArray]:
-    """The numbers of all events in blocks whose scores fit in memory, events of one query side by side."""
-    order = np.argsort(events.query_index, kind="stable")
-    size = max(1, BLOCK_SCORES // max(1, events.candidates.num_rows))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+@dataclass(frozen=True, eq=False)
+class EventBlock:
+    """Some events that are scored at once.
+
+    Attributes:
+        numbers: Which events, `[n]`.
+        chosen: Their true candidates, `[n, 1]`.
+        queries: Rows of `seen` that belong to them, `[n]`.
+        seen: What each of their distinct queries has seen, `[q, longest]`, filled up with C, which is no candidate.
+        own: 1 where the true candidate is among what the event's query has seen, else 0, `[n]`.
+    """
+
+    numbers: IntArray
+    chosen: Tensor
+    queries: Tensor
+    seen: Tensor
+    own: Tensor
+
+    def to(self, device: torch.device) -> EventBlock:
+        """The same on a device."""
+        parts = self.chosen, self.queries, self.seen, self.own
+        return EventBlock(self.numbers, *(part.to(device) for part in parts))
+
+
+def blocks_of(events: Dataset, seen: Seen | None = None) -> list[EventBlock]:
+    """All events in blocks whose scores fit in memory, the events of one query side by side.
+
+    Queries that have seen about as much are together, so that little is filled up.
+    """
+    size = events.candidates.num_rows
+    offsets = np.zeros(events.queries.num_rows + 1, dtype=np.int64) if seen is None else seen.offsets
+    candidates = np.empty(0, dtype=np.int64) if seen is None else seen.candidates
+    lengths = np.diff(offsets)
+    order = np.lexsort((events.query_index, lengths[events.query_index]))
+    rows = min(MOST_ROWS, max(LEAST_ROWS, BLOCK_SCORES // max(1, size)))
+    blocks = []
+    for start in range(0, len(order), rows):
+        numbers = order[start : start + rows]
+        queries, place = np.unique(events.query_index[numbers], return_inverse=True)
+        position, entry = entries_of(offsets, queries)
+        within = entry - offsets[queries][position]
+        padded = np.full((len(queries), lengths[queries].max(initial=0)), size)
+        padded[position, within] = candidates[entry]
+        chosen = events.candidate_index[numbers][:, np.newaxis]
+        own = (padded[place] == chosen).any(axis=1)
+        blocks.append(EventBlock(numbers, *map(torch.from_numpy, (chosen, place, padded, own.astype(np.float64)))))
+    return blocks
+
+
+class Ranker:
+    """Ranks the true candidates of the same events again and again, as their scores change.
+
+    The rank is 1 + the candidates that score higher + half of those that score the same: a model that scores
+    everything alike gets the middle, not the top.
+
+    Args:
+        events: The events, each with one true candidate.
+        seen: What each query is not shown in the protocol `unseen`; the true candidate always takes part.
+        device: Where the scores will be.
+    """
+
+    def __init__(self, events: Dataset, seen: Seen | None = None, device: torch.device | None = None) -> None:
+        self.events = len(events)
+        self.blocks = [block if device is None else block.to(device) for block in blocks_of(events, seen)]
+
+    def ranks(self, score: ScoreBlock) -> tuple[FloatArray, FloatArray]:
+        """Ranks with nothing excluded, and ranks with what was seen excluded, `[N]` each.
+
+        Args:
+            score: Scores of all candidates for given events.
+
+        Raises:
+            TwoTowerError: A score is not a number.
+        """
+        found = np.empty((2, self.events))
+        counter = RankCounter()
+        for block in self.blocks:
+            found[:, block.numbers] = counter.ranks(counter.scored(score, block), block)
+        return found[0], found[1]
+
+
+class RankCounter:
+    """Counts ranks block by block in memory that it keeps, since fresh memory costs more than the counting."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def scored(self, score: ScoreBlock, block: EventBlock) -> Tensor:
+        """The scores of a block's events, `[n, more than C]`, NaN from column C on; they last until the next block.
+
+        Raises:
+            TwoTowerError: A score is not a number.
+        """
+        rows = len(block.numbers)
+        if isinstance(score, DotProducts) and score.queries.dtype == torch.float32:
+            size = score.transposed.shape[1]
+            scores = self._room("scores", rows, _padded(size), torch.float32, score.queries.device)
+            score.write(block.numbers, scores[:, :size])
+        else:
+            given = score(block.numbers)
+            size = given.shape[1]
+            kind = torch.float32 if given.dtype == torch.float32 else torch.float64  # what holds any other
+            scores = self._room("scores", rows, _padded(size), kind, given.device)
+            scores[:, :size] = given
+        if bool(scores[:, :size].amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
+            raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
+        scores[:, size:] = torch.nan
+        return scores
+
+    def ranks(self, scores: Tensor, block: EventBlock) -> tuple[FloatArray, FloatArray]:
+        """The ranks of `Ranker` for a block of events, given what `scored` gives."""
+        block = block.to(scores.device)
+        true_score = scores.gather(1, block.chosen)  # [n, 1]
+        # Counting "higher" and "at least as high" once each makes ties halves; the true one ties with itself.
+        doubled = self._doubled(scores, true_score) + 1
+        rows, longest = len(block.queries), block.seen.shape[1]
+        excluded = self._room("excluded", rows, longest, torch.int64, scores.device)
+        torch.index_select(block.seen, 0, block.queries, out=excluded)
+        excluded_scores = self._room("excluded scores", rows, longest, scores.dtype, scores.device)
+        torch.gather(scores, 1, excluded, out=excluded_scores)
+        fewer = self._doubled(excluded_scores, true_score) - block.own
+        return (doubled / 2).cpu().numpy(), ((doubled - fewer) / 2).cpu().numpy()
+
+    def _doubled(self, scores: Tensor, rival: Tensor) -> Tensor:
+        """How many scores of each row are higher, plus how many are at least as high; a NaN is neither, `[n]`."""
+        doubled = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+        for part in torch.split(scores, max(1, BLOCK_SCORES // len(scores)), dim=1):
+            # Written as floats, comparisons run at the speed of the cache; as booleans, at a fifth of it.
+            counted = self._room("counted", len(part), part.shape[1], part.dtype, part.device)
+            doubled += torch.gt(part, rival, out=counted).sum(dim=1)
+            doubled += torch.ge(part, rival, out=counted).sum(dim=1)
+        return doubled
+
+    def _room(self, name: str, rows: int, columns: int, kind: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for a matrix, kept for the next one."""
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < rows * columns or (kept.dtype, kept.device) != (kind, device):
+            kept = self._kept[name] = torch.empty(rows * columns, dtype=kind, device=device)
+        return kept[: rows * columns].view(rows, columns)
 
 
 def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) -> tuple[FloatArray, FloatArray]:
-    """Ranks each event's true candidate over the whole catalogue, under both protocols.
-
-    The rank is 1 + the candidates that score higher + half of those that score the same: a model that
-    scores everything alike gets the middle, not the top.
+    """Ranks each event's true candidate over the whole catalogue, under both protocols, as `Ranker` does.
 
     Args:
         score: Scores of all candidates for given events.
@@ -107,57 +251,24 @@ def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) ->
     Raises:
         TwoTowerError: A score is not a number.
     """
-    ranks = np.empty(len(events))
-    unseen_ranks = np.empty(len(events))
-    for numbers in blocks_of(events):
-        excluded = None if seen is None else excluded_pairs(seen, events, numbers)
-        ranks[numbers], unseen_ranks[numbers] = rank_block(score(numbers), events.candidate_index[numbers], excluded)
-    return ranks, unseen_ranks
+    return Ranker(events, seen).ranks(score)
 
 
-def rank_block(
-    scores: Tensor, chosen: IntArray, excluded: tuple[IntArray, IntArray] | None
-) -> tuple[FloatArray, FloatArray]:
-    """The ranks of `rank_events` for some of the events.
-
-    Args:
-        scores: Their scores, `[n, C]`.
-        chosen: Their true candidates, `[n]`.
-        excluded: What `excluded_pairs` gives for them.
-    """
-    target = torch.from_numpy(chosen).to(scores.device)
-    true_score = scores.gather(1, target.unsqueeze(1))  # [n, 1]
-    if bool(scores.max().isnan()):  # a maximum is NaN where any score is
-        raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
-    # Counting "higher" and "at least as high" once each makes ties halves; the true one ties with itself.
-    doubled = _count(scores > true_score) + _count(scores >= true_score)
-    fewer = torch.zeros_like(doubled)
-    if excluded is not None:
-        row, column = (torch.from_numpy(part).to(scores.device) for part in excluded)
-        pair_score, rival = scores[row, column], true_score.squeeze(1)[row]
-        fewer.index_add_(0, row, (pair_score > rival).long() + (pair_score >= rival).long())
-    ranks, lower = (doubled + 1).double() / 2, fewer.double() / 2
-    return ranks.cpu().numpy(), (ranks - lower).cpu().numpy()
-
-
-def _count(mask: Tensor) -> Tensor:
-    """Trues in each row; summed in 32 bits, which is twice as fast as in 64."""
-    return mask.sum(dim=1, dtype=torch.int32).long()
-
-
-def excluded_pairs(seen: Seen, events: Dataset, numbers: IntArray) -> tuple[IntArray, IntArray]:
-    """What these events' queries have seen, the true candidates apart: (place in `numbers`, candidate)."""
-    rows, columns = seen.pairs(events.query_index[numbers])
-    other = columns != events.candidate_index[numbers][rows]
-    return rows[other], columns[other]
-
-
-def top_lists(scores: Tensor, k: int, excluded: tuple[IntArray, IntArray] | None = None) -> IntArray:
+def top_lists(scores: Tensor, k: int) -> IntArray:
     """The k best candidates of each row, the best first, −1 where nothing is left, `[n, min(k, C)]`."""
-    if excluded is not None:
-        scores = scores.clone()
-        rows, columns = (torch.from_numpy(part).to(scores.device) for part in excluded)
-        scores[rows, columns] = -torch.inf
     best = scores.topk(min(k, scores.shape[1]), dim=1)
     lists: IntArray = best.indices.masked_fill(best.values == -torch.inf, -1).cpu().numpy()
     return lists
+
+
+def without_excluded(scores: Tensor, block: EventBlock) -> Tensor:
+    """What `RankCounter.scored` gives, −inf where the candidate is excluded."""
+    block = block.to(scores.device)
+    excluded = block.seen.index_select(0, block.queries)
+    left = scores.scatter(1, excluded, -torch.inf)
+    return left.scatter_(1, block.chosen, scores.gather(1, block.chosen))  # the true one takes part
+
+
+def _padded(size: int) -> int:
+    """Columns for `size` scores and at least one more, in rows that start where vectors do."""
+    return size // 16 * 16 + 16

@@ -8,7 +8,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.evaluate import require_same_catalogue
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
-from twotower.evaluation.ranking import dot_products, rank_events
+from twotower.evaluation.ranking import DotProducts, Ranker
 from twotower.model.two_tower import TwoTower
 
 
@@ -28,7 +28,7 @@ class Validation:
     def __init__(self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> None:
         check_ks(ks)
         require_same_catalogue(events, train)
-        self.events, self.ks, self.seen = events, tuple(ks), Seen.of(train)
+        self.ks, self.ranker = tuple(ks), Ranker(events, Seen.of(train), model.device)
         self.queries = model.encode_queries(events).to(model.device)
         self.candidates = model.encode_candidates(events.candidates).to(model.device)
 
@@ -38,9 +38,9 @@ class Validation:
         Raises:
             TwoTowerError: An embedding is not finite.
         """
-        score = dot_products(
+        score = DotProducts(
             model.embed_side(self.queries, model.query_vectors),
             model.embed_side(self.candidates, model.candidate_vectors),
         )
-        ranks, unseen_ranks = rank_events(score, self.events, self.seen)
+        ranks, unseen_ranks = self.ranker.ranks(score)
         return Scores(rank_metrics(ranks, self.ks), rank_metrics(unseen_ranks, self.ks))

@@ -1,4 +1,4 @@
-"""Exact search: the candidates with the highest dot products, block by block."""
+"""Exact search: the candidates with the highest dot products, block by block, with a bar that few scores pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from twotower.errors import ConfigError, TwoTowerError
 
 IntArray = npt.NDArray[np.int64]
-BLOCK = 1 << 16
-"""Candidates scored at once."""
+
+SCORES = 1 << 20
+"""Scores held at once on a processor: what its cache holds."""
+
+GPU_SCORES = 1 << 26
+"""Scores held at once on a GPU: enough for its launches not to count."""
+
+QUERIES = 512
+"""Queries that one pass over the candidates answers, at most."""
+
+LONGEST_BLOCK = 1 << 18
+"""Candidates in a block, at most: a single query needs no more to be bound by memory."""
+
+GROUP = 32
+"""Scores of which only the highest is compared with the bar, at first."""
+
+NOTHING = torch.iinfo(torch.int64).min
+"""The key of a place that no candidate fills; below all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +38,8 @@ class Hits:
     """What a search found, the best first.
 
     Attributes:
-        candidates: Rows of the candidate table, `[n, k]`; −1 where nothing is left.
-        scores: Their scores, `[n, k]`; −inf where nothing is left.
+        candidates: Rows of the candidate table, `[n, min(k, C)]`; −1 where nothing is left.
+        scores: Their scores, `[n, min(k, C)]`; −inf where nothing is left.
     """
 
     candidates: Tensor
@@ -30,34 +49,202 @@ class Hits:
 class ExactIndex:
     """All candidates' embeddings, searched in full.
 
+    They are kept coordinate by coordinate, `[d, C]`: a single query is then answered as fast as memory is read.
+
     Args:
         embeddings: Candidate embeddings, float32 `[C, d]`.
+
+    Raises:
+        ConfigError: They are no float32 matrix.
+        TwoTowerError: One of them is not finite.
+
+    Example:
+        >>> index = ExactIndex(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]]))
+        >>> hits = index.search(torch.tensor([[1.0, 0.0]]), k=2)
+        >>> hits.candidates.tolist(), hits.scores.tolist()
+        ([[0, 2]], [[1.0, 1.0]])
     """
 
     def __init__(self, embeddings: Tensor) -> None:
-        self.embeddings = embeddings
+        _check_matrix(embeddings, "candidate embeddings", "[C, d]")
+        self._largest = _largest(embeddings, "candidate")
+        self._coordinates = embeddings.detach().t().contiguous()  # [d, C]
 
+    def __len__(self) -> int:
+        return self._coordinates.shape[1]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The candidate embeddings, `[C, d]`: a view that is not contiguous."""
+        return self._coordinates.t()
+
+    @torch.no_grad()
     def search(self, queries: Tensor, k: int, excluded: tuple[IntArray, IntArray] | None = None) -> Hits:
-        """The k best candidates of each query that are not excluded, equal scores by row.
+        """The k best candidates of each query that are not excluded, the best first and equal scores by row.
+
+        What is found is the head of a full stable sort of the scores that the search computes. These are float32 dot
+        products; the same call gives the same bits. Another number of queries at once may round them differently.
+        Memory is O(n·k) and some tens of megabytes, whatever n and C.
 
         Args:
-            queries: Query embeddings, `[n, d]`.
+            queries: Query embeddings, float32 `[n, d]`.
             k: How many; fewer are found where fewer are left.
             excluded: (query, candidate) pairs that may not be found, as places in `queries` and rows of the
                 candidate table. They are left out inside the search, so that k others are found.
+
+        Raises:
+            ConfigError: k is below 1, or the queries are no float32 matrix as wide as the candidates.
+            TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
         """
-        best_scores = queries.new_full((len(queries), 0), -torch.inf)
-        best = torch.zeros((len(queries), 0), dtype=torch.int64)
-        for start in range(0, len(self.embeddings), BLOCK):
-            block = self.embeddings[start : start + BLOCK]
-            scores = queries @ block.t()  # [n, block]
-            if excluded is not None:
-                rows, columns = excluded
-                inside = (columns >= start) & (columns < start + len(block))
-                scores[torch.from_numpy(rows[inside]), torch.from_numpy(columns[inside] - start)] = -torch.inf
-            found = scores.topk(min(k, len(block)), dim=1)
-            merged = torch.cat([best_scores, found.values], dim=1)
-            rows_found = torch.cat([best, found.indices + start], dim=1)
-            kept = merged.topk(min(k, merged.shape[1]), dim=1)
-            best_scores, best = kept.values, rows_found.gather(1, kept.indices)
-        return Hits(best.masked_fill(best_scores == -torch.inf, -1), best_scores)
+        _check_matrix(queries, "queries", "[n, d]")
+        width, size = self._coordinates.shape
+        if k < 1 or queries.shape[1] != width:
+            raise ConfigError(f"k={k}, queries of {queries.shape[1]} numbers; expected k ≥ 1 and {width} numbers")
+        if width * self._largest * _largest(queries, "query") > torch.finfo(torch.float32).max:
+            raise TwoTowerError("a score may overflow: numbers of the embeddings are too large for float32")
+        found = min(k, size)
+        queries = queries.to(self._coordinates.device)
+        if found == 0 or len(queries) == 0:
+            empty = queries.new_empty(len(queries), found)
+            return Hits(empty.long(), empty)
+        tile = max(1, min(QUERIES, len(queries), SCORES // (4 * found)))
+        pairs = None if excluded is None else _Pairs(*excluded, tile, size)
+        parts = torch.split(queries, tile)
+        best = [self._search_tile(part, found, pairs, number) for number, part in enumerate(parts)]
+        keys = torch.cat(best)  # [n, found]
+        scores, candidates = _decoded(keys)
+        nothing = keys == NOTHING
+        return Hits(candidates.masked_fill(nothing, -1), scores.masked_fill(nothing, -torch.inf))
+
+    def _search_tile(self, queries: Tensor, k: int, pairs: _Pairs | None, number: int) -> Tensor:
+        """Keys of the k best for one tile of queries `[t, d]`, the best first, `[t, k]`."""
+        held = SCORES if queries.device.type == "cpu" else GPU_SCORES
+        block = _groups(min(LONGEST_BLOCK, held // max(1, len(queries)), len(self)))
+        room = queries.new_empty(len(queries), block)
+        best = _Best(len(queries), k, queries.device)
+        for start in range(0, len(self), block):
+            part = self._coordinates[:, start : start + block]
+            length = part.shape[1]
+            scores = room[:, : _groups(length)]
+            torch.mm(queries, part, out=scores[:, :length])
+            scores[:, length:] = -torch.inf
+            if pairs is not None:
+                rows, columns = pairs.within(number, start, start + length)
+                scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+            best.add(scores, start)
+        return best.cut()
+
+
+class _Best:
+    """The best of each of t queries so far, and the bar that a score has to pass to be among them.
+
+    A block's scores are looked at in groups of `GROUP`: the highest of each group is one cheap reduction, and only the
+    groups whose highest passes the bar are looked into. Of C candidates in random order about k·ln(C) scores pass.
+    What passes is kept as a key, a whole number made of score and row, in a buffer that is cut back to the k highest
+    keys now and then. Keys make equal scores fall in order of their rows.
+    """
+
+    def __init__(self, queries: int, k: int, device: torch.device) -> None:
+        self.k, self.limit = k, 3 * max(k, GROUP)
+        self.buffer = torch.full((queries, 2 * self.limit), NOTHING, device=device)
+        self.filled = torch.zeros(queries, dtype=torch.int64, device=device)
+        self.bar = torch.full((queries,), -torch.inf, device=device)
+
+    def add(self, scores: Tensor, start: int) -> None:
+        """Takes in the scores `[t, m]` of the candidates from row `start` on, m being a multiple of `GROUP`."""
+        groups = scores.view(len(scores), GROUP, -1)  # group g: columns g, g + m/GROUP, g + 2·m/GROUP, …
+        highest = groups.amax(dim=1)  # [t, m/GROUP]
+        row, group = _above(highest, self.bar)
+        if 2 * len(row) > highest.numel():  # as in the first block, or where the later candidates are the better ones
+            self._raise_bar(highest if highest.shape[1] >= self.k else scores)
+            row, group = _above(highest, self.bar)
+        if len(row) == 0:
+            return
+        members = groups[row, :, group]  # [passing groups, GROUP]
+        place, member = _above(members, self.bar[row])
+        row, column = row[place], group[place] + member * groups.shape[2]
+        counts = torch.bincount(row, minlength=len(scores))
+        slot = self.filled - (counts.cumsum(0) - counts)  # rows ascend: next free one, less how many came before
+        slots = slot[row] + torch.arange(len(row), device=row.device)
+        self.filled += counts
+        longest = int(self.filled.max())
+        if longest > self.buffer.shape[1]:
+            self.buffer = F.pad(self.buffer, (0, longest - self.buffer.shape[1]), value=NOTHING)
+        self.buffer[row, slots] = _keys(members[place, member], column + start)
+        if longest > self.limit:
+            lowest = _decoded(self.cut()[:, -1])[0]
+            # Whatever comes later has a higher row, so that it must score higher than the lowest of k.
+            self.bar = torch.where(self.filled < self.k, self.bar, lowest)
+
+    def cut(self) -> Tensor:
+        """Keeps the k highest keys of each query, and gives them, descending: `[t, k]`."""
+        used = self.buffer[:, : max(self.k, int(self.filled.max()))]
+        best = used.topk(self.k, dim=1).values
+        used.fill_(NOTHING)
+        used[:, : self.k] = best
+        self.filled.clamp_(max=self.k)
+        return best
+
+    def _raise_bar(self, scores: Tensor) -> None:
+        """Raises the bar to just below the k-th highest of these scores, or of some of them, where there are k."""
+        if scores.shape[1] >= self.k:
+            lowest = scores.topk(self.k, dim=1).values[:, -1]
+            self.bar = self.bar.maximum(lowest.nextafter(torch.full_like(lowest, -torch.inf)))
+
+
+def _groups(columns: int) -> int:
+    """So many columns, or a few more that make up whole groups."""
+    return -(-columns // GROUP) * GROUP
+
+
+def _above(scores: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a row's scores are above its bar: rows, ascending, and columns."""
+    row, column = (scores > bar.unsqueeze(1)).nonzero(as_tuple=True)
+    return row, column
+
+
+class _Pairs:
+    """Excluded (query, candidate) pairs, found by tile of queries and block of candidates."""
+
+    def __init__(self, rows: IntArray, columns: IntArray, tile: int, size: int) -> None:
+        places = rows // tile * size + columns
+        order = np.argsort(places, kind="stable")
+        self.places, self.size = places[order], size
+        self.rows, self.columns = rows[order] % tile, columns[order]
+
+    def within(self, tile: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Those of a tile whose candidates are from `start` up to `stop`: places in the tile and in the block."""
+        first, last = np.searchsorted(self.places, [tile * self.size + start, tile * self.size + stop])
+        return torch.from_numpy(self.rows[first:last]), torch.from_numpy(self.columns[first:last] - start)
+
+
+def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+    """Whole numbers in the order of scores that are no NaN and, where these are equal, against that of the rows."""
+    return (_ordered((scores + 0.0).view(torch.int32)).long() << 32) - rows  # + 0.0: −0 is 0
+
+
+def _decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores and rows of keys."""
+    negative = -keys
+    return _ordered(-(negative >> 32).int()).view(torch.float32), negative & 0xFFFFFFFF
+
+
+def _ordered(bits: Tensor) -> Tensor:
+    """The bits of float32 numbers as whole numbers in the same order; also the way back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative number is the lower, the larger its other bits are
+
+
+def _largest(embeddings: Tensor, which: str) -> float:
+    """The largest absolute value, 0 where there is none."""
+    if embeddings.numel() == 0:
+        return 0.0
+    low, high = embeddings.aminmax()
+    largest = max(-low.item(), high.item())
+    if not np.isfinite(low.item()) or not np.isfinite(largest):
+        raise TwoTowerError(f"a {which} embedding is not finite; expected finite numbers")
+    return largest
+
+
+def _check_matrix(embeddings: Tensor, what: str, shape: str) -> None:
+    if embeddings.dim() != 2 or embeddings.dtype != torch.float32:
+        raise ConfigError(f"{what} are {embeddings.dtype} of shape {list(embeddings.shape)}; expected float32 {shape}")

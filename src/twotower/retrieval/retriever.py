@@ -163,7 +163,7 @@ class Retriever:
             write_table(self.queries, building / "queries.arrow")
             write_table(pa.table({"offset": self.seen.offsets}), building / "seen-offsets.arrow")
             write_table(pa.table({"candidate": self.seen.candidates}), building / "seen.arrow")
-            save_file({"candidates": self.index.embeddings}, building / "embeddings.safetensors")
+            save_file({"candidates": self.index.embeddings.contiguous()}, building / "embeddings.safetensors")
             return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(self.details))
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
-from twotower.evaluation.ranking import ScoreBlock, dot_products
+from twotower.evaluation.ranking import DotProducts, ScoreBlock
 from twotower.extras import require
 
 
@@ -64,4 +64,4 @@ class Ials:
 
     def score_block(self, events: Dataset) -> ScoreBlock:
         """Products of the factors."""
-        return dot_products(self.queries[torch.from_numpy(events.query_index)], self.candidates)
+        return DotProducts(self.queries[torch.from_numpy(events.query_index)], self.candidates)

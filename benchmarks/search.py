@@ -1,0 +1,145 @@
+"""Exact search beside FAISS's `IndexFlatIP`: the same answers, how long each takes, and how far from the floor.
+
+    python benchmarks/search.py --candidates 1000000 --dim 64 --queries 1000 1 --k 100 --threads 2 --repetitions 5
+
+Candidates and queries are drawn from a normal distribution, in no order. Both sides, and the bare products in blocks
+that fit the cache, take turns in one process with as many threads. The floor is the larger of two: the operations of
+the products over the rate of a product in cache, and the candidates' bytes, once, over the rate of reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from measuring import Rates, Timing, by_turns, rates, readable, write_report
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from twotower.extras import require
+from twotower.retrieval import ExactIndex
+from twotower.retrieval.exact import QUERIES, SCORES
+
+PRODUCTS = "products alone"
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One number of queries at once.
+
+    Attributes:
+        queries: How many.
+        timings: Each side's.
+        floor: Seconds.
+        ratio: FAISS's median over ours.
+        over_floor: Our median over the floor.
+        same_candidates: Share of the places in the lists where both have the same candidate; where not, their scores
+            are the same but for rounding.
+    """
+
+    queries: int
+    timings: dict[str, Timing]
+    floor: float
+    ratio: float
+    over_floor: float
+    same_candidates: float
+
+
+def compare(index: ExactIndex, flat: Any, queries: Tensor, k: int, repetitions: int, speed: Rates) -> Result:
+    """Times both on the same queries, after a look at their answers."""
+    same = agreement(index, flat, queries, k)
+    sides = {
+        "twotower": lambda: index.search(queries, k),
+        "FAISS": lambda: flat.search(queries.numpy(), k),
+        PRODUCTS: lambda: products(index, queries),
+    }
+    timings = by_turns(sides, repetitions)
+    width = queries.shape[1]
+    floor = max(2 * len(queries) * len(index) * width / speed.flops, 4 * len(index) * width / speed.read)
+    ours = timings["twotower"].median
+    return Result(len(queries), timings, floor, timings["FAISS"].median / ours, ours / floor, same)
+
+
+def agreement(index: ExactIndex, flat: Any, queries: Tensor, k: int) -> float:
+    """Share of places with the same candidate; refuses answers that differ by more than rounding."""
+    hits = index.search(queries, k)
+    scores, candidates = flat.search(queries.numpy(), k)
+    found = hits.candidates.numpy()
+    exact = np.einsum("qd,qkd->qk", queries.double().numpy(), index.embeddings[hits.candidates].double().numpy())
+    rounding = 4 * queries.shape[1] * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(exact).max()))
+    for what, others in (("FAISS's scores", scores[:, : found.shape[1]]), ("scores in double precision", exact)):
+        if (apart := float(np.abs(hits.scores.numpy() - others).max())) > rounding:
+            raise SystemExit(f"our scores and {what} are {apart} apart; expected at most {rounding}")
+    return float((found == candidates[:, : found.shape[1]]).mean())
+
+
+def products(index: ExactIndex, queries: Tensor) -> None:
+    """All scores, in blocks as the search has them, and nothing done with them."""
+    candidates = index.embeddings.t()
+    for part in torch.split(queries, QUERIES):
+        block = SCORES // len(part)
+        room = torch.empty(len(part), block)
+        for columns in torch.split(candidates, block, dim=1):
+            torch.mm(part, columns, out=room[:, : columns.shape[1]])
+
+
+def table_of(results: list[Result]) -> Table:
+    """A row for each number of queries."""
+    table = Table("queries\nat once", show_edge=False)
+    headings = (
+        "twotower",
+        "FAISS",
+        "FAISS\n/ twotower",
+        "products\nalone",
+        "floor",
+        "twotower\n/ floor",
+        "same\nplaces",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for result in results:
+        ours, faiss, alone = (str(result.timings[name]) for name in ("twotower", "FAISS", PRODUCTS))
+        ratios = f"{result.ratio:.2f}", alone, readable(result.floor), f"{result.over_floor:.2f}"
+        table.add_row(f"{result.queries:,}", ours, faiss, *ratios, f"{result.same_candidates:.3%}")
+    return table
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 1], help="how many at once")
+    parser.add_argument("--k", type=int, default=100, help="candidates to find")
+    parser.add_argument("--threads", type=int, default=2, help="of both sides")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/search.json beside this script")
+    options = parser.parse_args()
+    faiss = require("faiss", "ann")
+    torch.set_num_threads(options.threads)
+    faiss.omp_set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    speed = rates()
+    embeddings = torch.randn(options.candidates, options.dim)
+    flat = faiss.IndexFlatIP(options.dim)
+    flat.add(embeddings.numpy())
+    index = ExactIndex(embeddings)
+    queries = torch.randn(max(options.queries), options.dim)
+    results = [
+        compare(index, flat, queries[:count], options.k, options.repetitions, speed) for count in options.queries
+    ]
+    console = Console(width=120)
+    console.print(f"top {options.k} of {options.candidates:,} × {options.dim}, {options.threads} threads")
+    console.print(table_of(results))
+    sizes = {"candidates": options.candidates, "dim": options.dim, "k": options.k, "threads": options.threads}
+    found = {**sizes, "repetitions": options.repetitions, "FAISS": faiss.__version__, "rates": speed}
+    console.print(f"written to {write_report('search', {**found, 'results': results}, options.out)}")
+
+
+if __name__ == "__main__":
+    main()
