@@ -22,9 +22,8 @@ from rich.table import Table
 from torch import Tensor
 
 from twotower.features import Hashed
-from twotower.features.lookups import row_gradients
 from twotower.training import Adagrad, AdamW
-from twotower.training.lazy import lazily_updated
+from twotower.training.lazy import lazy_look_ups
 
 SETTINGS: dict[str, tuple[type[Adagrad | AdamW], int]] = {"Adagrad": (Adagrad, 1), "AdamW": (AdamW, 2)}
 """Each optimiser, with the numbers that it keeps for each weight."""
@@ -61,7 +60,7 @@ def side(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with row_gradients(lazily_updated(optimizer)):
+        with lazy_look_ups(optimizer):
             feature(next(batches)).backward(slopes)
         optimizer.step()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,21 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Refresh = Callable[["Table", Tensor], None]
+
 
 class Table(nn.Parameter):
     """An embedding table, `[rows, dim]`.
 
     Attributes:
-        row_gradients: Whether the gradient of `embed` and `embed_mean` is a sparse tensor of the rows looked up,
-            each once, in place of a dense one of all rows. See the function `row_gradients`.
+        row_gradients: Whether the gradient of a look-up is a sparse tensor of the rows looked up in place of a dense
+            one of all rows. See the function `row_gradients`.
+        refresh: Called with the table and the rows before a look-up.
     """
 
     row_gradients: bool = False
+    refresh: Refresh | None = None
 
 
 @contextmanager
-def row_gradients(tables: Iterable[Table]) -> Iterator[None]:
+def row_gradients(tables: Iterable[Table], refresh: Refresh | None = None) -> Iterator[None]:
     """Inside the block, the gradients of these tables are sparse: of the rows looked up alone.
+
+    Args:
+        tables: The tables.
+        refresh: Called with a table and rows of it, in a tensor of any shape, before they are looked up.
 
     Example:
         >>> table = Table(torch.ones(1_000_000, 2))
@@ -36,12 +44,12 @@ def row_gradients(tables: Iterable[Table]) -> Iterator[None]:
     """
     tables = list(tables)
     for table in tables:
-        table.row_gradients = True
+        table.row_gradients, table.refresh = True, refresh
     try:
         yield
     finally:
         for table in tables:
-            table.row_gradients = False
+            table.row_gradients, table.refresh = False, None
 
 
 def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
@@ -52,7 +60,7 @@ def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
         table: The table; a `Table` with `row_gradients` has a sparse gradient.
         padding: A row that gets no gradient.
     """
-    if _has_row_gradients(table):
+    if _prepared(rows, table):
         embedded: Tensor = _Rows.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
     return F.embedding(rows, table, padding_idx=padding)
@@ -66,7 +74,7 @@ def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
         table: The table; a `Table` with `row_gradients` has a sparse gradient.
         padding: A row that does not count and gets no gradient.
     """
-    if _has_row_gradients(table):
+    if _prepared(rows, table):
         embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
     return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
@@ -81,7 +89,7 @@ def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Ten
         weights: Weight of each slot, `[n, slots]`, with gradient.
         padding: A row that does not count and gets no gradient.
     """
-    if _has_row_gradients(table):
+    if _prepared(rows, table):
         weights = weights.masked_fill(rows == padding, 0.0)
         return torch.bmm(weights.unsqueeze(1), embed(rows, table, padding)).squeeze(1)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights, padding_idx=padding)
@@ -156,5 +164,10 @@ def coalesced(gradient: Tensor) -> Tensor:
     return gradient._coalesced_(True) if (rows[1:] > rows[:-1]).all() else gradient.coalesce()
 
 
-def _has_row_gradients(table: Tensor) -> bool:
-    return isinstance(table, Table) and table.row_gradients and torch.is_grad_enabled()
+def _prepared(rows: Tensor, table: Tensor) -> bool:
+    """Refreshes the rows where that is wanted; says whether their gradient has to be sparse."""
+    if not isinstance(table, Table):
+        return False
+    if table.refresh is not None:
+        table.refresh(table, rows)
+    return table.row_gradients and torch.is_grad_enabled()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,8 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.adagrad import adagrad
 from torch.optim.adamw import adamw
 
-from twotower.errors import ConfigError
-from twotower.features.lookups import Table, coalesced
+from twotower.features.lookups import Table, coalesced, row_gradients
 
 CHUNK = 1 << 16
 """Numbers of a table updated at a time on a CPU, so that they stay in its cache."""
@@ -65,31 +64,23 @@ class LazyAdagrad(torch.optim.Adagrad):
 
 
 class LazyAdamW(torch.optim.AdamW):
-    """AdamW that leaves rows without a gradient alone, and makes up for the weight decay that they miss.
+    """AdamW that touches the rows that a step looks up, and makes up for what they have missed since the last time.
 
-    The moments of a row are the running means over the steps that had a gradient for it, and the bias of both is
-    corrected by the number of all steps, as in TensorFlow's `LazyAdam` and PyTorch's `SparseAdam`. A row takes the
-    decay of the steps that it missed, at the rates they had, when it next has a gradient, and in `catch_up`. Where
-    every row has a gradient at every step, this is AdamW.
+    Under AdamW a row without a gradient does not rest: its weights decay, its moments fade, and it goes on in the
+    direction of the mean of its gradients. All of that is known in closed form from when it last had a gradient, so
+    a row is brought up to date just before it is looked up, by `refresh`, and all rows are by `catch_up`. The result
+    is AdamW's but for rounding, and for the epsilon of the steps missed, which is scaled with the fading moment.
 
     Args:
         groups: The parameters, as for `torch.optim.AdamW`.
         tables: Those of them to update lazily.
         betas: Decay of the running means of the gradient and of its square.
-
-    Raises:
-        ConfigError: The weight decay of a step would take off all the weights.
     """
 
     def __init__(self, groups: list[dict[str, Any]], tables: Iterable[Table], betas: tuple[float, float]) -> None:
         super().__init__(groups, betas=betas, fused=True)
         self.tables = list(tables)
-        for group in self.param_groups:
-            if group["lr"] * group["weight_decay"] >= 1:
-                raise ConfigError(
-                    f"a learning rate of {group['lr']} times a weight decay of {group['weight_decay']}; "
-                    f"expected a product below 1, as it is the share of the weights taken off in a step"
-                )
+        self._missed: dict[Table, _Missed] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -97,21 +88,22 @@ class LazyAdamW(torch.optim.AdamW):
         with _set_aside(self.tables):
             super().step(closure)
         for group, table, rows, gradient in _touched(self):
-            state = self._state_of(table)
-            step, decay = state["step"], float(state["decay"])
-            decayed = decay + math.log1p(-group["lr"] * group["weight_decay"])
+            state: dict[str, Any] = self.state[table]
+            if not state:
+                state["step"] = torch.zeros((), device=table.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+            if table not in self._missed:
+                self._missed[table] = _Missed(table, group, state["step"].item())
+            self.refresh(table, rows)  # no more than a look where they were looked up for this step
             moments = state["exp_avg"], state["exp_avg_sq"]
             for part, weights, means, squares, slopes in _gathered(rows, table, *moments, gradient=gradient):
-                if decayed < 0:
-                    weights *= (decay - state["decayed"].index_select(0, part)).exp_().unsqueeze(1)
-                    state["decayed"].index_fill_(0, part, decayed)
                 adamw(
                     [weights],
                     [slopes],
                     [means],
                     [squares],
                     [],
-                    [step.clone()],  # which it counts up
+                    [state["step"].clone()],  # which it counts up
                     fused=True,
                     amsgrad=False,
                     beta1=group["betas"][0],
@@ -123,38 +115,116 @@ class LazyAdamW(torch.optim.AdamW):
                 )
                 for whole, new in zip((table, *moments), (weights, means, squares), strict=True):
                     whole.index_copy_(0, part, new)
-            step += 1
-            state["decay"] = decayed
+            state["step"] += 1
+            self._missed[table].add_step(rows)
+
+    @torch.no_grad()
+    def refresh(self, table: Table, rows: Tensor) -> None:
+        """Brings the `rows` `[…]` of a lazy table up to date."""
+        if table in self._missed:
+            rows = rows.flatten()
+            late = self._missed[table].at.index_select(0, rows) < self._missed[table].now
+            self._bring_up_to_date(table, torch.unique(rows[late]).long())
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Gives every row of the lazy tables the weight decay that it has missed: one pass over them."""
-        for table in self.tables:
-            state = self._state_of(table)
-            if state["decay"] != 0:
-                table.mul_((state["decay"] - state["decayed"]).exp_().unsqueeze(1))
-                state["decayed"].zero_()
-                state["decay"] = 0.0
+        """Brings all rows of the lazy tables up to date: one pass over them."""
+        for table, missed in self._missed.items():
+            self._bring_up_to_date(table, (missed.at < missed.now).nonzero().squeeze(1))
+        self._missed.clear()
 
-    def _state_of(self, table: Table) -> dict[str, Any]:
-        """The state of a table; `decay` is the logarithm of all decay since `catch_up`, `decayed` what each row had."""
-        state: dict[str, Any] = self.state[table]
-        if not state:
-            state["step"] = torch.zeros((), device=table.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
-            state["decay"], state["decayed"] = 0.0, table.new_zeros(len(table))
-        return state
+    def state_dict(self) -> dict[str, Any]:
+        """The state as AdamW has it: of rows that are all up to date."""
+        self.catch_up()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave; the weights have to be those of then."""
+        self._missed.clear()
+        super().load_state_dict(state_dict)
+
+    def _bring_up_to_date(self, table: Table, rows: Tensor) -> None:
+        """Takes all the steps that these distinct rows have missed at once."""
+        missed, state = self._missed[table], self.state[table]
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        for part, weights, means, squares in _gathered(rows, table, *moments):
+            decay, way, epsilon, fading, fading_squares = missed.factors(part, table.dtype)
+            weights.mul_(decay).sub_(way * means / (squares.sqrt() + epsilon))
+            for whole, new in zip((table, *moments), (weights, means * fading, squares * fading_squares), strict=True):
+                whole.index_copy_(0, part, new)
+        missed.at.index_fill_(0, rows, missed.now)
+
+
+class _Missed:
+    """What AdamW does to a row of a table that has no gradient, from each step so far up to now.
+
+    With decay λ, rate η_s, betas β₁ and β₂, a row with moments m and v after step t is moved, at a step s > t, by
+    `w ← (1 − η_s λ) w − a_s ρ^(s − t) m / (√v + …)`, with `a_s = η_s √(1 − β₂^s) / (1 − β₁^s)` and
+    `ρ = β₁ / √β₂`; over the steps up to now that is a factor of w and one of m / (√v + …), which depend on t alone.
+
+    Args:
+        table: The table, all rows of which are up to date.
+        group: Its group of parameters.
+        step: Steps so far.
+
+    Attributes:
+        at: Up to which step each row is up to date, counted from the first that is kept here, int32 `[rows]`.
+    """
+
+    def __init__(self, table: Table, group: dict[str, Any], step: float) -> None:
+        self.group, self.step = group, step
+        self.at = torch.zeros(len(table), dtype=torch.int32, device=table.device)
+        self._one = torch.ones(1, dtype=torch.float64, device=table.device)
+        self._decay, self._power, self._way = self._one, self._one, 0 * self._one  # [steps kept]
+        self._epsilon = self._one * self._epsilon_now()
+
+    @property
+    def now(self) -> int:
+        """The present step, counted from the first that is kept here."""
+        return len(self._decay) - 1
+
+    def add_step(self, rows: Tensor) -> None:
+        """Counts a step in which only these rows had a gradient."""
+        self.step += 1
+        rate, (beta1, beta2) = self.group["lr"], self.group["betas"]
+        kept = 1 - rate * self.group["weight_decay"]
+        pace = rate * math.sqrt(1 - beta2**self.step) / (1 - beta1**self.step)
+        self._power = self._power * (beta1 / math.sqrt(beta2))
+        self._way = torch.cat([self._way * kept + pace * self._power, 0 * self._one])
+        self._power = torch.cat([self._power, self._one])
+        self._decay = torch.cat([self._decay * kept, self._one])
+        self._epsilon = torch.cat([self._epsilon, self._one * self._epsilon_now()])
+        self.at.index_fill_(0, rows, self.now)
+
+    def factors(self, rows: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """For the steps missed by rows `[n]`, `[n, 1]` each.
+
+        Yields:
+            The factor of the weights; the length of the way in units of `m / (√v + ε)`; that ε; the factors of m, v.
+        """
+        at = self.at.index_select(0, rows)
+        steps = (self.now - at).double()
+        beta1, beta2 = self.group["betas"]
+        known = (factor.index_select(0, at) for factor in (self._decay, self._way, self._epsilon))
+        for factor in (*known, beta1**steps, beta2**steps):
+            yield factor.to(dtype).unsqueeze(1)
+
+    def _epsilon_now(self) -> float:
+        epsilon: float = self.group["eps"]
+        return epsilon * (math.sqrt(1 - self.group["betas"][1] ** self.step) if self.step > 0 else 1.0)
 
 
 def catch_up(optimizer: Optimizer) -> None:
-    """Makes up for what rows of lazy tables have missed; called before the weights are used or saved."""
+    """Brings all rows of lazy tables up to date; called before the weights are used otherwise than in look-ups."""
     if isinstance(optimizer, LazyAdamW):
         optimizer.catch_up()
 
 
-def lazily_updated(optimizer: Optimizer) -> Sequence[Table]:
-    """The tables that an optimiser updates lazily."""
-    return optimizer.tables if isinstance(optimizer, LazyAdagrad | LazyAdamW) else ()
+def lazy_look_ups(optimizer: Optimizer) -> AbstractContextManager[None]:
+    """Inside the block, look-ups in the optimiser's lazy tables have sparse gradients, of rows up to date."""
+    if isinstance(optimizer, LazyAdamW):
+        return row_gradients(optimizer.tables, optimizer.refresh)
+    return row_gradients(optimizer.tables if isinstance(optimizer, LazyAdagrad) else ())
 
 
 @contextmanager
@@ -178,8 +248,10 @@ def _touched(optimizer: LazyAdagrad | LazyAdamW) -> Iterator[tuple[dict[str, Any
                 yield group, table, sparse.indices()[0], sparse.values()
 
 
-def _gathered(rows: Tensor, *wholes: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Some of the rows at a time: their numbers, a copy of each tensor's, and their gradient."""
-    size = max(1, CHUNK // gradient.shape[1]) if rows.device.type == "cpu" else max(1, len(rows))
-    for part, slopes in zip(torch.split(rows, size), torch.split(gradient, size), strict=True):
-        yield part, *(whole.index_select(0, part) for whole in wholes), slopes
+def _gathered(rows: Tensor, *wholes: Tensor, gradient: Tensor | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Some of the rows at a time: their numbers, a copy of each tensor's, and their gradient where one is given."""
+    size = max(1, CHUNK // wholes[0].shape[1]) if rows.device.type == "cpu" else max(1, len(rows))
+    for begin in range(0, len(rows), size):
+        part = rows[begin : begin + size]
+        copies = (whole.index_select(0, part) for whole in wholes)
+        yield (part, *copies) if gradient is None else (part, *copies, gradient[begin : begin + size])

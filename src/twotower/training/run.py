@@ -17,7 +17,6 @@ from twotower.data.dataset import Dataset
 from twotower.errors import TwoTowerError
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
-from twotower.features.lookups import row_gradients
 from twotower.interruption import Interruption
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
@@ -28,7 +27,7 @@ from twotower.training.checkpoint import Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
 from twotower.training.history import Epoch, TrainingHistory
-from twotower.training.lazy import catch_up, lazily_updated
+from twotower.training.lazy import catch_up, lazy_look_ups
 
 if TYPE_CHECKING:
     from twotower.training.trainer import Trainer
@@ -81,7 +80,7 @@ class Run:
         settings, state = self.settings, self.state
         with (
             _randomness_of(settings.seed, number, state.model.device),
-            row_gradients(lazily_updated(state.optimizer)),
+            lazy_look_ups(state.optimizer),
         ):
             started = time.perf_counter()
             state.model.train()
