@@ -235,7 +235,7 @@ def test_trained_lazily_by_adamw_a_model_learns_and_one_seed_gives_one_result(pa
 
 def test_tables_are_lazy_where_they_are_large_for_what_a_step_looks_up(parts: tuple[Dataset, Dataset]) -> None:
     model = TwoTower(
-        Tower([Category("user", 4), Hashed("user", 399, 4), Hashed("user", 398, 4)]),
+        Tower([Category("user", 4), Hashed("user", 1999, 4), Hashed("user", 1998, 4)]),
         Tower([Category("item", 12)]),
     ).learn(parts[0])
     looked_up = look_ups(model, events=200, candidates=30)
@@ -251,7 +251,7 @@ def test_tables_are_lazy_where_they_are_large_for_what_a_step_looks_up(parts: tu
         optimizer = settings.build(model, looked_up)
         return [names[id(t)] for t in optimizer.tables] if isinstance(optimizer, LazyAdagrad | LazyAdamW) else []
 
-    assert lazy(AdamW()) == lazy(Adagrad()) == ["query.features.1.table"]  # 400 rows; 399 are too few
+    assert lazy(AdamW()) == lazy(Adagrad()) == ["query.features.1.table"]  # 2,000 rows; 1,999 are too few
     assert lazy(AdamW(tables="dense")) == lazy(Adagrad(tables="dense")) == []
     assert len(lazy(AdamW(tables="lazy"))) == len(lazy(Adagrad(tables="lazy"))) == 4
     assert lazy(Adagrad(embedding_weight_decay=0.1)) == []  # it would not be the same

@@ -14,8 +14,8 @@ from twotower.model.two_tower import TwoTower, features_of
 Updates = Literal["auto", "dense", "lazy"]
 """How embedding tables are updated: all rows, those of the batch, or whichever is faster by the table's size."""
 
-WORTH_IT = 2
-"""Rows of a table for each row that a step may look up, from which on touching those alone is faster."""
+WORTH_IT = 10
+"""Rows of a table for each row that a step may look up, from which on lazy updates are faster."""
 
 
 def parameter_groups(
