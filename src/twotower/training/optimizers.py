@@ -73,8 +73,9 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
         betas: Decay of the running means of the gradient and of its square.
         embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
         embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
-        tables: `lazy` updates only the rows of embedding tables that a step has looked up, see `LazyAdamW` for
-            what that changes; `dense` passes over all rows; `auto` is lazy for large tables, where that is faster.
+        tables: `lazy` updates only the rows of embedding tables that a step looks up, after what they have missed,
+            which is the same but for rounding; `dense` passes over all rows; `auto` is lazy where that is faster,
+            for large tables.
     """
 
     learning_rate: float = 0.002
