@@ -77,3 +77,19 @@ def test_a_validation_is_timed_in_parts(tmp_path: Path) -> None:
     assert (report["events"], report["candidates"]) == (300, 40)
     assert report["floor"]["validation over floor"] > 0
     assert set(report["timings"]) >= {"validation", "embedding", "ranks", "every metric"}
+
+
+def test_lazy_updates_are_measured_beside_dense_ones_and_their_floor(tmp_path: Path) -> None:
+    sizes = ("--rows", 50, 400, "--batch", 100, "--dim", 4, "--repetitions", 2)
+    said = run("sparse_updates.py", *sizes, "--out", tmp_path / "sparse.json")
+    assert "floor" in said
+    report = read(tmp_path / "sparse.json")
+    found = [(one["optimizer"], one["rows"]) for one in report["outcomes"]]
+    assert found == [(name, rows) for name in ("Adagrad", "AdamW") for rows in (50, 400)]
+    for one in report["outcomes"]:
+        assert len(one["dense"]["seconds"]) == len(one["lazy"]["seconds"]) == 2
+        assert 40 < one["touched"] <= min(one["rows"], 100)
+        # 100 embeddings are read, written, and have a gradient; a row's gradient is summed up, then read with the
+        # weight and its one or two states, which are written again.
+        row = 2 + 2 * (2 if one["optimizer"] == "Adagrad" else 3)
+        assert one["floor"] == pytest.approx(16 * (300 + row * one["touched"]) / report["rates"]["copy"])

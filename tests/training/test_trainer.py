@@ -138,6 +138,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "loss": InBatchSoftmax(uniform=20, memory=300),
         "average": 0.9,
     },
+    "lazy": {"optimizer": AdamW(0.02, weight_decay=0.1, tables="lazy"), "clip_norm": 1.0, "average": 0.9},
+    "lazy Adagrad": {"optimizer": Adagrad(0.1, weight_decay=0.1, tables="lazy"), "loss": InBatchSoftmax()},
     "smoothed": {
         "optimizer": Adagrad(0.1, embedding_learning_rate=0.2),
         "loss": FullSoftmax(label_smoothing=0.1, reduction="sum"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -13,6 +13,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from twotower.errors import ConfigError, NotFittedError
+from twotower.features.lookups import Table
 
 Columns = Mapping[str, pa.ChunkedArray]
 """Columns by name, all of the same length."""
@@ -75,6 +76,15 @@ class Feature(nn.Module):
     def may_read(self) -> tuple[str, ...]:
         """Columns that it encodes besides where they are there; default: none."""
         return ()
+
+    @property
+    def look_ups(self) -> Sequence[tuple[Table, int]]:
+        """The tables that it looks up in, each with how many rows one encoded row takes of it, at most.
+
+        Default: one row of its attribute `table`, where that is a `Table`.
+        """
+        table = getattr(self, "table", None)
+        return [(table, 1)] if isinstance(table, Table) else []
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""

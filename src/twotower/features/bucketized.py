@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import Feature, require_fitted
+from twotower.features.lookups import Table, embed
 from twotower.features.numeric import numbers_of, require_values
 from twotower.features.tables import embedding_table
 
@@ -43,7 +43,7 @@ class Bucketized(Feature):
             raise ConfigError(f"bucketized {column!r}: buckets={buckets}, dim={dim}; expected both at least 1")
         self.column, self.buckets, self.dim, self.width = column, buckets, dim, dim
         self.range: tuple[float, float] | None = None
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the range."""
@@ -73,7 +73,7 @@ class Bucketized(Feature):
         """Embeds `[n]` rows as `[n, dim]`."""
         require_fitted(self, self.table)
         assert self.table is not None
-        return F.embedding(encoded, self.table)
+        return embed(encoded, self.table)
 
     def _take(self, low: float, high: float) -> None:
         self.range = (low, high)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from twotower.errors import ConfigError, DataError
 from twotower.features.bags import FIRST, PADDING, padded_rows
 from twotower.features.base import Feature, require_fitted
+from twotower.features.lookups import Table, embed_mean
 from twotower.features.tables import embedding_table, vocabulary_of
 
 
@@ -48,7 +50,12 @@ class Categories(Feature):
         self.column, self.dim, self.max_labels, self.max_length = column, dim, max_labels, max_length
         self.width = dim
         self.vocabulary: pa.Array | None = None
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
+
+    @property
+    def look_ups(self) -> Sequence[tuple[Table, int]]:
+        """The table, up to `max_length` rows."""
+        return [] if self.table is None else [(self.table, self.max_length)]
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the vocabulary."""
@@ -75,7 +82,7 @@ class Categories(Feature):
         """Embeds `[n, length]` rows as `[n, dim]`."""
         require_fitted(self, self.table)
         assert self.table is not None
-        return F.embedding_bag(encoded, self.table, mode="mean", padding_idx=PADDING)
+        return embed_mean(encoded, self.table, PADDING)
 
     def _lists(self, column: pa.ChunkedArray) -> pa.ListArray:
         kind = column.type

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import Feature, require_fitted
+from twotower.features.lookups import Table, embed
 from twotower.features.tables import cast_like, embedding_table, look_up, vocabulary_of
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
@@ -44,7 +44,7 @@ class Category(Feature):
             )
         self.column, self.dim, self.unknown_rate, self.width = column, dim, unknown_rate, dim
         self.vocabulary: pa.Array | None = None
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the vocabulary."""
@@ -77,7 +77,7 @@ class Category(Feature):
         if self.training and self.unknown_rate > 0:
             dropped = torch.rand(encoded.shape, device=encoded.device) < self.unknown_rate
             encoded = encoded.masked_fill(dropped, UNKNOWN)
-        return F.embedding(encoded, self.table)
+        return embed(encoded, self.table)
 
     def _take(self, vocabulary: pa.Array) -> None:
         self.vocabulary = vocabulary

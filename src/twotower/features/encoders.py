@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.features.lookups import embed, embed_mean, embed_sum
 from twotower.features.record import PADDING
 
 Encoder = Literal["kernels", "summaries", "mean", "gru", "attention"]
@@ -77,7 +78,7 @@ class Kernels(WindowEncoder):
         logits = self.place + F.embedding(window.gaps, self.gap)  # [n, slots, kernels]
         present = window.present.unsqueeze(2)
         weights = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(dim=1) * present
-        means = weights.transpose(1, 2) @ F.embedding(window.items, table)  # [n, kernels, dim]
+        means = weights.transpose(1, 2) @ embed(window.items, table, PADDING)  # [n, kernels, dim]
         return means.flatten(1)
 
 
@@ -100,7 +101,7 @@ class Mean(WindowEncoder):
         """`[n, dim]`."""
         weights = self.recency.exp() * window.present  # [n, slots]
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
-        return F.embedding_bag(window.items, table, mode="sum", per_sample_weights=weights, padding_idx=PADDING)
+        return embed_sum(window.items, table, weights, PADDING)
 
 
 class Summaries(Mean):
@@ -112,9 +113,7 @@ class Summaries(Mean):
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """`[n, 3 · dim]`."""
-        last, recent = (
-            F.embedding_bag(window.items[:, :count], table, mode="mean", padding_idx=PADDING) for count in (1, RECENT)
-        )
+        last, recent = (embed_mean(window.items[:, :count], table, PADDING) for count in (1, RECENT))
         return torch.cat([super().forward(window, table), last, recent], dim=1)
 
 
@@ -136,7 +135,7 @@ class Recurrent(WindowEncoder):
         device, slots = window.items.device, window.items.shape[1]
         lengths = window.present.sum(dim=1)
         places = (lengths[:, None] - 1 - torch.arange(slots, device=device)).clamp_min(0)
-        states, _ = self.gru(F.embedding(window.items.gather(1, places), table))  # the earliest first
+        states, _ = self.gru(embed(window.items.gather(1, places), table, PADDING))  # the earliest first
         last = states[torch.arange(len(lengths), device=device), (lengths - 1).clamp_min(0)]
         masked: Tensor = last * (lengths > 0).unsqueeze(1)
         return masked
@@ -162,7 +161,7 @@ class SelfAttention(WindowEncoder):
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """`[n, dim]`."""
-        items = self.norm(F.embedding(window.items, table) + self.places)
+        items = self.norm(embed(window.items, table, PADDING) + self.places)
         logits = (self.key(items) @ self.query(items[:, 0]).unsqueeze(2)).squeeze(2) / items.shape[2] ** 0.5
         logits = logits.masked_fill(~window.present, torch.finfo(logits.dtype).min)
         mixed = (logits.softmax(dim=1).unsqueeze(1) @ self.value(items)).squeeze(1) + items[:, 0]

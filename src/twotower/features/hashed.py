@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError
 from twotower.features.base import Feature
+from twotower.features.lookups import embed
 from twotower.features.tables import embedding_table
 
 MISSING, FIRST = 0, 1
@@ -58,7 +58,7 @@ class Hashed(Feature):
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` rows as `[n, dim]`."""
-        return F.embedding(encoded, self.table)
+        return embed(encoded, self.table)
 
     def _row(self, value: str | None) -> int:
         if value is None:

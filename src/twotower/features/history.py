@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import Columns, Feature, require_fitted
 from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
+from twotower.features.lookups import Table
 from twotower.features.numeric import numbers_of
 from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record, RecordKey
 from twotower.features.recorded import Recorded
@@ -99,7 +101,7 @@ class History(Recorded):
         self.unknown_rate, self.shared = unknown_rate, shared
         self.encode_window = ENCODERS[encoder](dim, length if reach == "before" else 2 * length, GAPS + 1)
         self.width = self.encode_window.width
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
         self._source: tuple[Category, ...] = ()  # in a tuple, so that its parameters are not this feature's as well
 
     @property
@@ -111,6 +113,11 @@ class History(Recorded):
     def may_read(self) -> tuple[str, ...]:
         """A history that the request brings."""
         return (GIVEN,)
+
+    @property
+    def look_ups(self) -> Sequence[tuple[Table, int]]:
+        """The item embeddings, its own or the candidate tower's: a row a slot."""
+        return [(self.embeddings, self.length if self.reach == "before" else 2 * self.length)]
 
     def take_record(self, record: Record) -> None:
         """Keeps the record, makes the table and starts the encoder anew."""
@@ -130,7 +137,7 @@ class History(Recorded):
         self._source = (source,)
 
     @property
-    def embeddings(self) -> Tensor:
+    def embeddings(self) -> Table:
         """Embeddings of the items, `[FIRST + vocabulary, dim]`."""
         table = self._source[0].table if self._source else self.table
         require_fitted(self, table)

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import Columns, require_fitted
+from twotower.features.lookups import Table, embed
 from twotower.features.numeric import numbers_of
 from twotower.features.record import FloatArray, IntArray, Places, Record, RecordKey
 from twotower.features.recorded import Recorded
@@ -38,7 +38,7 @@ class LogScaled(Recorded):
             raise ConfigError(f"{self.kind} {column!r}: buckets={buckets}, dim={dim}; expected both at least 1")
         self.column, self.by, self.buckets, self.dim = column, by, buckets, dim
         self.width = dim + 1
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
         for name in ("low", "high", "mean", "deviation"):
             self.register_buffer(name, torch.zeros(()))
 
@@ -98,7 +98,7 @@ class LogScaled(Recorded):
         share = (value - self.low) / (self.high - self.low).clamp_min(1e-6)
         bucket = FIRST + (share * self.buckets).long().clamp(0, self.buckets - 1)
         standardised = ((value - self.mean) / self.deviation.clamp_min(1e-6)).masked_fill(missing, 0.0)
-        embedded = F.embedding(bucket.masked_fill(missing, MISSING), self.table)
+        embedded = embed(bucket.masked_fill(missing, MISSING), self.table)
         return torch.cat([embedded, standardised.unsqueeze(1)], dim=1)
 
     def _encoded(self, columns: Columns, training: bool) -> Tensor:

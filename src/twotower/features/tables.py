@@ -6,17 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.errors import DataError
+from twotower.features.lookups import Table
 
 INITIAL_BOUND = 0.05
 """Embeddings start uniform in ±0.05, as Keras's do."""
 
 
-def embedding_table(rows: int, dim: int) -> nn.Parameter:
+def embedding_table(rows: int, dim: int) -> Table:
     """A table `[rows, dim]`, uniform in ±0.05."""
-    return nn.Parameter(torch.empty(rows, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND))
+    return Table(torch.empty(rows, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND))
 
 
 def vocabulary_of(values: pa.ChunkedArray | pa.Array, size: int | None = None) -> pa.Array:

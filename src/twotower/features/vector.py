@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError, DataError
 from twotower.features.base import Feature, require_fitted
+from twotower.features.lookups import Table, embed
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Vector(Feature):
         self.column, self.size, self.dim, self.trained, self.width = column, size, dim, trained, dim or size
         self.map = None if dim is None else nn.Linear(size, dim, bias=False)
         self.known: FloatArray | None = None
-        self.table: nn.Parameter | None = None
+        self.table: Table | None = None
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Checks the vectors, remembers the distinct ones where they are trained, and starts the map anew."""
@@ -85,7 +85,7 @@ class Vector(Feature):
         if self.trained:
             require_fitted(self, self.table)
             assert self.table is not None
-            vectors = encoded[:, 1:] + F.embedding(encoded[:, 0].long(), self.table, padding_idx=UNKNOWN)
+            vectors = encoded[:, 1:] + embed(encoded[:, 0].long(), self.table, UNKNOWN)
         mapped: Tensor = vectors if self.map is None else self.map(vectors)
         return mapped
 
@@ -115,4 +115,4 @@ class Vector(Feature):
 
     def _take(self, known: FloatArray) -> None:
         self.known = np.ascontiguousarray(known, dtype=np.float32)
-        self.table = nn.Parameter(torch.zeros(FIRST + len(known), self.size))
+        self.table = Table(torch.zeros(FIRST + len(known), self.size))

@@ -107,6 +107,10 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         if self.uniform < 0 or self.memory < 0:
             raise ConfigError(f"uniform={self.uniform}, memory={self.memory}; expected numbers of at least 0")
 
+    def embedded(self, events: int, catalogue: int) -> int:
+        """How many candidates a step of so many events embeds, at most."""
+        return min(events + self.uniform, catalogue)
+
     def bind(self, train: Dataset, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
 
@@ -145,6 +149,11 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
+
+    def embedded(self, events: int, catalogue: int) -> int:
+        """How many candidates a step embeds: all of them."""
+        del events
+        return catalogue
 
     def bind(self, train: Dataset) -> BoundLoss:
         """The loss for this training data."""

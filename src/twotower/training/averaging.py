@@ -15,7 +15,9 @@ class Average:
     It moves towards the parameters after each step t = 0, 1, … by `1 − min(decay, (1 + t) / (10 + t))`, so that
     the first steps, whose weights are no good, are soon forgotten (Polyak and Juditsky, *Acceleration of stochastic
     approximation by averaging*, SIAM J. Control Optim. 1992; the warm-up is TensorFlow's). What is no parameter,
-    such as the moments of a batch norm, is not averaged: it is the model's latest.
+    such as the moments of a batch norm, is not averaged: it is the model's latest. Each update passes over all
+    parameters, large embedding tables included, whose rows are taken as they were last looked up where `LazyAdamW`
+    updates them.
 
     Args:
         model: The model, whose parameters are what the average starts from.

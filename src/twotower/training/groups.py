@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Literal
 
 from torch import nn
 
 from twotower.features import Feature
-from twotower.model.two_tower import TwoTower
+from twotower.features.lookups import Table
+from twotower.model.two_tower import TwoTower, features_of
+
+Updates = Literal["auto", "dense", "lazy"]
+"""How embedding tables are updated: all rows, those of the batch, or whichever is faster by the table's size."""
+
+WORTH_IT = 10
+"""Rows of a table for each row that a step may look up, from which on lazy updates are faster.
+
+`benchmarks/sparse_updates.py` finds it between 4 (Adagrad) and 12 (AdamW) where few rows are drawn twice.
+"""
 
 
 def parameter_groups(
@@ -64,3 +75,33 @@ def _tables(model: nn.Module) -> list[nn.Parameter]:
         for name, parameter in feature.named_parameters()
         if name.split(".")[0] == "table"
     ]
+
+
+def look_ups(model: TwoTower, events: int, candidates: int) -> Counter[Table]:
+    """How many rows of each table a step looks up, at most.
+
+    Args:
+        model: A model that has learned from data.
+        events: Events of a step.
+        candidates: Candidates that a step embeds.
+    """
+    found: Counter[Table] = Counter()
+    for tower, times in ((model.query, events), (model.candidate, candidates)):
+        for feature in features_of(tower):
+            for table, rows in feature.look_ups:
+                found[table] += rows * times
+    return found
+
+
+def lazy_tables(groups: list[dict[str, Any]], updates: Updates, looked_up: Counter[Table]) -> list[Table]:
+    """The tables to update lazily.
+
+    Args:
+        groups: The parameters, from `parameter_groups`.
+        updates: `dense` for none of them, `lazy` for all, `auto` for those large for what a step looks up.
+        looked_up: How many rows of each table a step looks up, at most; a table that it lacks is not large.
+    """
+    tables = [parameter for group in groups for parameter in group["params"] if isinstance(parameter, Table)]
+    if updates == "auto":
+        return [table for table in tables if table in looked_up and len(table) >= WORTH_IT * looked_up[table]]
+    return tables if updates == "lazy" else []

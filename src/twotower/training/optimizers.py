@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections import Counter
+from typing import Any, Protocol, get_args
 
 import msgspec
 import torch
 from torch import nn
 
 from twotower.errors import ConfigError
-from twotower.training.groups import parameter_groups
+from twotower.features.lookups import Table
+from twotower.training.groups import Updates, lazy_tables, parameter_groups
+from twotower.training.lazy import LazyAdagrad, LazyAdamW
 
 
 class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adagrad", tag_field="kind"):
@@ -27,6 +30,9 @@ class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adag
         weight_decay: Added to the gradient, times the weights; not on a learned temperature.
         embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
         embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
+        tables: `lazy` updates only the rows of embedding tables that a step has looked up, which where they have
+            no weight decay is the very same; with it, only these rows decay. `dense` passes over all rows.
+            `auto` is lazy where that is faster and the same: for large tables without weight decay.
     """
 
     learning_rate: float = 0.1
@@ -35,17 +41,25 @@ class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adag
     weight_decay: float = 0.0
     embedding_learning_rate: float | None = None
     embedding_weight_decay: float | None = None
+    tables: Updates = "auto"
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of all the model's parameters."""
+    def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
+        """The optimiser of all the model's parameters.
+
+        Args:
+            model: The model.
+            looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
+                without.
+        """
+        groups = _groups(model, self)
+        same = [group for group in groups if group["weight_decay"] == 0] if self.tables == "auto" else groups
+        if tables := lazy_tables(same, self.tables, looked_up or Counter()):
+            return LazyAdagrad(groups, tables, self.initial_accumulator, self.epsilon)
         return torch.optim.Adagrad(
-            _groups(model, self),
-            initial_accumulator_value=self.initial_accumulator,
-            eps=self.epsilon,
-            fused=True,
+            groups, initial_accumulator_value=self.initial_accumulator, eps=self.epsilon, fused=True
         )
 
 
@@ -59,6 +73,9 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
         betas: Decay of the running means of the gradient and of its square.
         embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
         embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
+        tables: `lazy` updates only the rows of embedding tables that a step looks up, after what they have missed,
+            which is the same but for rounding; `dense` passes over all rows; `auto` is lazy where that is faster,
+            for large tables.
     """
 
     learning_rate: float = 0.002
@@ -66,15 +83,25 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     embedding_learning_rate: float | None = None
     embedding_weight_decay: float | None = None
+    tables: Updates = "auto"
 
     def __post_init__(self) -> None:
         _check(self)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of all the model's parameters."""
-        return torch.optim.AdamW(_groups(model, self), betas=self.betas, fused=True)
+    def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
+        """The optimiser of all the model's parameters.
+
+        Args:
+            model: The model.
+            looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
+                without.
+        """
+        groups = _groups(model, self)
+        if tables := lazy_tables(groups, self.tables, looked_up or Counter()):
+            return LazyAdamW(groups, tables, self.betas)
+        return torch.optim.AdamW(groups, betas=self.betas, fused=True)
 
 
 Optimizer = Adagrad | AdamW
@@ -153,6 +180,8 @@ def _check(settings: Optimizer) -> None:
         decay = getattr(settings, name)
         if decay is not None and not decay >= 0:
             raise ConfigError(f"{name}={decay}; expected a number of at least 0")
+    if settings.tables not in get_args(Updates):
+        raise ConfigError(f"tables={settings.tables!r}; expected one of {', '.join(get_args(Updates))}")
 
 
 def _check_warmup(warmup: float) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.data.dataset import Dataset
 from twotower.errors import TwoTowerError
@@ -24,7 +24,10 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.averaging import Average
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Weights
+from twotower.training.clipping import clip_gradient
+from twotower.training.groups import look_ups
 from twotower.training.history import Epoch, TrainingHistory
+from twotower.training.lazy import catch_up, lazy_look_ups
 
 if TYPE_CHECKING:
     from twotower.training.trainer import Trainer
@@ -50,9 +53,10 @@ class Run:
     def prepare(cls, settings: Trainer, model: TwoTower, train: Dataset, validation: Dataset | None) -> Run:
         """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
         device = model.device
+        embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
         state = TrainingState(
             model,
-            settings.optimizer.build(model),
+            settings.optimizer.build(model, look_ups(model, settings.batch_size, embedded)),
             TrainingHistory(monitor=settings.monitor),
             settings.epochs,
             -(-len(train) // settings.batch_size),
@@ -74,7 +78,10 @@ class Run:
     def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
         """Trains one epoch and validates it where it is due."""
         settings, state = self.settings, self.state
-        with _randomness_of(settings.seed, number, state.model.device):
+        with (
+            _randomness_of(settings.seed, number, state.model.device),
+            lazy_look_ups(state.optimizer),
+        ):
             started = time.perf_counter()
             state.model.train()
             self.loss.start_epoch()
@@ -94,6 +101,7 @@ class Run:
                     callback.on_step(state)
                 interruption.raise_if_asked()
             mean = (total / weight).item()
+            catch_up(state.optimizer)
             state.model.eval()
         seconds = time.perf_counter() - started
         if not np.isfinite(mean):
@@ -152,7 +160,7 @@ class Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+            clip_gradient(model.parameters(), self.settings.clip_norm)
         optimizer.step()
         model.clamp_temperature()
         counted = len(rows) if weights is None else weights.sum()

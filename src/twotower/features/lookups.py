@@ -1,0 +1,173 @@
+"""Looking rows up in embedding tables, with a gradient of the whole table or of the rows looked up alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Refresh = Callable[["Table", Tensor], None]
+
+
+class Table(nn.Parameter):
+    """An embedding table, `[rows, dim]`.
+
+    Attributes:
+        row_gradients: Whether the gradient of a look-up is a sparse tensor of the rows looked up in place of a dense
+            one of all rows. See the function `row_gradients`.
+        refresh: Called with the table and the rows before a look-up.
+    """
+
+    row_gradients: bool = False
+    refresh: Refresh | None = None
+
+
+@contextmanager
+def row_gradients(tables: Iterable[Table], refresh: Refresh | None = None) -> Iterator[None]:
+    """Inside the block, the gradients of these tables are sparse: of the rows looked up alone.
+
+    Args:
+        tables: The tables.
+        refresh: Called with a table and rows of it, in a tensor of any shape, before they are looked up.
+
+    Example:
+        >>> table = Table(torch.ones(1_000_000, 2))
+        >>> with row_gradients([table]):
+        ...     embed(torch.tensor([7, 3, 7]), table).sum().backward()
+        >>> gradient = table.grad.coalesce()
+        >>> gradient.indices().tolist(), gradient.values().tolist()
+        ([[3, 7]], [[1.0, 1.0], [2.0, 2.0]])
+    """
+    tables = list(tables)
+    for table in tables:
+        table.row_gradients, table.refresh = True, refresh
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.row_gradients, table.refresh = False, None
+
+
+def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
+    """The `rows` `[…]` of a table `[rows, dim]`: `[…, dim]`.
+
+    Args:
+        rows: Rows of the table, int32 or int64.
+        table: The table; a `Table` with `row_gradients` has a sparse gradient.
+        padding: A row that gets no gradient.
+    """
+    if _prepared(rows, table):
+        embedded: Tensor = _Rows.apply(table, rows, padding)  # type: ignore[no-untyped-call]
+        return embedded
+    return F.embedding(rows, table, padding_idx=padding)
+
+
+def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
+    """The mean of the rows of each bag `[n, slots]`, zeros where all are padding: `[n, dim]`.
+
+    Args:
+        rows: Rows of the table, int32 or int64.
+        table: The table; a `Table` with `row_gradients` has a sparse gradient.
+        padding: A row that does not count and gets no gradient.
+    """
+    if _prepared(rows, table):
+        embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
+        return embedded
+    return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
+
+
+def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Tensor:
+    """The weighted sum of the rows of each bag `[n, slots]`: `[n, dim]`.
+
+    Args:
+        rows: Rows of the table, int32 or int64.
+        table: The table; a `Table` with `row_gradients` has a sparse gradient.
+        weights: Weight of each slot, `[n, slots]`, with gradient.
+        padding: A row that does not count and gets no gradient.
+    """
+    if _prepared(rows, table):
+        weights = weights.masked_fill(rows == padding, 0.0)
+        return torch.bmm(weights.unsqueeze(1), embed(rows, table, padding)).squeeze(1)
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights, padding_idx=padding)
+
+
+class _Rows(torch.autograd.Function):
+    """`F.embedding`, whose gradient is one of the rows looked up."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape, ctx.padding = table.shape, padding
+        return F.embedding(rows, table)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return _summed(rows.unsqueeze(-1), gradient.flatten(0, -2), ctx.shape, ctx.padding), None, None
+
+
+class _Means(torch.autograd.Function):
+    """`F.embedding_bag` in mode `mean`, whose gradient is one of the rows looked up."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape, ctx.padding = table.shape, padding
+        return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        count = (rows != ctx.padding).sum(dim=1, keepdim=True).clamp_min(1)
+        return _summed(rows, gradient / count, ctx.shape, ctx.padding), None, None
+
+
+def _summed(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int | None) -> Tensor:
+    """The sum for each distinct row of the gradients of the bags it is in, as a sparse tensor of the table's shape.
+
+    A stable sort brings equal rows together, and `embedding_bag` adds their gradients up in the order in which they
+    come: nothing of the size of the table, nor of the look-ups times `dim`, is made, and one input has one result.
+
+    Args:
+        rows: Rows of the table, `[…, slots]`.
+        gradient: Gradient of each bag, `[n, dim]`.
+        shape: Of the table.
+        padding: A row to leave out.
+    """
+    slots = rows.shape[-1]
+    rows = rows.flatten()
+    if padding is None:
+        ordered, source = torch.sort(rows, stable=True)
+    else:
+        present = (rows != padding).nonzero().squeeze(1)
+        ordered, order = torch.sort(rows[present], stable=True)
+        source = present[order]
+    distinct, counts = torch.unique_consecutive(ordered, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    sums = F.embedding_bag(source // slots if slots > 1 else source, gradient.contiguous(), starts, mode="sum")
+    return torch.sparse_coo_tensor(distinct.long().unsqueeze(0), sums, shape, is_coalesced=True, check_invariants=False)
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """A table's sparse gradient with each row once, in ascending order; a dense one made sparse.
+
+    PyTorch forgets of a gradient that its rows are distinct and in order when it hands it to the parameter. To look
+    whether they are is far cheaper than `coalesce`, which is left to where several were added up.
+    """
+    if not gradient.is_sparse:
+        return gradient.to_sparse(1)
+    rows = gradient._indices()[0]
+    return gradient._coalesced_(True) if (rows[1:] > rows[:-1]).all() else gradient.coalesce()
+
+
+def _prepared(rows: Tensor, table: Tensor) -> bool:
+    """Refreshes the rows where that is wanted; says whether their gradient has to be sparse."""
+    if not isinstance(table, Table):
+        return False
+    if table.refresh is not None:
+        table.refresh(table, rows)
+    return table.row_gradients and torch.is_grad_enabled()
