@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.features.tables import look_up
 
@@ -30,3 +31,17 @@ def padded_rows(values: pa.Array, lengths: npt.NDArray[np.int64], vocabulary: pa
     padded = np.full((len(lengths), min(lengths.max(initial=1), max_length)), PADDING, dtype=np.int32)
     padded[row[kept], place[kept]] = rows[kept]
     return torch.from_numpy(padded)
+
+
+def mean_of_rows(rows: Tensor, table: Tensor) -> Tensor:
+    """The mean of a table's rows `[n, longest]`, padding left out, as `[n, dim]`; zeros where there is only padding.
+
+    A CPU is spared the padding, of which there is often more than all else; other devices would have to wait until it
+    is known how much there is.
+    """
+    if rows.device.type != "cpu":
+        return F.embedding_bag(rows, table, mode="mean", padding_idx=PADDING)
+    there = rows != PADDING
+    lengths = there.sum(dim=1)
+    begins = lengths.cumsum(dim=0).sub_(lengths)
+    return F.embedding_bag(rows.masked_select(there).long(), table, begins, mode="mean")

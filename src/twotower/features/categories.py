@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError, DataError
-from twotower.features.bags import FIRST, PADDING, padded_rows
+from twotower.features.bags import FIRST, mean_of_rows, padded_rows
 from twotower.features.base import Feature, require_fitted
 from twotower.features.tables import embedding_table, vocabulary_of
 
@@ -75,7 +74,7 @@ class Categories(Feature):
         """Embeds `[n, length]` rows as `[n, dim]`."""
         require_fitted(self, self.table)
         assert self.table is not None
-        return F.embedding_bag(encoded, self.table, mode="mean", padding_idx=PADDING)
+        return mean_of_rows(encoded, self.table)
 
     def _lists(self, column: pa.ChunkedArray) -> pa.ListArray:
         kind = column.type

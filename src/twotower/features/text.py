@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ConfigError, DataError
-from twotower.features.bags import FIRST, PADDING, padded_rows
+from twotower.features.bags import FIRST, mean_of_rows, padded_rows
 from twotower.features.base import Feature, require_fitted
 from twotower.features.tables import embedding_table, vocabulary_of
 
@@ -77,7 +76,7 @@ class Text(Feature):
         """Embeds `[n, length]` rows as `[n, dim]`."""
         require_fitted(self, self.table)
         assert self.table is not None
-        return F.embedding_bag(encoded, self.table, mode="mean", padding_idx=PADDING)
+        return mean_of_rows(encoded, self.table)
 
     def _words(self, column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
         """All words one after the other, and how many each text has, `[N]`."""
