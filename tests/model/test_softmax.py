@@ -166,4 +166,4 @@ def test_memory_does_not_hold_all_logits(rows: int, columns: int, logits: int, m
     with torch.profiler.profile(profile_memory=True) as profile:
         softmax_loss(queries, candidates, torch.arange(rows), torch.ones(rows)).backward()  # type: ignore[no-untyped-call]
     largest = max(event.self_cpu_memory_usage for event in profile.events())
-    assert largest <= 4 * logits
+    assert largest <= 4 * logits * torch.get_num_threads()

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED_LOGITS = 1 << 18
-"""Logits worked on at once on a CPU: about a megabyte in float32, what a core's second-level cache holds."""
+"""Logits worked on at once by each thread of a CPU: a megabyte in float32, about a core's second-level cache."""
 
 DEVICE_LOGITS = 1 << 25
 """The same on other devices, which only large products keep busy: 128 MiB in float32."""
@@ -128,7 +128,8 @@ class _Softmax(torch.autograd.Function):
         if any(ctx.needs_input_grad[:2]):
             gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates))
             ctx.save_for_backward(gradients.queries, gradients.candidates)
-        logits = CACHED_LOGITS if queries.device.type == "cpu" else DEVICE_LOGITS
+        on_cpu = queries.device.type == "cpu"
+        logits = CACHED_LOGITS * torch.get_num_threads() if on_cpu else DEVICE_LOGITS
         rows = max(1, logits // max(1, len(candidates)))
         if hard_negatives is not None or smoothing > 0 or rows >= min(LEAST_ROWS, len(queries)):
             return _in_whole_rows(problem, rows, hard_negatives, smoothing, gradients)
@@ -177,7 +178,7 @@ def _in_whole_rows(
     transposed = problem.candidates.t()
     for start in range(0, size, rows):
         part = slice(start, min(start + rows, size))
-        line, chosen = memory[: (part.stop - start) * width], place[part]
+        line, chosen, top, total = memory[: (part.stop - start) * width], place[part], highest[part], sums[part]
         logits = line.view(-1, width)
         torch.addmm(problem.bias, problem.scaled_queries[part], transposed, out=logits)  # [rows, C]
         if problem.target_shift is not None:
@@ -186,24 +187,25 @@ def _in_whole_rows(
             line.index_fill_(0, removed.place[removed.within(start, 0)], -torch.inf)
         if hard_negatives is not None:
             _keep_hardest(logits, problem.target[part].unsqueeze(1), hard_negatives)
-        torch.amax(logits, 1, out=highest[part])
+        torch.amax(logits, 1, out=top)
         torch.index_select(line, 0, chosen, out=wanted[part])
         if smoothing > 0:
             left_out = logits == -torch.inf
             kept = width - left_out.sum(dim=1)
             mean = logits.masked_fill(left_out, 0).sum(dim=1) / kept
             wanted[part].mul_(1 - smoothing).add_(mean, alpha=smoothing)
-        exponentials = logits.sub_(highest[part].unsqueeze(1)).exp2_()
-        torch.sum(exponentials, 1, out=sums[part])
+        exponentials = logits.sub_(top.unsqueeze(1)).exp2_()
+        torch.sum(exponentials, 1, out=total)
         if gradients is not None:
-            slopes = exponentials  # dloss/dlogits, but for the weights and for a division by the sums
-            line.index_add_(0, chosen, sums[part], alpha=smoothing - 1)
+            slopes = exponentials  # dloss/dlogits of each row, times its sum, over its weight
+            line.index_add_(0, chosen, total, alpha=smoothing - 1)
             if smoothing > 0:
-                slopes.sub_((sums[part] * smoothing / kept).unsqueeze(1)).masked_fill_(left_out, 0)
+                slopes.sub_((total * smoothing / kept).unsqueeze(1)).masked_fill_(left_out, 0)
             torch.mm(slopes, problem.candidates, out=gradients.queries[part])
-            factors = (problem.weights[part] / sums[part]).unsqueeze(1)
-            gradients.queries[part].mul_(factors)
+            factors = (problem.weights[part] / total).unsqueeze(1)
             gradients.candidates.addmm_(slopes.t(), problem.queries[part] * factors)
+    if gradients is not None:
+        gradients.queries.mul_((problem.weights / sums).unsqueeze(1))
     return torch.dot(problem.weights, sums.log2_().add_(highest).sub_(wanted)) / LOG2_E
 
 
