@@ -93,3 +93,31 @@ def test_lazy_updates_are_measured_beside_dense_ones_and_their_floor(tmp_path: P
         # weight and its one or two states, which are written again.
         row = 2 + 2 * (2 if one["optimizer"] == "Adagrad" else 3)
         assert one["floor"] == pytest.approx(16 * (300 + row * one["touched"]) / report["rates"]["copy"])
+
+
+def test_the_softmax_is_measured_beside_the_plain_formula(tmp_path: Path) -> None:
+    sizes = ("--sizes", 64, 200, "--dim", 8, "--repetitions", 2)
+    assert "floor" in run("softmax.py", *sizes, "--out", tmp_path / "softmax.json")
+    report = read(tmp_path / "softmax.json")
+    assert [outcome["size"] for outcome in report["outcomes"]] == [64, 200]
+    for outcome in report["outcomes"]:
+        assert outcome["floor"] > 0
+        assert len(outcome["chunked"]["seconds"]) == len(outcome["plain"]["seconds"]) == 2
+        assert outcome["chunked_memory"] < 50e6  # a process's own, not that of the one that started it
+
+
+def test_steps_are_measured_over_depths_and_batches(tmp_path: Path) -> None:
+    sizes = ("--data", "simulated:30,40,1500", "--depths", "8,4", "4", "--batches", 256, 4096, "--repetitions", 2)
+    assert "floor" in run("step.py", *sizes, "--out", tmp_path / "step.json")
+    outcomes = read(tmp_path / "step.json")["outcomes"]
+    assert [(outcome["layers"], outcome["batch"], outcome["steps"]) for outcome in outcomes] == [
+        ([8, 4], 256, 5),
+        ([8, 4], 4096, 1),
+        ([4], 256, 5),
+        ([4], 4096, 1),
+    ]
+    for outcome in outcomes:
+        assert len(outcome["epoch"]["seconds"]) == len(outcome["validation"]["seconds"]) == 2
+        assert 0 < outcome["distinct"] <= 40
+        assert outcome["step_work"]["exponentials"] == 1200 / outcome["steps"] * outcome["distinct"]
+        assert outcome["validation_work"]["read"] == 4 * 300 * 40

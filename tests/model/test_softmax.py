@@ -46,7 +46,9 @@ def plain(
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 9),
     columns=st.integers(1, 8),
-    chunk=st.integers(1, 40),
+    cached=st.integers(1, 40),
+    tile_rows=st.integers(1, 9),
+    held=st.integers(1, 40),
     with_bias=st.booleans(),
     with_shift=st.booleans(),
     with_removed=st.booleans(),
@@ -57,7 +59,9 @@ def test_value_and_gradient_are_the_plain_formulas(
     seed: int,
     rows: int,
     columns: int,
-    chunk: int,
+    cached: int,
+    tile_rows: int,
+    held: int,
     with_bias: bool,
     with_shift: bool,
     with_removed: bool,
@@ -82,7 +86,9 @@ def test_value_and_gradient_are_the_plain_formulas(
     expected = plain(queries, candidates, target, weights, bias, shift, banned, hard_negatives, smoothing)
     expected_gradients = torch.autograd.grad(expected, [queries, candidates])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(softmax, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(softmax, "CACHED_LOGITS", cached)
+        patch.setattr(softmax, "TILE_ROWS", tile_rows)
+        patch.setattr(softmax, "HELD_LOGITS", held)
         loss = softmax_loss(
             queries,
             candidates,
@@ -116,23 +122,48 @@ def test_the_outer_gradient_is_passed_on() -> None:
     torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_extreme_logits_stay_finite() -> None:
+@pytest.mark.parametrize("cached", [softmax.CACHED_LOGITS, 1])
+def test_extreme_logits_stay_finite(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax, "CACHED_LOGITS", cached)  # with 1, every logit is a tile of its own
     queries = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     loss = softmax_loss(queries, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]), torch.ones(2))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(2e4)
     assert queries.grad is not None
-    assert queries.grad.isfinite().all()
+    torch.testing.assert_close(queries.grad, torch.tensor([[0.0], [-2.0]]))
 
 
 def test_a_target_without_rivals_costs_nothing() -> None:
     assert softmax_loss(torch.randn(3, 2), torch.randn(1, 2), torch.zeros(3, dtype=torch.long), torch.ones(3)) == 0.0
 
 
-def test_memory_does_not_hold_all_logits() -> None:
-    """B × C logits of 20,000 × 20,000 would be 1.6 GB; a chunk is a megabyte."""
-    queries = torch.randn(20_000, 2)
+def test_tiles_in_float32_are_as_exact_as_the_plain_formula() -> None:
+    """More columns than whole rows are worked on with, the last tiles smaller than the others."""
+    draw = torch.Generator().manual_seed(0)
+    queries, candidates = (torch.randn(n, 16, generator=draw).requires_grad_() for n in (700, 5000))
+    target, weights = torch.randint(5000, (700,), generator=draw), torch.rand(700, generator=draw)
+    bias, shift = torch.randn(5000, generator=draw), torch.randn(700, generator=draw)
+    known = torch.randint(5000, (700, 3), generator=draw)
+    rows, place = (known != target.unsqueeze(1)).nonzero(as_tuple=True)
+    removed = Removed(rows, known[rows, place])
+    loss = softmax_loss(queries, candidates, target, weights, bias=bias, target_shift=shift, removed=removed)
+    gradients = torch.autograd.grad(loss, [queries, candidates])
+
+    logits = queries.double() @ candidates.double().T + bias
+    logits = logits.index_put((torch.arange(700), target), shift.double(), accumulate=True)
+    logits = logits.index_put((removed.rows, removed.columns), torch.tensor(-torch.inf, dtype=torch.float64))
+    expected = weights.double() @ torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for gradient, exact in zip(gradients, torch.autograd.grad(expected, [queries, candidates]), strict=True):
+        torch.testing.assert_close(gradient, exact, rtol=1e-4, atol=2e-6)  # logits of 30 in float32 are off by 2e-6
+
+
+@pytest.mark.parametrize(("rows", "columns", "logits"), [(2000, 2000, softmax.CACHED_LOGITS), (2000, 20_000, 1 << 22)])
+def test_memory_does_not_hold_all_logits(rows: int, columns: int, logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of whole rows is a megabyte; where columns are cut, at most so many exponentials are held."""
+    monkeypatch.setattr(softmax, "HELD_LOGITS", 1 << 22)
+    queries, candidates = torch.randn(rows, 2, requires_grad=True), torch.randn(columns, 2)
     with torch.profiler.profile(profile_memory=True) as profile:
-        softmax_loss(queries[:2000], queries, torch.arange(2000), torch.ones(2000))
+        softmax_loss(queries, candidates, torch.arange(rows), torch.ones(rows)).backward()  # type: ignore[no-untyped-call]
     largest = max(event.self_cpu_memory_usage for event in profile.events())
-    assert largest <= 4 * softmax.CHUNK_ELEMENTS
+    assert largest <= 4 * logits * torch.get_num_threads()

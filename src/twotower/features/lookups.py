@@ -69,6 +69,9 @@ def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
 def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
     """The mean of the rows of each bag `[n, slots]`, zeros where all are padding: `[n, dim]`.
 
+    A CPU is spared the padding, of which there is often more than all else; other devices would have to wait until it
+    is known how much there is.
+
     Args:
         rows: Rows of the table, int32 or int64.
         table: The table; a `Table` with `row_gradients` has a sparse gradient.
@@ -77,7 +80,12 @@ def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
     if _prepared(rows, table):
         embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
-    return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
+    if rows.device.type != "cpu":
+        return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
+    there = rows != padding
+    lengths = there.sum(dim=1)
+    begins = lengths.cumsum(dim=0).sub_(lengths)
+    return F.embedding_bag(rows.masked_select(there).long(), table, begins, mode="mean")
 
 
 def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Tensor:

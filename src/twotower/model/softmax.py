@@ -1,16 +1,24 @@
 """The softmax over candidates: its exact loss and gradient in one pass, without B × C logits in memory.
 
-Rows are processed in chunks that fit the cache. Each chunk's logits become probabilities in place and
-the products that make the gradient follow at once, so that memory is O(B·d + C·d + chunk·C) and the
-exponentials are taken once. The plain formula, against which this is tested, is
+Logits are made a few rows at a time, become exponentials in place while they are in the cache, and the products that
+make the gradient follow at once: three products and one exponential a logit, none of them twice. The plain formula,
+against which this is tested, is
 
     loss = Σ_i w_i · ( log Σ_j exp(z_ij) − z_it )      with  z = q·cᵀ + bias,  t = target of row i,
 
 and, with labels smoothed by ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it.
+
+Where the cache holds so few rows of C logits that products with them would be slow, the columns are cut as well, into
+tiles. A row's exponentials are then relative to its highest logit so far, and what was summed before is scaled when
+that grows (Milakov and Gimelshein, *Online normalizer calculation for softmax*, 2018). The candidates' gradient needs
+the whole sum, so that some rows' exponentials are held until it is known.
+
+Inside, logits are scaled by log₂ e and powers are of 2, on most machines the faster exponential.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +26,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 18
-"""Logits held at once: about a megabyte in float32, what a core's second-level cache holds."""
+CACHED_LOGITS = 1 << 18
+"""Logits worked on at once by each thread of a CPU: a megabyte in float32, about a core's second-level cache."""
+
+DEVICE_LOGITS = 1 << 25
+"""The same on other devices, which only large products keep busy: 128 MiB in float32."""
+
+LEAST_ROWS = 128
+"""Rows of whole logits worth working on at once; where the cache holds fewer, the columns are cut as well."""
+
+TILE_ROWS = 512
+"""Rows worked on at once where the columns are cut."""
+
+HELD_LOGITS = 1 << 25
+"""Exponentials held at once where the columns are cut, at most: 128 MiB in float32."""
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -72,13 +94,13 @@ def softmax_loss(
         0.6265
     """
     offset = torch.zeros(len(candidates), dtype=queries.dtype, device=queries.device) if bias is None else bias
-    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
         queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing
     )
     return loss
 
 
-class _ChunkedSoftmax(torch.autograd.Function):
+class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -92,47 +114,26 @@ class _ChunkedSoftmax(torch.autograd.Function):
         hard_negatives: int | None,
         smoothing: float,
     ) -> Tensor:
-        rows = max(1, min(len(queries), CHUNK_ELEMENTS // max(1, len(candidates))))
-        needs_gradient = any(ctx.needs_input_grad[:2])
-        query_gradient = torch.empty_like(queries)
-        candidate_gradient = torch.zeros_like(candidates)
-        transposed = candidates.t()
-        buffer = queries.new_empty(rows, len(candidates))
-        numbers = torch.arange(rows, device=queries.device)
-        pairs_before = None if removed is None else _pairs_before_chunks(removed, len(queries), rows)
-        total = queries.new_zeros(())
-        for chunk, start in enumerate(range(0, len(queries), rows)):
-            part = slice(start, start + rows)
-            chunk_target, chunk_weights = target[part], weights[part]
-            row = numbers[: len(chunk_target)]
-            logits = torch.addmm(bias, queries[part], transposed, out=buffer[: len(row)])  # [rows, C]
-            if target_shift is not None:
-                logits[row, chunk_target] += target_shift[part]
-            if removed is not None and pairs_before is not None:
-                pairs = slice(pairs_before[chunk], pairs_before[chunk + 1])
-                logits[removed.rows[pairs] - start, removed.columns[pairs]] = -torch.inf
-            if hard_negatives is not None:
-                _keep_hardest(logits, row, chunk_target, hard_negatives)
-            highest = logits.amax(dim=1, keepdim=True)
-            chosen = logits[row, chunk_target] - highest.squeeze(1)
-            if smoothing > 0:
-                left_out = logits == -torch.inf
-                kept = logits.shape[1] - left_out.sum(dim=1)
-                mean = logits.masked_fill(left_out, 0).sum(dim=1) / kept
-                chosen = (1 - smoothing) * chosen + smoothing * (mean - highest.squeeze(1))
-            exponentials = logits.sub_(highest).exp_()
-            sums = exponentials.sum(dim=1)
-            total += torch.dot(chunk_weights, sums.log() - chosen)
-            if needs_gradient:
-                slopes = exponentials.mul_((chunk_weights / sums).unsqueeze(1))  # dloss/dlogits, but for the targets
-                slopes[row, chunk_target] -= chunk_weights * (1 - smoothing)
-                if smoothing > 0:
-                    spread = chunk_weights * smoothing / kept
-                    slopes.sub_(spread.unsqueeze(1)).masked_fill_(left_out, 0)
-                torch.mm(slopes, candidates, out=query_gradient[part])
-                candidate_gradient.addmm_(slopes.t(), queries[part])
-        ctx.save_for_backward(query_gradient, candidate_gradient)
-        return total
+        problem = _Problem(
+            queries=queries,
+            candidates=candidates,
+            target=target,
+            weights=weights,
+            scaled_queries=queries * LOG2_E,
+            bias=bias * LOG2_E,
+            target_shift=None if target_shift is None else target_shift * LOG2_E,
+            removed=removed,
+        )
+        gradients = None
+        if any(ctx.needs_input_grad[:2]):
+            gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates))
+            ctx.save_for_backward(gradients.queries, gradients.candidates)
+        on_cpu = queries.device.type == "cpu"
+        logits = CACHED_LOGITS * torch.get_num_threads() if on_cpu else DEVICE_LOGITS
+        rows = max(1, logits // max(1, len(candidates)))
+        if hard_negatives is not None or smoothing > 0 or rows >= min(LEAST_ROWS, len(queries)):
+            return _in_whole_rows(problem, rows, hard_negatives, smoothing, gradients)
+        return _in_tiles(problem, logits, gradients)
 
     @staticmethod
     @once_differentiable
@@ -141,19 +142,176 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return (query_gradient * outer, candidate_gradient * outer, *[None] * 7)
 
 
-def _pairs_before_chunks(removed: Removed, size: int, rows: int) -> list[int]:
-    """How many removed pairs come before each chunk, and how many there are."""
-    starts = torch.arange(0, size + rows, rows, device=removed.rows.device)
-    before: list[int] = torch.searchsorted(removed.rows, starts).tolist()
-    return before
+@dataclass(frozen=True)
+class _Problem:
+    """What `softmax_loss` is given; queries, bias and shift also in units that make powers of 2 of logits."""
+
+    queries: Tensor
+    candidates: Tensor
+    target: Tensor
+    weights: Tensor
+    scaled_queries: Tensor
+    bias: Tensor
+    target_shift: Tensor | None
+    removed: Removed | None
 
 
-def _keep_hardest(logits: Tensor, row: Tensor, target: Tensor, count: int) -> None:
-    """Removes all but the target and the `count` highest other logits of each row, in place."""
+@dataclass(frozen=True)
+class _Gradients:
+    """Where gradients go: those of the queries are written, those of the candidates added."""
+
+    queries: Tensor
+    candidates: Tensor
+
+
+def _in_whole_rows(
+    problem: _Problem, rows: int, hard_negatives: int | None, smoothing: float, gradients: _Gradients | None
+) -> Tensor:
+    """The loss, and its gradients where they are wanted, `rows` rows of logits at a time."""
+    size, width = len(problem.queries), len(problem.candidates)
+    rows = min(rows, size)
+    tiles = _Tiles(size, width, rows, width)
+    place = tiles.place(torch.arange(size, device=problem.target.device), problem.target)
+    removed = None if problem.removed is None else tiles.sorted(problem.removed.rows, problem.removed.columns)
+    memory = problem.queries.new_empty(rows * width)
+    highest, sums, wanted = problem.queries.new_empty(3, size)
+    transposed = problem.candidates.t()
+    for start in range(0, size, rows):
+        part = slice(start, min(start + rows, size))
+        line, chosen, top, total = memory[: (part.stop - start) * width], place[part], highest[part], sums[part]
+        logits = line.view(-1, width)
+        torch.addmm(problem.bias, problem.scaled_queries[part], transposed, out=logits)  # [rows, C]
+        if problem.target_shift is not None:
+            line.index_add_(0, chosen, problem.target_shift[part])
+        if removed is not None:
+            line.index_fill_(0, removed.place[removed.within(start, 0)], -torch.inf)
+        if hard_negatives is not None:
+            _keep_hardest(logits, problem.target[part].unsqueeze(1), hard_negatives)
+        torch.amax(logits, 1, out=top)
+        torch.index_select(line, 0, chosen, out=wanted[part])
+        if smoothing > 0:
+            left_out = logits == -torch.inf
+            kept = width - left_out.sum(dim=1)
+            mean = logits.masked_fill(left_out, 0).sum(dim=1) / kept
+            wanted[part].mul_(1 - smoothing).add_(mean, alpha=smoothing)
+        exponentials = logits.sub_(top.unsqueeze(1)).exp2_()
+        torch.sum(exponentials, 1, out=total)
+        if gradients is not None:
+            slopes = exponentials  # dloss/dlogits of each row, times its sum, over its weight
+            line.index_add_(0, chosen, total, alpha=smoothing - 1)
+            if smoothing > 0:
+                slopes.sub_((total * smoothing / kept).unsqueeze(1)).masked_fill_(left_out, 0)
+            torch.mm(slopes, problem.candidates, out=gradients.queries[part])
+            factors = (problem.weights[part] / total).unsqueeze(1)
+            gradients.candidates.addmm_(slopes.t(), problem.queries[part] * factors)
+    if gradients is not None:
+        gradients.queries.mul_((problem.weights / sums).unsqueeze(1))
+    return torch.dot(problem.weights, sums.log2_().add_(highest).sub_(wanted)) / LOG2_E
+
+
+def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> Tensor:
+    """The same, in tiles of so many logits; knows neither hard negatives nor smoothing."""
+    size, width = len(problem.queries), len(problem.candidates)
+    rows = max(1, min(size, TILE_ROWS, HELD_LOGITS // width))
+    tiles = _Tiles(size, width, rows, max(1, min(width, logits // rows)))
+    targets = tiles.sorted(torch.arange(size, device=problem.target.device), problem.target)
+    removed = None if problem.removed is None else tiles.sorted(problem.removed.rows, problem.removed.columns)
+    chosen = problem.candidates.index_select(0, problem.target)  # [B, d]
+    wanted = (problem.scaled_queries * chosen).sum(dim=1).add_(problem.bias.index_select(0, problem.target))
+    if problem.target_shift is not None:
+        wanted.add_(problem.target_shift)
+    highest, sums = wanted.clone(), torch.zeros_like(wanted)
+    memory = problem.queries.new_empty(rows * tiles.columns)
+    held = problem.queries.new_empty(0 if gradients is None else rows * width)
+    for start in range(0, size, rows):
+        part = slice(start, min(start + rows, size))
+        height = part.stop - start
+        done = []  # of each tile: its columns, its exponentials, what they are relative to
+        for first in range(0, width, tiles.columns):
+            columns = slice(first, min(first + tiles.columns, width))
+            line = memory[: height * (columns.stop - first)]
+            tile = line.view(height, -1)
+            torch.addmm(problem.bias[columns], problem.scaled_queries[part], problem.candidates[columns].t(), out=tile)
+            within = targets.within(start, first)
+            line.index_copy_(0, targets.place[within], wanted.index_select(0, targets.rows[within]))
+            if removed is not None:
+                line.index_fill_(0, removed.place[removed.within(start, first)], -torch.inf)
+            before = highest[part].clone()
+            torch.maximum(before, tile.amax(dim=1), out=highest[part])
+            kept = line if gradients is None else held[height * first : height * columns.stop]
+            exponentials = torch.exp2(tile.sub_(highest[part].unsqueeze(1)), out=kept.view(height, -1))
+            shrunk = before.sub_(highest[part]).exp2_()
+            sums[part].mul_(shrunk).add_(exponentials.sum(dim=1))
+            if gradients is not None:
+                gradients.queries[part].mul_(shrunk.unsqueeze(1)).addmm_(exponentials, problem.candidates[columns])
+                done.append((columns, exponentials, highest[part].clone()))
+        if gradients is not None:
+            factors = problem.weights[part] / sums[part]
+            gradients.queries[part].mul_(factors.unsqueeze(1))
+            for columns, exponentials, relative_to in done:
+                scale = (relative_to - highest[part]).exp2_().mul_(factors)
+                gradients.candidates[columns].addmm_(exponentials.t(), problem.queries[part] * scale.unsqueeze(1))
+    if gradients is not None:
+        pull = problem.weights.unsqueeze(1)
+        gradients.queries.addcmul_(chosen, pull, value=-1)
+        gradients.candidates.index_put_((problem.target,), problem.queries * -pull, accumulate=True)
+    return torch.dot(problem.weights, sums.log2_().add_(highest).sub_(wanted)) / LOG2_E
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Logits `[size, width]` cut into tiles of `rows` × `columns`; the last ones are smaller."""
+
+    size: int
+    width: int
+    rows: int
+    columns: int
+
+    def place(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Where (row, column) pairs lie in the memory of their tiles."""
+        last = (self._across - 1) * self.columns
+        widths = torch.where(columns < last, self.columns, self.width - last)
+        return rows % self.rows * widths + columns % self.columns
+
+    def sorted(self, rows: Tensor, columns: Tensor) -> _Pairs:
+        """Pairs in order of their tiles, given in order of their rows."""
+        tile = rows // self.rows * self._across + columns // self.columns
+        place = self.place(rows, columns)
+        if self._across > 1:
+            tile, order = tile.sort(stable=True)
+            rows, place = rows[order], place[order]
+        ends = torch.arange(-(-self.size // self.rows) * self._across + 1, device=tile.device)
+        return _Pairs(self, rows, place, torch.searchsorted(tile, ends).tolist())
+
+    @property
+    def _across(self) -> int:
+        return -(-self.width // self.columns)
+
+    def number(self, row: int, column: int) -> int:
+        """The number of the tile that holds this logit."""
+        return row // self.rows * self._across + column // self.columns
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """(row, column) pairs in order of their tiles: their rows, their places, how many come before each tile."""
+
+    tiles: _Tiles
+    rows: Tensor
+    place: Tensor
+    before: list[int]
+
+    def within(self, row: int, column: int) -> slice:
+        """Those in the tile that holds this logit."""
+        number = self.tiles.number(row, column)
+        return slice(self.before[number], self.before[number + 1])
+
+
+def _keep_hardest(logits: Tensor, target: Tensor, count: int) -> None:
+    """Removes all but the target `[rows, 1]` and the `count` highest other logits of each row, in place."""
     if count >= logits.shape[1] - 1:
         return
-    chosen = logits[row, target]
-    logits[row, target] = -torch.inf
+    chosen = logits.gather(1, target)
+    logits.scatter_(1, target, -torch.inf)
     hardest = logits.topk(count, dim=1)
-    logits.fill_(-torch.inf).scatter_(1, hardest.indices, hardest.values)
-    logits[row, target] = chosen
+    logits.fill_(-torch.inf).scatter_(1, hardest.indices, hardest.values).scatter_(1, target, chosen)

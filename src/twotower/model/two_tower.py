@@ -196,9 +196,9 @@ class TwoTower(nn.Module):
     def query_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
         embeddings = self._finished(self.query(encoded))
-        if self.log_temperature is None:
-            return embeddings / self.initial_temperature
-        return embeddings / self.log_temperature.exp()
+        if self.log_temperature is not None:
+            return embeddings / self.log_temperature.exp()
+        return embeddings if self.initial_temperature == 1 else embeddings / self.initial_temperature
 
     def candidate_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Candidate embeddings `[n, d]`, with gradient, ready for a dot product."""

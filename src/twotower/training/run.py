@@ -150,8 +150,8 @@ class Run:
     def _step(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
         """Trains on the events at `rows`; gives the sum of their losses and of their weights."""
         model, optimizer = self.state.model, self.state.optimizer
-        weights = None if self.weights is None else self.weights[rows]
-        batch = Batch(self.query_rows[rows], self.candidate_rows[rows], weights)
+        weights = None if self.weights is None else self.weights.index_select(0, rows)
+        batch = Batch(self.query_rows.index_select(0, rows), self.candidate_rows.index_select(0, rows), weights)
         loss = self.loss(
             model.query_vectors(self.queries.gather(rows)),
             batch,

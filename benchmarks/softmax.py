@@ -1,0 +1,208 @@
+"""Loss and gradient of the softmax over candidates: time, the floor under it, and the memory that they take.
+
+    python benchmarks/softmax.py --sizes 2048 8192 65536
+
+For B queries and as many candidates. The floor is what this machine needs for the three products and the exponentials
+alone, at the rates that it reaches on blocks in its cache with the threads that are used. Peak memory is what a process
+of its own holds at most above what it held with the embeddings made. Beside it the plain formula,
+`cross_entropy(q @ c.T + bias, target)`, where its B × C logits fit. Prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+import torch
+from measuring import Timing, by_turns, peak_memory, readable, write_report
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from twotower.model.softmax import softmax_loss
+
+BLOCK = 512
+"""Rows and columns of the blocks whose products are the floor's."""
+
+PLAIN_COPIES = 4
+"""B × C numbers that the plain formula holds at once, with room to spare: logits, log-softmax, its gradient."""
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """What a loss is made of."""
+
+    queries: Tensor
+    candidates: Tensor
+    target: Tensor
+    weights: Tensor
+    bias: Tensor
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """Seconds a logit: of the three products, and of the faster of the two exponentials there are."""
+
+    products: float
+    exponential: float
+
+    def seconds(self, size: int) -> float:
+        """For `size` queries and as many candidates."""
+        return (self.products + self.exponential) * size**2
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One size: seconds and bytes; None for the plain formula where it does not fit."""
+
+    size: int
+    floor: float
+    chunked: Timing
+    chunked_memory: float
+    plain: Timing | None
+    plain_memory: float | None
+
+
+def inputs(size: int, width: int) -> Inputs:
+    """Embeddings whose logits spread as a trained model's do, by some ten."""
+    draw = torch.Generator().manual_seed(0)
+    queries, candidates = (torch.randn(size, width, generator=draw) * 10**0.5 / width**0.25 for _ in range(2))
+    target = torch.randint(size, (size,), generator=draw)
+    bias = torch.rand(size, generator=draw)
+    return Inputs(queries.requires_grad_(), candidates.requires_grad_(), target, torch.ones(size), bias)
+
+
+def chunked(given: Inputs) -> float:
+    """The library's loss, with the gradient."""
+    loss = softmax_loss(given.queries, given.candidates, given.target, given.weights, bias=given.bias)
+    torch.autograd.grad(loss, [given.queries, given.candidates])
+    return loss.item()
+
+
+def plain(given: Inputs) -> float:
+    """The plain formula's, with the gradient."""
+    logits = given.queries @ given.candidates.t() + given.bias
+    loss = torch.nn.functional.cross_entropy(logits, given.target, reduction="sum")
+    torch.autograd.grad(loss, [given.queries, given.candidates])
+    return loss.item()
+
+
+FORMULAS = {"chunked": chunked, "plain": plain}
+
+
+def memory_taken(formula: str, size: int, width: int, threads: int) -> float:
+    """Bytes above those with the inputs made; to be called in a process that has done nothing else."""
+    torch.set_num_threads(threads)
+    FORMULAS[formula](inputs(64, width))  # what the libraries set up at their first use does not count
+    given = inputs(size, width)
+    before = memory_now()
+    FORMULAS[formula](given)
+    return peak_memory() - before
+
+
+def memory_now() -> float:
+    """Bytes that this process holds, where the system tells it; else the most that it has held."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return peak_memory()
+    return float(pages.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_process(formula: str, size: int, width: int) -> float:
+    """`memory_taken` in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(memory_taken, formula, size, width, torch.get_num_threads()).result()
+
+
+def floor(width: int) -> Floor:
+    """The best of many short runs on blocks in the cache."""
+    rows, columns = torch.randn(BLOCK, width), torch.randn(BLOCK, width)
+    logits, small, out = torch.randn(BLOCK, BLOCK), torch.empty(BLOCK, width), torch.empty(BLOCK, BLOCK)
+
+    def best(work: Callable[[], object]) -> float:
+        work()
+        shortest = float("inf")
+        for _ in range(100):
+            started = time.perf_counter()
+            work()
+            shortest = min(shortest, time.perf_counter() - started)
+        return shortest / BLOCK**2
+
+    products = (
+        lambda: torch.mm(rows, columns.t(), out=out),
+        lambda: torch.mm(logits, columns, out=small),
+        lambda: torch.mm(logits.t(), rows, out=small),
+    )
+    exponentials = (lambda: torch.exp(logits, out=out), lambda: torch.exp2(logits, out=out))
+    return Floor(sum(map(best, products)), min(map(best, exponentials)))
+
+
+def measured(size: int, width: int, repetitions: int) -> Outcome:
+    """One size."""
+    given = inputs(size, width)
+    sides: dict[str, Callable[[], object]] = {"chunked": lambda: chunked(given)}
+    fits = PLAIN_COPIES * 4 * size**2 < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if fits:
+        assert abs(plain(given) / chunked(given) - 1) < 1e-5
+        sides["plain"] = lambda: plain(given)
+    before = floor(width)
+    timings = by_turns(sides, repetitions)
+    after = floor(width)
+    best = Floor(min(before.products, after.products), min(before.exponential, after.exponential))
+    return Outcome(
+        size,
+        best.seconds(size),
+        timings["chunked"],
+        in_process("chunked", size, width),
+        timings.get("plain"),
+        in_process("plain", size, width) if fits else None,
+    )
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """Times, distances from the floor, memory."""
+    table = Table("B = C", show_edge=False)
+    for name in ("logits", "floor", "time", "over\nfloor", "memory", "plain\ntime", "over\nours", "plain\nmemory"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        beside = ("", "", "")
+        if outcome.plain is not None and outcome.plain_memory is not None:
+            ratio = outcome.plain.median / outcome.chunked.median
+            beside = (str(outcome.plain), f"{ratio:.2f}", megabytes(outcome.plain_memory))
+        table.add_row(
+            f"{outcome.size:,}",
+            megabytes(4.0 * outcome.size**2),
+            readable(outcome.floor),
+            str(outcome.chunked),
+            f"{outcome.chunked.median / outcome.floor:.2f}",
+            megabytes(outcome.chunked_memory),
+            *beside,
+        )
+    return table
+
+
+def megabytes(size: float) -> str:
+    """Bytes as millions of them."""
+    return f"{size / 1e6:,.0f} MB"
+
+
+def main() -> None:
+    """Measures every size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 8192, 65_536], help="B, and C")
+    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/softmax.json")
+    options = parser.parse_args()
+    console = Console()
+    outcomes = [measured(size, options.dim, options.repetitions) for size in options.sizes]
+    console.print(table_of(outcomes))
+    results = {"dim": options.dim, "repetitions": options.repetitions, "outcomes": outcomes}
+    console.print(f"written to {write_report('softmax', results, options.out)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The tutorial's models: an epoch, a step and a validation over depth and batch size, and the floors under them.
+
+    python benchmarks/step.py --data movielens-100k --depths 32 64,32 128,64,32 --batches 2048
+    python benchmarks/step.py --data simulated:50000,20000,1000000 --depths 64,32 --batches 2048 8192 32768 65536
+
+The floor of a step is what its products, exponentials and bytes take at this machine's best rates, with the threads
+that are used: forward and twice as much backward through both towers, once for each distinct candidate; the three
+products and one exponential a logit of the softmax; the numbers of embeddings and of Adagrad, as if from memory.
+The floor of a validation is the towers forward, a product for each score, and each score read once. Prints a table of
+medians in milliseconds and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from measuring import Rates, Timing, rates, write_report
+from rich.console import Console
+from rich.table import Table
+from trials import load
+
+from twotower.data import Dataset
+from twotower.model import Tower, TwoTower
+from twotower.model.two_tower import features_of
+from twotower.study.config import Config, ModelConfig
+
+PASSES = 3
+"""Products of a layer and of the softmax: forward, and for the gradients of both factors."""
+
+ADAGRAD = 6
+"""Numbers read or written for a parameter: gradient, parameter and sum of squares, each both."""
+
+EMBEDDED = 4
+"""Numbers read or written for one of an embedding: itself and its gradient, each in the table and outside."""
+
+
+class Work(msgspec.Struct, frozen=True):
+    """Operations and bytes."""
+
+    flops: float
+    exponentials: float
+    copied: float
+    read: float
+
+    def seconds(self, best: Rates) -> float:
+        """At these rates, one after the other."""
+        return (
+            self.flops / best.flops
+            + self.exponentials / best.exponentials
+            + self.copied / best.copy
+            + self.read / best.read
+        )
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One depth with one batch size.
+
+    Attributes:
+        layers: Of both towers.
+        batch: Events in a step.
+        steps: In an epoch.
+        distinct: Distinct candidates in a batch, on average.
+        parameters: Trained numbers.
+        epoch: Seconds an epoch.
+        validation: Seconds a validation.
+        step_work: What a step cannot do without.
+        validation_work: What a validation cannot do without.
+    """
+
+    layers: list[int]
+    batch: int
+    steps: int
+    distinct: float
+    parameters: int
+    epoch: Timing
+    validation: Timing
+    step_work: Work
+    validation_work: Work
+
+
+def measured(layers: tuple[int, ...], batch: int, train: Dataset, test: Dataset, repetitions: int) -> Outcome:
+    """Trains one depth with one batch size; the first epoch and its validation do not count."""
+    training = {"batch_size": batch, "epochs": repetitions + 1, "validate_every": 1}
+    config = Config(recipe="tutorial", model=ModelConfig(layers=layers), training=training)
+    recipe = config.resolved_recipe(train)
+    model = config.model.build(train, recipe)
+    epochs = recipe.trainer.fit(model, train, test).epochs[1:]
+    steps, distinct = -(-len(train) // batch), distinct_candidates(train, batch)
+    return Outcome(
+        layers=list(layers),
+        batch=batch,
+        steps=steps,
+        distinct=distinct,
+        parameters=model.parameter_count,
+        epoch=Timing([epoch.seconds for epoch in epochs]),
+        validation=Timing([epoch.validation_seconds for epoch in epochs]),
+        step_work=work_of_a_step(model, len(train) / steps, distinct),
+        validation_work=work_of_a_validation(model, test),
+    )
+
+
+def distinct_candidates(train: Dataset, batch: int) -> float:
+    """How many distinct candidates the full batches of an epoch have, on average."""
+    order = np.random.default_rng(0).permutation(train.candidate_index)
+    whole = max(1, len(order) // batch) * batch
+    return float(np.mean([len(np.unique(part)) for part in np.split(order[:whole], range(batch, whole, batch))]))
+
+
+def multiplications(tower: Tower) -> int:
+    """Multiplications that the dense layers need for one row."""
+    widths = [inputs_of(tower), *tower.layers]
+    return sum(inputs * outputs for inputs, outputs in pairwise(widths))
+
+
+def inputs_of(tower: Tower) -> int:
+    """Numbers that the features give for one row."""
+    return sum(feature.width for feature in features_of(tower))
+
+
+def work_of_a_step(model: TwoTower, events: float, distinct: float) -> Work:
+    """What a step of so many events, with so many distinct candidates, cannot do without."""
+    logits = events * distinct
+    towers = events * multiplications(model.query) + distinct * multiplications(model.candidate)
+    embedded = events * inputs_of(model.query) + distinct * inputs_of(model.candidate)
+    return Work(
+        flops=2.0 * PASSES * (towers + logits * model.query.width),
+        exponentials=logits,
+        copied=4.0 * (EMBEDDED * embedded + ADAGRAD * model.parameter_count),
+        read=0.0,
+    )
+
+
+def work_of_a_validation(model: TwoTower, test: Dataset) -> Work:
+    """What a validation cannot do without."""
+    candidates = test.candidates.num_rows
+    scores = float(len(test) * candidates)
+    towers = len(test) * multiplications(model.query) + candidates * multiplications(model.candidate)
+    return Work(flops=2.0 * (towers + scores * model.query.width), exponentials=0.0, copied=0.0, read=4.0 * scores)
+
+
+def table_of(outcomes: list[Outcome], best: Rates) -> Table:
+    """Times and distances from the floors."""
+    table = Table("layers", show_edge=False)
+    for name in ("batch", "epoch", "step", "floor", "over\nfloor", "valid-\nation", "floor", "over\nfloor"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        step, step_floor = outcome.epoch.median / outcome.steps, outcome.step_work.seconds(best)
+        validation, validation_floor = outcome.validation.median, outcome.validation_work.seconds(best)
+        table.add_row(
+            ",".join(map(str, outcome.layers)),
+            f"{outcome.batch:,}",
+            *milliseconds(outcome.epoch.median, step, step_floor),
+            f"{step / step_floor:.1f}",
+            *milliseconds(validation, validation_floor),
+            f"{validation / validation_floor:.1f}",
+        )
+    return table
+
+
+def milliseconds(*seconds: float) -> list[str]:
+    """Durations as cells."""
+    return [f"{1000 * value:,.1f}" for value in seconds]
+
+
+def main() -> None:
+    """Measures every depth with every batch size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
+    )
+    parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2048], help="events in a step")
+    parser.add_argument("--repetitions", type=int, default=5, help="epochs and validations that count")
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/step-DATA.json")
+    options = parser.parse_args()
+    console = Console()
+
+    split = Config().split
+    train, test = split.parsed()(load(options.data))
+    before = rates()
+    outcomes = [
+        measured(tuple(map(int, depth.split(","))), batch, train, test, options.repetitions)
+        for depth in options.depths
+        for batch in options.batches
+    ]
+    after = rates()
+    best = Rates(**{name: max(getattr(before, name), getattr(after, name)) for name in Rates.__struct_fields__})
+    console.print(table_of(outcomes, best))
+    name = f"step-{options.data}".replace(":", "-").replace(",", "-")
+    results = {"data": options.data, "split": split, "rates": best, "outcomes": outcomes}
+    console.print(f"written to {write_report(name, results, options.out)}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()
