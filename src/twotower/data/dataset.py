@@ -236,6 +236,19 @@ class LogTables:
         self.unknown_candidates = unknown_candidates
         self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
 
+    def with_queries(self, queries: pa.Table) -> LogTables:
+        """The same with another query table."""
+        return LogTables(
+            self.name,
+            queries,
+            self.candidates,
+            self.query_id,
+            self.candidate_id,
+            self.time,
+            self.weight,
+            self.unknown_candidates,
+        )
+
     @property
     def columns(self) -> list[str]:
         """The columns of the interactions that are always read."""
@@ -311,12 +324,16 @@ def side_table(source: TableSource, kind: pa.DataType, id_column: str, which: st
         raise DataError(f"the {which} table has no rows; expected one row for each distinct {id_column!r}")
     check_ids(table[id_column], id_column, which, unique=True)
     if table[id_column].type != kind:
-        table = _with_column(table, id_column, _cast_like(table[id_column], kind, id_column, which))
+        table = _with_column(table, id_column, cast_ids(table[id_column], kind, id_column, which))
     return table
 
 
-def _cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
-    """Ids of a side table in the type of the log's: integers of another width are the same ids, text is not."""
+def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
+    """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
+
+    Raises:
+        DataError: One is text and the other not.
+    """
     number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
     text = tuple(pa.types.is_string(one) or pa.types.is_large_string(one) for one in (column.type, kind))
     if all(number) or all(text):
