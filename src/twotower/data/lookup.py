@@ -47,8 +47,7 @@ class IdRows:
         """
         if self._row_at is None:
             found = pc.fill_null(pc.index_in(ids, value_set=self._ids), -1)
-            rows: IntArray = found.to_numpy().astype(np.int64)
-            return rows
+            return np.asarray(found.to_numpy(), dtype=np.int64)
         place = ids.to_numpy().astype(np.int64) - self._low
         there = (place >= 0) & (place < len(self._row_at))
-        return np.where(there, self._row_at[np.where(there, place, 0)], -1)
+        return np.where(there, self._row_at[np.where(there, place, 0)], np.int64(-1))

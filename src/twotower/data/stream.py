@@ -354,7 +354,7 @@ def stream_parquet(
         raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
     rows = ParquetRows.open(interactions)
     wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
-    require_columns(rows.empty(rows.schema.names), wanted, "interactions")
+    require_columns(rows.schema.empty_table(), wanted, "interactions")
     if len(rows) == 0:
         raise DataError("the interactions have no rows; expected at least one event")
     unnamed = [column for column, source in ((query_id, queries), (candidate_id, candidates)) if source is None]

@@ -236,8 +236,9 @@ class TwoTower(nn.Module):
         for feature in features:
             if isinstance(feature, Recorded):
                 raise ConfigError(
-                    f"{feature} reads what its query did before, for which the whole log has to be in memory; with a "
-                    f"streamed log leave it out, or make a column of it when the log is written"
+                    f"feature {feature.kind} of {feature.column!r} reads what its query did before, for which the "
+                    f"whole log has to be in memory; with a streamed log leave it out, or write what it would say "
+                    f"into a column of the log"
                 )
         names = [name for feature in features for name in feature.learns_from]
         columns = log.event_columns(names)
