@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data import Dataset, ParquetLog, from_tables, stream_parquet
@@ -83,6 +83,7 @@ def test_it_knows_what_a_data_set_in_memory_knows(folder: Path, whole: Dataset) 
     assert np.array_equal(again.candidate_counts(), whole.candidate_counts())
 
 
+@settings(max_examples=30)
 @given(
     batch_size=st.integers(1, 100),
     buffer=st.integers(256, 3000),
@@ -189,6 +190,9 @@ def test_events_of_unknown_candidates_are_dropped_and_counted(folder: Path) -> N
     log = opened(folder, candidates=candidates, unknown_candidates="drop")
     assert (len(log), log.dropped) == (len(in_memory), in_memory.dropped)
     assert log.dropped > 0
+    few = opened(folder, candidates=pa.table({"what": [1001, 1002]}), unknown_candidates="drop")
+    assert len(few) < few.dropped
+    assert [len(part) for part in few.shuffled(0, 1, 100)] == [len(few)]  # no part is empty
     assert Counter(events_of(log.shuffled(0, 1, 32))) == Counter(events_of(iter([in_memory])))
 
 

@@ -254,7 +254,8 @@ class ParquetLog:
                 part, rest = self._cut(rest, waiting, batch_size, columns, draw)
                 waiting, held = [], len(rest)
                 given += len(part)
-                yield part
+                if len(part):  # else most of the pool was dropped
+                    yield part
                 del part
         last, rest = self._cut(rest, waiting, 1, columns, draw)
         if given + len(last) != self.size:
