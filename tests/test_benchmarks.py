@@ -48,6 +48,20 @@ def test_models_of_several_splits_are_pairs_and_are_not_trained_twice(toy_config
     assert read(tmp_path / "splits.json")["outcomes"] == outcomes
 
 
+def test_scaling_measures_each_size_in_a_process_of_its_own(tmp_path: Path) -> None:
+    small = ("--queries", 300, "--dim", 4, "--batch", 64, "--steps", 12, "--repetitions", 2)
+    sizes = ("--interactions", 500, 3000, "--candidates", 200)
+    shown = run("scaling.py", *sizes, *small, "--out", tmp_path / "scaling.json")
+    assert "3,000" in shown
+    first, second = read(tmp_path / "scaling.json")["results"]
+    assert first["times_first"] == 1.0
+    assert second["size"]["interactions"] == 3000
+    assert first["median"]["rows"] < second["median"]["rows"] <= 300 + 200 + 4
+    for result in (first, second):
+        assert len(result["rounds"]) == 2
+        assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 2**20 for one in result["rounds"])
+
+
 @pytest.mark.slow
 def test_what_training_did_not_see_is_measured(toy_config: Path, tmp_path: Path) -> None:
     run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")

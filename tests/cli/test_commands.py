@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from twotower.cli.study import parse_layers
@@ -182,6 +183,44 @@ def test_data_can_be_described_and_listed() -> None:
 def test_mistakes_have_a_line_and_an_exit_code(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     said = twotower(*arguments, expect=code).stderr
     assert message in " ".join(said.replace("│", " ").split())
+
+
+STREAMED = """
+[data]
+name = "shop"
+stream = true
+interactions = "parts"
+test = "test.parquet"
+validation = "validation.parquet"
+queries = "customers.parquet"
+candidates = "products.parquet"
+query_id = "customer"
+candidate_id = "sku"
+time = "bought_at"
+[training]
+epochs = 3
+loss = {kind = "in_batch_softmax"}
+"""
+
+
+def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
+    folder = shop / "shop"
+    purchases = pq.read_table(folder / "purchases.parquet").sort_by("bought_at")
+    cut = [int(len(purchases) * share) for share in (0.7, 0.8)]
+    (folder / "parts").mkdir()
+    pq.write_table(purchases.slice(0, cut[0]), folder / "parts" / "a.parquet", row_group_size=500)
+    pq.write_table(purchases.slice(cut[0], cut[1] - cut[0]), folder / "validation.parquet")
+    pq.write_table(purchases.slice(cut[1]), folder / "test.parquet")
+    config = folder / "streamed.toml"
+    config.write_text(STREAMED)
+    said = twotower("train", config, "--out", shop / "streamed").stdout
+    assert f"{cut[0]:,} train, {len(purchases) - cut[1]:,} test; split given" in said
+    evaluation = msgspec.json.decode(twotower("evaluate", shop / "streamed", "--json").stdout, type=dict[str, Any])
+    assert list(evaluation["rows"]) == ["model", "popularity"]
+    assert evaluation["rows"]["model"]["all"]["top_10"] > evaluation["rows"]["popularity"]["all"]["top_10"]
+    found = twotower("recommend", shop / "streamed", "--query", '{"customer": "c0042"}', "--exclude-seen", "--json")
+    assert len(msgspec.json.decode(found.stdout)) == 10
+    assert "stream = true is for `twotower train`" in twotower("study", config, "--out", shop / "no", expect=2).stderr
 
 
 def test_a_query_that_is_no_json_object_is_refused(trained: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of
-from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables
+from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
 from twotower.errors import ConfigError
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
@@ -193,3 +193,41 @@ def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
     larger = small.take(np.tile(np.arange(300), 200))
     assert recipe("tuned", small, RandomSplit()).trainer.batch_size == 256
     assert recipe("tuned", larger, RandomSplit()).trainer.batch_size == 512
+
+
+def stream(lines: str, folder: Path) -> Config:
+    data = f'[data]\nstream = true\ninteractions = "log.parquet"\nquery_id = "u"\ncandidate_id = "i"\n{lines}'
+    return read_config(write(folder, data))
+
+
+def test_a_streamed_log_needs_its_test_part_given(tmp_path: Path) -> None:
+    for name, users in (("log", [1, 1, 2]), ("test", [1, 2, 9]), ("validation", [2, 2, 1])):
+        pq.write_table(pa.table({"u": users, "i": [5, 6, 5]}), tmp_path / f"{name}.parquet")
+    parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).parts()
+    assert (len(parts.train), len(parts.test), parts.rule) == (3, 3, "given")
+    assert parts.test.queries["u"].to_pylist() == [1, 2, 9]
+    assert parts.validation is not None
+    known = recipe("tuned", parts.train, TimeSplit(), parts.validation)
+    new = recipe("tuned", parts.train, TimeSplit(), parts.test)
+    assert (known.strangers, new.strangers) == (0.02, 0.3)  # one in three is of query 9, which the log lacks
+    assert stream('test = "test.parquet"', tmp_path).parts().validation is None
+    with pytest.raises(ConfigError, match=r"stream = true without test; .*a log that is streamed is not split"):
+        stream("", tmp_path).parts()
+    with pytest.raises(ConfigError, match=r"\[split\] with stream = true"):
+        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).parts()
+    with pytest.raises(ConfigError, match="expected data that fits in memory"):
+        stream('test = "test.parquet"', tmp_path).data.load()
+    in_memory = msgspec.structs.replace(stream('test = "test.parquet"', tmp_path).data, stream=False)
+    with pytest.raises(ConfigError, match="test or validation without stream = true"):
+        in_memory.load()
+
+
+def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
+    log = groups_log()
+    events = pa.table({"user": log.query_index, "item": log.candidate_index, "at": log.times})
+    pq.write_table(events, tmp_path / "log.parquet")
+    opened = stream_parquet(tmp_path, query_id="user", candidate_id="item", time="at", candidates=log.candidates)
+    kinds = [feature.kind for feature in query_inputs(opened, 8, 0.0)]
+    assert kinds == ["category", "bucketized", "normalized"]
+    assert [feature.kind for feature in candidate_inputs(opened, 8, 0.0)] == ["category", "text"]
+    assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted

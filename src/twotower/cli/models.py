@@ -11,11 +11,12 @@ import typer
 from rich.table import Table
 
 from twotower.cli.output import console_for, write_json
+from twotower.data import ParquetLog
 from twotower.errors import ConfigError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.retrieval import Retriever
 from twotower.study.config import Config, config_of
-from twotower.study.runner import train_by_recipe
+from twotower.study.runner import train_by_recipe, train_streamed
 from twotower.training.callbacks import ProgressBar
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
@@ -34,28 +35,30 @@ def train(
     """
     console = console_for(json)
     config = _for_serving(config_of(source))
-    data = config.data.load()
-    rule = config.split.parsed()
-    split = rule(data)
-    recipe = config.resolved_recipe(split.train)
-    console.print(
-        f"{data.name}: {len(split.train):,} train, {len(split.test):,} test; split {split.rule}, {split.fingerprint}"
-    )
+    parts = config.parts()
+    train, test = parts.train, parts.test
+    recipe = config.resolved_recipe(train, parts.validation)
+    console.print(f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}")
     checkpoint = out.with_name(f"{out.name}.partial")
     with ProgressBar(console, str(config.model.layers)) as progress:
-        trained = train_by_recipe(
-            config, recipe, split.train, split.test, rule, progress=progress, checkpoint=checkpoint
-        )
-    evaluation = measure_beside_baselines(trained.model, split.test, split.train)
+        if isinstance(train, ParquetLog):
+            trained = train_streamed(
+                config, recipe, train, test, parts.validation, progress=progress, checkpoint=checkpoint
+            )
+        else:
+            rule = config.split.parsed()
+            trained = train_by_recipe(config, recipe, train, test, rule, progress=progress, checkpoint=checkpoint)
+    evaluation = measure_beside_baselines(trained.model, test, train)
     notes = {
         "config": msgspec.to_builtins(config),
-        "split": split.rule,
-        "fingerprint": split.fingerprint,
+        "split": parts.rule,
+        "fingerprint": parts.fingerprint,
         "best_epoch": trained.best_epoch,
         "history": msgspec.to_builtins(trained.history),
         "evaluation": msgspec.to_builtins(evaluation),
     }
-    Retriever.build(trained.model, data.candidates, seen=split.train, notes=notes).save(out)
+    seen = train.read() if isinstance(train, ParquetLog) else train
+    Retriever.build(trained.model, train.candidates, seen=seen, notes=notes).save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
     console.print(str(evaluation), highlight=False, soft_wrap=True)
     console.print(f"Saved to {out}; ask it: twotower recommend {out} --query …", highlight=False, soft_wrap=True)
@@ -75,13 +78,13 @@ def evaluate(
     retriever = Retriever.load(folder)
     notes = retriever.details.notes
     config = config_of(source) if source is not None else msgspec.convert(notes["config"], Config)
-    split = config.split.parsed()(config.data.load())
-    if split.fingerprint != notes["fingerprint"]:
+    parts = config.parts()
+    if parts.fingerprint != notes["fingerprint"]:
         console.print(
-            f"[yellow]This split is {split.fingerprint}; the model was trained on {notes['fingerprint']}: "
+            f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes['fingerprint']}: "
             f"test events may have been in its training.[/]"
         )
-    evaluation = measure_beside_baselines(retriever.model, split.test, split.train)
+    evaluation = measure_beside_baselines(retriever.model, parts.test, parts.train)
     console.print(str(evaluation), highlight=False, soft_wrap=True)
     if json:
         write_json(evaluation)

@@ -15,12 +15,14 @@ from twotower.data.splits import (
     split_last_out,
     split_random,
 )
+from twotower.data.stream import ParquetLog, stream_parquet
 
 __all__ = [
     "Dataset",
     "Description",
     "LastOut",
     "Oracle",
+    "ParquetLog",
     "RandomSplit",
     "Seen",
     "Split",
@@ -33,4 +35,5 @@ __all__ = [
     "split_by_time",
     "split_last_out",
     "split_random",
+    "stream_parquet",
 ]

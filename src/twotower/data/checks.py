@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,28 @@ from twotower.errors import DataError
 
 LATEST_TIME = 7_258_118_400.0
 """Seconds from 1970 to 2200-01-01: a later time is most likely in another unit."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows that are checked lie, for what errors say of them.
+
+    Attributes:
+        first_row: The number that the first of them has in the whole table.
+        whole: Whether they are all that the table has.
+    """
+
+    first_row: int = 0
+    whole: bool = True
+
+    @property
+    def where(self) -> str:
+        """What a count of rows is followed by."""
+        return "" if self.whole else " in this part of the log"
+
+
+WHOLE = Place()
+"""All rows of a table, checked at once."""
 
 
 def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
@@ -26,17 +49,19 @@ def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
             )
 
 
-def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False) -> None:
+def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False, place: Place = WHOLE) -> None:
     """Refuses an id column with nulls, of a type that cannot be an id or, where `unique`, with repeated ids."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(
-            f"{which}, column {name!r}, row 0: {_value(column, 0)} is {kind}; expected ids that are integers or text"
+            f"{which}, column {name!r}, row {place.first_row}: {_value(column, 0)} is {kind}; "
+            f"expected ids that are integers or text"
         )
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        row = place.first_row + int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(
-            f"{which}, column {name!r}, row {row}: null ({column.null_count} in all); expected an id in every row"
+            f"{which}, column {name!r}, row {row}: null ({column.null_count}{place.where or ' in all'}); "
+            f"expected an id in every row"
         )
     if unique and pc.count_distinct(column).as_py() < len(column):
         first_seen: dict[object, int] = {}
@@ -49,70 +74,74 @@ def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = 
             first_seen[value] = row
 
 
-def check_times(column: pa.ChunkedArray, name: str) -> pa.Array:
+def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
     """The times of the interactions as seconds (int64 where whole, else float64).
 
     Raises:
         DataError: A time is null, not a number or date, not finite, before 1970 or after 2200.
     """
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        _refuse_null(column, name, "a time")
+        _refuse_null(column, name, "a time", place)
         seconds = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6
     else:
-        seconds = check_numbers(column, name, "interactions", "a time in seconds since 1970, or a timestamp")
+        seconds = _numbers(column, name, "a time in seconds since 1970, or a timestamp", place)
     absurd = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
     if len(absurd):
         row = int(absurd[0])
         hint = _unit_hint(float(seconds[row]))
         raise DataError(
-            f"interactions, column {name!r}, row {row}: {_value(column, row)} is no sensible time "
-            f"({len(absurd)} are so); expected seconds between 1970 and 2200{hint}"
+            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)} is no sensible time "
+            f"({len(absurd)} are so{place.where}); expected seconds between 1970 and 2200{hint}"
         )
     whole = seconds.astype(np.int64)
     return pa.array(whole if np.array_equal(whole, seconds) else seconds)
 
 
-def check_weights(column: pa.ChunkedArray, name: str) -> pa.Array:
+def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
     """The weights of the interactions as float64.
 
     Raises:
-        DataError: A weight is null, not a number, not finite or negative, or all are zero.
+        DataError: A weight is null, not a number, not finite or negative.
     """
-    weights = check_numbers(column, name, "interactions", "a non-negative weight")
+    weights = _numbers(column, name, "a non-negative weight", place)
     negative = np.flatnonzero(weights < 0)
     if len(negative):
         row = int(negative[0])
         raise DataError(
-            f"interactions, column {name!r}, row {row}: {_value(column, row)}; expected a non-negative weight"
+            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)}; "
+            f"expected a non-negative weight"
         )
-    if not weights.any():
-        raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above")
     return pa.array(weights)
 
 
-def check_numbers(
-    column: pa.ChunkedArray, name: str, which: str, expected: str = "a finite number"
-) -> npt.NDArray[np.float64]:
-    """A numeric column as float64.
+def refuse_no_weight(total: float, name: str) -> None:
+    """Refuses interactions whose weights, of this sum, are all zero."""
+    if total == 0:
+        raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above")
 
-    Raises:
-        DataError: The column is not numeric, or a value is null, infinite or not a number.
-    """
+
+def _numbers(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> npt.NDArray[np.float64]:
+    """A numeric column of the interactions as float64, if every value is a finite number."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
-        raise DataError(f"{which}, column {name!r}, row 0: {_value(column, 0)} is {column.type}; expected {expected}")
-    _refuse_null(column, name, expected, which)
+        raise DataError(
+            f"interactions, column {name!r}, row {place.first_row}: {_value(column, 0)} is {column.type}; "
+            f"expected {expected}"
+        )
+    _refuse_null(column, name, expected, place)
     numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
-        raise DataError(f"{which}, column {name!r}, row {row}: {_value(column, row)}; expected {expected}")
+        raise DataError(
+            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)}; expected {expected}"
+        )
     return numbers
 
 
-def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, which: str = "interactions") -> None:
+def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> None:
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise DataError(f"{which}, column {name!r}, row {row}: null; expected {expected}")
+        row = place.first_row + int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"interactions, column {name!r}, row {row}: null; expected {expected}")
 
 
 def _value(column: pa.ChunkedArray, row: int) -> str:

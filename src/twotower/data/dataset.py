@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.checks import check_ids, check_times, check_weights, require_columns
+from twotower.data.checks import (
+    WHOLE,
+    Place,
+    check_ids,
+    check_times,
+    check_weights,
+    refuse_no_weight,
+    require_columns,
+)
+from twotower.data.lookup import IdRows
 from twotower.data.sources import TableSource, read_table
 from twotower.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
+
+UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
+"""What to do with events whose candidate is not in the candidate table."""
 
 
 class Oracle(Protocol):
@@ -101,6 +113,10 @@ class Dataset:
         """How often each candidate was chosen, `[candidates]`."""
         return np.bincount(self.candidate_index, minlength=self.candidates.num_rows)
 
+    def query_counts(self) -> IntArray:
+        """How many events each query has, `[queries]`."""
+        return np.bincount(self.query_index, minlength=self.queries.num_rows)
+
     def query_column(self, column: str) -> tuple[pa.ChunkedArray, IntArray]:
         """A query-side column and, for each event, its row in that column.
 
@@ -143,7 +159,7 @@ def from_tables(
     weight: str | None = None,
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
-    unknown_candidates: Literal["refuse", "drop"] = "refuse",
+    unknown_candidates: UnknownCandidates = "refuse",
     name: str = "data",
 ) -> Dataset:
     """Makes a `Dataset` of your own log.
@@ -180,39 +196,108 @@ def from_tables(
         raise DataError("the interactions have no rows; expected at least one event")
     check_ids(log[query_id], query_id, "interactions")
     check_ids(log[candidate_id], candidate_id, "interactions")
-
-    query_table = _side_table(queries, log, query_id, "queries")
-    candidate_table = _side_table(candidates, log, candidate_id, "candidates")
-    query_rows = _rows_of(log[query_id], query_table[query_id])
-    candidate_rows = _rows_of(log[candidate_id], candidate_table[candidate_id])
-    _refuse_unknown(query_rows, log, query_id, "query table")
-    known = ~np.isnan(candidate_rows)
-    dropped = int((~known).sum())
-    if dropped and unknown_candidates == "refuse":
-        _refuse_unknown(
-            candidate_rows, log, candidate_id, "candidate table", "; unknown_candidates='drop' leaves such events out"
-        )
-    if dropped:
-        log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
-        if log.num_rows == 0:
-            raise DataError(f"no event is left: all {dropped} name a {candidate_id!r} that the candidate table lacks")
-    if time is not None:
-        log = _with_column(log, time, check_times(log[time], time))
-    if weight is not None:
-        log = _with_column(log, weight, check_weights(log[weight], weight))
-    return Dataset(
-        name=name,
-        interactions=log,
-        queries=query_table,
-        candidates=candidate_table,
-        query_id=query_id,
-        candidate_id=candidate_id,
-        time=time,
-        weight=weight,
-        query_index=query_rows.astype(np.int64),
-        candidate_index=candidate_rows.astype(np.int64),
-        dropped=dropped,
+    tables = LogTables(
+        name,
+        _side_table(queries, log, query_id, "queries"),
+        _side_table(candidates, log, candidate_id, "candidates"),
+        query_id,
+        candidate_id,
+        time,
+        weight,
+        unknown_candidates,
     )
+    data = tables.dataset(log)
+    if len(data) == 0:
+        raise no_event_left(data.dropped, candidate_id)
+    if weight is not None:
+        refuse_no_weight(float(data.weights.sum()), weight)
+    return data
+
+
+class LogTables:
+    """What events refer to, and how they are read: the two side tables, the columns' names, and the rows of ids.
+
+    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables are checked already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queries: pa.Table,
+        candidates: pa.Table,
+        query_id: str,
+        candidate_id: str,
+        time: str | None = None,
+        weight: str | None = None,
+        unknown_candidates: UnknownCandidates = "refuse",
+    ) -> None:
+        self.name, self.queries, self.candidates = name, queries, candidates
+        self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
+        self.unknown_candidates = unknown_candidates
+        self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
+
+    def with_queries(self, queries: pa.Table) -> LogTables:
+        """The same with another query table."""
+        return LogTables(
+            self.name,
+            queries,
+            self.candidates,
+            self.query_id,
+            self.candidate_id,
+            self.time,
+            self.weight,
+            self.unknown_candidates,
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the interactions that are always read."""
+        return [column for column in (self.query_id, self.candidate_id, self.time, self.weight) if column is not None]
+
+    def dataset(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
+        """Checks interactions and finds their queries and candidates; there may be none.
+
+        Args:
+            log: The interactions, with the id columns in the types of the side tables.
+            place: Where they lie, for errors.
+
+        Raises:
+            DataError: As `from_tables`.
+        """
+        check_ids(log[self.query_id], self.query_id, "interactions", place=place)
+        check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
+        if self.time is not None:
+            log = _with_column(log, self.time, check_times(log[self.time], self.time, place))
+        if self.weight is not None:
+            log = _with_column(log, self.weight, check_weights(log[self.weight], self.weight, place))
+        query_rows = self._query_rows.of(log[self.query_id])
+        candidate_rows = self._candidate_rows.of(log[self.candidate_id])
+        _refuse_unknown(query_rows, log, self.query_id, "query table", place)
+        known = candidate_rows >= 0
+        dropped = int((~known).sum())
+        if self.unknown_candidates == "refuse":
+            hint = ", or unknown_candidates='drop'"
+            _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
+        elif dropped:
+            log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
+        return Dataset(
+            name=self.name,
+            interactions=log,
+            queries=self.queries,
+            candidates=self.candidates,
+            query_id=self.query_id,
+            candidate_id=self.candidate_id,
+            time=self.time,
+            weight=self.weight,
+            query_index=query_rows,
+            candidate_index=candidate_rows,
+            dropped=dropped,
+        )
+
+
+def no_event_left(dropped: int, candidate_id: str) -> DataError:
+    """The error for a log all of whose events were dropped."""
+    return DataError(f"no event is left: all {dropped} name a {candidate_id!r} that the candidate table lacks")
 
 
 def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
@@ -224,42 +309,48 @@ def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
 def _side_table(source: TableSource | None, log: pa.Table, id_column: str, which: str) -> pa.Table:
     if source is None:
         return pa.table({id_column: distinct_ids(log[id_column])})
+    return side_table(source, log.schema.field(id_column).type, id_column, which)
+
+
+def side_table(source: TableSource, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
+    """The table of the queries or candidates, checked, its ids in the type that the log has.
+
+    Raises:
+        DataError: It lacks the id column, has no rows, or an id is null, repeated or of another kind than the log's.
+    """
     table = read_table(source, which)
     require_columns(table, [id_column], which)
     if table.num_rows == 0:
         raise DataError(f"the {which} table has no rows; expected one row for each distinct {id_column!r}")
     check_ids(table[id_column], id_column, which, unique=True)
-    if table[id_column].type != log[id_column].type:
-        table = _with_column(table, id_column, _cast_like(table[id_column], log[id_column], id_column, which))
+    if table[id_column].type != kind:
+        table = _with_column(table, id_column, cast_ids(table[id_column], kind, id_column, which))
     return table
 
 
-def _cast_like(column: pa.ChunkedArray, like: pa.ChunkedArray, name: str, which: str) -> pa.ChunkedArray:
-    """Ids of a side table in the type of the log's: integers of another width are the same ids, text is not."""
-    number = (pa.types.is_integer(column.type), pa.types.is_integer(like.type))
-    text = tuple(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in (column.type, like.type))
+def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
+    """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
+
+    Raises:
+        DataError: One is text and the other not.
+    """
+    number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
+    text = tuple(pa.types.is_string(one) or pa.types.is_large_string(one) for one in (column.type, kind))
     if all(number) or all(text):
-        return column.cast(like.type)
+        return column.cast(kind)
     raise DataError(
-        f"column {name!r} is {column.type} in {which} and {like.type} in interactions; "
+        f"column {name!r} is {column.type} in {which} and {kind} in interactions; "
         f"expected one type, so that the ids can be compared"
     )
 
 
-def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Row of each id in a table's id column, NaN where it is not there."""
-    found = pc.index_in(ids, value_set=table_ids.combine_chunks())
-    rows: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy()
-    return rows
-
-
-def _refuse_unknown(rows: npt.NDArray[np.float64], log: pa.Table, column: str, where: str, hint: str = "") -> None:
-    unknown = np.flatnonzero(np.isnan(rows))
+def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, place: Place, hint: str = "") -> None:
+    unknown = np.flatnonzero(rows < 0)
     if len(unknown):
         first = int(unknown[0])
         raise DataError(
-            f"interactions, column {column!r}, row {first}: {log[column][first].as_py()!r} is not in the {where} "
-            f"({len(unknown)} events are so); expected an id that the {where} has{hint}"
+            f"interactions, column {column!r}, row {place.first_row + first}: {log[column][first].as_py()!r} is not "
+            f"in the {where} ({len(unknown)} events are so{place.where}); expected an id that the {where} has{hint}"
         )
 
 

@@ -65,11 +65,16 @@ def _read_path(path: Path, which: str) -> pa.Table:
 
 
 def _normalised(table: pa.Table) -> pa.Table:
-    """One chunk a column, and plain text in place of the several ways libraries hold it."""
+    """One chunk a column, of the types of `plain_schema`."""
+    return table.cast(plain_schema(table.schema)).combine_chunks()
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain text in place of the several ways libraries hold it."""
     fields = []
-    for column in table.schema:
+    for column in schema:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
             kind = pa.string()
         fields.append(column.with_type(kind).with_nullable(True))
-    return table.cast(pa.schema(fields)).combine_chunks()
+    return pa.schema(fields)

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from twotower.data.dataset import Dataset, distinct_ids
+from twotower.data.dataset import Dataset, LogTables, distinct_ids
 from twotower.errors import ConfigError, DataError
 
 
@@ -159,21 +159,49 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
 
 def fingerprint(*parts: Dataset) -> str:
     """Twelve hexadecimal digits of the events (query id, candidate id, time) in each part, in any row order."""
-    digest = hashlib.sha256()
-    whole = parts[0]
-    for table, column in ((whole.queries, whole.query_id), (whole.candidates, whole.candidate_id)):
-        digest.update("\n".join(map(str, distinct_ids(table[column]).to_pylist())).encode())
-    query_rank = _ranks(whole.queries[whole.query_id].to_numpy())
-    candidate_rank = _ranks(whole.candidates[whole.candidate_id].to_numpy())
+    digits = Fingerprint(parts[0])
     for part in parts:
-        rows = _mixed(query_rank[part.query_index], np.uint64(1))
-        rows = _mixed(rows + candidate_rank[part.candidate_index], np.uint64(2))
-        if part.time is not None:
-            rows = _mixed(rows + part.times.view(np.uint64), np.uint64(3))
+        digits.add(len(part), digits.sums(part))
+    return str(digits)
+
+
+class Fingerprint:
+    """The digits of `fingerprint`, for parts that are read piece by piece.
+
+    Args:
+        tables: What the events of all parts refer to.
+
+    Example:
+        >>> from twotower.data import simulated
+        >>> data = simulated(20, 30, 100)
+        >>> digits = Fingerprint(data)
+        >>> digits.add(100, digits.sums(data.take(np.arange(60))) + digits.sums(data.take(np.arange(60, 100))))
+        >>> str(digits) == fingerprint(data)
+        True
+    """
+
+    def __init__(self, tables: Dataset | LogTables) -> None:
+        self._digest = hashlib.sha256()
+        sides = ((tables.queries, tables.query_id), (tables.candidates, tables.candidate_id))
+        for table, column in sides:
+            self._digest.update("\n".join(map(str, distinct_ids(table[column]).to_pylist())).encode())
+        self._query_rank, self._candidate_rank = (_ranks(table[column].to_numpy()) for table, column in sides)
+
+    def sums(self, events: Dataset) -> npt.NDArray[np.uint64]:
+        """Two numbers that add up over the pieces of a part."""
+        rows = _mixed(self._query_rank[events.query_index], np.uint64(1))
+        rows = _mixed(rows + self._candidate_rank[events.candidate_index], np.uint64(2))
+        if events.time is not None:
+            rows = _mixed(rows + events.times.view(np.uint64), np.uint64(3))
         # A sum does not depend on the order of the rows, and counts repeated rows as often as they are there.
-        sums = rows.sum(dtype=np.uint64), _mixed(rows, np.uint64(4)).sum(dtype=np.uint64)
-        digest.update(f"{len(part)}:{sums[0]}:{sums[1]}".encode())
-    return digest.hexdigest()[:12]
+        return np.array([rows.sum(dtype=np.uint64), _mixed(rows, np.uint64(4)).sum(dtype=np.uint64)])
+
+    def add(self, events: int, sums: npt.NDArray[np.uint64]) -> None:
+        """Takes in a part of so many events, given the sum of its pieces' `sums`."""
+        self._digest.update(f"{events}:{sums[0]}:{sums[1]}".encode())
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:12]
 
 
 def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], rule: str) -> Split:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
+from twotower.evaluation.baselines import Popularity
 from twotower.evaluation.comparisons import comparisons, telling
 from twotower.evaluation.measure import measure, measure_baselines
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks
@@ -85,7 +87,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 def evaluate(
     model: TwoTower | Scorer,
     test: Dataset,
-    exclude: Dataset,
+    exclude: Dataset | ParquetLog,
     ks: Sequence[int] = DEFAULT_KS,
     baselines: bool = True,
 ) -> Evaluation:
@@ -94,7 +96,8 @@ def evaluate(
     Args:
         model: A trained model, or anything that scores the catalogue for events.
         test: The events to measure on; each is one query with one true candidate.
-        exclude: The training split: what `unseen` excludes, and what the baselines learn from.
+        exclude: The training split: what `unseen` excludes, and what the baselines learn from. Of a streamed log
+            only the events of test's queries are read into memory, and popularity is the only baseline.
         ks: Lengths of lists.
         baselines: Measure the baselines as well: popularity, item-kNN, EASE and iALS; recent popularity where test
             follows train in time; the oracle where the truth is known.
@@ -104,13 +107,30 @@ def evaluate(
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
-    require_same_catalogue(test, exclude)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
+    if isinstance(exclude, ParquetLog):
+        return _beside_popularity(scorer, test, exclude, ks, baselines)
+    require_same_catalogue(test, exclude)
     rows = {"model": measure(scorer, test, exclude, ks)}
     notes: list[str] = []
     if baselines:
         beside, notes = measure_baselines(test, exclude, ks)
         notes = [*comparisons("the model", rows["model"], beside), *notes]
+        rows |= beside
+    return Evaluation(rows, notes)
+
+
+def _beside_popularity(
+    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: bool
+) -> Evaluation:
+    known = log.events_of(test)
+    rows, notes = {"model": measure(scorer, test, known, ks)}, []
+    if baselines:
+        beside = {"popularity": measure(Popularity(log), test, known, ks)}
+        notes = [
+            *comparisons("the model", rows["model"], beside),
+            "The other baselines are not in the table: they learn from a log in memory, and this one is streamed.",
+        ]
         rows |= beside
     return Evaluation(rows, notes)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
+from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.model.negatives import Embed, Memory, drawn_uniformly
 from twotower.model.softmax import Removed, softmax_loss
@@ -111,19 +112,22 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(self, train: Dataset, draw_probability: Tensor | None = None) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
             draw_probability: Probability of each candidate to be drawn as a negative, `[candidates]`;
                 default: its share of the training events.
+
+        Raises:
+            ConfigError: `mask_known` with a log that is streamed.
         """
         probability = draw_probability
         if probability is None:
             counts = torch.from_numpy(train.candidate_counts()).double()
             probability = (counts / counts.sum()).clamp_min(torch.finfo(torch.float64).tiny)
-        known = Seen.of(train) if self.mask_known else None
+        known = _known(train) if self.mask_known else None
         return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
 
 
@@ -155,9 +159,13 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         del events
         return catalogue
 
-    def bind(self, train: Dataset) -> BoundLoss:
-        """The loss for this training data."""
-        return _BoundFull(self, Seen.of(train) if self.mask_known else None, train.candidates.num_rows)
+    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+        """The loss for this training data.
+
+        Raises:
+            ConfigError: `mask_known` with a log that is streamed.
+        """
+        return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
 
 Loss = InBatchSoftmax | FullSoftmax
@@ -235,6 +243,15 @@ def row_weights(batch: Batch, like: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "sum":
         return weights
     return weights / weights.sum().clamp_min(torch.finfo(like.dtype).tiny)
+
+
+def _known(train: Dataset | ParquetLog) -> Seen:
+    if isinstance(train, ParquetLog):
+        raise ConfigError(
+            "mask_known=True has to know all that each query chose, for which the log has to be in memory; "
+            "expected mask_known=False with a streamed log"
+        )
+    return Seen.of(train)
 
 
 def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:

@@ -12,17 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, IntArray
+from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.record import Record
 from twotower.features.recorded import Recorded, record_groups
 from twotower.model.encoding import EncodedColumn, EncodedSide
+from twotower.model.queries import QueryEncoder
 from twotower.model.tower import Tower, tower_from_settings
 
 BLOCK = 8192
 """Rows embedded at once outside training, so that memory does not grow with the data."""
+
+SAMPLE = 1_000_000
+"""Events of a streamed log that features learn from, at most."""
 
 TEMPERATURES = 0.01, 100.0
 """Between which a learned temperature stays."""
@@ -94,28 +99,34 @@ class TwoTower(nn.Module):
         """What scores are divided by, as it is now."""
         return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp().item()
 
-    def learn(self, train: Dataset, seed: int = 0) -> TwoTower:
+    def learn(self, train: Dataset | ParquetLog, seed: int = 0) -> TwoTower:
         """Lets every feature learn its state from the training split, and starts all weights anew.
 
         Queries and candidates that no training event names are not learned from: to the model they are
         as unknown as those that come later.
 
+        Of a streamed log, columns of the query and the candidate table are learned from as ever; those that have a
+        value an event, such as times, from a uniform sample of a million events.
+
         Args:
             train: The training split.
-            seed: Seed of the initial weights; the caller's random numbers are left as they were.
+            seed: Seed of the initial weights and of the sample; the caller's random numbers are left as they were.
 
         Raises:
+            ConfigError: The log is streamed, and a feature reads what its query did before.
             DataError: A column is missing or cannot be used.
         """
-        seen_candidates = pa.array(np.unique(train.candidate_index))
+        seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
+        seen_queries = np.flatnonzero(train.query_counts())
+        events = train if isinstance(train, Dataset) else self._sample(train, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             records: dict[int, Record] = {}
             for key, sharing in record_groups(features_of(self.query)):
-                record = Record.of(_training_columns(train, key.columns), key)
+                record = Record.of(_training_columns(events, key.columns, seen_queries), key)
                 records |= {id(feature): record for feature in sharing}
             for feature in features_of(self.query):
-                columns = _training_columns(train, feature.learns_from)
+                columns = _training_columns(events, feature.learns_from, seen_queries)
                 if isinstance(feature, Recorded):
                     feature.fit_record(records[id(feature)], columns)
                 else:
@@ -144,7 +155,7 @@ class TwoTower(nn.Module):
         """
         for key, sharing in record_groups(features_of(self.query)):
             assert sharing[0].record is not None
-            columns = _training_columns(events, key.columns)
+            columns = _training_columns(events, key.columns, np.flatnonzero(events.query_counts()))
             record = Record.of(columns, sharing[0].record.key, sharing[0].record.vocabulary)
             for feature in sharing:
                 feature.replace_record(record)
@@ -160,22 +171,11 @@ class TwoTower(nn.Module):
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
         """
-        query_rows = torch.from_numpy(events.query_index)
-        columns = []
-        for feature in features_of(self.query):
-            names = feature.learns_from if of_training else feature.reads
-            given = [name for name in feature.may_read if name in events.interactions.column_names]
-            sources = {name: events.query_column(name) for name in (*names, *given)}
-            encode = feature.encode_training if of_training else feature.encode_columns
-            if len(sources) == 1:
-                ((name, (column, rows)),) = sources.items()
-                columns.append(
-                    EncodedColumn(encode({name: column}), query_rows if rows is events.query_index else None)
-                )
-            else:
-                by_event = {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}
-                columns.append(EncodedColumn(encode(by_event)))
-        return EncodedSide(columns, len(events))
+        return self.query_encoder(of_training=of_training).encode(events)
+
+    def query_encoder(self, *, of_training: bool = False) -> QueryEncoder:
+        """What encodes the query side of events that come in parts; see `encode_queries`."""
+        return QueryEncoder(features_of(self.query), of_training)
 
     def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
         """Each row of a candidate table, encoded.
@@ -230,6 +230,21 @@ class TwoTower(nn.Module):
             "learn_temperature": self.learn_temperature,
         }
 
+    def _sample(self, log: ParquetLog, seed: int) -> Dataset:
+        """The events of a streamed log to learn from; none where the query table says it all."""
+        features = features_of(self.query)
+        for feature in features:
+            if isinstance(feature, Recorded):
+                raise ConfigError(
+                    f"feature {feature.kind} of {feature.column!r} reads what its query did before, for which the "
+                    f"whole log has to be in memory; with a streamed log leave it out, or write what it would say "
+                    f"into a column of the log"
+                )
+        names = [name for feature in features for name in feature.learns_from]
+        columns = log.event_columns(names)
+        needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
+        return log.sample(SAMPLE if needed else 0, columns, seed)
+
     def _finished(self, embedding: Tensor) -> Tensor:
         return F.normalize(embedding, dim=1) if self.normalize else embedding
 
@@ -265,10 +280,10 @@ def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
     return EncodedSide(encoded, table.num_rows)
 
 
-def _training_columns(train: Dataset, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:
+def _training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntArray) -> dict[str, pa.ChunkedArray]:
     """Columns to learn from: one row a distinct query where a single column is the query's, else one row an event."""
-    sources = {name: train.query_column(name) for name in names}
+    sources = {name: events.query_column(name) for name in names}
     if len(sources) == 1:
         ((name, (column, rows)),) = sources.items()
-        return {name: column.take(pa.array(np.unique(rows)))}
+        return {name: column.take(pa.array(seen_queries)) if rows is events.query_index else column}
     return {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import msgspec
 
 from twotower.data import builtin
 from twotower.data.dataset import Dataset, from_tables
-from twotower.data.splits import SplitRule, parse_rule
+from twotower.data.splits import SplitRule, fingerprint, parse_rule
+from twotower.data.stream import ParquetLog, stream_parquet
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
@@ -35,6 +37,9 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         time: Column of the times.
         weight: Column of the weights.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
+        stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
+        test: The events to measure on, in a table of their own; where the log is streamed, and only there.
+        validation: Likewise those that say which epoch is best; may be left out.
     """
 
     name: str = "data"
@@ -46,31 +51,48 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     time: str | None = None
     weight: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
+    stream: bool = False
+    test: str | None = None
+    validation: str | None = None
 
     def load(self) -> Dataset:
         """Reads and checks the data.
 
         Raises:
-            ConfigError: Neither a built-in name nor tables with their id columns are given.
+            ConfigError: Neither a built-in name nor tables with their id columns are given, or they are to be streamed.
             DataError: The tables cannot be used.
             DataUnavailableError: The built-in data set cannot be had.
         """
+        if self.stream:
+            raise ConfigError("[data] stream = true is for `twotower train`; expected data that fits in memory here")
+        if self.test is not None or self.validation is not None:
+            raise ConfigError("[data] has test or validation without stream = true; expected [split] to cut them off")
         if self.interactions is None:
             return builtin.load(self.name)
+        return from_tables(self.interactions, **self._tables())
+
+    def open(self) -> ParquetLog:
+        """Opens and checks the log that is streamed.
+
+        Raises:
+            ConfigError: Its path, the name of an id column or the test part is missing.
+            DataError: The tables cannot be used.
+        """
+        if self.interactions is None or self.test is None:
+            missing = "interactions" if self.interactions is None else "test"
+            raise ConfigError(
+                f"[data] stream = true without {missing}; expected the path of the log and that of a test part, cut "
+                f"off beforehand: a log that is streamed is not split"
+            )
+        return stream_parquet(self.interactions, **self._tables())
+
+    def _tables(self) -> dict[str, Any]:
+        """The arguments that `from_tables` and `stream_parquet` share."""
         if self.query_id is None or self.candidate_id is None:
             missing = "query_id" if self.query_id is None else "candidate_id"
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
-        return from_tables(
-            self.interactions,
-            query_id=self.query_id,
-            candidate_id=self.candidate_id,
-            time=self.time,
-            weight=self.weight,
-            queries=self.queries,
-            candidates=self.candidates,
-            unknown_candidates=self.unknown_candidates,
-            name=self.name,
-        )
+        shared = ("query_id", "candidate_id", "time", "weight", "queries", "candidates", "unknown_candidates", "name")
+        return {name: getattr(self, name) for name in shared}
 
 
 class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +158,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     learn_temperature: bool = False
     strangers: float | None = None
 
-    def build(self, data: Dataset, recipe: Recipe) -> TwoTower:
+    def build(self, data: Dataset | ParquetLog, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet."""
         inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
         usual = recipe.strangers if reach == "before" else 0.0
@@ -165,6 +187,25 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross_place=self.cross_place,
             strangers=strangers,
         )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config's data is cut into.
+
+    Attributes:
+        train: The events to learn from, in memory or streamed.
+        test: The events to measure on.
+        validation: Those that say which epoch is best, where they were given; else they are cut from train.
+        rule: How it was cut.
+        fingerprint: Of train and test.
+    """
+
+    train: Dataset | ParquetLog
+    test: Dataset
+    validation: Dataset | None
+    rule: str
+    fingerprint: str
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -197,13 +238,32 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """
         return parse_space(self.tune, {"model": ModelConfig.__struct_fields__, "training": Trainer.__struct_fields__})
 
-    def resolved_recipe(self, train: Dataset) -> Recipe:
+    def parts(self) -> Parts:
+        """Reads the data and cuts it, or opens what is streamed.
+
+        Raises:
+            ConfigError: As `DataConfig.load` and `open`; or a log that is streamed is to be split.
+            DataError: The tables cannot be used.
+        """
+        data = self.data
+        if not data.stream:
+            split = self.split.parsed()(data.load())
+            return Parts(split.train, split.test, None, split.rule, split.fingerprint)
+        if self.split != SplitConfig():
+            raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
+        train = data.open()
+        assert data.test is not None
+        test = train.part(data.test)
+        validation = None if data.validation is None else train.part(data.validation)
+        return Parts(train, test, validation, "given", f"{train.fingerprint}-{fingerprint(test)}")
+
+    def resolved_recipe(self, train: Dataset | ParquetLog, validation: Dataset | None = None) -> Recipe:
         """The recipe for this much data, with what `training` replaces.
 
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        base = recipe(self.recipe, train, self.split.parsed())
+        base = recipe(self.recipe, train, self.split.parsed(), validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
             raise ConfigError(f"[training] has the unknown key {unknown[0]!r}; expected {', '.join(settings)}")
@@ -239,7 +299,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"config {path}: {error}") from error
     paths = {
         name: str(path.parent / value)
-        for name in ("interactions", "queries", "candidates")
+        for name in ("interactions", "queries", "candidates", "test", "validation")
         if (value := getattr(config.data, name)) is not None
     }
     return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.features import (
     Activity,
     Bucketized,
@@ -45,23 +46,29 @@ therefore has to be one of which much is known."""
 
 
 def query_inputs(
-    data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
+    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
 ) -> list[Feature]:
-    """The query id; the time, and what came before it or lies around it; the columns of the query table."""
+    """The query id; the time, and what came before it or lies around it; the columns of the query table.
+
+    What came before is left out with a streamed log, of which no record is kept.
+    """
+    recorded = isinstance(data, Dataset)
     features: list[Feature] = [Category(data.query_id, dim, unknown_rate)]
     if data.time is not None:
         buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
         features += [Bucketized(data.time, buckets, dim), Normalized(data.time)]
-        if inputs != "tutorial":
+        if inputs != "tutorial" and recorded:
             features += _from_the_record(data.time, data.query_id, dim, reach)
-        if inputs == "all":
+        if inputs == "all" and recorded:
             features.append(History(data.candidate_id, by=data.query_id, time=data.time, dim=dim, reach=reach))
     if inputs == "all":
         features += _attributes(data.queries, data.query_id, dim)
     return features
 
 
-def candidate_inputs(data: Dataset, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
+def candidate_inputs(
+    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all"
+) -> list[Feature]:
     """The candidate id, the words of every text column, and the other columns of the candidate table."""
     features: list[Feature] = [Category(data.candidate_id, dim, unknown_rate)]
     if inputs == "all":

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import Split, SplitRule
+from twotower.data.splits import SplitRule
+from twotower.data.stream import ParquetLog
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.study.inputs import Inputs, Reach
@@ -58,9 +59,9 @@ class Recipe(msgspec.Struct, frozen=True):
     validate_on: Literal["test", "validation"]
 
 
-def recipe(name: RecipeName, train: Dataset, rule: SplitRule) -> Recipe:
-    """The recipe with this name, for this much data, cut like this."""
-    return _tutorial() if name == "tutorial" else _tuned(train, rule)
+def recipe(name: RecipeName, train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None = None) -> Recipe:
+    """The recipe with this name, for this much data, cut like this, or with this part given to validate on."""
+    return _tutorial() if name == "tutorial" else _tuned(train, rule, validation)
 
 
 def _tutorial() -> Recipe:
@@ -86,7 +87,7 @@ def _tutorial() -> Recipe:
     )
 
 
-def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
+def _tuned(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     trainer = Trainer(
@@ -101,7 +102,7 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
         name="tuned",
         trainer=trainer,
         unknown_rate=0.02,
-        strangers=float(np.clip(_from_new_queries(rule(train)), *STRANGERS)),
+        strangers=float(np.clip(_from_new_queries(train, rule, validation), *STRANGERS)),
         inputs="all",
         reach="around" if rule.interpolates else "before",
         activation="gelu",
@@ -111,8 +112,13 @@ def _tuned(train: Dataset, rule: SplitRule) -> Recipe:
     )
 
 
-def _from_new_queries(parts: Split) -> float:
-    """Share of the second part's events whose query the first does not have."""
-    known = np.zeros(parts.train.queries.num_rows, dtype=bool)
-    known[parts.train.query_index] = True
-    return float(np.mean(~known[parts.test.query_index]))
+def _from_new_queries(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None) -> float:
+    """Share of the validation events whose query is not in what is trained on; none where there is no such part."""
+    if isinstance(train, Dataset):
+        train, validation = rule(train)
+    if validation is None:
+        return 0.0
+    counts = train.query_counts()
+    known = np.zeros(validation.queries.num_rows, dtype=bool)
+    known[: len(counts)] = counts > 0
+    return float(np.mean(~known[validation.query_index]))

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
+from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError
 from twotower.evaluation import ModelScorer, measure, measure_baselines
 from twotower.files import write_file
@@ -109,6 +110,37 @@ def train_for(
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     history = trainer.fit(model, train, callbacks=[progress], checkpoint=checkpoint, stop_after=epochs)
     return model, history.train_seconds
+
+
+def train_streamed(
+    config: Config,
+    recipe: Recipe,
+    train: ParquetLog,
+    test: Dataset,
+    validation: Dataset | None,
+    *,
+    progress: ProgressBar,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Trains a model on a streamed log, once; the weights are those of the epoch that validated best.
+
+    Args:
+        config: Which model.
+        recipe: How to train; without a validation part, all of its epochs.
+        train: The log.
+        test: The test part, for the recipe that validates on it.
+        validation: The part that the other recipe validates on, where it was given.
+        progress: Shows it.
+        checkpoint: A folder for the state of the training, to go on from after an interruption.
+    """
+    measured = test if recipe.validate_on == "test" else validation
+    trainer = recipe.trainer
+    if measured is None:
+        trainer = msgspec.structs.replace(trainer, early_stopping=None)
+    model = config.model.build(train, recipe)
+    history = trainer.fit(model, train, measured, callbacks=[progress], checkpoint=checkpoint)
+    best = history.restored or len(history.epochs)
+    return Trained(model, history, Seconds(history.train_seconds, history.validation_seconds), best)
 
 
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from twotower.data.dataset import Dataset
 from twotower.data.splits import fingerprint
+from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower
@@ -89,11 +90,19 @@ class Checkpoint:
         self._written = time.monotonic()
 
 
-def identity_of(settings: msgspec.Struct, model: TwoTower, train: Dataset, validation: Dataset | None) -> str:
-    """Sixteen digits that two trainings share exactly when settings, model and data are the same."""
+def identity_of(
+    settings: msgspec.Struct, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
+) -> str:
+    """Sixteen digits that two trainings share exactly when settings, model and data are the same.
+
+    Of a streamed log the size of the row groups and of the buffer belongs to it: they decide the order of the events.
+    """
     digest = hashlib.sha256(msgspec.json.encode(settings))
     digest.update(msgspec.json.encode(model.settings()))
-    digest.update(fingerprint(*(part for part in (train, validation) if part is not None)).encode())
+    if isinstance(train, ParquetLog):
+        digest.update(f"{train.fingerprint} {train.layout} {validation and fingerprint(validation)}".encode())
+    else:
+        digest.update(fingerprint(*(part for part in (train, validation) if part is not None)).encode())
     return digest.hexdigest()[:16]
 
 

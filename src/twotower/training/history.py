@@ -18,6 +18,7 @@ class Epoch(msgspec.Struct, frozen=True):
         seconds: Spent training.
         validation: Scores after it; None where it was not validated.
         validation_seconds: Spent validating.
+        waiting_seconds: Of those spent training, the ones in which it waited for a streamed log.
     """
 
     epoch: int
@@ -26,6 +27,7 @@ class Epoch(msgspec.Struct, frozen=True):
     seconds: float
     validation: Scores | None = None
     validation_seconds: float = 0.0
+    waiting_seconds: float = 0.0
 
 
 class TrainingHistory(msgspec.Struct):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.errors import TwoTowerError
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
@@ -22,6 +23,7 @@ from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
 from twotower.training.averaging import Average
+from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Weights
 from twotower.training.clipping import clip_gradient
@@ -40,17 +42,16 @@ class Run:
     settings: Trainer
     state: TrainingState
     loss: BoundLoss
-    queries: EncodedSide
+    source: Source
     candidates: EncodedSide
-    query_rows: Tensor
-    candidate_rows: Tensor
-    weights: Tensor | None
     validation: Validation | None
     best: Weights
     average: Average | None
 
     @classmethod
-    def prepare(cls, settings: Trainer, model: TwoTower, train: Dataset, validation: Dataset | None) -> Run:
+    def prepare(
+        cls, settings: Trainer, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
+    ) -> Run:
         """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
         device = model.device
         embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
@@ -65,12 +66,9 @@ class Run:
             settings=settings,
             state=state,
             loss=settings.loss.bind(train),
-            queries=model.encode_queries(train, of_training=True).to(device),
+            source=source_of(model, train, settings.batch_size, settings.seed),
             candidates=model.encode_candidates(train.candidates).to(device),
-            query_rows=torch.from_numpy(train.query_index).to(device),
-            candidate_rows=torch.from_numpy(train.candidate_index).to(device),
-            weights=None if train.weight is None else torch.from_numpy(train.weights).to(device),
-            validation=None if validation is None else Validation(model, validation, train, settings.ks),
+            validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
             average=None if settings.average is None else Average(model, settings.average),
         )
@@ -85,21 +83,22 @@ class Run:
             started = time.perf_counter()
             state.model.train()
             self.loss.start_epoch()
-            order = torch.randperm(len(self.candidate_rows)).to(state.model.device)
-            total, weight = torch.zeros(2, dtype=torch.float64, device=order.device)
-            for step, rows in enumerate(torch.split(order, settings.batch_size)):
-                progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
-                factor = settings.schedule.factor(progress)
-                self._scale_rates(factor)
-                loss, counted = self._step(rows)
-                if self.average is not None:
-                    self.average.update((number - 1) * state.steps_per_epoch + step)
-                total += loss
-                weight += counted
-                state.step = step + 1
-                for callback in callbacks:
-                    callback.on_step(state)
-                interruption.raise_if_asked()
+            total, weight = torch.zeros(2, dtype=torch.float64, device=state.model.device)
+            with self.source.epoch(number) as parts:
+                batches = ((part, rows) for part, order in parts for rows in torch.split(order, settings.batch_size))
+                for step, (part, rows) in enumerate(batches):
+                    progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
+                    factor = settings.schedule.factor(progress)
+                    self._scale_rates(factor)
+                    loss, counted = self._step(part, rows)
+                    if self.average is not None:
+                        self.average.update((number - 1) * state.steps_per_epoch + step)
+                    total += loss
+                    weight += counted
+                    state.step = step + 1
+                    for callback in callbacks:
+                        callback.on_step(state)
+                    interruption.raise_if_asked()
             mean = (total / weight).item()
             catch_up(state.optimizer)
             state.model.eval()
@@ -110,7 +109,8 @@ class Run:
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
         with self.averaged():
-            return self._validated(Epoch(number, mean, settings.optimizer.learning_rate * factor, seconds))
+            rate = settings.optimizer.learning_rate * factor
+            return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=self.source.waited))
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -147,13 +147,13 @@ class Run:
         """Inside the block the model has its averaged weights, where there are such."""
         return nullcontext() if self.average is None else self.average.in_place()
 
-    def _step(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Trains on the events at `rows`; gives the sum of their losses and of their weights."""
+    def _step(self, part: Part, rows: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Trains on the events of a part at `rows`; gives the sum of their losses and of their weights."""
         model, optimizer = self.state.model, self.state.optimizer
-        weights = None if self.weights is None else self.weights.index_select(0, rows)
-        batch = Batch(self.query_rows.index_select(0, rows), self.candidate_rows.index_select(0, rows), weights)
+        weights = None if part.weights is None else part.weights.index_select(0, rows)
+        batch = Batch(part.query_rows.index_select(0, rows), part.candidate_rows.index_select(0, rows), weights)
         loss = self.loss(
-            model.query_vectors(self.queries.gather(rows)),
+            model.query_vectors(part.queries.gather(rows)),
             batch,
             lambda wanted: model.candidate_vectors(self.candidates.gather(wanted)),
         )
@@ -179,6 +179,11 @@ class Run:
     def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+
+def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:
+    known = train.events_of(events) if isinstance(train, ParquetLog) else train
+    return Validation(model, events, known, settings.ks)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import DEFAULT_KS, check_ks
 from twotower.interruption import Interruption
@@ -105,7 +106,7 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def fit(
         self,
         model: TwoTower,
-        train: Dataset,
+        train: Dataset | ParquetLog,
         validation: Dataset | None = None,
         *,
         callbacks: Sequence[Callback] = (),
@@ -119,15 +120,18 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
-            train: The events to learn from.
-            validation: The events to measure on; needed for early stopping.
+            train: The events to learn from, in memory or streamed.
+            validation: The events to measure on; needed for early stopping. With a streamed log, what its `part`
+                gives.
             callbacks: What watches.
             checkpoint: A folder for the training's state: where it exists, training goes on from there. It
                 is left behind for the caller to delete once the result is safe.
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
 
         Raises:
-            ConfigError: Early stopping without a validation part, or a monitored metric that is not measured.
+            ConfigError: Early stopping without a validation part, a monitored metric that is not measured, or a
+                streamed log with features, a loss or a batch that it does not allow.
+            DataError: A streamed log cannot be read any more, or the validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """

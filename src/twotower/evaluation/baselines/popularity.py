@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.evaluation.ranking import ScoreBlock
 
 LATEST_SHARE = 0.1
@@ -17,11 +18,14 @@ class Popularity:
     """Every query gets the candidates that were chosen most often in train.
 
     Args:
-        train: The training split.
+        train: The training split, in memory or streamed.
     """
 
-    def __init__(self, train: Dataset) -> None:
-        self.counts = weighted_counts(train, train.weights)
+    def __init__(self, train: Dataset | ParquetLog) -> None:
+        if isinstance(train, ParquetLog):
+            self.counts = torch.from_numpy(train.candidate_weights)
+        else:
+            self.counts = weighted_counts(train, train.weights)
 
     def score_block(self, events: Dataset) -> ScoreBlock:
         """The same scores for every event."""

@@ -1,0 +1,160 @@
+"""`ParquetRows`: the row groups of Parquet files as one long table, of which only pieces are ever in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twotower.data.checks import require_columns
+from twotower.data.sources import plain_schema
+from twotower.errors import DataError
+
+ParquetSource: TypeAlias = str | Path | Sequence[str | Path]
+"""The path of a Parquet file, of a folder of them, or several of these."""
+
+BY_TURNS = 8
+"""Row groups that are open at a time when they are read by turns."""
+
+READ_BUFFER = 1 << 18
+"""Bytes read from the file at a time for each column that is open, so that a row group is never held whole."""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group.
+
+    Attributes:
+        path: Its file.
+        number: Its number there.
+        first_row: The number of its first row over all files.
+        rows: How many it has.
+    """
+
+    path: Path
+    number: int
+    first_row: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, row group {self.number} (rows {self.first_row} to {self.first_row + self.rows - 1})"
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """The rows of one or more Parquet files, one file after the other.
+
+    Attributes:
+        groups: The row groups that have rows, in order.
+        schema: Names and types of the columns, those of the first file; text as plain strings.
+    """
+
+    groups: tuple[RowGroup, ...]
+    schema: pa.Schema
+
+    @classmethod
+    def open(cls, source: ParquetSource) -> ParquetRows:
+        """Reads which row groups there are; files of a folder come in the order of their names.
+
+        Raises:
+            DataError: A path does not exist, is no Parquet file or cannot be read, or there is none.
+        """
+        groups: list[RowGroup] = []
+        schema, first_row = None, 0
+        for path in _files(source):
+            try:
+                with pq.ParquetFile(path) as file:
+                    schema = schema or plain_schema(file.schema_arrow)
+                    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"interactions: {path} cannot be read: {error}") from error
+            for number, rows in enumerate(sizes):
+                if rows:
+                    groups.append(RowGroup(path, number, first_row, rows))
+                first_row += rows
+        assert schema is not None
+        return cls(tuple(groups), schema.remove_metadata())
+
+    def __len__(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    def empty(self, columns: Sequence[str]) -> pa.Table:
+        """These columns without a row."""
+        return self._schema_of(columns).empty_table()
+
+    def read(self, group: RowGroup, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """One row group in pieces of at most so many rows.
+
+        Raises:
+            DataError: It cannot be read, lacks a column, or has a value that does not fit the column's type.
+        """
+        schema = self._schema_of(columns)
+        try:
+            with pq.ParquetFile(group.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
+                # One thread: the others are the training's.
+                for batch in file.iter_batches(rows, [group.number], list(columns), use_threads=False):
+                    piece = pa.Table.from_batches([batch])
+                    require_columns(piece, columns, f"interactions, {group.path}")
+                    yield piece.select(list(columns)).cast(schema)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"interactions: {group} cannot be read: {error}") from error
+
+    def in_order(self, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
+        """All rows in order, in tables of at most so many rows, each with the number of its first row."""
+        waiting: list[pa.Table] = []
+        first_row = held = 0
+        for group in self.groups:
+            for piece in self.read(group, columns, rows):
+                if held + len(piece) > rows:
+                    yield first_row, pa.concat_tables(waiting).combine_chunks()
+                    waiting, first_row, held = [], first_row + held, 0
+                waiting.append(piece)
+                held += len(piece)
+        if waiting:
+            yield first_row, pa.concat_tables(waiting).combine_chunks()
+
+    def by_turns(self, order: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """All rows in pieces of at most so many, from the next few row groups of `order` by turns.
+
+        Where groups are large and sorted, by time or by query, neighbours among the pieces are from several of them.
+        """
+        waiting = [self.read(self.groups[number], columns, rows) for number in reversed(order)]
+        open_groups = [waiting.pop() for _ in range(min(BY_TURNS, len(waiting)))]
+        turn = 0
+        while open_groups:
+            turn %= len(open_groups)
+            piece = next(open_groups[turn], None)
+            if piece is not None:
+                yield piece
+                turn += 1
+            elif waiting:
+                open_groups[turn] = waiting.pop()
+            else:
+                del open_groups[turn]
+
+    def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
+        return pa.schema([self.schema.field(name).with_nullable(True) for name in columns])
+
+
+def _files(source: ParquetSource) -> list[Path]:
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"interactions: {path} does not exist; expected a Parquet file or a folder of them")
+        if path.is_dir():
+            inside = sorted(path.rglob("*.parquet"))
+            if not inside:
+                raise DataError(f"interactions: the folder {path} holds no .parquet file")
+            files += inside
+        elif path.suffix in (".parquet", ".pq"):
+            files.append(path)
+        else:
+            raise DataError(f"interactions: {path} ends in {path.suffix!r}; expected .parquet, to be streamed")
+    if not files:
+        raise DataError("interactions: no path was given; expected at least one Parquet file")
+    return files

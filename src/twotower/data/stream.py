@@ -1,0 +1,421 @@
+"""`ParquetLog`: an interaction log that stays on disk and is read piece by piece, in order or shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.checks import Place, check_ids, refuse_no_weight, require_columns
+from twotower.data.dataset import (
+    Dataset,
+    IntArray,
+    LogTables,
+    UnknownCandidates,
+    cast_ids,
+    concat,
+    distinct_ids,
+    no_event_left,
+    side_table,
+)
+from twotower.data.parquet import ParquetRows, ParquetSource
+from twotower.data.sources import TableSource, read_table
+from twotower.data.splits import Fingerprint
+from twotower.errors import ConfigError, DataError
+
+BUFFER = 4_000_000
+"""Events held at once, unless the caller says otherwise."""
+
+PIECES_OF_THE_BUFFER = 64
+"""A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt(Dataset):
+    """Some of a log's events in memory, which still knows how often the whole log has each candidate.
+
+    Attributes:
+        counts: Events of each candidate in the whole log, `[candidates]`.
+    """
+
+    counts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
+
+    def candidate_counts(self) -> IntArray:
+        """How often each candidate was chosen in the whole log, `[candidates]`."""
+        return self.counts
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetLog:
+    """A log larger than memory: interactions in Parquet files, queries and candidates in memory.
+
+    `stream_parquet` makes one. `TwoTower.learn` and `Trainer.fit` take it in place of a `Dataset`; what is measured
+    on is a `Dataset`, which `part` makes so that it shares the candidate table.
+
+    Attributes:
+        tables: The query and the candidate table, and the names of columns.
+        rows: The row groups.
+        buffer: Events held at once while it is read.
+        size: Events, without those dropped.
+        dropped: Events left out because their candidate is unknown.
+        fingerprint: As that of a `Dataset` of the same events.
+        candidate_weights: Sum of the weights of each candidate's events, or their number, `[candidates]`.
+        latest_time: Seconds of the latest event; None where the log has no time.
+    """
+
+    tables: LogTables
+    rows: ParquetRows
+    buffer: int
+    size: int
+    dropped: int
+    fingerprint: str
+    candidate_weights: npt.NDArray[np.float64] = field(repr=False)
+    latest_time: float | None
+    _candidate_counts: IntArray = field(repr=False)
+    _query_counts: IntArray = field(repr=False)
+    _time_type: pa.DataType = field(repr=False)
+    _own_queries: bool = field(repr=False)
+
+    def __len__(self) -> int:
+        """Number of interactions."""
+        return self.size
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.tables.name
+
+    @property
+    def queries(self) -> pa.Table:
+        """One row a query."""
+        return self.tables.queries
+
+    @property
+    def candidates(self) -> pa.Table:
+        """One row a candidate."""
+        return self.tables.candidates
+
+    @property
+    def query_id(self) -> str:
+        """Name of the id column in interactions and queries."""
+        return self.tables.query_id
+
+    @property
+    def candidate_id(self) -> str:
+        """Name of the id column in interactions and candidates."""
+        return self.tables.candidate_id
+
+    @property
+    def time(self) -> str | None:
+        """Name of the time column."""
+        return self.tables.time
+
+    @property
+    def weight(self) -> str | None:
+        """Name of the weight column."""
+        return self.tables.weight
+
+    @property
+    def layout(self) -> str:
+        """What the order of a shuffled epoch depends on besides the seed."""
+        return f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"
+
+    def candidate_counts(self) -> IntArray:
+        """How often each candidate was chosen, `[candidates]`."""
+        return self._candidate_counts
+
+    def query_counts(self) -> IntArray:
+        """How many events each query has, `[queries]`."""
+        return self._query_counts
+
+    def candidate_column(self, column: str) -> pa.ChunkedArray:
+        """A column of the candidate table; see `Dataset.candidate_column`."""
+        return self._empty().candidate_column(column)
+
+    def event_columns(self, names: Iterable[str]) -> list[str]:
+        """Those of the columns that are read event by event, as `Dataset.query_column` would; the others are not."""
+        per_query = {self.query_id, *(set(self.queries.column_names) - set(self.rows.schema.names))}
+        return [name for name in dict.fromkeys(names) if name in self.rows.schema.names and name not in per_query]
+
+    def part(self, interactions: TableSource, name: str | None = None) -> Dataset:
+        """Other events in memory, such as those to validate on, with this log's candidates.
+
+        Where the query table was made of the log's ids, queries that it lacks come after them.
+
+        Args:
+            interactions: The events, with the log's columns; see `from_tables`.
+            name: What reports call it; default: as the log.
+
+        Raises:
+            DataError: As `from_tables`.
+        """
+        log = read_table(interactions, "interactions")
+        require_columns(log, self.tables.columns, "interactions")
+        if log.num_rows == 0:
+            raise DataError("the interactions have no rows; expected at least one event")
+        for column in (self.query_id, self.candidate_id):
+            kind = self.rows.schema.field(column).type
+            ids = cast_ids(log[column], kind, column, "the part")
+            log = log.set_column(log.column_names.index(column), column, ids)
+        tables = self.tables
+        if self._own_queries:
+            known = self.queries[self.query_id].combine_chunks()
+            check_ids(log[self.query_id], self.query_id, "interactions")
+            ids = distinct_ids(log[self.query_id])
+            new = ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
+            tables = tables.with_queries(pa.table({self.query_id: pa.chunked_array([known, new])}))
+        data = tables.dataset(log)
+        if len(data) == 0:
+            raise no_event_left(data.dropped, self.candidate_id)
+        return replace(data, name=name or self.name)
+
+    def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Excerpt:
+        """Events in memory, with their times and weights alone, in the order of the log.
+
+        Args:
+            queries: Of which queries, `[queries]`; default: of all.
+        """
+        parts = []
+        for events in self._in_order([]):
+            parts.append(events if queries is None else events.take(queries[events.query_index]))
+        return self._excerpt(concat(parts))
+
+    def events_of(self, part: Dataset) -> Excerpt:
+        """The log's events of the queries that a part names, in memory: what its evaluation has to know of the log.
+
+        Raises:
+            DataError: The part does not come from this log's `part`.
+        """
+        own = len(self._query_counts)
+        same = part.candidates.equals(self.candidates) and part.queries.slice(0, own).equals(self.queries)
+        if not same:
+            raise DataError(
+                f"the part has {part.candidates.num_rows} candidates and {part.queries.num_rows} queries, which are "
+                f"not those of the streamed log ({self.candidates.num_rows} and {own}); expected what its part(…) gives"
+            )
+        named = np.zeros(part.queries.num_rows, dtype=bool)
+        named[part.query_index] = True
+        return replace(self.read(named[:own]), queries=part.queries)
+
+    def sample(self, events: int, columns: Iterable[str], seed: int) -> Excerpt:
+        """Events drawn uniformly from the whole log, in its order; all of them where there are no more.
+
+        Args:
+            events: How many at most.
+            columns: Columns of the interactions to read beside time and weight.
+            seed: Seed of the draw.
+        """
+        total = len(self.rows)
+        # The distinct ones of independent draws are a uniform sample of their number.
+        drawn = np.random.default_rng(seed).integers(total, size=events) if total > events else np.arange(total)
+        rows = np.unique(drawn)
+        parts, wanted = [self._empty(columns)], self._wanted(columns)
+        for first_row, table in self.rows.in_order(wanted, self.buffer // 2):
+            begin, end = np.searchsorted(rows, [first_row, first_row + table.num_rows])
+            if end > begin:
+                parts.append(self._events(table.take(pa.array(rows[begin:end] - first_row)), columns))
+        return self._excerpt(concat(parts))
+
+    def shuffled(self, seed: int, epoch: int, batch_size: int, columns: Iterable[str] = ()) -> Iterator[Dataset]:
+        """All events once, in an order that (seed, epoch) determine, in parts of whole batches.
+
+        The row groups are permuted; pieces of several of them are read by turns into a pool, whose events are
+        permuted, and what is left of the last batch goes to the next pool. So only the last batch of all may be
+        short. A pool is less than half of the buffer: the part that was given out before may still be in use.
+
+        Args:
+            seed: Seed of the order.
+            epoch: Number of the epoch, each of which has an order of its own.
+            batch_size: Every part but the last has a multiple of so many events.
+            columns: Columns of the interactions to read beside time and weight.
+
+        Raises:
+            ConfigError: The buffer is too small for the batch.
+            DataError: The files have changed or cannot be read any more.
+        """
+        pool_size, piece = self.buffer // 2, max(1, self.buffer // PIECES_OF_THE_BUFFER)
+        if batch_size > pool_size - piece:
+            raise ConfigError(
+                f"batch_size={batch_size} with buffer={self.buffer}; expected a buffer of more than "
+                f"{2 * batch_size + 2 * piece} events, so that half of it holds a batch"
+            )
+        draw = np.random.default_rng([seed, epoch])
+        order = draw.permutation(len(self.rows.groups)).tolist()
+        wanted = self._wanted(columns)
+        rest, waiting, held, given = self._empty(columns), list[pa.Table](), 0, 0
+        for table in self.rows.by_turns(order, wanted, piece):
+            waiting.append(table)
+            held += table.num_rows
+            if held >= pool_size - piece:
+                part, rest = self._cut(rest, waiting, batch_size, columns, draw)
+                waiting, held = [], len(rest)
+                given += len(part)
+                if len(part):  # else most of the pool was dropped
+                    yield part
+                del part
+        last, rest = self._cut(rest, waiting, 1, columns, draw)
+        if given + len(last) != self.size:
+            raise DataError(f"{self._changed}: expected {self.size} events, found {given + len(last)}")
+        if len(last):
+            yield last
+
+    def _cut(
+        self, rest: Dataset, waiting: list[pa.Table], batch_size: int, columns: Iterable[str], draw: np.random.Generator
+    ) -> tuple[Dataset, Dataset]:
+        """A pool in random order, cut into whole batches and what is left of them."""
+        pool = rest
+        if waiting:
+            try:
+                fresh = self._events(pa.concat_tables(waiting).combine_chunks(), columns)
+            except (DataError, pa.ArrowInvalid) as error:
+                raise DataError(f"{self._changed}: {error}") from error
+            pool = concat([rest, fresh])
+        order = draw.permutation(len(pool))
+        whole = len(pool) - len(pool) % batch_size
+        return pool.take(order[:whole]), pool.take(order[whole:])
+
+    @property
+    def _changed(self) -> str:
+        return f"the files of {self.name!r} have changed since they were opened"
+
+    def _wanted(self, columns: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys([*self.tables.columns, *columns]))
+
+    def _in_order(self, columns: Iterable[str]) -> Iterator[Dataset]:
+        for _, table in self.rows.in_order(self._wanted(columns), self.buffer // 2):
+            yield self._events(table, columns)
+
+    def _events(self, table: pa.Table, columns: Iterable[str]) -> Dataset:
+        """Rows of the files as events, without their ids, which take the most memory and of which only rows matter."""
+        data = self.tables.dataset(table, Place(whole=False))
+        log = data.interactions
+        if self.time is not None:
+            log = log.set_column(log.column_names.index(self.time), self.time, log[self.time].cast(self._time_type))
+        kept = [name for name in log.column_names if name in (self.time, self.weight, *columns)]
+        # A table without a column forgets how many rows it has.
+        return replace(data, interactions=log.select(kept or [self.query_id]))
+
+    def _empty(self, columns: Iterable[str] = ()) -> Dataset:
+        return self._events(self.rows.empty(self._wanted(columns)), columns)
+
+    def _excerpt(self, events: Dataset) -> Excerpt:
+        own = {one.name: getattr(events, one.name) for one in fields(Dataset)}
+        return Excerpt(**own, counts=self._candidate_counts)
+
+
+def stream_parquet(
+    interactions: ParquetSource,
+    *,
+    query_id: str,
+    candidate_id: str,
+    time: str | None = None,
+    weight: str | None = None,
+    queries: TableSource | None = None,
+    candidates: TableSource | None = None,
+    unknown_candidates: UnknownCandidates = "refuse",
+    name: str = "data",
+    buffer: int = BUFFER,
+) -> ParquetLog:
+    """Opens a log in Parquet files that is larger than memory, and checks it in one pass, or two.
+
+    Memory holds the query table, the candidate table and at most `buffer` events, however many there are.
+
+    Args:
+        interactions: One row an event: the path of a Parquet file, of a folder of them, or several of these.
+        query_id: The column that says who chose; this and the next ones as in `from_tables`.
+        candidate_id: The column that says what was chosen.
+        time: The column that says when.
+        weight: The column that says how much an event counts.
+        queries: One row a query. Default: the distinct ids of the log, for which it is read once more.
+        candidates: One row a candidate: the catalogue. Default: likewise.
+        unknown_candidates: `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
+        name: What reports call the data.
+        buffer: How many events are held at once. The more, the better the order of training is mixed: an event
+            meets in a batch only those of its pool, which holds half as many from several row groups.
+
+    Raises:
+        ConfigError: The buffer holds no event.
+        DataError: As `from_tables`; rows are numbered over all files.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow.parquet as pq
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = pa.table({"who": ["ann", "bob", "ann"], "what": ["tea", "tea", "rum"]})
+        ...     pq.write_table(table, f"{folder}/log.parquet")
+        ...     log = stream_parquet(folder, query_id="who", candidate_id="what")
+        >>> len(log), log.candidate_counts().tolist()  # rum, tea
+        (3, [1, 2])
+    """
+    if buffer < PIECES_OF_THE_BUFFER:
+        raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
+    rows = ParquetRows.open(interactions)
+    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
+    require_columns(rows.schema.empty_table(), wanted, "interactions")
+    if len(rows) == 0:
+        raise DataError("the interactions have no rows; expected at least one event")
+    unnamed = [column for column, source in ((query_id, queries), (candidate_id, candidates)) if source is None]
+    distinct = _distinct(rows, unnamed, buffer // 2)
+
+    def table_of(source: TableSource | None, column: str, which: str) -> pa.Table:
+        if source is None:
+            return pa.table({column: distinct[column]})
+        return side_table(source, rows.schema.field(column).type, column, which)
+
+    query_table = table_of(queries, query_id, "queries")
+    candidate_table = table_of(candidates, candidate_id, "candidates")
+    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
+    return _checked(tables, rows, buffer, own_queries=queries is None)
+
+
+def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, pa.Array]:
+    """The distinct ids of columns, ascending."""
+    found: dict[str, list[pa.Array]] = {column: [] for column in columns}
+    if columns:
+        for first_row, table in rows.in_order(columns, at_once):
+            for column in columns:
+                check_ids(table[column], column, "interactions", place=Place(first_row, whole=False))
+                found[column] = [pc.unique(pa.chunked_array([*found[column], pc.unique(table[column])]))]
+    return {column: distinct_ids(pa.chunked_array(ids)) for column, ids in found.items()}
+
+
+def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool) -> ParquetLog:
+    """Checks and counts all events."""
+    digits, sums = Fingerprint(tables), np.zeros(2, dtype=np.uint64)
+    query_counts = np.zeros(tables.queries.num_rows, dtype=np.int64)
+    candidate_counts = np.zeros(tables.candidates.num_rows, dtype=np.int64)
+    weights = np.zeros(tables.candidates.num_rows)
+    size, dropped, latest, whole_times = 0, 0, -np.inf, True
+    for first_row, table in rows.in_order(tables.columns, buffer // 2):
+        events = tables.dataset(table, Place(first_row, whole=False))
+        size, dropped = size + len(events), dropped + events.dropped
+        sums = sums + digits.sums(events)
+        query_counts += events.query_counts()
+        candidate_counts += events.candidate_counts()
+        weights += np.bincount(events.candidate_index, events.weights, minlength=len(weights))
+        if tables.time is not None and len(events):
+            latest = max(latest, float(events.times.max()))
+            whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
+    if size == 0:
+        raise no_event_left(dropped, tables.candidate_id)
+    if tables.weight is not None:
+        refuse_no_weight(float(weights.sum()), tables.weight)
+    digits.add(size, sums)
+    return ParquetLog(
+        tables=tables,
+        rows=rows,
+        buffer=buffer,
+        size=size,
+        dropped=dropped,
+        fingerprint=str(digits),
+        candidate_weights=weights,
+        latest_time=None if tables.time is None else latest,
+        _candidate_counts=candidate_counts,
+        _query_counts=query_counts,
+        _time_type=pa.int64() if whole_times else pa.float64(),
+        _own_queries=own_queries,
+    )
