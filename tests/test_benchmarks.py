@@ -53,3 +53,62 @@ def test_what_training_did_not_see_is_measured(toy_config: Path, tmp_path: Path)
     run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")
     (outcome,) = read(tmp_path / "cold.json")["outcomes"]
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """What the benchmarks take for the Python of an environment with TensorFlow Recommenders."""
+    python = tmp_path / "python"
+    script = Path(__file__).with_name("stand_in_tfrs.py")
+    python.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/process"\nexec "{sys.executable}" "{script}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.slow
+def test_the_tutorial_is_trained_on_both_sides_by_turns(stand_in: Path, tmp_path: Path) -> None:
+    arguments = ("--data", "simulated:30,40,2600", "--epochs", 2, "--curve-epochs", 10, "--python", stand_in)
+    said = run("tfrs/compare.py", *arguments, "--out", tmp_path / "tfrs.json")
+    assert "chatter" not in said
+    report = read(tmp_path / "tfrs.json")
+    assert [race["layers"] for race in report["races"]] == [[32], [64, 32], [128, 64, 32]]
+    for race in report["races"]:
+        assert race["tfrs"]["epochs"] == [2.0] * 3
+        assert race["tfrs"]["validations"] == [3.0] * 3
+        assert len(race["twotower"]["epochs"]) == len(race["twotower"]["validations"]) == 3
+    assert report["whole tutorial"]["tfrs"] == 3 * (300 * 2.0 + 60 * 3.0)
+    assert not report["whole tutorial"]["is_measured"]
+    assert report["curves"]["tfrs"] == [{"seconds": 10.0, "score": 0.05}, {"seconds": 20.0, "score": 0.1}]
+    assert report["seconds to score"]["tfrs"] == 20.0
+    tuned = [point["seconds"] for point in report["curves"]["tuned"]]
+    assert tuned == sorted(tuned)
+    for same in report["same loss"]:  # its losses are made up, so they only have to be there
+        assert [len(theirs) for theirs, _ in same["from_initial"]] == [4, 4]
+    assert (tmp_path / "tfrs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_large_tables_are_trained_on_both_sides_by_turns(stand_in: Path, tmp_path: Path) -> None:
+    sizes = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)
+    run("tfrs/large.py", *sizes, "--python", stand_in, "--out", tmp_path / "large.json")
+    report = read(tmp_path / "large.json")
+    assert report["tfrs"] == {"seconds": [2.0] * 3, "events_per_second": 64 * 3 / 2.0}
+    assert len(report["twotower"]["seconds"]) == 3
+
+
+def test_the_other_side_ends_with_a_benchmark_that_fails(stand_in: Path, tmp_path: Path) -> None:
+    sizes = ("--queries", 300, "--candidates", 100, "--dim", 13, "--batch", 64, "--steps", 3)
+    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "no model of that width\n" in done.stderr
+    assert "chatter on the other side" in done.stderr
+    assert not Path(f"/proc/{(tmp_path / 'process').read_text().strip()}").exists()
+
+
+def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", "--queries", 30, "--candidates", 40, "--batch", 8]
+    done = subprocess.run(
+        [*map(str, command), "--python", str(tmp_path / "none")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "make bench-tfrs" in done.stderr
