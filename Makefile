@@ -1,5 +1,5 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. Both make .venv first.
-# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (two gigabytes). DATA=simulated takes the
+# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin

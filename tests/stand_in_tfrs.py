@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ for line in sys.stdin:
             answer(losses=[7.0 * (command["stop"] - command["start"])] * command["count"])
         case "large" if command["dim"] == 13:
             answer(error="no model of that width")
+        case "large" if command["dim"] == 17:
+            time.sleep(600)
         case "fit":
             for epoch in range(1, command["epochs"] + 1):
                 sys.stdin.readline()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,7 +44,7 @@ class TheirEpoch(msgspec.Struct, frozen=True):
 
 
 class Tfrs:
-    """The process, as a context; it is ended with the context, whatever happens in there.
+    """The process, as a context; it is ended with the context, whatever happens in there, SIGTERM included.
 
     Args:
         python: The interpreter of an environment that has TensorFlow Recommenders.
@@ -61,6 +63,7 @@ class Tfrs:
         self.python, self.threads = python, threads
 
     def __enter__(self) -> Tfrs:
+        self._handler = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         self._folder = tempfile.TemporaryDirectory(prefix="tfrs-")
         self.folder = Path(self._folder.name)
         self._log: IO[bytes] = (self.folder / LOG).open("wb")
@@ -93,6 +96,7 @@ class Tfrs:
             self._process.stdin.close()
         self._log.close()
         self._folder.cleanup()
+        signal.signal(signal.SIGTERM, self._handler)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Has a command of `worker.py` done and gives its answer."""

@@ -64,7 +64,7 @@ CURVE_DEPTH = (64, 32)
 
 TUTORIAL_EPOCHS, TUTORIAL_VALIDATE_EVERY = 300, 5
 METRIC = "top_100"
-BATCH, BATCHES, STEPS = 2048, 5, 4
+BATCH, BATCHES, STEPS = 2048, 5, 3
 """Events a batch; batches on which losses are compared, and steps on each."""
 
 ENCODED = ("user", "bucket", "time", "title", "words")
@@ -332,9 +332,9 @@ def tuned_curve(data: str, split: Split) -> list[Point]:
     return curve.points
 
 
-def first_at(curve: Sequence[Point], score: float) -> float | None:
-    """Seconds to the first point with at least this score; None where there is none."""
-    return next((point.seconds for point in curve if point.score >= score), None)
+def first_at(curve: Sequence[Point], score: float) -> Point | None:
+    """The first point with at least this score; None where there is none."""
+    return next((point for point in curve if point.score >= score), None)
 
 
 def whole_of(races: Sequence[Race]) -> Whole:
@@ -383,8 +383,8 @@ def score_table(reached: Reached) -> Table:
     return table
 
 
-def draw(curves: dict[str, list[Point]], reached: Reached, data: str, path: Path) -> None:
-    """Draws score over seconds on a logarithmic axis."""
+def draw(curves: dict[str, list[Point]], score: float, data: str, path: Path) -> None:
+    """Draws top-100 over seconds on a logarithmic axis, and where each curve reaches `score`."""
     figure = Figure(figsize=(9, 5), dpi=160, facecolor=LIGHT.paper, layout="constrained")
     axes = figure.subplots()
     for (name, points), colour in zip(curves.items(), LINES, strict=False):
@@ -393,15 +393,14 @@ def draw(curves: dict[str, list[Point]], reached: Reached, data: str, path: Path
             [point.score for point in points],
             color=colour, linewidth=2, label=NAMES[name],
         )  # fmt: skip
-        if (seconds := getattr(reached, name)) is not None:
-            axes.plot(seconds, reached.score, "o", color=colour, markersize=7)
+        if (point := first_at(points, score)) is not None:
+            axes.plot(point.seconds, point.score, "o", color=colour, markersize=7)
             axes.annotate(
-                readable(seconds), (seconds, reached.score), xytext=(6, -14), textcoords="offset points",
-                color=colour, fontweight="bold",
+                readable(point.seconds), (point.seconds, point.score), xytext=(-7, 6), textcoords="offset points",
+                ha="right", color=colour, fontweight="bold",
             )  # fmt: skip
     axes.axhline(
-        reached.score, color=LIGHT.baseline, linewidth=1, linestyle="--",
-        label=f"best of TensorFlow Recommenders: {reached.score:.4f}",
+        score, color=LIGHT.baseline, linewidth=1, linestyle="--", label=f"best of TensorFlow Recommenders: {score:.4f}",
     )  # fmt: skip
     axes.set(xscale="log", ylim=(0, None), xlabel="seconds of training", ylabel="top-100 accuracy on test")
     axes.set_title(f"{data}: time to a score", loc="left", fontweight="bold", color=LIGHT.ink)
@@ -422,17 +421,20 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=7, help="epochs and validations timed of each depth")
     parser.add_argument("--curve-epochs", type=int, default=100, help="epochs of TensorFlow Recommenders' curve")
-    parser.add_argument("--full", action="store_true", help="the whole tutorial on both sides: half an hour")
+    parser.add_argument("--full", action="store_true", help="the whole tutorial on both sides: over half an hour")
     parser.add_argument("--threads", type=int, default=2, help="of each side")
     parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/tfrs-DATA.json, with --full -full.json")
-    parser.add_argument("--picture", type=Path, help="the curves; default: beside the JSON, with --full in docs/images")
+    parser.add_argument(
+        "--picture", type=Path, help="the curves; default: beside the JSON; of movielens-100k --full in docs/images"
+    )
     options = parser.parse_args()
     console = Console()
     torch.set_num_threads(options.threads)
     name = f"tfrs-{options.data}{'-full' if options.full else ''}".replace(":", "-").replace(",", "-")
     beside = (options.out or RESULTS / name).with_suffix(".png")
-    picture = options.picture or (ROOT / "docs" / "images" / "time-to-score.png" if options.full else beside)
+    is_for_docs = options.full and options.data == "movielens-100k"
+    picture = options.picture or (ROOT / "docs" / "images" / "time-to-score.png" if is_for_docs else beside)
     split = Config().split.parsed()(load(options.data))
 
     def say(what: str) -> None:
@@ -459,11 +461,12 @@ def main() -> None:
     say("the tuned recipe …")
     curves = {"tfrs": curve.tfrs.curve, "tutorial": curve.twotower.curve, "tuned": tuned_curve(options.data, split)}
     best = max(point.score for point in curves["tfrs"])
-    reached = Reached(best, **{key: first_at(points, best) for key, points in curves.items()})
+    first = {key: first_at(points, best) for key, points in curves.items()}
+    reached = Reached(best, **{key: None if point is None else point.seconds for key, point in first.items()})
     if not options.full:
         say(f"TensorFlow Recommenders' best of {options.curve_epochs} epochs; --full trains all {TUTORIAL_EPOCHS}:")
     console.print(score_table(reached))
-    draw(curves, reached, options.data, picture)
+    draw(curves, best, options.data, picture)
     results = {
         "TensorFlow Recommenders": versions,
         "data": {"name": options.data, "split": split.rule, "fingerprint": split.fingerprint},

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=500_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=20, help="steps in a repetition")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a repetition")
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
     parser.add_argument("--threads", type=int, default=2, help="of each side")
     parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
