@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,78 @@ def test_steps_are_measured_over_depths_and_batches(tmp_path: Path) -> None:
         assert 0 < outcome["distinct"] <= 40
         assert outcome["step_work"]["exponentials"] == 1200 / outcome["steps"] * outcome["distinct"]
         assert outcome["validation_work"]["read"] == 4 * 300 * 40
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """What the benchmarks take for the Python of an environment with TensorFlow Recommenders."""
+    python = tmp_path / "python"
+    script = Path(__file__).with_name("stand_in_tfrs.py")
+    python.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/process"\nexec "{sys.executable}" "{script}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.slow
+def test_the_tutorial_is_trained_on_both_sides_by_turns(stand_in: Path, tmp_path: Path) -> None:
+    arguments = ("--data", "simulated:30,40,2600", "--epochs", 2, "--curve-epochs", 10, "--python", stand_in)
+    said = run("tfrs/compare.py", *arguments, "--out", tmp_path / "tfrs.json")
+    assert "chatter" not in said
+    report = read(tmp_path / "tfrs.json")
+    assert [race["layers"] for race in report["races"]] == [[32], [64, 32], [128, 64, 32]]
+    for race in report["races"]:
+        assert race["tfrs"]["epochs"] == [2.0] * 3
+        assert race["tfrs"]["validations"] == [3.0] * 3
+        assert len(race["twotower"]["epochs"]) == len(race["twotower"]["validations"]) == 3
+    assert report["whole tutorial"]["tfrs"] == 3 * (300 * 2.0 + 60 * 3.0)
+    assert not report["whole tutorial"]["is_measured"]
+    assert report["curves"]["tfrs"] == [{"seconds": 10.0, "score": 0.05}, {"seconds": 20.0, "score": 0.1}]
+    assert report["seconds to score"]["tfrs"] == 20.0
+    tuned = [point["seconds"] for point in report["curves"]["tuned"]]
+    assert tuned == sorted(tuned)
+    for same in report["same loss"]:  # its losses are made up, so they only have to be there
+        assert [len(theirs) for theirs, _ in same["from_initial"]] == [3, 3]
+    assert (tmp_path / "tfrs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_large_tables_are_trained_on_both_sides_by_turns(stand_in: Path, tmp_path: Path) -> None:
+    sizes = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)
+    run("tfrs/large.py", *sizes, "--python", stand_in, "--out", tmp_path / "large.json")
+    report = read(tmp_path / "large.json")
+    assert report["tfrs"] == {"seconds": [2.0] * 3, "events_per_second": 64 * 3 / 2.0}
+    assert len(report["twotower"]["seconds"]) == 3
+
+
+@pytest.mark.parametrize(("width", "code"), [(13, 1), (17, 128 + signal.SIGTERM)])
+def test_the_other_side_ends_with_a_benchmark_that_fails_or_is_ended(
+    stand_in: Path, tmp_path: Path, width: int, code: int
+) -> None:
+    sizes = ("--queries", 300, "--candidates", 100, "--dim", width, "--batch", 64, "--steps", 3)
+    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment) as benchmark:
+        assert benchmark.stderr is not None
+        if width == 17:  # the other side never answers
+            while not list(scratch.glob("*/queries.npy")):
+                assert benchmark.poll() is None
+                time.sleep(0.05)
+            benchmark.terminate()
+        said = benchmark.stderr.read()
+    assert benchmark.returncode == code
+    if width == 13:
+        assert "no model of that width\n" in said
+        assert "chatter on the other side" in said
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", "--queries", 30, "--candidates", 40, "--batch", 8]
+    done = subprocess.run(
+        [*map(str, command), "--python", str(tmp_path / "none")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "make bench-tfrs" in done.stderr

@@ -1,0 +1,488 @@
+"""The tutorial of TensorFlow Recommenders, run there and here by turns: the same loss, the time, the time to a score.
+
+    python benchmarks/tfrs/compare.py
+    python benchmarks/tfrs/compare.py --full
+
+`make bench-tfrs` makes the environment of TensorFlow Recommenders first. Both sides train the tutorial's model on the
+same split, each in its own usual call of `fit`, and each epoch of one is followed by the same epoch of the other.
+
+- Same loss: from TensorFlow's initial weights, both train some steps of Adagrad on the same batch, and their losses are
+  compared step by step; and so with other batches. The tutorial's first steps make the loss leap and rounding errors
+  with it, so that later ones would only measure that. Initial weights are small, so that the first loss says little;
+  the losses of the same batches are therefore also compared with the weights after an epoch of TensorFlow's.
+  twotower gets TensorFlow's ids, words, buckets and standardised times there: its own are as good, but not the same
+  (float32 cannot tell the seconds of this century apart).
+- Time: medians over the epochs, the first one left out. The whole tutorial is three depths, 300 epochs and 60
+  validations each: measured with `--full`, else computed from the medians.
+- Time to a score: top-100 on test over seconds of training, of both sides with the tutorial's recipe and of twotower's
+  tuned recipe, which is measured every few steps. Neither measuring nor start-up counts on either side. The score is
+  the best that TensorFlow Recommenders reached.
+
+Prints tables, writes JSON and draws the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from client import PYTHON, ROOT, Tfrs, TheirEpoch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from twotower.data import Dataset, Split
+from twotower.errors import TwoTowerError
+from twotower.evaluation.validation import Validation
+from twotower.features import Bucketized, Category, Text
+from twotower.files import write_file
+from twotower.model.two_tower import TwoTower, features_of
+from twotower.study.config import Config, DataConfig, ModelConfig
+from twotower.study.curves import LIGHT, LINES
+from twotower.training.callbacks import Callback, TrainingState
+from twotower.training.history import Epoch
+from twotower.training.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import RESULTS, readable, write_report
+from trials import load
+
+DEPTHS = ((32,), (64, 32), (128, 64, 32))
+CURVE_DEPTH = (64, 32)
+"""Of the tutorial's models the one with the best score."""
+
+TUTORIAL_EPOCHS, TUTORIAL_VALIDATE_EVERY = 300, 5
+METRIC = "top_100"
+BATCH, BATCHES, STEPS = 2048, 5, 3
+"""Events a batch; batches on which losses are compared, and steps on each."""
+
+ENCODED = ("user", "bucket", "time", "title", "words")
+"""What TensorFlow's layers make of each feature, in twotower's order of the features, the query tower first."""
+
+EACH_EVENT = ("bucket", "time")
+"""Those with a row an event; the others have a row a user or a title."""
+
+NAMES = {
+    "tfrs": "TensorFlow Recommenders, the tutorial",
+    "tutorial": "twotower, the tutorial's recipe",
+    "tuned": "twotower, the tuned recipe",
+}
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A score on test, and the seconds of training that led to it."""
+
+    seconds: float
+    score: float
+
+
+class Side(msgspec.Struct, frozen=True):
+    """What one side took for each epoch and for each validation, seconds, and its scores."""
+
+    epochs: list[float]
+    validations: list[float]
+    curve: list[Point]
+
+    @property
+    def epoch(self) -> float:
+        """Median of all epochs but the first."""
+        return statistics.median(self.epochs[1:])
+
+    @property
+    def validation(self) -> float:
+        """Median of the validations."""
+        return statistics.median(self.validations)
+
+
+class Race(msgspec.Struct, frozen=True):
+    """Both sides on one model, by turns."""
+
+    layers: tuple[int, ...]
+    tfrs: Side
+    twotower: Side
+
+
+class SameLoss(msgspec.Struct, frozen=True):
+    """Losses of both sides from the same weights on the same batches.
+
+    Attributes:
+        layers: Of both towers.
+        from_initial: Of each batch, the losses of some steps from the initial weights: theirs and ours, `[batches, 2]`.
+        from_trained: Likewise one step from the weights after an epoch.
+    """
+
+    layers: tuple[int, ...]
+    from_initial: list[tuple[list[float], list[float]]]
+    from_trained: list[tuple[list[float], list[float]]]
+
+    @property
+    def differences(self) -> list[float]:
+        """The largest relative difference at each step from the initial weights, then that from trained weights."""
+        return [*_largest(self.from_initial), *_largest(self.from_trained)]
+
+
+def _largest(pairs: Sequence[tuple[list[float], list[float]]]) -> list[float]:
+    theirs, ours = np.array(pairs).swapaxes(0, 1)  # [batches, steps] each
+    largest: list[float] = np.abs(ours / theirs - 1).max(axis=0).tolist()
+    return largest
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """The whole tutorial's seconds: all depths, epochs and validations."""
+
+    is_measured: bool
+    tfrs: float
+    twotower: float
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """Seconds of training to a score; None where it was not reached."""
+
+    score: float
+    tfrs: float | None
+    tutorial: float | None
+    tuned: float | None
+
+
+def config_for(data: str, recipe: str, layers: Sequence[int]) -> Config:
+    """A model of the tutorial's or the tuned recipe."""
+    return msgspec.convert(
+        {"data": DataConfig(name=data), "recipe": recipe, "model": ModelConfig(layers=tuple(layers))}, Config
+    )
+
+
+def give_split(tfrs: Tfrs, split: Split) -> None:
+    """Leaves the columns that the tutorial reads where the other side finds them."""
+    train = split.train
+    tfrs.give("users", _texts(train.queries[train.query_id]))
+    tfrs.give("movies", _texts(train.candidates["movie_title"]))
+    for name, part in (("train", train), ("test", split.test)):
+        tfrs.give(f"{name}-user_id", _texts(part.interactions[part.query_id]))
+        tfrs.give(f"{name}-timestamp", part.times.astype(np.int64))
+        tfrs.give(f"{name}-movie_title", _texts(part.candidates["movie_title"].take(pa.array(part.candidate_index))))
+
+
+def _texts(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array([str(value).encode() for value in column.to_pylist()])
+
+
+def tutorial_model(data: str, split: Split, layers: Sequence[int]) -> tuple[TwoTower, Trainer]:
+    """The tutorial's model here, its weights at their beginning, and how it is trained."""
+    config = config_for(data, "tutorial", layers)
+    recipe = config.resolved_recipe(split.train)
+    return config.model.build(split.train, recipe).learn(split.train, recipe.trainer.seed), recipe.trainer
+
+
+class Twin:
+    """The tutorial's model here, reading what TensorFlow's layers make of ids, titles and times.
+
+    Args:
+        tfrs: The other side, with its model of the tutorial.
+        data: Name of the data.
+        split: The split.
+        layers: Of both towers.
+    """
+
+    def __init__(self, tfrs: Tfrs, data: str, split: Split, layers: Sequence[int]) -> None:
+        self.tfrs, self.train = tfrs, split.train
+        self.model, trainer = tutorial_model(data, split, layers)
+        self.trainer = msgspec.structs.replace(trainer, batch_size=BATCH)
+        self.towers = {"query": self.model.query, "candidate": self.model.candidate}
+        tfrs.ask("encode")
+        self.features = dict(
+            zip(ENCODED, [f for tower in self.towers.values() for f in features_of(tower)], strict=True)
+        )
+        self.encoded = {name: torch.from_numpy(tfrs.taken(f"encoded-{name}")) for name in self.features}
+
+    def losses(self, start: int, steps: int) -> tuple[list[float], list[float]]:
+        """Losses a step on the batch of train that begins at `start`, theirs and ours, from the beginning."""
+        stop = min(start + BATCH, len(self.train))
+        self.tfrs.ask("anew")
+        self._take_weights()
+        summed = self.tfrs.ask("steps", start=start, stop=stop, count=steps)["losses"]
+        for name, feature in self.features.items():
+            rows = self.encoded[name][start:stop] if name in EACH_EVENT else self.encoded[name]
+            feature.encode = _always(rows)  # type: ignore[method-assign,assignment]
+        trainer = msgspec.structs.replace(self.trainer, epochs=steps)  # a step an epoch
+        history = trainer.fit(self.model, self.train.take(np.arange(start, stop)))
+        return [loss / (stop - start) for loss in summed], [epoch.loss for epoch in history.epochs]
+
+    def _take_weights(self) -> None:
+        weights = {name: torch.from_numpy(values) for name, values in self.tfrs.weights().items()}
+        for side, tower in self.towers.items():
+            tabled = [feature for feature in features_of(tower) if isinstance(feature, Category | Bucketized | Text)]
+            for number, feature in enumerate(tabled):
+                feature.table = nn.Parameter(weights[f"{side}-table-{number}"])
+            dense = [module for module in tower.stack.modules() if isinstance(module, nn.Linear)]
+            for number, layer in enumerate(dense):
+                layer.weight.data = weights[f"{side}-matrix-{number}"].t().contiguous()
+                layer.bias.data = weights[f"{side}-bias-{number}"]
+
+
+def _always(encoded: Tensor) -> Callable[[pa.ChunkedArray], Tensor]:
+    return lambda _: encoded
+
+
+def same_loss(tfrs: Tfrs, data: str, split: Split, layers: Sequence[int]) -> SameLoss:
+    """Trains both sides from the same weights on the same batches."""
+    tfrs.ask("tutorial", layers=layers, seed=0)
+    twin = Twin(tfrs, data, split, layers)
+    starts = range(0, min(len(split.train), BATCH * BATCHES), BATCH)
+    from_initial = [twin.losses(start, STEPS) for start in starts]
+    tfrs.ask("anew")
+    list(tfrs.epochs(1, validate_every=2))
+    tfrs.ask("keep")
+    return SameLoss(tuple(layers), from_initial, [twin.losses(start, 1) for start in starts])
+
+
+class Turns(Callback):
+    """After each epoch here, one there.
+
+    Args:
+        other: The other side's epochs, each trained when it is asked for.
+    """
+
+    def __init__(self, other: Iterator[TheirEpoch]) -> None:
+        self.other = other
+        self.theirs: list[TheirEpoch] = []
+
+    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
+        """Waits for the other side."""
+        self.theirs.append(next(self.other))
+
+
+def race(tfrs: Tfrs, data: str, split: Split, layers: Sequence[int], epochs: int, validate_every: int) -> Race:
+    """Trains the tutorial's model on both sides by turns."""
+    tfrs.ask("tutorial", layers=layers, seed=1)
+    model, trainer = tutorial_model(data, split, layers)
+    trainer = msgspec.structs.replace(trainer, epochs=epochs, validate_every=validate_every)
+    turns = Turns(tfrs.epochs(epochs, validate_every))
+    history = trainer.fit(model, split.train, split.test, callbacks=[turns])
+    ours = [
+        TheirEpoch(
+            epoch.seconds,
+            epoch.validation_seconds,
+            None if epoch.validation is None else epoch.validation.all[METRIC],
+        )
+        for epoch in history.epochs
+    ]
+    return Race(tuple(layers), side_of(turns.theirs), side_of(ours))
+
+
+def side_of(epochs: Sequence[TheirEpoch]) -> Side:
+    """Times and curve of a training."""
+    trained = np.cumsum([epoch.seconds for epoch in epochs]).tolist()
+    return Side(
+        [epoch.seconds for epoch in epochs],
+        [epoch.validation_seconds for epoch in epochs if epoch.score is not None],
+        [
+            Point(seconds, epoch.score)
+            for seconds, epoch in zip(trained, epochs, strict=True)
+            if epoch.score is not None
+        ],
+    )
+
+
+class Curve(Callback):
+    """Scores on test over seconds of training, those of measuring left out: at every step at first, then less often.
+
+    Args:
+        test: The events to measure on.
+        train: The events that are trained on.
+    """
+
+    def __init__(self, test: Dataset, train: Dataset) -> None:
+        self.test, self.train = test, train
+        self.points: list[Point] = []
+        self.steps, self.due, self.seconds = 0, 1, 0.0
+
+    def on_start(self, state: TrainingState) -> None:
+        """Starts the clock."""
+        self.validation = Validation(state.model, self.test, self.train, (100,))
+        self.started = time.perf_counter()
+
+    def on_step(self, state: TrainingState) -> None:
+        """Stops the clock, measures where that is due, and starts it again."""
+        self.seconds += time.perf_counter() - self.started
+        self.steps += 1
+        if self.steps == self.due:
+            self.points.append(Point(self.seconds, self.validation.measure(state.model).all[METRIC]))
+            self.due = max(self.steps + 1, round(self.steps * 1.1))
+        self.started = time.perf_counter()
+
+
+def tuned_curve(data: str, split: Split) -> list[Point]:
+    """The tuned recipe on all of train, its epochs all trained, measured on test as it goes."""
+    config = config_for(data, "tuned", CURVE_DEPTH)
+    recipe = config.resolved_recipe(split.train)
+    curve = Curve(split.test, split.train)
+    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
+    trainer.fit(config.model.build(split.train, recipe), split.train, callbacks=[curve])
+    return curve.points
+
+
+def first_at(curve: Sequence[Point], score: float) -> Point | None:
+    """The first point with at least this score; None where there is none."""
+    return next((point for point in curve if point.score >= score), None)
+
+
+def whole_of(races: Sequence[Race]) -> Whole:
+    """The whole tutorial: summed where all of it was run, else computed from the medians."""
+    is_measured = all(len(one.tfrs.epochs) == TUTORIAL_EPOCHS for one in races)
+    validations = TUTORIAL_EPOCHS // TUTORIAL_VALIDATE_EVERY
+
+    def seconds(side: Side) -> float:
+        if is_measured:
+            return sum(side.epochs) + sum(side.validations)
+        return TUTORIAL_EPOCHS * side.epoch + validations * side.validation
+
+    return Whole(is_measured, sum(seconds(one.tfrs) for one in races), sum(seconds(one.twotower) for one in races))
+
+
+def loss_table(losses: Sequence[SameLoss]) -> Table:
+    """Largest relative differences of the losses over the batches."""
+    steps = [f"step {step}" for step in range(1, STEPS + 1)]
+    table = Table("difference of losses", *steps, "after an epoch", show_edge=False)
+    for same in losses:
+        table.add_row(str(list(same.layers)), *(f"{difference:.1e}" for difference in same.differences))
+    return table
+
+
+def time_table(races: Sequence[Race], whole: Whole) -> Table:
+    """Medians of both sides, and the whole tutorial."""
+    table = Table("median", "TFRS", "twotower", "times faster", show_edge=False)
+    rows = [
+        (f"{list(one.layers)}, {what}", getattr(one.tfrs, what), getattr(one.twotower, what))
+        for what in ("epoch", "validation")
+        for one in races
+    ]
+    rows.append((f"whole tutorial, {'measured' if whole.is_measured else 'computed'}", whole.tfrs, whole.twotower))
+    for label, theirs, ours in rows:
+        table.add_row(label, readable(theirs), readable(ours), f"{theirs / ours:.1f}")
+    return table
+
+
+def score_table(reached: Reached) -> Table:
+    """Seconds to the score."""
+    table = Table(f"top-100 of {reached.score:.4f} on test", "seconds of training", "times faster", show_edge=False)
+    for key, label in NAMES.items():
+        seconds = getattr(reached, key)
+        faster = "" if seconds is None or reached.tfrs is None else f"{reached.tfrs / seconds:,.0f}"
+        table.add_row(label, "not reached" if seconds is None else readable(seconds), faster)
+    return table
+
+
+def draw(curves: dict[str, list[Point]], score: float, data: str, path: Path) -> None:
+    """Draws top-100 over seconds on a logarithmic axis, and where each curve reaches `score`."""
+    figure = Figure(figsize=(9, 5), dpi=160, facecolor=LIGHT.paper, layout="constrained")
+    axes = figure.subplots()
+    for (name, points), colour in zip(curves.items(), LINES, strict=False):
+        axes.plot(
+            [point.seconds for point in points],
+            [point.score for point in points],
+            color=colour, linewidth=2, label=NAMES[name],
+        )  # fmt: skip
+        if (point := first_at(points, score)) is not None:
+            axes.plot(point.seconds, point.score, "o", color=colour, markersize=7)
+            axes.annotate(
+                readable(point.seconds), (point.seconds, point.score), xytext=(-7, 6), textcoords="offset points",
+                ha="right", color=colour, fontweight="bold",
+            )  # fmt: skip
+    axes.axhline(
+        score, color=LIGHT.baseline, linewidth=1, linestyle="--", label=f"best of TensorFlow Recommenders: {score:.4f}",
+    )  # fmt: skip
+    axes.set(xscale="log", ylim=(0, None), xlabel="seconds of training", ylabel="top-100 accuracy on test")
+    axes.set_title(f"{data}: time to a score", loc="left", fontweight="bold", color=LIGHT.ink)
+    axes.grid(color=LIGHT.faint)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    write_file(path, picture.getvalue())
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="movielens-100k", help="movielens-100k, simulated, or simulated:QUERIES,CANDIDATES,EVENTS"
+    )
+    parser.add_argument("--epochs", type=int, default=7, help="epochs and validations timed of each depth")
+    parser.add_argument("--curve-epochs", type=int, default=100, help="epochs of TensorFlow Recommenders' curve")
+    parser.add_argument("--full", action="store_true", help="the whole tutorial on both sides: over half an hour")
+    parser.add_argument("--threads", type=int, default=2, help="of each side")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/tfrs-DATA.json, with --full -full.json")
+    parser.add_argument(
+        "--picture", type=Path, help="the curves; default: beside the JSON; of movielens-100k --full in docs/images"
+    )
+    options = parser.parse_args()
+    console = Console()
+    torch.set_num_threads(options.threads)
+    name = f"tfrs-{options.data}{'-full' if options.full else ''}".replace(":", "-").replace(",", "-")
+    beside = (options.out or RESULTS / name).with_suffix(".png")
+    is_for_docs = options.full and options.data == "movielens-100k"
+    picture = options.picture or (ROOT / "docs" / "images" / "time-to-score.png" if is_for_docs else beside)
+    split = Config().split.parsed()(load(options.data))
+
+    def say(what: str) -> None:
+        console.print(what, markup=False, highlight=False)
+
+    with Tfrs(options.python, options.threads) as tfrs:
+        versions = tfrs.ask("versions")
+        give_split(tfrs, split)
+        say("the same loss …")
+        losses = [same_loss(tfrs, options.data, split, layers) for layers in DEPTHS]
+        console.print(loss_table(losses))
+        races = []
+        for layers in DEPTHS:
+            say(f"{list(layers)} by turns …")
+            plan = (TUTORIAL_EPOCHS, TUTORIAL_VALIDATE_EVERY) if options.full else (options.epochs + 1, 1)
+            races.append(race(tfrs, options.data, split, layers, *plan))
+        if options.full:
+            curve = races[DEPTHS.index(CURVE_DEPTH)]
+        else:
+            say(f"{list(CURVE_DEPTH)} for its curve …")
+            curve = race(tfrs, options.data, split, CURVE_DEPTH, options.curve_epochs, TUTORIAL_VALIDATE_EVERY)
+    whole = whole_of(races)
+    console.print(time_table(races, whole))
+    say("the tuned recipe …")
+    curves = {"tfrs": curve.tfrs.curve, "tutorial": curve.twotower.curve, "tuned": tuned_curve(options.data, split)}
+    best = max(point.score for point in curves["tfrs"])
+    first = {key: first_at(points, best) for key, points in curves.items()}
+    reached = Reached(best, **{key: None if point is None else point.seconds for key, point in first.items()})
+    if not options.full:
+        say(f"TensorFlow Recommenders' best of {options.curve_epochs} epochs; --full trains all {TUTORIAL_EPOCHS}:")
+    console.print(score_table(reached))
+    draw(curves, best, options.data, picture)
+    results = {
+        "TensorFlow Recommenders": versions,
+        "data": {"name": options.data, "split": split.rule, "fingerprint": split.fingerprint},
+        "same loss": losses,
+        "differences of losses": {str(list(same.layers)): same.differences for same in losses},
+        "races": races,
+        "whole tutorial": whole,
+        "curve epochs": len(curve.tfrs.epochs),
+        "curves": curves,
+        "seconds to score": reached,
+    }
+    console.print(f"written to {write_report(name, results, options.out)} and {picture}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TwoTowerError as error:
+        sys.exit(f"error: {error}")
