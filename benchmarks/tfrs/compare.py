@@ -46,7 +46,7 @@ from twotower.data import Dataset, Split
 from twotower.errors import TwoTowerError
 from twotower.evaluation.validation import Validation
 from twotower.features import Bucketized, Category, Text
-from twotower.features.lookups import Table
+from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.study.config import Config, DataConfig, ModelConfig
@@ -224,7 +224,7 @@ class Twin:
         for side, tower in self.towers.items():
             tabled = [feature for feature in features_of(tower) if isinstance(feature, Category | Bucketized | Text)]
             for number, feature in enumerate(tabled):
-                feature.table = Table(weights[f"{side}-table-{number}"])
+                feature.table = EmbeddingTable(weights[f"{side}-table-{number}"])
             dense = [module for module in tower.stack.modules() if isinstance(module, nn.Linear)]
             for number, layer in enumerate(dense):
                 layer.weight.data = weights[f"{side}-matrix-{number}"].t().contiguous()
