@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import torch
 
 from toy import groups_log, toy_model
 from twotower.data import Dataset, stream_parquet
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.features import Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.features.encoders import ENCODERS, Encoder
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
 from twotower.training import Adagrad, AdamW, Cosine, Trainer, captured
 from twotower.training import checkpoint as checkpoint_module
+from twotower.training.batches import Part
 from twotower.training.run import Run
 
 OPTIMIZERS = [Adagrad(0.1, embedding_learning_rate=0.05, tables="dense"), AdamW(0.01, tables="dense")]
@@ -172,3 +175,67 @@ def test_random_numbers_of_replayed_steps_are_fresh_and_of_the_seed(precision: A
         losses.append([epoch.loss for epoch in trainer.fit(toy_model(dropout=0.3), log).epochs])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] != pytest.approx(losses[2], rel=1e-5)
+
+
+class StandIn:
+    """Takes the place of PyTorch's streams and graphs: while it records nothing is done, a replay does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[int] = []
+        self.recorded: list[torch.Tensor] = []
+        self.recording = False
+        for name in ("Stream", "CUDAGraph", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda *_: self)
+        for name in ("stream", "device"):
+            monkeypatch.setattr(torch.cuda, name, lambda *_: nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    def wait_stream(self, other: StandIn) -> None:
+        assert other is self
+
+    @contextmanager
+    def graph(self, graph: StandIn, stream: StandIn) -> Iterator[None]:
+        assert graph is stream is self
+        self.recording = True
+        yield
+        self.recording = False
+
+    def replay(self) -> None:
+        (rows,) = self.recorded
+        self.done += rows.tolist()
+
+    def step(self, part: Part, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        if self.recording:
+            self.recorded.append(rows)
+        else:
+            self.done += rows.tolist()
+        return rows.sum(), len(rows)
+
+
+def test_every_batch_is_trained_on_once_whether_it_is_recorded_or_not(
+    log: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, model = StandIn(monkeypatch), plain_model().learn(log)
+    optimizer = AdamW().build(model)
+    captured_step = captured.CapturedStep(optimizer, 10, torch.device("cpu"))
+    captured_step.stream = stand_in  # type: ignore[assignment]
+    part = Part.of(log, model.encode_queries(log))
+    for _ in range(2):
+        for rows in torch.split(torch.arange(75), 10):
+            captured_step(stand_in.step, part, rows)
+    assert stand_in.done == 2 * list(range(75))
+    assert not any(group["capturable"] for group in optimizer.param_groups)
+
+
+def test_what_cannot_be_recorded_is_said(log: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in, model = StandIn(monkeypatch), plain_model().learn(log)
+    optimizer = AdamW().build(model)
+    captured_step = captured.CapturedStep(optimizer, 10, torch.device("cpu"))
+    captured_step.stream, captured_step.warm_up = stand_in, 0  # type: ignore[assignment]
+
+    def asking(part: Part, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(TwoTowerError, match=r"cannot be captured: operation not permitted.*; expected capture=False"):
+        captured_step(asking, Part.of(log, model.encode_queries(log)), torch.arange(10))
+    assert not any(group["capturable"] for group in optimizer.param_groups)
