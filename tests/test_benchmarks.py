@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -70,6 +71,29 @@ def test_what_training_did_not_see_is_measured(toy_config: Path, tmp_path: Path)
     run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")
     (outcome,) = read(tmp_path / "cold.json")["outcomes"]
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
+
+
+def test_training_on_a_gpu_is_measured_in_every_variant(tmp_path: Path) -> None:
+    tutorial = ("--data", "simulated:30,40,1500", "--depths", "8", "8,4", "--epochs", 2)
+    large = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)
+    rates = ("--device", "cpu", "--product", 64, "--numbers", 1000)
+    said = run("gpu.py", *tutorial, *large, *rates, "--precision", "float32", "bf16", "--out", tmp_path / "gpu.json")
+    assert "bf16, captured" in said
+    report = read(tmp_path / "gpu.json")
+    ways = [(one["variant"]["precision"], one["variant"]["capture"]) for one in report["large"]]
+    assert ways == [("float32", False), ("float32", True), ("bf16", False), ("bf16", True)]
+    assert [one["layers"] for one in report["tutorial"]] == [[8], [8, 4]] * 4
+    assert all(one["seconds"] > one["floor_seconds"] > 0 for one in report["tutorial"])
+    assert all(len(one["seconds"]) == 3 and one["events_per_second"] > 0 for one in report["large"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_benchmark_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--out", tmp_path / "gpu.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no CUDA device here" in done.stderr
+    assert not (tmp_path / "gpu.json").exists()
 
 
 def test_search_is_compared_with_faiss(tmp_path: Path) -> None:

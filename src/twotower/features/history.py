@@ -163,8 +163,8 @@ class History(Recorded):
 
     def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
         """An empty history for them."""
-        nothing = encoded.new_tensor([PADDING, GAPS])[:, None]
-        return torch.where(strangers[:, None, None], nothing, encoded)
+        where = strangers[:, None]
+        return torch.stack([encoded[:, 0].masked_fill(where, PADDING), encoded[:, 1].masked_fill(where, GAPS)], dim=1)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n, 2, slots]` as `[n, width]`."""

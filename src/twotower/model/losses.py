@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
-from twotower.model.negatives import Embed, Memory, drawn_uniformly
+from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
 from twotower.model.softmax import Removed, softmax_loss
 
 Reduction = Literal["mean", "sum"]
@@ -112,13 +112,17 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None) -> BoundLoss:
+    def bind(
+        self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None, *, fixed_shapes: bool = False
+    ) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
             draw_probability: Probability of each candidate to be drawn as a negative, `[candidates]`;
                 default: its share of the training events.
+            fixed_shapes: Fill the distinct candidates of a batch up with some that have no part in the loss, so that
+                batches of one size have one shape; there is no `memory` then.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
@@ -128,7 +132,7 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             counts = torch.from_numpy(train.candidate_counts()).double()
             probability = (counts / counts.sum()).clamp_min(torch.finfo(torch.float64).tiny)
         known = _known(train) if self.mask_known else None
-        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
+        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows, fixed_shapes)
 
 
 class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax", tag_field="kind"):
@@ -159,12 +163,17 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         del events
         return catalogue
 
-    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
         """The loss for this training data.
+
+        Args:
+            train: The events that batches are drawn from.
+            fixed_shapes: Of no account here, where batches of one size have one shape.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
         """
+        del fixed_shapes
         return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
 
@@ -172,8 +181,11 @@ Loss = InBatchSoftmax | FullSoftmax
 
 
 class _BoundInBatch:
-    def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
+    def __init__(
+        self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int, fixed_shapes: bool
+    ) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
+        self.fixed_shapes = fixed_shapes
         self.memory = Memory(loss.memory)
 
     def start_epoch(self) -> None:
@@ -183,7 +195,10 @@ class _BoundInBatch:
         others = batch.candidates[:0]
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
-        columns = self.memory.columns(batch.candidates, others, embed_candidates)
+        if self.fixed_shapes:
+            columns = fixed_columns(batch.candidates, others, self.catalogue, embed_candidates)
+        else:
+            columns = self.memory.columns(batch.candidates, others, embed_candidates)
         log_multiplicity = columns.multiplicity.log().to(query_embeddings.dtype)  # [C]
         bias = log_multiplicity
         if self.loss.log_q:

@@ -246,6 +246,7 @@ class TwoTower(nn.Module):
         return log.sample(SAMPLE if needed else 0, columns, seed)
 
     def _finished(self, embedding: Tensor) -> Tensor:
+        embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # of what autocast made
         return F.normalize(embedding, dim=1) if self.normalize else embedding
 
 

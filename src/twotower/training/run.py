@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,11 +25,13 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.averaging import Average
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
+from twotower.training.captured import CapturedStep, check_capture
 from twotower.training.checkpoint import Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.lazy import catch_up, lazy_look_ups
+from twotower.training.precision import products_in, towers_in
 
 if TYPE_CHECKING:
     from twotower.training.trainer import Trainer
@@ -47,6 +49,7 @@ class Run:
     validation: Validation | None
     best: Weights
     average: Average | None
+    captured: CapturedStep | None
 
     @classmethod
     def prepare(
@@ -62,15 +65,18 @@ class Run:
             settings.epochs,
             -(-len(train) // settings.batch_size),
         )
+        if settings.capture:
+            check_capture(settings, model, train, state.optimizer)
         return cls(
             settings=settings,
             state=state,
-            loss=settings.loss.bind(train),
+            loss=settings.loss.bind(train, fixed_shapes=settings.capture),
             source=source_of(model, train, settings.batch_size, settings.seed),
             candidates=model.encode_candidates(train.candidates).to(device),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
             average=None if settings.average is None else Average(model, settings.average),
+            captured=CapturedStep(state.optimizer, settings.batch_size, device) if settings.capture else None,
         )
 
     def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
@@ -79,6 +85,7 @@ class Run:
         with (
             _randomness_of(settings.seed, number, state.model.device),
             lazy_look_ups(state.optimizer),
+            products_in(settings.precision),
         ):
             started = time.perf_counter()
             state.model.train()
@@ -90,7 +97,10 @@ class Run:
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    loss, counted = self._step(part, rows)
+                    if self.captured is None:
+                        loss, counted = self._step(part, rows)
+                    else:
+                        loss, counted = self.captured(self._step, part, rows)
                     if self.average is not None:
                         self.average.update((number - 1) * state.steps_per_epoch + step)
                     total += loss
@@ -153,9 +163,9 @@ class Run:
         weights = None if part.weights is None else part.weights.index_select(0, rows)
         batch = Batch(part.query_rows.index_select(0, rows), part.candidate_rows.index_select(0, rows), weights)
         loss = self.loss(
-            model.query_vectors(part.queries.gather(rows)),
+            self._embedded(model.query_vectors, part.queries, rows),
             batch,
-            lambda wanted: model.candidate_vectors(self.candidates.gather(wanted)),
+            lambda wanted: self._embedded(model.candidate_vectors, self.candidates, wanted),
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -165,6 +175,11 @@ class Run:
         model.clamp_temperature()
         counted = len(rows) if weights is None else weights.sum()
         return loss.detach() * (counted if self.settings.loss.reduction == "mean" else 1), counted
+
+    def _embedded(self, vectors: Callable[[list[Tensor]], Tensor], side: EncodedSide, rows: Tensor) -> Tensor:
+        """Embeds the `rows` of a side in the precision of training."""
+        with towers_in(self.settings.precision, rows.device):
+            return vectors(side.gather(rows))
 
     def _validated(self, epoch: Epoch) -> Epoch:
         settings = self.settings
@@ -178,7 +193,11 @@ class Run:
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            rate = group["initial_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -18,6 +19,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoint import Checkpoint, identity_of
 from twotower.training.history import TrainingHistory
 from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer
+from twotower.training.precision import Precision
 from twotower.training.run import Run
 
 
@@ -62,6 +64,14 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         ks: Lengths of lists in validation.
         seed: Seed of the initial weights, of the order of the events and of dropout.
         device: Where to train: `cpu`, `cuda`, `mps`.
+        precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
+            float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
+            multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
+        capture: On CUDA devices, record a step of `batch_size` events once and replay it, so that small steps do not
+            wait for hundreds of launches; the last, smaller batch of an epoch runs as it is. The loss is the same,
+            with the distinct candidates of an in-batch softmax filled up to a fixed number; random numbers, and so
+            the bits, are others. On other devices these very steps run without a recording. It needs the events in
+            memory, `tables="dense"` where tables are large, and a loss without `mask_known` and `memory`.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -92,6 +102,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ks: tuple[int, ...] = DEFAULT_KS
     seed: int = 0
     device: str = "cpu"
+    precision: Precision = "float32"
+    capture: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every"):
@@ -101,6 +113,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
         if self.average is not None and not 0 < self.average < 1:
             raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"precision={self.precision!r}; expected one of {', '.join(get_args(Precision))}")
         check_ks(self.ks)
 
     def fit(
@@ -129,8 +143,9 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
 
         Raises:
-            ConfigError: Early stopping without a validation part, a monitored metric that is not measured, or a
-                streamed log with features, a loss or a batch that it does not allow.
+            ConfigError: Early stopping without a validation part, a monitored metric that is not measured, a
+                streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
+                no fixed shapes.
             DataError: A streamed log cannot be read any more, or the validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.

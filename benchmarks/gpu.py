@@ -1,0 +1,256 @@
+"""Training on a GPU: the tutorial's three depths, and events per second with large tables, beside their floors.
+
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --data simulated:5000,2000,100000 --precision tf32 --capture yes
+
+Each variant, a precision with or without `capture`, trains the tutorial's models for 300 epochs with a validation
+every 5, after a few epochs that do not count, and then a table of all ids and a dense layer in each of two towers, on
+events drawn with the probabilities of `scaling.py`. Captured steps update large tables densely, others only the rows
+of the batch. Floors are what `step.py` and `scaling.py` say that a step cannot do without, at this device's best
+rates. Prints two tables and writes JSON. Without a CUDA device it says so and ends with exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from measuring import Rates, write_report
+from rich.console import Console
+from rich.table import Table
+from scaling import CANDIDATE_POWER, QUERY_POWER, Size, drawn, floor
+from step import distinct_candidates, work_of_a_step, work_of_a_validation
+from trials import load
+
+from twotower import Adagrad, Category, InBatchSoftmax, Tower, Trainer, TwoTower
+from twotower.data import Dataset, from_tables
+from twotower.study.config import Config, ModelConfig
+from twotower.training.precision import Precision, products_in
+
+PRODUCT = 4096
+"""Rows and columns of the matrices whose product is timed."""
+
+NUMBERS = 1 << 26
+"""Numbers in what is copied, read and made exponentials of."""
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A way to train."""
+
+    precision: Precision
+    capture: bool
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.precision}{', captured' if self.capture else ''}"
+
+    def of(self, trainer: Trainer, **changes: Any) -> Trainer:
+        """The trainer in this way."""
+        return msgspec.structs.replace(
+            trainer, precision=self.precision, capture=self.capture, device=self.device, **changes
+        )
+
+
+class Tutorial(msgspec.Struct, frozen=True):
+    """A depth trained in one way; `seconds` are of the whole `fit`, validations included."""
+
+    variant: Variant
+    layers: list[int]
+    epochs: int
+    seconds: float
+    validation_seconds: float
+    floor_seconds: float
+    top_100: float
+
+
+class Large(msgspec.Struct, frozen=True):
+    """Large tables trained in one way; the first repetition does not count."""
+
+    variant: Variant
+    seconds: list[float]
+    events_per_second: float
+    floor_seconds: float
+
+
+def rates_of(variant: Variant, product: int, numbers: int) -> Rates:
+    """What the device does at best: products in the variant's precision, exponentials, copies, sums."""
+    device = torch.device(variant.device)
+    left, right = torch.randn(2, product, product, device=device)
+    if variant.precision == "bf16":
+        left, right = left.bfloat16(), right.bfloat16()
+    large, other = torch.randn(2, numbers, device=device)
+
+    def best(work: Callable[[], object], amount: float) -> float:
+        shortest = float("inf")
+        for _ in range(6):
+            finished(device)
+            started = time.perf_counter()
+            for _ in range(5):
+                work()
+            finished(device)
+            shortest = min(shortest, (time.perf_counter() - started) / 5)
+        return amount / shortest
+
+    with products_in(variant.precision):
+        flops = best(lambda: left @ right, 2 * product**3)
+    return Rates(
+        flops=flops,
+        exponentials=best(lambda: torch.exp2(large, out=other), numbers),
+        copy=best(lambda: other.copy_(large), 8 * numbers),
+        read=best(large.sum, 4 * numbers),
+    )
+
+
+def finished(device: torch.device) -> None:
+    """Waits for all that the device has been told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def tutorial(
+    variant: Variant, layers: tuple[int, ...], epochs: int, train: Dataset, test: Dataset, best: Rates
+) -> Tutorial:
+    """Trains one depth of the tutorial."""
+    config = Config(recipe="tutorial", model=ModelConfig(layers=layers))
+    recipe = config.resolved_recipe(train)
+    trainer = variant.of(recipe.trainer, epochs=epochs)
+    variant.of(recipe.trainer, epochs=2).fit(config.model.build(train, recipe), train, test)
+    model = config.model.build(train, recipe)
+    started = time.perf_counter()
+    history = trainer.fit(model, train, test)
+    seconds = time.perf_counter() - started
+    steps, distinct = -(-len(train) // trainer.batch_size), distinct_candidates(train, trainer.batch_size)
+    step = work_of_a_step(model, len(train) / steps, distinct).seconds(best)
+    validation = work_of_a_validation(model, test).seconds(best)
+    return Tutorial(
+        variant=variant,
+        layers=list(layers),
+        epochs=epochs,
+        seconds=seconds,
+        validation_seconds=sum(epoch.validation_seconds for epoch, _ in history.validated),
+        floor_seconds=epochs * steps * step + len(history.validated) * validation,
+        top_100=history.validated[-1][1].value("all.top_100"),
+    )
+
+
+def large_events(size: Size) -> tuple[Dataset, Dataset]:
+    """Events with the probabilities of a log of any length, and others that name every id once or more."""
+    draw = np.random.default_rng(0)
+    ids = np.arange(max(size.queries, size.candidates))
+    events, every_id = (
+        from_tables(pa.table({"query": queries, "candidate": candidates}), query_id="query", candidate_id="candidate")
+        for queries, candidates in (
+            (
+                drawn(size.queries, QUERY_POWER, size.interactions, draw),
+                drawn(size.candidates, CANDIDATE_POWER, size.interactions, draw),
+            ),
+            (ids % size.queries, ids % size.candidates),
+        )
+    )
+    return events, every_id
+
+
+def large(variant: Variant, size: Size, repetitions: int, data: tuple[Dataset, Dataset], best: Rates) -> Large:
+    """Trains on all events once a repetition."""
+    events, every_id = data
+    query, candidate = (
+        Tower([Category(name, size.dim, unknown_rate=0.0)], [size.dim]) for name in ("query", "candidate")
+    )
+    trainer = Trainer(
+        epochs=repetitions + 1,
+        batch_size=size.batch,
+        optimizer=Adagrad(0.1, tables="dense" if variant.capture else "auto"),
+        loss=InBatchSoftmax(log_q=False, reduction="sum"),
+    )
+    history = variant.of(trainer).fit(TwoTower(query, candidate).learn(every_id), events)
+    seconds = [epoch.seconds for epoch in history.epochs]
+    rate = len(events) / statistics.median(seconds[1:])
+    return Large(variant, seconds, rate, len(events) / size.batch * sum(floor(size, best).values()))
+
+
+def tutorial_table(outcomes: list[Tutorial]) -> Table:
+    """One row a variant and depth, and one for all depths of a variant."""
+    table = Table("tutorial", "layers", show_edge=False)
+    for name in ("epochs", "seconds", "of them\nvalidation", "floor", "over\nfloor", "top-100"):
+        table.add_column(name, justify="right")
+    for variant, group in itertools.groupby(outcomes, lambda one: one.variant):
+        own = list(group)
+        for one in own:
+            numbers = (one.epochs, one.seconds, one.validation_seconds, one.floor_seconds)
+            table.add_row(str(variant), ",".join(map(str, one.layers)), *times(*numbers), f"{one.top_100:.4f}")
+        sums = (sum(getattr(one, name) for one in own) for name in ("seconds", "validation_seconds", "floor_seconds"))
+        table.add_row(str(variant), "all", *times(sum(one.epochs for one in own), *sums), "", end_section=True)
+    return table
+
+
+def times(epochs: int, seconds: float, validation: float, least: float) -> list[str]:
+    """The cells of a row about times."""
+    return [f"{epochs:,}", f"{seconds:.2f}", f"{validation:.2f}", f"{least:.3f}", f"{seconds / least:.1f}"]
+
+
+def large_table(outcomes: list[Large]) -> Table:
+    """One row a variant."""
+    table = Table("large tables", show_edge=False)
+    for name in ("events/s", "over floor"):
+        table.add_column(name, justify="right")
+    for one in outcomes:
+        over = statistics.median(one.seconds[1:]) / one.floor_seconds
+        table.add_row(str(one.variant), f"{one.events_per_second:,.0f}", f"{over:.1f}")
+    return table
+
+
+def main() -> None:
+    """Measures every variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
+    )
+    parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=list(get_args(Precision)))
+    parser.add_argument("--capture", nargs="+", choices=("no", "yes"), default=["no", "yes"])
+    parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
+    parser.add_argument("--epochs", type=int, default=300, help="of each depth")
+    parser.add_argument("--queries", type=int, default=1_000_000, help="of the large tables, as all that follows")
+    parser.add_argument("--candidates", type=int, default=500_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8192)
+    parser.add_argument("--steps", type=int, default=300, help="steps in a repetition")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
+    parser.add_argument("--device", default="cuda", help="with cpu only the command's working is seen")
+    parser.add_argument("--product", type=int, default=PRODUCT, help=argparse.SUPPRESS)
+    parser.add_argument("--numbers", type=int, default=NUMBERS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/gpu.json")
+    options = parser.parse_args()
+    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write("there is no CUDA device here, or PyTorch is built without CUDA; nothing was measured\n")
+        sys.exit(2)
+    console = Console()
+    train, test = Config().split.parsed()(load(options.data))
+    size = Size(options.batch * options.steps, options.queries, options.candidates, options.dim, options.batch)
+    data = large_events(size)
+    tutorials, larges, found = [], [], {}
+    for precision, capture in itertools.product(options.precision, options.capture):
+        variant = Variant(precision, capture == "yes", options.device)
+        if precision not in found:
+            found[precision] = rates_of(variant, options.product, options.numbers)
+        for depth in options.depths:
+            layers = tuple(map(int, depth.split(",")))
+            tutorials.append(tutorial(variant, layers, options.epochs, train, test, found[precision]))
+        larges.append(large(variant, size, options.repetitions, data, found[precision]))
+    console.print(tutorial_table(tutorials))
+    console.print(large_table(larges))
+    results = {"data": options.data, "size": size, "rates": found, "tutorial": tutorials, "large": larges}
+    console.print(f"written to {write_report('gpu', results, options.out)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
