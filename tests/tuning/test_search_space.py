@@ -87,7 +87,7 @@ def test_the_default_space_fits_the_config_and_the_catalogue() -> None:
     features = [{"kind": "category", "column": "user"}]
     given = space_of({}, model=ModelConfig(query=features, candidate=[{"kind": "category", "column": "item"}]))
     assert not {"model.dim", "model.inputs"} & set(given.dimensions)
-    large = SearchSpace.of(Config(), log_of([(0, 0)], 1, 30_000))
+    large = SearchSpace.of(Config(), log_of([(0, 0)] * 5, 1, 30_000))
     losses = {len(one.dimensions["training.loss"].probes()) for one in (given, large)}
     assert losses == {2, 3}
     assert FullSoftmax() == given.base.resolved_recipe(LOG).trainer.loss
