@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,16 +57,23 @@ class ModelScorer:
 class DotProducts:
     """Scores that are dot products of query embeddings `[N, d]` and candidate embeddings `[C, d]`: a `ScoreBlock`.
 
+    Attributes:
+        are_numbers: Whether no score can overflow, and so none be NaN.
+
     Raises:
         TwoTowerError: An embedding is not finite, so that its rank would mean nothing.
     """
 
     def __init__(self, queries: Tensor, candidates: Tensor) -> None:
+        highest = float(queries.shape[1])
         for embeddings, which in ((queries, "query"), (candidates, "candidate")):
-            if not bool(embeddings.isfinite().all()):
+            largest = embeddings.abs().max().item() if embeddings.numel() else 0.0
+            if not math.isfinite(largest):
                 raise TwoTowerError(
                     f"a {which} embedding is not finite: training has diverged; a lower learning rate may help"
                 )
+            highest *= largest
+        self.are_numbers = highest < torch.finfo(queries.dtype).max
         self.queries, self.transposed = queries.detach(), candidates.detach().t()
 
     def __call__(self, numbers: IntArray) -> Tensor:
@@ -200,7 +208,8 @@ class RankCounter:
             kind = torch.float32 if given.dtype == torch.float32 else torch.float64  # what holds any other
             scores = self._room("scores", rows, _padded(size), kind, given.device)
             scores[:, :size] = given
-        if bool(scores[:, :size].amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
+        bounded = isinstance(score, DotProducts) and score.are_numbers
+        if not bounded and bool(scores[:, :size].amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
             raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
         scores[:, size:] = torch.nan
         return scores

@@ -23,7 +23,7 @@ GPU_SCORES = 1 << 26
 QUERIES = 512
 """Queries that one pass over the candidates answers, at most."""
 
-LONGEST_BLOCK = 1 << 18
+LONGEST_BLOCK = 1 << 19
 """Candidates in a block, at most: a single query needs no more to be bound by memory."""
 
 GROUP = 32
