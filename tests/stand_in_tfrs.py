@@ -6,26 +6,24 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-FOLDER = Path(sys.argv[2])
-ANSWERS = os.fdopen(int(sys.argv[4]), "w")
 
-
-def answer(**values: Any) -> None:
+def answer(stream_of_answers: IO[str], **values: Any) -> None:
     for stream, side in ((sys.stdout, "one"), (sys.stderr, "other")):
         stream.write(f"chatter on the {side} side\n")
         stream.flush()
-    ANSWERS.write(json.dumps(values) + "\n")
-    ANSWERS.flush()
+    stream_of_answers.write(json.dumps(values) + "\n")
+    stream_of_answers.flush()
 
 
-def tutorial_weights(layers: list[int]) -> dict[str, np.ndarray]:
+def tutorial_weights(folder: Path, layers: list[int]) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
-    rows = {"query": (len(np.load(FOLDER / "users.npy")) + 1, 1001), "candidate": (2000, 3)}
+    rows = {"query": (len(np.load(folder / "users.npy")) + 1, 1001), "candidate": (2000, 3)}
     arrays = {}
     for side, width in (("query", 65), ("candidate", 64)):
         for number, count in enumerate(rows[side]):
@@ -36,8 +34,8 @@ def tutorial_weights(layers: list[int]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def encoded() -> dict[str, np.ndarray]:
-    users, titles, events = (len(np.load(FOLDER / f"{name}.npy")) for name in ("users", "movies", "train-timestamp"))
+def encoded(folder: Path) -> dict[str, np.ndarray]:
+    users, titles, events = (len(np.load(folder / f"{name}.npy")) for name in ("users", "movies", "train-timestamp"))
     return {
         "user": np.arange(users) + 1,
         "bucket": np.arange(events) % 1001,
@@ -47,30 +45,37 @@ def encoded() -> dict[str, np.ndarray]:
     }
 
 
-layers: list[int] = []
-for line in sys.stdin:
-    command = json.loads(line)
-    match command["command"]:
-        case "tutorial":
-            layers = command["layers"]
-            answer()
-        case "encode":
-            for name, values in encoded().items():
-                np.save(FOLDER / f"encoded-{name}.npy", values)
-            answer()
-        case "weights":
-            np.savez(FOLDER / "weights.npz", **tutorial_weights(layers))  # type: ignore[arg-type]
-            answer()
-        case "steps":
-            answer(losses=[7.0 * (command["stop"] - command["start"])] * command["count"])
-        case "large" if command["dim"] == 13:
-            answer(error="no model of that width")
-        case "large" if command["dim"] == 17:
-            time.sleep(600)
-        case "fit":
-            for epoch in range(1, command["epochs"] + 1):
-                sys.stdin.readline()
-                due = epoch % command["validate_every"] == 0
-                answer(seconds=2.0, validation_seconds=3.0 if due else 0.0, score=0.01 * epoch if due else None)
-        case _:
-            answer()
+def main() -> None:
+    folder = Path(sys.argv[2])
+    reply = partial(answer, os.fdopen(int(sys.argv[4]), "w"))
+    layers: list[int] = []
+    for line in sys.stdin:
+        command = json.loads(line)
+        match command["command"]:
+            case "tutorial":
+                layers = command["layers"]
+                reply()
+            case "encode":
+                for name, values in encoded(folder).items():
+                    np.save(folder / f"encoded-{name}.npy", values)
+                reply()
+            case "weights":
+                np.savez(folder / "weights.npz", **tutorial_weights(folder, layers))  # type: ignore[arg-type]
+                reply()
+            case "steps":
+                reply(losses=[7.0 * (command["stop"] - command["start"])] * command["count"])
+            case "large" if command["dim"] == 13:
+                reply(error="no model of that width")
+            case "large" if command["dim"] == 17:
+                time.sleep(600)
+            case "fit":
+                for epoch in range(1, command["epochs"] + 1):
+                    sys.stdin.readline()
+                    due = epoch % command["validate_every"] == 0
+                    reply(seconds=2.0, validation_seconds=3.0 if due else 0.0, score=0.01 * epoch if due else None)
+            case _:
+                reply()
+
+
+if __name__ == "__main__":
+    main()
