@@ -3,6 +3,7 @@
 from twotower.data.dataset import Dataset, Oracle, from_tables
 from twotower.data.describe import Description, describe
 from twotower.data.movielens import movielens
+from twotower.data.opening import stream_parquet
 from twotower.data.seen import Seen
 from twotower.data.simulation import simulated
 from twotower.data.splits import (
@@ -15,7 +16,7 @@ from twotower.data.splits import (
     split_last_out,
     split_random,
 )
-from twotower.data.stream import ParquetLog, stream_parquet
+from twotower.data.stream import ParquetLog
 
 __all__ = [
     "Dataset",

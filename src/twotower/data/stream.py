@@ -10,25 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.checks import Place, check_ids, refuse_no_weight, require_columns
+from twotower.data.checks import Place, check_ids, require_columns
 from twotower.data.dataset import (
     Dataset,
     IntArray,
     LogTables,
-    UnknownCandidates,
     cast_ids,
     concat,
     distinct_ids,
     no_event_left,
-    side_table,
 )
-from twotower.data.parquet import ParquetRows, ParquetSource
+from twotower.data.parquet import ParquetRows
 from twotower.data.sources import TableSource, read_table
-from twotower.data.splits import Fingerprint
 from twotower.errors import ConfigError, DataError
-
-BUFFER = 4_000_000
-"""Events held at once, unless the caller says otherwise."""
 
 PIECES_OF_THE_BUFFER = 64
 """A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
@@ -305,117 +299,3 @@ class ParquetLog:
     def _excerpt(self, events: Dataset) -> Excerpt:
         own = {one.name: getattr(events, one.name) for one in fields(Dataset)}
         return Excerpt(**own, counts=self._candidate_counts)
-
-
-def stream_parquet(
-    interactions: ParquetSource,
-    *,
-    query_id: str,
-    candidate_id: str,
-    time: str | None = None,
-    weight: str | None = None,
-    queries: TableSource | None = None,
-    candidates: TableSource | None = None,
-    unknown_candidates: UnknownCandidates = "refuse",
-    name: str = "data",
-    buffer: int = BUFFER,
-) -> ParquetLog:
-    """Opens a log in Parquet files that is larger than memory, and checks it in one pass, or two.
-
-    Memory holds the query table, the candidate table and at most `buffer` events, however many there are.
-
-    Args:
-        interactions: One row an event: the path of a Parquet file, of a folder of them, or several of these.
-        query_id: The column that says who chose; this and the next ones as in `from_tables`.
-        candidate_id: The column that says what was chosen.
-        time: The column that says when.
-        weight: The column that says how much an event counts.
-        queries: One row a query. Default: the distinct ids of the log, for which it is read once more.
-        candidates: One row a candidate: the catalogue. Default: likewise.
-        unknown_candidates: `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
-        name: What reports call the data.
-        buffer: How many events are held at once. The more, the better the order of training is mixed: an event
-            meets in a batch only those of its pool, which holds half as many from several row groups.
-
-    Raises:
-        ConfigError: The buffer holds no event.
-        DataError: As `from_tables`; rows are numbered over all files.
-
-    Example:
-        >>> import tempfile
-        >>> import pyarrow.parquet as pq
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = pa.table({"who": ["ann", "bob", "ann"], "what": ["tea", "tea", "rum"]})
-        ...     pq.write_table(table, f"{folder}/log.parquet")
-        ...     log = stream_parquet(folder, query_id="who", candidate_id="what")
-        >>> len(log), log.candidate_counts().tolist()  # rum, tea
-        (3, [1, 2])
-    """
-    if buffer < PIECES_OF_THE_BUFFER:
-        raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
-    rows = ParquetRows.open(interactions)
-    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
-    require_columns(rows.schema.empty_table(), wanted, "interactions")
-    if len(rows) == 0:
-        raise DataError("the interactions have no rows; expected at least one event")
-    unnamed = [column for column, source in ((query_id, queries), (candidate_id, candidates)) if source is None]
-    distinct = _distinct(rows, unnamed, buffer // 2)
-
-    def table_of(source: TableSource | None, column: str, which: str) -> pa.Table:
-        if source is None:
-            return pa.table({column: distinct[column]})
-        return side_table(source, rows.schema.field(column).type, column, which)
-
-    query_table = table_of(queries, query_id, "queries")
-    candidate_table = table_of(candidates, candidate_id, "candidates")
-    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
-    return _checked(tables, rows, buffer, own_queries=queries is None)
-
-
-def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, pa.Array]:
-    """The distinct ids of columns, ascending."""
-    found: dict[str, list[pa.Array]] = {column: [] for column in columns}
-    if columns:
-        for first_row, table in rows.in_order(columns, at_once):
-            for column in columns:
-                check_ids(table[column], column, "interactions", place=Place(first_row, whole=False))
-                found[column] = [pc.unique(pa.chunked_array([*found[column], pc.unique(table[column])]))]
-    return {column: distinct_ids(pa.chunked_array(ids)) for column, ids in found.items()}
-
-
-def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool) -> ParquetLog:
-    """Checks and counts all events."""
-    digits, sums = Fingerprint(tables), np.zeros(2, dtype=np.uint64)
-    query_counts = np.zeros(tables.queries.num_rows, dtype=np.int64)
-    candidate_counts = np.zeros(tables.candidates.num_rows, dtype=np.int64)
-    weights = np.zeros(tables.candidates.num_rows)
-    size, dropped, latest, whole_times = 0, 0, -np.inf, True
-    for first_row, table in rows.in_order(tables.columns, buffer // 2):
-        events = tables.dataset(table, Place(first_row, whole=False))
-        size, dropped = size + len(events), dropped + events.dropped
-        sums = sums + digits.sums(events)
-        query_counts += events.query_counts()
-        candidate_counts += events.candidate_counts()
-        weights += np.bincount(events.candidate_index, events.weights, minlength=len(weights))
-        if tables.time is not None and len(events):
-            latest = max(latest, float(events.times.max()))
-            whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
-    if size == 0:
-        raise no_event_left(dropped, tables.candidate_id)
-    if tables.weight is not None:
-        refuse_no_weight(float(weights.sum()), tables.weight)
-    digits.add(size, sums)
-    return ParquetLog(
-        tables=tables,
-        rows=rows,
-        buffer=buffer,
-        size=size,
-        dropped=dropped,
-        fingerprint=str(digits),
-        candidate_weights=weights,
-        latest_time=None if tables.time is None else latest,
-        _candidate_counts=candidate_counts,
-        _query_counts=query_counts,
-        _time_type=pa.int64() if whole_times else pa.float64(),
-        _own_queries=own_queries,
-    )

@@ -11,8 +11,9 @@ import msgspec
 
 from twotower.data import builtin
 from twotower.data.dataset import Dataset, from_tables
+from twotower.data.opening import stream_parquet
 from twotower.data.splits import SplitRule, fingerprint, parse_rule
-from twotower.data.stream import ParquetLog, stream_parquet
+from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
