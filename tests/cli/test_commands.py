@@ -103,6 +103,8 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
         "results.json",
     }
     results = read_results(out / "results.json")
+    for sentence in results.verdicts:  # as they are, brackets and all
+        assert sentence in " ".join(done.stdout.split())
     assert [(run.layers, run.seed) for run in results.runs] == [([8], 0), ([8], 1), ([16, 8], 0), ([16, 8], 1)]
     assert results.runs[0].final != results.runs[1].final
     assert results.curves_on == "validation"

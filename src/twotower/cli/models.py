@@ -38,7 +38,9 @@ def train(
     parts = config.parts()
     train, test = parts.train, parts.test
     recipe = config.resolved_recipe(train, parts.validation)
-    console.print(f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}")
+    console.print(
+        f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}", markup=False
+    )
     checkpoint = out.with_name(f"{out.name}.partial")
     with ProgressBar(console, str(config.model.layers)) as progress:
         if isinstance(train, ParquetLog):
@@ -60,8 +62,10 @@ def train(
     seen = train.read() if isinstance(train, ParquetLog) else train
     Retriever.build(trained.model, train.candidates, seen=seen, notes=notes).save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
-    console.print(str(evaluation), highlight=False, soft_wrap=True)
-    console.print(f"Saved to {out}; ask it: twotower recommend {out} --query …", highlight=False, soft_wrap=True)
+    console.print(str(evaluation), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Saved to {out}; ask it: twotower recommend {out} --query …", highlight=False, markup=False, soft_wrap=True
+    )
     if json:
         write_json(evaluation)
 
@@ -85,7 +89,7 @@ def evaluate(
             f"test events may have been in its training.[/]"
         )
     evaluation = measure_beside_baselines(retriever.model, parts.test, parts.train)
-    console.print(str(evaluation), highlight=False, soft_wrap=True)
+    console.print(str(evaluation), highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(evaluation)
 

@@ -67,8 +67,8 @@ def study(
     )
     console.print(results_table(result))
     for sentence in result.verdicts:
-        console.print(sentence, highlight=False)
-    console.print(f"\nThe report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"\nThe report: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(result)
 

@@ -56,8 +56,8 @@ def tune(
     )
     result = search(plan, out, command=shlex.join(["twotower", *sys.argv[1:]]), console=console)
     for sentence in result.verdicts:
-        console.print(sentence, highlight=False)
-    console.print(f"\nThe best config: {out / 'best.toml'}", highlight=False, soft_wrap=True)
-    console.print(f"The report: {out / 'tune.html'}", highlight=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"\nThe best config: {out / 'best.toml'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"The report: {out / 'tune.html'}", highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(result)
