@@ -191,8 +191,10 @@ def test_the_tuned_recipe_expects_as_many_strangers_as_its_validation_part_has()
 def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
     small = groups_log(300)
     larger = small.take(np.tile(np.arange(300), 200))
-    assert recipe("tuned", small, RandomSplit()).trainer.batch_size == 256
-    assert recipe("tuned", larger, RandomSplit()).trainer.batch_size == 512
+    largest = small.take(np.tile(np.arange(300), 3334))
+    trainers = [recipe("tuned", data, RandomSplit()).trainer for data in (small, larger, largest)]
+    assert [trainer.batch_size for trainer in trainers] == [256, 512, 2048]
+    assert [trainer.optimizer.learning_rate for trainer in trainers] == [0.005, 0.005, 0.01]
 
 
 def stream(lines: str, folder: Path) -> Config:

@@ -22,8 +22,9 @@ RecipeName = Literal["tutorial", "tuned"]
 FULL_SOFTMAX_CATALOGUE = 20_000
 """Candidates up to which the exact softmax over all of them is affordable, and better."""
 
-BATCHES = ((50_000, 256), (1_000_000, 512), (math.inf, 2048))
-"""Events of train below which a batch has so many: a small log needs more steps than it has large batches."""
+PACES = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
+"""Events of train below which a batch has so many and the rate is this: a small log needs more steps than it has large
+batches, and large batches want a higher rate."""
 
 STRANGERS = 0.02, 0.3
 """The least and the most of the training events whose query is taken for one that nobody knows."""
@@ -90,10 +91,11 @@ def _tutorial() -> Recipe:
 def _tuned(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
+    batch_size, rate = next((size, rate) for events, size, rate in PACES if len(train) < events)
     trainer = Trainer(
         epochs=10,
-        batch_size=next(size for events, size in BATCHES if len(train) < events),
-        optimizer=AdamW(0.005, weight_decay=0.05),
+        batch_size=batch_size,
+        optimizer=AdamW(rate, weight_decay=0.05),
         loss=FullSoftmax() if small else InBatchSoftmax(),
         schedule=Cosine(warmup=0.02),
         early_stopping=EarlyStopping(patience=3),
