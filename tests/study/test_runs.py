@@ -68,7 +68,7 @@ def test_an_error_of_a_run_is_the_commands(config: Config, tmp_path: Path) -> No
         config, training=config.training | {"optimizer": {"kind": "adagrad", "learning_rate": 1e30}}
     )
     with pytest.raises(TwoTowerError, match="training has diverged"):
-        runs.run_side_by_side(jobs_of(hot, tmp_path), 2, ProgressBar(Console(quiet=True)), [].append)
+        runs.run_side_by_side(jobs_of(hot, tmp_path), 2, ProgressBar(Console(quiet=True)), print)
 
 
 def dies(raw: bytes, out: Connection) -> None:
@@ -80,7 +80,7 @@ def test_a_run_whose_process_dies_does_not_hang_the_command(
 ) -> None:
     monkeypatch.setattr(runs, "work", dies)
     with pytest.raises(TwoTowerError, match=r"the run \[8\] ended with code 9"):  # the widest is the first
-        runs.run_side_by_side(jobs_of(config, tmp_path), 1, ProgressBar(Console(quiet=True)), [].append)
+        runs.run_side_by_side(jobs_of(config, tmp_path), 1, ProgressBar(Console(quiet=True)), print)
 
 
 def test_whoever_reads_reports_being_gone_ends_a_worker() -> None:
