@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -9,10 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+EXCHANGE = 2
+"""`RENAME_EXCHANGE` of Linux's renameat2: two names change places in one step."""
+
+HERE = -100
+"""`AT_FDCWD`: paths are relative to the working folder."""
+
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that takes its place when the block ends without an error.
+
+    Where the system can let two names change places (Linux), there is a folder of that name at every moment. Elsewhere
+    there is none for an instant between two renames.
 
     An error or an interruption removes the new folder and leaves `target` as it was.
     """
@@ -22,14 +32,27 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     try:
         building.chmod(0o777 & ~_umask())
         yield building
-        retired = building.with_suffix(".retired")
-        if target.exists():
-            target.rename(retired)
-        building.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
+        if exchanged(building, target):
+            shutil.rmtree(building, ignore_errors=True)  # it is the old one now
+        else:
+            retired = building.with_suffix(".retired")
+            if target.exists():
+                target.rename(retired)
+            building.rename(target)
+            shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Lets two folders change places in one step; False where one is not there or the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return False
+    done: int = rename(HERE, os.fsencode(one), HERE, os.fsencode(other), ctypes.c_uint(EXCHANGE))
+    return done == 0
 
 
 def write_file(target: Path, content: bytes | str) -> None:

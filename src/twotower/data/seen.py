@@ -42,6 +42,21 @@ class Seen:
         counts = np.bincount(data.query_index[kept], minlength=data.queries.num_rows)
         return cls(np.concatenate([[0], np.cumsum(counts)]), data.candidate_index[kept])
 
+    def renumbered(self, row_of: npt.NDArray[np.int64]) -> Seen:
+        """The same of another candidate table.
+
+        Args:
+            row_of: Row in the other table of each candidate of this one; −1 where it is not there.
+
+        Example:
+            >>> seen = Seen(np.array([0, 2, 3]), np.array([2, 0, 1])).renumbered(np.array([-1, 5, 7]))
+            >>> seen.offsets.tolist(), seen.candidates.tolist()
+            ([0, 1, 2], [7, 5])
+        """
+        rows = row_of[self.candidates]
+        before = np.concatenate([[0], np.cumsum(rows >= 0)])
+        return Seen(before[self.offsets], rows[rows >= 0])
+
     def by(self, query: int) -> npt.NDArray[np.int64]:
         """The candidates of one query, given its row in the query table."""
         return self.candidates[self.offsets[query] : self.offsets[query + 1]]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset, cast_ids, from_tables
+from twotower.data.lookup import IdRows
 from twotower.data.seen import Seen
 from twotower.errors import TwoTowerError
 from twotower.model.saving import model_version
@@ -56,6 +58,51 @@ def built(
     lists = Seen.latest_first(catalogue)
     counts = catalogue.candidate_counts()
     return with_version(Bundle(model, catalogue.candidates, seen.queries, lists, counts, index, details))
+
+
+def rebuilt(
+    bundle: Bundle,
+    candidates: pa.Table | None,
+    settings: IndexSettings,
+    threshold: float | None,
+    notes: dict[str, Any],
+) -> Bundle:
+    """The same towers and record with another index, another catalogue or more notes.
+
+    Args:
+        bundle: What is there.
+        candidates: The new catalogue; None for the one that it has.
+        settings: The new index.
+        threshold: The least recall of an approximate index; None for any.
+        notes: What to keep besides, as plain data.
+
+    Raises:
+        DataError: The catalogue has no id column, one of another type, or one with nulls or repeated ids.
+        ParityError: The index finds too little of what exact search finds.
+    """
+    old, details = bundle.candidates, bundle.details
+    name = details.candidate_id
+    catalogue = old
+    if candidates is not None:
+        require_columns(candidates, [name], "candidates")
+        check_ids(candidates[name], name, "candidates", unique=True)
+        cast = cast_ids(candidates[name], old.schema.field(name).type, name, "candidates")
+        catalogue = candidates.set_column(candidates.column_names.index(name), name, cast)
+    embeddings = embedded(bundle.model, catalogue)
+    index = build_index(settings, embeddings)
+    requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
+    row_of = IdRows(catalogue[name]).of(old[name])  # row in the new catalogue of each candidate of the old one
+    popularity = np.zeros(catalogue.num_rows, dtype=np.int64)
+    popularity[row_of[row_of >= 0]] = bundle.popularity[row_of >= 0]
+    details = msgspec.structs.replace(
+        details,
+        title=title_of(catalogue, name),
+        index=settings,
+        parity=parity_of(index, settings, bundle.model, requests, threshold),
+        notes=details.notes | notes,
+    )
+    seen = bundle.seen.renumbered(row_of)
+    return with_version(Bundle(bundle.model, catalogue, bundle.queries, seen, popularity, index, details))
 
 
 def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:

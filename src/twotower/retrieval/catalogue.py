@@ -52,7 +52,8 @@ def without_candidates(bundle: Bundle, rows: IntArray) -> Bundle:
         raise DataError(f"all {len(rows)} candidates would be withdrawn; expected at least one to be left")
     candidates = bundle.candidates.take(pa.array(kept))
     embeddings = bundle.index.embeddings[torch.from_numpy(kept)]
-    return _moved(bundle, candidates, embeddings, kept, _seen_of(bundle.seen, left), bundle.popularity[kept])
+    seen = bundle.seen.renumbered(np.where(left, np.cumsum(left) - 1, -1))
+    return _moved(bundle, candidates, embeddings, kept, seen, bundle.popularity[kept])
 
 
 def _moved(
@@ -92,11 +93,3 @@ def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
         return added.select(schema.names).cast(schema)
     except (*CANNOT_CAST, ValueError) as error:
         raise DataError(f"the added candidates are {added.schema}; expected {schema}: {error}") from error
-
-
-def _seen_of(seen: Seen, left: np.ndarray) -> Seen:
-    """The seen lists of a catalogue of which only some rows are left."""
-    row_of = np.cumsum(left) - 1
-    there = left[seen.candidates]
-    before = np.concatenate([[0], np.cumsum(there)])
-    return Seen(before[seen.offsets], row_of[seen.candidates[there]])

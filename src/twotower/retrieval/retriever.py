@@ -21,6 +21,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
+from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
 from twotower.retrieval.parity import THRESHOLD
@@ -356,8 +357,6 @@ class Retriever:
         return np.concatenate([recorded, self.ids.rows(value for value in given if value is not None)])
 
     def _matching_rows(self, where: str) -> IntArray:
-        from twotower.retrieval.conditions import matching_rows
-
         return matching_rows(self.candidates, where)
 
     def _answers(self, found: Sequence[tuple[IntArray, list[float]]], bases: Sequence[Basis]) -> list[Answer]:
