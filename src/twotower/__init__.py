@@ -21,7 +21,7 @@ from twotower.features import (
     Vector,
 )
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
-from twotower.retrieval import Recommendation, Retriever
+from twotower.retrieval import Answer, Exact, Hnsw, IvfPq, Recommendation, Retriever
 from twotower.training import (
     Adagrad,
     AdamW,
@@ -40,6 +40,7 @@ __all__ = [
     "Activity",
     "Adagrad",
     "AdamW",
+    "Answer",
     "Bucketized",
     "Callback",
     "Categories",
@@ -50,11 +51,14 @@ __all__ = [
     "EarlyStopping",
     "Elapsed",
     "Evaluation",
+    "Exact",
     "Feature",
     "FullSoftmax",
     "Hashed",
     "History",
+    "Hnsw",
     "InBatchSoftmax",
+    "IvfPq",
     "Normalized",
     "ProgressBar",
     "Recommendation",

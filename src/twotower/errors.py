@@ -11,6 +11,10 @@ class DataError(TwoTowerError, ValueError):
     """Data that cannot be used: names the column, the row, the value and what was expected."""
 
 
+class UnknownCandidateError(DataError):
+    """A candidate was asked about that the catalogue does not hold."""
+
+
 class DataUnavailableError(TwoTowerError):
     """A data set that is neither on this machine nor could be downloaded."""
 
@@ -21,6 +25,10 @@ class ConfigError(TwoTowerError, ValueError):
 
 class SavedFolderError(TwoTowerError):
     """A saved model or bundle that is truncated, altered, of a newer format or not one at all."""
+
+
+class ParityError(TwoTowerError):
+    """An approximate index finds too few of the candidates that exact search finds."""
 
 
 class NotFittedError(TwoTowerError, RuntimeError):

@@ -7,8 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.feather
 
 from twotower.errors import SavedFolderError
 
@@ -87,7 +85,7 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
     raw = path.read_bytes()
     try:
         header = msgspec.json.decode(raw, type=_Header)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise SavedFolderError(f"{path} cannot be read: {error}") from error
     if header.kind != kind:
         raise SavedFolderError(f"{folder} is a {header.kind!r}; expected a {kind!r}")
@@ -98,7 +96,7 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise SavedFolderError(f"{path} cannot be read: {error}") from error
     if _digest(msgspec.structs.replace(manifest, digest="")) != manifest.digest:
         raise SavedFolderError(f"{path} was altered: its digest does not match its content")
@@ -107,22 +105,29 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
     return manifest
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Writes a table so that it can be read, or mapped, as it is."""
-    pa.feather.write_feather(table, str(path), compression="uncompressed")
+def listed(folder: Path, manifest: Manifest, name: str) -> Path:
+    """The path of a file that the manifest lists, and that was checked with it.
 
-
-def read_table(path: Path) -> pa.Table:
-    """Reads what `write_table` wrote."""
-    return pa.feather.read_table(str(path), memory_map=False)
+    Raises:
+        SavedFolderError: It does not list that file.
+    """
+    if name not in manifest.files:
+        raise SavedFolderError(f"{folder}: {name} is not in the manifest; the folder is incomplete or was altered")
+    return folder / name
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     relative = PurePosixPath(name)
     path = folder / relative
-    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(folder.resolve()):
-        raise SavedFolderError(f"{folder}: the file name {name!r} leaves the folder")
-    if not path.is_file():
+    try:
+        inside = not relative.is_absolute() and ".." not in relative.parts
+        inside = inside and path.resolve() == folder.resolve() / relative  # no link on the way
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        raise SavedFolderError(f"{folder}: {name[:200]!r} is no file name: {error}") from error
+    if not inside:
+        raise SavedFolderError(f"{folder}: the file name {name!r} leaves the folder or is a link")
+    if not is_file:
         raise SavedFolderError(f"{folder}: {name} is missing; the folder was truncated or altered")
     if path.stat().st_size != record.size:
         raise SavedFolderError(

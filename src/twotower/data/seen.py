@@ -16,7 +16,7 @@ class Seen:
 
     Attributes:
         offsets: Where each query's candidates begin in `candidates`, `[queries + 1]`.
-        candidates: Rows of the candidate table, ascending within a query.
+        candidates: Rows of the candidate table, each once a query, in the order that the maker says.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -24,11 +24,23 @@ class Seen:
 
     @classmethod
     def of(cls, data: Dataset) -> Seen:
-        """The candidates that each query of the data set has chosen."""
+        """The candidates that each query of the data set has chosen, ascending."""
         width = data.candidates.num_rows
         pairs = np.unique(data.query_index * width + data.candidate_index)
         counts = np.bincount(pairs // width, minlength=data.queries.num_rows)
         return cls(np.concatenate([[0], np.cumsum(counts)]), pairs % width)
+
+    @classmethod
+    def latest_first(cls, data: Dataset) -> Seen:
+        """The candidates that each query has chosen, the one chosen last first; ascending where times are not known."""
+        if data.time is None:
+            return cls.of(data)
+        order = np.lexsort((data.candidate_index, -data.times, data.query_index))
+        pairs = data.query_index[order] * data.candidates.num_rows + data.candidate_index[order]
+        first = np.sort(np.unique(pairs, return_index=True)[1])  # of several events of a pair, the latest
+        kept = order[first]
+        counts = np.bincount(data.query_index[kept], minlength=data.queries.num_rows)
+        return cls(np.concatenate([[0], np.cumsum(counts)]), data.candidate_index[kept])
 
     def by(self, query: int) -> npt.NDArray[np.int64]:
         """The candidates of one query, given its row in the query table."""

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
-from safetensors import SafetensorError
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from twotower.arrow import read_table, table_bytes, write_table
 from twotower.errors import NotFittedError, SavedFolderError, TwoTowerError
 from twotower.features import Feature
 from twotower.features.record import Record
 from twotower.features.recorded import Recorded, record_groups
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower, features_of, model_from_settings
-from twotower.saved import check_folder, read_table, write_manifest, write_table
+from twotower.saved import Manifest, check_folder, listed, write_manifest
 from twotower.version import VERSION
 
 KIND = "twotower model"
 FORMAT = 2
+LARGEST_CONFIG = 1 << 18
+"""Bytes: a larger config is not one of ours."""
+
 CONFIG, WEIGHTS, VOCABULARIES, RECORDS = "config.json", "weights.safetensors", "vocabularies", "records"
 
 
-def save_model(model: TwoTower, folder: str | Path) -> None:
+def model_version(model: TwoTower) -> str:
+    """Twelve digits that name a model's very content: its settings, what its features learned, and its weights."""
+    digest = hashlib.sha256(msgspec.json.encode(model.settings()))
+    for name, feature in _named_features(model):
+        if not isinstance(feature, Recorded):
+            digest.update(name.encode())
+            digest.update(table_bytes(feature.learned()))
+    for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
+        assert sharing[0].record is not None
+        for table in sharing[0].record.tables():
+            digest.update(str(number).encode())
+            digest.update(table_bytes(table))
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def save_model(model: TwoTower, folder: str | Path) -> Manifest:
     """Writes the model to a folder, beside its target and then renamed over it.
 
     Raises:
@@ -45,7 +69,8 @@ def save_model(model: TwoTower, folder: str | Path) -> None:
             write_table(events, building / RECORDS / f"{number}-events.arrow")
             write_table(items, building / RECORDS / f"{number}-items.arrow")
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
-        write_manifest(building, KIND, FORMAT, VERSION, {"parameters": model.parameter_count})
+        details = {"parameters": model.parameter_count, "version": model_version(model)}
+        return write_manifest(building, KIND, FORMAT, VERSION, details)
 
 
 def load_model(folder: str | Path) -> TwoTower:
@@ -55,26 +80,52 @@ def load_model(folder: str | Path) -> TwoTower:
         SavedFolderError: The folder is missing, truncated, altered, of a newer format or not a model.
     """
     folder = Path(folder)
-    if check_folder(folder, KIND, FORMAT).format < FORMAT:
+    manifest = check_folder(folder, KIND, FORMAT)
+    if manifest.format < FORMAT:
         raise SavedFolderError(f"{folder} was written by an earlier version of twotower; train the model again")
     try:
-        settings = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
-        model = model_from_settings(settings)
-        for name, feature in _named_features(model):
-            if not isinstance(feature, Recorded):
-                feature.restore(read_table(folder / VOCABULARIES / name))
-        for number, (key, sharing) in enumerate(record_groups(features_of(model.query))):
-            events, items = (read_table(folder / RECORDS / f"{number}-{part}.arrow") for part in ("events", "items"))
-            record = Record.restored(events, items, key)
-            for feature in sharing:
-                feature.take_record(record)
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, KeyError, pa.ArrowInvalid, SafetensorError, msgspec.DecodeError, RuntimeError) as error:
-        if isinstance(error, TwoTowerError):
-            raise
-        raise SavedFolderError(f"{folder} holds no model that can be read: {error}") from error
+        config, weights = (listed(folder, manifest, name) for name in (CONFIG, WEIGHTS))
+        if config.stat().st_size > LARGEST_CONFIG:
+            raise ValueError(f"{CONFIG} has {config.stat().st_size} bytes; expected at most {LARGEST_CONFIG}")
+        settings = msgspec.json.decode(config.read_bytes(), type=dict[str, Any])
+        tables = {name: read_table(folder / name) for name in manifest.files if name.endswith(".arrow")}
+        with torch.device("meta"):  # which has shapes and no memory
+            _check_weights(settings, tables, weights)
+        model = _restored(settings, tables)
+        model.load_state_dict(load_file(weights))
+    except TwoTowerError:
+        raise
+    except Exception as error:  # of what lies in such a folder, features may fail in any way
+        raise SavedFolderError(f"{folder} holds no model that can be read: {type(error).__name__}: {error}") from error
     model.is_fitted = True
     return model.eval()
+
+
+def _restored(settings: dict[str, Any], tables: dict[str, pa.Table]) -> TwoTower:
+    """The model with what its features learned, and with weights that mean nothing yet."""
+    model = model_from_settings(settings)
+    for name, feature in _named_features(model):
+        if not isinstance(feature, Recorded):
+            feature.restore(tables[f"{VOCABULARIES}/{name}"])
+    for number, (key, sharing) in enumerate(record_groups(features_of(model.query))):
+        events, items = (tables[f"{RECORDS}/{number}-{part}.arrow"] for part in ("events", "items"))
+        record = Record.restored(events, items, key)
+        for feature in sharing:
+            feature.take_record(record)
+    return model
+
+
+def _check_weights(settings: dict[str, Any], tables: dict[str, pa.Table], weights: Path) -> None:
+    """Refuses settings that ask for other weights than the file holds, before any memory is taken for them."""
+    with safe_open(weights, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    for side in ("query", "candidate"):
+        if settings[side].get("cross", 0) > len(shapes):
+            raise ValueError(f"{settings[side]['cross']} cross layers of the {side} tower, {len(shapes)} weights")
+    wanted = {name: tuple(tensor.shape) for name, tensor in _restored(settings, tables).state_dict().items()}
+    for name in wanted.keys() | shapes.keys():
+        if wanted.get(name) != shapes.get(name):
+            raise ValueError(f"{name} is {shapes.get(name)} in {weights.name}, {wanted.get(name)} by {CONFIG}")
 
 
 def _named_features(model: TwoTower) -> list[tuple[str, Feature]]:

@@ -1,6 +1,24 @@
 """Retrieval: from a trained model to recommendations."""
 
-from twotower.retrieval.exact import ExactIndex, Hits
-from twotower.retrieval.retriever import Recommendation, Retriever
+from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.bundle import Details
+from twotower.retrieval.exact import ExactIndex
+from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IvfPq
+from twotower.retrieval.parity import Parity
+from twotower.retrieval.retriever import Answer, Recommendation, Retriever
 
-__all__ = ["ExactIndex", "Hits", "Recommendation", "Retriever"]
+__all__ = [
+    "Answer",
+    "ApproximateIndex",
+    "Details",
+    "Exact",
+    "ExactIndex",
+    "Hits",
+    "Hnsw",
+    "Index",
+    "IndexSettings",
+    "IvfPq",
+    "Parity",
+    "Recommendation",
+    "Retriever",
+]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from twotower.errors import ConfigError, TwoTowerError
-
-IntArray = npt.NDArray[np.int64]
+from twotower.retrieval.index import Hits, IntArray, Pairs
 
 SCORES = 1 << 20
 """Scores held at once on a processor: what its cache holds."""
@@ -33,17 +29,8 @@ NOTHING = torch.iinfo(torch.int64).min
 """The key of a place that no candidate fills; below all others."""
 
 
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """What a search found, the best first.
-
-    Attributes:
-        candidates: Rows of the candidate table, `[n, min(k, C)]`; −1 where nothing is left.
-        scores: Their scores, `[n, min(k, C)]`; −inf where nothing is left.
-    """
-
-    candidates: Tensor
-    scores: Tensor
+FEW = 8
+"""Allowed candidates are gathered where they are at most one in so many; else the others are masked."""
 
 
 class ExactIndex:
@@ -65,10 +52,19 @@ class ExactIndex:
         ([[0, 2]], [[1.0, 1.0]])
     """
 
+    kind = "exact"
+
     def __init__(self, embeddings: Tensor) -> None:
         _check_matrix(embeddings, "candidate embeddings", "[C, d]")
         self._largest = _largest(embeddings, "candidate")
-        self._coordinates = embeddings.detach().t().contiguous()  # [d, C]
+        self._coordinates = embeddings.detach().t().contiguous()  # [d, C]; no copy where they lie so already
+
+    @classmethod
+    def over(cls, embeddings: Tensor) -> ExactIndex:
+        """An index of embeddings `[C, d]` as they lie, without a copy."""
+        index = cls(embeddings[:0])
+        index._largest, index._coordinates = _largest(embeddings, "candidate"), embeddings.detach().t()
+        return index
 
     def __len__(self) -> int:
         return self._coordinates.shape[1]
@@ -78,9 +74,14 @@ class ExactIndex:
         """The candidate embeddings, `[C, d]`: a view that is not contiguous."""
         return self._coordinates.t()
 
+    def moved(self, embeddings: Tensor, origin: IntArray) -> ExactIndex:
+        """An index of another catalogue; see `Index.moved`."""
+        del origin
+        return ExactIndex(embeddings)
+
     @torch.no_grad()
-    def search(self, queries: Tensor, k: int, excluded: tuple[IntArray, IntArray] | None = None) -> Hits:
-        """The k best candidates of each query that are not excluded, the best first and equal scores by row.
+    def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
+        """The k best candidates of each query that may be found, the best first and equal scores by row.
 
         What is found is the head of a full stable sort of the scores that the search computes. These are float32 dot
         products; the same call gives the same bits. Another number of queries at once may round them differently.
@@ -91,48 +92,122 @@ class ExactIndex:
             k: How many; fewer are found where fewer are left.
             excluded: (query, candidate) pairs that may not be found, as places in `queries` and rows of the
                 candidate table. They are left out inside the search, so that k others are found.
+            allowed: Rows of the candidate table that may be found, ascending; default: all.
 
         Raises:
             ConfigError: k is below 1, or the queries are no float32 matrix as wide as the candidates.
             TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
         """
+        self.check(queries, k)
+        queries = queries.to(self._coordinates.device)
+        if allowed is None:
+            return self._found(queries, min(k, len(self)), _Whole(self._coordinates), excluded)
+        found = min(k, len(allowed))
+        if len(allowed) * FEW > len(self):
+            return self._found(queries, found, _Masked(self._coordinates, allowed), excluded)
+        gathered = _Gathered(self._coordinates, allowed)
+        hits = self._found(queries, found, gathered, None if excluded is None else gathered.pairs(*excluded))
+        return Hits(gathered.rows(hits.candidates), hits.scores)
+
+    def check(self, queries: Tensor, k: int) -> None:
+        """Refuses what cannot be searched for; raises what `search` does."""
         _check_matrix(queries, "queries", "[n, d]")
-        width, size = self._coordinates.shape
+        width = self._coordinates.shape[0]
         if k < 1 or queries.shape[1] != width:
             raise ConfigError(f"k={k}, queries of {queries.shape[1]} numbers; expected k ≥ 1 and {width} numbers")
         if width * self._largest * _largest(queries, "query") > torch.finfo(torch.float32).max:
             raise TwoTowerError("a score may overflow: numbers of the embeddings are too large for float32")
-        found = min(k, size)
-        queries = queries.to(self._coordinates.device)
-        if found == 0 or len(queries) == 0:
-            empty = queries.new_empty(len(queries), found)
+
+    def _found(self, queries: Tensor, k: int, columns: _Columns, excluded: Pairs | None) -> Hits:
+        """The k best of these columns, in places among them."""
+        if k == 0 or len(queries) == 0:
+            empty = queries.new_empty(len(queries), k)
             return Hits(empty.long(), empty)
-        tile = max(1, min(QUERIES, len(queries), SCORES // (4 * found)))
-        pairs = None if excluded is None else _Pairs(*excluded, tile, size)
+        tile = max(1, min(QUERIES, len(queries), SCORES // (4 * k)))
+        pairs = None if excluded is None else _Pairs(*excluded, tile, len(columns))
         parts = torch.split(queries, tile)
-        best = [self._search_tile(part, found, pairs, number) for number, part in enumerate(parts)]
-        keys = torch.cat(best)  # [n, found]
-        scores, candidates = _decoded(keys)
+        best = [_search_tile(part, k, columns, pairs, number) for number, part in enumerate(parts)]
+        keys = torch.cat(best)  # [n, k]
+        scores, candidates = decoded(keys)
         nothing = keys == NOTHING
         return Hits(candidates.masked_fill(nothing, -1), scores.masked_fill(nothing, -torch.inf))
 
-    def _search_tile(self, queries: Tensor, k: int, pairs: _Pairs | None, number: int) -> Tensor:
-        """Keys of the k best for one tile of queries `[t, d]`, the best first, `[t, k]`."""
-        held = SCORES if queries.device.type == "cpu" else GPU_SCORES
-        block = _groups(min(LONGEST_BLOCK, held // max(1, len(queries)), len(self)))
-        room = queries.new_empty(len(queries), block)
-        best = _Best(len(queries), k, queries.device)
-        for start in range(0, len(self), block):
-            part = self._coordinates[:, start : start + block]
-            length = part.shape[1]
-            scores = room[:, : _groups(length)]
-            torch.mm(queries, part, out=scores[:, :length])
-            scores[:, length:] = -torch.inf
-            if pairs is not None:
-                rows, columns = pairs.within(number, start, start + length)
-                scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-            best.add(scores, start)
-        return best.cut()
+
+def _search_tile(queries: Tensor, k: int, columns: _Columns, pairs: _Pairs | None, number: int) -> Tensor:
+    """Keys of the k best for one tile of queries `[t, d]`, the best first, `[t, k]`."""
+    held = SCORES if queries.device.type == "cpu" else GPU_SCORES
+    block = _groups(min(LONGEST_BLOCK, held // max(1, len(queries)), len(columns)))
+    room = queries.new_empty(len(queries), block)
+    best = _Best(len(queries), k, queries.device)
+    for start in range(0, len(columns), block):
+        length = min(block, len(columns) - start)
+        scores = room[:, : _groups(length)]
+        columns.score(queries, start, scores[:, :length])
+        scores[:, length:] = -torch.inf
+        if pairs is not None:
+            rows, places = pairs.within(number, start, start + length)
+            scores[rows.to(scores.device), places.to(scores.device)] = -torch.inf
+        best.add(scores, start)
+    return best.cut()
+
+
+class _Whole:
+    """All candidates, `[d, C]`."""
+
+    def __init__(self, coordinates: Tensor) -> None:
+        self.coordinates = coordinates
+
+    def __len__(self) -> int:
+        return self.coordinates.shape[1]
+
+    def score(self, queries: Tensor, start: int, scores: Tensor) -> None:
+        """Writes the scores `[t, m]` of the m columns from `start` on."""
+        torch.mm(queries, self.coordinates[:, start : start + scores.shape[1]], out=scores)
+
+
+class _Masked(_Whole):
+    """All candidates, of which those that are not allowed score −inf."""
+
+    def __init__(self, coordinates: Tensor, allowed: IntArray) -> None:
+        super().__init__(coordinates)
+        self.banned = torch.ones(len(self), dtype=torch.bool)
+        self.banned[torch.from_numpy(allowed)] = False
+        self.banned = self.banned.to(coordinates.device)
+
+    def score(self, queries: Tensor, start: int, scores: Tensor) -> None:
+        super().score(queries, start, scores)
+        scores.masked_fill_(self.banned[start : start + scores.shape[1]], -torch.inf)
+
+
+class _Gathered:
+    """The allowed candidates alone, gathered block by block."""
+
+    def __init__(self, coordinates: Tensor, allowed: IntArray) -> None:
+        self.embeddings, self.allowed = coordinates.t(), allowed
+        self.numbers = torch.from_numpy(allowed).to(coordinates.device)
+
+    def __len__(self) -> int:
+        return len(self.allowed)
+
+    def score(self, queries: Tensor, start: int, scores: Tensor) -> None:
+        """Writes the scores `[t, m]` of the m allowed candidates from `start` on."""
+        part = self.embeddings.index_select(0, self.numbers[start : start + scores.shape[1]])
+        torch.mm(queries, part.t(), out=scores)
+
+    def pairs(self, queries: IntArray, candidates: IntArray) -> Pairs:
+        """The excluded pairs whose candidate is allowed, as places among the allowed."""
+        place = np.searchsorted(self.allowed, candidates)
+        there = self.allowed[np.minimum(place, len(self.allowed) - 1)] == candidates if len(self) else place < 0
+        return queries[there], place[there]
+
+    def rows(self, places: Tensor) -> Tensor:
+        """Rows of the candidate table of places among the allowed; −1 stays."""
+        if len(self) == 0:
+            return places
+        return torch.where(places < 0, places, self.numbers[places.clamp(min=0)])
+
+
+_Columns = _Whole | _Gathered
 
 
 class _Best:
@@ -170,9 +245,9 @@ class _Best:
         longest = int(self.filled.max())
         if longest > self.buffer.shape[1]:
             self.buffer = F.pad(self.buffer, (0, longest - self.buffer.shape[1]), value=NOTHING)
-        self.buffer[row, slots] = _keys(members[place, member], column + start)
+        self.buffer[row, slots] = keys_of(members[place, member], column + start)
         if longest > self.limit:
-            lowest = _decoded(self.cut()[:, -1])[0]
+            lowest = decoded(self.cut()[:, -1])[0]
             # Whatever comes later has a higher row, so that it must score higher than the lowest of k.
             self.bar = torch.where(self.filled < self.k, self.bar, lowest)
 
@@ -218,12 +293,12 @@ class _Pairs:
         return torch.from_numpy(self.rows[first:last]), torch.from_numpy(self.columns[first:last] - start)
 
 
-def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+def keys_of(scores: Tensor, rows: Tensor) -> Tensor:
     """Whole numbers in the order of scores that are no NaN and, where these are equal, against that of the rows."""
     return (_ordered((scores + 0.0).view(torch.int32)).long() << 32) - rows  # + 0.0: −0 is 0
 
 
-def _decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
+def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
     """The scores and rows of keys."""
     negative = -keys
     return _ordered(-(negative >> 32).int()).view(torch.float32), negative & 0xFFFFFFFF

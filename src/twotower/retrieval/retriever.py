@@ -1,34 +1,38 @@
-"""`Retriever`: a model, its candidates and what each query has seen; it answers requests."""
+"""`Retriever`: answers requests from a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor
 
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
-from twotower.errors import ConfigError, DataError, SavedFolderError, TwoTowerError
+from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
-from twotower.files import replaced_folder
-from twotower.model.saving import load_model, save_model
-from twotower.model.two_tower import TwoTower, encode_table, features_of
-from twotower.retrieval.exact import ExactIndex
-from twotower.saved import Manifest, check_folder, read_table, write_manifest, write_table
-from twotower.version import VERSION
+from twotower.model.two_tower import TwoTower
+from twotower.retrieval.building import built
+from twotower.retrieval.bundle import Bundle, Details, load_bundle, save_bundle
+from twotower.retrieval.catalogue import with_candidates, without_candidates
+from twotower.retrieval.ids import Ids
+from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
+from twotower.retrieval.parity import THRESHOLD
+from twotower.retrieval.popularity import Popularity
+from twotower.retrieval.requests import Request, Requests
+from twotower.retrieval.similar import Similar
+from twotower.saved import Manifest
 
-KIND = "twotower retriever"
-FORMAT = 1
+Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
 
-Request = Mapping[str, Any]
-"""One query: its id, its time and whatever other columns the query tower reads, by name."""
+CONDITIONS = 16
+"""Conditions whose candidates are kept, for requests that ask for the same again."""
 
 
 class Recommendation(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ class Recommendation(msgspec.Struct, frozen=True):
 
     Attributes:
         id: Its id.
-        score: Dot product of query and candidate, over the temperature.
+        score: Dot product of query and candidate, over the temperature; see `Answer.basis` for others.
         candidate: Its row of the candidate table.
     """
 
@@ -45,30 +49,41 @@ class Recommendation(msgspec.Struct, frozen=True):
     candidate: dict[str, Any]
 
 
-class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a retriever knows of the data that it was made of.
+class Answer(msgspec.Struct, frozen=True):
+    """What was found for one request; a sequence of its recommendations.
 
     Attributes:
-        data: Name of the data set.
-        query_id: Name of the query id column.
-        candidate_id: Name of the candidate id column.
-        time: Name of the time column.
-        latest_time: Seconds of the latest training event: "now" for requests that do not say when.
-        notes: What else the maker wants to keep: metrics, split, fingerprint.
+        recommendations: The best first.
+        basis: What they are based on. `query`: the id is known. `features`: it is not, and the request brings a
+            history or another column that the query tower reads. `popularity`: nothing is known; these are the
+            candidates with the most training events, which are their scores. `candidate`: similar ones; scores are
+            cosines.
+        version: Version id of the bundle.
     """
 
-    data: str
-    query_id: str
-    candidate_id: str
-    time: str | None
-    latest_time: float | None
-    notes: dict[str, Any]
+    recommendations: list[Recommendation]
+    basis: Basis
+    version: str
+
+    def __len__(self) -> int:
+        return len(self.recommendations)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.recommendations)
+
+    def __getitem__(self, place: int) -> Recommendation:
+        return self.recommendations[place]
 
 
 class Retriever:
     """Recommends candidates to queries, known and unknown ones.
 
-    Build one with `Retriever.build`, keep it with `save`, get it back with `load`.
+    Build one with `Retriever.build`, keep it with `save`, get it back with `load`. It never changes: `add` and
+    `withdraw` give another one, and several threads may ask one at once.
+
+    Args:
+        bundle: All that answers requests.
+        embed: Embeds what the query tower takes; default: the tower itself.
 
     Example:
         >>> from twotower import Category, Tower, Trainer, data
@@ -79,18 +94,30 @@ class Retriever:
         >>> retriever = Retriever.build(model, log.candidates, seen=log)
         >>> [found.id for found in retriever.recommend({"who": "bob"}, k=5, exclude_seen=True)]
         ['rum']
+        >>> retriever.recommend({"who": "eve"}).basis
+        'popularity'
     """
 
-    def __init__(
-        self, model: TwoTower, candidates: pa.Table, embeddings: Tensor, queries: pa.Table, seen: Seen, details: Details
-    ) -> None:
-        self.model, self.candidates, self.queries, self.seen = model, candidates, queries, seen
-        self.index = ExactIndex(embeddings)
-        self.details = details
+    def __init__(self, bundle: Bundle, embed: Callable[[list[Tensor]], Tensor] | None = None) -> None:
+        self.bundle, self._embed = bundle, embed or bundle.model.query_vectors
+        details = bundle.details
+        self.requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
+        self.ids = Ids(bundle.candidates[details.candidate_id], details.candidate_id)
+        self._rows = bundle.candidates.combine_chunks()
+        self._popularity = Popularity(bundle.popularity)
+        self._similar = Similar(bundle.index.embeddings)
+        self._matching = lru_cache(CONDITIONS)(self._matching_rows)
 
     @classmethod
     def build(
-        cls, model: TwoTower, candidates: pa.Table, *, seen: Dataset, notes: dict[str, Any] | None = None
+        cls,
+        model: TwoTower,
+        candidates: pa.Table,
+        *,
+        seen: Dataset,
+        index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
+        parity: float | None = THRESHOLD,
+        notes: dict[str, Any] | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
 
@@ -99,161 +126,261 @@ class Retriever:
             candidates: The catalogue, with the columns that the candidate tower reads; it may hold
                 candidates that training did not see.
             seen: The training split: what each query has chosen, and the query table.
+            index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
+            parity: The share of what exact search finds that an approximate index has to find; None for any.
             notes: What to keep with it, as plain data.
 
         Raises:
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
+            ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        catalogue = _as_catalogue(candidates, seen)
-        embeddings = model.embed_candidates(catalogue.candidates).cpu()
-        if not bool(embeddings.isfinite().all()):
-            raise TwoTowerError("a candidate embedding is not finite: training has diverged")
-        details = Details(
-            data=seen.name,
-            query_id=seen.query_id,
-            candidate_id=seen.candidate_id,
-            time=seen.time,
-            latest_time=None if seen.time is None else float(seen.times.max()),
-            notes=notes or {},
-        )
-        return cls(model.eval(), catalogue.candidates, embeddings, seen.queries, Seen.of(catalogue), details)
-
-    def recommend(self, query: Request, k: int = 10, *, exclude_seen: bool = False) -> list[Recommendation]:
-        """The k best candidates for one query; all that are left where fewer are.
-
-        A column that the request does not name is taken from the query table where the id is known, and
-        counts as missing elsewhere; the time is then that of the latest training event.
-
-        Args:
-            query: Columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`.
-            k: How many.
-            exclude_seen: Leave out what the query has chosen in training.
-
-        Raises:
-            ConfigError: k is below 1, or the request names a column that the model does not know.
-            DataError: A value cannot be read as what the column holds.
-        """
-        return self.recommend_many([query], k, exclude_seen=exclude_seen)[0]
-
-    def recommend_many(
-        self, queries: Sequence[Request], k: int = 10, *, exclude_seen: bool = False
-    ) -> list[list[Recommendation]]:
-        """`recommend` for several queries at once."""
-        if k < 1:
-            raise ConfigError(f"k={k}; expected at least 1")
-        rows = [self._known_row(query) for query in queries]
-        encoded = encode_table(self.model.query, self._query_table(queries, rows))
-        embeddings = self.model.embed_side(encoded, self.model.query_vectors)
-        hits = self.index.search(embeddings, k, self._seen_pairs(rows) if exclude_seen else None)
-        return [
-            [
-                self._recommendation(candidate, score)
-                for candidate, score in zip(found, scores, strict=True)
-                if candidate >= 0
-            ]
-            for found, scores in zip(hits.candidates.tolist(), hits.scores.tolist(), strict=True)
-        ]
-
-    def save(self, folder: str | Path) -> Manifest:
-        """Writes everything to a folder, beside its target and then renamed over it."""
-        with replaced_folder(Path(folder)) as building:
-            save_model(self.model, building / "model")
-            write_table(self.candidates, building / "candidates.arrow")
-            write_table(self.queries, building / "queries.arrow")
-            write_table(pa.table({"offset": self.seen.offsets}), building / "seen-offsets.arrow")
-            write_table(pa.table({"candidate": self.seen.candidates}), building / "seen.arrow")
-            save_file({"candidates": self.index.embeddings.contiguous()}, building / "embeddings.safetensors")
-            return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(self.details))
+        return cls(built(model, candidates, seen, index, parity, notes or {}))
 
     @classmethod
     def load(cls, folder: str | Path) -> Retriever:
         """Reads what `save` wrote; it gives the same answers.
 
         Raises:
-            SavedFolderError: The folder is missing, truncated, altered, of a newer format or not a retriever.
+            SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
         """
-        folder = Path(folder)
-        manifest = check_folder(folder, KIND, FORMAT)
-        try:
-            details = msgspec.convert(manifest.details, Details)
-            seen = Seen(
-                read_table(folder / "seen-offsets.arrow")["offset"].to_numpy(),
-                read_table(folder / "seen.arrow")["candidate"].to_numpy(),
-            )
-            embeddings = load_file(folder / "embeddings.safetensors")["candidates"]
-            tables = read_table(folder / "candidates.arrow"), read_table(folder / "queries.arrow")
-        except (OSError, KeyError, ValueError, pa.ArrowInvalid, msgspec.ValidationError) as error:
-            raise SavedFolderError(f"{folder} holds no retriever that can be read: {error}") from error
-        return cls(load_model(folder / "model"), tables[0], embeddings, tables[1], seen, details)
+        return cls(load_bundle(Path(folder)))
 
-    def _known_row(self, query: Request) -> int | None:
-        """Row of a query in the query table; None where its id is not known, or not given."""
-        value = query.get(self.details.query_id)
-        if value is None:
-            return None
-        ids = self.queries[self.details.query_id]
-        try:
-            found = pc.index(ids, pa.scalar(value).cast(ids.type)).as_py()
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            return None
-        return found if found >= 0 else None
+    def save(self, folder: str | Path) -> Manifest:
+        """Writes everything to a folder, beside its target and then put in its place."""
+        return save_bundle(self.bundle, Path(folder))
 
-    def _query_table(self, queries: Sequence[Request], rows: Sequence[int | None]) -> pa.Table:
-        """One row a query, with every column that the query tower reads."""
-        reads = {name for feature in features_of(self.model.query) for name in feature.reads}
-        if any(GIVEN in query for query in queries):
-            reads.add(GIVEN)
-        wanted = sorted(reads | {self.details.query_id})
-        known_columns = {*wanted, *self.queries.column_names, *([self.details.time] if self.details.time else [])}
+    @property
+    def version(self) -> str:
+        """Twelve digits that name this very content."""
+        return self.bundle.details.version
+
+    @property
+    def model(self) -> TwoTower:
+        """The towers."""
+        return self.bundle.model
+
+    @property
+    def candidates(self) -> pa.Table:
+        """The catalogue."""
+        return self.bundle.candidates
+
+    @property
+    def queries(self) -> pa.Table:
+        """The query table."""
+        return self.bundle.queries
+
+    @property
+    def seen(self) -> Seen:
+        """What each query has chosen in training, the latest first where times are known."""
+        return self.bundle.seen
+
+    @property
+    def index(self) -> Index:
+        """The embeddings of the candidates, and how they are searched."""
+        return self.bundle.index
+
+    @property
+    def details(self) -> Details:
+        """What the bundle says of itself."""
+        return self.bundle.details
+
+    def recommend(
+        self,
+        query: Request,
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        exclude: Iterable[object] = (),
+        allow: Iterable[object] | None = None,
+        where: str | None = None,
+    ) -> Answer:
+        """The k best candidates for one query; all that are left where fewer are.
+
+        A column that the request does not name is taken from the query table where the id is known, and
+        counts as missing elsewhere; the time is then that of the latest training event.
+
+        Args:
+            query: Columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`, and, as
+                `history`, ids of candidates that it chose, the latest last.
+            k: How many.
+            exclude_seen: Leave out what the query has chosen in training, and the request's `history`.
+            exclude: Ids to leave out; those that the catalogue lacks do no harm, here and in `allow`.
+            allow: The only ids that may be found; default: all.
+            where: A condition on the candidates' columns, such as `year >= 1990 and genres contains "Comedy"`.
+
+        Raises:
+            ConfigError: k is below 1, the request names a column that the model does not know, or the condition
+                cannot be read.
+            DataError: A value cannot be read as what the column holds.
+        """
+        return self.recommend_many([query], k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)[0]
+
+    def recommend_many(
+        self,
+        queries: Sequence[Request],
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        exclude: Iterable[object] = (),
+        allow: Iterable[object] | None = None,
+        where: str | None = None,
+    ) -> list[Answer]:
+        """`recommend` for several queries at once; the filters are for each of them."""
+        _check_k(k)
         for query in queries:
-            if unknown := sorted(set(query) - known_columns):
-                raise ConfigError(
-                    f"the query names {unknown[0]!r}; expected columns among {', '.join(sorted(known_columns))}"
-                )
-        return pa.table({column: self._query_column(column, queries, rows) for column in wanted})
+            self.requests.check(query)
+        rows = [self.requests.row(query) for query in queries]
+        bases = [self._basis(query, row) for query, row in zip(queries, rows, strict=True)]
+        out, allowed = self.ids.rows(exclude), self.allowed(allow, where)
+        outs = [
+            np.concatenate([out, self._seen_by(query, row)]) if exclude_seen else out
+            for query, row in zip(queries, rows, strict=True)
+        ]
+        asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
+        found: dict[int, tuple[IntArray, list[float]]] = {}
+        if asked:
+            vectors = self.embed([queries[place] for place in asked], [rows[place] for place in asked])
+            hits = self.index.search(vectors, k, _pairs([outs[place] for place in asked]), allowed)
+            for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.tolist(), strict=True):
+                found[place] = candidates[candidates >= 0], scores
+        for place, basis in enumerate(bases):
+            if basis == "popularity":
+                candidates, events = self._popularity.best(k, outs[place], allowed)
+                found[place] = candidates, events.astype(np.float64).tolist()
+        return self._answers([found[place] for place in range(len(queries))], bases)
 
-    def _query_column(self, column: str, queries: Sequence[Request], rows: Sequence[int | None]) -> pa.Array:
-        recorded = self.queries[column] if column in self.queries.column_names else None
-        values = []
-        for query, row in zip(queries, rows, strict=True):
-            if column in query:
-                values.append(query[column])
-            elif column == self.details.time:
-                values.append(self.details.latest_time)
-            else:
-                values.append(recorded[row].as_py() if recorded is not None and row is not None else None)
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"column {column!r} of the query: {values!r} are not of one kind: {error}") from error
+    def similar(
+        self,
+        candidate_id: object,
+        k: int = 10,
+        *,
+        exclude: Iterable[object] = (),
+        allow: Iterable[object] | None = None,
+        where: str | None = None,
+    ) -> Answer:
+        """The k candidates whose embeddings have the highest cosine with that of one of them, which is left out.
 
-    def _seen_pairs(self, rows: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
-        places = [place for place, row in enumerate(rows) if row is not None]
-        pairs, candidates = self.seen.pairs(np.array([rows[place] for place in places], dtype=np.int64))
-        return np.array(places, dtype=np.int64)[pairs], candidates
+        Raises:
+            UnknownCandidateError: The catalogue does not have it.
+            ConfigError, DataError: As `recommend`.
+        """
+        _check_k(k)
+        row = self.candidate_row(candidate_id)
+        out = np.append(self.ids.rows(exclude), row)
+        rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
+        return self._answers([(rows, cosines.tolist())], ["candidate"])[0]
 
-    def _recommendation(self, row: int, score: float) -> Recommendation:
-        candidate = {name: self.candidates[name][row].as_py() for name in self.candidates.column_names}
-        return Recommendation(candidate[self.details.candidate_id], score, candidate)
+    def history_of(self, query_id: object) -> list[int | str]:
+        """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
+        row = self.requests.row({self.details.query_id: query_id})
+        return [] if row is None else self.ids.values(self.seen.by(row))
+
+    def add(self, candidates: pa.Table) -> Retriever:
+        """A retriever with these candidates besides; known ids are changed, all of their columns.
+
+        Args:
+            candidates: Rows with all columns of the catalogue.
+
+        Raises:
+            DataError: A column is missing or of another type, or an id is null or repeated.
+            ParityError: An approximate index, made anew, finds too little of what exact search finds.
+        """
+        return self._with(with_candidates(self.bundle, candidates))
+
+    def withdraw(self, ids: Iterable[object]) -> Retriever:
+        """A retriever without these candidates.
+
+        Raises:
+            UnknownCandidateError: The catalogue lacks one of them.
+            DataError: None would be left.
+            ParityError: An approximate index, made anew, finds too little of what exact search finds.
+        """
+        rows = np.array(sorted({self.candidate_row(value) for value in ids}), dtype=np.int64)
+        return self._with(without_candidates(self.bundle, rows))
+
+    def candidate_row(self, candidate_id: object) -> int:
+        """Row of a candidate in the candidate table.
+
+        Raises:
+            UnknownCandidateError: The catalogue does not have it.
+        """
+        row = self.ids.row(candidate_id)
+        if row is None:
+            raise UnknownCandidateError(
+                f"{self.details.candidate_id} {candidate_id!r} is not in the catalogue of {len(self.ids)} candidates"
+            )
+        return row
+
+    def allowed(self, allow: Iterable[object] | None, where: str | None) -> IntArray | None:
+        """Rows that an allow list and a condition leave, ascending; None where there is neither.
+
+        Raises:
+            ConfigError: The condition cannot be read.
+            DataError: An id is of the wrong type.
+        """
+        listed = None if allow is None else self.ids.rows(allow)
+        matching = None if where is None else self._matching(where)
+        if listed is None or matching is None:
+            return matching if listed is None else listed
+        return np.intersect1d(listed, matching, assume_unique=True)
+
+    def embed(self, queries: Sequence[Request], rows: Sequence[int | None]) -> Tensor:
+        """Embeddings of requests, `[n, d]`, ready for a dot product with those of the candidates.
+
+        Args:
+            queries: The requests.
+            rows: Row in the query table of each; None where it is not known.
+
+        Raises:
+            DataError: A value cannot be read as what the column holds.
+        """
+        with torch.inference_mode():
+            return self._embed(self.requests.encode(queries, rows))
+
+    def _with(self, bundle: Bundle) -> Retriever:
+        return type(self)(bundle, self._embed)
+
+    def _basis(self, query: Request, row: int | None) -> Basis:
+        if row is not None:
+            return "query"
+        return "features" if self.requests.tells(query) else "popularity"
+
+    def _seen_by(self, query: Request, row: int | None) -> IntArray:
+        """Rows that the query has chosen: of the record, and as it says itself."""
+        recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
+        if not (given := query.get(GIVEN)):
+            return recorded
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise DataError(f"column {GIVEN!r} of the query: {given!r}; expected a list of candidate ids")
+        return np.concatenate([recorded, self.ids.rows(value for value in given if value is not None)])
+
+    def _matching_rows(self, where: str) -> IntArray:
+        from twotower.retrieval.conditions import matching_rows
+
+        return matching_rows(self.candidates, where)
+
+    def _answers(self, found: Sequence[tuple[IntArray, list[float]]], bases: Sequence[Basis]) -> list[Answer]:
+        rows = np.concatenate([candidates for candidates, _ in found]) if found else np.empty(0, dtype=np.int64)
+        candidates = iter(self._rows.take(pa.array(rows)).to_pylist())
+        id_column, version = self.details.candidate_id, self.version
+        answers = []
+        for (own, scores), basis in zip(found, bases, strict=True):
+            recommendations = [
+                Recommendation((row := next(candidates))[id_column], score, row) for score in scores[: len(own)]
+            ]
+            answers.append(Answer(recommendations, basis, version))
+        return answers
 
 
-def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
-    """The training events over another catalogue; those whose candidate it lacks are left out."""
-    if candidates.equals(seen.candidates):
-        return seen
-    log = pa.table(
-        {
-            seen.query_id: seen.queries[seen.query_id].take(pa.array(seen.query_index)),
-            seen.candidate_id: seen.candidates[seen.candidate_id].take(pa.array(seen.candidate_index)),
-        }
-    )
-    return from_tables(
-        log,
-        query_id=seen.query_id,
-        candidate_id=seen.candidate_id,
-        queries=seen.queries,
-        candidates=candidates,
-        unknown_candidates="drop",
-        name=seen.name,
-    )
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"k={k}; expected at least 1")
+
+
+def _pairs(outs: Sequence[IntArray]) -> Pairs | None:
+    """(place, row) of every row that a query may not find; None where there is none."""
+    counts = [len(out) for out in outs]
+    if not any(counts):
+        return None
+    return np.repeat(np.arange(len(outs)), counts), np.concatenate(outs)

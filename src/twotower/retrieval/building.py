@@ -1,0 +1,118 @@
+"""Making a bundle of a trained model, a catalogue and a log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twotower.data.checks import check_ids, require_columns
+from twotower.data.dataset import Dataset, from_tables
+from twotower.data.seen import Seen
+from twotower.errors import TwoTowerError
+from twotower.model.saving import model_version
+from twotower.model.two_tower import TwoTower
+from twotower.retrieval.approximate import build_index
+from twotower.retrieval.bundle import Bundle, Details, with_version
+from twotower.retrieval.index import Exact, Index, IndexSettings
+from twotower.retrieval.parity import QUERIES, Parity, measure_parity
+from twotower.retrieval.requests import Requests
+
+
+def built(
+    model: TwoTower,
+    candidates: pa.Table,
+    seen: Dataset,
+    settings: IndexSettings,
+    threshold: float | None,
+    notes: dict[str, Any],
+) -> Bundle:
+    """The bundle of a trained model; see `Retriever.build`."""
+    require_columns(candidates, [seen.candidate_id], "candidates")
+    check_ids(candidates[seen.candidate_id], seen.candidate_id, "candidates", unique=True)
+    catalogue = _as_catalogue(candidates, seen)
+    model.eval()
+    embeddings = embedded(model, catalogue.candidates)
+    latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
+    requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
+    index = build_index(settings, embeddings)
+    details = Details(
+        data=seen.name,
+        query_id=seen.query_id,
+        candidate_id=seen.candidate_id,
+        time=seen.time,
+        latest_time=latest,
+        title=title_of(catalogue.candidates, seen.candidate_id),
+        index=settings,
+        parity=parity_of(index, settings, model, requests, threshold),
+        towers=model_version(model),
+        revision=0,
+        version="",
+        notes=notes,
+    )
+    lists = Seen.latest_first(catalogue)
+    counts = catalogue.candidate_counts()
+    return with_version(Bundle(model, catalogue.candidates, seen.queries, lists, counts, index, details))
+
+
+def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
+    """Embeddings of candidates on the processor, `[C, d]`.
+
+    Raises:
+        TwoTowerError: One is not finite.
+    """
+    embeddings = model.embed_candidates(candidates).cpu()
+    if not bool(embeddings.isfinite().all()):
+        raise TwoTowerError("a candidate embedding is not finite: training has diverged")
+    return embeddings
+
+
+def parity_of(
+    index: Index, settings: IndexSettings, model: TwoTower, requests: Requests, threshold: float | None
+) -> Parity | None:
+    """What an approximate index finds of what exact search finds for known queries; None of an exact index.
+
+    Raises:
+        ParityError: It is less than the threshold.
+    """
+    if isinstance(settings, Exact):
+        return None
+    known = requests.queries.num_rows
+    rows = np.sort(np.random.default_rng(0).permutation(known)[:QUERIES]).tolist()
+    with torch.no_grad():
+        queries = model.query_vectors(requests.encode([{}] * len(rows), rows))
+    return measure_parity(index, queries, threshold)
+
+
+def title_of(candidates: pa.Table, candidate_id: str) -> str:
+    """The column that shows a candidate to people: the first text whose name holds `title` or `name`, else the id."""
+    for field in candidates.schema:
+        is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        if is_text and any(word in field.name.lower() for word in ("title", "name")):
+            return str(field.name)
+    return candidate_id
+
+
+def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
+    """The training events over another catalogue; those whose candidate it lacks are left out."""
+    if candidates.equals(seen.candidates):
+        return seen
+    log = {
+        seen.query_id: seen.queries[seen.query_id].take(pa.array(seen.query_index)),
+        seen.candidate_id: seen.candidates[seen.candidate_id].take(pa.array(seen.candidate_index)),
+    }
+    if seen.time is not None:
+        log[seen.time] = seen.interactions[seen.time]
+    return from_tables(
+        pa.table(log),
+        query_id=seen.query_id,
+        candidate_id=seen.candidate_id,
+        time=seen.time,
+        queries=seen.queries,
+        candidates=candidates,
+        unknown_candidates="drop",
+        name=seen.name,
+    )

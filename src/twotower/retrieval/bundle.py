@@ -1,0 +1,273 @@
+"""`Bundle`: all that answers requests, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twotower.arrow import read_table, table_bytes, write_table
+from twotower.data.checks import check_ids
+from twotower.data.seen import Seen
+from twotower.errors import SavedFolderError, TwoTowerError
+from twotower.files import replaced_folder
+from twotower.model.saving import load_model, model_version, save_model
+from twotower.model.two_tower import TwoTower
+from twotower.retrieval.approximate import ApproximateIndex, restored_index
+from twotower.retrieval.exact import ExactIndex
+from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray
+from twotower.retrieval.parity import Parity
+from twotower.saved import Manifest, check_folder, listed, write_manifest
+from twotower.version import VERSION
+
+KIND = "twotower retriever"
+FORMAT = 2
+MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX = (
+    "model",
+    "candidates.arrow",
+    "queries.arrow",
+    "seen.arrow",
+    "seen-offsets.arrow",
+    "popularity.arrow",
+    "embeddings.safetensors",
+    "index.safetensors",
+)
+ATTEMPTS = 5
+"""Times that a folder is read which is replaced by another while it is being read."""
+
+
+class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a bundle says of itself.
+
+    Attributes:
+        data: Name of the data set.
+        query_id: Name of the query id column.
+        candidate_id: Name of the candidate id column.
+        time: Name of the time column.
+        latest_time: Seconds of the latest training event: "now" for requests that do not say when.
+        title: Name of the column that shows a candidate to people.
+        index: Settings of the index.
+        parity: What was measured of an approximate index when it was made; None of an exact one.
+        towers: Version id of the model.
+        revision: How often candidates were added, changed or withdrawn since it was built.
+        version: Version id of everything: twelve digits that name this very content.
+        notes: What else the maker wants to keep: metrics, split, fingerprint.
+    """
+
+    data: str
+    query_id: str
+    candidate_id: str
+    time: str | None
+    latest_time: float | None
+    title: str
+    index: IndexSettings
+    parity: Parity | None
+    towers: str
+    revision: int
+    version: str
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """All that answers requests; nothing of it changes.
+
+    Attributes:
+        model: The towers, in evaluation mode.
+        candidates: The catalogue.
+        queries: The query table: what is known of known queries.
+        seen: What each query has chosen in training, the latest first where times are known.
+        popularity: Training events of each candidate, `[C]`.
+        index: The embeddings of the candidates, and how they are searched.
+        details: What it says of itself.
+    """
+
+    model: TwoTower
+    candidates: pa.Table
+    queries: pa.Table
+    seen: Seen
+    popularity: IntArray
+    index: Index
+    details: Details = field(repr=False)
+
+
+def with_version(bundle: Bundle) -> Bundle:
+    """The bundle with the version id of its content in its details."""
+    details = msgspec.structs.replace(bundle.details, version="")
+    digest = hashlib.sha256(msgspec.json.encode(details, order="deterministic"))
+    digest.update(table_bytes(bundle.candidates))
+    digest.update(table_bytes(bundle.queries))
+    arrays = (bundle.seen.offsets, bundle.seen.candidates, bundle.popularity, _stored(bundle.index).numpy())
+    for array in arrays:
+        digest.update(array.data)
+    version = digest.hexdigest()[:12]
+    return Bundle(**(vars(bundle) | {"details": msgspec.structs.replace(details, version=version)}))
+
+
+def save_bundle(bundle: Bundle, folder: Path) -> Manifest:
+    """Writes a bundle to a folder, beside its target and then put in its place."""
+    with replaced_folder(folder) as building:
+        save_model(bundle.model, building / MODEL)
+        write_table(bundle.candidates, building / CANDIDATES)
+        write_table(bundle.queries, building / QUERIES)
+        write_table(pa.table({"offset": bundle.seen.offsets}), building / SEEN_OFFSETS)
+        write_table(pa.table({"candidate": bundle.seen.candidates}), building / SEEN)
+        write_table(pa.table({"events": bundle.popularity}), building / POPULARITY)
+        marks = {"towers": bundle.details.towers, "candidates": _digest(bundle.candidates)}
+        save_file({_layout(bundle.index): _stored(bundle.index)}, building / EMBEDDINGS, marks)
+        if isinstance(bundle.index, ApproximateIndex):
+            save_file(bundle.index.tensors(), building / INDEX, marks)
+        return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Reads what `save_bundle` wrote; where another takes its place meanwhile, that one.
+
+    Raises:
+        SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle, or its parts do
+            not belong together.
+    """
+    for _ in range(ATTEMPTS):
+        before = _identity(folder)
+        try:
+            bundle = _read(folder)
+        except SavedFolderError:
+            if _identity(folder) == before:
+                raise
+            continue
+        if _identity(folder) == before:
+            return bundle
+    raise SavedFolderError(f"{folder} was replaced {ATTEMPTS} times while it was being read; try again")
+
+
+def check_bundle(folder: Path) -> Details:
+    """Checks a folder's files against its manifest, and gives what it says of itself.
+
+    Raises:
+        SavedFolderError: As `load_bundle`.
+    """
+    return _details(folder, check_folder(folder, KIND, FORMAT))
+
+
+def _read(folder: Path) -> Bundle:
+    manifest = check_folder(folder, KIND, FORMAT)
+    details = _details(folder, manifest)
+    try:
+        model = load_model(folder / MODEL)
+        candidates, queries, offsets, seen, popularity = (
+            read_table(listed(folder, manifest, name)) for name in (CANDIDATES, QUERIES, SEEN_OFFSETS, SEEN, POPULARITY)
+        )
+        check_ids(candidates[details.candidate_id], details.candidate_id, "candidates", unique=True)
+        check_ids(queries[details.query_id], details.query_id, "queries", unique=True)
+        _title_is_there(details, candidates)
+        seen_lists = _checked_seen(_integers(offsets["offset"]), _integers(seen["candidate"]), candidates, queries)
+        events = _integers(popularity["events"])
+        _require(len(events) == candidates.num_rows, f"{POPULARITY} has {len(events)} rows")
+        marks = {"towers": model_version(model), "candidates": _digest(candidates)}
+        _require(details.towers == marks["towers"], f"it says towers {details.towers}, and has {marks['towers']}")
+        embeddings = _mapped(listed(folder, manifest, EMBEDDINGS), marks, details.index, candidates.num_rows)
+        _require(embeddings.shape[1] == model.query.width, f"embeddings have {embeddings.shape[1]} numbers")
+        index: Index
+        if isinstance(details.index, Exact):
+            index = ExactIndex(embeddings)
+        else:
+            tensors = _tensors(listed(folder, manifest, INDEX), marks)
+            index = restored_index(details.index, embeddings, tensors)
+    except SavedFolderError:
+        raise
+    except (TwoTowerError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        raise SavedFolderError(f"{folder} holds no bundle that can be read: {error}") from error
+    return Bundle(model, candidates, queries, seen_lists, events, index, details)
+
+
+def _details(folder: Path, manifest: Manifest) -> Details:
+    if manifest.format < FORMAT:
+        raise SavedFolderError(
+            f"{folder} has format {manifest.format}, of an earlier version of twotower; its model can still be opened: "
+            f"twotower.load_model({str(folder / MODEL)!r}), and built anew with Retriever.build"
+        )
+    try:
+        return msgspec.convert(manifest.details, Details)
+    except (msgspec.ValidationError, TwoTowerError) as error:
+        raise SavedFolderError(f"{folder} is no bundle that can be read: {error}") from error
+
+
+def _layout(index: Index) -> str:
+    """How embeddings are kept: by coordinate where they are searched in full, else one after the other."""
+    return "coordinates" if isinstance(index, ExactIndex) else "embeddings"
+
+
+def _stored(index: Index) -> Tensor:
+    """The embeddings as they are kept: `[d, C]` or `[C, d]`."""
+    embeddings = index.embeddings.cpu()
+    return (embeddings.t() if isinstance(index, ExactIndex) else embeddings).contiguous()
+
+
+def _mapped(path: Path, marks: dict[str, str], settings: IndexSettings, size: int) -> Tensor:
+    """The embeddings `[C, d]`, mapped: the file's pages are read when they are needed."""
+    by_coordinate = isinstance(settings, Exact)
+    name = "coordinates" if by_coordinate else "embeddings"
+    with safe_open(path, framework="pt") as file:
+        _check_marks(path, file.metadata(), marks)
+        stored: Tensor = file.get_tensor(name)
+    _require(stored.dtype == torch.float32 and stored.dim() == 2, f"{path.name} holds no float32 matrix")
+    embeddings = stored.t() if by_coordinate else stored
+    _require(embeddings.shape[0] == size, f"{path.name} has {embeddings.shape[0]} embeddings of {size} candidates")
+    return embeddings
+
+
+def _tensors(path: Path, marks: dict[str, str]) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        _check_marks(path, file.metadata(), marks)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def _check_marks(path: Path, found: dict[str, str] | None, marks: dict[str, str]) -> None:
+    for what, version in marks.items():
+        carried = (found or {}).get(what)
+        _require(carried == version, f"{path.name} is of {what} {carried}, and these are {version}")
+
+
+def _checked_seen(offsets: IntArray, candidates: IntArray, catalogue: pa.Table, queries: pa.Table) -> Seen:
+    ascending = len(offsets) == queries.num_rows + 1 and offsets[0] == 0 and bool((np.diff(offsets) >= 0).all())
+    _require(ascending and offsets[-1] == len(candidates), f"{SEEN_OFFSETS} does not fit {SEEN}")
+    inside = len(candidates) == 0 or (candidates.min() >= 0 and candidates.max() < catalogue.num_rows)
+    _require(bool(inside), f"{SEEN} names rows that the catalogue does not have")
+    return Seen(offsets, candidates)
+
+
+def _integers(column: pa.ChunkedArray) -> IntArray:
+    _require(column.type == pa.int64() and column.null_count == 0, f"a column is {column.type}; expected int64")
+    numbers: IntArray = column.to_numpy()
+    return numbers
+
+
+def _title_is_there(details: Details, candidates: pa.Table) -> None:
+    _require(details.title in candidates.column_names, f"there is no column {details.title!r} of titles")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _digest(table: pa.Table) -> str:
+    return hashlib.sha256(table_bytes(table)).hexdigest()[:12]
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of the same name; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,102 @@
+"""Another catalogue for the same towers: candidates added, changed and withdrawn without training."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twotower.data.checks import check_ids, require_columns
+from twotower.data.dataset import cast_ids
+from twotower.data.seen import Seen
+from twotower.errors import DataError, ParityError
+from twotower.retrieval.approximate import build_index
+from twotower.retrieval.building import embedded, parity_of
+from twotower.retrieval.bundle import Bundle, with_version
+from twotower.retrieval.ids import CANNOT_CAST, Ids
+from twotower.retrieval.index import Index, IntArray
+from twotower.retrieval.parity import Parity
+from twotower.retrieval.requests import Requests
+
+
+def with_candidates(bundle: Bundle, added: pa.Table) -> Bundle:
+    """The bundle with these candidates: new ids after the others, known ids in their place; see `Retriever.add`."""
+    added = _like(bundle, added)
+    embeddings = embedded(bundle.model, added)
+    ids = Ids(bundle.candidates[bundle.details.candidate_id], bundle.details.candidate_id)
+    found = [ids.row(value) for value in added[bundle.details.candidate_id].to_pylist()]
+    size = bundle.candidates.num_rows
+    changed = [place for place, row in enumerate(found) if row is not None]
+    new = [place for place, row in enumerate(found) if row is None]
+    # Rows of the old table, followed by the added ones, in the order of the new table.
+    source = np.arange(size + len(new), dtype=np.int64)
+    source[size:] = size + np.array(new, dtype=np.int64)
+    source[[row for row in found if row is not None]] = size + np.array(changed, dtype=np.int64)
+    both = pa.concat_tables([bundle.candidates, added])
+    everything = torch.cat([bundle.index.embeddings, embeddings])
+    popularity = np.concatenate([bundle.popularity, np.zeros(len(new), dtype=np.int64)])
+    origin = np.where(source < size, source, -1)
+    return _moved(
+        bundle, both.take(pa.array(source)), everything[torch.from_numpy(source)], origin, bundle.seen, popularity
+    )
+
+
+def without_candidates(bundle: Bundle, rows: IntArray) -> Bundle:
+    """The bundle without the candidates of these rows; see `Retriever.withdraw`."""
+    left = np.ones(bundle.candidates.num_rows, dtype=bool)
+    left[rows] = False
+    kept = np.flatnonzero(left)
+    if len(kept) == 0:
+        raise DataError(f"all {len(rows)} candidates would be withdrawn; expected at least one to be left")
+    candidates = bundle.candidates.take(pa.array(kept))
+    embeddings = bundle.index.embeddings[torch.from_numpy(kept)]
+    return _moved(bundle, candidates, embeddings, kept, _seen_of(bundle.seen, left), bundle.popularity[kept])
+
+
+def _moved(
+    bundle: Bundle, candidates: pa.Table, embeddings: Tensor, origin: IntArray, seen: Seen, popularity: IntArray
+) -> Bundle:
+    index, parity = _index(bundle, embeddings, origin)
+    details = msgspec.structs.replace(bundle.details, revision=bundle.details.revision + 1, parity=parity)
+    return with_version(Bundle(bundle.model, candidates, bundle.queries, seen, popularity, index, details))
+
+
+def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index, Parity | None]:
+    """The index of another catalogue: the old one with what changed or, where that finds too little, a new one."""
+    details = bundle.details
+    requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
+    threshold = None if details.parity is None else details.parity.threshold
+    try:
+        index = bundle.index.moved(embeddings, origin)
+        return index, parity_of(index, details.index, bundle.model, requests, threshold)
+    except ParityError:
+        index = build_index(details.index, embeddings)
+        return index, parity_of(index, details.index, bundle.model, requests, threshold)
+
+
+def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
+    """The added candidates with the columns and types of the catalogue."""
+    schema, name = bundle.candidates.schema, bundle.details.candidate_id
+    require_columns(added, schema.names, "the added candidates")
+    if unknown := sorted(set(added.column_names) - set(schema.names)):
+        raise DataError(
+            f"the added candidates: column {unknown[0]!r} is not in the catalogue, which has {', '.join(schema.names)}"
+        )
+    check_ids(added[name], name, "the added candidates", unique=True)
+    added = added.set_column(
+        added.column_names.index(name), name, cast_ids(added[name], schema.field(name).type, name, "candidates")
+    )
+    try:
+        return added.select(schema.names).cast(schema)
+    except (*CANNOT_CAST, ValueError) as error:
+        raise DataError(f"the added candidates are {added.schema}; expected {schema}: {error}") from error
+
+
+def _seen_of(seen: Seen, left: np.ndarray) -> Seen:
+    """The seen lists of a catalogue of which only some rows are left."""
+    row_of = np.cumsum(left) - 1
+    there = left[seen.candidates]
+    before = np.concatenate([[0], np.cumsum(there)])
+    return Seen(before[seen.offsets], row_of[seen.candidates[there]])

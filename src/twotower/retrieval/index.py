@@ -1,0 +1,139 @@
+"""What an index of candidates is, what it finds, and the settings of each kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from twotower.errors import ConfigError
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+Pairs: TypeAlias = tuple[IntArray, IntArray]
+"""(query, candidate) pairs: places among the queries of a call, and rows of the candidate table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What a search found, the best first.
+
+    Attributes:
+        candidates: Rows of the candidate table, `[n, min(k, how many are allowed)]`; −1 where nothing is left.
+        scores: Their scores, of the same shape; −inf where nothing is left.
+    """
+
+    candidates: Tensor
+    scores: Tensor
+
+
+class Index(Protocol):
+    """Finds the candidates with the highest dot products.
+
+    Every kind gives exactly k candidates, or all that are left where fewer are, never one that is excluded or not
+    allowed, with their true scores, the best first. An exact index gives the best; an approximate one nearly so.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`exact`, `hnsw` or `ivfpq`."""
+        ...
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The candidate embeddings, `[C, d]`."""
+        ...
+
+    def __len__(self) -> int:
+        """C, how many candidates there are."""
+        ...
+
+    def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
+        """The k best candidates of each query that may be found.
+
+        Args:
+            queries: Query embeddings, float32 `[n, d]`.
+            k: How many; fewer are found where fewer are left.
+            excluded: (query, candidate) pairs that may not be found, in any order.
+            allowed: Rows of the candidate table that may be found, ascending; default: all.
+
+        Raises:
+            ConfigError: k is below 1, or the queries are no float32 matrix as wide as the candidates.
+            TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
+        """
+        ...
+
+    def moved(self, embeddings: Tensor, origin: IntArray) -> Index:
+        """An index of the same kind over another catalogue, most of which this one may hold already.
+
+        Args:
+            embeddings: The new catalogue's, `[C′, d]`.
+            origin: For each of its candidates the row that it has in this index, −1 where it is new or has changed,
+                `[C′]`.
+        """
+        ...
+
+
+class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="exact"):
+    """Settings of exact search: there is nothing to set."""
+
+
+class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hnsw"):
+    """Settings of a graph of neighbours.
+
+    Malkov and Yashunin, *Efficient and robust approximate nearest neighbor search using hierarchical navigable small
+    world graphs*, TPAMI 2020, as FAISS has it.
+
+    Attributes:
+        neighbours: Neighbours of a candidate in a layer; twice as many in the lowest.
+        build: Candidates held while a neighbour is looked for.
+        search: Candidates held while a query is answered, at least; more find more and take longer.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    neighbours: int = 32
+    build: int = 200
+    search: int = 128
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= 1 << 16 or not 1 <= self.search <= 1 << 16:
+            raise ConfigError(
+                f"hnsw with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from 2 to "
+                f"256 neighbours, and from 1 to {1 << 16} for the others"
+            )
+
+
+class IvfPq(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ivfpq"):
+    """Settings of lists of compressed candidates.
+
+    Jégou, Douze and Schmid, *Product quantization for nearest neighbor search*, TPAMI 2011, as FAISS has it. What it
+    finds is scored anew with the true embeddings.
+
+    Attributes:
+        lists: Lists that the candidates are cut into; None for about 4·√C.
+        probes: Lists that a query looks into.
+        parts: Parts of an embedding, a byte each; None for one for every 2 numbers. They divide its width.
+        refine: Candidates scored anew for each one wanted.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    lists: int | None = None
+    probes: int = 32
+    parts: int | None = None
+    refine: int = 4
+
+    def __post_init__(self) -> None:
+        counts = {"lists": self.lists, "probes": self.probes, "parts": self.parts, "refine": self.refine}
+        if any(count is not None and not 1 <= count <= 1 << 20 for count in counts.values()):
+            raise ConfigError(f"ivfpq with {counts}; expected each from 1 to {1 << 20}")
+
+
+IndexSettings: TypeAlias = Exact | Hnsw | IvfPq
