@@ -15,7 +15,7 @@ from twotower.serving.served import Served
 from twotower.serving.service import Service
 from twotower.serving.settings import Settings, checked_token, read_token
 
-TOKEN = "TWOTOWER_TOKEN"  # noqa: S105 (the name of a variable)
+TOKEN = "TWOTOWER_TOKEN"
 
 
 def serve(
@@ -50,7 +50,9 @@ def serve(
         )
     shown = f"[{host}]" if ":" in host else host
     console.print(
-        f"twotower serves {bundle} at http://{shown}:{port}/ (Ctrl-C ends it)", highlight=False, markup=False,
+        f"twotower serves {bundle} at http://{shown}:{port}/ (Ctrl-C ends it)",
+        highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     run(service, host, port, threads)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.retrieval.retriever import Answer, Request, Retriever
+from twotower.retrieval.retriever import Answer, Retriever
+from twotower.retrieval.requests import Request
 from twotower.serving.refusals import Refusal
 
 LARGEST_GROUP = 64

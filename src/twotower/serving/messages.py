@@ -24,7 +24,7 @@ Where: TypeAlias = Annotated[
 Like: TypeAlias = Annotated[str, Meta(max_length=LONGEST_TEXT, description="What the id or title has to contain.")]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=200, description="How many, at most.")]
 Value: TypeAlias = (
-    bool | int | float | str | None | Annotated[list[int | float | str | None], Meta(max_length=LONGEST_LIST)]
+    bool | int | float | str | Annotated[list[int | float | str | None], Meta(max_length=LONGEST_LIST)] | None
 )
 Query: TypeAlias = Annotated[
     dict[str, Value],

@@ -32,7 +32,11 @@ class Metrics:
             "twotower_requests", "Requests by route, method and status.", ["route", "method", "status"], **own
         )
         self._seconds = client.Histogram(
-            "twotower_request_seconds", "Seconds from a request's head to its answer.", ["route"], buckets=SECONDS, **own
+            "twotower_request_seconds",
+            "Seconds from a request to its answer.",
+            ["route"],
+            buckets=SECONDS,
+            **own,
         )
         self._bases = client.Counter(
             "twotower_answers", "Answers by what they were based on; popularity is the last resort.", ["basis"], **own

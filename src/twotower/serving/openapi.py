@@ -72,9 +72,7 @@ def _operation(endpoint: Endpoint, path: str, schema_of: dict[Any, dict[str, Any
 
 def _parameters(endpoint: Endpoint, path: str) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
-    taken = [
-        {"name": name, "in": "path", "required": True, "schema": text} for name in re.findall(r"\{(\w+)\}", path)
-    ]
+    taken = [{"name": name, "in": "path", "required": True, "schema": text} for name in re.findall(r"\{(\w+)\}", path)]
     if endpoint.parameters is not NoParameters:
         fields = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]["properties"]
         for name, schema in fields.items():

@@ -107,9 +107,7 @@ class Service:
         self.engine.stop()
 
     def _application(self) -> Any:
-        applications, routing = (
-            require(f"starlette.{name}", "serve") for name in ("applications", "routing")
-        )
+        applications, routing = (require(f"starlette.{name}", "serve") for name in ("applications", "routing"))
         exceptions = require("starlette.exceptions", "serve")
         routes = [
             routing.Route(endpoint.path, self._handler(endpoint), methods=[endpoint.method]) for endpoint in ENDPOINTS
@@ -157,9 +155,7 @@ class Service:
 
         return handle
 
-    async def _answer(
-        self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request
-    ) -> Reply:
+    async def _answer(self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request) -> Reply:
         if endpoint.guarded:
             self._check_token(request)
         asked = parameters(request.query_params.multi_items(), endpoint.parameters)
