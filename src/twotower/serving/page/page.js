@@ -426,7 +426,7 @@ function drawResults(found, basis, query) {
 
 function tags(row) {
   const hidden = new Set([state.model.candidate_id, state.model.title]);
-  return Object.entries(row).filter(([name, value]) => !hidden.has(name) && value !== null && value !== "").flatMap(([name, value]) =>
+  return Object.entries(row).filter(([name, value]) => !hidden.has(name) && value !== null && value !== "" && !/^https?:/.test(value)).flatMap(([name, value]) =>
     Array.isArray(value)
       ? value.slice(0, 8).map((one) => el("span", { class: "tag" }, shown(one)))
       : [el("span", {}, `${words(name)} ${shown(value)}`)]).slice(0, 12);
