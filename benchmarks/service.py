@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower import Category, Retriever, Tower, TwoTower
-from twotower.data import from_tables
+from twotower.data import Dataset, from_tables
 from twotower.retrieval.index import Exact, Hnsw
 from twotower.serving.served import Served
 from twotower.serving.service import Service
@@ -100,8 +100,8 @@ class Expected(msgspec.Struct, frozen=True):
     factors: dict[str, float]
 
 
-def retriever_of(options: argparse.Namespace) -> Retriever:
-    """A bundle of the size asked for, through real towers."""
+def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
+    """A model of the size asked for, and what its queries have seen."""
     draw = np.random.default_rng(options.seed)
     who = np.repeat(np.arange(options.queries), SEEN)
     candidates = np.arange(options.candidates)
@@ -122,12 +122,18 @@ def retriever_of(options: argparse.Namespace) -> Retriever:
         for parameter in model.parameters():
             near = torch.randn(len(parameter), len(space)) @ space
             parameter.copy_((near + 0.3 * torch.randn_like(parameter)) / len(space) ** 0.5)
-    index = Hnsw() if options.index == "hnsw" else Exact()
-    return Retriever.build(model.eval(), log.candidates, seen=log, index=index)
+    return model.eval(), log
 
 
-def variants_of(first: Retriever, folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
+def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriever:
+    """The bundle of a model."""
+    return Retriever.build(model, log.candidates, seen=log, index=Hnsw() if options.index == "hnsw" else Exact())
+
+
+def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
     """Bundles that differ by a factor of all scores, saved, and what to expect of their answers."""
+    model, log = model_of(options)
+    first = built(model, log, options)
     names = [str(number) for number in range(options.queries)]
     asked = [{"query": int(name)} for name in names]
     best = [answer[0].score for answer in first.recommend_many(asked, 1, exclude_seen=True)]
@@ -135,9 +141,9 @@ def variants_of(first: Retriever, folder: Path, options: argparse.Namespace) -> 
     for number in range(VARIANTS if options.what == "swap" else 1):
         if number:
             with torch.no_grad():
-                for parameter in first.model.candidate.parameters():
+                for parameter in model.candidate.parameters():
                     parameter.mul_(2)
-            first = first.add(first.candidates)
+            first = built(model, log, options)
         first.save(folder / f"variant-{number}")
         factors[first.version] = 2.0**number
         paths.append(folder / f"variant-{number}")
@@ -177,10 +183,8 @@ class Connections:
     async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
         """The status and body of one answer."""
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
+        head = f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"
+        writer.write("\r\n".join((*head, "", "")).encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         read = await reader.readexactly(length)
@@ -270,7 +274,7 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         folder = Path(name)
         console.print(f"making bundles of {options.candidates:,} × {options.dim} …")
-        paths, expected = variants_of(retriever_of(options), folder, options)
+        paths, expected = variants_of(folder, options)
         target, log = folder / "served", folder / "service.log"
         shutil.copytree(paths[0], target)
         (folder / "expected.json").write_bytes(msgspec.json.encode(expected))
@@ -287,9 +291,8 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             if client.returncode:
                 raise SystemExit(f"the client ended with {client.returncode}")
         outcome = msgspec.json.decode(said, type=Outcome)
-        events = Counter(
-            msgspec.json.decode(line)["event"] for line in log.read_bytes().splitlines() if line[:1] == b"{"
-        )
+        lines = [line for line in log.read_bytes().splitlines() if line.startswith(b"{")]
+    events = Counter(msgspec.json.decode(line)["event"] for line in lines)
     table = Table("requests", "p50", "p90", "p99", "highest", "errors", "mixed", "swapped", "refused", show_edge=False)
     times = (f"{1000 * value:.2f} ms" for value in msgspec.structs.astuple(outcome.latency))
     swapped, refused = events["bundle swapped"], events["bundle refused"]
@@ -348,7 +351,7 @@ class Malformed:
 def malformed(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Sends malformed bodies to a service in this process, and looks at its statuses and its memory."""
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
-        retriever_of(options).save(Path(name) / "served")
+        built(*model_of(options), options).save(Path(name) / "served")
         service = Service(Served(Path(name) / "served"), Settings(watch_seconds=None))
         found = asyncio.run(_send_malformed(service, options.requests, Malformed(options.seed)))
     table = Table("status", "requests", show_edge=False)
@@ -389,14 +392,20 @@ async def status_of(service: Service, path: str, body: bytes) -> int:
         nonlocal status
         status = message.get("status", status)
 
-    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
-    head = {
-        "headers": [(b"content-type", b"application/json")],
-        "scheme": "http",
-        "root_path": "",
+    scope = {
+        "type": "http",
         "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "client": None,
+        "server": None,
     }
-    await service({**scope, **head, "client": None, "server": None}, receive, send)
+    await service(scope, receive, send)
     return status
 
 
