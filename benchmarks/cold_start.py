@@ -29,7 +29,7 @@ from twotower.data.splits import RandomSplit
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.intervals import mean_interval
 from twotower.study.config import Config, config_of
-from twotower.study.runner import train_by_recipe
+from twotower.study.trained import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
 

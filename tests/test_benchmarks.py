@@ -120,6 +120,15 @@ def test_a_validation_is_timed_in_parts(tmp_path: Path) -> None:
     assert set(report["timings"]) >= {"validation", "embedding", "ranks", "every metric"}
 
 
+def test_trainings_side_by_side_are_measured_beside_one(tmp_path: Path) -> None:
+    arguments = ("--data", "simulated:30,40,600", "--layers", "4", "--recipes", "tutorial", "--turns", 1)
+    run("side_by_side.py", *arguments, "--epochs", 2, "--out", tmp_path / "side.json")
+    report = read(tmp_path / "side.json")
+    (outcome,) = report["outcomes"]
+    assert len(outcome["alone"]["seconds"]) == 2
+    assert len(outcome["beside"]["seconds"]) == 2 * report["cores"]
+
+
 def test_lazy_updates_are_measured_beside_dense_ones_and_their_floor(tmp_path: Path) -> None:
     sizes = ("--rows", 50, 400, "--batch", 100, "--dim", 4, "--repetitions", 2)
     said = run("sparse_updates.py", *sizes, "--out", tmp_path / "sparse.json")

@@ -132,7 +132,7 @@ def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> N
         "--layers",
         "8",
         "--layers",
-        "16,8",
+        "512,512,8",  # still running when the other has finished
         "--epochs",
         "40",
         "--out",

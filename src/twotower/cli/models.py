@@ -16,7 +16,7 @@ from twotower.errors import ConfigError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.retrieval import Retriever
 from twotower.study.config import Config, config_of
-from twotower.study.runner import train_by_recipe, train_streamed
+from twotower.study.trained import train_by_recipe, train_streamed
 from twotower.training.callbacks import ProgressBar
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]

@@ -13,6 +13,7 @@ import typer
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
+from twotower.processes import cores
 from twotower.study.config import Config, SplitConfig, config_of
 from twotower.study.recipes import RecipeName
 from twotower.study.runner import StudyPlan, run_study
@@ -45,6 +46,10 @@ def study(
     split_seed: Annotated[int | None, typer.Option(help="Seed of a random split. Default: 42.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each depth, for intervals.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the cores. Default: one a model, at most one more than cores."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
     json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
@@ -58,8 +63,9 @@ def study(
     depths = [parse_layers(text) for text in layers] if layers else [list(depth) for depth in DEPTHS]
     data = config.data.load()
     console.print(describe_table(describe(data)))
+    runs = len(depths) * seeds
     result = run_study(
-        StudyPlan(config=config, depths=depths, seeds=seeds),
+        StudyPlan(config=config, depths=depths, seeds=seeds, workers=_workers(runs) if workers is None else workers),
         data,
         out,
         command=shlex.join(["twotower", *sys.argv[1:]]),
@@ -88,6 +94,11 @@ def parse_layers(text: str) -> list[int]:
     if min(widths) < 1:
         raise ConfigError(f"--layers {text!r}: expected widths of at least 1")
     return widths
+
+
+def _workers(runs: int) -> int:
+    """Processes for so many runs: as they take different times, one more than there are cores, so that none is idle."""
+    return min(runs, cores() + 1)
 
 
 def _with_options(

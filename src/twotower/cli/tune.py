@@ -11,6 +11,7 @@ import typer
 
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
+from twotower.processes import cores
 from twotower.study.config import config_of
 
 MINUTES = 10.0
@@ -43,7 +44,7 @@ def tune(
     """
     for module in ("optuna", "filelock", "tomli_w"):
         require(module, "tune")
-    from twotower.tuning.runner import TunePlan, cores
+    from twotower.tuning.runner import TunePlan
     from twotower.tuning.runner import tune as search
 
     console = console_for(json)

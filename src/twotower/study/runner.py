@@ -1,4 +1,4 @@
-"""Running: one model of one depth and seed by a recipe, and a whole study of several."""
+"""Running a whole study: the baselines, all runs, and the folder with the report that is made of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import hashlib
 import platform
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,129 +16,21 @@ from rich.console import Console
 
 from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
-from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError
-from twotower.evaluation import ModelScorer, measure, measure_baselines
+from twotower.evaluation import measure_baselines
 from twotower.files import write_file
-from twotower.model.saving import save_model
-from twotower.model.two_tower import TwoTower
+from twotower.processes import cores
 from twotower.study.config import Config
 from twotower.study.curves import write_curves
 from twotower.study.recipes import Recipe
 from twotower.study.report import write_report
-from twotower.study.results import CurvePoint, DataSummary, Run, Seconds, Study, write_results
+from twotower.study.results import DataSummary, Run, Study, write_results
+from twotower.study.runs import Job, Planned, finished_run, run_side_by_side
 from twotower.study.summary import verdicts
 from twotower.training.callbacks import ProgressBar
-from twotower.training.history import TrainingHistory
 from twotower.version import VERSION
 
 METRIC = "top_100"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training by a recipe gave.
-
-    Attributes:
-        model: The finished model.
-        history: Of the training whose curves are shown.
-        seconds: Of all training and validating.
-        best_epoch: The epoch that validated best.
-    """
-
-    model: TwoTower
-    history: TrainingHistory
-    seconds: Seconds
-    best_epoch: int
-
-
-def train_by_recipe(
-    config: Config,
-    recipe: Recipe,
-    train: Dataset,
-    test: Dataset,
-    rule: SplitRule,
-    *,
-    progress: ProgressBar,
-    checkpoint: Path | None = None,
-) -> Trained:
-    """Trains a model as a recipe says.
-
-    `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` cuts a validation
-    part from train by the same rule, finds the best number of epochs there, and trains a fresh model on
-    all of train for as many.
-
-    Args:
-        config: Which model.
-        recipe: How to train.
-        train: The training split.
-        test: The test split, for the recipe that validates on it.
-        rule: How the validation part is cut.
-        progress: Shows it.
-        checkpoint: A folder for the state of the training, to go on from after an interruption.
-    """
-    first, second = (None, None) if checkpoint is None else (checkpoint / "search", checkpoint / "final")
-    fitted, validation = (train, test) if recipe.validate_on == "test" else rule(train)
-    model = config.model.build(train, recipe)
-    history = recipe.trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=first)
-    seconds = Seconds(history.train_seconds, history.validation_seconds)
-    if recipe.validate_on == "test":
-        return Trained(model, history, seconds, history.best.epoch)
-    best = history.best.epoch
-    model, spent = train_for(best, config, recipe, train, progress=progress, checkpoint=second)
-    return Trained(model, history, Seconds(seconds.train + spent, seconds.validate), best)
-
-
-def train_for(
-    epochs: int,
-    config: Config,
-    recipe: Recipe,
-    train: Dataset,
-    *,
-    progress: ProgressBar,
-    checkpoint: Path | None = None,
-) -> tuple[TwoTower, float]:
-    """Trains a fresh model on all of train for the epochs that were best on a validation part.
-
-    Returns:
-        The model, and the seconds of training.
-    """
-    progress.label = f"{progress.label} on all of train"
-    model = config.model.build(train, recipe)
-    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
-    history = trainer.fit(model, train, callbacks=[progress], checkpoint=checkpoint, stop_after=epochs)
-    return model, history.train_seconds
-
-
-def train_streamed(
-    config: Config,
-    recipe: Recipe,
-    train: ParquetLog,
-    test: Dataset,
-    validation: Dataset | None,
-    *,
-    progress: ProgressBar,
-    checkpoint: Path | None = None,
-) -> Trained:
-    """Trains a model on a streamed log, once; the weights are those of the epoch that validated best.
-
-    Args:
-        config: Which model.
-        recipe: How to train; without a validation part, all of its epochs.
-        train: The log.
-        test: The test part, for the recipe that validates on it.
-        validation: The part that the other recipe validates on, where it was given.
-        progress: Shows it.
-        checkpoint: A folder for the state of the training, to go on from after an interruption.
-    """
-    measured = test if recipe.validate_on == "test" else validation
-    trainer = recipe.trainer
-    if measured is None:
-        trainer = msgspec.structs.replace(trainer, early_stopping=None)
-    model = config.model.build(train, recipe)
-    history = trainer.fit(model, train, measured, callbacks=[progress], checkpoint=checkpoint)
-    best = history.restored or len(history.epochs)
-    return Trained(model, history, Seconds(history.train_seconds, history.validation_seconds), best)
 
 
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,11 +40,27 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
         config: Data, split, recipe and model; its layers and seed are replaced by each run's.
         depths: Widths of the dense layers of each model.
         seeds: Seeds of each depth.
+        workers: Processes that run them side by side; they share the cores. 1 runs them here, one after the other.
     """
 
     config: Config
     depths: list[list[int]]
     seeds: int = 1
+    workers: int = 1
+
+    @property
+    def runs(self) -> list[Planned]:
+        """Every depth with every seed."""
+        return [
+            Planned(layers, seed, f"{layers}" if self.seeds == 1 else f"{layers}, seed {seed}")
+            for layers in self.depths
+            for seed in range(self.seeds)
+        ]
+
+    @property
+    def threads(self) -> int:
+        """Of PyTorch, for each run."""
+        return torch.get_num_threads() if self.workers == 1 else max(1, cores() // self.workers)
 
 
 def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, console: Console) -> Study:
@@ -187,18 +93,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
             inner = rule(split.train)
             validation_size = len(inner.test)
             curve_baselines, _ = measure_baselines(inner.test, inner.train)
-    runs = []
-    with ProgressBar(console) as progress:
-        for layers in plan.depths:
-            for seed in range(plan.seeds):
-                progress.label = f"{layers}" if plan.seeds == 1 else f"{layers}, seed {seed}"
-                run = _finished_run(config, recipe, split, rule, layers, seed, partial, progress)
-                runs.append(run)
-                console.print(
-                    f"{run.label} seed {seed}: {METRIC} {run.final.all[METRIC]:.4f} all, "
-                    f"{run.final.unseen[METRIC]:.4f} unseen, {run.seconds.train:.1f} s of training",
-                    highlight=False,
-                )
+    runs = _runs(plan, recipe, split, rule, partial, console)
     study = Study(
         data=summary_of(data, split, validation_size),
         baselines=baselines,
@@ -212,7 +107,8 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
             "twotower": VERSION,
             "Python": platform.python_version(),
             "PyTorch": str(torch.__version__),
-            "threads": str(torch.get_num_threads()),
+            "threads of a run": str(plan.threads),
+            "runs side by side": str(plan.workers),
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
@@ -224,44 +120,26 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     return study
 
 
-def _finished_run(
-    config: Config,
-    recipe: Recipe,
-    split: Split,
-    rule: SplitRule,
-    layers: Sequence[int],
-    seed: int,
-    partial: Path,
-    progress: ProgressBar,
-) -> Run:
-    """One run: from the partial folder where it is there already, else trained and put there."""
-    name = f"{'-'.join(map(str, layers)) or 'none'}-seed{seed}"
-    record = partial / "runs" / f"{name}.json"
-    if record.exists():
-        return msgspec.json.decode(record.read_bytes(), type=Run)
-    own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(layers)))
-    seeded = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
-    checkpoint = partial / "checkpoints" / name
-    trained = train_by_recipe(own, seeded, split.train, split.test, rule, progress=progress, checkpoint=checkpoint)
-    run = Run(
-        layers=list(layers),
-        seed=seed,
-        recipe=recipe.name,
-        epochs=len(trained.history.epochs),
-        parameters=trained.model.parameter_count,
-        seconds=trained.seconds,
-        history=[
-            CurvePoint(epoch.epoch, epoch.loss, scores.all, scores.unseen)
-            for epoch, scores in trained.history.validated
-        ],
-        losses=[epoch.loss for epoch in trained.history.epochs],
-        final=measure(ModelScorer(trained.model), split.test, split.train),
-        best_epoch=trained.best_epoch,
-    )
-    save_model(trained.model, partial / "models" / name)
-    write_file(record, msgspec.json.encode(run))
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return run
+def _runs(plan: StudyPlan, recipe: Recipe, split: Split, rule: SplitRule, partial: Path, console: Console) -> list[Run]:
+    """All runs, in the plan's order; what each gave is printed when it has ended."""
+
+    def say(run: Run) -> None:
+        console.print(
+            f"{run.label} seed {run.seed}: {METRIC} {run.final.all[METRIC]:.4f} all, "
+            f"{run.final.unseen[METRIC]:.4f} unseen, {run.seconds.train:.1f} s of training",
+            highlight=False,
+        )
+
+    runs = []
+    with ProgressBar(console) as progress:
+        if plan.workers > 1:
+            jobs = [Job(plan.config, planned, str(partial), plan.threads) for planned in plan.runs]
+            run_side_by_side(jobs, plan.workers, progress, say)
+        for planned in plan.runs:
+            runs.append(finished_run(plan.config, recipe, split, rule, planned, partial, progress))
+            if plan.workers == 1:
+                say(runs[-1])
+    return runs
 
 
 def _partial_folder(plan: StudyPlan, split: Split, out: Path) -> Path:

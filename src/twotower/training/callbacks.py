@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import TracebackType
 
+import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from torch.optim import Optimizer
 
 from twotower.model.two_tower import TwoTower
@@ -55,7 +57,66 @@ class Callback:
         """After each epoch and its validation."""
 
 
-class ProgressBar(Callback):
+class Line(msgspec.Struct, frozen=True):
+    """Where one of several trainings is.
+
+    Attributes:
+        training: Number of the training, among those that one `Progress` has watched.
+        label: What is trained.
+        done: Batches so far.
+        total: Batches in all.
+        note: The latest epoch's figures.
+    """
+
+    training: int
+    label: str
+    done: int
+    total: int
+    note: str = ""
+
+
+class Progress(Callback):
+    """Says where one training after the other is; a subclass shows it.
+
+    Args:
+        label: What is trained.
+    """
+
+    def __init__(self, label: str = "training") -> None:
+        self.label = label
+        self.line = Line(0, label, 0, 0)
+
+    def show(self, line: Line) -> None:
+        """Shows where a training is."""
+        raise NotImplementedError
+
+    def on_start(self, state: TrainingState) -> None:
+        """Begins a line."""
+        total = state.epochs * state.steps_per_epoch
+        done = len(state.history.epochs) * state.steps_per_epoch
+        self._move(Line(self.line.training + 1, self.label, done, total))
+
+    def on_step(self, state: TrainingState) -> None:
+        """Moves on."""
+        done = len(state.history.epochs) * state.steps_per_epoch + state.step
+        self._move(msgspec.structs.replace(self.line, done=done))
+
+    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
+        """Says the epoch's figures."""
+        note = f"epoch {epoch.epoch} · loss {epoch.loss:.3f}"
+        if state.history.validated:
+            monitor = state.history.monitor
+            last = state.history.validated[-1][1].value(monitor)
+            note += f" · {monitor} {last:.4f}"
+        total = epoch.epoch * state.steps_per_epoch if state.stop else self.line.total
+        self._move(msgspec.structs.replace(self.line, note=note, total=total))
+
+    def _move(self, line: Line) -> None:
+        self.line = line
+        self.show(line)
+
+
+class ProgressBar(Progress):
     """A live line with epoch, loss and the monitored metric; used as a context, for one or many trainings.
 
     Args:
@@ -64,8 +125,8 @@ class ProgressBar(Callback):
     """
 
     def __init__(self, console: Console, label: str = "training") -> None:
-        self.label = label
-        self.progress = Progress(
+        super().__init__(label)
+        self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -75,38 +136,20 @@ class ProgressBar(Callback):
             transient=not console.is_terminal,
             disable=not console.is_terminal,
         )
-        self.task: TaskID | None = None
+        self.tasks: dict[tuple[int, int], TaskID] = {}
 
     def __enter__(self) -> ProgressBar:
-        self.progress.start()
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self.bars.stop()
 
-    def on_start(self, state: TrainingState) -> None:
-        """Opens a line."""
-        total = state.epochs * state.steps_per_epoch
-        done = len(state.history.epochs) * state.steps_per_epoch
-        self.task = self.progress.add_task(self.label, total=total, completed=done, note="")
-
-    def on_step(self, state: TrainingState) -> None:
-        """Moves the bar."""
-        if self.task is not None:
-            done = len(state.history.epochs) * state.steps_per_epoch + state.step
-            self.progress.update(self.task, completed=done)
-
-    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        """Shows the epoch's figures."""
-        if self.task is None:
-            return
-        note = f"epoch {epoch.epoch} · loss {epoch.loss:.3f}"
-        if state.history.validated:
-            monitor = state.history.monitor
-            last = state.history.validated[-1][1].value(monitor)
-            note += f" · {monitor} {last:.4f}"
-        self.progress.update(self.task, note=note)
-        if state.stop:
-            self.progress.update(self.task, total=epoch.epoch * state.steps_per_epoch)
+    def show(self, line: Line, source: int = 0) -> None:
+        """Draws the line of a training; of those elsewhere, `source` tells which process it is."""
+        key = source, line.training
+        if key not in self.tasks:
+            self.tasks[key] = self.bars.add_task(line.label, note="")
+        self.bars.update(self.tasks[key], completed=line.done, total=line.total, note=line.note)

@@ -12,8 +12,8 @@ from twotower.evaluation import ModelScorer, measure
 from twotower.files import write_file
 from twotower.study.config import Config
 from twotower.study.results import Seconds
-from twotower.study.runner import train_by_recipe, train_for
-from twotower.training.callbacks import ProgressBar
+from twotower.study.trained import train_by_recipe, train_for
+from twotower.training.callbacks import Progress
 from twotower.tuning.results import Final, TrialRecord
 
 
@@ -23,7 +23,7 @@ def train_and_measure(
     split: Split,
     rule: SplitRule,
     folder: Path,
-    progress: ProgressBar,
+    progress: Progress,
 ) -> Final:
     """Trains as `twotower train` does, whose search for the number of epochs the trial has done already.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import Scores, measure_baselines, rank_metrics
 from twotower.files import write_file
+from twotower.processes import cores
 from twotower.study.config import Config, DataConfig
 from twotower.study.runner import summary_of
 from twotower.training.callbacks import ProgressBar
@@ -114,11 +114,6 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         )
         _write(tuning, space, out)
     return tuning
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_folder(out: Path, database: Path) -> None:
