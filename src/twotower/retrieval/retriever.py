@@ -19,10 +19,11 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
-from twotower.model.two_tower import TwoTower
+from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
+from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
 from twotower.retrieval.parity import THRESHOLD
@@ -308,6 +309,21 @@ class Retriever:
         out = np.append(self.ids.rows(exclude), row)
         rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
         return self._answers([Ranked(rows, cosines, "candidate")])[0]
+
+    def explain(self, query: Request, candidate_id: object) -> Explanation:
+        """Which features and which items of the history the score of a candidate comes from.
+
+        Raises:
+            UnknownCandidateError: The catalogue does not have it.
+            ConfigError, DataError: As `recommend`.
+        """
+        row = self.candidate_row(candidate_id)
+        self.requests.check(query)
+        encoded = self.requests.encode([query], [self.requests.row(query)])
+        candidate = encode_table(self.model.candidate, self.candidates.slice(row, 1)).whole()
+        return explain(
+            self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.details.candidate_id
+        )
 
     def history_of(self, query_id: object) -> list[int | str]:
         """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
