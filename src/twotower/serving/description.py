@@ -77,7 +77,6 @@ class Description(Titles):
             loaded_at=loaded_at,
             reads=self.reads,
             reads_history=retriever.requests.reads_history,
-            explains=hasattr(retriever, "explain"),
             columns=self.columns,
             metrics=self.metrics,
             remarks=self.remarks,

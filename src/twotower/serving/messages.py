@@ -218,7 +218,6 @@ class ModelAnswer(msgspec.Struct, frozen=True):
     loaded_at: str
     reads: list[Column]
     reads_history: bool
-    explains: bool
     columns: list[Column]
     metrics: list[Metric]
     remarks: list[str]

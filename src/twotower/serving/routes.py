@@ -165,8 +165,6 @@ async def explain(call: Call) -> Reply:
     def found(retriever: Retriever) -> bytes:
         titles = Titles(retriever)
         (candidate,) = titles.candidates([retriever.ids.value(retriever.candidate_row(body.candidate))])
-        if not hasattr(retriever, "explain"):
-            raise Refusal(404, "not_available", "this bundle cannot explain its scores")
         explanation = retriever.explain(body.query, candidate.id)
         chosen = titles.candidates([one.id for one in explanation.history])
         return json_of(

@@ -411,7 +411,7 @@ function drawResults(found, basis, query) {
       el("span", { class: "rank", "aria-hidden": "true" }, String(number + 1)),
       el("span", { class: "title" }, one.title));
     const actions = el("span", { class: "actions" });
-    if (query && basis !== "popularity" && state.model.explains) actions.append(whyButton(row, one, query));
+    if (query && basis !== "popularity") actions.append(whyButton(row, one, query));
     actions.append(el("button", {
       type: "button", class: "quiet small", "aria-label": `Similar to ${one.title}`,
       onclick: () => { go({ similar: one.id }); $("results").focus(); },
