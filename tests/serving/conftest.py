@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 
 from toy import groups_log
 from twotower import Category, History, Retriever, Tower, TwoTower
 from twotower.data import from_tables
+from twotower.serving.served import Served
+from twotower.serving.service import Service
+from twotower.serving.settings import Settings
 from twotower.training import AdamW, Trainer
-
-pytest.importorskip("starlette", reason="needs the extra serve")
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 """A title that is markup."""
@@ -75,27 +77,42 @@ def retriever(saved_bundle: Path) -> Retriever:
     return Retriever.load(saved_bundle)
 
 
+class Client:
+    """Asks a service of this process, without a network."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._loop = asyncio.new_event_loop()
+        transport = httpx.ASGITransport(service, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+        service.start()
+
+    def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        return self._loop.run_until_complete(self._client.request(method, path, **arguments))
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.request("GET", path, **arguments)
+
+    def post(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.request("POST", path, **arguments)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._client.aclose())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+        self.service.close()
+
+
 @pytest.fixture
-def client_of() -> Iterator[Callable[..., Any]]:
+def client_of() -> Iterator[Callable[..., Client]]:
     """Makes clients of services in this process, which are ended with the test."""
-    with warnings.catch_warnings():  # it asks for httpx2, where httpx does as well
-        warnings.simplefilter("ignore")
-        from starlette.testclient import TestClient
-
-    from twotower.serving.served import Served
-    from twotower.serving.service import Service
-    from twotower.serving.settings import Settings
-
     opened = []
 
-    def make(bundle: Path, **settings: Any) -> Any:
-        service = Service(Served(bundle), Settings(**({"watch_seconds": None} | settings)))
-        client = TestClient(service)
-        client.__enter__()
-        client.service = service
+    def make(bundle: Path, **settings: Any) -> Client:
+        client = Client(Service(Served(bundle), Settings(**({"watch_seconds": None} | settings))))
         opened.append(client)
         return client
 
     yield make
     for client in opened:
-        client.__exit__(None, None, None)
+        client.close()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_it_answers_what_the_bundle_answers(client: Any, retriever: Retriever) -
 
 
 def test_many_queries_are_answered_in_their_order(client: Any) -> None:
-    queries = [{"user": 1}, {"user": "2"}, {"user": 999}, {"history": [3, 8]}, {}]
+    queries = [{"user": 1}, {"user": 2}, {"user": 999}, {"history": [3, 8]}, {}]
     read = client.post("/v1/recommend", json={"queries": queries, "k": 3, "exclude_seen": False}).json()
     assert [one["basis"] for one in read["answers"]] == ["query", "query", "popularity", "features", "popularity"]
     for query, answer in zip(queries, read["answers"], strict=True):
@@ -100,8 +100,12 @@ def test_a_body_has_to_be_json_and_short(client: Any, saved_bundle: Path, client
     small = client_of(saved_bundle, body_bytes=100)
     headers = {"content-type": "application/json"}
     assert refusal(small.post("/v1/recommend", content=b" " * 101, headers=headers))[:2] == (413, "too_large")
-    chunks = iter([b" " * 60, b" " * 60])  # of which no length is said
-    assert refusal(small.post("/v1/recommend", content=chunks, headers=headers))[:2] == (413, "too_large")
+
+    async def chunks() -> AsyncIterator[bytes]:  # of which no length is said
+        yield b" " * 60
+        yield b" " * 60
+
+    assert refusal(small.post("/v1/recommend", content=chunks(), headers=headers))[:2] == (413, "too_large")
     assert small.post("/v1/recommend", json={"query": {"user": 1}}).status_code == 200
 
 
@@ -110,8 +114,8 @@ def test_addresses_that_are_not_there_and_other_methods(client: Any) -> None:
     answer = client.get("/v1/recommend")
     assert refusal(answer)[:2] == (405, "method_not_allowed")
     assert answer.headers["allow"] == "OPTIONS, POST"
-    assert client.options("/v1/model").headers["allow"] == "GET, HEAD, OPTIONS"
-    head = client.head("/v1/model")
+    assert client.request("OPTIONS", "/v1/model").headers["allow"] == "GET, HEAD, OPTIONS"
+    head = client.request("HEAD", "/v1/model")
     assert (head.status_code, head.content) == (200, b"")
 
 
@@ -190,23 +194,13 @@ def test_a_line_of_the_log_says_nothing_of_who_asked(client: Any, caplog: pytest
 def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of: Clients) -> None:
     client = client_of(saved_bundle, seconds=0.1)
 
-    def slowly() -> Iterator[bytes]:
-        yield b"{"
-        time.sleep(0.5)
-        yield b"}"
-
-    answer = client.post("/v1/recommend", content=slowly(), headers={"content-type": "application/json"})
-    assert refusal(answer)[1] in ("timeout", "invalid")  # the test client may hand over the body at once
-    stuck = client.service.engine.recommend
-
-    async def never(*arguments: Any) -> Any:
-        import asyncio
-
+    async def never(*arguments: object) -> None:
         await asyncio.sleep(60)
-        return await stuck(*arguments)
 
     client.service.engine.recommend = never
-    assert refusal(client.post("/v1/recommend", json={"query": {}}))[:2] == (408, "timeout")
+    answer = client.post("/v1/recommend", json={"query": {}})
+    assert refusal(answer)[:2] == (408, "timeout")
+    assert answer.headers["connection"] == "close"
 
 
 def test_while_it_ends_it_is_not_ready(client: Any) -> None:

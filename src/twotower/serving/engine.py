@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.retrieval.retriever import Answer, Retriever
 from twotower.retrieval.requests import Request
+from twotower.retrieval.retriever import Answer, Retriever
 from twotower.serving.refusals import Refusal
 
 LARGEST_GROUP = 64
@@ -73,17 +73,20 @@ class Engine:
         self._jobs: deque[_Job] = deque()
         self._there = threading.Semaphore(0)
         self._ended = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts its thread."""
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Ends its thread after what is being answered."""
         self._ended = True
         self._there.release()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def waiting(self) -> int:
         """Requests that wait."""

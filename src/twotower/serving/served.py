@@ -96,6 +96,7 @@ class Served:
 
     def watch(self, seconds: float) -> None:
         """Looks at the path every so many seconds, in a thread of its own, and reloads when something has changed."""
+        self._ended.clear()
         self._watcher = threading.Thread(target=self._watch, args=(seconds,), name="watch", daemon=True)
         self._watcher.start()
 
