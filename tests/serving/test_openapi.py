@@ -35,6 +35,8 @@ OPERATIONS = (
     ("GET", "/metrics"),
 )
 
+TAKES_NOTHING = (*(("GET", f"/v1/{name}") for name in ("model", "study")), ("POST", "/v1/reload"), *OPERATIONS[-3:])
+
 
 @pytest.fixture(scope="module")
 def schema(saved_bundle: Path) -> Any:
@@ -53,7 +55,9 @@ def test_all_operations_are_known(schema: Any) -> None:
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_answers_are_what_the_description_says(schema: Any, method: str, path: str) -> None:
-    modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+    modes = [schemathesis.GenerationMode.POSITIVE]
+    if (method, path) not in TAKES_NOTHING:
+        modes.append(schemathesis.GenerationMode.NEGATIVE)
 
     def check(case: Any) -> None:
         case.call_and_validate(checks=CHECKS)
