@@ -79,4 +79,5 @@ def run_on(strategy: Any, check: Callable[[Any], None]) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    quick(given(strategy)(check))()
+    checked: Callable[[], None] = quick(given(strategy)(check))
+    checked()

@@ -20,6 +20,9 @@ SWITCH_SECONDS = 0.0005
 LINGER_SECONDS = 1.0
 """For how long a service that ends still takes connections, so that others can see that it is not ready."""
 
+KEEP_ALIVE_SECONDS = 75
+"""For how long an idle connection is kept: longer than proxies keep theirs, so that it is they who end it."""
+
 LONGEST_QUEUE = 2048
 """Connections that the system may keep waiting."""
 
@@ -51,6 +54,7 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
         access_log=False,
         backlog=LONGEST_QUEUE,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(service.settings.drain_seconds) or 1,
     )
     server = _server_class(uvicorn)(config, service)
