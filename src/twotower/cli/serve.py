@@ -17,6 +17,9 @@ from twotower.serving.settings import Settings, checked_token, read_token
 
 TOKEN = "TWOTOWER_TOKEN"
 
+THREADS = min(4, os.cpu_count() or 1)
+"""Threads of a search: more than a few would only wait for the memory."""
+
 
 def serve(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
@@ -30,7 +33,9 @@ def serve(
     ] = 0.25,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
     drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = min(
+        MOST_THREADS, os.cpu_count() or 1
+    ),
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
 

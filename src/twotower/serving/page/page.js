@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "twotower-token";
+const MOST_SHARES = 12;
 const SVG = "http://www.w3.org/2000/svg";
 const BASES = {
   query: "known: by their id and history",
@@ -453,14 +454,16 @@ function whyButton(row, one, query) {
 
 function explanation(answer) {
   const groups = [
-    [`What is known of ${state.mode === "new" ? "them" : words(state.model.query_id)}`, answer.query.map((one) => [one.name, one.value])],
+    ["What is known of them", answer.query.map((one) => [one.name, one.value])],
     ["This candidate", answer.candidate.map((one) => [one.name, one.value])],
     ["Of their history", answer.history.map((one) => [one.title, one.value])],
     ["For everybody", answer.bias ? [["base", answer.bias]] : []],
   ].filter(([, shares]) => shares.length);
   const largest = Math.max(1e-12, ...groups.flatMap(([, shares]) => shares.map(([, value]) => Math.abs(value))));
   const parts = groups.flatMap(([heading, shares]) => {
-    const sorted = [...shares].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 12);
+    const sorted = [...shares].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+    const rest = sorted.splice(MOST_SHARES);
+    if (rest.length) sorted.push([`${rest.length} others together`, rest.reduce((sum, [, value]) => sum + value, 0)]);
     return [el("h3", {}, heading), ...sorted.map(([name, value]) => {
       const bar = el("i", { class: value < 0 ? "minus" : "plus" });
       bar.style.width = `${(50 * Math.abs(value)) / largest}%`;
