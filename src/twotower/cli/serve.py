@@ -33,9 +33,7 @@ def serve(
     ] = 0.25,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
     drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = min(
-        MOST_THREADS, os.cpu_count() or 1
-    ),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = THREADS,
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
 
