@@ -111,6 +111,30 @@ def test_search_is_compared_with_faiss(tmp_path: Path) -> None:
         }
 
 
+SERVICE = ("--candidates", 500, "--dim", 8, "--queries", 40)
+
+
+@pytest.mark.slow
+def test_bundles_are_swapped_under_load_and_no_request_fails(tmp_path: Path) -> None:
+    load = ("--rate", 50, "--seconds", 4, "--swaps", 6, "--corrupt", 2)
+    assert "p99" in run("service.py", "swap", *SERVICE, *load, "--out", tmp_path / "service.json")
+    report = read(tmp_path / "service.json")
+    outcome = report["outcome"]
+    assert outcome["requests"] == sum(outcome["versions"].values()) == 300
+    assert (outcome["errors"], outcome["mixed"]) == ({}, 0)
+    assert (report["swapped"], report["refused"]) == (4, 2)
+    assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"] <= outcome["latency"]["highest"]
+
+
+def test_malformed_bodies_never_fail_the_service(tmp_path: Path) -> None:
+    run("service.py", "malformed", *SERVICE, "--requests", 1000, "--out", tmp_path / "service.json")
+    report = read(tmp_path / "service.json")
+    assert set(report["statuses"]) <= {"200", "400", "404"}
+    assert sum(report["statuses"].values()) == 1000
+    assert report["statuses"]["400"] > 500
+    assert report["grown_bytes"] < 50e6
+
+
 def test_a_validation_is_timed_in_parts(tmp_path: Path) -> None:
     sizes = ("--data", "simulated:30,40,1500", "--threads", 1, "--repetitions", 2)
     assert "floor" in run("evaluation.py", *sizes, "--out", tmp_path / "evaluation.json")

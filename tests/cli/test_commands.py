@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -72,14 +73,23 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
     query = '{"customer": "c0042", "bought_at": "2026-01-05T10:00:00"}'
     wrong = twotower("recommend", trained, "--query", query, expect=3).stderr
     assert "'bought_at'" in wrong
-    found = msgspec.json.decode(
+    answer = msgspec.json.decode(
         twotower("recommend", trained, "--query", '{"customer": "c0042"}', "-k", 7, "--exclude-seen", "--json").stdout,
-        type=list[dict[str, Any]],
+        type=dict[str, Any],
     )
+    assert answer["basis"] == "query"
+    found = [one["id"] for one in answer["recommendations"]]
     assert len(found) == 7
-    assert {*found[0]} == {"id", "score", "candidate"}
+    assert {*answer["recommendations"][0]} == {"id", "score", "candidate"}
+    allowed = [part for sku in found[1:3] for part in ("--allow", sku)]
+    filters = ("--exclude", found[1], "--where", f"sku != '{found[0]}'", *allowed, "--json")
+    left = msgspec.json.decode(
+        twotower("recommend", trained, "--query", '{"customer": "c0042"}', *filters).stdout, type=dict[str, Any]
+    )
+    assert [one["id"] for one in left["recommendations"]] == found[2:3]
     shown = twotower("recommend", trained, "--query", "{}", "-k", 3).stdout
     assert "no. " in shown
+    assert "the most popular" in shown
     assert not (shop / "model.partial").exists()
 
 
@@ -221,8 +231,25 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     assert list(evaluation["rows"]) == ["model", "popularity"]
     assert evaluation["rows"]["model"]["all"]["top_10"] > evaluation["rows"]["popularity"]["all"]["top_10"]
     found = twotower("recommend", shop / "streamed", "--query", '{"customer": "c0042"}', "--exclude-seen", "--json")
-    assert len(msgspec.json.decode(found.stdout)) == 10
+    assert len(msgspec.json.decode(found.stdout)["recommendations"]) == 10
     assert "stream = true is for `twotower train`" in twotower("study", config, "--out", shop / "no", expect=2).stderr
+
+
+def test_a_file_of_queries_is_answered_to_a_file(shop: Path, trained: Path) -> None:
+    queries, out = shop / "customers.parquet", shop / "recommended.parquet"
+    pq.write_table(pa.table({"customer": ["c0042", "nobody"]}), queries)
+    said = twotower("recommend", trained, "--queries", queries, "-k", 7, "--exclude-seen", "--out", out).stdout
+    assert "2 queries; written to" in said
+    answers = pq.read_table(out).to_pylist()
+    assert [len(answer["candidates"]) for answer in answers] == [7, 7]
+    assert [answer["basis"] for answer in answers] == ["query", "popularity"]
+
+
+def test_one_query_or_a_file_but_not_both(shop: Path, trained: Path) -> None:
+    both = ("--query", "{}", "--queries", shop / "customers.parquet")
+    assert "expected one of them" in twotower("recommend", trained, *both, expect=2).stderr
+    assert "expected one of them" in twotower("recommend", trained, expect=2).stderr
+    assert "belong together" in twotower("recommend", trained, "--query", "{}", "--out", shop / "no", expect=2).stderr
 
 
 def test_a_query_that_is_no_json_object_is_refused(trained: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from twotower.cli import bundle, data, models, study, tune
+from twotower.cli import bundle, data, models, recommend, serve, study, tune
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
 from twotower.version import VERSION
 
@@ -50,9 +50,10 @@ app.command("study")(study.study)
 app.command("train")(models.train)
 app.command("tune")(tune.tune)
 app.command("evaluate")(models.evaluate)
-app.command("recommend")(models.recommend)
+app.command("recommend")(recommend.recommend)
 app.command("bundle")(bundle.bundle)
 app.add_typer(bundle.candidates, name="candidates")
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 
 

@@ -1,18 +1,16 @@
-"""`twotower train`, `evaluate` and `recommend`: one model on one's own data."""
+"""`twotower train` and `evaluate`: one model on one's own data."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from twotower.cli.output import console_for, write_json
 from twotower.data import ParquetLog
-from twotower.errors import ConfigError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.retrieval import Retriever
 from twotower.study.config import Config, config_of
@@ -94,41 +92,6 @@ def evaluate(
         write_json(evaluation)
 
 
-def recommend(
-    folder: FolderArgument,
-    query: Annotated[
-        str, typer.Option(help='The query as a JSON object, such as \'{"user_id": "42"}\'; null or left out: unknown.')
-    ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave out what the query has chosen in training.")
-    ] = False,
-    json: JsonOption = False,
-) -> None:
-    """Recommend candidates to one query."""
-    found = Retriever.load(folder).recommend(_parsed_query(query), k, exclude_seen=exclude_seen)
-    if json:
-        write_json(found)
-        return
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("", "score", *(found[0].candidate if found else ())):
-        table.add_column(column, overflow="fold")
-    for place, one in enumerate(found, start=1):
-        table.add_row(str(place), f"{one.score:.3f}", *(_shown(value) for value in one.candidate.values()))
-    console_for(json).print(table)
-
-
 def _for_serving(config: Config) -> Config:
     model = msgspec.structs.replace(config.model, reach=config.model.reach or "before")
     return msgspec.structs.replace(config, model=model)
-
-
-def _parsed_query(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text.encode(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"--query {text!r}: {error}; expected a JSON object of columns and values") from error
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

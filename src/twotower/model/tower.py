@@ -103,7 +103,11 @@ class Tower(nn.Module):
         if self.training and self.strangers > 0:
             encoded = self._with_strangers(encoded)
         embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        inputs = self.drop(torch.cat(embedded, dim=1))  # [n, sum of widths]
+        return self.embed_inputs(torch.cat(embedded, dim=1))
+
+    def embed_inputs(self, inputs: Tensor) -> Tensor:
+        """What the layers make of the features' embeddings side by side, `[n, sum of widths]`: `[n, width]`."""
+        inputs = self.drop(inputs)
         crossed = inputs if self.crossed is None else self.crossed(inputs)
         if self.joined is not None:
             joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))

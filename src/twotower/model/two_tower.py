@@ -195,14 +195,23 @@ class TwoTower(nn.Module):
 
     def query_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
-        embeddings = self._finished(self.query(encoded))
+        return self.scaled_query(self.query(encoded))
+
+    def scaled_query(self, embeddings: Tensor) -> Tensor:
+        """What the query tower gives, ready for a dot product: normalised if that is wanted, over the temperature."""
+        embeddings = self.scaled_candidate(embeddings)
         if self.log_temperature is not None:
             return embeddings / self.log_temperature.exp()
         return embeddings if self.initial_temperature == 1 else embeddings / self.initial_temperature
 
     def candidate_vectors(self, encoded: list[Tensor]) -> Tensor:
         """Candidate embeddings `[n, d]`, with gradient, ready for a dot product."""
-        return self._finished(self.candidate(encoded))
+        return self.scaled_candidate(self.candidate(encoded))
+
+    def scaled_candidate(self, embeddings: Tensor) -> Tensor:
+        """What the candidate tower gives, ready for a dot product: normalised where that is wanted."""
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))  # of what autocast made
+        return F.normalize(embeddings, dim=1) if self.normalize else embeddings
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -244,10 +253,6 @@ class TwoTower(nn.Module):
         columns = log.event_columns(names)
         needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
         return log.sample(SAMPLE if needed else 0, columns, seed)
-
-    def _finished(self, embedding: Tensor) -> Tensor:
-        embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # of what autocast made
-        return F.normalize(embedding, dim=1) if self.normalize else embedding
 
 
 def model_from_settings(settings: dict[str, Any]) -> TwoTower:

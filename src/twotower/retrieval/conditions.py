@@ -119,7 +119,7 @@ class Condition:
             table = table.append_column(test.name, test.of(table))
         table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
         try:
-            rows: npt.NDArray[np.int64] = table.filter(self.expression)[ROW].to_numpy()
+            rows: npt.NDArray[np.int64] = table.filter(self.expression)[ROW].to_numpy().copy()
         except CANNOT_READ as error:
             raise ConfigError(f"the condition cannot be used on this table: {error}") from error
         return rows

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -17,11 +19,12 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
-from twotower.model.two_tower import TwoTower
+from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
 from twotower.retrieval.conditions import matching_rows
+from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
 from twotower.retrieval.parity import THRESHOLD
@@ -29,6 +32,8 @@ from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
+
+FloatArray = npt.NDArray[np.float32]
 
 Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
 
@@ -74,6 +79,21 @@ class Answer(msgspec.Struct, frozen=True):
 
     def __getitem__(self, place: int) -> Recommendation:
         return self.recommendations[place]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """What was found for one request, the best first.
+
+    Attributes:
+        rows: Rows of the candidate table.
+        scores: Their scores.
+        basis: What they are based on; see `Answer.basis`.
+    """
+
+    rows: IntArray
+    scores: FloatArray
+    basis: Basis
 
 
 class Retriever:
@@ -228,6 +248,24 @@ class Retriever:
         where: str | None = None,
     ) -> list[Answer]:
         """`recommend` for several queries at once; the filters are for each of them."""
+        ranked = self.rank(queries, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)
+        return self._answers(ranked)
+
+    def rank(
+        self,
+        queries: Sequence[Request],
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        exclude: Iterable[object] = (),
+        allow: Iterable[object] | None = None,
+        where: str | None = None,
+    ) -> list[Ranked]:
+        """`recommend_many` without the candidates' columns: their rows and scores.
+
+        Raises:
+            ConfigError, DataError: As `recommend`.
+        """
         _check_k(k)
         for query in queries:
             self.requests.check(query)
@@ -239,17 +277,18 @@ class Retriever:
             for query, row in zip(queries, rows, strict=True)
         ]
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
-        found: dict[int, tuple[IntArray, list[float]]] = {}
+        found: dict[int, Ranked] = {}
         if asked:
             vectors = self.embed([queries[place] for place in asked], [rows[place] for place in asked])
             hits = self.index.search(vectors, k, _pairs([outs[place] for place in asked]), allowed)
-            for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.tolist(), strict=True):
-                found[place] = candidates[candidates >= 0], scores
+            for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
+                left = candidates >= 0
+                found[place] = Ranked(candidates[left], scores[left], bases[place])
         for place, basis in enumerate(bases):
             if basis == "popularity":
                 candidates, events = self._popularity.best(k, outs[place], allowed)
-                found[place] = candidates, events.astype(np.float64).tolist()
-        return self._answers([found[place] for place in range(len(queries))], bases)
+                found[place] = Ranked(candidates, events.astype(np.float32), basis)
+        return [found[place] for place in range(len(queries))]
 
     def similar(
         self,
@@ -270,7 +309,22 @@ class Retriever:
         row = self.candidate_row(candidate_id)
         out = np.append(self.ids.rows(exclude), row)
         rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
-        return self._answers([(rows, cosines.tolist())], ["candidate"])[0]
+        return self._answers([Ranked(rows, cosines, "candidate")])[0]
+
+    def explain(self, query: Request, candidate_id: object) -> Explanation:
+        """Which features and which items of the history the score of a candidate comes from.
+
+        Raises:
+            UnknownCandidateError: The catalogue does not have it.
+            ConfigError, DataError: As `recommend`.
+        """
+        row = self.candidate_row(candidate_id)
+        self.requests.check(query)
+        encoded = self.requests.encode([query], [self.requests.row(query)])
+        candidate = encode_table(self.model.candidate, self.candidates.slice(row, 1)).whole()
+        return explain(
+            self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.details.candidate_id
+        )
 
     def history_of(self, query_id: object) -> list[int | str]:
         """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
@@ -359,17 +413,21 @@ class Retriever:
     def _matching_rows(self, where: str) -> IntArray:
         return matching_rows(self.candidates, where)
 
-    def _answers(self, found: Sequence[tuple[IntArray, list[float]]], bases: Sequence[Basis]) -> list[Answer]:
-        rows = np.concatenate([candidates for candidates, _ in found]) if found else np.empty(0, dtype=np.int64)
+    def _answers(self, ranked: Sequence[Ranked]) -> list[Answer]:
+        rows = np.concatenate([one.rows for one in ranked]) if ranked else np.empty(0, dtype=np.int64)
         candidates = iter(self._rows.take(pa.array(rows)).to_pylist())
         id_column, version = self.details.candidate_id, self.version
-        answers = []
-        for (own, scores), basis in zip(found, bases, strict=True):
-            recommendations = [
-                Recommendation((row := next(candidates))[id_column], score, row) for score in scores[: len(own)]
-            ]
-            answers.append(Answer(recommendations, basis, version))
-        return answers
+        return [
+            Answer(
+                [
+                    Recommendation((row := next(candidates))[id_column], score, row)
+                    for score in one.scores.astype(np.float64).tolist()
+                ],
+                one.basis,
+                version,
+            )
+            for one in ranked
+        ]
 
 
 def _check_k(k: int) -> None:

@@ -1,0 +1,463 @@
+"""The service under load: how long a client waits, also while bundles are swapped, and what malformed bodies do.
+
+    python benchmarks/service.py load --candidates 100000 --dim 64 --rate 200 --seconds 30
+    python benchmarks/service.py load --candidates 1000000 --dim 64 --index hnsw --rate 200 --seconds 30
+    python benchmarks/service.py swap --candidates 100000 --dim 64 --rate 200 --seconds 30 --swaps 20 --corrupt 5
+    python benchmarks/service.py malformed --requests 10000
+
+The bundle is made of ids whose embeddings are drawn with a fixed seed: a point of a space of 16 dimensions and a little
+noise. `twotower serve` runs in a process of its own, and so does the client. Requests are sent at fixed times, whatever
+became of those before; how long one takes counts from the time at which it was due, so that waiting in a queue counts.
+In `swap`, every bundle's scores are another power of two times those of the first, so that an answer whose scores are
+not of the version that it carries would be seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from measuring import write_report
+from rich.console import Console
+from rich.table import Table
+
+from twotower import Category, Retriever, Tower, TwoTower
+from twotower.data import Dataset, from_tables
+from twotower.retrieval.index import Exact, Hnsw
+from twotower.serving.served import Served
+from twotower.serving.service import Service
+from twotower.serving.settings import Settings
+
+LATENT = 16
+"""Dimensions of the space that embeddings are near to."""
+
+SEEN = 50
+"""Candidates that a query has seen."""
+
+VARIANTS = 4
+"""Different bundles that are swapped."""
+
+SETTLE = 2.0
+"""Seconds of load that do not count, for connections to be there."""
+
+MEGABYTE = 1 << 20
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Seconds from when a request was due to its whole answer."""
+
+    p50: float
+    p90: float
+    p99: float
+    highest: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Latency:
+        """The quantiles of many."""
+        p50, p90, p99 = np.quantile(seconds, [0.5, 0.9, 0.99]).tolist()
+        return cls(p50, p90, p99, max(seconds))
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a client saw.
+
+    Attributes:
+        requests: How many were sent.
+        errors: What went wrong, and how often.
+        mixed: Answers whose scores are not of the version that they carry.
+        versions: Answers of each version.
+        latency: How long they took.
+    """
+
+    requests: int
+    errors: dict[str, int]
+    mixed: int
+    versions: dict[str, int]
+    latency: Latency
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What answers have to be like: each query's best score in the first bundle, and each version's factor."""
+
+    best: dict[str, float]
+    factors: dict[str, float]
+
+
+def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
+    """A model of the size asked for, and what its queries have seen."""
+    draw = np.random.default_rng(options.seed)
+    who = np.repeat(np.arange(options.queries), SEEN)
+    candidates = np.arange(options.candidates)
+    log = from_tables(
+        pa.table({"query": who, "candidate": draw.integers(options.candidates, size=len(who))}),
+        query_id="query",
+        candidate_id="candidate",
+        queries=pa.table({"query": np.arange(options.queries)}),
+        candidates=pa.table({"candidate": candidates, "title": [f"candidate {number}" for number in candidates]}),
+        name="drawn",
+    )
+    query, candidate = Category("query", options.dim), Category("candidate", options.dim)
+    torch.manual_seed(options.seed)
+    model = TwoTower(Tower([query], []), Tower([candidate], []))
+    model.learn(log)
+    space = torch.randn(min(LATENT, options.dim), options.dim)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            near = torch.randn(len(parameter), len(space)) @ space
+            parameter.copy_((near + 0.3 * torch.randn_like(parameter)) / len(space) ** 0.5)
+    return model.eval(), log
+
+
+def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriever:
+    """The bundle of a model."""
+    return Retriever.build(model, log.candidates, seen=log, index=Hnsw() if options.index == "hnsw" else Exact())
+
+
+def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
+    """Bundles that differ by a factor of all scores, saved, and what to expect of their answers."""
+    model, log = model_of(options)
+    first = built(model, log, options)
+    names = [str(number) for number in range(options.queries)]
+    asked = [{"query": int(name)} for name in names]
+    best = [answer[0].score for answer in first.recommend_many(asked, 1, exclude_seen=True)]
+    factors, paths = {}, []
+    for number in range(VARIANTS if options.what == "swap" else 1):
+        if number:
+            with torch.no_grad():
+                for parameter in model.candidate.parameters():
+                    parameter.mul_(2)
+            first = built(model, log, options)
+        first.save(folder / f"variant-{number}")
+        factors[first.version] = 2.0**number
+        paths.append(folder / f"variant-{number}")
+    return paths, Expected(dict(zip(names, best, strict=True)), factors)
+
+
+@contextmanager
+def serving(bundle: Path, log: Path, threads: int) -> Iterator[int]:
+    """A service in a process of its own; gives its port."""
+    command = [sys.executable, "-m", "twotower", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
+    with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
+        try:
+            yield _port(process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+    if process.returncode != 0:
+        raise SystemExit(f"the service ended with {process.returncode}: {log.read_text()[-2000:]}")
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    while process.poll() is None:
+        for line in log.read_bytes().splitlines():
+            if b'"listening"' in line:
+                return int(msgspec.json.decode(line)["port"])
+        time.sleep(0.05)
+    raise SystemExit(f"the service did not start: {log.read_text()[-2000:]}")
+
+
+class Connections:
+    """A client that keeps its connections and opens one where none is free."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """The status and body of one answer."""
+        reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
+        head = f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"
+        writer.write("\r\n".join((*head, "", "")).encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        read = await reader.readexactly(length)
+        self.free.append((reader, writer))
+        return int(answer.split(b" ", 2)[1]), read
+
+
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """A loop that wakes up when it should; others round up to a millisecond, which would count as waiting."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+async def drive(port: int, rate: float, seconds: float, k: int, expected: Expected, seed: int) -> Outcome:
+    """Sends requests at fixed times, and looks at every answer."""
+    connections = Connections(port)
+    taken: list[float] = []
+    errors: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
+    mixed = 0
+    names = list(expected.best)
+    asked = np.random.default_rng(seed).choice(names, size=int(rate * (seconds + SETTLE))).tolist()
+
+    async def one(number: int, due: float) -> None:
+        nonlocal mixed
+        body = b'{"query":{"query":%s},"k":%d,"exclude_seen":true}' % (asked[number].encode(), k)
+        try:
+            status, answer = await connections.ask("/v1/recommend", body)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            errors[type(error).__name__] += 1
+            return
+        if due >= first + SETTLE:
+            taken.append(time.perf_counter() - due)
+        if status != 200:
+            errors[str(status)] += 1
+            return
+        read = msgspec.json.decode(answer)
+        versions[read["version"]] += 1
+        mixed += not _fits(read, asked[number], expected)
+
+    first = time.perf_counter() + 0.05
+    tasks = []
+    for number in range(len(asked)):
+        due = first + number / rate
+        if (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.create_task(one(number, due)))
+    await asyncio.gather(*tasks)
+    return Outcome(len(asked), dict(errors), mixed, dict(versions), Latency.of(taken))
+
+
+def _fits(answer: dict[str, Any], name: str, expected: Expected) -> bool:
+    """Whether the best score is that of the version that the answer carries."""
+    factor = expected.factors.get(answer["version"])
+    best = answer["answers"][0]["recommendations"][0]["score"]
+    return factor is not None and abs(best / factor / expected.best[name] - 1) < 0.01
+
+
+def offer(paths: list[Path], target: Path, swaps: int, corrupt: int, pause: float) -> None:
+    """Puts bundles at the path, one after the other; some of them are damaged."""
+    bad = {round((number + 0.5) * swaps / corrupt) for number in range(corrupt)} if corrupt else set()
+    for number in range(swaps):
+        time.sleep(pause)
+        building = target.with_name(f".offered-{number}")
+        shutil.copytree(paths[(number + 1) % len(paths)], building)
+        if number in bad:
+            damage(building, number)
+        retired = target.with_name(f".retired-{number}")
+        target.rename(retired)
+        building.rename(target)
+        shutil.rmtree(retired)
+
+
+def damage(bundle: Path, number: int) -> None:
+    """Spoils a bundle in one of five ways."""
+    largest = max(bundle.rglob("*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    if number % 5 == 0:
+        largest.write_bytes(raw[: len(raw) // 2])
+    elif number % 5 == 1:
+        largest.unlink()
+    elif number % 5 == 2:
+        (bundle / "manifest.json").write_bytes(b"{")
+    elif number % 5 == 3:
+        (bundle / "manifest.json").unlink()
+    else:
+        raw[len(raw) // 2] ^= 1
+        largest.write_bytes(raw)
+
+
+def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Runs a service and a client, and swaps bundles meanwhile where asked to."""
+    with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
+        folder = Path(name)
+        console.print(f"making bundles of {options.candidates:,} × {options.dim} …")
+        paths, expected = variants_of(folder, options)
+        target, log = folder / "served", folder / "service.log"
+        shutil.copytree(paths[0], target)
+        (folder / "expected.json").write_bytes(msgspec.json.encode(expected))
+        with serving(target, log, options.threads) as port:
+            command = [sys.executable, __file__, "client", "--port", str(port), "--expected", folder / "expected.json"]
+            command += ["--rate", options.rate, "--seconds", options.seconds, "--k", options.k, "--seed", options.seed]
+            client = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+            if options.what == "swap":
+                pause = (options.seconds + SETTLE) / (options.swaps + 1)
+                offers = threading.Thread(target=offer, args=(paths, target, options.swaps, options.corrupt, pause))
+                offers.start()
+                offers.join()
+            said, _ = client.communicate()
+            if client.returncode:
+                raise SystemExit(f"the client ended with {client.returncode}")
+        outcome = msgspec.json.decode(said, type=Outcome)
+        lines = [line for line in log.read_bytes().splitlines() if line.startswith(b"{")]
+    events = Counter(msgspec.json.decode(line)["event"] for line in lines)
+    table = Table("requests", "p50", "p90", "p99", "highest", "errors", "mixed", "swapped", "refused", show_edge=False)
+    times = (f"{1000 * value:.2f} ms" for value in msgspec.structs.astuple(outcome.latency))
+    swapped, refused = events["bundle swapped"], events["bundle refused"]
+    table.add_row(
+        f"{outcome.requests:,}", *times, str(outcome.errors or 0), str(outcome.mixed), str(swapped), str(refused)
+    )
+    console.print(table)
+    return {"outcome": outcome, "swapped": swapped, "refused": refused}
+
+
+class Malformed:
+    """Bodies that are no request, or hardly one, drawn with a fixed seed."""
+
+    SOUND = (
+        b'{"query":{"query":3},"k":5,"exclude_seen":true,"exclude":[1,2],"allow":[1,2,3],"where":"title = \\"x\\""}',
+        b'{"queries":[{"query":1},{"query":"2"},{}],"k":3}',
+    )
+    ODD = (
+        b"null", b"true", b"-1", b"1e400", b"-0", b"NaN", b"Infinity", b"1" * 400, b"9223372036854775808", b'""',
+        b'"\\ud800"', b'"\\u0000"', b'"\xff\xfe"', b"[]", b"{}", b"[[[[]]]]", b"[" * 5000, b'{"a":' * 3000, b"0.5",
+        b'{"query":{"query":1}}', b'"' + b"x" * 3000 + b'"', b"[1,\"a\",null,2.5]", b'{"k":1,"k":2}',
+    )  # fmt: skip
+
+    def __init__(self, seed: int) -> None:
+        self.draw = np.random.default_rng(seed)
+
+    def body(self) -> bytes:
+        """The next one."""
+        sound = self.SOUND[int(self.draw.integers(len(self.SOUND)))]
+        ways = (self._cut, self._noise, self._swapped, self._swapped, self._swapped, self._twice)
+        return ways[int(self.draw.integers(len(ways)))](sound)
+
+    def _odd(self) -> bytes:
+        return self.ODD[int(self.draw.integers(len(self.ODD)))]
+
+    def _cut(self, sound: bytes) -> bytes:
+        return sound[: int(self.draw.integers(len(sound)))]
+
+    def _noise(self, sound: bytes) -> bytes:
+        raw = bytearray(sound)
+        for place in self.draw.integers(len(raw), size=3):
+            raw[int(place)] = int(self.draw.integers(256))
+        return bytes(raw)
+
+    def _swapped(self, sound: bytes) -> bytes:
+        """One value is another one."""
+        values: dict[str, msgspec.Raw] = msgspec.json.decode(sound, type=dict[str, msgspec.Raw])
+        names = [*values, "unknown", "query"]
+        values[names[int(self.draw.integers(len(names)))]] = msgspec.Raw(self._odd())
+        return b"{" + b",".join(b'"%s":%s' % (name.encode(), bytes(value)) for name, value in values.items()) + b"}"
+
+    def _twice(self, sound: bytes) -> bytes:
+        return sound[:-1] + b',"k":' + self._odd() + b',"query":{"query":' + self._odd() + b"}}"
+
+
+def malformed(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Sends malformed bodies to a service in this process, and looks at its statuses and its memory."""
+    with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
+        built(*model_of(options), options).save(Path(name) / "served")
+        service = Service(Served(Path(name) / "served"), Settings(watch_seconds=None))
+        found = asyncio.run(_send_malformed(service, options.requests, Malformed(options.seed)))
+    table = Table("status", "requests", show_edge=False)
+    for status, count in sorted(found["statuses"].items()):
+        table.add_row(status, f"{count:,}")
+    console.print(table)
+    grown, slowest = found["grown_bytes"] / MEGABYTE, found["slowest"]
+    console.print(f"memory after the first tenth: {grown:+.1f} MiB; the slowest took {1000 * slowest:.1f} ms")
+    return found
+
+
+async def _send_malformed(service: Service, requests: int, bodies: Malformed) -> dict[str, Any]:
+    statuses: Counter[str] = Counter()
+    slowest, early = 0.0, 0
+    service.start()
+    try:
+        for number in range(requests):
+            started = time.perf_counter()
+            path = "/v1/explain" if number % 10 == 9 else "/v1/recommend"
+            statuses[str(await status_of(service, path, bodies.body()))] += 1
+            slowest = max(slowest, time.perf_counter() - started)
+            if number == requests // 10:
+                early = _resident()
+    finally:
+        service.close()
+    return {"statuses": dict(statuses), "slowest": slowest, "grown_bytes": _resident() - early}
+
+
+async def status_of(service: Service, path: str, body: bytes) -> int:
+    """The status of the answer to one body, without a network."""
+    status = 0
+    inbox = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return inbox.pop() if inbox else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "client": None,
+        "server": None,
+    }
+    await service(scope, receive, send)
+    return status
+
+
+def _resident() -> int:
+    """Bytes that this process holds now; where the system does not say, the most that it has held."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["load", "swap", "malformed", "client"], help="client: for the others")
+    parser.add_argument("--candidates", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--queries", type=int, default=2_000)
+    parser.add_argument("--index", choices=["exact", "hnsw"], default="exact")
+    parser.add_argument("--k", type=int, default=10, help="recommendations in an answer")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--corrupt", type=int, default=5, help="of the swaps")
+    parser.add_argument("--threads", type=int, default=2, help="of one search")
+    parser.add_argument("--requests", type=int, default=10_000, help="malformed ones")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/service-WHAT.json beside this script")
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--expected", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.what == "client":
+        expected = msgspec.json.decode(options.expected.read_bytes(), type=Expected)
+        with asyncio.Runner(loop_factory=precise_loop) as runner:
+            asked = drive(options.port, options.rate, options.seconds, options.k, expected, options.seed)
+            outcome = runner.run(asked)
+        sys.stdout.write(msgspec.json.encode(outcome).decode())
+        return
+    console = Console(width=120)
+    found = (malformed if options.what == "malformed" else loaded)(options, console)
+    used = {name: getattr(options, name) for name in ("candidates", "dim", "queries", "index", "k", "threads", "seed")}
+    if options.what != "malformed":
+        used |= {"rate": options.rate, "seconds": options.seconds}
+    name = f"service-{options.what}" + ("-hnsw" if options.index == "hnsw" else "")
+    console.print(f"written to {write_report(name, {**used, **found}, options.out)}")
+
+
+if __name__ == "__main__":
+    main()

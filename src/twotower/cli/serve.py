@@ -1,0 +1,75 @@
+"""`twotower serve`: a bundle behind HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from twotower.serving.running import run
+from twotower.serving.served import Served
+from twotower.serving.service import Service
+from twotower.serving.settings import Settings, checked_token, read_token
+
+TOKEN = "TWOTOWER_TOKEN"
+
+THREADS = min(4, os.cpu_count() or 1)
+"""Threads of a search: more than a few would only wait for the memory."""
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"A file with the token that requests have to bring; or set {TOKEN}.")
+    ] = None,
+    watch: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between two looks at the bundle; 0: only POST /v1/reload.")
+    ] = 0.25,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
+    drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = THREADS,
+) -> None:
+    """Serve a bundle over HTTP, with a page at / to try it on.
+
+    A bundle that is put in its place is loaded beside it and swapped in; a bad one is refused and the one before
+    goes on. SIGTERM ends it after the requests in flight.
+    """
+    token = _token(token_file)
+    settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
+    service = Service(Served(bundle), settings)
+    console = Console(stderr=True)
+    if token is None and not _is_own(host):
+        console.print(
+            f"[yellow]warning:[/] {host} can be reached from elsewhere and there is no token: anybody there may ask, "
+            f"and see what queries have chosen; give --token-file, or set {TOKEN}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    shown = f"[{host}]" if ":" in host else host
+    console.print(
+        f"twotower serves {bundle} at http://{shown}:{port}/ (Ctrl-C ends it)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    run(service, host, port, threads)
+
+
+def _token(file: Path | None) -> str | None:
+    if file is not None:
+        return read_token(file)
+    return checked_token(os.environ[TOKEN], TOKEN) if TOKEN in os.environ else None
+
+
+def _is_own(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,284 @@
+"""Recommendations for a whole Parquet file of queries: part by part, so that memory is flat and work is never lost."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twotower.errors import ConfigError, DataError, SavedFolderError
+from twotower.files import write_file
+from twotower.interruption import Interruption
+from twotower.retrieval.requests import Request
+from twotower.retrieval.retriever import Ranked, Retriever
+
+PART = 16_384
+"""Queries in a part of the answer, at most: what an interruption may cost."""
+
+BLOCK = 256
+"""Queries that are asked at once."""
+
+
+class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What may be found; see `Retriever.recommend`.
+
+    Attributes:
+        exclude_seen: Leave out what a query has chosen.
+        exclude: Ids to leave out.
+        allow: The only ids that may be found; None for all.
+        where: A condition on the candidates' columns.
+    """
+
+    exclude_seen: bool = False
+    exclude: tuple[int | str, ...] = ()
+    allow: tuple[int | str, ...] | None = None
+    where: str | None = None
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """What the finished parts are of."""
+
+    bundle: str
+    queries: str
+    k: int
+    filters: Filters
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Queries of one row group, from `start` on; `first` is the row of the first of them in the file."""
+
+    number: int
+    group: int
+    start: int
+    size: int
+    first: int
+
+
+def recommend_all(
+    retriever: Retriever,
+    queries: Path,
+    out: Path,
+    k: int = 10,
+    *,
+    filters: Filters | None = None,
+    restart: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Recommends to every row of a Parquet file; writes a Parquet file with a row for each, in the same order.
+
+    The answer has the query's id (its row number where the file has no ids), and columns `candidates` and `scores`, of
+    lists with the best first, `basis` and `version`; see `Answer`. It appears when all is done: until then parts are
+    kept in `OUT.partial`, and the same call goes on after those that are finished.
+
+    Args:
+        retriever: Who recommends.
+        queries: The file, with columns that requests may name; a null counts as not named.
+        out: The file to write.
+        k: How many candidates for each query.
+        filters: What may be found, the same for all.
+        restart: Leave finished parts of another job behind.
+        console: Where progress is shown.
+
+    Returns:
+        How many queries there were.
+
+    Raises:
+        ConfigError: A column is none that requests name, k is below 1, or a condition cannot be read.
+        DataError: The file cannot be read, or a value of it cannot, with its row.
+        SavedFolderError: `OUT.partial` is of another job.
+    """
+    filters = Filters() if filters is None else filters
+    with _opened(queries) as file:
+        columns = _columns(file, retriever, queries)
+        job = _Job(retriever.version, _fingerprint(file, queries), k, filters)
+        if out.is_dir():
+            raise ConfigError(f"{out} is a folder; expected the file to write")
+        folder = _folder(out, job, restart)
+        schema = _schema(retriever, columns, file)
+        parts = list(_parts(file))
+        with Interruption() as interruption, _bar(console) as bar:
+            task = bar.add_task(f"{k} for each of", total=file.metadata.num_rows)
+            for part in parts:
+                target = folder / f"{part.number:06}.parquet"
+                if not target.exists():
+                    table = _answered(retriever, file, columns, part, job, schema, interruption, queries)
+                    write_file(target, _encoded(table))
+                bar.advance(task, part.size)
+            _join(folder, parts, schema, out)
+        shutil.rmtree(folder, ignore_errors=True)
+        return int(file.metadata.num_rows)
+
+
+def _answered(
+    retriever: Retriever,
+    file: pq.ParquetFile,
+    columns: list[str],
+    part: _Part,
+    job: _Job,
+    schema: pa.Schema,
+    interruption: Interruption,
+    path: Path,
+) -> pa.Table:
+    """The answers to one part."""
+    table = _read(file, columns, part, path)
+    ranked: list[Ranked] = []
+    for start in range(0, len(table), BLOCK):
+        rows = table.slice(start, BLOCK).to_pylist()
+        requests = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        ranked += _ranked(retriever, requests, job, path, part.first + start)
+        interruption.raise_if_asked()
+    ids = (
+        table[retriever.details.query_id].combine_chunks()
+        if retriever.details.query_id in columns
+        else pa.array(np.arange(part.first, part.first + part.size))
+    )
+    ends = np.cumsum([0, *(len(one.rows) for one in ranked)]).astype(np.int32)
+    rows_found = np.concatenate([one.rows for one in ranked])
+    found = retriever.candidates[retriever.details.candidate_id].combine_chunks().take(pa.array(rows_found))
+    scores = np.concatenate([one.scores for one in ranked]).astype(np.float32)
+    return pa.Table.from_arrays(
+        [
+            ids,
+            pa.ListArray.from_arrays(ends, found),
+            pa.ListArray.from_arrays(ends, scores),
+            pa.array([one.basis for one in ranked]),
+            pa.array([retriever.version] * len(ranked)),
+        ],
+        schema=schema,
+    )
+
+
+def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: Path, first: int) -> list[Ranked]:
+    """What is found for a block of requests; an error names the row that it comes from."""
+    filters = msgspec.structs.asdict(job.filters)
+    try:
+        return retriever.rank(requests, job.k, **filters)
+    except DataError as error:
+        for place, request in enumerate(requests):
+            try:
+                retriever.rank([request], job.k, **filters)
+            except DataError as own:
+                raise DataError(f"{path}, row {first + place}: {own}") from own
+        raise DataError(f"{path}, rows {first} to {first + len(requests) - 1}: {error}") from error
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _columns(file: pq.ParquetFile, retriever: Retriever, path: Path) -> list[str]:
+    """The file's columns, all of which requests may name."""
+    names = list(file.schema_arrow.names)
+    known = retriever.requests.columns
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            what = "there twice" if name in known else "none that a query has"
+            raise ConfigError(f"{path}: column {name!r} is {what}; expected columns among {', '.join(known)}")
+    if not names:
+        raise ConfigError(f"{path} has no columns; expected some among {', '.join(known)}")
+    return names
+
+
+def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile) -> pa.Schema:
+    query, candidate = retriever.details.query_id, retriever.details.candidate_id
+    named = query in columns
+    return pa.schema(
+        [
+            pa.field(query if named else "row", file.schema_arrow.field(query).type if named else pa.int64()),
+            pa.field("candidates", pa.list_(retriever.candidates.schema.field(candidate).type)),
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("basis", pa.string()),
+            pa.field("version", pa.string()),
+        ]
+    )
+
+
+def _fingerprint(file: pq.ParquetFile, path: Path) -> str:
+    """What tells this file from another: its size, and what its footer says of each column of each row group."""
+    digest = hashlib.sha256(f"{path.stat().st_size} {file.metadata.num_rows} {file.schema_arrow}".encode())
+    for group in range(file.metadata.num_row_groups):
+        digest.update(str(file.metadata.row_group(group).to_dict()).encode())
+    return digest.hexdigest()[:12]
+
+
+def _parts(file: pq.ParquetFile) -> Iterator[_Part]:
+    number = first = 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        for start in range(0, rows, PART):
+            yield _Part(number, group, start, min(PART, rows - start), first + start)
+            number += 1
+        first += rows
+
+
+def _read(file: pq.ParquetFile, columns: list[str], part: _Part, path: Path) -> pa.Table:
+    """The rows of a part; those of its group before it are decoded, and dropped, piece by piece."""
+    pieces, place = [], 0
+    try:
+        for piece in file.iter_batches(PART, row_groups=[part.group], columns=columns):
+            begin, end = max(part.start - place, 0), min(part.start + part.size - place, len(piece))
+            if begin < end:
+                pieces.append(piece.slice(begin, end - begin))
+            place += len(piece)
+            if place >= part.start + part.size:
+                break
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read from row {part.first} on: {error}") from error
+    return pa.Table.from_batches(pieces)
+
+
+def _folder(out: Path, job: _Job, restart: bool) -> Path:
+    """The folder of finished parts: new, or that of an interrupted call for the same."""
+    folder = out.with_name(f"{out.name}.partial")
+    mark = folder / "job.json"
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        write_file(mark, msgspec.json.encode(job))
+        return folder
+    left: _Job | None = None
+    with suppress(OSError, msgspec.DecodeError):
+        left = msgspec.json.decode(mark.read_bytes(), type=_Job)
+    if left != job:
+        different = [name for name in _Job.__struct_fields__ if getattr(left, name, None) != getattr(job, name)]
+        raise SavedFolderError(
+            f"{folder} is left from an interrupted call with other {', '.join(different)}; finish that one, or take "
+            f"--restart to begin anew"
+        )
+    return folder
+
+
+def _encoded(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _join(folder: Path, parts: list[_Part], schema: pa.Schema, out: Path) -> None:
+    """Makes one file of all parts, beside its target and then renamed over it."""
+    building = folder / "whole.parquet"
+    with pq.ParquetWriter(building, schema) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(folder / f"{part.number:06}.parquet", schema=schema))
+    building.replace(out)
+
+
+def _bar(console: Console | None) -> Progress:
+    shown = console is not None and console.is_terminal
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=console, disable=not shown)

@@ -1,0 +1,222 @@
+"""Where a score comes from: features and items of a history, as contributions that add up to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.features.base import Feature
+from twotower.features.history import History
+from twotower.features.record import FIRST, PADDING
+from twotower.model.tower import Tower
+from twotower.model.two_tower import TwoTower, features_of
+
+MOST_EXACT = 12
+"""Features of a tower up to which every subset of them is tried."""
+
+ORDERS = 64
+"""Orders of the features that are tried where there are more; each also backwards."""
+
+Ids = Callable[[object], bool]
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """What one feature adds to a score."""
+
+    feature: str
+    value: float
+
+
+class HistoryContribution(msgspec.Struct, frozen=True):
+    """What one item of the query's history adds to a score."""
+
+    id: int | str
+    value: float
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What a score is made of: `bias` and all contributions add up to it, but for rounding.
+
+    Attributes:
+        score: Dot product of query and candidate, over the temperature.
+        bias: The score that two towers give whose features say nothing.
+        query: What features of the query add; of a history only what its items listed below do not.
+        candidate: What features of the candidate add.
+        history: What items of the history add, the nearest to now first.
+        method: What of it is exact and what an approximation, in words.
+    """
+
+    score: float
+    bias: float
+    query: list[Contribution]
+    candidate: list[Contribution]
+    history: list[HistoryContribution]
+    method: str
+
+
+EXACT = "Shapley values over the features, exact: every subset was tried, those left out reading as zeros."
+SAMPLED = (
+    "Shapley values over the features, those left out reading as zeros: estimated from {orders} orders of the "
+    "features, though their sum is exact."
+)
+ITEMS = (
+    " The history's share is told apart by leaving out one item at a time, an approximation; what is left over is "
+    "spread evenly."
+)
+
+
+def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown: Ids, items: str) -> Explanation:
+    """Explains the score of one query and one candidate.
+
+    Contributions are the Shapley values (Shapley, *A value for n-person games*, 1953; Lundberg and Lee, *A unified
+    approach to interpreting model predictions*, NIPS 2017) of a game whose players are the features of both towers. A
+    feature that does not play is read as zeros, as dropout of inputs makes it in training.
+
+    Args:
+        model: The model, in evaluation mode.
+        query: What its query tower takes, one row a feature.
+        candidate: What its candidate tower takes, one row a feature.
+        shown: Whether an item of a history is a candidate to name.
+        items: Name of the candidate ids, whose histories are told apart by item.
+    """
+    with torch.no_grad():
+        sides = _Side.of(model.query, query), _Side.of(model.candidate, candidate)
+        exact = all(len(side.names) <= MOST_EXACT for side in sides)
+        shares, bias, score = (_exact if exact else _sampled)(model, *sides)
+        own, others = shares[: len(sides[0].names)], shares[len(sides[0].names) :]
+        parts = _by_item(model, query, candidate, own, shown, items)
+    told = np.zeros(len(own))
+    for part in parts:
+        told[part.feature] += part.value
+    listed = {part.feature for part in parts}
+    method = EXACT if exact else SAMPLED.format(orders=2 * ORDERS)
+    return Explanation(
+        score=score,
+        bias=bias,
+        query=[
+            Contribution(name, float(value - told[place]))
+            for place, (name, value) in enumerate(zip(sides[0].names, own, strict=True))
+            if place not in listed or abs(value - told[place]) > 1e-6 * max(1.0, abs(score))
+        ],
+        candidate=[Contribution(name, float(value)) for name, value in zip(sides[1].names, others, strict=True)],
+        history=[HistoryContribution(part.id, part.value) for part in parts],
+        method=method + (ITEMS if parts else ""),
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One tower and what its features say: their embeddings side by side, and whose each number is."""
+
+    tower: Tower
+    names: list[str]
+    inputs: Tensor  # [widths]
+    owner: Tensor  # [widths]
+
+    @classmethod
+    def of(cls, tower: Tower, encoded: list[Tensor]) -> _Side:
+        features = features_of(tower)
+        embedded = [feature(rows).squeeze(0) for feature, rows in zip(features, encoded, strict=True)]
+        widths = torch.tensor([len(numbers) for numbers in embedded])
+        owner = torch.repeat_interleave(torch.arange(len(features)), widths)
+        return cls(tower, _names(features), torch.cat(embedded), owner)
+
+    def of_subsets(self, playing: Tensor) -> Tensor:
+        """The tower's embeddings of subsets of its features, bool `[n, features]`: `[n, width]`."""
+        return self.tower.embed_inputs(self.inputs * playing.to(self.inputs.dtype)[:, self.owner])
+
+
+def _names(features: Sequence[Feature]) -> list[str]:
+    """What each feature is called: its column, and its kind where several read one column."""
+    columns = [feature.column for feature in features]
+    return [
+        column if columns.count(column) == 1 and not isinstance(feature, History) else f"{column} ({feature.kind})"
+        for feature, column in zip(features, columns, strict=True)
+    ]
+
+
+def _exact(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarray, float, float]:
+    """Shapley values of all features, the score without and with all of them."""
+    subsets = [_all_subsets(len(side.names)) for side in (query, candidate)]
+    left = model.scaled_query(query.of_subsets(subsets[0])).double()
+    right = model.scaled_candidate(candidate.of_subsets(subsets[1])).double()
+    scores = (left @ right.T).numpy()  # [subsets of the query's, of the candidate's]
+    sizes = [subset.sum(dim=1).numpy() for subset in subsets]
+    together, players = sizes[0][:, None] + sizes[1], len(query.names) + len(candidate.names)
+    weights = np.array([1 / (players * math.comb(players - 1, size)) for size in range(players)] + [0.0])
+    values = [_differences(scores, weights[together], subsets[0].numpy())]
+    values.append(_differences(scores.T, weights[together].T, subsets[1].numpy()))
+    return np.concatenate(values), float(scores[0, 0]), float(scores[-1, -1])
+
+
+def _all_subsets(count: int) -> Tensor:
+    """Every subset of so many features, bool `[2^count, count]`, the empty one first and the whole last."""
+    return (torch.arange(1 << count).unsqueeze(1) >> torch.arange(count)) & 1 == 1
+
+
+def _differences(scores: np.ndarray, weights: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+    """For each feature of the rows what it adds to each subset without it, weighted and summed up."""
+    values = []
+    for place in range(subsets.shape[1]):
+        without = np.flatnonzero(~subsets[:, place])
+        gains = scores[without + (1 << place)] - scores[without]
+        values.append((gains * weights[without]).sum())
+    return np.array(values)
+
+
+def _sampled(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarray, float, float]:
+    """The same estimated: each order's differences add up to the score, and so does their mean."""
+    own, others = len(query.names), len(candidate.names)
+    draw = np.random.default_rng(0)
+    forward = [draw.permutation(own + others) for _ in range(ORDERS)]
+    orders = np.stack([*forward, *(order[::-1] for order in forward)])  # [orders, players]
+    place = np.argsort(orders, axis=1)
+    playing = torch.from_numpy(place[:, None, :] < np.arange(own + others + 1)[:, None])  # [orders, steps, players]
+    left = model.scaled_query(query.of_subsets(playing[..., :own].flatten(0, 1))).double()
+    right = model.scaled_candidate(candidate.of_subsets(playing[..., own:].flatten(0, 1))).double()
+    scores = (left * right).sum(dim=1).view(len(orders), -1).numpy()
+    values = np.zeros(own + others)
+    np.add.at(values, orders, np.diff(scores, axis=1))
+    return values / len(orders), float(scores[0, 0]), float(scores[0, -1])
+
+
+@dataclass(frozen=True)
+class _Item:
+    feature: int
+    id: int | str
+    value: float
+
+
+def _by_item(
+    model: TwoTower, query: list[Tensor], candidate: list[Tensor], shares: np.ndarray, shown: Ids, items: str
+) -> list[_Item]:
+    """The shares of histories told apart by item."""
+    right = model.candidate_vectors(candidate).squeeze(0).double()
+    found = []
+    for place, feature in enumerate(features_of(model.query)):
+        if not isinstance(feature, History) or feature.column != items:
+            continue
+        rows = query[place][0, 0]  # [slots]
+        slots = (rows != PADDING).nonzero().squeeze(1)
+        if len(slots) == 0:
+            continue
+        without = query[place].repeat(len(slots) + 1, 1, 1)
+        without[torch.arange(len(slots)), 0, slots] = PADDING
+        encoded = [own.expand(len(slots) + 1, *own.shape[1:]) for own in query]
+        encoded[place] = without
+        scores = model.query_vectors(encoded).double() @ right  # [items + 1], the last one with all of them
+        effects = (scores[-1] - scores[:-1]).numpy()
+        effects += (shares[place] - effects.sum()) / len(slots)
+        known = [feature.vocabulary[row - FIRST].as_py() if row >= FIRST else None for row in rows[slots].tolist()]
+        found += [
+            _Item(place, value, float(effect))
+            for value, effect in zip(known, effects, strict=True)
+            if value is not None and shown(value)
+        ]
+    return found

@@ -1,0 +1,1 @@
+"""Serving: a bundle behind HTTP, with a page to try it on."""

@@ -1,0 +1,191 @@
+"""`Engine`: one thread that answers requests; what waits together is answered together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twotower.retrieval.requests import Request
+from twotower.retrieval.retriever import Answer, Retriever
+from twotower.serving.refusals import Refusal
+
+LARGEST_GROUP = 64
+"""Queries that are answered at once, where several requests wait."""
+
+Result = Any
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What `recommend_many` takes besides the queries; requests where it is equal may be answered together."""
+
+    k: int
+    exclude_seen: bool = False
+    exclude: tuple[int | str, ...] = ()
+    allow: tuple[int | str, ...] | None = None
+    where: str | None = None
+
+    def recommend(self, retriever: Retriever, queries: Sequence[Request]) -> list[Answer]:
+        """The answers, one a query."""
+        return retriever.recommend_many(
+            queries,
+            self.k,
+            exclude_seen=self.exclude_seen,
+            exclude=self.exclude,
+            allow=self.allow,
+            where=self.where,
+        )
+
+    @property
+    def may_join(self) -> bool:
+        """Whether others are answered with it: lists of ids are seldom the same, and long to compare."""
+        return not self.exclude and self.allow is None
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request: recommendations for its queries, or what a function makes of the retriever."""
+
+    future: asyncio.Future[Result]
+    finish: Callable[[Retriever, list[Answer]], Result]
+    queries: Sequence[Request] = ()
+    filters: Filters | None = None
+
+    def alone(self, retriever: Retriever) -> Result:
+        found = [] if self.filters is None else self.filters.recommend(retriever, self.queries)
+        return self.finish(retriever, found)
+
+
+class Engine:
+    """Answers one thing after the other, in a thread of its own, each with one retriever from start to end.
+
+    Args:
+        current: Gives the retriever to answer with.
+        waiting: Requests that may wait; others are refused.
+    """
+
+    def __init__(self, current: Callable[[], Retriever], waiting: int) -> None:
+        self._current, self._most = current, waiting
+        self._jobs: deque[_Job] = deque()
+        self._there = threading.Semaphore(0)
+        self._ended = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts its thread."""
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends its thread after what is being answered."""
+        self._ended = True
+        self._there.release()
+        if self._thread is not None:
+            self._thread.join()
+
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._jobs)
+
+    async def recommend(
+        self, queries: Sequence[Request], filters: Filters, finish: Callable[[Retriever, list[Answer]], Result]
+    ) -> Result:
+        """Recommendations, as `finish` makes a result of them in the engine's thread.
+
+        Raises:
+            Refusal: Too many requests wait.
+            TwoTowerError: As `Retriever.recommend_many`.
+        """
+        return await self._answered(_Job(self._future(), finish, queries, filters))
+
+    async def run(self, work: Callable[[Retriever], Result]) -> Result:
+        """What a function makes of the retriever, in the engine's thread.
+
+        Raises:
+            Refusal: Too many requests wait.
+            TwoTowerError: Whatever the function raises.
+        """
+        return await self._answered(_Job(self._future(), lambda retriever, _: work(retriever)))
+
+    async def _answered(self, job: _Job) -> Result:
+        if len(self._jobs) >= self._most:
+            message = f"{self._most} requests wait already; come again in a moment"
+            raise Refusal(503, "overloaded", message, headers={"retry-after": "1"})
+        self._jobs.append(job)
+        self._there.release()
+        return await job.future
+
+    def _future(self) -> asyncio.Future[Result]:
+        return asyncio.get_running_loop().create_future()
+
+    def _work(self) -> None:
+        while True:
+            self._there.acquire()
+            if self._ended:
+                return
+            if self._jobs:  # another round may have taken what this release was for
+                self._answer(self._next_group())
+
+    def _next_group(self) -> list[_Job]:
+        """The oldest request and, where they can join it, others that wait; the rest stay in their order."""
+        first = self._jobs.popleft()
+        group, others = [first], []
+        if first.filters is None or not first.filters.may_join:
+            return group
+        queries = len(first.queries)
+        for _ in range(len(self._jobs)):
+            job = self._jobs.popleft()
+            if job.filters == first.filters and queries + len(job.queries) <= LARGEST_GROUP:
+                group.append(job)
+                queries += len(job.queries)
+            else:
+                others.append(job)
+        self._jobs.extendleft(reversed(others))
+        return group
+
+    def _answer(self, group: list[_Job]) -> None:
+        group = [job for job in group if not job.future.cancelled()]
+        if not group:
+            return
+        retriever = self._current()
+        try:
+            outcomes = _together(retriever, group)
+        except Exception as error:
+            # One of them is at fault; the others are not to suffer.
+            outcomes = [error] if len(group) == 1 else [_outcome(job, retriever) for job in group]
+        group[0].future.get_loop().call_soon_threadsafe(_settle, group, outcomes)
+
+
+def _together(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
+    """What each of a group gets, found in one search."""
+    filters = group[0].filters
+    if filters is None:
+        return [group[0].alone(retriever)]
+    found = filters.recommend(retriever, [query for job in group for query in job.queries])
+    results, start = [], 0
+    for job in group:
+        results.append(job.finish(retriever, found[start : start + len(job.queries)]))
+        start += len(job.queries)
+    return results
+
+
+def _outcome(job: _Job, retriever: Retriever) -> Result:
+    try:
+        return job.alone(retriever)
+    except Exception as error:
+        return error
+
+
+def _settle(jobs: Sequence[_Job], outcomes: Sequence[Result]) -> None:
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.future.cancelled():
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)

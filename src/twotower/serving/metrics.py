@@ -1,0 +1,78 @@
+"""`Metrics`: what the service counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from twotower.extras import require
+from twotower.serving.served import Served
+
+SECONDS = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Upper ends of the histogram's bins."""
+
+
+class Metrics:
+    """Counts requests, their time, what answers were based on, and bundles.
+
+    Args:
+        served: The bundle that is asked for its version when somebody reads.
+        waiting: Gives the requests that wait.
+
+    Raises:
+        MissingExtraError: prometheus_client is not installed.
+    """
+
+    def __init__(self, served: Served, waiting: Callable[[], int]) -> None:
+        client = require("prometheus_client", "serve")
+        self._client, self._registry = client, client.CollectorRegistry()
+        own: Any = {"registry": self._registry}
+        self._requests = client.Counter(
+            "twotower_requests", "Requests by route, method and status.", ["route", "method", "status"], **own
+        )
+        self._seconds = client.Histogram(
+            "twotower_request_seconds",
+            "Seconds from a request to its answer.",
+            ["route"],
+            buckets=SECONDS,
+            **own,
+        )
+        self._bases = client.Counter(
+            "twotower_answers", "Answers by what they were based on; popularity is the last resort.", ["basis"], **own
+        )
+        self._registry.register(_Bundles(served, waiting))
+        self._counter = cache(self._requests.labels)
+        self._histogram = cache(self._seconds.labels)
+        self._basis = cache(self._bases.labels)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        self._counter(route, method, str(status)).inc()
+        self._histogram(route).observe(seconds)
+
+    def based_on(self, bases: Iterable[str]) -> None:
+        """Counts what answers were based on."""
+        for basis in bases:
+            self._basis(basis).inc()
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus's text format."""
+        text: bytes = self._client.generate_latest(self._registry)
+        return text
+
+
+class _Bundles:
+    """What is read when somebody asks: the version served, swaps, refusals, and requests that wait."""
+
+    def __init__(self, served: Served, waiting: Callable[[], int]) -> None:
+        self.served, self.waiting = served, waiting
+
+    def collect(self) -> Iterator[Any]:
+        core = require("prometheus_client.core", "serve")
+        info = core.GaugeMetricFamily("twotower_bundle", "1, with the version that is served.", labels=["version"])
+        info.add_metric([self.served.current.version], 1)
+        yield info
+        yield core.CounterMetricFamily("twotower_swaps", "Bundles swapped in.", self.served.swaps)
+        yield core.CounterMetricFamily("twotower_refused_bundles", "Bundles refused.", self.served.refusals)
+        yield core.GaugeMetricFamily("twotower_waiting_requests", "Requests that wait for the engine.", self.waiting())

@@ -1,0 +1,275 @@
+"""What can be asked: one `Endpoint` for each address, from which both the routes and their description are made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET
+
+from twotower.errors import ConfigError, DataError, TwoTowerError, UnknownCandidateError
+from twotower.retrieval.retriever import Answer, Retriever
+from twotower.serving.description import Titles
+from twotower.serving.engine import Filters
+from twotower.serving.messages import (
+    ExplainAnswer,
+    ExplainBody,
+    FindParameters,
+    FoundAnswer,
+    HealthAnswer,
+    HistoryAnswer,
+    HistoryParameters,
+    HistoryShare,
+    ModelAnswer,
+    NoParameters,
+    RecommendAnswer,
+    Recommendations,
+    RecommendBody,
+    ReloadAnswer,
+    Share,
+    SimilarAnswer,
+    SimilarParameters,
+    StudyAnswer,
+)
+from twotower.serving.refusals import Refusal
+from twotower.serving.replies import Reply, json_of
+from twotower.serving.settings import LONGEST_TEXT
+
+if TYPE_CHECKING:
+    from twotower.serving.service import Service
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, read: the id in its path, its parameters and its body."""
+
+    service: Service
+    path: dict[str, str]
+    parameters: Any
+    body: Any
+
+    @property
+    def id(self) -> str:
+        """The id in the path.
+
+        Raises:
+            Refusal: It is longer than an id can be.
+        """
+        text = self.path["id"]
+        if len(text) > LONGEST_TEXT:
+            raise Refusal(400, "invalid", f"the id has {len(text)} letters; expected at most {LONGEST_TEXT}", "id")
+        return text
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address.
+
+    Attributes:
+        method: GET (and HEAD) or POST.
+        path: Its path, as Starlette reads it.
+        handler: What answers.
+        summary: What it does, for the description.
+        answer: The struct that it answers with; None for plain text.
+        body: The struct that a body has to be; None for no body.
+        parameters: The struct that the address's parameters have to be.
+        refusals: Statuses of its own, besides those that all have.
+        guarded: Whether the token is asked for.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: type[msgspec.Struct] | None
+    body: type[msgspec.Struct] | None = None
+    parameters: type[msgspec.Struct] = NoParameters
+    refusals: Sequence[int] = ()
+    guarded: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its name in the description."""
+        return self.handler.__name__
+
+
+async def recommend(call: Call) -> Reply:
+    """Recommendations for one query or many."""
+    body: RecommendBody = call.body
+    if (body.query is UNSET) == (body.queries is UNSET):
+        raise Refusal(400, "invalid", "expected either `query` or `queries`", "query")
+    queries = [body.query] if body.queries is UNSET else body.queries
+    allow = None if body.allow is None else tuple(body.allow)
+    filters = Filters(body.k, body.exclude_seen, tuple(body.exclude), allow, body.where)
+    try:
+        reply, bases = await call.service.engine.recommend(queries, filters, _recommended)  # type: ignore[arg-type]
+    except (ConfigError, DataError) as error:
+        raise await call.service.engine.run(partial(_blamed, filters, error)) from error
+    call.service.metrics.based_on(bases)
+    return Reply(reply)
+
+
+def _recommended(retriever: Retriever, found: list[Answer]) -> tuple[bytes, list[str]]:
+    """The answer as JSON, made in the engine's thread, and what its parts are based on."""
+    titles = Titles(retriever)
+    answers = [Recommendations(one.basis, titles.recommended(one.recommendations)) for one in found]
+    return json_of(RecommendAnswer(retriever.version, answers)), [one.basis for one in found]
+
+
+def _blamed(filters: Filters, error: TwoTowerError, retriever: Retriever) -> Refusal:
+    """The refusal that names which part of the request cannot be used."""
+    parts: dict[str, Callable[[], object]] = {
+        "where": lambda: retriever.allowed(None, filters.where),
+        "exclude": lambda: retriever.ids.rows(filters.exclude),
+        "allow": lambda: retriever.allowed(filters.allow, None),
+    }
+    for field, read in parts.items():
+        try:
+            read()
+        except (ConfigError, DataError) as found:
+            return Refusal(400, "invalid", str(found), field)
+    return Refusal(400, "invalid", str(error), "query")
+
+
+async def similar(call: Call) -> Reply:
+    """Candidates whose embeddings are close to that of one of them."""
+    parameters: SimilarParameters = call.parameters
+    candidate_id = call.id
+
+    def found(retriever: Retriever) -> bytes:
+        titles = Titles(retriever)
+        (candidate,) = titles.candidates([retriever.ids.value(retriever.candidate_row(candidate_id))])
+        answer = retriever.similar(candidate.id, parameters.k, where=parameters.where)
+        named = titles.recommended(answer.recommendations)
+        return json_of(SimilarAnswer(retriever.version, candidate.id, candidate.title, named))
+
+    try:
+        return Reply(await call.service.engine.run(found))
+    except UnknownCandidateError:
+        raise
+    except (ConfigError, DataError) as error:
+        raise Refusal(400, "invalid", str(error), "where") from error
+
+
+async def explain(call: Call) -> Reply:
+    """Which features and which of the history a score comes from."""
+    body: ExplainBody = call.body
+
+    def found(retriever: Retriever) -> bytes:
+        titles = Titles(retriever)
+        (candidate,) = titles.candidates([retriever.ids.value(retriever.candidate_row(body.candidate))])
+        explanation = retriever.explain(body.query, candidate.id)
+        chosen = titles.candidates([one.id for one in explanation.history])
+        return json_of(
+            ExplainAnswer(
+                version=retriever.version,
+                id=candidate.id,
+                title=candidate.title,
+                score=explanation.score,
+                bias=explanation.bias,
+                query=[Share(one.feature, one.value) for one in explanation.query],
+                candidate=[Share(one.feature, one.value) for one in explanation.candidate],
+                history=[
+                    HistoryShare(one.id, shown.title, one.value)
+                    for one, shown in zip(explanation.history, chosen, strict=True)
+                ],
+                method=explanation.method,
+            )
+        )
+
+    return Reply(await call.service.engine.run(found))
+
+
+async def find_queries(call: Call) -> Reply:
+    """Queries whose id contains a text."""
+    parameters: FindParameters = call.parameters
+    loaded = call.service.served.current
+    found = await asyncio.to_thread(loaded.description.find_queries, parameters.like, parameters.limit)
+    return Reply(json_of(FoundAnswer(loaded.version, found)))
+
+
+async def find_candidates(call: Call) -> Reply:
+    """Candidates whose id or title contains a text."""
+    parameters: FindParameters = call.parameters
+    loaded = call.service.served.current
+    found = await asyncio.to_thread(loaded.description.find_candidates, parameters.like, parameters.limit)
+    return Reply(json_of(FoundAnswer(loaded.version, found)))
+
+
+async def history(call: Call) -> Reply:
+    """What a query has chosen in training."""
+    loaded = call.service.served.current
+    retriever, name = loaded.retriever, loaded.retriever.details.query_id
+    row = retriever.requests.row({name: call.id})
+    if row is None:
+        raise Refusal(404, "unknown_query", f"{name} {call.id!r} is not among the queries of this bundle", "id")
+    query_id = retriever.requests.ids.value(row)
+    chosen = retriever.history_of(query_id)
+    shown = loaded.description.candidates(chosen[: call.parameters.limit])
+    return Reply(json_of(HistoryAnswer(loaded.version, query_id, len(chosen), shown)))
+
+
+async def model(call: Call) -> Reply:
+    """What is served: version, columns, scores beside the baselines."""
+    served = call.service.served
+    loaded = served.current
+    return Reply(json_of(loaded.description.model(loaded.at, served.last_refused)))
+
+
+async def study(call: Call) -> Reply:
+    """Curves of the study that the model comes from, or of its training."""
+    return Reply(json_of(call.service.served.current.description.study))
+
+
+async def reload(call: Call) -> Reply:
+    """Loads, checks and warms what is at the bundle's path now, and serves it; a bad one is refused."""
+    served = call.service.served
+    try:
+        changed = await asyncio.shield(asyncio.to_thread(served.reload))
+    except TwoTowerError as error:
+        raise Refusal(422, "bundle_refused", str(error)) from error
+    return Reply(json_of(ReloadAnswer(served.current.version, changed)))
+
+
+async def live(call: Call) -> Reply:
+    """Whether the process answers at all."""
+    return Reply(json_of(HealthAnswer("live", call.service.served.current.version)))
+
+
+async def ready(call: Call) -> Reply:
+    """Whether requests should be sent here: not while it is ending."""
+    if call.service.draining:
+        raise Refusal(503, "draining", "the service is ending; ask another one")
+    return Reply(json_of(HealthAnswer("ready", call.service.served.current.version)))
+
+
+async def metrics(call: Call) -> Reply:
+    """Counts and times, as Prometheus reads them."""
+    return Reply(call.service.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/v1/recommend", recommend, "Recommend", RecommendAnswer, RecommendBody, refusals=(413, 415)),
+    Endpoint(
+        "GET", "/v1/similar/{id:path}", similar, "Similar candidates", SimilarAnswer, None, SimilarParameters, (404,)
+    ),
+    Endpoint("POST", "/v1/explain", explain, "Explain a score", ExplainAnswer, ExplainBody, refusals=(404, 413, 415)),
+    Endpoint("GET", "/v1/model", model, "What is served", ModelAnswer),
+    Endpoint("GET", "/v1/queries", find_queries, "Find queries", FoundAnswer, parameters=FindParameters),
+    Endpoint("GET", "/v1/candidates", find_candidates, "Find candidates", FoundAnswer, parameters=FindParameters),
+    Endpoint(
+        "GET", "/v1/history/{id:path}", history, "A query's history", HistoryAnswer, None, HistoryParameters, (404,)
+    ),
+    Endpoint("GET", "/v1/study", study, "Curves of the study or the training", StudyAnswer),
+    Endpoint("POST", "/v1/reload", reload, "Serve what is at the bundle's path now", ReloadAnswer, refusals=(422,)),
+    Endpoint("GET", "/v2/health/live", live, "Whether it lives", HealthAnswer, guarded=False),
+    Endpoint("GET", "/v2/health/ready", ready, "Whether it is ready", HealthAnswer, guarded=False),
+    Endpoint("GET", "/metrics", metrics, "Metrics for Prometheus", None),
+)

@@ -1,0 +1,99 @@
+"""Running a service with uvicorn until it is told to end, and ending without cutting anybody off."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from types import FrameType
+from typing import Any
+
+import torch
+
+from twotower.extras import require
+from twotower.serving.logs import fields, log, write_logs
+from twotower.serving.service import Service
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep others from running Python: less than a tenth of Python's own, for short waits."""
+
+LINGER_SECONDS = 1.0
+"""For how long a service that ends still takes connections, so that others can see that it is not ready."""
+
+KEEP_ALIVE_SECONDS = 75
+"""For how long an idle connection is kept: longer than proxies keep theirs, so that it is they who end it."""
+
+LONGEST_QUEUE = 2048
+"""Connections that the system may keep waiting."""
+
+
+def run(service: Service, host: str, port: int, threads: int = 1) -> None:
+    """Serves until SIGTERM or SIGINT; requests in flight are finished within the time that the settings give.
+
+    Args:
+        service: What answers.
+        host: The address to listen at.
+        port: The port; 0 for a free one.
+        threads: Threads of one search.
+
+    Raises:
+        MissingExtraError: uvicorn is not installed.
+        OSError: Nothing can listen there.
+    """
+    uvicorn = require("uvicorn", "serve")
+    write_logs()
+    torch.set_num_threads(threads)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is loaded stays, and need not be looked through again
+    config = uvicorn.Config(
+        service,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        backlog=LONGEST_QUEUE,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(service.settings.drain_seconds) or 1,
+    )
+    server = _server_class(uvicorn)(config, service)
+    server.run()
+
+
+def _server_class(uvicorn: Any) -> type[Any]:
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        """Says at once that it is not ready, and stops taking connections a moment later."""
+
+        def __init__(self, config: Any, service: Service) -> None:
+            super().__init__(config)
+            self.service = service
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                host, port = self.servers[0].sockets[0].getsockname()[:2]
+                version = self.service.served.current.version
+                log.info("listening", extra=fields(host=host, port=port, version=version))
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            del sig, frame
+            if self.service.draining:
+                self.force_exit = self.should_exit = True
+                return
+            self.service.draining = True
+            self.loop.call_soon_threadsafe(self._end_soon)
+
+        async def serve(self, sockets: Any = None) -> None:
+            self.loop = asyncio.get_running_loop()
+            await super().serve(sockets=sockets)
+            log.info("ended", extra=fields(version=self.service.served.current.version))
+
+        def _end_soon(self) -> None:
+            log.info("draining", extra=fields(in_flight=self.service.in_flight))
+            self.loop.call_later(LINGER_SECONDS, self._end)
+
+        def _end(self) -> None:
+            self.should_exit = True
+
+    return Server

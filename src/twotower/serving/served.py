@@ -1,0 +1,191 @@
+"""`Served`: the bundle that answers, and how another one takes its place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+from twotower.errors import SavedFolderError, TwoTowerError
+from twotower.retrieval.retriever import Retriever
+from twotower.serving.description import Description
+from twotower.serving.logs import fields, log
+from twotower.serving.messages import Refused
+
+ATTEMPTS = 5
+"""Times that a folder is copied which changes meanwhile."""
+
+WARMING = 3
+"""Searches that a bundle answers before it is asked by anybody."""
+
+LOADING_PRIORITY = 5
+"""How much a thread that loads gives way to those that answer, as `nice` counts."""
+
+Identity: TypeAlias = tuple[tuple[str, int, int, int], ...]
+Loader: TypeAlias = Callable[[Path], Retriever]
+
+
+class Loaded:
+    """A retriever that is ready, what the page is told of it, and since when."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        self.description = Description(retriever)
+        self.at = now()
+
+    @property
+    def version(self) -> str:
+        """Version id of the bundle."""
+        return self.retriever.version
+
+
+class Served:
+    """Keeps one bundle loaded, and replaces it by what is put at its path.
+
+    A bundle is copied, and the copy is checked and read: nothing that is later done to the files reaches what is
+    being served. The new one is warmed beside the old one; then one reference is replaced.
+
+    Args:
+        folder: Where the bundle is.
+        load: Reads a bundle.
+
+    Raises:
+        SavedFolderError: There is none that can be served.
+    """
+
+    def __init__(self, folder: Path, load: Loader = Retriever.load) -> None:
+        self.folder, self._load = folder, load
+        self._one_at_a_time = threading.Lock()
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.last_refused: Refused | None = None
+        self.swaps = self.refusals = 0
+        self.current, self._tried = self._ready()
+
+    def retriever(self) -> Retriever:
+        """The one that answers now."""
+        return self.current.retriever
+
+    def reload(self) -> bool:
+        """Serves what is at the path now; gives whether that is another bundle.
+
+        Raises:
+            TwoTowerError: It is refused, and the one before goes on.
+        """
+        with self._one_at_a_time:
+            identity = identity_of(self.folder)
+            try:
+                loaded, self._tried = self._ready()
+            except TwoTowerError as error:
+                self._tried = identity
+                self.refusals += 1
+                self.last_refused = Refused(now(), str(error))
+                log.warning("bundle refused", extra=fields(reason=str(error), version=self.current.version))
+                raise
+            changed = loaded.version != self.current.version
+            if changed:
+                before, self.current = self.current.version, loaded
+                self.swaps += 1
+                log.info("bundle swapped", extra=fields(version=loaded.version, before=before))
+            return changed
+
+    def watch(self, seconds: float) -> None:
+        """Looks at the path every so many seconds, in a thread of its own, and reloads when something has changed."""
+        self._ended.clear()
+        self._watcher = threading.Thread(target=self._watch, args=(seconds,), name="watch", daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self, seconds: float) -> None:
+        give_way()
+        while not self._ended.wait(seconds):
+            identity = identity_of(self.folder)
+            if identity and identity != self._tried:
+                try:
+                    self.reload()
+                except TwoTowerError:
+                    continue  # it is logged, and tried again when the folder changes
+
+    def _ready(self) -> tuple[Loaded, Identity]:
+        """What is at the path, read and warmed, and the identity of the folder that it was read from."""
+        for _ in range(ATTEMPTS):
+            identity = identity_of(self.folder)
+            try:
+                retriever = self._read_copy()
+            except TwoTowerError:
+                if identity_of(self.folder) == identity:
+                    raise
+                continue
+            if identity_of(self.folder) == identity:
+                return _warmed(retriever, self.folder), identity
+        raise SavedFolderError(f"{self.folder} changed {ATTEMPTS} times while it was being read")
+
+    def _read_copy(self) -> Retriever:
+        private = Path(tempfile.mkdtemp(prefix="twotower-serve-"))
+        try:
+            copy = private / "bundle"
+            try:
+                shutil.copytree(self.folder, copy, symlinks=True)
+            except OSError as error:  # shutil.Error is one, too
+                raise SavedFolderError(f"{self.folder} cannot be read: {error}") from error
+            try:
+                return self._load(copy)
+            except SavedFolderError as error:
+                raise SavedFolderError(str(error).replace(str(copy), str(self.folder))) from error
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
+
+
+def _warmed(retriever: Retriever, folder: Path) -> Loaded:
+    try:
+        warm(retriever)
+        return Loaded(retriever)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # notes may hold anything
+        raise SavedFolderError(f"{folder} cannot be served: {error}") from error
+
+
+def warm(retriever: Retriever) -> None:
+    """Has a retriever answer a few requests, so that the first one that somebody sends is as fast as others.
+
+    Raises:
+        TwoTowerError: It cannot.
+    """
+    details = retriever.details
+    known = retriever.queries[details.query_id].slice(0, WARMING).to_pylist()
+    for query in [*known, None]:
+        retriever.recommend({} if query is None else {details.query_id: query}, 10, exclude_seen=True)
+    if retriever.candidates.num_rows:
+        retriever.similar(retriever.candidates[details.candidate_id][0].as_py(), 1)
+
+
+def identity_of(folder: Path) -> Identity:
+    """What tells a folder's content from another by a look at its files; empty where there is none."""
+    try:
+        return tuple(
+            (path.name, found.st_ino, found.st_mtime_ns, found.st_size)
+            for path in sorted(folder.rglob("*"))
+            if (found := path.lstat())
+        )
+    except OSError:
+        return ()
+
+
+def give_way() -> None:
+    """Lets the threads that answer go before this one, where the system can do so for one thread."""
+    if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_PRIORITY)
+
+
+def now() -> str:
+    """The time, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

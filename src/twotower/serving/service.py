@@ -1,0 +1,212 @@
+"""`Service`: the application that answers over HTTP, as ASGI servers run it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from twotower.errors import TwoTowerError, UnknownCandidateError
+from twotower.extras import require
+from twotower.serving.bodies import CLOSE, body_of, decoded, parameters
+from twotower.serving.engine import Engine
+from twotower.serving.logs import fields, log
+from twotower.serving.metrics import Metrics
+from twotower.serving.openapi import description
+from twotower.serving.page import files
+from twotower.serving.refusals import Refusal
+from twotower.serving.replies import Receive, Reply, Scope, Send, json_of, refused
+from twotower.serving.routes import ENDPOINTS, Call, Endpoint
+from twotower.serving.served import Served
+from twotower.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+"""What every answer carries: a page that takes and sends nothing elsewhere."""
+
+_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Service:
+    """Answers requests from one bundle.
+
+    Args:
+        served: The bundle, loaded.
+        settings: What is allowed.
+
+    Raises:
+        MissingExtraError: Starlette or prometheus_client is not installed.
+    """
+
+    def __init__(self, served: Served, settings: Settings | None = None) -> None:
+        self.served, self.settings = served, settings or Settings()
+        self.draining = False
+        self.in_flight = 0
+        self.engine = Engine(served.retriever, self.settings.waiting)
+        self.metrics = Metrics(served, self.engine.waiting)
+        self._app = self._application()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: answers, counts and logs one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self.in_flight += 1
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            self.in_flight -= 1
+            seconds = time.perf_counter() - started
+            route = scope.get("twotower.route", "none")
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+            self.metrics.answered(route, method, status, seconds)
+            line = fields(
+                method=scope["method"],
+                path=route,
+                status=status,
+                ms=round(1000 * seconds, 2),
+                version=self.served.current.version,
+                request=request_id,
+            )
+            log.info("request", extra=line)
+
+    def close(self) -> None:
+        """Ends the watch and the engine."""
+        self.served.stop()
+        self.engine.stop()
+
+    def _application(self) -> Any:
+        applications, routing = (require(f"starlette.{name}", "serve") for name in ("applications", "routing"))
+        exceptions = require("starlette.exceptions", "serve")
+        routes = [
+            routing.Route(endpoint.path, self._handler(endpoint), methods=[endpoint.method]) for endpoint in ENDPOINTS
+        ]
+        described = Reply(json_of(description(ENDPOINTS)))
+        routes.append(routing.Route("/openapi.json", self._fixed("/openapi.json", described), methods=["GET"]))
+        for path, reply in files().items():
+            routes.append(routing.Route(path, self._fixed(path, reply), methods=["GET"]))
+
+        @asynccontextmanager
+        async def lifespan(app: object) -> AsyncIterator[None]:
+            del app
+            self.start()
+            yield
+            self.close()
+
+        return applications.Starlette(
+            routes=routes, lifespan=lifespan, exception_handlers={exceptions.HTTPException: self._not_routed}
+        )
+
+    def start(self) -> None:
+        """Starts the engine and the watch."""
+        self.engine.start()
+        if self.settings.watch_seconds is not None:
+            self.served.watch(self.settings.watch_seconds)
+
+    def _fixed(self, path: str, reply: Reply) -> Callable[[Request], Awaitable[Reply]]:
+        async def handle(request: Request) -> Reply:
+            request.scope["twotower.route"] = path
+            return reply
+
+        return handle
+
+    def _handler(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Reply]]:
+        decoder = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
+
+        async def handle(request: Request) -> Reply:
+            request.scope["twotower.route"] = endpoint.path
+            try:
+                async with asyncio.timeout(self.settings.seconds):
+                    return await self._answer(endpoint, decoder, request)
+            except Exception as error:
+                refusal = self._refusal(error)
+            return refused(refusal, self.served.current.version)
+
+        return handle
+
+    async def _answer(self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request) -> Reply:
+        if endpoint.guarded:
+            self._check_token(request)
+        asked = parameters(request.query_params.multi_items(), endpoint.parameters)
+        body = None
+        if decoder is not None:
+            body = decoded(await body_of(request, self.settings.body_bytes), decoder)
+        return await endpoint.handler(Call(self, request.path_params, asked, body))
+
+    def _check_token(self, request: Request) -> None:
+        if self.settings.token is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(token.strip().encode(), self.settings.token.encode())
+        if scheme.lower() != "bearer" or not same:
+            message = "expected the header `Authorization: Bearer TOKEN` with this service's token"
+            raise Refusal(401, "unauthorized", message, headers={"www-authenticate": "Bearer", **CLOSE})
+
+    def _refusal(self, error: Exception) -> Refusal:
+        """What an error is to the one who asked."""
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, UnknownCandidateError):
+            return Refusal(404, "unknown_candidate", str(error), "candidate")
+        if isinstance(error, TwoTowerError):
+            return Refusal(400, "invalid", str(error))
+        if isinstance(error, TimeoutError):
+            message = f"the request took longer than {self.settings.seconds:g} s, which are allowed"
+            return Refusal(408, "timeout", message, headers=CLOSE)
+        if type(error).__name__ == "ClientDisconnect":
+            return Refusal(400, "disconnected", "the client has gone before its body was there")
+        log.error("failure", exc_info=error, extra=fields(kind=type(error).__name__))
+        return Refusal(500, "failure", "the service failed; its log says how")
+
+    async def _not_routed(self, request: Request, error: Any) -> Reply:
+        """404 and 405 in the one shape; OPTIONS is told what an address takes."""
+        if error.status_code == 405:
+            allowed = ", ".join(sorted({*error.headers["Allow"].split(", "), "OPTIONS"}))
+            if request.method == "OPTIONS":
+                return Reply(b"", status=204, headers={"allow": allowed})
+            message = f"{request.method} is not possible here; expected one of {allowed}"
+            refusal = Refusal(405, "method_not_allowed", message, headers={"allow": allowed})
+        else:
+            refusal = Refusal(error.status_code, "not_found", "there is nothing at this address; see /openapi.json")
+        return refused(refusal, self.served.current.version)
+
+
+def _request_id(scope: Scope) -> str:
+    """What the client calls its request, or else a name of our own."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if REQUEST_ID.fullmatch(text):
+                return text
+    return uuid.uuid4().hex[:16]

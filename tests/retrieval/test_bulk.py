@@ -1,0 +1,120 @@
+"""Recommendations for a whole file: what is asked one by one, whatever is interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toy import groups_log, toy_model
+from twotower.errors import ConfigError, DataError, SavedFolderError
+from twotower.retrieval import Retriever, bulk
+from twotower.retrieval.bulk import Filters, recommend_all
+
+
+@pytest.fixture(scope="module")
+def retriever() -> Retriever:
+    log = groups_log(400)
+    return Retriever.build(toy_model().learn(log), log.candidates, seen=log)
+
+
+@pytest.fixture
+def queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Known, unknown and missing ids, some with a time, in row groups that are no multiples of a part."""
+    monkeypatch.setattr(bulk, "PART", 7)
+    monkeypatch.setattr(bulk, "BLOCK", 3)
+    ids = [*range(40), None, 999, *range(5)]
+    times = [None if number % 3 else number for number in range(len(ids))]
+    path = tmp_path / "queries.parquet"
+    pq.write_table(pa.table({"user": pa.array(ids, pa.int64()), "at": times}), path, row_group_size=16)
+    return path
+
+
+def test_a_file_is_answered_as_its_rows_are(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
+    filters = Filters(exclude_seen=True, exclude=(3,), where="item != 4")
+    assert recommend_all(retriever, queries, tmp_path / "out.parquet", 6, filters=filters) == 47
+    answers = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    for row, answer in zip(pq.read_table(queries).to_pylist(), answers, strict=True):
+        request = {name: value for name, value in row.items() if value is not None}
+        alone = retriever.recommend(request, 6, exclude_seen=True, exclude=[3], where="item != 4")
+        assert answer["user"] == row["user"]
+        assert answer["candidates"] == [one.id for one in alone]
+        assert answer["scores"] == pytest.approx([one.score for one in alone], rel=1e-5)
+        assert (answer["basis"], answer["version"]) == (alone.basis, retriever.version)
+    assert {answer["basis"] for answer in answers} == {"query", "popularity"}
+    assert not (tmp_path / "out.parquet.partial").exists()
+
+
+def test_an_interrupted_file_goes_on_and_ends_the_same(
+    retriever: Retriever, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.parquet"
+    recommend_all(retriever, queries, tmp_path / "whole.parquet", 4)
+    asked: list[int] = []
+    rank = Retriever.rank
+
+    def failing(self: Retriever, requests: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(len(requests))
+        if sum(asked) > 25:
+            raise KeyboardInterrupt
+        return rank(self, requests, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "rank", failing)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(retriever, queries, out, 4)
+    assert not out.exists()
+    finished = sorted((tmp_path / "out.parquet.partial").glob("0*.parquet"))
+    written = [path.stat().st_mtime_ns for path in finished]
+    assert len(finished) == 4  # of 7, 7, 2 and 7 queries
+    monkeypatch.setattr(Retriever, "rank", rank)
+    with pytest.raises(SavedFolderError, match=r"other k;.*--restart"):
+        recommend_all(retriever, queries, out, 5)
+    assert [path.stat().st_mtime_ns for path in finished] == written
+    recommend_all(retriever, queries, out, 4)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_what_is_left_of_another_job_is_left_behind_only_when_asked(
+    retriever: Retriever, queries: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    (tmp_path / "out.parquet.partial").mkdir()
+    (tmp_path / "out.parquet.partial" / "job.json").write_text("{")
+    with pytest.raises(SavedFolderError, match="other bundle, queries, k, filters"):
+        recommend_all(retriever, queries, out, 4)
+    assert recommend_all(retriever, queries, out, 4, restart=True) == 47
+
+
+def test_a_file_without_ids_is_numbered(retriever: Retriever, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"at": [1, 2, 3]}), tmp_path / "times.parquet")
+    recommend_all(retriever, tmp_path / "times.parquet", tmp_path / "out.parquet", 2)
+    answers = pq.read_table(tmp_path / "out.parquet")
+    assert answers["row"].to_pylist() == [0, 1, 2]
+    assert set(answers["basis"].to_pylist()) == {"popularity"}
+
+
+def test_an_empty_file_has_an_empty_answer(retriever: Retriever, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": pa.array([], pa.int64())}), tmp_path / "none.parquet")
+    assert recommend_all(retriever, tmp_path / "none.parquet", tmp_path / "out.parquet") == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+
+
+def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("before")
+    pq.write_table(pa.table({"user": [1], "colour": ["red"]}), tmp_path / "column.parquet")
+    with pytest.raises(ConfigError, match=r"column\.parquet: column 'colour' is none that a query has; expected"):
+        recommend_all(retriever, tmp_path / "column.parquet", out)
+    (tmp_path / "text.parquet").write_text("user\n1\n")
+    with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
+        recommend_all(retriever, tmp_path / "text.parquet", out)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        recommend_all(retriever, tmp_path / "nowhere.parquet", out)
+    pq.write_table(pa.table({"user": [1, 2, 3, 4], "at": [1.0, 2.0, 3.0, np.inf]}), tmp_path / "times.parquet")
+    with pytest.raises(DataError, match=r"times\.parquet, row 3: .*at"):
+        recommend_all(retriever, tmp_path / "times.parquet", out)
+    assert out.read_text() == "before"

@@ -1,0 +1,106 @@
+"""Explanations add up to the score, and say what the formula of Shapley values says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from toy import groups_log
+from twotower.errors import UnknownCandidateError
+from twotower.features import Bucketized, Category, Elapsed, History, Normalized, Text
+from twotower.model import Tower, TwoTower
+from twotower.retrieval import Retriever, explain
+from twotower.retrieval.explain import Explanation
+from twotower.training import AdamW, Trainer
+
+
+def model_of(layers: tuple[int, ...] = (8, 6), *, normalize: bool = False) -> TwoTower:
+    history = History("item", "user", "at", length=4, dim=4)
+    query = [Category("user", 4), history, Elapsed("at", by="user"), Bucketized("at", 4, 4), Normalized("at")]
+    candidate = [Category("item", 4), Text("title", 4)]
+    towers = Tower(query, layers, cross=1), Tower(candidate, layers)
+    return TwoTower(*towers, normalize=normalize, temperature=0.2 if normalize else 1.0)
+
+
+def retriever_of(model: TwoTower) -> Retriever:
+    log = groups_log(400)
+    Trainer(epochs=2, batch_size=64, optimizer=AdamW(0.02)).fit(model, log)
+    return Retriever.build(model, log.candidates, seen=log)
+
+
+@pytest.fixture(scope="module", params=[False, True])
+def retriever(request: pytest.FixtureRequest) -> Retriever:
+    return retriever_of(model_of(normalize=request.param))
+
+
+def total(found: Explanation) -> float:
+    parts = [[one.value for one in part] for part in (found.query, found.candidate)]
+    return found.bias + sum(map(sum, parts)) + sum(one.value for one in found.history)
+
+
+@pytest.mark.parametrize("query", [{"user": 3}, {"user": 999}, {}, {"history": [1, 2, 999]}, {"user": 3, "at": 5}])
+@pytest.mark.parametrize("most", [explain.MOST_EXACT, 0])
+def test_contributions_add_up_to_the_score(
+    query: dict[str, object], most: int, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "MOST_EXACT", most)
+    for candidate in (0, 7):
+        found = retriever.explain(query, candidate)
+        vector = retriever.embed([query], [retriever.requests.row(query)])[0]
+        score = float(vector @ retriever.index.embeddings[retriever.candidate_row(candidate)])
+        assert found.score == pytest.approx(score, abs=1e-5)
+        assert total(found) == pytest.approx(found.score, abs=1e-5)
+
+
+def test_exact_contributions_are_shapley_values(retriever: Retriever) -> None:
+    """Against the formula, subset by subset, for one feature of each tower."""
+    model, query = retriever.model, {"user": 3}
+    encoded = retriever.requests.encode([query], [3])
+    candidate = model.encode_candidates(retriever.candidates.slice(5, 1)).whole()
+    sides = explain._Side.of(model.query, encoded), explain._Side.of(model.candidate, candidate)
+    names = [(side, place) for side in (0, 1) for place in range(len(sides[side].names))]
+
+    def worth(playing: set[tuple[int, int]]) -> float:
+        masks = [torch.tensor([[(s, p) in playing for p in range(len(side.names))]]) for s, side in enumerate(sides)]
+        with torch.no_grad():
+            left = model.scaled_query(sides[0].of_subsets(masks[0]))
+            return float((left * model.scaled_candidate(sides[1].of_subsets(masks[1]))).sum())
+
+    found = retriever.explain(query, 5)
+    given = {(0, "user"): next(one.value for one in found.query if one.feature == "user")}
+    given[(1, "title")] = next(one.value for one in found.candidate if one.feature == "title")
+    for (side, name), value in given.items():
+        player = (side, sides[side].names.index(name))
+        others = [one for one in names if one != player]
+        expected = 0.0
+        for size in range(len(others) + 1):
+            weight = 1 / (len(names) * math.comb(len(others), size))
+            for subset in itertools.combinations(others, size):
+                expected += weight * (worth({*subset, player}) - worth(set(subset)))
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_items_of_the_history_are_named_in_place_of_the_feature(retriever: Retriever) -> None:
+    found = retriever.explain({"history": [1, 2, 999]}, 4)
+    assert [one.id for one in found.history] == [2, 1]  # the latest first; nobody knows 999
+    assert "one item at a time" in found.method
+    alone = retriever.explain({}, 4)
+    assert not alone.history
+    assert "one item" not in alone.method
+    assert "item (history)" in [one.feature for one in alone.query]
+
+
+def test_a_linear_model_is_explained_by_its_parts() -> None:
+    """With one feature a tower and no layers, the score is one product, shared evenly."""
+    retriever = retriever_of(TwoTower(Tower([Category("user", 4)]), Tower([Category("item", 4)])))
+    found = retriever.explain({"user": 1}, 2)
+    assert (found.bias, found.method) == (0.0, explain.EXACT)
+    assert [one.value for one in (*found.query, *found.candidate)] == pytest.approx([found.score / 2] * 2)
+
+
+def test_a_candidate_that_is_not_there_is_refused(retriever: Retriever) -> None:
+    with pytest.raises(UnknownCandidateError, match="item 4242 is not in the catalogue of 30 candidates"):
+        retriever.explain({"user": 1}, 4242)
