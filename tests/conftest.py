@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from toy import groups_log
 
+pytest_plugins = ["serving_fixtures"]
+
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
 

@@ -79,9 +79,10 @@ def parsed_index(text: str) -> IndexSettings:
     """
     try:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}
-        return msgspec.convert(settings, IndexSettings)
+        parsed: IndexSettings = msgspec.convert(settings, IndexSettings)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"--index {text!r}: {error}; expected exact, hnsw, ivfpq, or a JSON object") from error
+    return parsed
 
 
 def _saved(retriever: Retriever, folder: Path, json: bool) -> None:

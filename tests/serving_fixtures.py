@@ -1,3 +1,5 @@
+"""A small bundle, and clients of a service over it."""
+
 from __future__ import annotations
 
 import asyncio
