@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
+from twotower.cli.main import app
 from twotower.data import Dataset, from_tables
 from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
 from twotower.features import (
@@ -156,6 +158,15 @@ def test_a_bundle_answers_by_either_engine(folder: Path) -> None:
         assert found.version == expected.version
         scores = {one.id: one.score for one in expected}
         assert {one.id: one.score for one in found} == pytest.approx(scores, rel=1e-5, abs=1e-5)
+
+
+def test_the_command_writes_the_towers(tmp_path: Path) -> None:
+    log = groups_log()
+    Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(tmp_path / "plain")
+    arguments = ["bundle", str(tmp_path / "plain"), "--out", str(tmp_path / "shop"), "--onnx"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(Retriever.load(tmp_path / "shop", engine="onnx").recommend({"user": 3})) == 10
 
 
 def test_a_changed_catalogue_keeps_engine_and_files(folder: Path, tmp_path: Path) -> None:

@@ -191,8 +191,8 @@ def _is_bag(rows: Tensor) -> bool:
 
 def _dynamic(place: int, rows: Tensor) -> Any:
     if place == 0:
-        return torch.export.Dim.DYNAMIC  # type: ignore[attr-defined]
-    return torch.export.Dim.AUTO if place == 1 and _is_bag(rows) else None  # type: ignore[attr-defined]
+        return torch.export.Dim.DYNAMIC
+    return torch.export.Dim.AUTO if place == 1 and _is_bag(rows) else None
 
 
 def _names(count: int) -> list[str]:
