@@ -13,6 +13,7 @@ from twotower.data.sources import read_table
 from twotower.errors import ConfigError
 from twotower.retrieval import IndexSettings, Retriever
 from twotower.retrieval.building import rebuilt
+from twotower.retrieval.bundle import with_onnx
 from twotower.study.results import read_results
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
@@ -38,13 +39,15 @@ def bundle(
     study: Annotated[
         Path | None, typer.Option(help="A folder that `twotower study` wrote, to keep its results with it.")
     ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Keep the towers as ONNX besides (the extra onnx).")] = False,
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a trained one: another index, another catalogue, a study's results to show."""
     retriever = Retriever.load(trained)
     notes = {} if study is None else {"study": msgspec.to_builtins(read_results(study / "results.json"))}
     catalogue = None if candidates is None else read_table(candidates, "candidates")
-    _saved(Retriever(rebuilt(retriever.bundle, catalogue, parsed_index(index), parity, notes)), out, json)
+    made = rebuilt(retriever.bundle, catalogue, parsed_index(index), parity, notes)
+    _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
 @candidates.command("add")

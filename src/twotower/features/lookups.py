@@ -80,6 +80,9 @@ def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
     if _prepared(rows, table):
         embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
+    if torch.compiler.is_exporting():  # other runtimes have no bags
+        shares = (rows != padding).to(table.dtype)
+        return embed_sum(rows, table, shares / shares.sum(dim=1, keepdim=True).clamp_min(1.0), padding)
     if rows.device.type != "cpu":
         return F.embedding_bag(rows, table, mode="mean", padding_idx=padding)
     there = rows != padding
@@ -97,7 +100,7 @@ def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Ten
         weights: Weight of each slot, `[n, slots]`, with gradient.
         padding: A row that does not count and gets no gradient.
     """
-    if _prepared(rows, table):
+    if _prepared(rows, table) or torch.compiler.is_exporting():
         weights = weights.masked_fill(rows == padding, 0.0)
         return torch.bmm(weights.unsqueeze(1), embed(rows, table, padding)).squeeze(1)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights, padding_idx=padding)

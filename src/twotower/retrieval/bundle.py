@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,16 +18,21 @@ from torch import Tensor
 from twotower.arrow import read_table, table_bytes, write_table
 from twotower.data.checks import check_ids
 from twotower.data.seen import Seen
-from twotower.errors import SavedFolderError, TwoTowerError
+from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, TwoTowerError
 from twotower.files import replaced_folder
 from twotower.model.saving import load_model, model_version, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import ApproximateIndex, restored_index
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray
+from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, weight_bytes, write_towers
 from twotower.retrieval.parity import Parity
+from twotower.retrieval.requests import Requests
 from twotower.saved import Manifest, check_folder, listed, write_manifest
 from twotower.version import VERSION
+
+Engine: TypeAlias = Literal["torch", "onnx"]
+"""What embeds queries."""
 
 KIND = "twotower retriever"
 FORMAT = 2
@@ -61,6 +66,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         revision: How often candidates were added, changed or withdrawn since it was built.
         version: Version id of everything: twelve digits that name this very content.
         notes: What else the maker wants to keep: metrics, split, fingerprint.
+        onnx: Whether it keeps the towers as ONNX besides.
     """
 
     data: str
@@ -75,6 +81,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: int
     version: str
     notes: dict[str, Any]
+    onnx: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +96,7 @@ class Bundle:
         popularity: Training events of each candidate, `[C]`.
         index: The embeddings of the candidates, and how they are searched.
         details: What it says of itself.
+        query_tower: The query tower as ONNX Runtime computes it, where the bundle was read with it.
     """
 
     model: TwoTower
@@ -98,6 +106,7 @@ class Bundle:
     popularity: IntArray
     index: Index
     details: Details = field(repr=False)
+    query_tower: OnnxTower | None = field(default=None, repr=False)
 
 
 def with_version(bundle: Bundle) -> Bundle:
@@ -113,6 +122,11 @@ def with_version(bundle: Bundle) -> Bundle:
     return Bundle(**(vars(bundle) | {"details": msgspec.structs.replace(details, version=version)}))
 
 
+def with_onnx(bundle: Bundle) -> Bundle:
+    """The bundle with its towers as ONNX besides, written whenever it is saved."""
+    return with_version(replace(bundle, details=msgspec.structs.replace(bundle.details, onnx=True)))
+
+
 def save_bundle(bundle: Bundle, folder: Path) -> Manifest:
     """Writes a bundle to a folder, beside its target and then put in its place."""
     with replaced_folder(folder) as building:
@@ -126,20 +140,31 @@ def save_bundle(bundle: Bundle, folder: Path) -> Manifest:
         save_file({_layout(bundle.index): _stored(bundle.index)}, building / EMBEDDINGS, marks)
         if isinstance(bundle.index, ApproximateIndex):
             save_file(bundle.index.tensors(), building / INDEX, marks)
+        if bundle.details.onnx:
+            first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
+            write_towers(bundle.model, _of_a_stranger(bundle.model, bundle.queries, bundle.details), first, building)
         return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, engine: Engine = "torch") -> Bundle:
     """Reads what `save_bundle` wrote; where another takes its place meanwhile, that one.
 
+    Args:
+        folder: The folder.
+        engine: With `onnx`, it has a `query_tower`.
+
     Raises:
+        ConfigError: The engine is unknown, or the bundle has no towers as ONNX.
+        MissingExtraError: ONNX Runtime is not installed.
         SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle, or its parts do
             not belong together.
     """
+    if engine not in ("torch", "onnx"):
+        raise ConfigError(f"engine={engine!r}; expected torch or onnx")
     for _ in range(ATTEMPTS):
         before = _identity(folder)
         try:
-            bundle = _read(folder)
+            bundle = _read(folder, engine)
         except SavedFolderError:
             if _identity(folder) == before:
                 raise
@@ -158,9 +183,11 @@ def check_bundle(folder: Path) -> Details:
     return _details(folder, check_folder(folder, KIND, FORMAT))
 
 
-def _read(folder: Path) -> Bundle:
+def _read(folder: Path, engine: Engine) -> Bundle:
     manifest = check_folder(folder, KIND, FORMAT)
     details = _details(folder, manifest)
+    if engine == "onnx" and not details.onnx:
+        raise ConfigError(f"{folder} has no towers as ONNX; write them with: twotower bundle {folder} --out … --onnx")
     try:
         model = load_model(folder / MODEL)
         candidates, queries, offsets, seen, popularity = (
@@ -182,11 +209,27 @@ def _read(folder: Path) -> Bundle:
         else:
             tensors = _tensors(listed(folder, manifest, INDEX), marks)
             index = restored_index(details.index, embeddings, tensors)
-    except SavedFolderError:
+        tower = None
+        if engine == "onnx":
+            tower = _query_tower(listed(folder, manifest, QUERY), model, queries, details)
+    except (SavedFolderError, MissingExtraError):
         raise
     except (TwoTowerError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise SavedFolderError(f"{folder} holds no bundle that can be read: {error}") from error
-    return Bundle(model, candidates, queries, seen_lists, events, index, details)
+    return Bundle(model, candidates, queries, seen_lists, events, index, details, tower)
+
+
+def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Details) -> OnnxTower:
+    largest = weight_bytes(model) + GRAPH_BYTES
+    _require(path.stat().st_size <= largest, f"{QUERY} has {path.stat().st_size} bytes; expected at most {largest}")
+    inputs = _of_a_stranger(model, queries, details)
+    return OnnxTower(path.read_bytes(), details.towers, inputs, model.query.width, largest)
+
+
+def _of_a_stranger(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
+    """What the query tower takes of a request that says nothing."""
+    requests = Requests(model, queries, details.query_id, details.time, details.latest_time)
+    return requests.encode([{}], [None])
 
 
 def _details(folder: Path, manifest: Manifest) -> Details:

@@ -21,7 +21,7 @@ from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.building import built
-from twotower.retrieval.bundle import Bundle, Details, load_bundle, save_bundle
+from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
 from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.explain import Explanation, explain
@@ -120,7 +120,7 @@ class Retriever:
     """
 
     def __init__(self, bundle: Bundle, embed: Callable[[list[Tensor]], Tensor] | None = None) -> None:
-        self.bundle, self._embed = bundle, embed or bundle.model.query_vectors
+        self.bundle, self._embed = bundle, embed or bundle.query_tower or bundle.model.query_vectors
         details = bundle.details
         self.requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
         self.ids = Ids(bundle.candidates[details.candidate_id], details.candidate_id)
@@ -159,13 +159,20 @@ class Retriever:
         return cls(built(model, candidates, seen, index, parity, notes or {}))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Retriever:
+    def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:
         """Reads what `save` wrote; it gives the same answers.
 
+        Args:
+            folder: The folder.
+            engine: What embeds queries: `torch`, or ONNX Runtime with `onnx`, where the bundle was written with
+                `twotower bundle --onnx`; its scores are the same to about 1e-5.
+
         Raises:
+            ConfigError: The engine is unknown, or the bundle has no towers as ONNX.
+            MissingExtraError: The extra `onnx` is not installed.
             SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
         """
-        return cls(load_bundle(Path(folder)))
+        return cls(load_bundle(Path(folder), engine))
 
     def save(self, folder: str | Path) -> Manifest:
         """Writes everything to a folder, beside its target and then put in its place."""

@@ -1,0 +1,233 @@
+"""Towers as ONNX, so that a service can embed queries by ONNX Runtime; the extra `onnx`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
+from twotower.extras import require
+from twotower.model.saving import model_version
+from twotower.model.two_tower import TwoTower
+
+QUERY, CANDIDATE = "onnx/query.onnx", "onnx/candidate.onnx"
+"""The files of a bundle."""
+
+OPSET = 18
+OUTPUT = "embeddings"
+TOWERS = "towers"
+"""Name of the entry that says of which towers a file is."""
+
+LARGEST = 2**31 - 2**24
+"""Bytes of a tower, at most: what is kept in one file, the format limits to 2 GiB."""
+
+GRAPH_BYTES = 1 << 24
+"""Bytes of a file besides the weights, at most."""
+
+TOLERANCE = 1e-5
+"""How far embeddings may be from those of the tower, of the largest number in them (at least 1)."""
+
+
+class OnnxTower:
+    """A tower that ONNX Runtime computes: takes what `TwoTower.query_vectors` takes and gives the same.
+
+    Args:
+        content: What `exported` gave, or a file of a bundle.
+        towers: Version id of the model that it has to be of.
+        inputs: What the tower takes, of any rows: by it types and shapes are checked.
+        width: Numbers in an embedding.
+        largest: Bytes that the content may have.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        SavedFolderError: It is no such tower, of other towers, or wants anything outside of itself.
+    """
+
+    def __init__(self, content: bytes, towers: str, inputs: Sequence[Tensor], width: int, largest: int) -> None:
+        onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
+        if len(content) > largest:
+            raise SavedFolderError(f"the ONNX tower has {len(content)} bytes; expected at most {largest}")
+        try:
+            _check(onnx.load_model_from_string(content), towers)
+            options = runtime.SessionOptions()
+            options.log_severity_level = 4
+            options.intra_op_num_threads = torch.get_num_threads()
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except SavedFolderError:
+            raise
+        except Exception as error:  # of what lies in such a file, both libraries may fail in any way
+            raise SavedFolderError(f"the ONNX tower cannot be read: {type(error).__name__}: {error}") from error
+        self._names = [given.name for given in self._session.get_inputs()]
+        if self._names != _names(len(inputs)):
+            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {_names(len(inputs))}")
+        given = self._run(inputs)
+        if given.dtype != torch.float32 or given.shape != (len(inputs[0]), width):
+            raise SavedFolderError(f"the ONNX tower gives {given.dtype} {list(given.shape)}; expected {width} float32")
+
+    def __call__(self, encoded: list[Tensor]) -> Tensor:
+        """Embeddings `[n, d]`, ready for a dot product, of each feature's encoded rows `[n, …]`."""
+        return self._run(encoded)
+
+    def _run(self, encoded: Sequence[Tensor]) -> Tensor:
+        feeds = {name: rows.numpy() for name, rows in zip(self._names, encoded, strict=True)}
+        try:
+            found: np.ndarray = self._session.run([OUTPUT], feeds)[0]
+        except Exception as error:  # ONNX Runtime raises kinds of its own
+            raise SavedFolderError(f"the ONNX tower cannot be run: {error}") from error
+        return torch.from_numpy(found)
+
+
+class _Vectors(nn.Module):
+    """One side of a model, from encoded rows to embeddings ready for a dot product."""
+
+    def __init__(self, model: TwoTower, side: str) -> None:
+        super().__init__()
+        self.model, self.side = model, side
+
+    def forward(self, *encoded: Tensor) -> Tensor:
+        rows = list(encoded)
+        return self.model.query_vectors(rows) if self.side == "query" else self.model.candidate_vectors(rows)
+
+
+def write_towers(model: TwoTower, query: Sequence[Tensor], candidate: Sequence[Tensor], folder: Path) -> None:
+    """Writes both towers into a bundle's folder.
+
+    Args:
+        model: The model.
+        query: What its query tower takes, one row or more.
+        candidate: What its candidate tower takes, one row or more.
+        folder: The folder.
+
+    Raises:
+        MissingExtraError, ConfigError, TwoTowerError: As `exported`.
+    """
+    towers = model_version(model)
+    for name, side, inputs in ((QUERY, "query", query), (CANDIDATE, "candidate", candidate)):
+        content = exported(model, side, inputs, towers)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) -> bytes:
+    """One tower as ONNX of opset 18, for any number of rows; looking values up in vocabularies stays outside.
+
+    What it gives is compared with the tower before it is returned.
+
+    Args:
+        model: The model.
+        side: `query` or `candidate`.
+        inputs: What the tower takes, one row or more.
+        towers: Version id of the model, kept in it.
+
+    Raises:
+        MissingExtraError: The extra `onnx` is not installed.
+        ConfigError: The tower is larger than one file may be, or a feature of one's own cannot be exported.
+        TwoTowerError: ONNX Runtime finds other embeddings.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        require(name, "onnx")
+    module = _Vectors(model, side).eval()
+    bytes_of = weight_bytes(model)
+    if bytes_of > LARGEST:
+        raise ConfigError(f"towers of {bytes_of} bytes are too large for one ONNX file; expected at most {LARGEST}")
+    examples = [_widened(rows.cpu()) for rows in inputs]
+    shapes = [
+        {place: _dynamic(place, rows) for place in range(rows.dim()) if _dynamic(place, rows) is not None}
+        for rows in examples
+    ]
+    device = model.device
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.cpu(),
+                tuple(examples),
+                input_names=_names(len(examples)),
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes={"encoded": tuple(shapes)},
+                dynamo=True,
+                verbose=False,
+            )
+            expected = module(*examples)
+    except Exception as error:  # the exporter fails in many ways
+        raise ConfigError(f"the {side} tower cannot be exported to ONNX: {error}") from error
+    finally:
+        model.to(device)
+    assert program is not None
+    proto = program.model_proto
+    proto.metadata_props.add(key=TOWERS, value=towers)
+    content: bytes = proto.SerializeToString()
+    tower = OnnxTower(content, towers, examples, expected.shape[1], bytes_of + GRAPH_BYTES)
+    off = float((tower(examples) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    if not off <= TOLERANCE:
+        raise TwoTowerError(f"the {side} tower in ONNX is {off:.1e} off; expected at most {TOLERANCE}")
+    return content
+
+
+def weight_bytes(model: TwoTower) -> int:
+    """Bytes of all weights of both towers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _widened(rows: Tensor) -> Tensor:
+    """Two rows and, of bags, two places or more: the exporter takes a size of one for fixed."""
+    rows = torch.cat([rows[:1], rows[-1:]])
+    return F.pad(rows, (0, max(0, 2 - rows.shape[1]))) if _is_bag(rows) else rows
+
+
+def _is_bag(rows: Tensor) -> bool:
+    """Whether they are padded rows of a table, as many places as the longest has."""
+    return rows.dim() == 2 and not rows.dtype.is_floating_point
+
+
+def _dynamic(place: int, rows: Tensor) -> Any:
+    if place == 0:
+        return torch.export.Dim.DYNAMIC
+    return torch.export.Dim.AUTO if place == 1 and _is_bag(rows) else None
+
+
+def _names(count: int) -> list[str]:
+    return [f"feature_{place}" for place in range(count)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter tells of itself is not for the user; errors are raised."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _check(model: Any, towers: str) -> None:
+    """Refuses a model of other towers, or one that is more than ONNX's own operators over weights of its own."""
+    found = {entry.key: entry.value for entry in model.metadata_props}.get(TOWERS)
+    if found != towers:
+        raise SavedFolderError(f"the ONNX tower is of towers {found}, and these are {towers}")
+    domains = [entry.domain for entry in model.opset_import]
+    if any(domain not in ("", "ai.onnx") for domain in domains) or model.functions:
+        raise SavedFolderError(f"the ONNX tower needs operators of {domains}; expected ONNX's own alone")
+    tensors = list(model.graph.initializer)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                raise SavedFolderError(f"the ONNX tower has a graph inside {node.op_type}; expected none")
+            tensors += [attribute.t] if attribute.HasField("t") else []
+            tensors += attribute.tensors
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise SavedFolderError(f"the ONNX tower has a sparse tensor in {node.op_type}; expected none")
+    if model.graph.sparse_initializer or any(tensor.data_location or tensor.external_data for tensor in tensors):
+        raise SavedFolderError("the ONNX tower keeps weights outside of its file; expected all inside")

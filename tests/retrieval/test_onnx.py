@@ -1,0 +1,251 @@
+"""Towers as ONNX: the scores of every kind of feature and layer, and what is refused of a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from toy import groups_log, toy_model
+from twotower.cli.main import app
+from twotower.data import Dataset, from_tables
+from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
+from twotower.features import (
+    Activity,
+    Bucketized,
+    Categories,
+    Category,
+    Cyclic,
+    Elapsed,
+    Feature,
+    Hashed,
+    History,
+    Normalized,
+    Text,
+    Vector,
+)
+from twotower.features.encoders import ENCODERS
+from twotower.model import Tower, TwoTower
+from twotower.retrieval import Retriever
+from twotower.retrieval.bundle import with_onnx
+from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, exported, weight_bytes
+from twotower.saved import check_folder, write_manifest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+ROWS = 40
+
+
+def log_of_everything() -> Dataset:
+    """Columns for every kind of feature, with nulls."""
+    draw = np.random.default_rng(0)
+    users, items = 8, 6
+    log = {
+        "user": draw.integers(users, size=ROWS),
+        "item": np.concatenate([np.arange(items), draw.integers(items, size=ROWS - items)]),
+        "at": np.sort(draw.integers(1_000_000, size=ROWS)),
+    }
+    candidates = {
+        "item": list(range(items)),
+        "title": ["one two", None, "two three four five", "", "one", "six"],
+        "labels": [["a", "b"], [], None, ["b"], ["c", "a", "b"], ["d"]],
+        "price": [1.0, None, 3.0, 4.0, 8.0, 2.5],
+        "image": [[1.0, 2.0], None, [0.5, 1.0], [3.0, 0.0], [0.0, 0.0], [1.0, 1.0]],
+    }
+    queries = pa.table({"user": list(range(users))})
+    return from_tables(
+        pa.table(log),
+        query_id="user",
+        candidate_id="item",
+        time="at",
+        queries=queries,
+        candidates=pa.table(candidates),
+    )
+
+
+def history(encoder: Any, **settings: Any) -> Feature:
+    return History("item", by="user", time="at", length=4, dim=4, encoder=encoder, **settings)
+
+
+QUERY_FEATURES = {
+    "hashed": lambda: Hashed("user", 20, 3),
+    "bucketized": lambda: Bucketized("at", 5, 3),
+    "normalized": lambda: Normalized("at"),
+    "cyclic": lambda: Cyclic("at"),
+    "elapsed": lambda: Elapsed("at", by="user", buckets=4, dim=3),
+    "activity": lambda: Activity("at", by="user", buckets=4, dim=3),
+    "history around": lambda: history("kernels", reach="around"),
+    "history shared": lambda: history("mean", shared=True),
+} | {f"history {encoder}": (lambda encoder=encoder: history(encoder)) for encoder in ENCODERS}
+CANDIDATE_FEATURES = {
+    "text": lambda: Text("title", 3),
+    "text of one word": lambda: Text("title", 3, max_length=1),
+    "categories": lambda: Categories("labels", 3),
+    "normalized": lambda: Normalized("price"),
+    "vector": lambda: Vector("image", 2),
+    "mapped vector": lambda: Vector("image", 2, dim=3),
+    "trained vector": lambda: Vector("image", 2, trained=True),
+}
+LAYERS: dict[str, dict[str, Any]] = {
+    "one": {"layers": [4]},
+    "gelu, layer norm": {"layers": [8, 8, 4], "activation": "gelu", "norm": "layer", "residual": True},
+    "silu, batch norm": {"layers": [8, 4], "activation": "silu", "norm": "batch", "dropout": 0.3},
+    "tanh": {"layers": [8, 4], "activation": "tanh", "input_dropout": 0.2, "strangers": 0.1},
+    "cross before": {"layers": [4], "cross": 2, "cross_rank": 2},
+    "cross beside": {"layers": [8, 4], "cross": 1, "cross_place": "beside"},
+}
+CASES: dict[str, Any] = (
+    {f"query: {name}": ([make], [], {"layers": [4]}, {}) for name, make in QUERY_FEATURES.items()}
+    | {f"candidate: {name}": ([], [make], {"layers": [4]}, {}) for name, make in CANDIDATE_FEATURES.items()}
+    | {f"layers: {name}": ([], [], layers, {}) for name, layers in LAYERS.items()}
+    | {
+        "no layers": ([], [], {}, {}),
+        "cosines": ([], [], {"layers": [4]}, {"normalize": True, "temperature": 0.1}),
+        "learned temperature": ([], [], {"layers": [4]}, {"temperature": 0.5, "learn_temperature": True}),
+    }
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_gives_the_scores_of_the_towers(case: str) -> None:
+    own, others, layers, settings = CASES[case]
+    log = log_of_everything()
+    model = TwoTower(
+        Tower([Category("user", 4), *(make() for make in own)], **layers),
+        Tower([Category("item", 4), *(make() for make in others)], **layers),
+        **settings,
+    ).learn(log)
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that no table says nothing
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    sides = {"query": model.encode_queries(log).whole(), "candidate": model.encode_candidates(log.candidates).whole()}
+    with torch.no_grad():
+        found = {"query": model.query_vectors(sides["query"]), "candidate": model.candidate_vectors(sides["candidate"])}
+    expected = found["query"] @ found["candidate"].T
+    for side in [side for side, told in (("query", own), ("candidate", others)) if told] or ["query", "candidate"]:
+        encoded = sides[side]
+        content = exported(model, side, [rows[:1] for rows in encoded], "v")
+        tower = OnnxTower(content, "v", encoded, model.query.width, 1 << 24)
+        found[side] = tower(encoded)
+        one = [rows[:1] for rows in encoded]
+        torch.testing.assert_close(tower(one), found[side][:1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["query"] @ found["candidate"].T, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log = groups_log()
+    model = toy_model().learn(log)
+    path = tmp_path_factory.mktemp("onnx") / "shop"
+    Retriever(with_onnx(Retriever.build(model, log.candidates, seen=log).bundle)).save(path)
+    return path
+
+
+def test_a_bundle_answers_by_either_engine(folder: Path) -> None:
+    by_torch, by_onnx = Retriever.load(folder), Retriever.load(folder, engine="onnx")
+    assert isinstance(by_onnx.bundle.query_tower, OnnxTower)
+    for query in ({"user": 3}, {"user": 999, "at": 70}, {"user": 5, "at": None}):
+        expected, found = by_torch.recommend(query, k=30), by_onnx.recommend(query, k=30)
+        assert found.version == expected.version
+        scores = {one.id: one.score for one in expected}
+        assert {one.id: one.score for one in found} == pytest.approx(scores, rel=1e-5, abs=1e-5)
+
+
+def test_the_command_writes_the_towers(tmp_path: Path) -> None:
+    log = groups_log()
+    Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(tmp_path / "plain")
+    arguments = ["bundle", str(tmp_path / "plain"), "--out", str(tmp_path / "shop"), "--onnx"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(Retriever.load(tmp_path / "shop", engine="onnx").recommend({"user": 3})) == 10
+
+
+def test_a_changed_catalogue_keeps_engine_and_files(folder: Path, tmp_path: Path) -> None:
+    smaller = Retriever.load(folder, engine="onnx").withdraw([3])
+    smaller.save(tmp_path / "smaller")
+    again = Retriever.load(tmp_path / "smaller", engine="onnx")
+    assert [one.id for one in again.recommend({"user": 3})] == [one.id for one in smaller.recommend({"user": 3})]
+
+
+def test_what_a_bundle_does_not_have_is_said(tmp_path: Path, folder: Path) -> None:
+    log = groups_log()
+    Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"twotower bundle .* --onnx"):
+        Retriever.load(tmp_path / "plain", engine="onnx")
+    with pytest.raises(ConfigError, match="expected torch or onnx"):
+        Retriever.load(folder, engine="tensorrt")  # type: ignore[arg-type]
+
+
+def test_the_extra_is_named_where_it_lacks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"twotower\[onnx\]"):
+        Retriever.load(folder, engine="onnx")
+
+
+def outside(model: Any) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/hostname")
+
+
+def custom(model: Any) -> None:
+    model.opset_import.add(domain="com.example", version=1)
+
+
+def looped(model: Any) -> None:
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("body", onnx.GraphProto(name="again")))
+
+
+def other_towers(model: Any) -> None:
+    model.metadata_props[-1].value = "0" * 12
+
+
+def other_inputs(model: Any) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+
+
+def too_large(model: Any) -> None:
+    model.doc_string = "x" * (GRAPH_BYTES + (1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (outside, "outside of its file"),
+        (custom, "com.example"),
+        (looped, "graph inside"),
+        (other_towers, "of towers 000000000000"),
+        (other_inputs, "takes .*more"),
+        (too_large, "expected at most"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_from_a_stranger_is_refused(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
+    retriever = Retriever.load(folder)
+    retriever.save(tmp_path / "shop")
+    path = tmp_path / "shop" / QUERY
+    model = onnx.load_model_from_string(path.read_bytes())
+    if change is not None:
+        change(model)
+    path.write_bytes(b"no protobuf" if change is None else model.SerializeToString())
+    manifest = check_folder(folder, "twotower retriever", 2)
+    (tmp_path / "shop" / "manifest.json").unlink()
+    write_manifest(tmp_path / "shop", manifest.kind, manifest.format, manifest.library, manifest.details)
+    with pytest.raises(SavedFolderError, match=said):
+        Retriever.load(tmp_path / "shop", engine="onnx")
+    assert Retriever.load(tmp_path / "shop").version == retriever.version  # which does not read it
+
+
+def test_the_limit_on_a_file_follows_the_weights(folder: Path) -> None:
+    retriever = Retriever.load(folder)
+    assert (folder / QUERY).stat().st_size < weight_bytes(retriever.model) + GRAPH_BYTES
+    assert retriever.details.onnx
