@@ -142,7 +142,7 @@ def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> N
         "--layers",
         "8",
         "--layers",
-        "512,512,8",  # still running when the other has finished
+        "128,128,8",  # still running when the other has finished
         "--epochs",
         "40",
         "--out",

@@ -68,6 +68,8 @@ def test_it_serves_with_its_token_and_ends_cleanly(bundle: Path, tmp_path: Path)
     [
         (["missing.tower"], 5, "missing.tower cannot be read"),
         (["BUNDLE", "--token-file", "missing"], 2, "--token-file missing"),
+        (["BUNDLE", "--engine", "tensorflow"], 2, "expected torch or onnx"),
+        (["BUNDLE", "--engine", "onnx"], 2, "no towers as ONNX"),
     ],
 )
 def test_what_cannot_be_served_is_said(

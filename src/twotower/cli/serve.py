@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
+from twotower.errors import ConfigError
+from twotower.retrieval import Retriever
+from twotower.retrieval.bundle import Engine
 from twotower.serving.running import run
 from twotower.serving.served import Served
 from twotower.serving.service import Service
@@ -34,6 +39,9 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
     drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = THREADS,
+    engine: Annotated[
+        str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
+    ] = "torch",
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
 
@@ -42,7 +50,7 @@ def serve(
     """
     token = _token(token_file)
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
-    service = Service(Served(bundle), settings)
+    service = Service(Served(bundle, partial(Retriever.load, engine=_engine(engine))), settings)
     console = Console(stderr=True)
     if token is None and not _is_own(host):
         console.print(
@@ -59,6 +67,14 @@ def serve(
         soft_wrap=True,
     )
     run(service, host, port, threads)
+
+
+def _engine(name: str) -> Engine:
+    try:
+        engine: Engine = msgspec.convert(name, Engine)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--engine {name!r}; expected torch or onnx") from error
+    return engine
 
 
 def _token(file: Path | None) -> str | None:

@@ -14,9 +14,8 @@ from twotower.extras import require
 from twotower.serving.logs import fields, log, write_logs
 from twotower.serving.service import Service
 
-SWITCH_SECONDS = 0.00002
-"""How long a thread may keep others from running Python. A search gives Python away some forty times, and waits so long
-each time to have it back while a bundle is being loaded; Python's own 5 ms would add up to a fifth of a second."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep others from running Python: less than a tenth of Python's own, for short waits."""
 
 LINGER_SECONDS = 1.0
 """For how long a service that ends still takes connections, so that others can see that it is not ready."""
