@@ -95,7 +95,7 @@ def titles(page: Any, count: int = 10) -> list[str]:
 
 def test_pick_filter_explain_and_similar(page: Any, address: str, retriever: Any) -> None:
     page.goto(address)
-    assert page.inner_text("#basis").startswith("nothing known")
+    playwright.expect(page.locator("#basis")).to_contain_text("nothing known")
     page.fill("#who", "3")
     page.locator("#who-list [role=option]").first.click()
     playwright.expect(page.locator("#results-heading")).to_have_text("For 3")

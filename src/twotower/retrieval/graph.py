@@ -53,7 +53,7 @@ class Graph:
         if any(tensor.dtype != torch.int32 or tensor.dim() != 1 for tensor in (levels, neighbours, entry)):
             raise ValueError("the graph is not made of lists of int32")
         offsets = _checked(levels.numpy(), neighbours.numpy(), entry.numpy(), len(vectors), room)
-        index.storage.add(len(vectors), faiss.swig_ptr(np.ascontiguousarray(vectors.numpy())))
+        index.storage.add(np.ascontiguousarray(vectors.numpy()))
         index.ntotal = len(vectors)
         graph = index.hnsw
         faiss.copy_array_to_vector(levels.numpy(), graph.levels)
