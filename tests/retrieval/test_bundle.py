@@ -111,9 +111,9 @@ def test_the_version_changes_with_the_content_and_with_nothing_else(retriever: R
     assert len({retriever.version, *(other.version for other in others)}) == 5
 
 
-@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("place", range(12))
 def test_any_file_that_is_missing_cut_or_altered_is_named(folder: Path, place: int) -> None:
-    names = names_of(folder)
+    names = [name for name in names_of(folder) if name != "manifest.json"]
     name = names[place % len(names)]
     path = folder / name
     raw = path.read_bytes()
@@ -232,7 +232,11 @@ def _zipped(folder: Path) -> None:
 
 
 def _many_rows_of_nothing(folder: Path) -> None:
-    write_table(pa.table({"user": pa.nulls(2**40)}), folder / "queries.arrow")
+    nothing = pa.NullArray.from_buffers(pa.null(), 2**40, [None])
+    batch = pa.record_batch({"user": nothing})
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)
+    with pa.ipc.new_file(str(folder / "queries.arrow"), batch.schema, options=options) as writer:
+        writer.write_batch(batch)
 
 
 def _no_title(folder: Path) -> None:
