@@ -102,6 +102,7 @@ class History(Recorded):
         self.encode_window = ENCODERS[encoder](dim, length if reach == "before" else 2 * length, GAPS + 1)
         self.width = self.encode_window.width
         self.table: Table | None = None
+        self._kept_rows: tuple[Record, pa.Array, IntArray] | None = None
         self._source: tuple[Category, ...] = ()  # in a tuple, so that its parameters are not this feature's as well
 
     @property
@@ -199,11 +200,16 @@ class History(Recorded):
         return torch.from_numpy(np.stack([items, gaps], axis=1).astype(np.int32))
 
     def _rows(self, record: Record) -> IntArray:
-        """Row of the table of each event of the record."""
-        if not self._source:
-            return record.items.astype(np.int64)
-        found = look_up(record.vocabulary, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
-        return np.concatenate([[UNKNOWN, PADDING], found])[record.items]
+        """Row of the table of each event of the record; made once, as each request asks for them."""
+        vocabulary = self.vocabulary
+        kept = self._kept_rows
+        if kept is None or kept[0] is not record or kept[1] is not vocabulary:
+            rows = record.items.astype(np.int64)
+            if self._source:
+                found = look_up(record.vocabulary, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+                rows = np.concatenate([[UNKNOWN, PADDING], found])[record.items]
+            kept = self._kept_rows = (record, vocabulary, rows)
+        return kept[2]
 
     def _take_given(self, items: IntArray, gaps: IntArray, given: pa.ChunkedArray) -> None:
         """Replaces the record by what a request brings."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from twotower.errors import DataError
 from twotower.features.base import Columns
 from twotower.features.numeric import numbers_of
-from twotower.features.tables import cast_like, look_up, vocabulary_of
+from twotower.features.tables import cast_like, look_up, places_of, vocabulary_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -135,8 +135,7 @@ class Record:
 
         Where the time is missing, all events of the query lie before; a query that is not known has none.
         """
-        found = pc.index_in(cast_like(ids, self.ids.type, self.key.by), value_set=self.ids)
-        row = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+        row = places_of(cast_like(ids, self.ids.type, self.key.by), self.ids)
         known = row >= 0
         row = np.maximum(row, 0)
         instants, keys = self._instants, self._keys

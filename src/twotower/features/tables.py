@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from twotower.errors import DataError
 from twotower.features.lookups import Table
+
+FEW = 4
+"""Values that are looked for one by one, as when a request is served: a hash table of all would be made each time."""
 
 INITIAL_BOUND = 0.05
 """Embeddings start uniform in ±0.05, as Keras's do."""
@@ -37,11 +41,24 @@ def look_up(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array, *, first: 
     Returns:
         int32 `[N]`.
     """
-    places = pc.index_in(column, value_set=vocabulary)
-    rows = pc.add(pc.fill_null(places, -first), first)
-    rows = pc.if_else(pc.is_null(column), missing, rows)
-    array: np.ndarray = rows.to_numpy(zero_copy_only=False) if isinstance(rows, pa.Array) else rows.to_numpy()
-    return torch.from_numpy(array.astype(np.int32))
+    places = places_of(column, vocabulary)
+    rows = np.where(places < 0, 0, places + first)
+    if column.null_count:
+        rows[np.asarray(column.is_null())] = missing
+    return torch.from_numpy(rows.astype(np.int32))
+
+
+def places_of(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array) -> npt.NDArray[np.int64]:
+    """Place of each value in the vocabulary, whose type it has; −1 where it is not there or null, `[N]`."""
+    if len(column) <= FEW:
+        return np.array([_place(value, vocabulary) for value in column], dtype=np.int64)
+    found = pc.fill_null(pc.index_in(column, value_set=vocabulary), -1)
+    array = found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
+    return np.asarray(array, dtype=np.int64)
+
+
+def _place(value: pa.Scalar, vocabulary: pa.Array) -> int:
+    return int(pc.index(vocabulary, value).as_py()) if value.is_valid else -1
 
 
 def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
