@@ -46,7 +46,7 @@ class Ids:
 
     def row(self, value: object) -> int | None:
         """Row of an id; None where the table lacks it, or the value cannot be such an id."""
-        read = self._read(value)
+        read = self.read(value)
         if read is None:
             return None
         ascending = self._ascending
@@ -66,7 +66,7 @@ class Ids:
             found = pc.is_in(self._values, value_set=self._array(wanted))
             return np.flatnonzero(found.to_numpy(zero_copy_only=False)).astype(np.int64)
         for value in wanted:
-            if self._read(value) is None:
+            if self.read(value) is None:
                 raise self._wrong(value)
         rows = {self.row(value) for value in wanted}
         return np.array(sorted(row for row in rows if row is not None), dtype=np.int64)
@@ -81,7 +81,7 @@ class Ids:
         found: list[int | str] = self._values.take(pa.array(rows)).to_pylist()
         return found
 
-    def _read(self, value: object) -> int | str | None:
+    def read(self, value: object) -> int | str | None:
         """The value in the type of the ids; None where it cannot be read so."""
         kind = type(value)
         if kind is str and self._is_text:
@@ -103,7 +103,7 @@ class Ids:
                 return read.cast(self.kind)
         except CANNOT_CAST:
             pass
-        one_by_one = [self._read(value) for value in values]
+        one_by_one = [self.read(value) for value in values]
         for value, read in zip(values, one_by_one, strict=True):
             if read is None:
                 raise self._wrong(value)

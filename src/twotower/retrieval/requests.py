@@ -82,7 +82,7 @@ class Requests:
         values = []
         for request, row in zip(requests, rows, strict=True):
             if column in request:
-                values.append(request[column])
+                values.append(self._said(column, request[column]))
             elif column == self.time:
                 values.append(self.latest_time)
             else:
@@ -91,3 +91,10 @@ class Requests:
             return pa.chunked_array([pa.array(values)])
         except CANNOT_CAST as error:
             raise DataError(f"column {column!r} of the query: {values!r} are not of one kind: {error}") from error
+
+    def _said(self, column: str, value: object) -> object:
+        """A value of a request; an id in the type that ids have, so that requests with 1 and "2" go together."""
+        if column != self.query_id or value is None:
+            return value
+        read = self.ids.read(value)
+        return value if read is None else read
