@@ -197,6 +197,19 @@ def test_steps_are_measured_over_depths_and_batches(tmp_path: Path) -> None:
         assert outcome["validation_work"]["read"] == 4 * 300 * 40
 
 
+def test_a_retriever_is_measured_exact_and_by_graph(tmp_path: Path) -> None:
+    sizes = ("--candidates", 600, "--dim", 8, "--queries", 1, 5, "--repetitions", 3, "--k", 10)
+    assert "floor" in run("retriever.py", *sizes, "--out", tmp_path / "retriever.json")
+    report = read(tmp_path / "retriever.json")
+    results = report["results"]
+    assert [result["job"]["index"] for result in results] == ["exact", "hnsw"]
+    for result in results:
+        outcome = result["outcome"]
+        assert {count: len(seconds) for count, seconds in outcome["requests"].items()} == {"1": 3, "5": 3}
+        assert outcome["recall"] > 0.95
+        assert result["floor"] == pytest.approx(4 * 600 * 8 / report["rates"]["read"])
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Path:
     """What the benchmarks take for the Python of an environment with TensorFlow Recommenders."""
