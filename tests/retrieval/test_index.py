@@ -185,6 +185,7 @@ def _swapped(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Calla
         ("hnsw", _swapped("levels", lambda part: part.fill_(99))),
         ("hnsw", _swapped("levels", lambda part: part.zero_())),
         ("hnsw", _swapped("entry", lambda part: part - 10_000)),
+        ("hnsw", _swapped("length", lambda part: part * torch.nan)),
         ("hnsw", _swapped("rows", lambda part: part.zero_())),
         ("hnsw", _swapped("rows", lambda part: part + 1)),
         ("hnsw", _swapped("former", lambda _: torch.ones(3, WIDTH))),

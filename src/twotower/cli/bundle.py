@@ -78,7 +78,7 @@ def parsed_index(text: str) -> IndexSettings:
 
     Example:
         >>> parsed_index("hnsw")
-        Hnsw(neighbours=32, build=200, search=128)
+        Hnsw(neighbours=32, build=200, search=512)
     """
     try:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}

@@ -13,18 +13,31 @@ from torch import Tensor
 from twotower.extras import require
 from twotower.retrieval.index import Hnsw, IntArray
 
+ROUNDING = 1e-6
+"""A vector is longer than another where it is so by more than this share."""
+
 
 class Graph:
-    """Vectors and the graph of their neighbours; the arguments are FAISS's index and its settings.
+    """Vectors and the graph of their neighbours.
+
+    A graph of highest dot products leaves out what lies near to nothing long, and of clustered vectors finds four in
+    five however widely it looks. So each vector has one more number that makes all equally long, and a query a zero
+    there: the nearest are then those with the highest dot products (Bachrach et al., *Speeding up the Xbox recommender
+    system using a Euclidean transformation for inner-product spaces*, RecSys 2014).
 
     A graph is kept as the layers of each vector, the neighbours of all, and where a search enters; where the
     neighbours of a vector begin follows from the layers.
+
+    Args:
+        settings: What was asked for.
+        index: FAISS's index of the lengthened vectors.
+        length: Their length.
     """
 
     widening = 1
 
-    def __init__(self, settings: Hnsw, index: Any) -> None:
-        self.settings, self.index = settings, index
+    def __init__(self, settings: Hnsw, index: Any, length: float) -> None:
+        self.settings, self.index, self.length = settings, index, length
         self._faiss = require("faiss", "ann")
 
     @classmethod
@@ -34,8 +47,9 @@ class Graph:
             require("faiss", "ann")
             return None
         index = _empty(settings, vectors.shape[1])
-        index.add(vectors.numpy())
-        return cls(settings, index)
+        length = float(vectors.norm(dim=1).max())
+        index.add(_lengthened(vectors.numpy(), length))
+        return cls(settings, index, length)
 
     @classmethod
     def restored(cls, settings: Hnsw, vectors: Tensor, tensors: Mapping[str, Tensor]) -> Graph | None:
@@ -49,44 +63,58 @@ class Graph:
         faiss = require("faiss", "ann")
         index = _empty(settings, vectors.shape[1])
         room = faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level).astype(np.int64)
-        levels, neighbours, entry = (tensors[name] for name in ("levels", "neighbours", "entry"))
+        levels, neighbours, entry, length = (tensors[name] for name in ("levels", "neighbours", "entry", "length"))
         if any(tensor.dtype != torch.int32 or tensor.dim() != 1 for tensor in (levels, neighbours, entry)):
             raise ValueError("the graph is not made of lists of int32")
+        if length.dtype != torch.float64 or length.shape != (1,) or not bool(length.isfinite().all()):
+            raise ValueError("the length of the graph's vectors is no number")
         offsets = _checked(levels.numpy(), neighbours.numpy(), entry.numpy(), len(vectors), room)
-        index.storage.add(np.ascontiguousarray(vectors.numpy()))
+        index.storage.add(_lengthened(vectors.numpy(), float(length)))
         index.ntotal = len(vectors)
         graph = index.hnsw
         faiss.copy_array_to_vector(levels.numpy(), graph.levels)
         faiss.copy_array_to_vector(offsets.astype(np.uint64), graph.offsets)
         faiss.copy_array_to_vector(neighbours.numpy(), graph.neighbors)
         graph.entry_point, graph.max_level = int(entry[0]), int(levels.max()) - 1
-        return cls(settings, index)
+        return cls(settings, index, float(length))
 
     def search(self, queries: npt.NDArray[np.float32], count: int, bits: npt.NDArray[np.uint8] | None) -> IntArray:
         """See `Engine.search`."""
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
         wide = self._faiss.SearchParametersHNSW(efSearch=max(self.settings.search, count), sel=chosen)
-        numbers: IntArray = self.index.search(np.ascontiguousarray(queries), count, params=wide)[1]
+        numbers: IntArray = self.index.search(np.pad(queries, ((0, 0), (0, 1))), count, params=wide)[1]
         return numbers
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Graph:
-        """See `Engine.extended`."""
+        """See `Engine.extended`; a vector longer than all before has the graph made anew."""
+        if np.linalg.norm(vectors, axis=1).max(initial=0.0) > self.length * (1 + ROUNDING):
+            held = self.index.storage.reconstruct_n(0, self.index.ntotal)[:, :-1]
+            anew = Graph.build(self.settings, torch.from_numpy(np.vstack([held, vectors])))
+            assert anew is not None
+            return anew
         index = self._faiss.clone_index(self.index)
         index.hnsw.efConstruction = self.settings.build
-        index.add(np.ascontiguousarray(vectors))
-        return Graph(self.settings, index)
+        index.add(_lengthened(vectors, self.length))
+        return Graph(self.settings, index, self.length)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Engine.tensors`."""
         graph = self.index.hnsw
         arrays = {"levels": graph.levels, "neighbours": graph.neighbors}
         tensors = {name: torch.from_numpy(self._faiss.vector_to_array(array)) for name, array in arrays.items()}
-        return tensors | {"entry": torch.tensor([graph.entry_point], dtype=torch.int32)}
+        entry = torch.tensor([graph.entry_point], dtype=torch.int32)
+        return tensors | {"entry": entry, "length": torch.tensor([self.length], dtype=torch.float64)}
+
+
+def _lengthened(vectors: npt.NDArray[np.float32], length: float) -> npt.NDArray[np.float32]:
+    """The vectors `[n, d]` with one more number that makes each as long, `[n, d + 1]`."""
+    missing = length**2 - np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    return np.hstack([vectors, np.sqrt(np.maximum(missing, 0.0)).astype(np.float32)[:, None]])
 
 
 def _empty(settings: Hnsw, width: int) -> Any:
     faiss = require("faiss", "ann")
-    index = faiss.IndexHNSWFlat(width, settings.neighbours, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(width + 1, settings.neighbours, faiss.METRIC_L2)
     index.hnsw.efConstruction = settings.build
     return index
 

@@ -99,7 +99,7 @@ class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
     neighbours: int = 32
     build: int = 200
-    search: int = 128
+    search: int = 512
 
     def __post_init__(self) -> None:
         if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= 1 << 16 or not 1 <= self.search <= 1 << 16:
