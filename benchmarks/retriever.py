@@ -74,15 +74,15 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def embeddings_of(count: int, queries: int, dim: int, shape: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Candidates `[count, dim]` and queries `[queries, dim]`."""
+    """Queries `[queries, dim]` and candidates `[count, dim]`."""
     draw = torch.Generator().manual_seed(0)
     if shape == "normal":
-        return torch.randn(count, dim, generator=draw), torch.randn(queries, dim, generator=draw)
+        return torch.randn(queries, dim, generator=draw), torch.randn(count, dim, generator=draw)
     scale = torch.arange(1, dim + 1) ** -0.5  # the variance of coordinate i goes with 1/i
     centres = torch.randn(max(8, int(count**0.5)), dim, generator=draw) * scale
     sizes = 1.0 / torch.arange(1, len(centres) + 1)
     sides = []
-    for size in (count, queries):
+    for size in (queries, count):
         own = centres[torch.multinomial(sizes, size, replacement=True, generator=draw)]
         points = own + 0.5 * torch.randn(size, dim, generator=draw) * scale
         sides.append(points * torch.exp(0.2 * torch.randn(size, 1, generator=draw)))
@@ -102,7 +102,8 @@ def build(job: Job, folder: Path) -> float:
     with torch.no_grad():
         for feature, rows in zip(features, embeddings_of(job.candidates, queries, job.dim, job.shape), strict=True):
             assert feature.table is not None
-            feature.table[-min(len(rows), len(feature.table) - 2) :] = rows[: len(feature.table) - 2]
+            known = len(feature.table) - 2  # a query that drew no event is not known to the tower
+            feature.table[2:] = rows[:known]
     started = time.perf_counter()
     retriever = Retriever.build(model, catalogue, seen=data, index=parsed_index(job.index), parity=None)
     seconds = time.perf_counter() - started
