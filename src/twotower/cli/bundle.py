@@ -78,7 +78,7 @@ def parsed_index(text: str) -> IndexSettings:
 
     Example:
         >>> parsed_index("hnsw")
-        Hnsw(neighbours=32, build=200, search=512)
+        Hnsw(neighbours=32, build=200, search=None)
     """
     try:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}

@@ -13,6 +13,9 @@ from torch import Tensor
 from twotower.extras import require
 from twotower.retrieval.index import Hnsw, IntArray
 
+NARROWEST = 128
+"""Vectors that a search holds at least, where the settings leave it open."""
+
 ROUNDING = 1e-6
 """A vector is longer than another where it is so by more than this share."""
 
@@ -81,9 +84,13 @@ class Graph:
     def search(self, queries: npt.NDArray[np.float32], count: int, bits: npt.NDArray[np.uint8] | None) -> IntArray:
         """See `Engine.search`."""
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
-        wide = self._faiss.SearchParametersHNSW(efSearch=max(self.settings.search, count), sel=chosen)
+        wide = self._faiss.SearchParametersHNSW(efSearch=max(self._width(), count), sel=chosen)
         numbers: IntArray = self.index.search(np.pad(queries, ((0, 0), (0, 1))), count, params=wide)[1]
         return numbers
+
+    def _width(self) -> int:
+        """Vectors that a search holds."""
+        return self.settings.search or max(NARROWEST, int(1.5 * self.index.ntotal**0.5))
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Graph:
         """See `Engine.extended`; a vector longer than all before has the graph made anew."""
