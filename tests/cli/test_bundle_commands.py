@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from toy import groups_log, toy_model
+from twotower.cli.main import app
+from twotower.errors import ConfigError, UnknownCandidateError
+from twotower.retrieval import Retriever
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    log = groups_log(500)
+    Retriever.build(toy_model().learn(log), log.candidates, seen=log, notes={"split": "none"}).save(tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def run(*arguments: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    if done.exception is not None:
+        raise done.exception
+    return msgspec.json.decode(done.stdout, type=dict[str, Any])
+
+
+def test_a_bundle_gets_another_index_and_another_catalogue(trained: Path, tmp_path: Path) -> None:
+    old = Retriever.load(trained)
+    catalogue = pa.table({"item": [7, 500, 2], "title": ["item number 7", "item number 500", "item number 2"]})
+    pq.write_table(catalogue, tmp_path / "new.parquet")
+    settings = '{"kind": "hnsw", "neighbours": 8}'
+    said = run(
+        "bundle", trained, "--out", tmp_path / "b", "--index", settings, "--candidates", tmp_path / "new.parquet"
+    )
+    new = Retriever.load(tmp_path / "b")
+    assert (said["version"], said["candidates"], said["index"]["kind"]) == (new.version, 3, "hnsw")
+    assert new.details.notes == {"split": "none"}
+    assert new.history_of(4) == [one for one in old.history_of(4) if one in (7, 2)]
+    scores = {one.id: one.score for one in old.recommend({"user": 3}, 30)}
+    for one in new.recommend({"user": 3}, 3):
+        assert one.id == 500 or one.score == pytest.approx(scores[one.id], rel=1e-5)
+    events = {one.id: one.score for one in old.recommend({}, 30)}
+    assert {one.id: one.score for one in new.recommend({}, 3)} == {7: events[7], 2: events[2], 500: 0.0}
+    with pytest.raises(ConfigError, match="--index 'hsnw'"):
+        run("bundle", trained, "--out", tmp_path / "b", "--index", "hsnw")
+
+
+def test_candidates_are_added_and_withdrawn_in_place(trained: Path, tmp_path: Path) -> None:
+    before = Retriever.load(trained).version
+    pq.write_table(pa.table({"item": [500], "title": ["item number 500"]}), tmp_path / "new.parquet")
+    said = run("candidates", "add", trained, tmp_path / "new.parquet")
+    assert (said["candidates"], said["revision"]) == (31, 1)
+    assert said["version"] == Retriever.load(trained).version != before
+    assert run("candidates", "withdraw", trained, "500", "3")["candidates"] == 29
+    assert {500, 3}.isdisjoint(Retriever.load(trained).candidates["item"].to_pylist())
+    with pytest.raises(UnknownCandidateError, match="'500'"):
+        run("candidates", "withdraw", trained, "500")
+    assert Retriever.load(trained).details.revision == 2
