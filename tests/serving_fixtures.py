@@ -20,7 +20,7 @@ from twotower.serving.service import Service
 from twotower.serving.settings import Settings
 from twotower.training import AdamW, Trainer
 
-HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+HOSTILE = '<img src=x id=a_b onerror="document.title=1"><script>document.title=2</script>'
 """A title that is markup."""
 
 

@@ -162,6 +162,30 @@ def test_everything_from_the_keyboard(page: Any, address: str) -> None:
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#results-heading")).to_have_text("For 0")
     playwright.expect(page.locator("#status")).to_contain_text("10 found")
+    titles(page)
+    reach(page, "Why ")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#results .why .share").first).to_be_visible()
+    reach(page, "Similar to ")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#results-heading")).to_contain_text("Similar to ")
+    assert page.evaluate("document.activeElement.id") == "results"
+    playwright.expect(page.locator("#exclude-seen")).to_be_hidden()
+    reach(page, "For 0", "Shift+Tab")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#results-heading")).to_have_text("For 0")
+    playwright.expect(page.locator("#exclude-seen")).to_be_visible()
+
+
+def reach(page: Any, label: str, key: str = "Tab") -> None:
+    """Goes on by the keyboard to what has this label, which has to show that it has the focus."""
+    for _ in range(40):
+        page.keyboard.press(key)
+        named = "(stop => stop.ariaLabel ?? stop.textContent)(document.activeElement)"
+        if page.evaluate(named).startswith(label):
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            return
+    raise AssertionError(f"nothing that {key} comes to is {label!r}")
 
 
 def test_somebody_new_is_recommended_by_what_they_like(page: Any, address: str, retriever: Any) -> None:
@@ -186,6 +210,20 @@ def test_a_title_is_never_markup(page: Any, address: str) -> None:
     page.select_option("#k", "50")
     assert any(HOSTILE in title for title in titles(page, 29))
     assert page.title() == "twotower"
+    assert page.locator("main img, main script").count() == 0
+
+
+def test_a_title_stays_as_it_is_where_it_is_chosen_and_explained(page: Any, address: str, retriever: Any) -> None:
+    page.goto(address + "#new=1")
+    titles(page)
+    page.fill("#liked", HOSTILE)
+    playwright.expect(page.locator("#liked-list [role=option]")).to_contain_text(HOSTILE)
+    page.press("#liked", "Enter")
+    playwright.expect(page.locator("#liked-chosen li")).to_contain_text(HOSTILE)
+    playwright.expect(page.locator("#basis")).to_contain_text("new")
+    page.get_by_role("button", name="Why ").first.click()
+    whole = retriever.candidates["title"][7].as_py()
+    playwright.expect(page.locator("#results .why").first.get_by_text(whole, exact=True)).to_be_visible()
     assert page.locator("main img, main script").count() == 0
 
 
@@ -224,10 +262,31 @@ def contrast(one: str, other: str) -> float:
 def test_scores_are_beside_the_baselines(page: Any, address: str) -> None:
     page.goto(address)
     page.click("#to-study")
+    assert page.get_attribute("#to-study", "aria-current") == "page"
+    assert page.get_attribute("#to-try", "aria-current") is None
     playwright.expect(page.locator("#scores tbody tr")).to_have_count(1)
     assert "0.500" in page.inner_text("#scores")
     assert page.inner_text("#remarks") == "It is good."
-    assert page.locator("#curves polyline").get_attribute("points").count(",") == 3
+    line = page.locator("#curves polyline").get_attribute("points").split()
+    assert len(line) == 3
+    places = {text.text_content(): float(text.get_attribute("x")) for text in page.locator("#curves .epoch").all()}
+    assert [places[epoch] for epoch in "123"] == pytest.approx([float(point.split(",")[0]) for point in line])
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_the_curves_can_be_read_at_any_width(page: Any, address: str, width: int) -> None:
+    page.set_viewport_size({"width": 720, "height": 740})
+    page.goto(address + "#view=study")
+    page.locator("#curves polyline").wait_for()
+    page.set_viewport_size({"width": width, "height": 740})
+    page.wait_for_function(
+        """() => {
+            const drawn = document.querySelector("#curves svg");
+            return Math.abs(drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width - 1) < 0.01;
+        }"""
+    )
+    room = page.evaluate("document.querySelector('#curves').clientWidth")
+    assert page.locator("#curves svg").bounding_box()["width"] == pytest.approx(min(736, room), abs=1)
 
 
 def test_a_token_is_asked_for_once(browser: Any, saved_bundle: Path) -> None:

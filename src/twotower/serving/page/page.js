@@ -102,8 +102,8 @@ async function show() {
   $("study").hidden = !inStudy;
   $("try").hidden = inStudy;
   $("skip").hidden = inStudy;
-  $("to-study").toggleAttribute("aria-current", inStudy);
-  $("to-try").toggleAttribute("aria-current", !inStudy);
+  setCurrent($("to-study"), inStudy);
+  setCurrent($("to-try"), !inStudy);
   if (inStudy) return showStudy();
   setMode(here.has("new") ? "new" : "known");
   if ($("where").value !== (here.get("where") ?? "")) {
@@ -120,6 +120,11 @@ async function show() {
     $("history-part").hidden = true;
   }
   return showResults();
+}
+
+function setCurrent(link, current) {
+  if (current) link.setAttribute("aria-current", "page");
+  else link.removeAttribute("aria-current");
 }
 
 function setMode(mode) {
@@ -366,6 +371,7 @@ async function showResults() {
   $("filter-count").textContent = where ? "(on)" : "";
   try {
     const k = Number($("k").value);
+    $("exclude-seen").parentElement.hidden = similar !== null;
     let found, heading, basis, query = null;
     if (similar !== null) {
       const condition = where ? `&where=${encodeURIComponent(where)}` : "";
@@ -454,8 +460,8 @@ function whyButton(row, one, query) {
 
 function explanation(answer) {
   const groups = [
-    ["What is known of them", answer.query.map((one) => [one.name, one.value])],
-    ["This candidate", answer.candidate.map((one) => [one.name, one.value])],
+    ["What is known of them", answer.query.map((one) => [words(one.name), one.value])],
+    ["This candidate", answer.candidate.map((one) => [words(one.name), one.value])],
     ["Of their history", answer.history.map((one) => [one.title, one.value])],
     ["For everybody", answer.bias ? [["base", answer.bias]] : []],
   ].filter(([, shares]) => shares.length);
@@ -467,7 +473,7 @@ function explanation(answer) {
     return [el("h3", {}, heading), ...sorted.map(([name, value]) => {
       const bar = el("i", { class: value < 0 ? "minus" : "plus" });
       bar.style.width = `${(50 * Math.abs(value)) / largest}%`;
-      return el("div", { class: "share" }, el("span", {}, words(name)), el("span", { class: "signed", "aria-hidden": "true" }, bar),
+      return el("div", { class: "share" }, el("span", {}, name), el("span", { class: "signed", "aria-hidden": "true" }, bar),
         el("span", {}, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`));
     })];
   });
@@ -490,7 +496,8 @@ function tell(problem) {
 async function showStudy() {
   drawScores(state.model);
   try {
-    drawCurves(await ask("/v1/study"));
+    state.study = await ask("/v1/study");
+    drawCurves(state.study);
   } catch (problem) {
     $("curves").replaceChildren(el("p", { class: "error", role: "alert" }, problem.message));
   }
@@ -516,17 +523,21 @@ function drawCurves(answer) {
   $("verdicts").replaceChildren(...answer.remarks.map((one) => el("li", {}, one)));
   const baselines = Object.entries(answer.baselines);
   const points = answer.curves.flatMap((curve) => curve.points);
-  const [width, height, left, right, top, bottom] = [720, 320, 52, 110, 12, 36];
+  const width = Math.min(736, $("curves").clientWidth);
+  const [height, left, right, top, bottom] = [320, 44, baselines.length ? 84 : 12, 12, 36];
   const last = Math.max(...points.map((one) => one[0]));
   const values = [...points.map((one) => one[1]), ...baselines.map((one) => one[1])];
   const low = Math.min(0, ...values), high = Math.max(...values) * 1.05;
   const x = (epoch) => left + ((width - left - right) * epoch) / last;
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low || 1);
-  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${words(answer.metric)} by epoch: ${answer.curves.map((curve) => `${curve.name} ends at ${curve.points.at(-1)?.[1].toFixed(3)}`).join(", ")}` });
+  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${words(answer.metric)} by epoch: ${answer.curves.map((curve) => `${curve.name} ends at ${curve.points.at(-1)?.[1].toFixed(3)}`).join(", ")}` });
   for (let part = 0; part <= 4; part += 1) {
     const value = low + ((high - low) * part) / 4;
-    drawn.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2)),
-      svg("text", { x: x((last * part) / 4), y: height - bottom + 18, "text-anchor": "middle" }, String(Math.round((last * part) / 4))));
+    drawn.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2)));
+  }
+  const step = Math.ceil(last / 5);
+  for (let epoch = 0; epoch <= last; epoch += step) {
+    drawn.append(svg("text", { class: "epoch", x: x(epoch), y: height - bottom + 18, "text-anchor": "middle" }, String(epoch)));
   }
   drawn.append(svg("text", { x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, "epoch"));
   let above = Infinity;
@@ -602,6 +613,7 @@ async function start() {
   drawBuilder();
   drawNew();
   addEventListener("hashchange", show);
+  addEventListener("resize", () => state.study && !$("study").hidden && drawCurves(state.study));
   await show();
 }
 
