@@ -13,7 +13,8 @@ import pytest
 from toy import groups_log, toy_model
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.retrieval import Retriever, bulk
-from twotower.retrieval.bulk import Filters, recommend_all
+from twotower.retrieval.answers import Filters
+from twotower.retrieval.bulk import recommend_all
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 from twotower import Retriever
 from twotower.errors import ConfigError
 from twotower.retrieval import Answer
-from twotower.serving.engine import Engine, Filters
+from twotower.serving.engine import Engine, Wanted
 from twotower.serving.refusals import Refusal
 
 
@@ -37,17 +37,15 @@ def versions(retriever: Retriever, found: list[Answer]) -> list[str]:
     return [one.version for one in found]
 
 
-async def together(
-    recording: Recording, requests: Sequence[tuple[list[Any], Filters]], waiting: int = 100
-) -> list[Any]:
+async def together(recording: Recording, requests: Sequence[tuple[list[Any], Wanted]], waiting: int = 100) -> list[Any]:
     """Outcomes of requests that come while the first one is being answered."""
     engine = Engine(lambda: recording, waiting)  # type: ignore[arg-type, return-value]
     engine.start()
     try:
         tasks = [asyncio.create_task(engine.recommend(*requests[0], versions))]
         await asyncio.to_thread(recording.began.wait, 60)
-        for queries, filters in requests[1:]:
-            tasks.append(asyncio.create_task(engine.recommend(queries, filters, versions)))
+        for queries, wanted in requests[1:]:
+            tasks.append(asyncio.create_task(engine.recommend(queries, wanted, versions)))
         await asyncio.sleep(0.01)
         recording.may.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -63,11 +61,11 @@ def users(*numbers: int) -> list[dict[str, int]]:
 def test_requests_with_the_same_filters_are_one_search() -> None:
     recording = Recording()
     requests = [
-        (users(0), Filters(5)),
-        (users(1, 2), Filters(5)),
-        (users(3), Filters(7)),
-        (users(4), Filters(5)),
-        (users(5), Filters(5, exclude=(1,))),
+        (users(0), Wanted(k=5)),
+        (users(1, 2), Wanted(k=5)),
+        (users(3), Wanted(k=7)),
+        (users(4), Wanted(k=5)),
+        (users(5), Wanted(k=5, exclude=(1,))),
     ]
     outcomes = asyncio.run(together(recording, requests))
     assert outcomes == [["0 of 5"], ["1 of 5", "2 of 5"], ["3 of 7"], ["4 of 5"], ["5 of 5"]]
@@ -75,14 +73,14 @@ def test_requests_with_the_same_filters_are_one_search() -> None:
 
 
 def test_one_that_cannot_be_answered_does_not_harm_the_others() -> None:
-    requests = [(users(0), Filters(5)), (users(1), Filters(5)), ([{"bad": 1}], Filters(5)), (users(3), Filters(5))]
+    requests = [(users(0), Wanted(k=5)), (users(1), Wanted(k=5)), ([{"bad": 1}], Wanted(k=5)), (users(3), Wanted(k=5))]
     first, second, bad, fourth = asyncio.run(together(Recording(), requests))
     assert (first, second, fourth) == (["0 of 5"], ["1 of 5"], ["3 of 5"])
     assert isinstance(bad, ConfigError)
 
 
 def test_where_too_many_wait_another_is_told_to_come_again() -> None:
-    requests = [(users(number), Filters(5)) for number in range(4)]
+    requests = [(users(number), Wanted(k=5)) for number in range(4)]
     outcomes = asyncio.run(together(Recording(), requests, waiting=2))
     assert outcomes[:3] == [["0 of 5"], ["1 of 5"], ["2 of 5"]]
     assert isinstance(outcomes[3], Refusal)
@@ -92,7 +90,7 @@ def test_where_too_many_wait_another_is_told_to_come_again() -> None:
 def test_groups_stay_small_enough_for_others_to_have_a_turn() -> None:
     count = 200
     recording = Recording()
-    requests = [(users(number), Filters(5)) for number in range(count)]
+    requests = [(users(number), Wanted(k=5)) for number in range(count)]
     outcomes = asyncio.run(together(recording, requests, waiting=count))
     assert outcomes == [[f"{number} of 5"] for number in range(count)]
     assert max(queries for queries, _ in recording.asked) == 64

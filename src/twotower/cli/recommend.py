@@ -14,7 +14,8 @@ from twotower.cli.models import FolderArgument, JsonOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
 from twotower.retrieval import Retriever
-from twotower.retrieval.bulk import Filters, recommend_all
+from twotower.retrieval.answers import Filters
+from twotower.retrieval.bulk import recommend_all
 
 BASES = {
     "features": "Its id is not known; these go by what the request says of it.",
@@ -70,7 +71,7 @@ def recommend(
 
 
 def _one(retriever: Retriever, query: dict[str, Any], k: int, filters: Filters, console: Console, json: bool) -> None:
-    answer = retriever.recommend(query, k, **msgspec.structs.asdict(filters))
+    answer = retriever.recommend(query, k, **filters.arguments)
     if json:
         write_json(answer)
         return

@@ -1,11 +1,12 @@
 """Retrieval: from a trained model to recommendations."""
 
+from twotower.retrieval.answers import Answer, Recommendation
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.bundle import Details
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IvfPq
 from twotower.retrieval.parity import Parity
-from twotower.retrieval.retriever import Answer, Recommendation, Retriever
+from twotower.retrieval.retriever import Retriever
 
 __all__ = [
     "Answer",

@@ -20,30 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.files import write_file
 from twotower.interruption import Interruption
+from twotower.retrieval.answers import Filters, Ranked
 from twotower.retrieval.requests import Request
-from twotower.retrieval.retriever import Ranked, Retriever
+from twotower.retrieval.retriever import Retriever
 
 PART = 16_384
 """Queries in a part of the answer, at most: what an interruption may cost."""
 
 BLOCK = 256
 """Queries that are asked at once."""
-
-
-class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be found; see `Retriever.recommend`.
-
-    Attributes:
-        exclude_seen: Leave out what a query has chosen.
-        exclude: Ids to leave out.
-        allow: The only ids that may be found; None for all.
-        where: A condition on the candidates' columns.
-    """
-
-    exclude_seen: bool = False
-    exclude: tuple[int | str, ...] = ()
-    allow: tuple[int | str, ...] | None = None
-    where: str | None = None
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -162,7 +147,7 @@ def _answered(
 
 def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: Path, first: int) -> list[Ranked]:
     """What is found for a block of requests; an error names the row that it comes from."""
-    filters = msgspec.structs.asdict(job.filters)
+    filters = job.filters.arguments
     try:
         return retriever.rank(requests, job.k, **filters)
     except DataError as error:

@@ -177,15 +177,6 @@ def load_bundle(folder: Path, engine: Engine = "torch") -> Bundle:
     raise SavedFolderError(f"{folder} was replaced {ATTEMPTS} times while it was being read; try again")
 
 
-def check_bundle(folder: Path) -> Details:
-    """Checks a folder's files against its manifest, and gives what it says of itself.
-
-    Raises:
-        SavedFolderError: As `load_bundle`.
-    """
-    return _details(folder, check_folder(folder, KIND, FORMAT))
-
-
 def _read(folder: Path, engine: Engine) -> Bundle:
     manifest = check_folder(folder, KIND, FORMAT)
     details = _details(folder, manifest)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -20,6 +17,7 @@ from twotower.data.seen import Seen
 from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
+from twotower.retrieval.answers import Answer, Basis, Ranked, Recommendation
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
@@ -33,67 +31,8 @@ from twotower.retrieval.requests import Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
 
-FloatArray = npt.NDArray[np.float32]
-
-Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
-
 CONDITIONS = 16
 """Conditions whose candidates are kept, for requests that ask for the same again."""
-
-
-class Recommendation(msgspec.Struct, frozen=True):
-    """One recommended candidate.
-
-    Attributes:
-        id: Its id.
-        score: Dot product of query and candidate, over the temperature; see `Answer.basis` for others.
-        candidate: Its row of the candidate table.
-    """
-
-    id: int | str
-    score: float
-    candidate: dict[str, Any]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What was found for one request; a sequence of its recommendations.
-
-    Attributes:
-        recommendations: The best first.
-        basis: What they are based on. `query`: the id is known. `features`: it is not, and the request brings a
-            history or another column that the query tower reads. `popularity`: nothing is known; these are the
-            candidates with the most training events, which are their scores. `candidate`: similar ones; scores are
-            cosines.
-        version: Version id of the bundle.
-    """
-
-    recommendations: list[Recommendation]
-    basis: Basis
-    version: str
-
-    def __len__(self) -> int:
-        return len(self.recommendations)
-
-    def __iter__(self) -> Iterator[Recommendation]:
-        return iter(self.recommendations)
-
-    def __getitem__(self, place: int) -> Recommendation:
-        return self.recommendations[place]
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """What was found for one request, the best first.
-
-    Attributes:
-        rows: Rows of the candidate table.
-        scores: Their scores.
-        basis: What they are based on; see `Answer.basis`.
-    """
-
-    rows: IntArray
-    scores: FloatArray
-    basis: Basis
 
 
 class Retriever:

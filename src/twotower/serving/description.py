@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.features.history import GIVEN
-from twotower.retrieval.retriever import Recommendation, Retriever
+from twotower.retrieval.answers import Recommendation
+from twotower.retrieval.retriever import Retriever
 from twotower.serving.messages import Column, Curve, Found, Metric, ModelAnswer, Recommended, Refused, StudyAnswer
 from twotower.version import VERSION
 

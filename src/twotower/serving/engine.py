@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twotower.retrieval.answers import Answer, Filters
 from twotower.retrieval.requests import Request
-from twotower.retrieval.retriever import Answer, Retriever
+from twotower.retrieval.retriever import Retriever
 from twotower.serving.refusals import Refusal
 
 LARGEST_GROUP = 64
@@ -19,26 +20,14 @@ LARGEST_GROUP = 64
 Result = Any
 
 
-@dataclass(frozen=True)
-class Filters:
-    """What `recommend_many` takes besides the queries; requests where it is equal may be answered together."""
+class Wanted(Filters, frozen=True, kw_only=True):
+    """How many are wanted, and what may be found; requests where it is equal may be answered together."""
 
     k: int
-    exclude_seen: bool = False
-    exclude: tuple[int | str, ...] = ()
-    allow: tuple[int | str, ...] | None = None
-    where: str | None = None
 
     def recommend(self, retriever: Retriever, queries: Sequence[Request]) -> list[Answer]:
         """The answers, one a query."""
-        return retriever.recommend_many(
-            queries,
-            self.k,
-            exclude_seen=self.exclude_seen,
-            exclude=self.exclude,
-            allow=self.allow,
-            where=self.where,
-        )
+        return retriever.recommend_many(queries, **self.arguments)
 
     @property
     def may_join(self) -> bool:
@@ -53,10 +42,10 @@ class _Job:
     future: asyncio.Future[Result]
     finish: Callable[[Retriever, list[Answer]], Result]
     queries: Sequence[Request] = ()
-    filters: Filters | None = None
+    wanted: Wanted | None = None
 
     def alone(self, retriever: Retriever) -> Result:
-        found = [] if self.filters is None else self.filters.recommend(retriever, self.queries)
+        found = [] if self.wanted is None else self.wanted.recommend(retriever, self.queries)
         return self.finish(retriever, found)
 
 
@@ -93,7 +82,7 @@ class Engine:
         return len(self._jobs)
 
     async def recommend(
-        self, queries: Sequence[Request], filters: Filters, finish: Callable[[Retriever, list[Answer]], Result]
+        self, queries: Sequence[Request], wanted: Wanted, finish: Callable[[Retriever, list[Answer]], Result]
     ) -> Result:
         """Recommendations, as `finish` makes a result of them in the engine's thread.
 
@@ -101,7 +90,7 @@ class Engine:
             Refusal: Too many requests wait.
             TwoTowerError: As `Retriever.recommend_many`.
         """
-        return await self._answered(_Job(self._future(), finish, queries, filters))
+        return await self._answered(_Job(self._future(), finish, queries, wanted))
 
     async def run(self, work: Callable[[Retriever], Result]) -> Result:
         """What a function makes of the retriever, in the engine's thread.
@@ -135,12 +124,12 @@ class Engine:
         """The oldest request and, where they can join it, others that wait; the rest stay in their order."""
         first = self._jobs.popleft()
         group, others = [first], []
-        if first.filters is None or not first.filters.may_join:
+        if first.wanted is None or not first.wanted.may_join:
             return group
         queries = len(first.queries)
         for _ in range(len(self._jobs)):
             job = self._jobs.popleft()
-            if job.filters == first.filters and queries + len(job.queries) <= LARGEST_GROUP:
+            if job.wanted == first.wanted and queries + len(job.queries) <= LARGEST_GROUP:
                 group.append(job)
                 queries += len(job.queries)
             else:
@@ -163,10 +152,10 @@ class Engine:
 
 def _together(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
     """What each of a group gets, found in one search."""
-    filters = group[0].filters
-    if filters is None:
+    wanted = group[0].wanted
+    if wanted is None:
         return [group[0].alone(retriever)]
-    found = filters.recommend(retriever, [query for job in group for query in job.queries])
+    found = wanted.recommend(retriever, [query for job in group for query in job.queries])
     results, start = [], 0
     for job in group:
         results.append(job.finish(retriever, found[start : start + len(job.queries)]))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from twotower.retrieval.retriever import Basis
+from twotower.retrieval.answers import Basis
 from twotower.serving.settings import LARGEST_BATCH, LARGEST_K, LONGEST_CONDITION, LONGEST_LIST, LONGEST_TEXT
 
 Id: TypeAlias = int | str

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import UNSET
 
 from twotower.errors import ConfigError, DataError, TwoTowerError, UnknownCandidateError
-from twotower.retrieval.retriever import Answer, Retriever
+from twotower.retrieval.answers import Answer, Filters
+from twotower.retrieval.retriever import Retriever
 from twotower.serving.description import Titles
-from twotower.serving.engine import Filters
+from twotower.serving.engine import Wanted
 from twotower.serving.messages import (
     ExplainAnswer,
     ExplainBody,
@@ -107,11 +108,13 @@ async def recommend(call: Call) -> Reply:
         raise Refusal(400, "invalid", "expected either `query` or `queries`", "query")
     queries = [body.query] if body.queries is UNSET else body.queries
     allow = None if body.allow is None else tuple(body.allow)
-    filters = Filters(body.k, body.exclude_seen, tuple(body.exclude), allow, body.where)
+    wanted = Wanted(
+        k=body.k, exclude_seen=body.exclude_seen, exclude=tuple(body.exclude), allow=allow, where=body.where
+    )
     try:
-        reply, bases = await call.service.engine.recommend(queries, filters, _recommended)  # type: ignore[arg-type]
+        reply, bases = await call.service.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
     except (ConfigError, DataError) as error:
-        raise await call.service.engine.run(partial(_blamed, filters, error)) from error
+        raise await call.service.engine.run(partial(_blamed, wanted, error)) from error
     call.service.metrics.based_on(bases)
     return Reply(reply)
 
