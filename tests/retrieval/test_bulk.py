@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,13 @@ def queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids = [*range(40), None, 999, *range(5)]
     times = [None if number % 3 else number for number in range(len(ids))]
     path = tmp_path / "queries.parquet"
-    pq.write_table(pa.table({"user": pa.array(ids, pa.int64()), "at": times}), path, row_group_size=16)
+    write(pa.table({"user": pa.array(ids, pa.int64()), "at": times}), path)
     return path
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Plainly, so that the same values in another order take as many bytes."""
+    pq.write_table(table, path, row_group_size=16, compression="none", use_dictionary=False)
 
 
 def test_a_file_is_answered_as_its_rows_are(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
@@ -76,6 +84,73 @@ def test_an_interrupted_file_goes_on_and_ends_the_same(
         recommend_all(retriever, queries, out, 5)
     assert [path.stat().st_mtime_ns for path in finished] == written
     recommend_all(retriever, queries, out, 4)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_finished_parts_of_another_source_bundle_or_filter_are_not_gone_on_from(
+    retriever: Retriever, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rank = tmp_path / "out.parquet", Retriever.rank
+    asked: list[int] = []
+
+    def failing(self: Retriever, *arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        if len(asked) > 9:
+            raise KeyboardInterrupt
+        return rank(self, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "rank", failing)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(retriever, queries, out, 4)
+    monkeypatch.setattr(Retriever, "rank", rank)
+    with pytest.raises(SavedFolderError, match="other filters;"):
+        recommend_all(retriever, queries, out, 4, filters=Filters(exclude_seen=True))
+    with pytest.raises(SavedFolderError, match="other bundle;"):
+        recommend_all(retriever.withdraw([3]), queries, out, 4)
+    before, table = queries.stat().st_size, pq.read_table(queries)
+    rows = [*range(1, 16), 0, *range(16, len(table))]  # the same values in another order: size and footer are the same
+    write(table.take(rows), queries)
+    assert queries.stat().st_size == before
+    with pytest.raises(SavedFolderError, match="other queries;"):
+        recommend_all(retriever, queries, out, 4)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from twotower.retrieval import Retriever, bulk
+bulk.PART, bulk.BLOCK = 7, 3
+bulk.recommend_all(Retriever.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), 4)
+"""
+
+
+def test_a_killed_command_goes_on(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
+    retriever.save(tmp_path / "bundle")
+    table = pa.concat_tables([pq.read_table(queries)] * 200)
+    pq.write_table(table, queries, row_group_size=999)
+    out = tmp_path / "out.parquet"
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "bundle"), str(queries), str(out)]
+    with subprocess.Popen(arguments) as process:
+        finished = tmp_path / "out.parquet.partial" / "000003.parquet"
+        while not finished.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not out.exists()
+    written = finished.stat().st_mtime_ns
+    loaded = Retriever.load(tmp_path / "bundle")
+    recommend_all(loaded, queries, tmp_path / "whole.parquet", 4)
+    kept: list[int] = []
+    join = bulk._join
+
+    def noting(*rest: Any) -> None:
+        kept.append(finished.stat().st_mtime_ns)
+        join(*rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_join", noting)
+        recommend_all(loaded, queries, out, 4)
+    assert kept == [written]
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
 
 

@@ -42,13 +42,11 @@ class _Job(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Part:
-    """Queries of one row group, from `start` on; `first` is the row of the first of them in the file."""
+    """Some queries of the file; `first` is the row of the first of them."""
 
     number: int
-    group: int
-    start: int
-    size: int
     first: int
+    size: int
 
 
 def recommend_all(
@@ -87,29 +85,31 @@ def recommend_all(
     filters = Filters() if filters is None else filters
     with _opened(queries) as file:
         columns = _columns(file, retriever, queries)
-        job = _Job(retriever.version, _fingerprint(file, queries), k, filters)
+        job = _Job(retriever.version, _fingerprint(queries), k, filters)
         if out.is_dir():
             raise ConfigError(f"{out} is a folder; expected the file to write")
         folder = _folder(out, job, restart)
         schema = _schema(retriever, columns, file)
-        parts = list(_parts(file))
+        groups = _parts_of(file)
         with Interruption() as interruption, _bar(console) as bar:
             task = bar.add_task(f"{k} for each of", total=file.metadata.num_rows)
-            for part in parts:
-                target = folder / f"{part.number:06}.parquet"
-                if not target.exists():
-                    table = _answered(retriever, file, columns, part, job, schema, interruption, queries)
-                    write_file(target, _encoded(table))
-                bar.advance(task, part.size)
-            _join(folder, parts, schema, out)
+            for group, parts in enumerate(groups):
+                if all(_file_of(folder, part).exists() for part in parts):
+                    bar.advance(task, sum(part.size for part in parts))
+                    continue
+                for part, table in zip(parts, _tables(file, columns, group, parts, queries), strict=True):
+                    if not _file_of(folder, part).exists():
+                        answers = _answered(retriever, table, part, job, schema, interruption, queries)
+                        write_file(_file_of(folder, part), _encoded(answers))
+                    bar.advance(task, part.size)
+            _join(folder, [part for parts in groups for part in parts], schema, out)
         shutil.rmtree(folder, ignore_errors=True)
         return int(file.metadata.num_rows)
 
 
 def _answered(
     retriever: Retriever,
-    file: pq.ParquetFile,
-    columns: list[str],
+    table: pa.Table,
     part: _Part,
     job: _Job,
     schema: pa.Schema,
@@ -117,7 +117,6 @@ def _answered(
     path: Path,
 ) -> pa.Table:
     """The answers to one part."""
-    table = _read(file, columns, part, path)
     ranked: list[Ranked] = []
     for start in range(0, len(table), BLOCK):
         rows = table.slice(start, BLOCK).to_pylist()
@@ -126,7 +125,7 @@ def _answered(
         interruption.raise_if_asked()
     ids = (
         table[retriever.details.query_id].combine_chunks()
-        if retriever.details.query_id in columns
+        if retriever.details.query_id in table.column_names
         else pa.array(np.arange(part.first, part.first + part.size))
     )
     ends = np.cumsum([0, *(len(one.rows) for one in ranked)]).astype(np.int32)
@@ -193,38 +192,42 @@ def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile) -> p
     )
 
 
-def _fingerprint(file: pq.ParquetFile, path: Path) -> str:
-    """What tells this file from another: its size, and what its footer says of each column of each row group."""
-    digest = hashlib.sha256(f"{path.stat().st_size} {file.metadata.num_rows} {file.schema_arrow}".encode())
-    for group in range(file.metadata.num_row_groups):
-        digest.update(str(file.metadata.row_group(group).to_dict()).encode())
-    return digest.hexdigest()[:12]
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of the file's bytes: its footer alone may be that of another file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parts(file: pq.ParquetFile) -> Iterator[_Part]:
+def _parts_of(file: pq.ParquetFile) -> list[list[_Part]]:
+    """The parts of each row group."""
+    groups: list[list[_Part]] = []
     number = first = 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
-        for start in range(0, rows, PART):
-            yield _Part(number, group, start, min(PART, rows - start), first + start)
-            number += 1
-        first += rows
+        own = [
+            _Part(number + place, first + start, min(PART, rows - start))
+            for place, start in enumerate(range(0, rows, PART))
+        ]
+        groups.append(own)
+        number, first = number + len(own), first + rows
+    return groups
 
 
-def _read(file: pq.ParquetFile, columns: list[str], part: _Part, path: Path) -> pa.Table:
-    """The rows of a part; those of its group before it are decoded, and dropped, piece by piece."""
-    pieces, place = [], 0
+def _tables(
+    file: pq.ParquetFile, columns: list[str], group: int, parts: Sequence[_Part], path: Path
+) -> Iterator[pa.Table]:
+    """The rows of each part of a row group, which is decoded once, piece by piece."""
+    held = pa.Table.from_batches([], file.schema_arrow).select(columns)
+    remaining = iter(parts)
+    part = next(remaining, None)
     try:
-        for piece in file.iter_batches(PART, row_groups=[part.group], columns=columns):
-            begin, end = max(part.start - place, 0), min(part.start + part.size - place, len(piece))
-            if begin < end:
-                pieces.append(piece.slice(begin, end - begin))
-            place += len(piece)
-            if place >= part.start + part.size:
-                break
+        for piece in file.iter_batches(PART, row_groups=[group], columns=columns):
+            held = pa.concat_tables([held, pa.Table.from_batches([piece]).cast(held.schema)])
+            while part is not None and len(held) >= part.size:
+                yield held.slice(0, part.size)
+                held, part = held.slice(part.size), next(remaining, None)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read from row {part.first} on: {error}") from error
-    return pa.Table.from_batches(pieces)
+        raise DataError(f"{path} cannot be read in row group {group}: {error}") from error
 
 
 def _folder(out: Path, job: _Job, restart: bool) -> Path:
@@ -248,6 +251,10 @@ def _folder(out: Path, job: _Job, restart: bool) -> Path:
     return folder
 
 
+def _file_of(folder: Path, part: _Part) -> Path:
+    return folder / f"{part.number:06}.parquet"
+
+
 def _encoded(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
@@ -259,7 +266,7 @@ def _join(folder: Path, parts: list[_Part], schema: pa.Schema, out: Path) -> Non
     building = folder / "whole.parquet"
     with pq.ParquetWriter(building, schema) as writer:
         for part in parts:
-            writer.write_table(pq.read_table(folder / f"{part.number:06}.parquet", schema=schema))
+            writer.write_table(pq.read_table(_file_of(folder, part), schema=schema))
     building.replace(out)
 
 
