@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
+import pyarrow as pa
 import pytest
 import torch
 
 from toy import groups_log
+from twotower.data import from_tables
 from twotower.errors import UnknownCandidateError
 from twotower.features import Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import Tower, TwoTower
@@ -91,6 +93,37 @@ def test_items_of_the_history_are_named_in_place_of_the_feature(retriever: Retri
     assert not alone.history
     assert "one item" not in alone.method
     assert "item (history)" in [one.feature for one in alone.query]
+
+
+def test_features_of_one_column_have_names_of_their_own() -> None:
+    """As the default inputs have them, before and around."""
+    sinces = [Elapsed("at", by="user", since=since) for since in ("first", "previous", "next")]
+    names = explain._names([Category("user"), *sinces, Bucketized("at"), History("item", "user", "at")])
+    assert names == [
+        "user",
+        "at (elapsed, first)",
+        "at (elapsed, previous)",
+        "at (elapsed, next)",
+        "at (bucketized)",
+        "item (history)",
+    ]
+
+
+@pytest.mark.parametrize(("layers", "method"), [(6, explain.EXACT), (18, explain.SAMPLED.partition("{")[0])])
+def test_many_features_are_sampled(layers: int, method: str) -> None:
+    """Subsets of more than sixteen would take seconds, and hundreds of megabytes."""
+    names = [f"attribute {number}" for number in range(layers)]
+    log = groups_log(200)
+    queries = log.queries
+    for name in names:
+        queries = queries.append_column(name, pa.array([f"{row % 7}" for row in range(len(queries))]))
+    data = from_tables(
+        log.interactions, query_id="user", candidate_id="item", time="at", queries=queries, candidates=log.candidates
+    )
+    model = TwoTower(Tower([Category(name, 2) for name in names], [4]), Tower([Category("item", 4)])).learn(data)
+    found = Retriever.build(model, data.candidates, seen=data).explain({"user": 3}, 4)
+    assert found.method.startswith(method)
+    assert total(found) == pytest.approx(found.score, abs=1e-5)
 
 
 def test_a_linear_model_is_explained_by_its_parts() -> None:

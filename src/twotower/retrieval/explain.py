@@ -17,8 +17,8 @@ from twotower.features.record import FIRST, PADDING
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower, features_of
 
-MOST_EXACT = 12
-"""Features of a tower up to which every subset of them is tried."""
+MOST_EXACT = 16
+"""Features of both towers up to which every subset of them is tried."""
 
 ORDERS = 64
 """Orders of the features that are tried where there are more; each also backwards."""
@@ -87,7 +87,7 @@ def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown
     """
     with torch.no_grad():
         sides = _Side.of(model.query, query), _Side.of(model.candidate, candidate)
-        exact = all(len(side.names) <= MOST_EXACT for side in sides)
+        exact = sum(len(side.names) for side in sides) <= MOST_EXACT
         shares, bias, score = (_exact if exact else _sampled)(model, *sides)
         own, others = shares[: len(sides[0].names)], shares[len(sides[0].names) :]
         parts = _by_item(model, query, candidate, own, shown, items)
@@ -133,12 +133,17 @@ class _Side:
 
 
 def _names(features: Sequence[Feature]) -> list[str]:
-    """What each feature is called: its column, and its kind where several read one column."""
-    columns = [feature.column for feature in features]
-    return [
-        column if columns.count(column) == 1 and not isinstance(feature, History) else f"{column} ({feature.kind})"
-        for feature, column in zip(features, columns, strict=True)
-    ]
+    """What each feature is called: its column, its kind where several read one column, and what tells those apart."""
+    names = []
+    for feature in features:
+        same_column = [other for other in features if other.column == feature.column]
+        if len(same_column) == 1 and not isinstance(feature, History):
+            names.append(feature.column)
+            continue
+        own, others = feature.settings(), [other.settings() for other in same_column if other.kind == feature.kind]
+        telling = [str(value) for name, value in own.items() if any(other[name] != value for other in others)]
+        names.append(f"{feature.column} ({', '.join([feature.kind, *telling])})")
+    return names
 
 
 def _exact(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarray, float, float]:
