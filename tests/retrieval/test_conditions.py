@@ -111,6 +111,27 @@ def test_a_condition_finds_what_it_says(rows: list[dict[str, Any]], condition: t
     assert matching_rows(table, text).tolist() == [place for place, row in enumerate(rows) if meaning(row) is True]
 
 
+def test_values_are_compared_as_the_column_holds_them() -> None:
+    moments = pa.array([dt.datetime(1994, 6, 30, 1), dt.datetime(1994, 6, 29, 23)], pa.timestamp("us", "UTC"))
+    hidden = pa.ListArray.from_arrays(
+        pa.array([0, 2, 3], pa.int32()), pa.array(["red", "blue", "red"]), mask=pa.array([True, False])
+    )
+    table = pa.table({"at": moments, "share": pa.array([1.1, 2.0], pa.float32()), "tags": hidden})
+    assert matching_rows(table, 'at >= "1994-06-30"').tolist() == [0]
+    assert matching_rows(table, 'at >= "1994-06-30T01:00:00+02:00"').tolist() == [0, 1]
+    assert matching_rows(table, "share = 1.1").tolist() == [0]
+    assert matching_rows(table, "share <= 1.1").tolist() == [0]
+    assert matching_rows(table, "share < 1e300").tolist() == [0, 1]
+    assert matching_rows(table, 'tags contains "red"').tolist() == [1]  # a null list over values has none
+    assert matching_rows(table, 'not tags contains "green"').tolist() == [1]
+
+
+def test_a_name_that_is_there_twice_is_refused() -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["year", "year"])
+    with pytest.raises(ConfigError, match="character 1: found 'year'; expected a column whose name is there once"):
+        matching_rows(table, "year > 1")
+
+
 FILMS = pa.table(
     {
         "title": ["Alien", "Heat", "Toy Story"],
@@ -174,6 +195,7 @@ def test_the_grammar_by_examples(text: str, rows: list[int]) -> None:
         ("(" * 5000, f"at most {DEEPEST} brackets"),
         ("not " * 1000 + "year > 3", f"at most {DEEPEST} brackets"),
         ("x" * (LONGEST + 1), f"expected at most {LONGEST}"),
+        ("year < " + "9" * 5000, f"found '{'9' * 40}…'; expected a number"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(text: str, said: str) -> None:

@@ -13,7 +13,8 @@ r"""Conditions on candidates, as people write them: `year >= 1990 and genres con
 They are parsed into an Arrow expression; nothing is ever run as code. As in SQL, a test of a missing value is neither
 true nor false, and only what is true is found: `not year > 1990` does not find a candidate without a year.
 `contains` finds an equal element of a list, or a part of a text, of the latter in upper or lower case. Dates and
-times are compared with text such as "1994-06-30" or "1994-06-30T12:00:00".
+times are compared with text such as "1994-06-30" or "1994-06-30T12:00:00"; in a column with a time zone, text that names
+none is in UTC.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ LONGEST = 10_000
 
 DEEPEST = 50
 """Brackets and negations within one another, at most."""
+
+SHOWN = 40
+"""Characters of what was found that an error shows, at most."""
 
 ROW = " row"
 """The column of row numbers while a table is filtered."""
@@ -75,7 +79,8 @@ class Contained:
         """For each row whether its list has the element; null where there is no list."""
         lists = table[self.column].combine_chunks()
         hit = pc.equal(lists.flatten(), self.value).fill_null(False).to_numpy(zero_copy_only=False)
-        parents = pc.list_parent_indices(lists).to_numpy()
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()  # of a null list, `flatten` skips the values
+        parents = np.repeat(np.arange(len(lists)), lengths)
         found = np.zeros(len(lists), dtype=bool)
         found[parents[hit]] = True
         return pa.array(found, mask=lists.is_null().to_numpy(zero_copy_only=False))
@@ -174,7 +179,8 @@ class _Parser:
 
     def fail(self, expected: str, token: _Token | None = None) -> NoReturn:
         token = token or self.token
-        found = "the end" if token.kind == "end" else repr(token.text)
+        text = token.text if len(token.text) <= SHOWN else f"{token.text[:SHOWN]}…"
+        found = "the end" if token.kind == "end" else repr(text)
         raise ConfigError(f"condition, character {token.place + 1}: found {found}; expected {expected}")
 
     def take(self, *words: str) -> str | None:
@@ -213,6 +219,8 @@ class _Parser:
         name = token.text[1:-1] if token.kind == "quoted" else token.text
         if token.kind not in ("word", "quoted") or name not in self.schema.names:
             self.fail(f"a column: {', '.join(self.schema.names)}")
+        if self.schema.names.count(name) > 1:
+            self.fail("a column whose name is there once")
         self.next += 1
         kind = self.schema.field(name).type
         if self.take("is"):
@@ -308,12 +316,24 @@ def _value(token: _Token, kind: pa.DataType) -> pa.Scalar | None:
             return pa.scalar(token.word == "true") if token.word in ("true", "false") else None
         if token.kind == "text":
             text = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
-            return pa.scalar(text).cast(kind) if _is_text(kind) or pa.types.is_temporal(kind) else None
+            return (
+                _moment(text, kind) if pa.types.is_temporal(kind) else pa.scalar(text, kind) if _is_text(kind) else None
+            )
         if token.kind == "number" and _is_number(kind):
             return _number(token.text, kind)
-    except CANNOT_READ:
+    except (*CANNOT_READ, ValueError):
         return None
     return None
+
+
+def _moment(text: str, kind: pa.DataType) -> pa.Scalar:
+    """A date or time; one that names no zone is in UTC where the column has a zone."""
+    try:
+        return pa.scalar(text).cast(kind)
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(kind) or kind.tz is None:
+            raise
+        return pa.scalar(text).cast(pa.timestamp(kind.unit)).cast(kind)
 
 
 def _number(text: str, kind: pa.DataType) -> pa.Scalar:
@@ -322,7 +342,9 @@ def _number(text: str, kind: pa.DataType) -> pa.Scalar:
             return pa.scalar(int(text), kind)
         except CANNOT_READ:
             return pa.scalar(float(text))  # larger than the type holds: compared as such
-    return pa.scalar(float(text))
+    value = float(text)
+    narrow = pa.types.is_float32(kind) and abs(value) <= float(np.finfo(np.float32).max)
+    return pa.scalar(value, kind if narrow else pa.float64())  # 1.1 in float32 is what 1.1 was stored as
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
