@@ -13,8 +13,8 @@ r"""Conditions on candidates, as people write them: `year >= 1990 and genres con
 They are parsed into an Arrow expression; nothing is ever run as code. As in SQL, a test of a missing value is neither
 true nor false, and only what is true is found: `not year > 1990` does not find a candidate without a year.
 `contains` finds an equal element of a list, or a part of a text, of the latter in upper or lower case. Dates and
-times are compared with text such as "1994-06-30" or "1994-06-30T12:00:00"; in a column with a time zone, text that names
-none is in UTC.
+times are compared with text such as "1994-06-30" or "1994-06-30T12:00:00"; where a column has a time zone and the text
+names none, that is UTC.
 """
 
 from __future__ import annotations
