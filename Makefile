@@ -14,7 +14,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)

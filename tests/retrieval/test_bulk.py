@@ -126,7 +126,7 @@ bulk.recommend_all(Retriever.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv
 
 def test_a_killed_command_goes_on(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
     retriever.save(tmp_path / "bundle")
-    table = pa.concat_tables([pq.read_table(queries)] * 200)
+    table = pa.concat_tables([pq.read_table(queries)] * 30)
     pq.write_table(table, queries, row_group_size=999)
     out = tmp_path / "out.parquet"
     arguments = [sys.executable, "-c", KILLED, str(tmp_path / "bundle"), str(queries), str(out)]
