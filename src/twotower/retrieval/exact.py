@@ -137,7 +137,7 @@ class ExactIndex:
 
 
 def _search_one(query: Tensor, k: int, columns: _Columns, excluded: Pairs | None) -> Tensor:
-    """Keys of the k best for one query `[1, d]`, the best first, `[1, k]`: in one block, of whose groups few pass a bar.
+    """Keys of the k best for one query `[1, d]`, the best first, `[1, k]`: in one block, whose groups pass a bar.
 
     Beside a hundred thousand products, the few operations of `_Best` on little tensors would take half as long again.
     """
