@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from twotower.extras import require
+from twotower.serving.heads import limited
 from twotower.serving.logs import fields, log, write_logs
 from twotower.serving.service import Service
 
@@ -40,7 +41,7 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
         MissingExtraError: uvicorn is not installed.
         OSError: Nothing can listen there.
     """
-    uvicorn = require("uvicorn", "serve")
+    uvicorn, http = require("uvicorn", "serve"), require("uvicorn.protocols.http.httptools_impl", "serve")
     write_logs()
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -50,6 +51,7 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
         service,
         host=host,
         port=port,
+        http=limited(http.HttpToolsProtocol, service),
         log_config=None,
         access_log=False,
         backlog=LONGEST_QUEUE,
