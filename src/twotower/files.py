@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,10 @@ HERE = -100
 """`AT_FDCWD`: paths are relative to the working folder."""
 
 
+ABANDONED = 24 * 3600
+"""Seconds after which what was being built has been left by a killed process: nothing takes so long to write."""
+
+
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that takes its place when the block ends without an error.
@@ -24,10 +30,12 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     Where the system can let two names change places (Linux), there is a folder of that name at every moment. Elsewhere
     there is none for an instant between two renames.
 
-    An error or an interruption removes the new folder and leaves `target` as it was.
+    An error or an interruption removes the new folder and leaves `target` as it was. A killed process cannot; what it
+    left is removed by whoever writes to the same target a day later.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".building", dir=target.parent))
     try:
         building.chmod(0o777 & ~_umask())
@@ -43,6 +51,15 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def _remove_abandoned(target: Path) -> None:
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.building"):
+        try:
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError:  # somebody else has put it in its place, or removed it
+            continue
 
 
 def exchanged(one: Path, other: Path) -> bool:
