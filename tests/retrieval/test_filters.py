@@ -1,4 +1,4 @@
-"""Answers under filters, without training: what they are based on, what they leave out, and other catalogues."""
+"""What every retriever promises, whichever way it searches and embeds: answers under filters, and other catalogues."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Answer, Exact, Hnsw, IndexSettings, IvfPq, Retriever
+from twotower.retrieval.bundle import with_onnx
 
 GENRES = ("war", "noir", "farce")
 CANDIDATES, QUERIES = 400, 30
@@ -50,12 +51,24 @@ def whole_numbers(log: Dataset) -> TwoTower:
 
 LOG = films()
 MODEL = whole_numbers(LOG)
-KINDS: list[IndexSettings] = [Exact(), Hnsw(neighbours=8), IvfPq(lists=8, parts=3)]
+KINDS: dict[str, IndexSettings] = {
+    "exact": Exact(),
+    "hnsw": Hnsw(neighbours=8),
+    "ivfpq": IvfPq(lists=8, parts=3),
+    "onnx": Exact(),
+}
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["exact", "hnsw", "ivfpq"])
-def retriever(request: pytest.FixtureRequest) -> Retriever:
-    return Retriever.build(MODEL, LOG.candidates, seen=LOG, index=request.param, parity=None)
+@pytest.fixture(scope="module", params=KINDS)
+def retriever(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    built = Retriever.build(MODEL, LOG.candidates, seen=LOG, index=KINDS[request.param], parity=None)
+    if request.param != "onnx":
+        return built
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("onnx") / "films"
+    Retriever(with_onnx(built.bundle)).save(folder)
+    return Retriever.load(folder, engine="onnx")
 
 
 def ids_of(answer: Answer) -> list[int | str]:

@@ -83,13 +83,12 @@ class Ids:
 
     def read(self, value: object) -> int | str | None:
         """The value in the type of the ids; None where it cannot be read so."""
-        kind = type(value)
-        if kind is str and self._is_text:
-            return value if _is_unicode(value) else None  # type: ignore[arg-type, return-value]
-        if kind is int and not self._is_text:
-            return value if -(2**63) <= value < 2**63 else None  # type: ignore[operator, return-value]
-        if value is None or kind is bool:
+        if value is None or isinstance(value, bool):
             return None
+        if isinstance(value, str) and self._is_text:
+            return value if _is_unicode(value) else None
+        if isinstance(value, int) and not self._is_text:
+            return value if -(2**63) <= value < 2**63 else None
         try:
             read: int | str | None = pa.scalar(value).cast(self.kind).as_py()
         except CANNOT_CAST:
