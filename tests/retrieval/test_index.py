@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twotower.errors import ConfigError, ParityError, TwoTowerError
 from twotower.retrieval import ApproximateIndex, Exact, ExactIndex, Hnsw, Index, IndexSettings, IvfPq
 from twotower.retrieval.approximate import build_index, restored_index
-from twotower.retrieval.parity import measure_parity
+from twotower.retrieval.parity import fitted, measure_parity
 
 CANDIDATES, WIDTH = 600, 8
 KINDS: dict[str, IndexSettings] = {
@@ -185,6 +185,8 @@ def _swapped(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Calla
         ("hnsw", _swapped("levels", lambda part: part.fill_(99))),
         ("hnsw", _swapped("levels", lambda part: part.zero_())),
         ("hnsw", _swapped("entry", lambda part: part - 10_000)),
+        ("hnsw", _swapped("width", lambda part: part * 0)),
+        ("hnsw", _swapped("width", lambda part: part.repeat(2))),
         ("hnsw", _swapped("length", lambda part: part * torch.nan)),
         ("hnsw", _swapped("rows", lambda part: part.zero_())),
         ("hnsw", _swapped("rows", lambda part: part + 1)),
@@ -229,6 +231,39 @@ def test_an_index_that_finds_too_little_is_refused() -> None:
     with pytest.raises(ParityError, match=r"ivfpq index finds 0\.\d+ of the 100 best .* at least 0\.95"):
         measure_parity(index, queries, threshold=0.95)
     assert 0 < measure_parity(index, queries, threshold=None).recall < 0.95
+
+
+@pytest.fixture(scope="module")
+def hard() -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates, and queries whose best are not easily found in a graph."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(5000, 32, generator=draw), torch.randn(60, 32, generator=draw)
+
+
+def test_a_graph_is_searched_as_widely_as_it_takes_and_stays_so(hard: tuple[torch.Tensor, torch.Tensor]) -> None:
+    embeddings, queries = hard
+    settings = Hnsw(neighbours=16)
+    narrow = build_index(settings, embeddings)
+    assert measure_parity(narrow, queries, threshold=None).recall < 0.95
+    found, parity = fitted(narrow, queries, 0.95)
+    assert 0.97 <= parity.recall < 0.99
+    assert (parity.k, parity.queries, parity.threshold) == (100, 60, 0.95)
+    assert fitted(narrow, queries, 0.98)[1].recall >= 0.988
+    again = saved_and_loaded(found, settings)
+    more = torch.cat([embeddings, embeddings[:3]])
+    for same in (again, again.moved(more, np.concatenate([np.arange(len(embeddings)), [-1] * 3]))):
+        assert measure_parity(same, queries, 0.95).recall == pytest.approx(parity.recall, abs=0.002)
+
+
+def test_a_width_that_was_asked_for_stays_and_none_goes_on_for_ever(hard: tuple[torch.Tensor, torch.Tensor]) -> None:
+    embeddings, queries = hard
+    asked = build_index(Hnsw(neighbours=16, search=100), embeddings)
+    assert asked.wider() is None
+    with pytest.raises(ParityError, match=r"hnsw index finds 0\.\d+ of the 100 best"):
+        fitted(asked, queries, 0.95)
+    poor, parity = fitted(build_index(Hnsw(neighbours=4, build=10), embeddings), queries, None)
+    assert poor.wider() is None
+    assert parity.recall < 0.95
 
 
 @pytest.mark.parametrize("wrong", [lambda: Hnsw(neighbours=1), lambda: Hnsw(search=0), lambda: IvfPq(probes=0)])

@@ -18,6 +18,9 @@ from twotower.retrieval.lists import Lists
 SHARE = 10
 """Where fewer than one in so many candidates may be found, or more are wanted, all of them are searched."""
 
+HIDDEN = 512
+"""Excluded candidates of a query: of more, they are hidden from the search."""
+
 Bits = npt.NDArray[np.uint8]
 """A bit for each vector, the lowest of a byte first."""
 
@@ -30,6 +33,10 @@ class Engine(Protocol):
 
     def search(self, queries: npt.NDArray[np.float32], count: int, bits: Bits | None) -> IntArray:
         """Numbers of the best `count` whose bit is set, `[n, count]`; −1 where no more were found."""
+        ...
+
+    def wider(self) -> Engine | None:
+        """The same vectors, of which a search looks at more; None where it cannot."""
         ...
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Engine:
@@ -91,6 +98,11 @@ class ApproximateIndex:
             candidates[places], scores[places] = rest.candidates, rest.scores
         return Hits(candidates, scores)
 
+    def wider(self) -> ApproximateIndex | None:
+        """The same index, of which a search looks at more candidates; see `Index.wider`."""
+        engine = None if self.engine is None else self.engine.wider()
+        return None if engine is None else ApproximateIndex(self.kind, self.embeddings, engine, self.rows, self.former)
+
     def moved(self, embeddings: Tensor, origin: IntArray) -> ApproximateIndex:
         """An index of another catalogue, with the vectors that this one has; see `Index.moved`."""
         assert self.engine is not None
@@ -127,16 +139,22 @@ class ApproximateIndex:
             bits = np.packbits(may, bitorder="little")
         if excluded is None or len(excluded[0]) == 0:
             return engine.search(queries, count, bits)
-        if bits is None:
-            bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
         order = np.argsort(excluded[0], kind="stable")
         places, out = excluded[0][order], self._numbers[excluded[1][order]]
         ends = np.searchsorted(places, np.arange(len(queries) + 1))
-        found = [
+        most = int(np.diff(ends).max())
+        if most <= HIDDEN:  # as many more are asked for, at once for all queries
+            found = engine.search(queries, count + most, bits)
+            size = len(self.rows)
+            keys = found + size * np.arange(len(queries))[:, None]
+            return np.where(np.isin(keys, out + size * places) & (found >= 0), -1, found)
+        if bits is None:
+            bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
+        one_by_one = [
             engine.search(queries[place : place + 1], count, _cleared(bits, out[ends[place] : ends[place + 1]]))
             for place in range(len(queries))
         ]
-        return np.concatenate(found)
+        return np.concatenate(one_by_one)
 
     def _keys(self, queries: Tensor, numbers: IntArray) -> Tensor:
         """Keys of the candidates of these vectors, by their true scores, `[n, …]`; `NOTHING` where there is none."""

@@ -19,8 +19,9 @@ from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import build_index
 from twotower.retrieval.bundle import Bundle, Details, with_version
-from twotower.retrieval.index import Exact, Index, IndexSettings
-from twotower.retrieval.parity import QUERIES, Parity, measure_parity
+from twotower.retrieval.exact import ExactIndex
+from twotower.retrieval.index import Index, IndexSettings
+from twotower.retrieval.parity import QUERIES, Parity, fitted
 from twotower.retrieval.requests import Requests
 
 
@@ -40,7 +41,7 @@ def built(
     embeddings = embedded(model, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
     requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
-    index = build_index(settings, embeddings)
+    index, parity = gated(build_index(settings, embeddings), model, requests, threshold)
     details = Details(
         data=seen.name,
         query_id=seen.query_id,
@@ -49,7 +50,7 @@ def built(
         latest_time=latest,
         title=title_of(catalogue.candidates, seen.candidate_id),
         index=settings,
-        parity=parity_of(index, settings, model, requests, threshold),
+        parity=parity,
         towers=model_version(model),
         revision=0,
         version="",
@@ -89,8 +90,8 @@ def rebuilt(
         cast = cast_ids(candidates[name], old.schema.field(name).type, name, "candidates")
         catalogue = candidates.set_column(candidates.column_names.index(name), name, cast)
     embeddings = embedded(bundle.model, catalogue)
-    index = build_index(settings, embeddings)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
+    index, parity = gated(build_index(settings, embeddings), bundle.model, requests, threshold)
     row_of = IdRows(catalogue[name]).of(old[name])  # row in the new catalogue of each candidate of the old one
     popularity = np.zeros(catalogue.num_rows, dtype=np.int64)
     popularity[row_of[row_of >= 0]] = bundle.popularity[row_of >= 0]
@@ -98,7 +99,7 @@ def rebuilt(
         details,
         title=title_of(catalogue, name),
         index=settings,
-        parity=parity_of(index, settings, bundle.model, requests, threshold),
+        parity=parity,
         notes=details.notes | notes,
     )
     seen = bundle.seen.renumbered(row_of)
@@ -117,21 +118,19 @@ def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
     return embeddings
 
 
-def parity_of(
-    index: Index, settings: IndexSettings, model: TwoTower, requests: Requests, threshold: float | None
-) -> Parity | None:
-    """What an approximate index finds of what exact search finds for known queries; None of an exact index.
+def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | None) -> tuple[Index, Parity | None]:
+    """The index, as wide as it has to be, and what it finds of what exact search finds; None of an exact index.
 
     Raises:
         ParityError: It is less than the threshold.
     """
-    if isinstance(settings, Exact):
-        return None
+    if isinstance(index, ExactIndex):
+        return index, None
     known = requests.queries.num_rows
     rows = np.sort(np.random.default_rng(0).permutation(known)[:QUERIES]).tolist()
     with torch.no_grad():
         queries = model.query_vectors(requests.encode([{}] * len(rows), rows))
-    return measure_parity(index, queries, threshold)
+    return fitted(index, queries, threshold)
 
 
 def title_of(candidates: pa.Table, candidate_id: str) -> str:

@@ -13,7 +13,7 @@ from twotower.data.dataset import cast_ids
 from twotower.data.seen import Seen
 from twotower.errors import DataError, ParityError
 from twotower.retrieval.approximate import build_index
-from twotower.retrieval.building import embedded, parity_of
+from twotower.retrieval.building import embedded, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
 from twotower.retrieval.index import Index, IntArray
@@ -70,11 +70,9 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     threshold = None if details.parity is None else details.parity.threshold
     try:
-        index = bundle.index.moved(embeddings, origin)
-        return index, parity_of(index, details.index, bundle.model, requests, threshold)
+        return gated(bundle.index.moved(embeddings, origin), bundle.model, requests, threshold)
     except ParityError:
-        index = build_index(details.index, embeddings)
-        return index, parity_of(index, details.index, bundle.model, requests, threshold)
+        return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
 
 
 def _like(bundle: Bundle, added: pa.Table) -> pa.Table:

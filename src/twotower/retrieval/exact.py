@@ -74,6 +74,9 @@ class ExactIndex:
         """The candidate embeddings, `[C, d]`: a view that is not contiguous."""
         return self._coordinates.t()
 
+    def wider(self) -> None:
+        """See `Index.wider`: all candidates are looked at."""
+
     def moved(self, embeddings: Tensor, origin: IntArray) -> ExactIndex:
         """An index of another catalogue; see `Index.moved`."""
         del origin

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 from twotower.extras import require
-from twotower.retrieval.index import Hnsw, IntArray
+from twotower.retrieval.index import MOST, Hnsw, IntArray
 
 NARROWEST = 128
-"""Vectors that a search holds at least, where the settings leave it open."""
+"""Vectors that a search holds at first, where the settings leave it open."""
+
+WIDER = 1.4
+"""How many times as many the next wider search holds."""
+
+WIDEST = 6.0
+"""Times √(vectors) that a search holds at most: exact search takes as long then."""
 
 ROUNDING = 1e-6
 """A vector is longer than another where it is so by more than this share."""
@@ -35,12 +41,14 @@ class Graph:
         settings: What was asked for.
         index: FAISS's index of the lengthened vectors.
         length: Their length.
+        width: Vectors that a search holds; default: as the settings say, or few.
     """
 
     widening = 1
 
-    def __init__(self, settings: Hnsw, index: Any, length: float) -> None:
+    def __init__(self, settings: Hnsw, index: Any, length: float, width: int | None = None) -> None:
         self.settings, self.index, self.length = settings, index, length
+        self.width = width or settings.search or NARROWEST
         self._faiss = require("faiss", "ann")
 
     @classmethod
@@ -66,9 +74,12 @@ class Graph:
         faiss = require("faiss", "ann")
         index = _empty(settings, vectors.shape[1])
         room = faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level).astype(np.int64)
-        levels, neighbours, entry, length = (tensors[name] for name in ("levels", "neighbours", "entry", "length"))
-        if any(tensor.dtype != torch.int32 or tensor.dim() != 1 for tensor in (levels, neighbours, entry)):
+        levels, neighbours, entry, width = (tensors[name] for name in ("levels", "neighbours", "entry", "width"))
+        if any(tensor.dtype != torch.int32 or tensor.dim() != 1 for tensor in (levels, neighbours, entry, width)):
             raise ValueError("the graph is not made of lists of int32")
+        if len(width) != 1 or not 1 <= width[0] <= MOST:
+            raise ValueError(f"a search of the graph holds {width.tolist()} vectors; expected one number up to {MOST}")
+        length = tensors["length"]
         if length.dtype != torch.float64 or length.shape != (1,) or not bool(length.isfinite().all()):
             raise ValueError("the length of the graph's vectors is no number")
         offsets = _checked(levels.numpy(), neighbours.numpy(), entry.numpy(), len(vectors), room)
@@ -79,18 +90,22 @@ class Graph:
         faiss.copy_array_to_vector(offsets.astype(np.uint64), graph.offsets)
         faiss.copy_array_to_vector(neighbours.numpy(), graph.neighbors)
         graph.entry_point, graph.max_level = int(entry[0]), int(levels.max()) - 1
-        return cls(settings, index, float(length))
+        return cls(settings, index, float(length), int(width[0]))
 
     def search(self, queries: npt.NDArray[np.float32], count: int, bits: npt.NDArray[np.uint8] | None) -> IntArray:
         """See `Engine.search`."""
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
-        wide = self._faiss.SearchParametersHNSW(efSearch=max(self._width(), count), sel=chosen)
+        wide = self._faiss.SearchParametersHNSW(efSearch=max(self.width, count), sel=chosen)
+        self._faiss.omp_set_num_threads(torch.get_num_threads())
         numbers: IntArray = self.index.search(np.pad(queries, ((0, 0), (0, 1))), count, params=wide)[1]
         return numbers
 
-    def _width(self) -> int:
-        """Vectors that a search holds."""
-        return self.settings.search or max(NARROWEST, int(1.5 * self.index.ntotal**0.5))
+    def wider(self) -> Graph | None:
+        """See `Engine.wider`; None where the settings say how wide, too."""
+        most = min(MOST, int(WIDEST * self.index.ntotal**0.5))
+        if self.settings.search is not None or self.width >= most:
+            return None
+        return Graph(self.settings, self.index, self.length, min(most, int(WIDER * self.width)))
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Graph:
         """See `Engine.extended`; a vector longer than all before has the graph made anew."""
@@ -98,19 +113,20 @@ class Graph:
             held = self.index.storage.reconstruct_n(0, self.index.ntotal)[:, :-1]
             anew = Graph.build(self.settings, torch.from_numpy(np.vstack([held, vectors])))
             assert anew is not None
-            return anew
+            return Graph(self.settings, anew.index, anew.length, self.width)
         index = self._faiss.clone_index(self.index)
         index.hnsw.efConstruction = self.settings.build
         index.add(_lengthened(vectors, self.length))
-        return Graph(self.settings, index, self.length)
+        return Graph(self.settings, index, self.length, self.width)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Engine.tensors`."""
         graph = self.index.hnsw
         arrays = {"levels": graph.levels, "neighbours": graph.neighbors}
         tensors = {name: torch.from_numpy(self._faiss.vector_to_array(array)) for name, array in arrays.items()}
-        entry = torch.tensor([graph.entry_point], dtype=torch.int32)
-        return tensors | {"entry": entry, "length": torch.tensor([self.length], dtype=torch.float64)}
+        numbers = {"entry": graph.entry_point, "width": self.width}
+        tensors |= {name: torch.tensor([number], dtype=torch.int32) for name, number in numbers.items()}
+        return tensors | {"length": torch.tensor([self.length], dtype=torch.float64)}
 
 
 def _lengthened(vectors: npt.NDArray[np.float32], length: float) -> npt.NDArray[np.float32]:

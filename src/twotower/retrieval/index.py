@@ -12,6 +12,9 @@ from torch import Tensor
 
 from twotower.errors import ConfigError
 
+MOST = 1 << 16
+"""Candidates that a search of a graph holds, at most."""
+
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 Pairs: TypeAlias = tuple[IntArray, IntArray]
@@ -67,6 +70,10 @@ class Index(Protocol):
         """
         ...
 
+    def wider(self) -> Index | None:
+        """The same index, of which a search looks at more candidates; None where it cannot, or need not."""
+        ...
+
     def moved(self, embeddings: Tensor, origin: IntArray) -> Index:
         """An index of the same kind over another catalogue, most of which this one may hold already.
 
@@ -91,8 +98,8 @@ class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     Attributes:
         neighbours: Neighbours of a candidate in a layer; twice as many in the lowest.
         build: Candidates held while a neighbour is looked for.
-        search: Candidates held while a query is answered, at least; more find more and take longer. None for about
-            1.5·√C: on clustered embeddings that found 0.98 of the best hundred of 100,000, 0.96 of 1,000,000.
+        search: Candidates held while a query is answered, at least; more find more and take longer. None for as many
+            as it takes to find a little more than the parity gate asks for, on the queries that it is measured on.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -104,10 +111,10 @@ class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
     def __post_init__(self) -> None:
         wide = 1 if self.search is None else self.search
-        if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= 1 << 16 or not 1 <= wide <= 1 << 16:
+        if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= MOST or not 1 <= wide <= MOST:
             raise ConfigError(
                 f"hnsw with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from 2 to "
-                f"256 neighbours, and from 1 to {1 << 16} for the others"
+                f"256 neighbours, and from 1 to {MOST} for the others"
             )
 
 

@@ -84,8 +84,12 @@ class Lists:
         """See `Engine.search`."""
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
         wide = self._faiss.SearchParametersIVF(nprobe=min(self.settings.probes, self.index.nlist), sel=chosen)
+        self._faiss.omp_set_num_threads(torch.get_num_threads())
         numbers: IntArray = self.index.search(np.ascontiguousarray(queries), count, params=wide)[1]
         return numbers
+
+    def wider(self) -> None:
+        """See `Engine.wider`: the settings say into how many lists to look."""
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Lists:
         """See `Engine.extended`."""

@@ -13,6 +13,9 @@ K = 100
 THRESHOLD = 0.95
 """The least recall of an approximate index, unless another is asked for."""
 
+MARGIN = 0.4
+"""How much nearer to 1 the recall is to be than the threshold, as other queries may find less than those measured."""
+
 QUERIES = 256
 """Queries that recall is measured on, at most."""
 
@@ -54,13 +57,45 @@ def measure_parity(index: Index, queries: Tensor, threshold: float | None, k: in
         Parity(k=5, queries=9, recall=1.0, threshold=0.95)
     """
     k = min(k, len(index))
+    recall = _recall(index, queries, k, _lowest(index, queries, k))
+    return _checked(index, Parity(k, len(queries), recall, threshold))
+
+
+def fitted(index: Index, queries: Tensor, threshold: float | None) -> tuple[Index, Parity]:
+    """The index, made to look more widely until it finds a little more than is demanded, and what it then finds.
+
+    Args:
+        index: The index, as narrow as it is at first.
+        queries: Query embeddings, `[n, d]`.
+        threshold: The least recall; None for what is usual, and no error.
+
+    Raises:
+        ParityError: The recall is below the threshold, however widely it looks.
+    """
+    k = min(K, len(index))
+    lowest = _lowest(index, queries, k)
+    least = THRESHOLD if threshold is None else threshold
+    aim = least + MARGIN * (1 - least)
+    while (recall := _recall(index, queries, k, lowest)) < aim and (wider := index.wider()) is not None:
+        index = wider
+    return index, _checked(index, Parity(k, len(queries), recall, threshold))
+
+
+def _lowest(index: Index, queries: Tensor, k: int) -> Tensor:
+    """What a candidate of each query has to score to be among the k best, less what rounding may cost, `[n, 1]`."""
     true = ExactIndex.over(index.embeddings).search(queries, k).scores  # [n, k]
-    found = index.search(queries, k).scores
-    rounding = 1e-5 * true.abs().amax(dim=1, keepdim=True)
-    recall = (found >= true[:, -1:] - rounding).float().mean().item()
+    return true[:, -1:] - 1e-5 * true.abs().amax(dim=1, keepdim=True)
+
+
+def _recall(index: Index, queries: Tensor, k: int, lowest: Tensor) -> float:
+    return (index.search(queries, k).scores >= lowest).float().mean().item()
+
+
+def _checked(index: Index, parity: Parity) -> Parity:
+    recall, k, threshold = parity.recall, parity.k, parity.threshold
     if threshold is not None and recall < threshold:
         raise ParityError(
-            f"the {index.kind} index finds {recall:.3f} of the {k} best candidates of {len(queries)} queries; expected "
-            f"at least {threshold}: let it search more widely, lower the threshold (parity), or use exact search"
+            f"the {index.kind} index finds {recall:.3f} of the {k} best candidates of {parity.queries} queries; "
+            f"expected at least {threshold}: let it search more widely, lower the threshold (parity), or search exactly"
         )
-    return Parity(k, len(queries), recall, threshold)
+    return parity
