@@ -1,15 +1,17 @@
-"""The service under load: how long a client waits, also while bundles are swapped, and what malformed bodies do.
+"""The service: how long a client waits, also while bundles are swapped; new candidates; malformed bodies.
 
     python benchmarks/service.py load --candidates 100000 --dim 64 --rate 200 --seconds 30
     python benchmarks/service.py load --candidates 1000000 --dim 64 --index hnsw --rate 200 --seconds 30
     python benchmarks/service.py swap --candidates 100000 --dim 64 --rate 200 --seconds 30 --swaps 20 --corrupt 5
+    python benchmarks/service.py added --candidates 100000 --dim 64 --additions 20
     python benchmarks/service.py malformed --requests 10000
 
 The bundle is made of ids whose embeddings are drawn with a fixed seed: a point of a space of 16 dimensions and a little
 noise. `twotower serve` runs in a process of its own, and so does the client. Requests are sent at fixed times, whatever
 became of those before; how long one takes counts from the time at which it was due, so that waiting in a queue counts.
 In `swap`, every bundle's scores are another power of two times those of the first, so that an answer whose scores are
-not of the version that it carries would be seen.
+not of the version that it carries would be seen. In `added`, one candidate after the other is added to the bundle that
+is served, and somebody whom it suits asks for the ten best until it is there: from before `Retriever.add` until then.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ SEEN = 50
 
 VARIANTS = 4
 """Different bundles that are swapped."""
+
+PATIENCE = 60.0
+"""Seconds after which a candidate that nobody was given was not added."""
 
 SETTLE = 2.0
 """Seconds of load that do not count, for connections to be there."""
@@ -103,15 +108,17 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
-    """A model of the size asked for, and what its queries have seen."""
+    """A model of the size asked for, and what its queries have seen; one more, which nobody asks for, has seen all."""
     draw = np.random.default_rng(options.seed)
     who = np.repeat(np.arange(options.queries), SEEN)
     candidates = np.arange(options.candidates)
+    what = np.concatenate([draw.integers(options.candidates, size=len(who)), candidates])
+    who = np.concatenate([who, np.full(len(candidates), options.queries)])
     log = from_tables(
-        pa.table({"query": who, "candidate": draw.integers(options.candidates, size=len(who))}),
+        pa.table({"query": who, "candidate": what}),
         query_id="query",
         candidate_id="candidate",
-        queries=pa.table({"query": np.arange(options.queries)}),
+        queries=pa.table({"query": np.arange(options.queries + 1)}),
         candidates=pa.table({"candidate": candidates, "title": [f"candidate {number}" for number in candidates]}),
         name="drawn",
     )
@@ -310,6 +317,50 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {"outcome": outcome, "swapped": swapped, "refused": refused}
 
 
+def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Adds candidates to the bundle of a service, one by one, and asks until each is recommended."""
+    with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
+        target = Path(name) / "served"
+        model, log = model_of(options)
+        wish = built(model, log, options).embed([{"query": 0}], [0])[0]
+        with torch.no_grad():  # row 0 of the table is for candidates that training did not see
+            for table_of_candidates in model.candidate.parameters():
+                table_of_candidates[0] = 3 * wish
+        retriever = built(model, log, options)
+        retriever.save(target)
+        seconds, saving = [], []
+        with serving(target, Path(name) / "service.log", options.threads) as port:
+            for number in range(options.additions):
+                new = pa.table({"candidate": [options.candidates + number], "title": [f"new candidate {number}"]})
+                started = time.perf_counter()
+                retriever = retriever.add(new)
+                retriever.save(target)
+                saving.append(time.perf_counter() - started)
+                others = range(options.candidates, options.candidates + number)
+                asyncio.run(_until_given(port, options.candidates + number, others, started + PATIENCE))
+                seconds.append(time.perf_counter() - started)
+    table = Table("candidates added", "adding and saving, p50", "until recommended, p50", "highest", show_edge=False)
+    times = (f"{value:.2f} s" for value in (float(np.median(saving)), float(np.median(seconds)), max(seconds)))
+    table.add_row(str(options.additions), *times)
+    console.print(table)
+    return {"saving": saving, "seconds": seconds}
+
+
+async def _until_given(port: int, candidate: int, others: range, latest: float) -> None:
+    """Asks for query 0, without the others, until a candidate is among its ten best."""
+    connections = Connections(port)
+    body = b'{"query":{"query":0},"k":10,"exclude":%s}' % msgspec.json.encode(list(others))
+    while time.perf_counter() < latest:
+        status, answer = await connections.ask("/v1/recommend", body)
+        if status != 200:
+            raise SystemExit(f"the service answered with {status}: {answer.decode()}")
+        given = msgspec.json.decode(answer)["answers"][0]["recommendations"]
+        if candidate in [one["id"] for one in given]:
+            return
+        await asyncio.sleep(0.01)
+    raise SystemExit(f"candidate {candidate} is not recommended within {PATIENCE:g} s")
+
+
 class Malformed:
     """Bodies that are no request, or hardly one, drawn with a fixed seed."""
 
@@ -427,7 +478,7 @@ def _resident() -> int:
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["load", "swap", "malformed", "client"], help="client: for the others")
+    parser.add_argument("what", choices=["load", "swap", "added", "malformed", "client"], help="client: for others")
     parser.add_argument("--candidates", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
     parser.add_argument("--queries", type=int, default=2_000)
@@ -437,6 +488,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--corrupt", type=int, default=5, help="of the swaps")
+    parser.add_argument("--additions", type=int, default=20, help="candidates added one by one")
     parser.add_argument("--threads", type=int, default=2, help="of one search")
     parser.add_argument("--requests", type=int, default=10_000, help="malformed ones")
     parser.add_argument("--seed", type=int, default=0)
@@ -453,9 +505,10 @@ def main() -> None:
         sys.stdout.write(msgspec.json.encode(outcome).decode())
         return
     console = Console(width=120)
-    found = (malformed if options.what == "malformed" else loaded)(options, console)
+    measure = {"load": loaded, "swap": loaded, "added": added, "malformed": malformed}[options.what]
+    found = measure(options, console)
     used = {name: getattr(options, name) for name in ("candidates", "dim", "queries", "index", "k", "threads", "seed")}
-    if options.what != "malformed":
+    if options.what in ("load", "swap"):
         used |= {"rate": options.rate, "seconds": options.seconds}
     name = f"service-{options.what}" + ("-hnsw" if options.index == "hnsw" else "")
     console.print(f"written to {write_report(name, {**used, **found}, options.out)}")

@@ -126,6 +126,15 @@ def test_bundles_are_swapped_under_load_and_no_request_fails(tmp_path: Path) -> 
     assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"] <= outcome["latency"]["highest"]
 
 
+@pytest.mark.slow
+def test_added_candidates_are_recommended_by_a_running_service(tmp_path: Path) -> None:
+    out = tmp_path / "service.json"
+    assert "until recommended" in run("service.py", "added", *SERVICE, "--additions", 3, "--out", out)
+    report = read(out)
+    assert len(report["seconds"]) == len(report["saving"]) == 3
+    assert all(0 < saving < whole for saving, whole in zip(report["saving"], report["seconds"], strict=True))
+
+
 def test_malformed_bodies_never_fail_the_service(tmp_path: Path) -> None:
     run("service.py", "malformed", *SERVICE, "--requests", 1000, "--out", tmp_path / "service.json")
     report = read(tmp_path / "service.json")
