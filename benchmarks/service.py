@@ -11,7 +11,7 @@ noise. `twotower serve` runs in a process of its own, and so does the client. Re
 became of those before; how long one takes counts from the time at which it was due, so that waiting in a queue counts.
 In `swap`, every bundle's scores are another power of two times those of the first, so that an answer whose scores are
 not of the version that it carries would be seen. In `added`, one candidate after the other is added to the bundle that
-is served, and somebody whom it suits asks for the ten best until it is there: from before `Retriever.add` until then.
+is served, and somebody whom it suits asks for the k best until it is there: from before `Retriever.add` until then.
 """
 
 from __future__ import annotations
@@ -322,10 +322,10 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         target = Path(name) / "served"
         model, log = model_of(options)
-        wish = built(model, log, options).embed([{"query": 0}], [0])[0]
+        wish = torch.nn.functional.normalize(built(model, log, options).embed([{"query": 0}], [0])[0], dim=0)
         with torch.no_grad():  # row 0 of the table is for candidates that training did not see
             for table_of_candidates in model.candidate.parameters():
-                table_of_candidates[0] = 3 * wish
+                table_of_candidates[0] = wish * table_of_candidates.norm(dim=1).max()
         retriever = built(model, log, options)
         retriever.save(target)
         seconds, saving = [], []
@@ -337,7 +337,8 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 retriever.save(target)
                 saving.append(time.perf_counter() - started)
                 others = range(options.candidates, options.candidates + number)
-                asyncio.run(_until_given(port, options.candidates + number, others, started + PATIENCE))
+                latest = started + PATIENCE
+                asyncio.run(_until_given(port, options.candidates + number, options.k, others, latest))
                 seconds.append(time.perf_counter() - started)
     table = Table("candidates added", "adding and saving, p50", "until recommended, p50", "highest", show_edge=False)
     times = (f"{value:.2f} s" for value in (float(np.median(saving)), float(np.median(seconds)), max(seconds)))
@@ -346,10 +347,10 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {"saving": saving, "seconds": seconds}
 
 
-async def _until_given(port: int, candidate: int, others: range, latest: float) -> None:
-    """Asks for query 0, without the others, until a candidate is among its ten best."""
+async def _until_given(port: int, candidate: int, k: int, others: range, latest: float) -> None:
+    """Asks for query 0, without the others, until a candidate is among its k best."""
     connections = Connections(port)
-    body = b'{"query":{"query":0},"k":10,"exclude":%s}' % msgspec.json.encode(list(others))
+    body = b'{"query":{"query":0},"k":%d,"exclude":%s}' % (k, msgspec.json.encode(list(others)))
     while time.perf_counter() < latest:
         status, answer = await connections.ask("/v1/recommend", body)
         if status != 200:

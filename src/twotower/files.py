@@ -31,7 +31,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     there is none for an instant between two renames.
 
     An error or an interruption removes the new folder and leaves `target` as it was. A killed process cannot; what it
-    left is removed by whoever writes to the same target a day later.
+    left beside `target` is removed by whoever writes there a day later.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.building"):
+    if not target.exists():  # it may have been killed between two renames: what it left is all that there is
+        return
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if left.suffix not in (".building", ".retired"):
+            continue
         try:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left, ignore_errors=True)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,43 +65,85 @@ def test_it_serves_with_its_token_and_ends_cleanly(bundle: Path, tmp_path: Path)
     assert [line["event"] for line in lines_of(log) if line["event"] != "request"] == ["listening", "draining", "ended"]
 
 
-def answer_to(address: str, *parts: bytes) -> bytes:
+LINE, HOST = b"GET /v2/health/live HTTP/1.1\r\n", b"host: x\r\n"
+WHOLE = LINE + HOST + b"\r\n"
+CHUNKED = LINE + HOST + b"transfer-encoding: chunked\r\n\r\n0\r\n"
+
+
+def all_of(address: str, *parts: bytes) -> bytes:
     """All that a connection gives until the service ends it, while it is sent one part after the other."""
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        for part in parts:
-            connection.sendall(part)
-            time.sleep(0.01)
-        found = b""
-        while received := connection.recv(1 << 16):
-            found += received
-        return found
+    found = b""
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.05)
+            while received := connection.recv(1 << 16):
+                found += received
+        except ConnectionError:  # it was ended before all was sent
+            pass
+    return found
 
 
-def test_a_head_that_does_not_end_is_not_waited_for(bundle: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    line = b"GET /v2/health/live HTTP/1.1\r\n"
+@pytest.fixture(scope="module")
+def impatient(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service that waits for a second."""
+    log = tmp_path_factory.mktemp("impatient") / "log"
     started = command(bundle, "--port", 0, "--timeout", 1)
     with log.open("wb") as written, subprocess.Popen(started, stderr=written) as process:
-        address = listening(process, log)
-        assert answer_to(address) == b""
-        whole = line + b"host: x\r\n\r\n"
-        for parts, answered in (([line, b"host: x\r\n"], 0), ([whole, line[:1]], 1), ([whole + whole + line], 2)):
-            found = answer_to(address, *parts)
-            assert found.count(b"HTTP/1.1 200 OK") == answered
-            head, _, body = found[found.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-            assert b"content-security-policy: " in head
-            error = msgspec.json.decode(body)["error"]
-            assert error["code"] == "timeout"
-            assert "head of the request took longer than 1 s" in error["message"]
-        long = answer_to(address, line, *[b"x-%d: %s\r\n" % (number, b"y" * 8000) for number in range(9)])
-        assert long.startswith(b"HTTP/1.1 431 ")
-        assert b"longer than 65536 bytes" in long
-        metrics = httpx.get(f"{address}/metrics", trust_env=False).text
-        assert 'twotower_requests_total{method="other",route="none",status="408"} 3.0' in metrics
+        yield listening(process, log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "answered", "then"),
+    [
+        ([], 0, 0),
+        ([LINE, HOST], 0, 408),
+        ([WHOLE, LINE[:1]], 1, 408),
+        ([WHOLE + WHOLE + LINE], 2, 408),
+        ([b"\r\n"], 0, 0),
+        ([WHOLE, b"\r\n"], 1, 0),
+        ([LINE + b"content-length: 10\r\n\r\n", b"x"], 1, 0),
+        ([CHUNKED, b"x: y\r\n"], 1, 0),
+        ([LINE + b"x: " + b"y" * 200_000 + b"\r\n\r\n"], 0, 431),
+        ([LINE, *[b"x-%d: %s\r\n" % (number, b"y" * 10_000) for number in range(8)]], 0, 431),
+        ([LINE + b"x: ", *[b"y" * 9000] * 8], 0, 431),
+        ([CHUNKED, *[b"x-%d: %s\r\n" % (number, b"y" * 10_000) for number in range(8)]], 1, 431),
+        ([CHUNKED + b"x: ", *[b"y" * 9000] * 8], 1, 431),
+    ],
+    ids=lambda value: str(len(value)) if isinstance(value, list) else str(value),
+)
+def test_nobody_holds_a_connection_by_a_request_that_does_not_end(
+    impatient: str, parts: list[bytes], answered: int, then: int
+) -> None:
+    found = all_of(impatient, *parts)
+    assert found.count(b"HTTP/1.1 200 OK\r\n") == answered
+    assert found.count(b"HTTP/1.1 ") == answered + bool(then)
+    if then:
+        head, _, body = found[found.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % then)
+        assert b"content-security-policy: " in head
+        assert b"x-request-id: " in head
+        error = msgspec.json.decode(body)["error"]
+        code, said = (
+            ("timeout", "took longer than 1 s") if then == 408 else ("head_too_large", "longer than 65536 bytes")
+        )
+        assert error["code"] == code
+        assert said in error["message"]
+        metrics = httpx.get(f"{impatient}/metrics", trust_env=False).text
+        assert f'twotower_requests_total{{method="other",route="none",status="{then}"}}' in metrics
+
+
+def test_a_long_body_and_requests_close_behind_one_another_are_answered(impatient: str) -> None:
+    body = b'{"query": {"user": 3}, "exclude": [%s 1]}' % (b"1, " * 9000)
+    head = b"POST /v1/recommend HTTP/1.1\r\ncontent-type: application/json\r\nhost: x\r\n"
+    sent = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    whole = sent[20:] + WHOLE + sent + LINE + HOST
+    found = all_of(impatient, sent[:20], whole, b"connection: close\r\n\r\n")
+    assert found.count(b"HTTP/1.1 200 OK\r\n") == found.count(b"HTTP/1.1 ") == 4
 
 
 @pytest.mark.parametrize(

@@ -375,18 +375,18 @@ def test_a_reader_always_finds_a_bundle_and_a_kill_leaves_one(retriever: Retriev
 
 
 def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path) -> None:
-    names = (".shop.old.building", ".shop.new.building", ".shopping.old.building", ".sh*p.old.building")
+    gone = {".shop.old.building", ".shop.old.retired"}
+    names = gone | {".sh*p.old.building", ".shop.new.building", ".shopping.old.building", ".shop.old.toml"}
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_bytes(b"some")
         if "old" in name:
             os.utime(tmp_path / name, (0, 0))
-    with replaced_folder(tmp_path / "sh*p") as building:
-        (building / "file").write_bytes(b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {*names[:3], "sh*p"}
-    with replaced_folder(tmp_path / "shop") as building:
-        (building / "file").write_bytes(b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {*names[1:3], "sh*p", "shop"}
+    first, then = names, names - {".sh*p.old.building"}
+    for target, left in (("sh*p", first), ("sh*p", then), ("shop", then), ("shop", then - gone)):
+        with replaced_folder(tmp_path / target) as building:
+            (building / "file").write_bytes(b"whole")
+        assert {path.name for path in tmp_path.iterdir()} - {"sh*p", "shop"} == left
 
 
 def test_a_crowd_of_threads_gets_the_same_answers(saved: Path) -> None:

@@ -96,13 +96,27 @@ def test_any_filters_leave_k_or_all_that_is_left(
     check(index, wanted, k, banned | ~may, (hits.candidates.tolist(), hits.scores.tolist()))
 
 
-def test_many_at_once_equal_one_at_a_time(index: Index) -> None:
+@pytest.mark.parametrize("excluded", [(0,) * 9, (0, 1, 2, 3, 30, 31, 60, 200, 530)], ids=["all", "some excluded"])
+def test_many_at_once_equal_one_at_a_time(index: Index, excluded: tuple[int, ...]) -> None:
     queries = embeddings_of(9, seed=5)
-    together = index.search(queries, 7)
-    for place in range(9):
-        alone = index.search(queries[place : place + 1], 7)
+    draw = np.random.default_rng(7)
+    outs = [draw.permutation(CANDIDATES)[:count] for count in excluded]
+    pairs = np.repeat(np.arange(9), excluded), np.concatenate(outs)
+    together = index.search(queries, 7, pairs)
+    for place, out in enumerate(outs):
+        alone = index.search(queries[place : place + 1], 7, (np.zeros_like(out), out))
         assert torch.equal(alone.candidates[0], together.candidates[place])
         assert torch.equal(alone.scores[0], together.scores[place])
+
+
+def test_what_one_query_finds_does_not_depend_on_what_others_may_not_find() -> None:
+    index = build_index(Hnsw(neighbours=4, build=10), torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)))
+    queries = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    alone = index.search(queries[:1], 100, (np.zeros(3, dtype=np.int64), np.arange(3)))
+    assert alone.candidates.tolist() != ExactIndex(index.embeddings).search(queries[:1], 100).candidates.tolist()
+    for others in (0, 500, 900):
+        pairs = np.repeat([0, 1], [3, others]), np.concatenate([np.arange(3), np.arange(others)])
+        assert torch.equal(index.search(queries, 100, pairs).candidates[0], alone.candidates[0])
 
 
 def test_it_finds_most_of_what_exact_search_finds(index: Index) -> None:
@@ -264,6 +278,9 @@ def test_a_width_that_was_asked_for_stays_and_none_goes_on_for_ever(hard: tuple[
     poor, parity = fitted(build_index(Hnsw(neighbours=4, build=10), embeddings), queries, None)
     assert poor.wider() is None
     assert parity.recall < 0.95
+    assert isinstance(poor, ApproximateIndex)
+    narrowest = {**poor.tensors(), "width": torch.ones(1, dtype=torch.int32)}  # as a stranger may write it
+    assert fitted(restored_index(Hnsw(neighbours=4, build=10), embeddings, narrowest), queries, None)[1] == parity
 
 
 @pytest.mark.parametrize("wrong", [lambda: Hnsw(neighbours=1), lambda: Hnsw(search=0), lambda: IvfPq(probes=0)])

@@ -19,7 +19,7 @@ SHARE = 10
 """Where fewer than one in so many candidates may be found, or more are wanted, all of them are searched."""
 
 HIDDEN = 512
-"""Excluded candidates of a query: of more, they are hidden from the search."""
+"""Excluded candidates of a query, for which as many more are asked for; where there are more, they are hidden."""
 
 Bits = npt.NDArray[np.uint8]
 """A bit for each vector, the lowest of a byte first."""
@@ -142,19 +142,21 @@ class ApproximateIndex:
         order = np.argsort(excluded[0], kind="stable")
         places, out = excluded[0][order], self._numbers[excluded[1][order]]
         ends = np.searchsorted(places, np.arange(len(queries) + 1))
-        most = int(np.diff(ends).max())
-        if most <= HIDDEN:  # as many more are asked for, at once for all queries
-            found = engine.search(queries, count + most, bits)
-            size = len(self.rows)
-            keys = found + size * np.arange(len(queries))[:, None]
-            return np.where(np.isin(keys, out + size * places) & (found >= 0), -1, found)
-        if bits is None:
-            bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
-        one_by_one = [
-            engine.search(queries[place : place + 1], count, _cleared(bits, out[ends[place] : ends[place + 1]]))
-            for place in range(len(queries))
-        ]
-        return np.concatenate(one_by_one)
+        more = _more(np.diff(ends))
+        found = np.full((len(queries), count + min(HIDDEN, int(more.max()))), -1, dtype=np.int64)
+        for most in np.unique(more).tolist():
+            mine = np.flatnonzero(more == most)
+            if most <= HIDDEN:
+                found[mine, : count + most] = engine.search(queries[mine], count + most, bits)
+                continue
+            if bits is None:
+                bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
+            for place in mine.tolist():
+                left = _cleared(bits, out[ends[place] : ends[place + 1]])
+                found[place, :count] = engine.search(queries[place : place + 1], count, left)[0]
+        keys = found + len(self.rows) * np.arange(len(queries))[:, None]
+        found[np.isin(keys, out + len(self.rows) * places) & (found >= 0)] = -1
+        return found
 
     def _keys(self, queries: Tensor, numbers: IntArray) -> Tensor:
         """Keys of the candidates of these vectors, by their true scores, `[n, …]`; `NOTHING` where there is none."""
@@ -216,6 +218,14 @@ def vectors_of(embeddings: Tensor, rows: IntArray, former: Tensor) -> Tensor:
     vectors = embeddings[torch.from_numpy(np.maximum(rows, 0))]
     vectors[torch.from_numpy(np.flatnonzero(rows < 0))] = former
     return vectors
+
+
+def _more(excluded: IntArray) -> IntArray:
+    """How many more to ask for than are wanted, by how many each query may not find: the next power of two, or 0.
+
+    So queries are searched together, and what one finds does not depend on the others.
+    """
+    return np.where(excluded == 0, 0, 1 << np.ceil(np.log2(np.maximum(excluded, 1))).astype(np.int64))
 
 
 def _kind(settings: Hnsw | IvfPq) -> str:

@@ -105,7 +105,7 @@ class Graph:
         most = min(MOST, int(WIDEST * self.index.ntotal**0.5))
         if self.settings.search is not None or self.width >= most:
             return None
-        return Graph(self.settings, self.index, self.length, min(most, int(WIDER * self.width)))
+        return Graph(self.settings, self.index, self.length, min(most, max(self.width + 1, int(WIDER * self.width))))
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Graph:
         """See `Engine.extended`; a vector longer than all before has the graph made anew."""

@@ -79,7 +79,7 @@ class Service:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *headers_of(request_id)]
             await send(message)
 
         self.in_flight += 1
@@ -87,19 +87,22 @@ class Service:
             await self._app(scope, receive, noting)
         finally:
             self.in_flight -= 1
-            seconds = time.perf_counter() - started
             route = scope.get("twotower.route", "none")
-            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-            self.metrics.answered(route, method, status, seconds)
-            line = fields(
-                method=scope["method"],
-                path=route,
-                status=status,
-                ms=round(1000 * seconds, 2),
-                version=self.served.current.version,
-                request=request_id,
-            )
-            log.info("request", extra=line)
+            self.answered(scope["method"], route, status, time.perf_counter() - started, request_id)
+
+    def answered(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+        """Counts and logs one request."""
+        counted = method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        self.metrics.answered(route, counted, status, seconds)
+        line = fields(
+            method=method,
+            path=route,
+            status=status,
+            ms=round(1000 * seconds, 2),
+            version=self.served.current.version,
+            request=request_id,
+        )
+        log.info("request", extra=line)
 
     def close(self) -> None:
         """Ends the watch and the engine."""
@@ -202,6 +205,16 @@ class Service:
         return refused(refusal, self.served.current.version)
 
 
+def headers_of(request_id: str) -> list[tuple[bytes, bytes]]:
+    """What every answer carries besides its own headers."""
+    return [*_HEADERS, (b"x-request-id", request_id.encode())]
+
+
+def new_request_id() -> str:
+    """A name for a request that has none."""
+    return uuid.uuid4().hex[:16]
+
+
 def _request_id(scope: Scope) -> str:
     """What the client calls its request, or else a name of our own."""
     for name, value in scope["headers"]:
@@ -209,4 +222,4 @@ def _request_id(scope: Scope) -> str:
             text: str = value.decode("latin-1")
             if REQUEST_ID.fullmatch(text):
                 return text
-    return uuid.uuid4().hex[:16]
+    return new_request_id()
