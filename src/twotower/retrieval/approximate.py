@@ -154,8 +154,10 @@ class ApproximateIndex:
             for place in mine.tolist():
                 left = _cleared(bits, out[ends[place] : ends[place + 1]])
                 found[place, :count] = engine.search(queries[place : place + 1], count, left)[0]
-        keys = found + len(self.rows) * np.arange(len(queries))[:, None]
-        found[np.isin(keys, out + len(self.rows) * places) & (found >= 0)] = -1
+        banned = np.sort(out + len(self.rows) * places)
+        keys = np.where(found < 0, -1, found + len(self.rows) * np.arange(len(queries))[:, None])
+        nearest = np.minimum(np.searchsorted(banned, keys), len(banned) - 1)
+        found[banned[nearest] == keys] = -1
         return found
 
     def _keys(self, queries: Tensor, numbers: IntArray) -> Tensor:

@@ -97,7 +97,9 @@ class Graph:
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
         wide = self._faiss.SearchParametersHNSW(efSearch=max(self.width, count), sel=chosen)
         self._faiss.omp_set_num_threads(torch.get_num_threads())
-        numbers: IntArray = self.index.search(np.pad(queries, ((0, 0), (0, 1))), count, params=wide)[1]
+        lengthened = np.zeros((len(queries), queries.shape[1] + 1), dtype=np.float32)
+        lengthened[:, :-1] = queries
+        numbers: IntArray = self.index.search(lengthened, count, params=wide)[1]
         return numbers
 
     def wider(self) -> Graph | None:
