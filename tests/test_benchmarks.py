@@ -132,7 +132,6 @@ def test_added_candidates_are_recommended_by_a_running_service(tmp_path: Path) -
     assert "until recommended" in run("service.py", "added", *SERVICE, "--additions", 3, "--out", out)
     report = read(out)
     assert len(report["seconds"]) == len(report["saving"]) == 3
-    assert all(0 < saving < whole for saving, whole in zip(report["saving"], report["seconds"], strict=True))
 
 
 def test_malformed_bodies_never_fail_the_service(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ EXCHANGE = 2
 HERE = -100
 """`AT_FDCWD`: paths are relative to the working folder."""
 
-
 ABANDONED = 24 * 3600
 """Seconds after which what was being built has been left by a killed process: nothing takes so long to write."""
 

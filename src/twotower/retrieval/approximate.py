@@ -18,8 +18,8 @@ from twotower.retrieval.lists import Lists
 SHARE = 10
 """Where fewer than one in so many candidates may be found, or more are wanted, all of them are searched."""
 
-HIDDEN = 512
-"""Excluded candidates of a query, for which as many more are asked for; where there are more, they are hidden."""
+SPARE = 512
+"""So many excluded candidates of a query are made up for by asking for more; where there are more, they are hidden."""
 
 Bits = npt.NDArray[np.uint8]
 """A bit for each vector, the lowest of a byte first."""
@@ -139,15 +139,21 @@ class ApproximateIndex:
             bits = np.packbits(may, bitorder="little")
         if excluded is None or len(excluded[0]) == 0:
             return engine.search(queries, count, bits)
+        return self._numbers_without(engine, queries, count, bits, excluded)
+
+    def _numbers_without(
+        self, engine: Engine, queries: npt.NDArray[np.float32], count: int, bits: Bits | None, excluded: Pairs
+    ) -> IntArray:
+        """Numbers of what the engine finds, `[n, …]`; −1 in the place of what is excluded or was not found."""
         order = np.argsort(excluded[0], kind="stable")
         places, out = excluded[0][order], self._numbers[excluded[1][order]]
         ends = np.searchsorted(places, np.arange(len(queries) + 1))
-        more = _more(np.diff(ends))
-        found = np.full((len(queries), count + min(HIDDEN, int(more.max()))), -1, dtype=np.int64)
-        for most in np.unique(more).tolist():
-            mine = np.flatnonzero(more == most)
-            if most <= HIDDEN:
-                found[mine, : count + most] = engine.search(queries[mine], count + most, bits)
+        spare = _spare(np.diff(ends))
+        found = np.full((len(queries), count + min(SPARE, int(spare.max()))), -1, dtype=np.int64)
+        for extra in np.unique(spare).tolist():
+            mine = np.flatnonzero(spare == extra)
+            if extra <= SPARE:
+                found[mine, : count + extra] = engine.search(queries[mine], count + extra, bits)
                 continue
             if bits is None:
                 bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
@@ -222,7 +228,7 @@ def vectors_of(embeddings: Tensor, rows: IntArray, former: Tensor) -> Tensor:
     return vectors
 
 
-def _more(excluded: IntArray) -> IntArray:
+def _spare(excluded: IntArray) -> IntArray:
     """How many more to ask for than are wanted, by how many each query may not find: the next power of two, or 0.
 
     So queries are searched together, and what one finds does not depend on the others.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -69,12 +71,11 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     threshold = None if details.parity is None else details.parity.threshold
-    if isinstance(bundle.index, ApproximateIndex) and bundle.index.engine is None:  # they were too few for one
-        return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
-    try:
-        return gated(bundle.index.moved(embeddings, origin), bundle.model, requests, threshold)
-    except ParityError:
-        return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
+    old = bundle.index
+    if not isinstance(old, ApproximateIndex) or old.engine is not None:  # else they were too few for an engine
+        with suppress(ParityError):
+            return gated(old.moved(embeddings, origin), bundle.model, requests, threshold)
+    return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
 
 
 def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
