@@ -1,0 +1,208 @@
+"""Every snippet of the README and of docs/ runs: a page is one session of a user in a folder like a fresh clone.
+
+Blocks run in the order of the page, Python in one namespace. What would take minutes runs with less: `LESS` says what
+is replaced. Installing and making is not run, but what is named has to exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from twotower.study.config import Config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESS = "http://127.0.0.1:8000"
+
+LESS = (
+    (r"--minutes \d+", "--minutes 0.1"),
+    (r"epochs=\d+", "epochs=1"),
+    (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
+    (r"(twotower study [^\n#]*)", r"\1 --layers 8 --epochs 1 "),
+    (r"twotower (train|tune) (movielens-100k|simulated)\b", r"twotower \1 quick-\2.toml"),
+    (r"--split-seeds? 42 43 44 45 46", "--split-seeds 42"),
+)
+"""What is replaced so that a page runs in seconds: patterns and what stands in their place."""
+
+QUICK = """
+[data]
+name = "{name}"
+[model]
+layers = [8]
+dim = 8
+[training]
+epochs = 1
+batch_size = 4096
+"""
+"""A config that trains a small model for an epoch, in place of a built-in data set's name."""
+
+
+@dataclass
+class Session:
+    """A user who works through one page.
+
+    Attributes:
+        folder: Where they are.
+        names: What their Python session holds.
+        servers: The services they started.
+        ports: Where these listen, instead of at the address that the page says.
+    """
+
+    folder: Path
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "snippet"})
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    port: int = 0
+
+    def python(self, source: str) -> None:
+        exec(compile(source, "snippet", "exec"), self.names)
+
+    def shell(self, source: str) -> None:
+        for line in commands_of(source):
+            program, *arguments = shlex.split(line, comments=True)
+            if program == "pip":
+                check_extras(arguments)
+            elif program == "make":
+                check_target(arguments)
+            elif program == "python" and arguments[0].startswith("benchmarks/"):
+                self.check_options(arguments)
+            elif program == "twotower" and arguments[0] == "serve":
+                self.serve(arguments)
+            else:
+                self.run(line)
+
+    def run(self, line: str) -> None:
+        line = re.sub(r"^twotower ", f"{shlex.quote(sys.executable)} -m twotower ", line)
+        line = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", line)
+        if line.startswith("curl "):
+            line = line.replace("curl ", "curl --fail-with-body --silent --show-error --noproxy '*' ", 1)
+            line = line.replace(ADDRESS, f"http://127.0.0.1:{self.port}")
+        done = subprocess.run(["bash", "-c", line], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+    def serve(self, arguments: list[str]) -> None:
+        self.end()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [sys.executable, "-m", "twotower", *arguments, "--port", str(self.port)]
+        process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.DEVNULL)
+        self.servers.append(process)
+        while not self.ready():
+            assert process.poll() is None, f"twotower {shlex.join(arguments)} ended with {process.returncode}"
+            time.sleep(0.1)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/v2/health/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def check_options(self, arguments: list[str]) -> None:
+        """A benchmark has the options that the page gives it; it is not run."""
+        words = [word for word in arguments[1:] if not word.startswith("-")]
+        for command in ([arguments[0], "--help"], [arguments[0], *words[:1], "--help"]):
+            shown = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+            if shown.returncode == 0:
+                help_text = shown.stdout
+        for option in (word for word in arguments if word.startswith("--")):
+            assert option.split("=")[0] in help_text, f"{shlex.join(arguments)}: no option {option}"
+
+    def end(self) -> None:
+        for process in self.servers:
+            process.terminate()
+            process.wait()
+        self.servers.clear()
+
+
+def commands_of(block: str) -> Iterator[str]:
+    """The commands of a block: a line each, or several where a quote or a backslash goes on."""
+    command = ""
+    for line in block.splitlines():
+        command += line
+        if command.endswith("\\"):
+            command = command[:-1]
+            continue
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:  # a quote is open
+            command += "\n"
+            continue
+        if words:
+            yield command
+        command = ""
+    assert not command, f"unfinished: {command}"
+
+
+def check_extras(arguments: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in re.findall(r"twotower\[([\w,]+)\]", " ".join(arguments)):
+        assert set(name.split(",")) <= set(extras), f"no extra {name}"
+
+
+def check_target(arguments: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in (word for word in arguments if "=" not in word):
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"no target {target}"
+
+
+@contextmanager
+def clone(folder: Path) -> Iterator[Session]:
+    """A session in a folder that has what a clone has and snippets use."""
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("movielens-100k", "simulated"):
+        real = name == "simulated" or "TWOTOWER_DATA_HOME" in os.environ
+        (folder / f"quick-{name}.toml").write_text(QUICK.format(name=name if real else "simulated"))
+    session = Session(folder)
+    try:
+        yield session
+    finally:
+        session.end()
+
+
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    text = page.read_text(encoding="utf-8")
+    return [(found[1], found[2]) for found in BLOCK.finditer(text)]
+
+
+def shortened(source: str) -> str:
+    for pattern, less in LESS:
+        source = re.sub(pattern, less, source)
+    return source
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(page)
+    monkeypatch.chdir(tmp_path)
+    with clone(tmp_path) as session:
+        for language, source in blocks:
+            match language:
+                case "python":
+                    session.python(shortened(source))
+                case "sh":
+                    session.shell(shortened(source))
+                case "toml":
+                    msgspec.convert(tomllib.loads(source), Config)
+                case "json":
+                    json.loads(source)
+                case other:
+                    assert other in ("ini", "text", "mermaid"), f"a block of {other!r} that nothing runs"
