@@ -1,0 +1,243 @@
+"""The pool: processes that share the cores, take one job after the other, and report as they go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Protocol, TypeAlias
+
+import msgspec
+import torch
+
+from twotower.errors import TwoTowerError
+from twotower.interruption import Interruption
+from twotower.processes import start_worker, stop_workers
+from twotower.training.callbacks import Line, Progress
+
+TICK = 0.2
+"""Seconds between two progress messages of a worker, and between two looks at an interruption."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One piece of work.
+
+    Attributes:
+        label: What people call it while it runs.
+        spec: What it is, as the work function reads it.
+    """
+
+    label: str
+    spec: msgspec.Raw
+
+
+class _Moved(msgspec.Struct, frozen=True, tag="moved"):
+    line: Line
+
+
+class _Reported(msgspec.Struct, frozen=True, tag="reported"):
+    step: int
+    value: float
+
+
+class _Done(msgspec.Struct, frozen=True, tag="done"):
+    pass
+
+
+class _Failed(msgspec.Struct, frozen=True, tag="failed"):
+    reason: str
+
+
+_Message: TypeAlias = _Moved | _Reported | _Done | _Failed
+
+
+class Desk(Protocol):
+    """Hands jobs out and takes in how they ended; it lives in the process that started the pool."""
+
+    def next_job(self) -> Job | None:
+        """The next job; None where there is none now. It is asked again whenever a job has ended."""
+        ...
+
+    def reported(self, job: Job, step: int, value: float) -> bool:
+        """Takes in a value of a job that runs; False asks it to stop."""
+        ...
+
+    def finished(self, job: Job, failure: str | None) -> None:
+        """Takes in that a job has ended, and why if it failed.
+
+        Raises:
+            TwoTowerError: The pool should stop.
+        """
+        ...
+
+
+class StoppedError(TwoTowerError):
+    """The desk has asked a job to stop."""
+
+
+class Reporter(Progress):
+    """How a job speaks to the process that started the pool; a callback of its trainings, too.
+
+    A parent that is gone ends the worker.
+    """
+
+    def __init__(self, connection: Connection, label: str) -> None:
+        super().__init__(label)
+        self._connection, self._latest = connection, -TICK
+
+    def show(self, line: Line) -> None:
+        """Says where a training is, a few times a second."""
+        if time.monotonic() - self._latest >= TICK:
+            self._latest = time.monotonic()
+            self._send(_Moved(line))
+
+    def say(self, note: str) -> None:
+        """Says what a job does while nothing is counted."""
+        self._send(_Moved(Line(self.line.training, self.label, 0, 0, note)))
+
+    def report(self, step: int, value: float) -> None:
+        """Reports a value that the desk may stop the job by.
+
+        Raises:
+            StoppedError: The desk has asked it to.
+        """
+        self._send(_Reported(step, value))
+        if not msgspec.json.decode(self._received(), type=bool):
+            raise StoppedError
+
+    def end(self, failure: str | None) -> None:
+        """Says that the job has ended, and why if it failed."""
+        self._send(_Done() if failure is None else _Failed(failure))
+
+    def _received(self) -> bytes:
+        try:
+            return self._connection.recv_bytes()
+        except EOFError:
+            raise SystemExit(1) from None
+
+    def _send(self, message: _Message) -> None:
+        try:
+            self._connection.send_bytes(msgspec.json.encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            raise SystemExit(1) from None
+
+
+Work: TypeAlias = Callable[[msgspec.Raw, Reporter], None]
+"""Does a job; a function of a module. What it gives, it keeps in files."""
+
+
+class Display(Protocol):
+    """Shows the lines of several jobs."""
+
+    def show(self, line: Line, source: int = 0) -> None:
+        """Shows where a job is; `source` tells jobs apart."""
+        ...
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    end: Connection
+    job: Job | None = None
+    number: int = 0
+
+    def begin(self, job: Job, number: int) -> None:
+        self.job, self.number = job, number
+        self.end.send_bytes(msgspec.json.encode(job))
+
+
+def run_jobs(work: Work, desk: Desk, workers: int, display: Display, threads: int) -> None:
+    """Runs what the desk hands out until it has nothing more and all jobs have ended.
+
+    A worker that dies fails its job, and another one takes its place. An interruption, or the desk's own error, ends
+    all workers; what they have kept in files is there for the next time.
+
+    Args:
+        work: Does a job in a worker.
+        desk: Hands jobs out.
+        workers: Processes at a time, at most; no more are started than there are jobs.
+        display: Shows where jobs are.
+        threads: Threads of each process.
+
+    Raises:
+        TwoTowerError: As the desk.
+        KeyboardInterrupt: The user interrupted.
+    """
+    pool: list[_Worker] = []
+    begun = 0
+    try:
+        with Interruption() as interruption:
+            while True:
+                while (worker := _free(pool, workers, work, threads)) and (job := desk.next_job()):
+                    begun += 1
+                    worker.begin(job, begun)
+                busy = {worker.end: worker for worker in pool if worker.job is not None}
+                if not busy:
+                    return
+                for end in wait(list(busy), timeout=TICK):
+                    assert isinstance(end, Connection)
+                    if not _hear(busy[end], desk, display):
+                        pool.remove(busy[end])
+                interruption.raise_if_asked()
+    finally:
+        stop_workers([worker.process for worker in pool])
+
+
+def _free(pool: list[_Worker], workers: int, work: Work, threads: int) -> _Worker | None:
+    """A worker without a job, a new one where there may be more; None where all are busy."""
+    for worker in pool:
+        if worker.job is None:
+            return worker
+    if len(pool) == workers:
+        return None
+    ours, theirs = Pipe()
+    pool.append(_Worker(start_worker(serve_jobs, theirs, work, threads), ours))
+    theirs.close()
+    return pool[-1]
+
+
+def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
+    """Takes in one message of a busy worker; False where it has died."""
+    job = worker.job
+    assert job is not None
+    try:
+        message = msgspec.json.decode(worker.end.recv_bytes(), type=_Message)
+    except (EOFError, ConnectionResetError):
+        worker.process.join()
+        desk.finished(job, f"its process ended with code {worker.process.exitcode}")
+        return False
+    match message:
+        case _Moved(line):
+            display.show(line, worker.number)
+        case _Reported(step, value):
+            worker.end.send_bytes(msgspec.json.encode(desk.reported(job, step, value)))
+        case _Done() | _Failed():
+            worker.job = None
+            desk.finished(job, message.reason if isinstance(message, _Failed) else None)
+    return True
+
+
+def serve_jobs(connection: Connection, work: Work, threads: int) -> None:
+    """Takes one job after the other, until the other end is closed: what a worker process does.
+
+    Args:
+        connection: Where jobs come from, and reports go to.
+        work: Does a job.
+        threads: Of PyTorch.
+    """
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            job = msgspec.json.decode(connection.recv_bytes(), type=Job)
+        except EOFError:
+            return
+        reporter = Reporter(connection, job.label)
+        try:
+            work(job.spec, reporter)
+        except TwoTowerError as error:
+            reporter.end(str(error))
+        else:
+            reporter.end(None)

@@ -1,0 +1,42 @@
+"""What the pool's workers do in tests; a module of its own, as processes import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from twotower.errors import DataError
+from twotower.experiments.pool import Reporter, StoppedError
+
+
+class Task(msgspec.Struct):
+    """What a job is to do, and the file that says it was done."""
+
+    do: str
+    file: str
+
+
+def work(spec: msgspec.Raw, reporter: Reporter) -> None:
+    task = msgspec.json.decode(spec, type=Task)
+    match task.do:
+        case "fail":
+            raise DataError("column 'x' is missing")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "sleep":
+            time.sleep(60)
+        case "count":
+            count_up(reporter)
+    Path(task.file).write_text(str(os.getpid()))
+
+
+def count_up(reporter: Reporter) -> None:
+    try:
+        for step in range(1, 1000):
+            reporter.report(step, step / 10)
+    except StoppedError:
+        return
