@@ -15,7 +15,7 @@ import torch
 
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import TwoTowerError
-from twotower.evaluation import ModelScorer, measure
+from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.files import write_file
 from twotower.interruption import Interruption
 from twotower.model.saving import save_model
@@ -81,14 +81,15 @@ def finished_run(
     config: Config, recipe: Recipe, split: Split, rule: SplitRule, planned: Planned, partial: Path, progress: Progress
 ) -> Run:
     """One run: from the partial folder where it is there already, else trained and put there."""
-    record = _record(partial, planned)
-    if record.exists():
+    record, ranks = _record(partial, planned), _ranks(partial, planned)
+    if record.exists() and ranks.exists():
         return msgspec.json.decode(record.read_bytes(), type=Run)
     progress.label = planned.label
     own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(planned.layers)))
     seeded = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=planned.seed))
     checkpoint = partial / "checkpoints" / planned.name
     trained = train_by_recipe(own, seeded, split.train, split.test, rule, progress=progress, checkpoint=checkpoint)
+    measured = measure(ModelScorer(trained.model), split.test, split.train)
     run = Run(
         layers=planned.layers,
         seed=planned.seed,
@@ -101,10 +102,11 @@ def finished_run(
             for epoch, scores in trained.history.validated
         ],
         losses=[epoch.loss for epoch in trained.history.epochs],
-        final=measure(ModelScorer(trained.model), split.test, split.train),
+        final=measured.scores,
         best_epoch=trained.best_epoch,
     )
     save_model(trained.model, partial / "models" / planned.name)
+    measured.outcomes.write(ranks)
     write_file(record, msgspec.json.encode(run))
     shutil.rmtree(checkpoint, ignore_errors=True)
     return run
@@ -209,3 +211,17 @@ def _heard(end: Connection, number: int, job: Job, process: SpawnProcess, bar: P
 def _record(partial: Path, planned: Planned) -> Path:
     """Where what a finished run gave lies."""
     return partial / "runs" / f"{planned.name}.json"
+
+
+def outcomes_of(partial: Path, planned: Planned) -> Outcomes:
+    """What a finished run gave for each event of test.
+
+    Raises:
+        SavedFolderError: The file is missing or damaged.
+    """
+    return Outcomes.read(_ranks(partial, planned))
+
+
+def _ranks(partial: Path, planned: Planned) -> Path:
+    """Where the ranks that a finished run gave lie."""
+    return partial / "runs" / f"{planned.name}.arrow"
