@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from experiments.jobs import Task, work
+from pool_jobs import Task, work
 from twotower.errors import TwoTowerError
 from twotower.experiments.pool import Job, run_jobs
 from twotower.training.callbacks import Line
