@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from twotower.errors import DataError
-from twotower.experiments.pool import Reporter, StoppedError
+from twotower.experiments.pool import Reporter, StoppedError, Work
 
 
 class Task(msgspec.Struct):
@@ -18,6 +18,11 @@ class Task(msgspec.Struct):
 
     do: str
     file: str
+
+
+def make() -> Work:
+    """What a worker of the pool does."""
+    return work
 
 
 def work(spec: msgspec.Raw, reporter: Reporter) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from pool_jobs import Task, work
+from pool_jobs import Task, make
 from twotower.errors import TwoTowerError
 from twotower.experiments.pool import Job, run_jobs
-from twotower.training.callbacks import Line
+from twotower.progress import Display
 
 
 class Desk:
@@ -39,13 +40,8 @@ class Desk:
                 raise TwoTowerError(failure)
 
 
-class Quiet:
-    def show(self, line: Line, source: int = 0) -> None:
-        pass
-
-
 def test_jobs_go_to_as_many_processes_as_asked_for_which_take_one_after_the_other(tmp_path: Path) -> None:
-    run_jobs(work, Desk(tmp_path, *["mark"] * 5), 2, Quiet(), 1)
+    run_jobs(make, Desk(tmp_path, *["mark"] * 5), 2, Display(Console(quiet=True)), 1)
     processes = {path.read_text() for path in tmp_path.iterdir()}
     assert len(list(tmp_path.iterdir())) == 5
     assert len(processes) <= 2
@@ -53,24 +49,24 @@ def test_jobs_go_to_as_many_processes_as_asked_for_which_take_one_after_the_othe
 
 
 def test_no_process_is_started_without_a_job(tmp_path: Path) -> None:
-    run_jobs(work, Desk(tmp_path), 2, Quiet(), 1)
+    run_jobs(make, Desk(tmp_path), 2, Display(Console(quiet=True)), 1)
 
 
 def test_a_failure_is_the_desks_to_judge_and_a_dead_worker_is_replaced(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "fail", "die", "mark", strict=False)
-    run_jobs(work, desk, 1, Quiet(), 1)
+    run_jobs(make, desk, 1, Display(Console(quiet=True)), 1)
     assert desk.failures == ["column 'x' is missing", "its process ended with code -9"]
     assert (tmp_path / "2-mark").exists()
 
 
 def test_a_desk_that_raises_ends_all_workers(tmp_path: Path) -> None:
     with pytest.raises(TwoTowerError, match="column 'x' is missing"):
-        run_jobs(work, Desk(tmp_path, "sleep", "fail"), 2, Quiet(), 1)
+        run_jobs(make, Desk(tmp_path, "sleep", "fail"), 2, Display(Console(quiet=True)), 1)
 
 
 def test_a_job_stops_where_the_desk_says_so(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "count")
-    run_jobs(work, desk, 1, Quiet(), 1)
+    run_jobs(make, desk, 1, Display(Console(quiet=True)), 1)
     assert desk.values[-1] == (6, 0.6)
 
 
@@ -82,5 +78,5 @@ def test_an_interruption_ends_the_pool(tmp_path: Path) -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(work, Desk(tmp_path, "sleep"), 1, Quiet(), 1)
+        run_jobs(make, Desk(tmp_path, "sleep"), 1, Display(Console(quiet=True)), 1)
     thread.join()

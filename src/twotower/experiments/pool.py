@@ -16,6 +16,7 @@ import torch
 from twotower.errors import TwoTowerError
 from twotower.interruption import Interruption
 from twotower.processes import start_worker, stop_workers
+from twotower.progress import Display
 from twotower.training.callbacks import Line, Progress
 
 TICK = 0.2
@@ -27,15 +28,18 @@ class Job(msgspec.Struct, frozen=True):
 
     Attributes:
         label: What people call it while it runs.
-        spec: What it is, as the work function reads it.
+        spec: What it is, as the worker reads it.
+        key: By which the desk knows it.
     """
 
     label: str
     spec: msgspec.Raw
+    key: str = ""
 
 
 class _Moved(msgspec.Struct, frozen=True, tag="moved"):
-    line: Line
+    step: str
+    share: float | None
 
 
 class _Reported(msgspec.Struct, frozen=True, tag="reported"):
@@ -92,11 +96,11 @@ class Reporter(Progress):
         """Says where a training is, a few times a second."""
         if time.monotonic() - self._latest >= TICK:
             self._latest = time.monotonic()
-            self._send(_Moved(line))
+            self(line.note or "training", line.done / line.total if line.total else None)
 
-    def say(self, note: str) -> None:
-        """Says what a job does while nothing is counted."""
-        self._send(_Moved(Line(self.line.training, self.label, 0, 0, note)))
+    def __call__(self, step: str, share: float | None = None) -> None:
+        """Says which step of the job runs, and how much of it is done, where that is known."""
+        self._send(_Moved(step, share))
 
     def report(self, step: int, value: float) -> None:
         """Reports a value that the desk may stop the job by.
@@ -126,15 +130,11 @@ class Reporter(Progress):
 
 
 Work: TypeAlias = Callable[[msgspec.Raw, Reporter], None]
-"""Does a job; a function of a module. What it gives, it keeps in files."""
+"""Does a job. What it gives, it keeps in files."""
 
-
-class Display(Protocol):
-    """Shows the lines of several jobs."""
-
-    def show(self, line: Line, source: int = 0) -> None:
-        """Shows where a job is; `source` tells jobs apart."""
-        ...
+MakeWork: TypeAlias = Callable[[], Work]
+"""Makes what does the jobs of one worker, which may keep data from one job to the next; a class or function of a
+module."""
 
 
 @dataclass
@@ -142,21 +142,20 @@ class _Worker:
     process: SpawnProcess
     end: Connection
     job: Job | None = None
-    number: int = 0
 
-    def begin(self, job: Job, number: int) -> None:
-        self.job, self.number = job, number
+    def begin(self, job: Job) -> None:
+        self.job = job
         self.end.send_bytes(msgspec.json.encode(job))
 
 
-def run_jobs(work: Work, desk: Desk, workers: int, display: Display, threads: int) -> None:
+def run_jobs(make: MakeWork, desk: Desk, workers: int, display: Display, threads: int) -> None:
     """Runs what the desk hands out until it has nothing more and all jobs have ended.
 
     A worker that dies fails its job, and another one takes its place. An interruption, or the desk's own error, ends
     all workers; what they have kept in files is there for the next time.
 
     Args:
-        work: Does a job in a worker.
+        make: Makes what does the jobs of a worker.
         desk: Hands jobs out.
         workers: Processes at a time, at most; no more are started than there are jobs.
         display: Shows where jobs are.
@@ -167,13 +166,11 @@ def run_jobs(work: Work, desk: Desk, workers: int, display: Display, threads: in
         KeyboardInterrupt: The user interrupted.
     """
     pool: list[_Worker] = []
-    begun = 0
     try:
         with Interruption() as interruption:
             while True:
-                while (worker := _free(pool, workers, work, threads)) and (job := desk.next_job()):
-                    begun += 1
-                    worker.begin(job, begun)
+                while (worker := _free(pool, workers, make, threads)) and (job := desk.next_job()):
+                    worker.begin(job)
                 busy = {worker.end: worker for worker in pool if worker.job is not None}
                 if not busy:
                     return
@@ -186,7 +183,7 @@ def run_jobs(work: Work, desk: Desk, workers: int, display: Display, threads: in
         stop_workers([worker.process for worker in pool])
 
 
-def _free(pool: list[_Worker], workers: int, work: Work, threads: int) -> _Worker | None:
+def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _Worker | None:
     """A worker without a job, a new one where there may be more; None where all are busy."""
     for worker in pool:
         if worker.job is None:
@@ -194,7 +191,7 @@ def _free(pool: list[_Worker], workers: int, work: Work, threads: int) -> _Worke
     if len(pool) == workers:
         return None
     ours, theirs = Pipe()
-    pool.append(_Worker(start_worker(serve_jobs, theirs, work, threads), ours))
+    pool.append(_Worker(start_worker(serve_jobs, theirs, make, threads), ours))
     theirs.close()
     return pool[-1]
 
@@ -210,8 +207,8 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
         desk.finished(job, f"its process ended with code {worker.process.exitcode}")
         return False
     match message:
-        case _Moved(line):
-            display.show(line, worker.number)
+        case _Moved(step, share):
+            display.show(job.label, step, share)
         case _Reported(step, value):
             worker.end.send_bytes(msgspec.json.encode(desk.reported(job, step, value)))
         case _Done() | _Failed():
@@ -220,15 +217,16 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
     return True
 
 
-def serve_jobs(connection: Connection, work: Work, threads: int) -> None:
+def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
     """Takes one job after the other, until the other end is closed: what a worker process does.
 
     Args:
         connection: Where jobs come from, and reports go to.
-        work: Does a job.
+        make: Makes what does the jobs.
         threads: Of PyTorch.
     """
     torch.set_num_threads(threads)
+    work = make()
     while True:
         try:
             job = msgspec.json.decode(connection.recv_bytes(), type=Job)

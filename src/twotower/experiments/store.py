@@ -57,6 +57,10 @@ class Store:
         """Makes the folder of a run, with what it depends on for people to read."""
         write_file(self.folder_of(key) / SPEC, msgspec.json.format(msgspec.json.encode(spec, order="sorted"), indent=1))
 
+    def is_finished(self, key: str) -> bool:
+        """Whether a run's outcome is there."""
+        return (self.folder_of(key) / OUTCOME).is_file()
+
     def outcome(self, key: str, kind: type[T]) -> T | None:
         """What a finished run gave; None where it is not finished.
 

@@ -1,0 +1,140 @@
+"""What an experiment compares: variants of a config, each on every split and with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from twotower.errors import ConfigError
+from twotower.experiments.results import Variant
+from twotower.recipes.overlay import Settings, overlay
+from twotower.study.config import Config
+
+LAYERS, SHARE = "model.layers", "split.train_share"
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """One model to train.
+
+    Attributes:
+        variant: Number of its variant.
+        config: Its config, with split seed and seed.
+        label: What it is called while it runs.
+    """
+
+    variant: int
+    config: Config
+    label: str
+
+
+class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a study compares.
+
+    Attributes:
+        config: What all variants share.
+        variants: What is compared.
+        split_seeds: Seeds of the random split; every variant is trained on each.
+        seeds: Seeds of the training; likewise.
+        workers: Processes that share the cores.
+    """
+
+    config: Config
+    variants: list[Variant]
+    split_seeds: list[int]
+    seeds: list[int]
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "split_seeds", "seeds"):
+            values = getattr(self, name)
+            if not values or any(value in values[:number] for number, value in enumerate(values)):
+                raise ConfigError(f"{name} = {values}; expected at least one, all different")
+
+    def runs(self) -> Iterator[Planned]:
+        """Every variant with every split seed and seed, variant by variant.
+
+        Raises:
+            ConfigError: A variant is none that the config can have; the message names it.
+        """
+        for number, variant in enumerate(self.variants):
+            try:
+                config = changed(self.config, variant.values)
+            except ConfigError as error:
+                raise ConfigError(f"variant {variant.name}: {error}") from error
+            for split_seed, seed in product(self.split_seeds, self.seeds):
+                label = variant.name
+                label += f", split {split_seed}" if len(self.split_seeds) > 1 else ""
+                label += f", seed {seed}" if len(self.seeds) > 1 else ""
+                yield Planned(number, changed(config, {"split.seed": split_seed, "training.seed": seed}), label)
+
+
+def changed(config: Config, change: Mapping[str, Any]) -> Config:
+    """The config with `overlay` of a change, whose keys may be dotted.
+
+    Raises:
+        ConfigError: It has no such key, or cannot have such a value there.
+
+    Example:
+        >>> changed(Config(), {"model.dim": 16}).model.dim
+        16
+    """
+    try:
+        return msgspec.convert(overlay(msgspec.to_builtins(config), change), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+
+
+def grid(vary: Mapping[str, Sequence[Any]], named: Mapping[str, Settings] | None = None) -> list[Variant]:
+    """Variants of every combination of values, for each of the named variants if there are any.
+
+    Args:
+        vary: Values by dotted key.
+        named: What named variants change, by their name.
+
+    Example:
+        >>> [variant.name for variant in grid({"model.layers": [[32], [64, 32]], "model.dim": [16]})]
+        ['[32], dim 16', '[64, 32], dim 16']
+    """
+    points = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
+    bases: dict[str, Settings] = {"": {}} if not named else dict(named)
+    return [
+        Variant(", ".join(filter(None, [name, _label(point)])) or "the config", {**flat(base), **point})
+        for name, base in bases.items()
+        for point in points
+    ]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; tables that name a `kind` stay whole.
+
+    Example:
+        >>> flat({"model": {"dim": 64}, "training": {"loss": {"kind": "full_softmax"}}})
+        {'model.dim': 64, 'training.loss': {'kind': 'full_softmax'}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value and "kind" not in value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def shown(value: object) -> str:
+    """A value as reports show it: `[64, 32]`, `0.00312`, `in_batch_softmax mask_known=true`."""
+    if isinstance(value, dict):
+        kind = [str(value["kind"])] if "kind" in value else []
+        return " ".join([*kind, *(f"{name}={shown(inner)}" for name, inner in value.items() if name != "kind")])
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode().replace(",", ", ")
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    names = {LAYERS: "", SHARE: "train share "}
+    return ", ".join(
+        names.get(key, f"{key.rpartition('.')[2].replace('_', ' ')} ") + shown(value) for key, value in point.items()
+    )

@@ -1,0 +1,274 @@
+"""Runs: a search for the best epoch, a model trained and measured, a baseline measured; each kept in the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
+from twotower.errors import TwoTowerError
+from twotower.evaluation import ModelScorer, Outcomes, measure
+from twotower.evaluation.baselines.budget import BaselineBudget
+from twotower.evaluation.beside import measure_baseline
+from twotower.evaluation.metrics import DEFAULT_KS
+from twotower.experiments.pool import Reporter, StoppedError
+from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
+from twotower.experiments.store import Store
+from twotower.model.saving import load_model, save_model
+from twotower.model.two_tower import TwoTower
+from twotower.study.config import Config, DataConfig
+from twotower.study.parts import Parts
+from twotower.study.recipes import Recipe
+from twotower.training.callbacks import Callback, Progress, TrainingState
+from twotower.training.history import Epoch, TrainingHistory
+from twotower.version import VERSION
+
+MODEL, RANKS = "model", "ranks.arrow"
+
+
+class SearchRun(msgspec.Struct, frozen=True, tag="search"):
+    """Trains on a part of train and validates on the rest, to find the best epoch.
+
+    Attributes:
+        config: What to train.
+        reports: Whether each validated epoch is reported to the desk, which may stop the run.
+        deadline: When it has to stop, in seconds since 1970.
+    """
+
+    config: Config
+    reports: bool = False
+    deadline: float | None = None
+
+
+class ModelRun(msgspec.Struct, frozen=True, tag="model"):
+    """Trains a model as its recipe says, and measures it on test.
+
+    Attributes:
+        config: What to train.
+    """
+
+    config: Config
+
+
+class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
+    """Measures one baseline.
+
+    Attributes:
+        config: Whose data and split it is measured on.
+        name: Which.
+        part: `test`, having learned from train; or `validation`, having learned from what is left of train.
+        budget: What it may cost.
+    """
+
+    config: Config
+    name: str
+    part: Literal["test", "validation"]
+    budget: BaselineBudget = BaselineBudget()
+
+
+AnyRun: TypeAlias = SearchRun | ModelRun | BaselineRun
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A run, where it is kept, and what its data are.
+
+    Attributes:
+        run: What to do.
+        store: Folder of the runs.
+        data: Identity of the parts that it runs on.
+    """
+
+    run: AnyRun
+    store: str
+    data: str
+
+
+def key_of(run: AnyRun, data: str) -> str:
+    """The name of a run in the store: by its config, seeds, data and the version that computes it.
+
+    Where the data lie, what reports call them, and what else the config holds for other commands is not of it.
+    """
+    config = msgspec.structs.replace(run.config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
+    if isinstance(run, BaselineRun):
+        settings = [run.name, run.part, msgspec.to_builtins(config.split), msgspec.to_builtins(run.budget)]
+        return Store.key(["baseline", *settings, data, VERSION])
+    kind = "search" if isinstance(run, SearchRun) else "model"
+    return Store.key([kind, msgspec.to_builtins(config), data, VERSION])
+
+
+class Runner:
+    """Does runs; what it has read of the data is kept from one run to the next."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[bytes, Parts] | None = None
+
+    def __call__(self, spec: msgspec.Raw, reporter: Reporter) -> None:
+        """Does the run of an `Order`, unless the store has its outcome.
+
+        Raises:
+            TwoTowerError: Training diverged, or the data cannot be used.
+        """
+        order = msgspec.json.decode(spec, type=Order)
+        reporter("reading the data")
+        perform(order, self._cut(order.run.config), reporter)
+
+    def _cut(self, config: Config) -> Parts:
+        identity = msgspec.json.encode([config.data, config.split])
+        if self._parts is None or self._parts[0] != identity:
+            self._parts = identity, config.parts()
+        return self._parts[1]
+
+
+def perform(order: Order, parts: Parts, progress: Progress) -> None:
+    """Does a run on parts that are there, and keeps its outcome.
+
+    Raises:
+        TwoTowerError: Training diverged, or a loss or feature does not go with the data.
+    """
+    store, run = Store(Path(order.store)), order.run
+    key = key_of(run, order.data)
+    if store.is_finished(key):
+        return
+    store.begin(key, order)
+    match run:
+        case SearchRun():
+            searched(run, order, parts, progress)
+        case ModelRun(config):
+            _train_and_measure(config, order, key, parts, progress)
+        case BaselineRun():
+            _measure_baseline(run, key, store, parts, progress)
+
+
+def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> TrainingHistory:
+    """The epochs of a search, from the store where it was done before."""
+    store, key = Store(Path(order.store)), key_of(run, order.data)
+    if (known := store.outcome(key, TrainingHistory)) is not None:
+        return known
+    recipe = run.config.resolved_recipe(parts.train, parts.validation)
+    fitted, validation = parts.for_recipe(recipe)
+    model = run.config.model.build(parts.train, recipe)
+    callbacks: list[Callback] = [progress]
+    if run.reports:
+        assert isinstance(progress, Reporter)
+        callbacks.append(_Reports(progress, run.deadline))
+    checkpoint = store.checkpoint_of(key)
+    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
+    store.keep(key, history)
+    return history
+
+
+class _Reports(Callback):
+    """Reports each validated epoch, and stops at the deadline."""
+
+    def __init__(self, reporter: Reporter, deadline: float | None) -> None:
+        self.reporter, self.deadline = reporter, deadline
+
+    def on_step(self, state: TrainingState) -> None:
+        del state
+        if self.deadline is not None and time.time() > self.deadline:
+            raise StoppedError("out of time")
+
+    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
+        if epoch.validation is not None:
+            self.reporter.report(epoch.epoch, epoch.validation.value(state.history.monitor))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model.
+
+    Attributes:
+        model: The model.
+        history: Of the training whose curve is shown.
+        best_epoch: The epoch that validated best.
+        seconds: Of all training and validating.
+    """
+
+    model: TwoTower
+    history: TrainingHistory
+    best_epoch: int
+    seconds: Seconds
+
+
+def trained(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+    """Trains a model as its recipe says.
+
+    `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
+    validation part cut from train, and trains a fresh model on all of train for as many; where the validation part is
+    given, or the log is streamed, it trains once and keeps the weights of the best epoch.
+    """
+    recipe = config.resolved_recipe(parts.train, parts.validation)
+    if recipe.validate_on == "test" or parts.validation is not None or isinstance(parts.train, ParquetLog):
+        return _trained_once(config, recipe, order, key, parts, progress)
+    history = searched(SearchRun(config), order, parts, progress)
+    best = history.best.epoch
+    progress.label = f"{progress.label} on all of train"
+    model = config.model.build(parts.train, recipe)
+    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
+    checkpoint = Store(Path(order.store)).checkpoint_of(key)
+    final = trainer.fit(model, parts.train, callbacks=[progress], checkpoint=checkpoint, stop_after=best)
+    seconds = Seconds(history.train_seconds + final.train_seconds, history.validation_seconds)
+    return Trained(model, history, best, seconds)
+
+
+def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+    fitted, validation = parts.for_recipe(recipe)
+    trainer = recipe.trainer
+    if validation is None:
+        trainer = msgspec.structs.replace(trainer, early_stopping=None)
+    model = config.model.build(parts.train, recipe)
+    checkpoint = Store(Path(order.store)).checkpoint_of(key)
+    history = trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=checkpoint)
+    best = history.best.epoch if recipe.validate_on == "test" else history.restored or len(history.epochs)
+    return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds))
+
+
+def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
+    store = Store(Path(order.store))
+    found = trained(config, order, key, parts, progress)
+    known = parts.train.events_of(parts.test) if isinstance(parts.train, ParquetLog) else parts.train
+    measured = measure(ModelScorer(found.model), parts.test, known)
+    save_model(found.model, store.folder_of(key) / MODEL)
+    measured.outcomes.write(store.folder_of(key) / RANKS)
+    recipe = config.resolved_recipe(parts.train, parts.validation)
+    store.keep(
+        key,
+        ModelOutcome(
+            recipe=recipe.name,
+            parameters=found.model.parameter_count,
+            epochs=len(found.history.epochs),
+            best_epoch=found.best_epoch,
+            curve=[CurvePoint(one.epoch, one.loss, s.all, s.unseen) for one, s in found.history.validated],
+            losses=[epoch.loss for epoch in found.history.epochs],
+            seconds=found.seconds,
+            scores=measured.scores,
+        ),
+    )
+
+
+def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, report: Progress) -> None:
+    train, test = (parts.train, parts.test) if run.part == "test" else parts.fitted_and_validation()
+    started = time.perf_counter()
+    try:
+        assert isinstance(train, Dataset)
+        measured = measure_baseline(run.name, test, train, DEFAULT_KS, run.budget, report=report)
+    except TwoTowerError as error:
+        store.keep(key, BaselineOutcome(scores=None, left_out=str(error)))
+        return
+    measured.outcomes.write(store.folder_of(key) / RANKS)
+    store.keep(key, BaselineOutcome(scores=measured.scores, seconds=time.perf_counter() - started))
+
+
+def ranks_of(store: Store, key: str) -> Outcomes:
+    """The rank of every test event that a finished run gave."""
+    return Outcomes.read(store.folder_of(key) / RANKS)
+
+
+def model_of(store: Store, key: str) -> TwoTower:
+    """The model of a finished run."""
+    return load_model(store.folder_of(key) / MODEL)

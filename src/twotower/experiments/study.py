@@ -1,0 +1,311 @@
+"""`run_study`: variants of a config trained on every split with every seed, beside the baselines, and the report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+
+from twotower.errors import TwoTowerError
+from twotower.evaluation import DEFAULT_KS, verdict_metric
+from twotower.evaluation.baselines.budget import BaselineBudget
+from twotower.evaluation.baselines.names import NAMES
+from twotower.evaluation.beside import left_out, measurable
+from twotower.evaluation.metrics import metric_label
+from twotower.experiments.plans import Planned, StudyPlan
+from twotower.experiments.pool import Job, run_jobs
+from twotower.experiments.report.curves import write_curves
+from twotower.experiments.report.study import write_report
+from twotower.experiments.results import (
+    BaselineOutcome,
+    BaselineRun,
+    Cut,
+    ModelOutcome,
+    Run,
+    Study,
+    changed_values,
+    write_results,
+)
+from twotower.experiments.run import BaselineRun as BaselineOrder
+from twotower.experiments.run import ModelRun, Order, Runner, key_of, ranks_of
+from twotower.experiments.store import Store
+from twotower.experiments.verdicts import comparisons_of, verdicts
+from twotower.processes import threads_each
+from twotower.progress import Display
+from twotower.study.config import Config
+from twotower.study.parts import Parts
+from twotower.study.recipes import Recipe
+from twotower.version import VERSION
+
+RESULTS, REPORT, RUNS = "results.json", "report.html", "runs"
+
+CURVE_BASELINES = ("popularity", "item_knn", "ials", "oracle")
+"""Baselines that are also measured on the validation part, as lines beside the curves: those that are quick."""
+
+
+@dataclass(frozen=True)
+class _CutData:
+    """One way in which data are cut, and what is known of it without training."""
+
+    cut: Cut
+    config: Config
+    identity: str
+    recipe: Recipe
+    baselines: list[str]
+    curve_baselines: list[str]
+    remarks: tuple[str, ...]
+    columns: list[str]
+
+
+def run_study(
+    plan: StudyPlan, out: Path, *, command: str, console: Console, budget: BaselineBudget | None = None
+) -> Study:
+    """Runs a study and writes its folder: report, curves, results and, in `runs/`, every model.
+
+    What is finished is kept in `runs/` by what it depends on. Rerun the command to resume after an interruption; another
+    study in the same folder trains only what is not there yet.
+
+    Args:
+        plan: What to compare.
+        out: The folder.
+        command: The command that repeats it, for the report.
+        console: Where progress is shown.
+        budget: What each baseline may cost.
+
+    Raises:
+        ConfigError: A variant cannot be built.
+        DataError: The data cannot be used.
+        TwoTowerError: A training diverged.
+    """
+    started = time.perf_counter()
+    planned = list(plan.runs())
+    cuts = _cuts(planned)
+    first = next(iter(cuts.values()))
+    for line in (*first.columns, *first.remarks):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    desk = _StudyDesk(Store(out / RUNS), planned, cuts, budget or BaselineBudget(), console)
+    with Display(console) as display:
+        run_jobs(Runner, desk, plan.workers, display, threads_each(plan.workers))
+    study = _study_of(plan, desk, cuts, command, started)
+    write_results(study, out / RESULTS)
+    write_curves(study, out)
+    write_report(study, out / REPORT)
+    return study
+
+
+def _cuts(planned: Sequence[Planned]) -> dict[bytes, _CutData]:
+    """Every way in which the data of these runs are cut, by data and split."""
+    found: dict[bytes, _CutData] = {}
+    for run in planned:
+        if (name := _cut_name(run.config)) not in found:
+            found[name] = _cut_data(run.config)
+    return found
+
+
+def _cut_name(config: Config) -> bytes:
+    return msgspec.json.encode([config.data, config.split])
+
+
+def _cut_data(config: Config) -> _CutData:
+    """Reads and cuts the data once, for what has to be known before anything is trained."""
+    parts = config.parts()
+    pinned = msgspec.structs.replace(config, split=parts.split)
+    recipe = pinned.resolved_recipe(parts.train, parts.validation)
+    inner = parts.fitted_and_validation() if recipe.validate_on == "validation" else None
+    names, _ = measurable(config.baselines, parts.test, parts.train)
+    curves = [] if inner is None else measurable(config.baselines, inner[1], inner[0])[0]
+    return _CutData(
+        cut=cut_of(parts, 0 if inner is None else len(inner[1])),
+        config=pinned,
+        identity=parts.identity,
+        recipe=recipe,
+        baselines=names,
+        curve_baselines=[name for name in curves if name in CURVE_BASELINES],
+        remarks=parts.remarks,
+        columns=pinned.model.columns(parts.train, recipe).lines(),
+    )
+
+
+def cut_of(parts: Parts, validation: int) -> Cut:
+    """What reports say of the data and how they were cut.
+
+    Args:
+        parts: The parts.
+        validation: Events of train that say which epoch is best.
+    """
+    train = parts.train
+    return Cut(
+        name=train.name,
+        interactions=parts.interactions,
+        queries=train.queries.num_rows,
+        candidates=train.candidates.num_rows,
+        train=len(train),
+        validation=validation,
+        test=len(parts.test),
+        split=parts.rule,
+        seed=parts.split.seed,
+        fingerprint=parts.fingerprint,
+        dropped=train.dropped,
+        terms=train.terms,
+    )
+
+
+@dataclass
+class _Waiting:
+    """A run that is planned, and where it is kept."""
+
+    label: str
+    order: Order
+    key: str
+    cost: float
+
+
+@dataclass
+class _StudyDesk:
+    """Hands out what is not in the store yet, the widest models first; any failed training ends the study."""
+
+    store: Store
+    planned: Sequence[Planned]
+    cuts: Mapping[bytes, _CutData]
+    budget: BaselineBudget
+    console: Console
+    models: list[tuple[Planned, _Waiting]] = field(init=False)
+    beside: list[tuple[int, str, str, _Waiting]] = field(init=False)
+    _queue: list[_Waiting] = field(init=False)
+
+    def __post_init__(self) -> None:
+        numbers = {name: number for number, name in enumerate(self.cuts)}
+        self.models, self.beside = [], []
+        for run in self.planned:
+            data = self.cuts[_cut_name(run.config)]
+            config = msgspec.structs.replace(run.config, split=data.config.split)
+            self.models.append((run, self._waiting(run.label, ModelRun(config), data, sum(config.model.layers) + 1.0)))
+        for name, data in self.cuts.items():
+            several = f", split {data.cut.seed}" if len(self.cuts) > 1 else ""
+            for part, names in (("test", data.baselines), ("validation", data.curve_baselines)):
+                if part == "validation" and numbers[name] > 0:
+                    continue  # curves are drawn beside the baselines of the first cut
+                for one in names:
+                    order = BaselineOrder(data.config, one, part, self.budget)  # type: ignore[arg-type]
+                    waiting = self._waiting(f"{NAMES[one]} on {part}{several}", order, data, 0.0)
+                    self.beside.append((numbers[name], one, part, waiting))
+        everything = {one.key: one for one in (*(w for *_, w in self.models), *(w for *_, w in self.beside))}
+        left = [one for one in everything.values() if not self.store.is_finished(one.key)]
+        self._queue = sorted(left, key=lambda one: -one.cost)
+
+    def next_job(self) -> Job | None:
+        """The next run that is not finished."""
+        if not self._queue:
+            return None
+        waiting = self._queue.pop(0)
+        return Job(waiting.label, msgspec.Raw(msgspec.json.encode(waiting.order)), waiting.key)
+
+    def reported(self, job: Job, step: int, value: float) -> bool:
+        """Never stops a run."""
+        del job, step, value
+        return True
+
+    def finished(self, job: Job, failure: str | None) -> None:
+        """Says what a model gave; a failure ends the study."""
+        if failure is not None:
+            raise TwoTowerError(f"{job.label}: {failure}")
+        if any(waiting.key == job.key for _, waiting in self.models):
+            outcome = self.store.outcome(job.key, ModelOutcome)
+            assert outcome is not None
+            self.console.print(_said(job.label, outcome), highlight=False, markup=False, soft_wrap=True)
+
+    def _waiting(self, label: str, run: ModelRun | BaselineOrder, data: _CutData, cost: float) -> _Waiting:
+        return _Waiting(label, Order(run, str(self.store.folder), data.identity), key_of(run, data.identity), cost)
+
+
+def _said(label: str, outcome: ModelOutcome) -> str:
+    metric = next(reversed([name for name in outcome.scores.all if name.startswith("top_")]))
+    return (
+        f"{label}: {metric_label(metric)} {outcome.scores.all[metric]:.4f} all, "
+        f"{outcome.scores.unseen[metric]:.4f} unseen, {outcome.seconds.train:.1f} s of training"
+    )
+
+
+def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData], command: str, started: float) -> Study:
+    """What the store holds of the plan, and what it says."""
+    numbers = {name: number for number, name in enumerate(cuts)}
+    runs, ranks = [], {}
+    for planned, waiting in desk.models:
+        outcome = desk.store.outcome(waiting.key, ModelOutcome)
+        assert outcome is not None
+        cut = numbers[_cut_name(planned.config)]
+        seed = int(planned.config.training.get("seed", 0))
+        runs.append(Run(variant=planned.variant, cut=cut, seed=seed, key=waiting.key, outcome=outcome))
+        ranks[waiting.key] = ranks_of(desk.store, waiting.key)
+    baselines, notes = [], []
+    for cut, name, part, waiting in desk.beside:
+        found = desk.store.outcome(waiting.key, BaselineOutcome)
+        assert found is not None
+        baselines.append(BaselineRun(name=name, cut=cut, part=part, key=waiting.key, outcome=found))
+        if found.scores is not None and part == "test":
+            ranks[waiting.key] = ranks_of(desk.store, waiting.key)
+        elif found.left_out is not None and part == "test":
+            notes.append(left_out(name, found.left_out))
+    first = next(iter(cuts.values()))
+    metric = verdict_metric([k for k in DEFAULT_KS if k in first.recipe.trainer.ks], first.cut.candidates)
+    unjudged = Study(
+        cuts=_with_changes(plan, cuts),
+        varied=changed_values([variant.values for variant in plan.variants]),
+        variants=plan.variants,
+        runs=runs,
+        baselines=baselines,
+        curves_on=first.recipe.validate_on,
+        metric=metric,
+        comparisons=[],
+        verdicts=[],
+        command=command,
+        versions=_versions(plan.workers),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - started,
+    )
+    comparisons = comparisons_of(unjudged, ranks)
+    said = [
+        *verdicts(unjudged, comparisons),
+        *looks_ahead(first.config, first.recipe),
+        *first.remarks,
+        *dict.fromkeys(notes),
+    ]
+    return msgspec.structs.replace(unjudged, comparisons=comparisons, verdicts=said)
+
+
+def _with_changes(plan: StudyPlan, cuts: Mapping[bytes, _CutData]) -> list[Cut]:
+    """The cuts, each with the varied keys that it depends on."""
+    changes: dict[bytes, dict[str, object]] = {}
+    for run in plan.runs():
+        values = plan.variants[run.variant].values
+        own = {key: value for key, value in values.items() if key.startswith(("data.", "split."))}
+        changes.setdefault(_cut_name(run.config), own)
+    return [msgspec.structs.replace(data.cut, changes=changes[name]) for name, data in cuts.items()]
+
+
+def _versions(workers: int) -> dict[str, str]:
+    return {
+        "twotower": VERSION,
+        "Python": platform.python_version(),
+        "PyTorch": str(torch.__version__),
+        "threads of a run": str(threads_each(workers)),
+        "runs side by side": str(workers),
+    }
+
+
+def looks_ahead(config: Config, recipe: Recipe) -> list[str]:
+    """Says so where models read what a service would not have."""
+    model = config.model
+    if model.query or (model.inputs or recipe.inputs) == "tutorial" or (model.reach or recipe.reach) == "before":
+        return []
+    return [
+        "The models read what lies around an event, later choices of the query included, as EASE, item-kNN and iALS "
+        'do; reach = "before" in [model] measures what a service would have.'
+    ]

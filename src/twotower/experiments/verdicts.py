@@ -1,0 +1,108 @@
+"""What a study's figures say: which comparisons it makes, and what comes of them in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from twotower.evaluation.baselines.names import FLOORS
+from twotower.evaluation.comparisons import Comparison, Pair, compare, interval_note, verdict_sentences
+from twotower.evaluation.metrics import Scores, metric_label
+from twotower.evaluation.outcomes import Outcomes
+from twotower.experiments.results import Run, Study
+
+
+def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparison]:
+    """Each variant with each baseline, and with the variant before it: all that the report judges.
+
+    Args:
+        study: Its runs and baselines.
+        ranks: The rank of every test event that each of them gave, by key.
+    """
+    pairs = []
+    for number, variant in enumerate(study.variants):
+        runs = study.runs_of(number)
+        for name in FLOORS:
+            beside = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
+            if all(run.cut in beside for run in runs):
+                own, others = [ranks[run.key] for run in runs], [ranks[beside[run.cut]] for run in runs]
+                pairs.append(Pair(variant.name, own, name, others, repeated=False))
+    for first, second in pairwise(range(len(study.variants))):
+        pairs += _paired(study, first, second, ranks)
+    return compare(pairs, study.metric)
+
+
+def _paired(study: Study, first: int, second: int, ranks: Mapping[str, Outcomes]) -> list[Pair]:
+    """Two variants on the same splits with the same seeds; nothing where their test events differ."""
+    before = {_repetition(study, run): run for run in study.runs_of(first)}
+    both = [
+        (run, before[_repetition(study, run)]) for run in study.runs_of(second) if _repetition(study, run) in before
+    ]
+    if not both or any(study.cuts[own.cut].test != study.cuts[other.cut].test for own, other in both):
+        return []
+    names = study.variants[second].name, study.variants[first].name
+    own, others = [ranks[one.key] for one, _ in both], [ranks[other.key] for _, other in both]
+    return [Pair(names[0], own, names[1], others)]
+
+
+def _repetition(study: Study, run: Run) -> tuple[int, int]:
+    return study.cuts[run.cut].seed, run.seed
+
+
+def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> str | None:
+    """The baseline with the highest figure; the oracle, which no model can beat, is not counted. None without any."""
+    return max(
+        (name for name in FLOORS if name in baselines),
+        key=lambda name: baselines[name].value(f"{protocol}.{metric}"),
+        default=None,
+    )
+
+
+def verdicts(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
+    """What a reader should take away, in sentences.
+
+    Args:
+        study: Its figures.
+        comparisons: What `comparisons_of` gave.
+    """
+    names = {variant.name for variant in study.variants}
+    return [
+        *verdict_sentences([one for one in comparisons if one.rival not in names]),
+        *_towards_oracle(study, comparisons),
+        *verdict_sentences([one for one in comparisons if one.rival in names], "is better than"),
+        *_repetitions_note(study),
+        *interval_note(comparisons),
+    ]
+
+
+def _towards_oracle(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
+    """How far the best variant goes from popularity to the oracle, where it beats popularity."""
+    best, baselines, metric = study.variants[study.best], study.baseline_scores(), study.metric
+    beaten = any(
+        (one.name, one.rival, one.protocol, one.verdict) == (best.name, "popularity", "all", "better")
+        for one in comparisons
+    )
+    if "oracle" not in baselines or not beaten:
+        return []
+    floor, ceiling = baselines["popularity"].all[metric], baselines["oracle"].all[metric]
+    share = (study.scores_of(study.best).all[metric] - floor) / (ceiling - floor)
+    return [
+        f"{best.name} closes {share:.0%} of the gap between popularity ({floor:.4f}) and the best that any model can "
+        f"reach ({ceiling:.4f}; {metric_label(metric)}, all)."
+    ]
+
+
+def _repetitions_note(study: Study) -> list[str]:
+    """Whether variants were compared over several trainings."""
+    if len(study.variants) < 2:
+        return []
+    least = min(len(study.runs_of(number)) for number in range(len(study.variants)))
+    if least < 2:
+        return [
+            "Each variant was trained once; another seed may change their order. --seeds 5 or --split-seeds repeats "
+            "them."
+        ]
+    return [
+        "One variant is better or worse than another where both intervals say so: the one over queries and the 95% "
+        f"interval over {least} paired trainings."
+    ]
