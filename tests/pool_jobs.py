@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from twotower.errors import DataError
-from twotower.experiments.pool import Reporter, StoppedError, Work
+from twotower.experiments.pool import Reporter, Work
 
 
 class Task(msgspec.Struct):
@@ -40,8 +40,5 @@ def work(spec: msgspec.Raw, reporter: Reporter) -> None:
 
 
 def count_up(reporter: Reporter) -> None:
-    try:
-        for step in range(1, 1000):
-            reporter.report(step, step / 10)
-    except StoppedError:
-        return
+    for step in range(1, 1000):
+        reporter.report(step, step / 10)

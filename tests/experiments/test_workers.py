@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pool_jobs import Task, make
 from twotower.errors import TwoTowerError
-from twotower.experiments.pool import Job, run_jobs
+from twotower.experiments.pool import Ended, Job, run_jobs
 from twotower.progress import Display
 
 
@@ -33,11 +33,11 @@ class Desk:
         self.values.append((step, value))
         return value <= 0.5
 
-    def finished(self, job: Job, failure: str | None) -> None:
-        if failure is not None:
-            self.failures.append(failure)
+    def finished(self, job: Job, ended: Ended) -> None:
+        if ended.how != "done":
+            self.failures.append((ended.how, ended.reason))
             if self.strict:
-                raise TwoTowerError(failure)
+                raise TwoTowerError(ended.reason)
 
 
 def test_jobs_go_to_as_many_processes_as_asked_for_which_take_one_after_the_other(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_no_process_is_started_without_a_job(tmp_path: Path) -> None:
 def test_a_failure_is_the_desks_to_judge_and_a_dead_worker_is_replaced(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "fail", "die", "mark", strict=False)
     run_jobs(make, desk, 1, Display(Console(quiet=True)), 1)
-    assert desk.failures == ["column 'x' is missing", "its process ended with code -9"]
+    assert desk.failures == [("failed", "column 'x' is missing"), ("died", "its process ended with code -9")]
     assert (tmp_path / "2-mark").exists()
 
 
@@ -65,9 +65,10 @@ def test_a_desk_that_raises_ends_all_workers(tmp_path: Path) -> None:
 
 
 def test_a_job_stops_where_the_desk_says_so(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, "count")
+    desk = Desk(tmp_path, "count", strict=False)
     run_jobs(make, desk, 1, Display(Console(quiet=True)), 1)
     assert desk.values[-1] == (6, 0.6)
+    assert [how for how, _ in desk.failures] == ["stopped"]
 
 
 def test_an_interruption_ends_the_pool(tmp_path: Path) -> None:

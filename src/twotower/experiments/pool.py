@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 import torch
@@ -47,15 +47,20 @@ class _Reported(msgspec.Struct, frozen=True, tag="reported"):
     value: float
 
 
-class _Done(msgspec.Struct, frozen=True, tag="done"):
-    pass
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """How a job has ended.
+
+    Attributes:
+        how: `done`; `stopped`, as the desk or its own deadline wanted; `failed`, by an error that it explains; `died`
+            with its process.
+        reason: Why, unless it is done.
+    """
+
+    how: Literal["done", "stopped", "failed", "died"]
+    reason: str = ""
 
 
-class _Failed(msgspec.Struct, frozen=True, tag="failed"):
-    reason: str
-
-
-_Message: TypeAlias = _Moved | _Reported | _Done | _Failed
+_Message: TypeAlias = _Moved | _Reported | Ended
 
 
 class Desk(Protocol):
@@ -69,8 +74,8 @@ class Desk(Protocol):
         """Takes in a value of a job that runs; False asks it to stop."""
         ...
 
-    def finished(self, job: Job, failure: str | None) -> None:
-        """Takes in that a job has ended, and why if it failed.
+    def finished(self, job: Job, ended: Ended) -> None:
+        """Takes in that a job has ended, and how.
 
         Raises:
             TwoTowerError: The pool should stop.
@@ -110,11 +115,11 @@ class Reporter(Progress):
         """
         self._send(_Reported(step, value))
         if not msgspec.json.decode(self._received(), type=bool):
-            raise StoppedError
+            raise StoppedError("stopped by the desk")
 
-    def end(self, failure: str | None) -> None:
-        """Says that the job has ended, and why if it failed."""
-        self._send(_Done() if failure is None else _Failed(failure))
+    def end(self, ended: Ended) -> None:
+        """Says that the job has ended, and how."""
+        self._send(ended)
 
     def _received(self) -> bytes:
         try:
@@ -204,16 +209,16 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
         message = msgspec.json.decode(worker.end.recv_bytes(), type=_Message)
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        desk.finished(job, f"its process ended with code {worker.process.exitcode}")
+        desk.finished(job, Ended("died", f"its process ended with code {worker.process.exitcode}"))
         return False
     match message:
         case _Moved(step, share):
             display.show(job.label, step, share)
         case _Reported(step, value):
             worker.end.send_bytes(msgspec.json.encode(desk.reported(job, step, value)))
-        case _Done() | _Failed():
+        case Ended():
             worker.job = None
-            desk.finished(job, message.reason if isinstance(message, _Failed) else None)
+            desk.finished(job, message)
     return True
 
 
@@ -235,7 +240,9 @@ def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
         reporter = Reporter(connection, job.label)
         try:
             work(job.spec, reporter)
-        except TwoTowerError as error:
-            reporter.end(str(error))
-        else:
-            reporter.end(None)
+            ended = Ended("done")
+        except StoppedError as stopped:
+            ended = Ended("stopped", str(stopped))
+        except (TwoTowerError, torch.OutOfMemoryError) as error:
+            ended = Ended("failed", str(error))
+        reporter.end(ended)

@@ -30,6 +30,9 @@ from twotower.version import VERSION
 
 MODEL, RANKS = "model", "ranks.arrow"
 
+Part: TypeAlias = Literal["test", "validation"]
+"""What is measured on."""
+
 
 class SearchRun(msgspec.Struct, frozen=True, tag="search"):
     """Trains on a part of train and validates on the rest, to find the best epoch.
@@ -67,7 +70,7 @@ class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
 
     config: Config
     name: str
-    part: Literal["test", "validation"]
+    part: Part
     budget: BaselineBudget = BaselineBudget()
 
 

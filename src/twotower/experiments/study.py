@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,14 +13,13 @@ import msgspec
 import torch
 from rich.console import Console
 
-from twotower.errors import TwoTowerError
 from twotower.evaluation import DEFAULT_KS, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
 from twotower.evaluation.metrics import metric_label
 from twotower.experiments.plans import Planned, StudyPlan
-from twotower.experiments.pool import Job, run_jobs
+from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
 from twotower.experiments.report.study import write_report
 from twotower.experiments.results import (
@@ -34,7 +33,8 @@ from twotower.experiments.results import (
     write_results,
 )
 from twotower.experiments.run import BaselineRun as BaselineOrder
-from twotower.experiments.run import ModelRun, Order, Runner, key_of, ranks_of
+from twotower.experiments.desks import ListDesk, Waiting, waiting_for
+from twotower.experiments.run import ModelRun, Part, Runner, ranks_of
 from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts
 from twotower.processes import threads_each
@@ -63,14 +63,20 @@ class _CutData:
     remarks: tuple[str, ...]
     columns: list[str]
 
+    def wanted(self, number: int) -> list[tuple[Part, str]]:
+        """The baselines on each part; curves are drawn beside those of the first cut."""
+        on_validation: list[tuple[Part, str]] = [("validation", name) for name in self.curve_baselines]
+        on_test: list[tuple[Part, str]] = [("test", name) for name in self.baselines]
+        return on_test + (on_validation if number == 0 else [])
+
 
 def run_study(
     plan: StudyPlan, out: Path, *, command: str, console: Console, budget: BaselineBudget | None = None
 ) -> Study:
     """Runs a study and writes its folder: report, curves, results and, in `runs/`, every model.
 
-    What is finished is kept in `runs/` by what it depends on. Rerun the command to resume after an interruption; another
-    study in the same folder trains only what is not there yet.
+    What is finished is kept in `runs/` by what it depends on. Rerun the command to resume after an interruption;
+    another study in the same folder trains only what is not there yet.
 
     Args:
         plan: What to compare.
@@ -157,72 +163,43 @@ def cut_of(parts: Parts, validation: int) -> Cut:
     )
 
 
-@dataclass
-class _Waiting:
-    """A run that is planned, and where it is kept."""
+class _StudyDesk(ListDesk):
+    """The models of a study and the baselines beside them.
 
-    label: str
-    order: Order
-    key: str
-    cost: float
+    Attributes:
+        models: What is trained.
+        beside: Cut, name and part of each baseline, and its run.
+    """
 
-
-@dataclass
-class _StudyDesk:
-    """Hands out what is not in the store yet, the widest models first; any failed training ends the study."""
-
-    store: Store
-    planned: Sequence[Planned]
-    cuts: Mapping[bytes, _CutData]
-    budget: BaselineBudget
-    console: Console
-    models: list[tuple[Planned, _Waiting]] = field(init=False)
-    beside: list[tuple[int, str, str, _Waiting]] = field(init=False)
-    _queue: list[_Waiting] = field(init=False)
-
-    def __post_init__(self) -> None:
-        numbers = {name: number for number, name in enumerate(self.cuts)}
-        self.models, self.beside = [], []
-        for run in self.planned:
-            data = self.cuts[_cut_name(run.config)]
+    def __init__(
+        self,
+        store: Store,
+        planned: Sequence[Planned],
+        cuts: Mapping[bytes, _CutData],
+        budget: BaselineBudget,
+        console: Console,
+    ) -> None:
+        self.console = console
+        self.models: list[tuple[Planned, Waiting]] = []
+        self.beside: list[tuple[int, str, Part, Waiting]] = []
+        for run in planned:
+            data = cuts[_cut_name(run.config)]
             config = msgspec.structs.replace(run.config, split=data.config.split)
-            self.models.append((run, self._waiting(run.label, ModelRun(config), data, sum(config.model.layers) + 1.0)))
-        for name, data in self.cuts.items():
-            several = f", split {data.cut.seed}" if len(self.cuts) > 1 else ""
-            for part, names in (("test", data.baselines), ("validation", data.curve_baselines)):
-                if part == "validation" and numbers[name] > 0:
-                    continue  # curves are drawn beside the baselines of the first cut
-                for one in names:
-                    order = BaselineOrder(data.config, one, part, self.budget)  # type: ignore[arg-type]
-                    waiting = self._waiting(f"{NAMES[one]} on {part}{several}", order, data, 0.0)
-                    self.beside.append((numbers[name], one, part, waiting))
-        everything = {one.key: one for one in (*(w for *_, w in self.models), *(w for *_, w in self.beside))}
-        left = [one for one in everything.values() if not self.store.is_finished(one.key)]
-        self._queue = sorted(left, key=lambda one: -one.cost)
+            self.models.append((run, waiting_for(run.label, ModelRun(config), store, data.identity)))
+        for number, data in enumerate(cuts.values()):
+            several = f", split {data.cut.seed}" if len(cuts) > 1 else ""
+            for part, name in data.wanted(number):
+                order = BaselineOrder(data.config, name, part, budget)
+                label = f"{NAMES[name]} on {part}{several}"
+                self.beside.append((number, name, part, waiting_for(label, order, store, data.identity)))
+        super().__init__([*(w for _, w in self.models), *(w for *_, w in self.beside)], store)
 
-    def next_job(self) -> Job | None:
-        """The next run that is not finished."""
-        if not self._queue:
-            return None
-        waiting = self._queue.pop(0)
-        return Job(waiting.label, msgspec.Raw(msgspec.json.encode(waiting.order)), waiting.key)
-
-    def reported(self, job: Job, step: int, value: float) -> bool:
-        """Never stops a run."""
-        del job, step, value
-        return True
-
-    def finished(self, job: Job, failure: str | None) -> None:
-        """Says what a model gave; a failure ends the study."""
-        if failure is not None:
-            raise TwoTowerError(f"{job.label}: {failure}")
-        if any(waiting.key == job.key for _, waiting in self.models):
-            outcome = self.store.outcome(job.key, ModelOutcome)
+    def succeeded(self, waiting: Waiting) -> None:
+        """Says what a model gave."""
+        if isinstance(waiting.order.run, ModelRun):
+            outcome = self.store.outcome(waiting.key, ModelOutcome)
             assert outcome is not None
-            self.console.print(_said(job.label, outcome), highlight=False, markup=False, soft_wrap=True)
-
-    def _waiting(self, label: str, run: ModelRun | BaselineOrder, data: _CutData, cost: float) -> _Waiting:
-        return _Waiting(label, Order(run, str(self.store.folder), data.identity), key_of(run, data.identity), cost)
+            self.console.print(_said(waiting.label, outcome), highlight=False, markup=False, soft_wrap=True)
 
 
 def _said(label: str, outcome: ModelOutcome) -> str:

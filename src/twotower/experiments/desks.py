@@ -1,0 +1,86 @@
+"""Desks that hand out runs which are known from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from twotower.errors import TwoTowerError
+from twotower.experiments.pool import Ended, Job
+from twotower.experiments.run import AnyRun, BaselineRun, Order, key_of
+from twotower.experiments.store import Store
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that is wanted.
+
+    Attributes:
+        label: What it is called while it runs.
+        order: The run, with its store.
+        key: Names its folder there.
+    """
+
+    label: str
+    order: Order
+    key: str
+
+    @property
+    def cost(self) -> float:
+        """Grows with how long it takes: what takes longest is begun first."""
+        run = self.order.run
+        return 0.0 if isinstance(run, BaselineRun) else 1.0 + sum(run.config.model.layers)
+
+
+def waiting_for(label: str, run: AnyRun, store: Store, data: str) -> Waiting:
+    """A run that is wanted.
+
+    Args:
+        label: What it is called while it runs.
+        run: What to do.
+        store: Where it is kept.
+        data: Identity of the parts that it runs on.
+    """
+    return Waiting(label, Order(run, str(store.folder), data), key_of(run, data))
+
+
+class ListDesk:
+    """Hands out every run that the store does not have yet, once; any failure ends the pool.
+
+    Args:
+        wanted: The runs; some may be wanted twice.
+        store: Where they are kept.
+    """
+
+    def __init__(self, wanted: Sequence[Waiting], store: Store) -> None:
+        self.store = store
+        self._by_key = {waiting.key: waiting for waiting in wanted}
+        left = [waiting for waiting in self._by_key.values() if not store.is_finished(waiting.key)]
+        self._queue = sorted(left, key=lambda waiting: -waiting.cost)
+
+    def next_job(self) -> Job | None:
+        """The next run."""
+        if not self._queue:
+            return None
+        waiting = self._queue.pop(0)
+        return Job(waiting.label, msgspec.Raw(msgspec.json.encode(waiting.order)), waiting.key)
+
+    def reported(self, job: Job, step: int, value: float) -> bool:
+        """Never stops a run."""
+        del job, step, value
+        return True
+
+    def finished(self, job: Job, ended: Ended) -> None:
+        """Takes in how a run has ended.
+
+        Raises:
+            TwoTowerError: It failed.
+        """
+        if ended.how != "done":
+            raise TwoTowerError(f"{job.label}: {ended.reason}")
+        self.succeeded(self._by_key[job.key])
+
+    def succeeded(self, waiting: Waiting) -> None:
+        """Called after each run that is done."""
