@@ -1,0 +1,264 @@
+"""`tune`: the search for a better config on a validation part, and its one measurement on test."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import optuna
+import torch
+from rich.console import Console
+
+from twotower.errors import TwoTowerError
+from twotower.evaluation import DEFAULT_KS, Outcomes, Scores, rank_metrics, verdict_metric
+from twotower.evaluation.baselines.budget import BaselineBudget
+from twotower.evaluation.baselines.names import NAMES
+from twotower.evaluation.beside import left_out, measurable
+from twotower.evaluation.metrics import rank_metric_names
+from twotower.experiments.desks import ListDesk, Waiting, waiting_for
+from twotower.experiments.pool import run_jobs
+from twotower.experiments.report.tuning import write_report
+from twotower.experiments.results import BaselineOutcome, Cut, ModelOutcome
+from twotower.experiments.run import BaselineRun, ModelRun, Runner, ranks_of
+from twotower.experiments.store import Store
+from twotower.experiments.study import cut_of
+from twotower.experiments.tuning.budget import Budget
+from twotower.experiments.tuning.desk import TrialDesk
+from twotower.experiments.tuning.importance import importances
+from twotower.experiments.tuning.results import Final, Tuning
+from twotower.experiments.tuning.space import SearchSpace
+from twotower.experiments.tuning.trials import TrialLog, TrialRecord, best_of
+from twotower.experiments.tuning.verdicts import comparisons_of, verdicts
+from twotower.files import write_file
+from twotower.processes import threads_each
+from twotower.progress import Display
+from twotower.recipes.toml import write_config
+from twotower.study.config import Config, DataConfig
+from twotower.study.parts import Parts
+from twotower.version import VERSION
+
+BEST, REPORT, RESULTS, TRIALS, RUNS = "best.toml", "tune.html", "tune.json", "trials.json", "runs"
+
+
+class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to tune, and with what.
+
+    Attributes:
+        config: The built-in config, with the space in its `tune`, or none for the default one.
+        trials: Finished trials in all, those of earlier commands included; None: no limit.
+        minutes: Of this command; None: no limit.
+        workers: Processes that share the cores.
+        seed: Of the sampler.
+    """
+
+    config: Config
+    trials: int | None
+    minutes: float | None
+    workers: int
+    seed: int = 0
+
+
+def tune(
+    plan: TunePlan, out: Path, *, command: str, console: Console, baselines: BaselineBudget | None = None
+) -> Tuning:
+    """Searches the space of a config, trains the best on all of train, measures it on test, writes the folder.
+
+    Trials see train alone: they learn from one part of it and are compared on the other, cut by the split's own rule.
+    The built-in config is the first of them, so the best is never worse than it there. All trials are kept; rerun the
+    command to resume.
+
+    Args:
+        plan: What to tune.
+        out: The folder: best.toml, tune.json, tune.html, trials.json and the runs.
+        command: The command that repeats it, for the report.
+        console: Where progress is shown.
+        baselines: What each baseline may cost.
+
+    Raises:
+        ConfigError: The config or its space cannot be used.
+        SavedFolderError: The folder holds another tuning.
+        TwoTowerError: Every trial failed.
+    """
+    budget = Budget.of(plan.trials, plan.minutes)
+    parts = plan.config.parts()
+    config = msgspec.structs.replace(plan.config, split=parts.split)
+    for line in parts.remarks:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    space = SearchSpace.of(config, parts.train, parts.validation)
+    space.check(parts.train)
+    metric = _metric(space.base, parts)
+    search = _Search(plan, space, parts, Store(out / RUNS), budget, console)
+    records, weights = search.trials(TrialLog(out / TRIALS, _identity(space, parts)))
+    best, built_in = search.finals(records, baselines or BaselineBudget())
+    measured, notes = search.baselines()
+    test_metric = _test_metric(metric, parts.test.candidates.num_rows)
+    compared = comparisons_of(
+        search.ranks(best),
+        None if built_in is None or built_in.key == best.key else search.ranks(built_in),
+        {name: ranks for name, (_, ranks) in measured.items()},
+        test_metric,
+    )
+    tuning = Tuning(
+        cut=search.cut,
+        metric=metric,
+        test_metric=test_metric,
+        space=msgspec.to_builtins(space.dimensions),
+        trials=records,
+        best=best,
+        built_in=built_in,
+        importances=weights,
+        baselines={name: scores for name, (scores, _) in measured.items()},
+        comparisons=compared,
+        verdicts=[*verdicts(records, best, built_in, compared, metric), *parts.remarks, *notes],
+        command=command,
+        versions=_versions(plan.workers),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=time.time() - budget.start,
+    )
+    _write(tuning, space, out)
+    return tuning
+
+
+class _Search:
+    """The steps of a tuning, over one pool and store."""
+
+    def __init__(
+        self, plan: TunePlan, space: SearchSpace, parts: Parts, store: Store, budget: Budget, console: Console
+    ) -> None:
+        self.plan, self.space, self.parts, self.store = plan, space, parts, store
+        self.budget, self.console, self.data = budget, console, parts.identity
+        self._beside: dict[str, Waiting] = {}
+
+    @property
+    def cut(self) -> Cut:
+        """What reports say of the data."""
+        return cut_of(self.parts, len(self.parts.fitted_and_validation()[1]))
+
+    def trials(self, log: TrialLog) -> tuple[list[TrialRecord], dict[str, float]]:
+        """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
+
+        def say(record: TrialRecord) -> None:
+            best = best_of(log.records)
+            mark = "" if best is None else f" (best {best.score:.4f}, trial {best.number})"
+            score = "" if record.so_far is None else f" {record.so_far:.4f}"
+            why = f", {record.reason}" if record.reason else ""
+            line = f"trial {record.number} {record.state}{why}:{score}{mark} {record.what_differs}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        train, validation = self.parts.train, self.parts.validation
+        desk = TrialDesk(
+            self.space,
+            log,
+            self.store,
+            self.data,
+            lambda config: config.resolved_recipe(train, validation),
+            self.budget,
+            self.plan.seed,
+            say,
+        )
+        self._run(desk)
+        return [one for one in log.records if one.state != "running"], importances(desk.trials, [*self.space.dimensions])
+
+    def finals(self, records: list[TrialRecord], budget: BaselineBudget) -> tuple[Final, Final | None]:
+        """The best config and the built-in one, trained on all of train and measured on test; the baselines beside."""
+        best = best_of(records)
+        failed = [one for one in records if one.built_in and one.state == "failed"]
+        own = next((one for one in records if one.built_in and one.state == "complete"), None)
+        if best is None and failed:
+            raise TwoTowerError(f"no trial was complete, and the built-in config failed: {failed[-1].reason}")
+        built_in = None if failed else self._final("the built-in config", own, {})
+        wanted = [] if built_in is None else [built_in]
+        chosen = built_in
+        if best is not None and best is not own:
+            chosen = self._final(f"trial {best.number}", best, best.parameters)
+            wanted.append(chosen)
+        assert chosen is not None
+        names, _ = measurable(self.plan.config.baselines, self.parts.test, self.parts.train)
+        config = msgspec.structs.replace(self.plan.config, split=self.parts.split)
+        for name in names:
+            run = BaselineRun(config, name, "test", budget)
+            self._beside[name] = waiting_for(NAMES[name], run, self.store, self.data)
+        self._run(ListDesk([*wanted, *self._beside.values()], self.store))
+        finished = self._finished(chosen, best)
+        return finished, finished if chosen is built_in else None if built_in is None else self._finished(built_in, own)
+
+    def baselines(self) -> tuple[dict[str, tuple[Scores, Outcomes]], list[str]]:
+        """Scores and ranks of the baselines that were measured, and why others were not."""
+        rows, notes = {}, []
+        for name, waiting in self._beside.items():
+            outcome = self.store.outcome(waiting.key, BaselineOutcome)
+            assert outcome is not None
+            if outcome.scores is None:
+                notes.append(left_out(name, outcome.left_out))
+            else:
+                rows[name] = outcome.scores, ranks_of(self.store, waiting.key)
+        return rows, notes
+
+    def ranks(self, final: Final) -> Outcomes:
+        """The rank of every test event."""
+        return ranks_of(self.store, final.key)
+
+    def _final(self, label: str, record: TrialRecord | None, values: dict[str, object]) -> Waiting:
+        config = self.space.config(record.parameters if record is not None else values)
+        return waiting_for(label, ModelRun(config), self.store, self.data)
+
+    def _finished(self, waiting: Waiting, record: TrialRecord | None) -> Final:
+        outcome = self.store.outcome(waiting.key, ModelOutcome)
+        assert outcome is not None
+        number, score = (None, None) if record is None else (record.number, record.score)
+        return Final(trial=number, score=score, key=waiting.key, outcome=outcome)
+
+    def _run(self, desk: TrialDesk | ListDesk) -> None:
+        with Display(self.console) as display:
+            run_jobs(Runner, desk, self.plan.workers, display, threads_each(self.plan.workers))
+
+
+def _metric(base: Config, parts: Parts) -> str:
+    """What trials are compared by; refused at once where validation does not measure it."""
+    trainer = base.resolved_recipe(parts.train, parts.validation).trainer
+    measured = rank_metrics(np.ones(1), trainer.ks)
+    Scores(measured, measured).value(trainer.monitor)
+    return trainer.monitor
+
+
+def _test_metric(metric: str, candidates: int) -> str:
+    """What configs are compared by on test: the trials' metric, where it is measured there and can differ."""
+    name = metric.rpartition(".")[2]
+    informative = [k for k in DEFAULT_KS if k < candidates]
+    return name if name in rank_metric_names(informative) else verdict_metric(informative, candidates)
+
+
+def _identity(space: SearchSpace, parts: Parts) -> dict[str, str]:
+    """What a tuning depends on; where its files lie and how they are called is not of it."""
+    return {
+        "data and split": parts.identity,
+        "config": Store.key(msgspec.structs.replace(space.base, data=DataConfig(), imports=())),
+        "space": Store.key(space.dimensions),
+        "version": VERSION,
+    }
+
+
+def _versions(workers: int) -> dict[str, str]:
+    return {
+        "twotower": VERSION,
+        "Python": platform.python_version(),
+        "PyTorch": str(torch.__version__),
+        "Optuna": optuna.__version__,
+        "workers": str(workers),
+        "threads each": str(threads_each(workers)),
+    }
+
+
+def _write(tuning: Tuning, space: SearchSpace, out: Path) -> None:
+    """Writes best.toml, tune.json and tune.html."""
+    trial = next((one for one in tuning.trials if one.number == tuning.best.trial), None)
+    config = space.config({} if trial is None else trial.parameters)
+    which = "the built-in config" if trial is None or trial.built_in else f"trial {trial.number}"
+    score = "" if tuning.best.score is None else f", {tuning.metric} {tuning.best.score:.4f} on validation"
+    write_config(config, out / BEST, f"{which}{score}: twotower train best.toml --out DIR\n{tuning.command}")
+    write_file(out / RESULTS, msgspec.json.format(msgspec.json.encode(tuning), indent=1))
+    write_report(tuning, out / REPORT)
