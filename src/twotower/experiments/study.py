@@ -18,6 +18,7 @@ from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
 from twotower.evaluation.metrics import metric_label
+from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.plans import Planned, StudyPlan
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
@@ -33,7 +34,6 @@ from twotower.experiments.results import (
     write_results,
 )
 from twotower.experiments.run import BaselineRun as BaselineOrder
-from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.run import ModelRun, Part, Runner, ranks_of
 from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts

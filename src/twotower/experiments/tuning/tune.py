@@ -161,7 +161,9 @@ class _Search:
             say,
         )
         self._run(desk)
-        return [one for one in log.records if one.state != "running"], importances(desk.trials, [*self.space.dimensions])
+        return [one for one in log.records if one.state != "running"], importances(
+            desk.trials, [*self.space.dimensions]
+        )
 
     def finals(self, records: list[TrialRecord], budget: BaselineBudget) -> tuple[Final, Final | None]:
         """The best config and the built-in one, trained on all of train and measured on test; the baselines beside."""

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from twotower.study.curves import LIGHT, LINES, Theme
-from twotower.study.report import inline_svg
-from twotower.tuning.results import TrialRecord, Tuning, shown
+from twotower.experiments.plans import shown
+from twotower.experiments.report.page import LIGHT, LINES, Theme
+from twotower.experiments.tuning.results import Tuning
+from twotower.experiments.tuning.trials import TrialRecord
 
 BEST = LINES[1]
-
-
-def chart_svg(draw: Callable[[Tuning, Theme], Figure], tuning: Tuning, theme: Theme) -> str:
-    """A picture as an SVG element for a page: the same text for the same tuning."""
-    picture = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": f"twotower {draw.__name__} {theme.paper}", "svg.fonttype": "none"}):
-        FigureCanvasSVG(draw(tuning, theme)).print_svg(  # type: ignore[no-untyped-call]
-            picture, metadata={"Date": None, "Creator": None}
-        )
-    return inline_svg(picture.getvalue().decode())
 
 
 def draw_history(tuning: Tuning, theme: Theme) -> Figure:

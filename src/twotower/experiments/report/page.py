@@ -1,0 +1,139 @@
+"""Filling templates in, and the pieces that they show: bars, tables, pictures."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from twotower.evaluation.intervals import Interval
+from twotower.experiments.results import Cut
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one picture."""
+
+    paper: str
+    ink: str
+    faint: str
+    baseline: str
+
+
+LIGHT = Theme(paper="#ffffff", ink="#1c1c1c", faint="#dddddd", baseline="#666666")
+DARK = Theme(paper="#16181c", ink="#e8e8e8", faint="#3a3d44", baseline="#a0a4ab")
+
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe and Ito's palette, which colour-blind eyes can distinguish."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar; `width` is its share of the longest one in percent."""
+
+    kind: str
+    name: str
+    text: str
+    width: float
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars under a title."""
+
+    title: str
+    bars: list[Bar]
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[tuple[str, str, float]], form: str) -> Bars:
+        """Bars of (class, name, value), the longest as wide as its place; values written in `form`."""
+        longest = max((value for _, _, value in rows), default=0.0) or 1.0
+        return cls(title, [Bar(kind, name, f"{value:{form}}", 100 * value / longest) for kind, name, value in rows])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table, with what stands smaller behind it."""
+
+    text: str
+    strong: bool = False
+    more: str = ""
+
+    @classmethod
+    def of(cls, figure: Interval, strong: bool = False) -> Cell:
+        """A figure with its interval."""
+        return cls(f"{figure.mean:.4f}", strong, "" if figure.half_width is None else f"± {figure.half_width:.4f}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first cell of each row is its name; columns named in `words` hold words."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for light and for dark pages, as SVG elements."""
+
+    light: str
+    dark: str
+
+    @classmethod
+    def of(cls, draw: Callable[[Theme], Figure], salt: str) -> Picture:
+        """The picture that a function draws in each theme."""
+        return cls(*(inline(svg(draw(theme), f"{salt} {theme.paper}")) for theme in (LIGHT, DARK)))
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """A figure as SVG: the same text for the same figure.
+
+    Args:
+        figure: The figure.
+        salt: What its ids are made of, which have to differ between the pictures of one page.
+    """
+    picture = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": f"twotower {salt}", "svg.fonttype": "none"}):
+        canvas = FigureCanvasSVG(figure)
+        canvas.print_svg(picture, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    return picture.getvalue().decode()
+
+
+def inline(svg: str) -> str:
+    """An SVG element to stand inside HTML, as wide as its place."""
+    element = svg[svg.index("<svg") :]
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" width="[\d.]+pt"', "", element, count=1)
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page: a template with its values, which are escaped."""
+    environment = Environment(
+        loader=PackageLoader("twotower.experiments.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def lead_of(cut: Cut) -> str:
+    """How large the data are."""
+    dropped = f" · {cut.dropped:,} events with unknown candidates dropped" if cut.dropped else ""
+    return f"{cut.interactions:,} interactions · {cut.queries:,} queries · {cut.candidates:,} candidates{dropped}"
+
+
+def how_cut(cut: Cut) -> str:
+    """How the data were cut."""
+    validation = f", {cut.validation:,} of train for validation" if cut.validation else ""
+    return f"Split {cut.split}: {cut.train:,} train, {cut.test:,} test{validation} · fingerprint {cut.fingerprint}"

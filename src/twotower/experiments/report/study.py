@@ -1,0 +1,185 @@
+"""The report of a study: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twotower.evaluation.baselines.names import FLOORS, NAMES
+from twotower.evaluation.metrics import Scores, Slice, metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.experiments.plans import shown
+from twotower.experiments.report.curves import draw_curves, draw_over_value, varied_number
+from twotower.experiments.report.page import Bars, Cell, Picture, Table, how_cut, lead_of, rendered
+from twotower.experiments.results import Study
+from twotower.experiments.verdicts import strongest
+from twotower.files import write_file
+
+GROUPS = {
+    "candidate": "by how popular the true candidate is in train: thirds of its events",
+    "history": "by how many events the query has in train",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tables of a study have a row for: its class, its name, its scores."""
+
+    kind: str
+    name: str
+    scores: Scores
+
+
+def write_report(study: Study, path: Path) -> None:
+    """Writes the report."""
+    write_file(path, report_html(study))
+
+
+def report_html(study: Study) -> str:
+    """The report as text; the same for the same study."""
+    rows, first = rows_of(study), study.cuts[0]
+    return rendered(
+        "study.html",
+        title=f"{first.name}: deep retrieval study",
+        lead=lead_of(first),
+        how_cut=how_cut(first) + f" · recipe {study.runs[0].outcome.recipe}",
+        verdicts=study.verdicts,
+        over_value=_over_value(study),
+        curves=Picture.of(partial(draw_curves, study), "curves"),
+        bars=[_bars(study, rows, protocol) for protocol in PROTOCOLS],
+        slice_panels=[_slices(study, protocol) for protocol in PROTOCOLS] if study.scores_of(study.best).slices else [],
+        slice_tables=[_slice_table(study, rows, protocol) for protocol in PROTOCOLS],
+        metrics=[_metrics_table(rows, protocol) for protocol in PROTOCOLS],
+        runs=_runs_table(study),
+        cuts=_cuts_table(study) if len(study.cuts) > 1 else None,
+        command=study.command,
+        versions=", ".join(f"{name} {version}" for name, version in study.versions.items()),
+        created=study.created,
+        seconds=study.seconds,
+        terms=first.terms,
+    )
+
+
+def rows_of(study: Study) -> list[Row]:
+    """Floor, models, ceiling: the baselines, the variants, the oracle.
+
+    Where variants are trained on different parts of the data, the baselines are those of the last one.
+    """
+    cuts = {run.cut for run in study.runs_of(len(study.variants) - 1)}
+    baselines = study.baseline_scores(cuts=sorted(cuts))
+    rows = [Row("baseline", NAMES[name], baselines[name]) for name in FLOORS if name in baselines]
+    rows += [Row("model", variant.name, study.scores_of(number)) for number, variant in enumerate(study.variants)]
+    return rows + [Row("baseline", NAMES["oracle"], baselines["oracle"])] * ("oracle" in baselines)
+
+
+def _over_value(study: Study) -> dict[str, Any] | None:
+    key = varied_number(study)
+    if key is None:
+        return None
+    return {"name": key.replace("_", " "), "svg": Picture.of(partial(draw_over_value, study, key), "over value")}
+
+
+def _bars(study: Study, rows: Sequence[Row], protocol: str) -> Bars:
+    figures = [(row.kind, row.name, getattr(row.scores, protocol)[study.metric]) for row in rows]
+    return Bars.of(f"{metric_label(study.metric)}, {protocol}", figures, ".4f")
+
+
+def _metrics_table(rows: Sequence[Row], protocol: str) -> Table:
+    body = []
+    for metric in getattr(rows[0].scores, protocol):
+        best = max((getattr(row.scores, protocol)[metric] for row in rows if row.kind == "model"), default=None)
+        cells: list[str | Cell] = [metric]
+        for row in rows:
+            figure = row.scores.interval(protocol, metric)
+            highest = row.kind == "model" and figure.mean == best and not metric.startswith("popularity")
+            cells.append(Cell.of(figure, strong=highest))
+        body.append(cells)
+    return Table(protocol, ["metric", *(row.name for row in rows)], body)
+
+
+def _runs_table(study: Study) -> Table:
+    several = len(study.cuts) > 1
+    head = ["variant", *(["split"] if several else []), "seed", "parameters", "epochs", "best epoch", "last loss"]
+    head += ["training s", "validating s", f"{metric_label(study.metric)}, all", "unseen", "key"]
+    body = []
+    for number, variant in enumerate(study.variants):
+        for run in study.runs_of(number):
+            one = run.outcome
+            cells = [*([str(study.cuts[run.cut].seed)] if several else []), str(run.seed), f"{one.parameters:,}"]
+            cells += [str(one.epochs), str(one.best_epoch), f"{one.losses[-1]:.4f}"]
+            cells += [f"{one.seconds.train:.1f}", f"{one.seconds.validate:.1f}"]
+            cells += [f"{getattr(one.scores, protocol)[study.metric]:.4f}" for protocol in PROTOCOLS]
+            body.append([variant.name, *map(Cell, [*cells, run.key])])
+    return Table("", head, body)
+
+
+def _cuts_table(study: Study) -> Table:
+    body = [
+        [
+            one.split,
+            *map(Cell, [f"{one.train:,}", f"{one.validation:,}", f"{one.test:,}", one.fingerprint]),
+            Cell(", ".join(f"{key} {shown(value)}" for key, value in one.changes.items())),
+        ]
+        for one in study.cuts
+    ]
+    return Table("", ["split", "train", "of it validation", "test", "fingerprint", "varied"], body)
+
+
+def _slices(study: Study, protocol: str) -> dict[str, Any]:
+    """What the best variant and two baselines score on parts of the test events."""
+    marks = _marks(study, protocol)
+    figures = {kind: [getattr(part, protocol)[study.metric] for part in parts] for kind, (_, parts) in marks.items()}
+    longest = max(max(values) for values in figures.values()) or 1.0
+    groups = []
+    for by, title in GROUPS.items():
+        lines = [
+            {
+                "name": part.name,
+                "events": part.events,
+                "text": f"{figures['model'][number]:.4f}",
+                "dots": [
+                    {
+                        "kind": kind,
+                        "place": 100 * values[number] / longest,
+                        "title": f"{marks[kind][0]}: {values[number]:.4f}",
+                    }
+                    for kind, values in figures.items()
+                ],
+            }
+            for number, part in enumerate(marks["model"][1])
+            if part.by == by
+        ]
+        if lines:
+            groups.append({"title": title, "lines": lines})
+    legend = [{"kind": kind, "name": name} for kind, (name, _) in marks.items()]
+    return {"title": f"{metric_label(study.metric)}, {protocol}", "legend": legend, "groups": groups}
+
+
+def _marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
+    """(name, slices) of popularity, of the strongest baseline and of the best variant, by the class of their marks."""
+    baselines = study.baseline_scores(cuts=sorted({run.cut for run in study.runs_of(study.best)}))
+    marks = {}
+    if "popularity" in baselines:
+        marks["popularity"] = (NAMES["popularity"], baselines["popularity"].slices)
+    rival = strongest(baselines, protocol, study.metric)
+    if rival is not None:
+        kind = "popularity" if rival == "popularity" else "strongest"
+        marks[kind] = (f"{NAMES[rival]}, the strongest baseline", baselines[rival].slices)
+    best = study.scores_of(study.best)
+    return marks | {"model": (f"{study.variants[study.best].name}, the best model", best.slices)}
+
+
+def _slice_table(study: Study, rows: Sequence[Row], protocol: str) -> Table:
+    body = [
+        [
+            f"{part.name}, {metric}",
+            Cell(f"{part.events:,}"),
+            *(Cell(f"{getattr(row.scores.slices[number], protocol)[metric]:.4f}") for row in rows),
+        ]
+        for metric in (study.metric, "mrr")
+        for number, part in enumerate(rows[0].scores.slices)
+    ]
+    return Table(protocol, ["slice, metric", "test events", *(row.name for row in rows)], body)
