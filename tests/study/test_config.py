@@ -89,7 +89,9 @@ def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
     assert msgspec.convert(msgspec.to_builtins(trainer), Trainer) == trainer
     model = config.model.build(data, recipe("tuned", data, RandomSplit()))
     assert (model.learn_temperature, model.initial_temperature) == (True, 0.1)
-    smoothed = read_config(write(tmp_path, '[data]\nname = "simulated"\n[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}'))
+    smoothed = read_config(
+        write(tmp_path, '[data]\nname = "simulated"\n[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}')
+    )
     assert smoothed.resolved_recipe(data).trainer.loss == FullSoftmax(label_smoothing=0.1)
 
 
@@ -110,9 +112,15 @@ def test_a_table_without_a_kind_changes_only_what_it_names() -> None:
         (('query_id = "u"', ""), r"\[data\] has no query_id"),
         (('recipe = "tuned"', 'recipe = "best"'), "recipe = 'best'; expected 'tutorial', 'tuned'"),
         (("layers = [16]", 'layers = "16"'), r"\[model\] layers = '16'; expected a list"),
-        (("epochs = 2", "epoch = 2"), r"\[training\] has the unknown key 'epoch', did you mean 'epochs'\? expected epochs, "),
+        (
+            ("epochs = 2", "epoch = 2"),
+            r"\[training\] has the unknown key 'epoch', did you mean 'epochs'\? expected epochs, ",
+        ),
         (("epochs = 2", 'epochs = "2"'), r"\[training\] epochs = '2'; expected a whole number"),
-        (("learning_rate = 0.5", "rate = 0.5"), r"\[training.optimizer\] has the unknown key 'rate'; expected learning_rate, "),
+        (
+            ("learning_rate = 0.5", "rate = 0.5"),
+            r"\[training.optimizer\] has the unknown key 'rate'; expected learning_rate, ",
+        ),
         (('kind = "adagrad"', 'kind = "sgd"'), r"\[training.optimizer\] kind = 'sgd'; expected 'ada"),
         (('rule = "last-out"', 'rule = "first"'), "split 'first' is unknown"),
         (('kind = "category"', 'kind = "word"'), "feature kind 'word' is unknown"),

@@ -13,7 +13,7 @@ import msgspec
 
 WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 EXPECTED = {
-    "array": "a list, such as [64, 32]",
+    "array": "a list in brackets",
     "object": "a table",
     "int": "a whole number",
     "float": "a number",
@@ -42,7 +42,7 @@ def explained(error: msgspec.ValidationError, settings: Any, kind: type, table: 
         ...     msgspec.convert({"layers": "64,32"}, Model)
         ... except msgspec.ValidationError as error:
         ...     print(explained(error, {"layers": "64,32"}, Model, "model"))
-        [model] layers = '64,32'; expected a list, such as [64, 32]
+        [model] layers = '64,32'; expected a list in brackets
     """
     found = WHERE.search(str(error))
     what = str(error) if found is None else str(error)[: found.start()]
