@@ -233,8 +233,8 @@ def main() -> None:
         sys.stderr.write("there is no CUDA device here, or PyTorch is built without CUDA; nothing was measured\n")
         sys.exit(2)
     console = Console()
-    data = builtin.load(options.data)
-    train, test = Config().rule_for(data)(data)
+    log = builtin.load(options.data)
+    train, test = Config().rule_for(log)(log)
     size = Size(options.batch * options.steps, options.queries, options.candidates, options.dim, options.batch)
     data = large_events(size)
     tutorials, larges, found = [], [], {}

@@ -26,7 +26,7 @@ from rich.table import Table
 from twotower.data import Dataset, builtin
 from twotower.model import Tower, TwoTower
 from twotower.model.two_tower import features_of
-from twotower.study.config import Config, ModelConfig
+from twotower.study.config import Config, ModelConfig, SplitConfig
 
 PASSES = 3
 """Products of a layer and of the softmax: forward, and for the gradients of both factors."""
@@ -192,12 +192,8 @@ def main() -> None:
     best = Rates(**{name: max(getattr(before, name), getattr(after, name)) for name in Rates.__struct_fields__})
     console.print(table_of(outcomes, best))
     name = f"step-{options.data}".replace(":", "-").replace(",", "-")
-    results = {
-        "data": options.data,
-        "split": {"rule": str(rule), "seed": Config().split.seed},
-        "rates": best,
-        "outcomes": outcomes,
-    }
+    split = SplitConfig(str(rule))
+    results = {"data": options.data, "split": split, "rates": best, "outcomes": outcomes}
     console.print(f"written to {write_report(name, results, options.out)}, {torch.get_num_threads()} threads")
 
 
