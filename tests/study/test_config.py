@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -7,16 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from toy import groups_log, log_of
 from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
 from twotower.errors import ConfigError
+from twotower.evaluation import ModelScorer, measure
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
-from twotower.study.config import Config, ModelConfig, config_of, read_config
+from twotower.study.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
 from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
-from twotower.study.recipes import recipe
+from twotower.study.recipes import Recipe, recipe
+from twotower.study.trained import train_by_recipe
 from twotower.training import Adagrad, AdamW, Trainer
+from twotower.training.callbacks import ProgressBar
 
 INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
@@ -240,3 +245,118 @@ def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
     assert kinds == ["category", "bucketized", "normalized"]
     assert [feature.kind for feature in candidate_inputs(opened, 8, 0.0)] == ["category", "text"]
     assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted
+
+
+OWN = """
+[data]
+interactions = "log.parquet"
+query_id = "u"
+candidate_id = "i"
+time = "t"
+"""
+
+
+def own_log(folder: Path, **parts: pa.Table) -> Path:
+    """A folder with a config and a log of ten queries, each with events all over the time."""
+    log = pa.table({"u": [n % 10 for n in range(100)], "i": [n * n % 7 for n in range(100)], "t": range(100)})
+    pq.write_table(log, folder / "log.parquet")
+    for name, table in parts.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    return write(folder, OWN + "".join(f'{name} = "{name}.parquet"\n' for name in parts))
+
+
+def test_paths_are_absolute_once_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_log(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = read_config(Path("../config.toml")).data
+    monkeypatch.chdir("/")
+    assert data.interactions == str(tmp_path / "log.parquet")
+    assert len(data.load()) == 100
+
+
+def test_an_own_log_with_times_is_cut_by_time_and_built_in_data_at_random(tmp_path: Path) -> None:
+    own = read_config(own_log(tmp_path))
+    parts = own.parts()
+    assert (parts.rule, parts.split) == ("time:0.2", SplitConfig("time:0.2"))
+    assert any("the last 20% of the events are test" in remark for remark in parts.remarks)
+    pinned = msgspec.structs.replace(own, split=parts.split)
+    assert pinned.parts().fingerprint == parts.fingerprint
+    assert pinned.parts().remarks == ()  # what the user asks for needs no reason
+    assert pinned.resolved_recipe(parts.train).reach == "before"
+    built_in = Config(data=DataConfig(name="simulated:20,30,400"))
+    assert built_in.parts().rule == "random:0.2, seed 42"
+    assert built_in.resolved_recipe(built_in.parts().train).reach == "around"
+
+
+def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
+    test = pa.table({"u": [3, 77], "i": [1, 2], "t": [99, 200]})
+    validation = pa.table({"u": [3, 4, 5], "i": [1, 2, 4], "t": [150, 151, 152]})
+    config = read_config(own_log(tmp_path, test=test, validation=validation))
+    parts = config.parts()
+    assert [len(part) for part in (parts.train, parts.test, *parts.fitted_and_validation())] == [100, 2, 100, 3]
+    assert parts.rule == "given"
+    assert parts.remarks == ()
+    assert config.resolved_recipe(parts.train, parts.validation).reach == "before"
+    quiet = ProgressBar(Console(quiet=True))
+    small = msgspec.structs.replace(config, training={"epochs": 2}, model=ModelConfig(layers=(4,), dim=4))
+    recipe_ = small.resolved_recipe(parts.train, parts.validation)
+    trained = train_by_recipe(small, recipe_, parts, progress=quiet)
+    best = trained.history.best.validation
+    assert best is not None
+    measured = measure(ModelScorer(trained.model), parts.fitted_and_validation()[1], parts.train)
+    assert measured.all["top_100"] == pytest.approx(best.all["top_100"])
+    with pytest.raises(ConfigError, match="nothing is to cut"):
+        msgspec.structs.replace(config, split=SplitConfig("last-out")).parts()
+
+
+def test_events_that_are_in_train_and_test_are_said(tmp_path: Path) -> None:
+    shared = pa.table({"u": [3, 4], "i": [9 % 7, 2], "t": [3, 500]})
+    parts = read_config(own_log(tmp_path, test=shared)).parts()
+    assert any("1 of the 2 events of test are in train too" in remark for remark in parts.remarks)
+    assert any("are validation" in remark for remark in parts.remarks)
+    assert len(parts.fitted_and_validation()[1]) == 20
+
+
+def recipe_of(path: Path) -> Recipe:
+    config = read_config(path)
+    return config.resolved_recipe(config.parts().train)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has no \[data\]; expected interactions = PATH"),
+        ("[data]", r"\[data\] names no data; expected interactions = PATH"),
+        ('[data]\nname = "movielens-100k"\nquery_id = "u"', r"\[data\] has query_id and no interactions"),
+        ('[data]\nname = "simulated"\nvalidation = "x"', r"\[data\] has validation without test"),
+        ('[data]\nname = "movielens-100k"\n[data.simulated]\nseed = 1', r"with \[data.simulated\]; expected name"),
+        ("[data.simulated]\nusers = 1", r"\[data.simulated\] has the unknown key 'users'; expected queries"),
+        ("[data.simulated]\nqueries = 0", "simulated: queries=0; expected a whole number of at least 1"),
+        (OWN + "[data.simulated]", r"interactions and \[data.simulated\]; expected one"),
+        (OWN + '[split]\nrule = "random"\nseed = -1', "split seed -1; expected a whole number of at least 0"),
+        (OWN + "[training]\nseed = 100000000000000000000", "seed=1.*below 2"),
+        (OWN + "[training]\nseed = -1", "seed=-1; expected a whole number of at least 0"),
+        ('imports = "mine"\n' + OWN, "imports = 'mine'; expected a list"),
+        ('imports = ["not_there"]\n' + OWN, "module 'not_there' cannot be imported: ModuleNotFoundError"),
+        ('imports = ["./not_there.py"]\n' + OWN, r"not_there\.py does not exist"),
+        ('imports = ["no name"]\n' + OWN, "expected a name such as my_features"),
+        ('imports = ["breaks"]\n' + OWN, "breaks.* cannot be imported: ZeroDivisionError"),
+        ('imports = ["json"]\n' + OWN, "another one has its name"),
+    ],
+)
+def test_configs_that_cannot_be_used_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own_log(tmp_path)
+    (tmp_path / "breaks.py").write_text("1 / 0")
+    (tmp_path / "json.py").write_text("")
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message):
+        recipe_of(path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    own_log(tmp_path)
+    assert read_config(write(tmp_path, "\ufeff" + OWN)).data.query_id == "u"

@@ -77,7 +77,7 @@ def unknown_key(name: str, table: str, known: Sequence[str]) -> str:
 
 
 def _unknown_key(name: str, table: Keys, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.7)
     guess = f", did you mean {near[0]!r}? expected " if near else "; expected "
     where = f"[{'.'.join(table)}] has " if table else "it has "
     return f"{where}the unknown key {name!r}{guess}{', '.join(known)}" if known else f"{where}the unknown key {name!r}"
