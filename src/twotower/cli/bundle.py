@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.data.sources import read_table
 from twotower.errors import ConfigError
@@ -40,9 +41,11 @@ def bundle(
         Path | None, typer.Option(help="A folder that `twotower study` wrote, to keep its results with it.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Keep the towers as ONNX besides (the extra onnx).")] = False,
+    imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a trained one: another index, another catalogue, a study's results to show."""
+    del imports  # done, before a bundle is read
     retriever = Retriever.load(trained)
     notes = {} if study is None else {"study": msgspec.to_builtins(read_results(study / "results.json"))}
     catalogue = None if candidates is None else read_table(candidates, "candidates")
@@ -54,9 +57,11 @@ def bundle(
 def add(
     folder: BundleArgument,
     table: Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet or CSV file with the catalogue's columns.")],
+    imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Add candidates to a bundle; those whose id it knows are changed."""
+    del imports  # done, before a bundle is read
     _saved(Retriever.load(folder).add(read_table(table, "candidates")), folder, json)
 
 
@@ -64,9 +69,11 @@ def add(
 def withdraw(
     folder: BundleArgument,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the candidates.")],
+    imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Withdraw candidates from a bundle."""
+    del imports  # done, before a bundle is read
     _saved(Retriever.load(folder).withdraw(ids), folder, json)
 
 

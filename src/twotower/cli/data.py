@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe as description_of
 from twotower.data.describe import describe_table
@@ -53,9 +54,11 @@ def describe(
     source: Annotated[
         str, typer.Argument(metavar="[DATA|CONFIG.toml]", help="A data set's name, or a config.")
     ] = "simulated",
+    imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Describe a data set: sizes, popularity, activity, columns, terms."""
+    del imports  # done, before a config is read
     description = description_of(config_of(source).data.load())
     if json:
         write_json(description)

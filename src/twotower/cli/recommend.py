@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.cli.models import FolderArgument, JsonOption
+from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
 from twotower.retrieval import Retriever
@@ -43,12 +44,14 @@ def recommend(
         str | None, typer.Option(help="A condition, such as 'year >= 1990 and genres contains \"Comedy\"'.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
+    imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Recommend candidates to one query, or to every row of a Parquet file.
 
     An interrupted file goes on where it was when the same command is given again.
     """
+    del imports  # done, before a bundle is read
     if (query is None) == (queries is None):
         raise ConfigError("recommend takes --query '{…}', or --queries FILE.parquet with --out; expected one of them")
     if (queries is None) != (out is None):

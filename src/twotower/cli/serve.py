@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from twotower.cli.options import ImportOption
 from twotower.errors import ConfigError
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
@@ -42,12 +43,14 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
     ] = "torch",
+    imports: ImportOption = None,
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
 
     A bundle that is put in its place is loaded beside it and swapped in; a bad one is refused and the one before
     goes on. SIGTERM ends it after the requests in flight.
     """
+    del imports  # done, before a bundle is read
     token = _token(token_file)
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
     service = Service(Served(bundle, partial(Retriever.load, engine=_engine(engine))), settings)

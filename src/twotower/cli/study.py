@@ -10,11 +10,12 @@ from typing import Annotated
 import msgspec
 import typer
 
+from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
 from twotower.processes import cores
-from twotower.study.config import Config, SplitConfig, config_of
+from twotower.study.config import Config
 from twotower.study.recipes import RecipeName
 from twotower.study.runner import StudyPlan, run_study
 from twotower.study.tables import results_table
@@ -27,7 +28,8 @@ def study(
         str,
         typer.Argument(
             metavar="[DATA|CONFIG.toml]",
-            help="simulated (embedded), movielens-100k (or another edition), or the path of a config.",
+            help="simulated (embedded; simulated:2000,1500,30000 for so many queries, candidates and interactions), "
+            "movielens-100k (or another edition), or the path of a config.",
         ),
     ] = "simulated",
     layers: Annotated[
@@ -40,10 +42,8 @@ def study(
         str | None,
         typer.Option(help="tuned (default): trains well. tutorial: TFRS's tutorial to the letter, 300 epochs."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="random:SHARE, last-out or time:SHARE. Default: random:0.2.")
-    ] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Seed of a random split. Default: 42.")] = None,
+    split: SplitOption = None,
+    split_seed: SplitSeedOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each depth, for intervals.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
     workers: Annotated[
@@ -51,6 +51,7 @@ def study(
         typer.Option(min=1, help="Processes that share the cores. Default: one a model, at most one more than cores."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
+    imports: ImportOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
     """Train models of growing depth, compare them with the baselines, write a report with their curves.
@@ -59,7 +60,7 @@ def study(
     where it was when the same command is given again.
     """
     console = console_for(json)
-    config = _with_options(config_of(source), recipe, split, split_seed, epochs)
+    config = _with_options(configured(source, imports, split, split_seed), recipe, epochs)
     depths = [parse_layers(text) for text in layers] if layers else [list(depth) for depth in DEPTHS]
     data = config.data.load()
     console.print(describe_table(describe(data)))
@@ -101,19 +102,13 @@ def _workers(runs: int) -> int:
     return min(runs, cores() + 1)
 
 
-def _with_options(
-    config: Config, recipe: str | None, split: str | None, split_seed: int | None, epochs: int | None
-) -> Config:
+def _with_options(config: Config, recipe: str | None, epochs: int | None) -> Config:
     changes: dict[str, object] = {}
     if recipe is not None:
         try:
             changes["recipe"] = msgspec.convert(recipe, RecipeName)
         except msgspec.ValidationError as error:
             raise ConfigError(f"--recipe {recipe!r}; expected tuned or tutorial") from error
-    if split is not None or split_seed is not None:
-        changes["split"] = SplitConfig(
-            config.split.rule if split is None else split, config.split.seed if split_seed is None else split_seed
-        )
     if epochs is not None:
         changes["training"] = config.training | {"epochs": epochs}
     return msgspec.structs.replace(config, **changes)

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
 from twotower.processes import cores
-from twotower.study.config import config_of
 
 MINUTES = 10.0
 
@@ -34,7 +34,10 @@ def tune(
         int | None, typer.Option(min=1, help="Processes that share the cores. Default: one a core.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    split: SplitOption = None,
+    split_seed: SplitSeedOption = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("tuning"),
+    imports: ImportOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print tune.json to standard output.")] = False,
 ) -> None:
     """Search for a better config on a part of train; measure the best, and the one built in, on test.
@@ -49,7 +52,7 @@ def tune(
 
     console = console_for(json)
     plan = TunePlan(
-        config=config_of(source),
+        config=configured(source, imports, split, split_seed),
         trials=trials,
         minutes=MINUTES if trials is None and minutes is None else minutes,
         workers=cores() if workers is None else workers,

@@ -8,18 +8,40 @@ from twotower.data.simulation import simulated
 from twotower.errors import ConfigError
 
 NAMES = ("simulated", *(f"movielens-{edition}" for edition in EDITIONS))
+SIMULATED = "simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"
+"""How simulated data of another size are named."""
+
+
+def is_name(name: str) -> bool:
+    """Whether `load` may know this name."""
+    return name in NAMES or name.startswith("simulated:")
 
 
 def load(name: str) -> Dataset:
-    """The data set with this name.
+    """The data set with this name; `simulated:2000,1500,30000` for simulated data of these sizes.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or a size is no whole number of at least 1.
         DataUnavailableError: It is neither on this machine nor could be downloaded.
+
+    Example:
+        >>> len(load("simulated:20,30,400"))
+        400
     """
+    if name.startswith("simulated:"):
+        return _simulated(name)
     if name == "simulated":
         return simulated()
-    edition = name.removeprefix("movielens-")
     if name in NAMES:
-        return movielens(edition)
-    raise ConfigError(f"data set {name!r} is unknown; expected one of {', '.join(NAMES)}")
+        return movielens(name.removeprefix("movielens-"))
+    raise ConfigError(f"data set {name!r} is unknown; expected one of {', '.join(NAMES)}, or {SIMULATED}")
+
+
+def _simulated(name: str) -> Dataset:
+    """The simulated data that a name with sizes asks for."""
+    try:
+        queries, candidates, interactions, *seed = map(int, name.removeprefix("simulated:").split(","))
+        (own_seed,) = seed or [0]
+    except ValueError as error:
+        raise ConfigError(f"data set {name!r}; expected {SIMULATED}, such as simulated:2000,1500,30000") from error
+    return simulated(queries, candidates, interactions, seed=own_seed, name=name)

@@ -1,4 +1,7 @@
-"""Cutting a data set into train and test: at random, by time, or the last event of each query left out."""
+"""Cutting a data set into train and test: at random, by time, or the last event of each query left out.
+
+`choose_rule` picks one of these where a user names none.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,14 @@ import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, LogTables, distinct_ids
 from twotower.errors import ConfigError, DataError
+
+BoolArray = npt.NDArray[np.bool_]
+
+DEFAULT_SHARE = 0.2
+"""Share of the events that are test where a rule names none."""
+
+ENOUGH_KNOWN = 0.5
+"""A split by time is chosen when at least this share of its test events are of queries that train knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +70,13 @@ class RandomSplit:
     """
 
     interpolates: ClassVar[bool] = True
-    test: float = 0.2
+    test: float = DEFAULT_SHARE
     seed: int = 42
 
     def __post_init__(self) -> None:
         _check_share(self.test)
+        if self.seed < 0:
+            raise ConfigError(f"split seed {self.seed}; expected a whole number of at least 0")
 
     def __str__(self) -> str:
         return f"random:{self.test:g}"
@@ -84,7 +97,7 @@ class TimeSplit:
     """
 
     interpolates: ClassVar[bool] = False
-    test: float = 0.2
+    test: float = DEFAULT_SHARE
 
     def __post_init__(self) -> None:
         _check_share(self.test)
@@ -94,10 +107,14 @@ class TimeSplit:
 
     def __call__(self, data: Dataset) -> Split:
         """Cuts `data` in two."""
-        times = data.times
-        cut = len(data) - round(len(data) * self.test)
-        border = np.sort(times)[min(cut, len(data) - 1)]
-        return _split(data, np.flatnonzero(times < border), np.flatnonzero(times >= border), str(self))
+        is_test = self.is_test(data.times)
+        return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self))
+
+    def is_test(self, times: npt.NDArray[np.float64]) -> BoolArray:
+        """Which events of these times are test, `[N]`."""
+        cut = len(times) - round(len(times) * self.test)
+        is_test: BoolArray = times >= np.sort(times)[min(cut, len(times) - 1)]
+        return is_test
 
 
 @dataclass(frozen=True)
@@ -144,17 +161,87 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
     Raises:
         ConfigError: The text is none of these.
     """
-    kind, _, share = text.partition(":")
-    try:
-        if kind == "random":
-            return RandomSplit(float(share or 0.2), seed)
-        if kind == "time":
-            return TimeSplit(float(share or 0.2))
-    except ValueError as error:
-        raise ConfigError(f"split {text!r}: {share!r} is no share; expected a number between 0 and 1") from error
+    kind, colon, share = text.partition(":")
+    if kind in ("random", "time"):
+        try:
+            test = float(share) if colon else DEFAULT_SHARE
+        except ValueError as error:
+            raise ConfigError(f"split {text!r}: {share!r} is no share; expected a number between 0 and 1") from error
+        return RandomSplit(test, seed) if kind == "random" else TimeSplit(test)
     if text == "last-out":
         return LastOut()
     raise ConfigError(f"split {text!r} is unknown; expected random:SHARE, time:SHARE or last-out")
+
+
+@dataclass(frozen=True)
+class ChosenRule:
+    """The rule that suits a data set, and why.
+
+    Attributes:
+        rule: The rule.
+        reason: A sentence for reports.
+    """
+
+    rule: SplitRule
+    reason: str
+
+
+def choose_rule(data: Dataset, seed: int = 42, part: str = "test") -> ChosenRule:
+    """The rule that measures what a service can reach, as far as the log allows.
+
+    By time where the log has times. Where most of the last events are of queries without earlier ones, or the times
+    are too few to cut test and validation, each query's last event. At random where neither works.
+
+    Args:
+        data: The events to cut.
+        seed: Seed of a random split.
+        part: What the reason calls the part that is cut off.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from twotower.data import from_tables
+        >>> log = pa.table({"who": [1, 2] * 10, "what": [1, 2, 3, 4] * 5, "at": range(20)})
+        >>> print(choose_rule(from_tables(log, query_id="who", candidate_id="what", time="at")).rule)
+        time:0.2
+    """
+    at_random = RandomSplit(seed=seed)
+    if data.time is None:
+        return ChosenRule(
+            at_random,
+            f"Split at random ({at_random}): the log has no times, so past and future cannot be told apart. "
+            f"A service sees only the past; its figures may be lower.",
+        )
+    by_time = TimeSplit()
+    known = _share_of_known(data, by_time)
+    if known is not None and known >= ENOUGH_KNOWN:
+        return ChosenRule(
+            by_time,
+            f"Split by time ({by_time}): the last {DEFAULT_SHARE:.0%} of the events are {part}, because the log has "
+            f"times. A random split would train on choices made after those it is measured on.",
+        )
+    if data.query_counts().max() > 2 and len(np.unique(data.times)) > 1:
+        why = (
+            "the times are too few to cut by"
+            if known is None
+            else f"only {known:.0%} of the last {DEFAULT_SHARE:.0%} of the events are of queries with earlier events"
+        )
+        return ChosenRule(LastOut(), f"Split by leaving out the last event of each query (last-out) as {part}: {why}.")
+    return ChosenRule(
+        at_random,
+        f"Split at random ({at_random}): the log has too few times, or too few events of each query, to tell past "
+        f"from future. A service sees only the past; its figures may be lower.",
+    )
+
+
+def _share_of_known(data: Dataset, rule: TimeSplit) -> float | None:
+    """Share of the test events whose query train knows; None where test or a validation part would leave none."""
+    times = data.times
+    is_test = rule.is_test(times)
+    if is_test.all() or rule.is_test(times[~is_test]).all():
+        return None
+    knows = np.zeros(data.queries.num_rows, dtype=bool)
+    knows[data.query_index[~is_test]] = True
+    return float(knows[data.query_index[is_test]].mean())
 
 
 def fingerprint(*parts: Dataset) -> str:

@@ -152,7 +152,7 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(
             f"feature kind {kind!r} is unknown; expected one of {', '.join(sorted(_KINDS))} "
-            f"(for a kind of your own, import the module that defines it first)"
+            f"(for a kind of your own, import the module that defines it first; in commands: --import MODULE)"
         )
     feature_class = _KINDS[kind]
     try:

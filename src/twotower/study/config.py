@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +11,38 @@ import msgspec
 
 from twotower.data import builtin
 from twotower.data.dataset import Dataset, from_tables
+from twotower.data.given import given_parts, overlap
 from twotower.data.opening import stream_parquet
-from twotower.data.splits import SplitRule, fingerprint, parse_rule
+from twotower.data.simulation import simulated
+from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule, fingerprint
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
-from twotower.study.inputs import Inputs, Reach, candidate_inputs, query_inputs
+from twotower.study.columns import ColumnRead, TowerColumns, event_columns, given_columns
+from twotower.study.imports import import_modules, located
+from twotower.study.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
+from twotower.study.mistakes import explained, unknown_key
+from twotower.study.parts import GIVEN, Parts, SplitConfig, StreamedParts
 from twotower.study.recipes import Recipe, RecipeName, recipe
 from twotower.study.space import Space, parse_space
 from twotower.training.trainer import Trainer
+
+__all__ = ["Config", "DataConfig", "ModelConfig", "SimulatedConfig", "SplitConfig", "config_of", "read_config"]
+
+PATHS = ("interactions", "queries", "candidates", "test", "validation")
+"""Keys of `[data]` that are paths."""
+
+
+class SimulatedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes of the simulated data; see `twotower.data.simulated`."""
+
+    queries: int = 943
+    candidates: int = 1682
+    interactions: int = 100_000
+    seed: int = 0
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,6 +50,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         name: A built-in data set, or what to call one's own.
+        simulated: Sizes of the simulated data, where these are wanted.
         interactions: Path of a Parquet or CSV file or of a folder of Parquet files; likewise the next two.
         queries: Table of the queries.
         candidates: Table of the candidates.
@@ -39,11 +60,12 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         weight: Column of the weights.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
-        test: The events to measure on, in a table of their own; where the log is streamed, and only there.
-        validation: Likewise those that say which epoch is best; may be left out.
+        test: The events to measure on, in a table of their own; left out: cut from the interactions.
+        validation: Likewise those that say which epoch is best.
     """
 
     name: str = "data"
+    simulated: SimulatedConfig | None = None
     interactions: str | None = None
     queries: str | None = None
     candidates: str | None = None
@@ -56,8 +78,18 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     test: str | None = None
     validation: str | None = None
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """Where the tables lie, by key."""
+        return {name: path for name in PATHS if (path := getattr(self, name)) is not None}
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it is no log of one's own."""
+        return self.interactions is None
+
     def load(self) -> Dataset:
-        """Reads and checks the data.
+        """Reads and checks the interactions.
 
         Raises:
             ConfigError: Neither a built-in name nor tables with their id columns are given, or they are to be streamed.
@@ -66,11 +98,24 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """
         if self.stream:
             raise ConfigError("[data] stream = true is for `twotower train`; expected data that fits in memory here")
-        if self.test is not None or self.validation is not None:
-            raise ConfigError("[data] has test or validation without stream = true; expected [split] to cut them off")
+        if self.validation is not None and self.test is None:
+            raise ConfigError("[data] has validation without test; expected both, test alone, or neither")
         if self.interactions is None:
-            return builtin.load(self.name)
+            return self._load_builtin()
+        if self.simulated is not None:
+            raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
         return from_tables(self.interactions, **self._tables())
+
+    def given(self, train: Dataset) -> tuple[Dataset, dict[str, Dataset]]:
+        """Train, and the parts that are in tables of their own, over the same queries.
+
+        Raises:
+            DataError: A table cannot be used.
+        """
+        named = {"test": self.test, "validation": self.validation}
+        sources = {part: path for part, path in named.items() if path is not None}
+        own = self.queries is None
+        return given_parts(train, sources, own_queries=own, unknown_candidates=self.unknown_candidates)
 
     def open(self) -> ParquetLog:
         """Opens and checks the log that is streamed.
@@ -87,6 +132,22 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             )
         return stream_parquet(self.interactions, **self._tables())
 
+    def _load_builtin(self) -> Dataset:
+        default = DataConfig()
+        names = [name for name in self.__struct_fields__ if name not in ("name", "simulated", "interactions")]
+        if stray := [name for name in names if getattr(self, name) != getattr(default, name)]:
+            raise ConfigError(f"[data] has {stray[0]} and no interactions; expected the path of your log")
+        if self.simulated is not None:
+            if self.name not in ("data", "simulated"):
+                raise ConfigError(f'[data] name = "{self.name}" with [data.simulated]; expected name = "simulated"')
+            return simulated(**msgspec.structs.asdict(self.simulated))
+        if self.name == default.name:
+            raise ConfigError(
+                f"[data] names no data; expected interactions = PATH of your log, "
+                f"or name = one of {', '.join(builtin.NAMES)}"
+            )
+        return builtin.load(self.name)
+
     def _tables(self) -> dict[str, Any]:
         """The arguments that `from_tables` and `stream_parquet` share."""
         if self.query_id is None or self.candidate_id is None:
@@ -94,22 +155,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
         shared = ("query_id", "candidate_id", "time", "weight", "queries", "candidates", "unknown_candidates", "name")
         return {name: getattr(self, name) for name in shared}
-
-
-class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How data is cut.
-
-    Attributes:
-        rule: `random:SHARE`, `time:SHARE` or `last-out`.
-        seed: Seed of a random split.
-    """
-
-    rule: str = "random:0.2"
-    seed: int = 42
-
-    def parsed(self) -> SplitRule:
-        """The rule."""
-        return parse_rule(self.rule, self.seed)
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -160,19 +205,43 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     strangers: float | None = None
 
     def build(self, data: Dataset | ParquetLog, recipe: Recipe) -> TwoTower:
-        """The model for this data; it has learned nothing yet."""
-        inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
+        """The model for this data; it has learned nothing yet.
+
+        Raises:
+            ConfigError: A feature or a setting of the towers cannot be used.
+        """
+        reach = self.reach or recipe.reach
         usual = recipe.strangers if reach == "before" else 0.0
         strangers = usual if self.strangers is None else self.strangers
-        query = [feature_from_settings(feature) for feature in self.query]
-        candidate = [feature_from_settings(feature) for feature in self.candidate]
+        query, candidate = self._uses(data, recipe)
         return TwoTower(
-            self._tower(query or query_inputs(data, self.dim, rate, inputs, reach), recipe, strangers),
-            self._tower(candidate or candidate_inputs(data, self.dim, rate, inputs), recipe, 0.0),
+            self._tower(features_of(query), recipe, strangers),
+            self._tower(features_of(candidate), recipe, 0.0),
             normalize=self.normalize,
             temperature=recipe.temperature if self.temperature is None else self.temperature,
             learn_temperature=self.learn_temperature,
         )
+
+    def columns(self, data: Dataset | ParquetLog, recipe: Recipe) -> TowerColumns:
+        """Which columns each tower reads, and why it leaves the others out."""
+        query, candidate = self._uses(data, recipe)
+        return TowerColumns(
+            [ColumnRead.of(use, data.query_id) for use in query],
+            [ColumnRead.of(use, data.candidate_id) for use in candidate],
+        )
+
+    def _uses(self, data: Dataset | ParquetLog, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
+        """What becomes of the columns of both sides."""
+        inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
+        if self.query:
+            names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
+            query = given_columns([feature_from_settings(one) for one in self.query], names, "query")
+        else:
+            query = query_columns(data, self.dim, rate, inputs, reach) + event_columns(data)
+        if self.candidate:
+            named = [feature_from_settings(one) for one in self.candidate]
+            return query, given_columns(named, data.candidates.column_names, "candidate")
+        return query, candidate_columns(data, self.dim, rate, inputs)
 
     def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> Tower:
         return Tower(
@@ -190,25 +259,6 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a config's data is cut into.
-
-    Attributes:
-        train: The events to learn from, in memory or streamed.
-        test: The events to measure on.
-        validation: Those that say which epoch is best, where they were given; else they are cut from train.
-        rule: How it was cut.
-        fingerprint: Of train and test.
-    """
-
-    train: Dataset | ParquetLog
-    test: Dataset
-    validation: Dataset | None
-    rule: str
-    fingerprint: str
-
-
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that `twotower train`, `study` and `tune` need to know.
 
@@ -219,6 +269,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         model: Which model.
         training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
+        imports: Modules with features of one's own, imported when the file is read: names of files or packages in its
+            folder or on `sys.path`.
     """
 
     data: DataConfig = DataConfig(name="simulated")
@@ -227,6 +279,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
     tune: dict[str, Any] = {}
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.space()
@@ -239,24 +292,85 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """
         return parse_space(self.tune, {"model": ModelConfig.__struct_fields__, "training": Trainer.__struct_fields__})
 
-    def parts(self) -> Parts:
-        """Reads the data and cuts it, or opens what is streamed.
+    def parts(self, data: Dataset | None = None) -> Parts:
+        """Reads the data and cuts it: by the rule of `split`, or where it has none by the one that suits the data.
+
+        That is a random split for built-in data, as their published figures have it, and else what `choose_rule`
+        says. Of a test part that is given, nothing is cut but a validation part from train, unless it is given too.
+
+        Args:
+            data: What `data.load` gives, where it is at hand.
 
         Raises:
-            ConfigError: As `DataConfig.load` and `open`; or a log that is streamed is to be split.
+            ConfigError: As `DataConfig.load`; or there is a `split` and nothing to cut.
             DataError: The tables cannot be used.
         """
-        data = self.data
-        if not data.stream:
-            split = self.split.parsed()(data.load())
-            return Parts(split.train, split.test, None, split.rule, split.fingerprint)
+        if self.split.rule is not None:
+            self.split.parsed()  # refused before anything is read
+        train = self.data.load() if data is None else data
+        if self.data.test is not None:
+            return self._given(train)
+        pinned, reasons = self._pinned(train, "test")
+        cut = pinned.parsed()(train)
+        return Parts(cut.train, cut.test, None, pinned, cut.rule, cut.fingerprint, reasons)
+
+    def streamed_parts(self) -> StreamedParts:
+        """Opens the log that is streamed, and reads its test and validation parts.
+
+        Raises:
+            ConfigError: As `DataConfig.open`; or a log that is streamed is to be split.
+            DataError: The tables cannot be used.
+        """
         if self.split != SplitConfig():
             raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
-        train = data.open()
-        assert data.test is not None
-        test = train.part(data.test)
-        validation = None if data.validation is None else train.part(data.validation)
-        return Parts(train, test, validation, "given", f"{train.fingerprint}-{fingerprint(test)}")
+        train = self.data.open()
+        assert self.data.test is not None
+        test = train.part(self.data.test)
+        validation = None if self.data.validation is None else train.part(self.data.validation)
+        return StreamedParts(train, test, validation, f"{train.fingerprint}-{fingerprint(test)}")
+
+    def rule_for(self, data: Dataset) -> SplitRule:
+        """The rule of `split`, or where it has none the one that suits the data.
+
+        Raises:
+            ConfigError: The rule is none.
+        """
+        return self._pinned(data, "test")[0].parsed()
+
+    def _pinned(self, data: Dataset, part: str) -> tuple[SplitConfig, tuple[str, ...]]:
+        """`split` with its rule written out, and where that was left open, why it is this one."""
+        if self.split.rule is not None:
+            return self.split, ()
+        chosen = self._chosen(data, part)
+        return msgspec.structs.replace(self.split, rule=str(chosen.rule)), (chosen.reason,)
+
+    def _chosen(self, data: Dataset, part: str) -> ChosenRule:
+        if not self.data.is_builtin:
+            return choose_rule(data, self.split.seed, part)
+        rule = RandomSplit(seed=self.split.seed)
+        return ChosenRule(
+            rule,
+            f"Split at random ({rule}), as TensorFlow Recommenders' tutorials do: train has choices made after those "
+            f"of {part}, which no service has.",
+        )
+
+    def _given(self, train: Dataset) -> Parts:
+        """The parts that the config names; validation is cut from train where it names none."""
+        split, reasons = self.split, tuple[str, ...]()
+        train, parts = self.data.given(train)
+        validation = parts.get("validation")
+        if validation is None:
+            split, reasons = self._pinned(train, "validation")
+        elif self.split != SplitConfig():
+            raise ConfigError("[split] where [data] names test and validation; expected no [split]: nothing is to cut")
+        shared = {part: overlap(events, train) for part, events in parts.items()}
+        warnings = tuple(
+            f"{count:,} of the {len(parts[part]):,} events of {part} are in train too: its figures are too high."
+            for part, count in shared.items()
+            if count
+        )
+        digits = fingerprint(train, parts["test"])
+        return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
 
     def resolved_recipe(self, train: Dataset | ParquetLog, validation: Dataset | None = None) -> Recipe:
         """The recipe for this much data, with what `training` replaces.
@@ -264,14 +378,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        base = recipe(self.recipe, train, self.split.parsed(), validation)
+        rule = self.rule_for(train) if isinstance(train, Dataset) and validation is None else None
+        base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
-            raise ConfigError(f"[training] has the unknown key {unknown[0]!r}; expected {', '.join(settings)}")
+            raise ConfigError(unknown_key(unknown[0], "training", list(settings)))
+        wanted = settings | _completed(self.training, settings)
         try:
-            trainer = msgspec.convert(settings | _completed(self.training, settings), Trainer)
+            trainer = msgspec.convert(wanted, Trainer)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"[training]: {error}") from error
+            raise ConfigError(explained(error, wanted, Trainer, "training")) from error
         return msgspec.structs.replace(base, trainer=trainer)
 
 
@@ -286,24 +402,33 @@ def _completed(changes: dict[str, Any], settings: dict[str, Any]) -> dict[str, A
 
 
 def read_config(path: Path) -> Config:
-    """Reads a TOML config; paths in it are relative to its folder.
+    """Reads a TOML config and imports the modules that it names.
+
+    Paths in it are relative to its folder, and absolute in what is returned.
 
     Raises:
-        ConfigError: The file is missing, is no TOML, or has an unknown key or a value of the wrong type.
+        ConfigError: The file is missing, is no TOML, or has an unknown key or a value of the wrong type; it says
+            nothing of the data; or a module cannot be imported.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        config = msgspec.convert(raw, Config)
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path} does not exist") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path}: {error}") from error
-    paths = {
-        name: str(path.parent / value)
-        for name in ("interactions", "queries", "candidates", "test", "validation")
-        if (value := getattr(config.data, name)) is not None
-    }
-    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths))
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"config {path}: {explained(error, raw, Config)}") from error
+    if "data" not in raw:
+        raise ConfigError(
+            f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "
+            f"or name = one of {', '.join(builtin.NAMES)}"
+        )
+    imports = located(config.imports, path.parent)
+    import_modules(imports)
+    paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths), imports=imports)
 
 
 def config_of(source: str) -> Config:
@@ -314,8 +439,13 @@ def config_of(source: str) -> Config:
     """
     if source.endswith(".toml"):
         return read_config(Path(source))
-    if source not in builtin.NAMES:
+    if not builtin.is_name(source):
         raise ConfigError(
-            f"{source!r} is neither a data set ({', '.join(builtin.NAMES)}) nor the path of a .toml config"
+            f"{source!r} is neither a data set ({', '.join(builtin.NAMES)}, or {builtin.SIMULATED}) "
+            f"nor the path of a .toml config"
         )
     return Config(data=DataConfig(name=source))
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (a link stays one: it may lead elsewhere tomorrow)

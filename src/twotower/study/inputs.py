@@ -1,7 +1,9 @@
-"""Which features a model gets when a config names none: what the columns of the data offer."""
+"""Which features a model gets when a config names none: what the columns of the data offer, and why not the others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -45,36 +47,85 @@ PERIODS = 20
 therefore has to be one of which much is known."""
 
 
+NUMBER = r"^[^\w\s]?\s*[-+]?\d[\d.,' ]*\s*(%|[^\w\s]|[A-Z]{3})?$"
+DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?$"
+"""What a text looks like that holds a number, with a currency perhaps, or a date."""
+
+
+@dataclass(frozen=True)
+class ColumnUse:
+    """What becomes of one column.
+
+    Attributes:
+        column: Its name.
+        features: Those that read it; none where it is left out.
+        why_not: Why it is left out; empty where it is read.
+        hint: What else to know of it.
+    """
+
+    column: str
+    features: tuple[Feature, ...] = ()
+    why_not: str = ""
+    hint: str = ""
+
+
 def query_inputs(
     data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
 ) -> list[Feature]:
-    """The query id; the time, and what came before it or lies around it; the columns of the query table.
-
-    What came before is left out with a streamed log, of which no record is kept.
-    """
-    recorded = isinstance(data, Dataset)
-    features: list[Feature] = [Category(data.query_id, dim, unknown_rate)]
-    if data.time is not None:
-        buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
-        features += [Bucketized(data.time, buckets, dim), Normalized(data.time)]
-        if inputs != "tutorial" and recorded:
-            features += _from_the_record(data.time, data.query_id, dim, reach)
-        if inputs == "all" and recorded:
-            features.append(History(data.candidate_id, by=data.query_id, time=data.time, dim=dim, reach=reach))
-    if inputs == "all":
-        features += _attributes(data.queries, data.query_id, dim)
-    return features
+    """The features of `query_columns`."""
+    return features_of(query_columns(data, dim, unknown_rate, inputs, reach))
 
 
 def candidate_inputs(
     data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all"
 ) -> list[Feature]:
-    """The candidate id, the words of every text column, and the other columns of the candidate table."""
-    features: list[Feature] = [Category(data.candidate_id, dim, unknown_rate)]
+    """The features of `candidate_columns`."""
+    return features_of(candidate_columns(data, dim, unknown_rate, inputs))
+
+
+def features_of(uses: Iterable[ColumnUse]) -> list[Feature]:
+    """All features of the columns, in their order."""
+    return [feature for use in uses for feature in use.features]
+
+
+def query_columns(
+    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
+) -> list[ColumnUse]:
+    """The query id; the time, and what came before it or lies around it; the columns of the query table.
+
+    What came before is left out with a streamed log, of which no record is kept.
+    """
+    recorded = isinstance(data, Dataset)
+    uses = [ColumnUse(data.query_id, (Category(data.query_id, dim, unknown_rate),))]
+    if data.time is not None:
+        buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
+        moments: list[Feature] = [Bucketized(data.time, buckets, dim), Normalized(data.time)]
+        if inputs != "tutorial" and recorded:
+            moments += _from_the_record(data.time, data.query_id, dim, reach)
+        uses.append(ColumnUse(data.time, tuple(moments)))
+        if inputs == "all" and recorded:
+            history = History(data.candidate_id, by=data.query_id, time=data.time, dim=dim, reach=reach)
+            uses.append(ColumnUse(data.candidate_id, (history,)))
     if inputs == "all":
-        return features + _attributes(data.candidates, data.candidate_id, dim)
-    texts = [name for name in data.candidates.column_names if is_text(data.candidates[name])]
-    return features + [Text(name, dim) for name in texts]
+        return uses + _attributes(data.queries, data.query_id, dim)
+    others = (name for name in data.queries.column_names if name != data.query_id)
+    return uses + [ColumnUse(name, why_not=f'inputs = "{inputs}" reads no attributes of queries') for name in others]
+
+
+def candidate_columns(
+    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all"
+) -> list[ColumnUse]:
+    """The candidate id, the words of every text column, and the other columns of the candidate table."""
+    table, own_id = data.candidates, data.candidate_id
+    uses = [ColumnUse(own_id, (Category(own_id, dim, unknown_rate),))]
+    if inputs == "all":
+        return uses + _attributes(table, own_id, dim)
+    for name in table.column_names:
+        if is_text(table[name]):
+            uses.append(ColumnUse(name, (Text(name, dim),)))
+        elif name != own_id:
+            uses.append(ColumnUse(name, why_not=f'inputs = "{inputs}" reads only the words of candidates'))
+    return uses
 
 
 def is_text(column: pa.ChunkedArray) -> bool:
@@ -97,24 +148,52 @@ def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature
     ]
 
 
-def _attributes(table: pa.Table, own_id: str, dim: int) -> list[Feature]:
-    """A feature for every column but the id that can tell rows apart without naming each."""
-    features: list[Feature] = []
-    for name in table.column_names:
-        column = table[name]
-        if name == own_id or column.null_count == len(column):
-            continue
-        if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
-            features.append(Categories(name, LIST_DIM))
-        elif is_text(column):
-            features.append(Text(name, dim))
-        elif pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
-            present = len(column) - column.null_count
-            if present >= ROWS_A_LABEL * pc.count_distinct(column).as_py():
-                features.append(Category(name, LABEL_DIM))
-        elif _is_number(column.type):
-            features.append(Bucketized(name, NUMBER_BUCKETS, LABEL_DIM))
-    return features
+def _attributes(table: pa.Table, own_id: str, dim: int) -> list[ColumnUse]:
+    """What becomes of every column but the id."""
+    return [_attribute(name, table[name], dim) for name in table.column_names if name != own_id]
+
+
+def _attribute(name: str, column: pa.ChunkedArray, dim: int) -> ColumnUse:
+    """A feature for a column that can tell rows apart without naming each."""
+    present = len(column) - column.null_count
+    if present == 0:
+        return ColumnUse(name, why_not="every row is null")
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+        return ColumnUse(name, (Categories(name, LIST_DIM),))
+    if is_text(column):
+        return ColumnUse(name, (Text(name, dim),), hint=_cast_hint(column))
+    if pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+        return _label(name, column, present)
+    if _is_number(column.type):
+        return ColumnUse(name, (Bucketized(name, NUMBER_BUCKETS, LABEL_DIM),))
+    return ColumnUse(name, why_not=f"{column.type} is not read by default; cast it, or name a feature for it")
+
+
+def _label(name: str, column: pa.ChunkedArray, present: int) -> ColumnUse:
+    """A feature for a column of labels, unless most rows have one of their own."""
+    distinct = pc.count_distinct(column).as_py()
+    if present >= ROWS_A_LABEL * distinct:
+        return ColumnUse(name, (Category(name, LABEL_DIM),), hint=_cast_hint(column))
+    if looks := _looks_like(column):
+        example = column.drop_null()[0].as_py()
+        return ColumnUse(name, why_not=f"text that looks like {looks}, such as {example!r}: cast the column to read it")
+    return ColumnUse(name, why_not=f"labels that few rows share: {distinct:,} in {present:,} rows")
+
+
+def _cast_hint(column: pa.ChunkedArray) -> str:
+    looks = _looks_like(column)
+    return f"looks like {looks}: cast the column to have it read so" if looks else ""
+
+
+def _looks_like(column: pa.ChunkedArray) -> str:
+    """`numbers` or `dates` where every text of a column is one, else nothing."""
+    if not pa.types.is_string(column.type):
+        return ""
+    texts = pc.utf8_trim_whitespace(column.drop_null())
+    for kind, pattern in (("dates", DATE), ("numbers", NUMBER)):
+        if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+            return kind
+    return ""
 
 
 def _is_number(kind: pa.DataType) -> bool:

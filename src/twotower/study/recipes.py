@@ -60,8 +60,17 @@ class Recipe(msgspec.Struct, frozen=True):
     validate_on: Literal["test", "validation"]
 
 
-def recipe(name: RecipeName, train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None = None) -> Recipe:
-    """The recipe with this name, for this much data, cut like this, or with this part given to validate on."""
+def recipe(
+    name: RecipeName, train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None = None
+) -> Recipe:
+    """The recipe with this name.
+
+    Args:
+        name: Its name.
+        train: What is trained on.
+        rule: How a validation part is cut from it; None where none is.
+        validation: The part to validate on, where it is given.
+    """
     return _tutorial() if name == "tutorial" else _tuned(train, rule, validation)
 
 
@@ -88,7 +97,7 @@ def _tutorial() -> Recipe:
     )
 
 
-def _tuned(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None) -> Recipe:
+def _tuned(train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     batch_size, rate = next((size, rate) for events, size, rate in PACES if len(train) < events)
@@ -106,7 +115,7 @@ def _tuned(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | N
         unknown_rate=0.02,
         strangers=float(np.clip(_from_new_queries(train, rule, validation), *STRANGERS)),
         inputs="all",
-        reach="around" if rule.interpolates else "before",
+        reach="around" if rule is not None and rule.interpolates else "before",
         activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
@@ -114,9 +123,9 @@ def _tuned(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | N
     )
 
 
-def _from_new_queries(train: Dataset | ParquetLog, rule: SplitRule, validation: Dataset | None) -> float:
+def _from_new_queries(train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None) -> float:
     """Share of the validation events whose query is not in what is trained on; none where there is no such part."""
-    if isinstance(train, Dataset):
+    if validation is None and rule is not None and isinstance(train, Dataset):
         train, validation = rule(train)
     if validation is None:
         return 0.0

@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError
 from twotower.evaluation import measure_baselines
 from twotower.files import write_file
 from twotower.processes import cores
 from twotower.study.config import Config
 from twotower.study.curves import write_curves
+from twotower.study.parts import GIVEN, Parts
 from twotower.study.recipes import Recipe
 from twotower.study.report import write_report
 from twotower.study.results import DataSummary, Run, Study, write_results
@@ -81,27 +81,29 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         TwoTowerError: A training diverged.
     """
     started = time.perf_counter()
-    config = plan.config
-    rule = config.split.parsed()
-    split = rule(data)
-    recipe = config.resolved_recipe(split.train)
-    partial = _partial_folder(plan, split, out)
+    parts = plan.config.parts(data)
+    config = msgspec.structs.replace(plan.config, split=parts.split)
+    plan = msgspec.structs.replace(plan, config=config)
+    recipe = config.resolved_recipe(parts.train, parts.validation)
+    for line in (*config.model.columns(parts.train, recipe).lines(), *parts.remarks):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    partial = _partial_folder(plan, parts, out)
     with console.status("measuring the baselines") if console.is_terminal else nullcontext():
-        baselines, notes = measure_baselines(split.test, split.train)
+        baselines, notes = measure_baselines(parts.test, parts.train)
         curve_baselines, validation_size = baselines, 0
         if recipe.validate_on == "validation":
-            inner = rule(split.train)
-            validation_size = len(inner.test)
-            curve_baselines, _ = measure_baselines(inner.test, inner.train)
-    runs = _runs(plan, recipe, split, rule, partial, console)
+            fitted, validation = parts.fitted_and_validation()
+            validation_size = len(validation)
+            curve_baselines, _ = measure_baselines(validation, fitted)
+    runs = _runs(plan, recipe, parts, partial, console)
     study = Study(
-        data=summary_of(data, split, validation_size),
+        data=summary_of(parts, validation_size),
         baselines=baselines,
         runs=runs,
         curves_on=recipe.validate_on,
         curve_baselines=curve_baselines,
         metric=METRIC,
-        verdicts=[*verdicts(baselines, runs, METRIC), *_looks_ahead(config, recipe), *notes],
+        verdicts=[*verdicts(baselines, runs, METRIC), *_looks_ahead(config, recipe), *parts.remarks, *notes],
         command=command,
         versions={
             "twotower": VERSION,
@@ -120,7 +122,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     return study
 
 
-def _runs(plan: StudyPlan, recipe: Recipe, split: Split, rule: SplitRule, partial: Path, console: Console) -> list[Run]:
+def _runs(plan: StudyPlan, recipe: Recipe, parts: Parts, partial: Path, console: Console) -> list[Run]:
     """All runs, in the plan's order; what each gave is printed when it has ended."""
 
     def say(run: Run) -> None:
@@ -136,15 +138,15 @@ def _runs(plan: StudyPlan, recipe: Recipe, split: Split, rule: SplitRule, partia
             jobs = [Job(plan.config, planned, str(partial), plan.threads) for planned in plan.runs]
             run_side_by_side(jobs, plan.workers, progress, say)
         for planned in plan.runs:
-            runs.append(finished_run(plan.config, recipe, split, rule, planned, partial, progress))
+            runs.append(finished_run(plan.config, recipe, parts, planned, partial, progress))
             if plan.workers == 1:
                 say(runs[-1])
     return runs
 
 
-def _partial_folder(plan: StudyPlan, split: Split, out: Path) -> Path:
+def _partial_folder(plan: StudyPlan, parts: Parts, out: Path) -> Path:
     """The folder of what is finished so far, new or that of an interrupted run of the same study."""
-    identity = hashlib.sha256(msgspec.json.encode(plan) + split.fingerprint.encode() + VERSION.encode()).hexdigest()
+    identity = hashlib.sha256(msgspec.json.encode(plan) + parts.fingerprint.encode() + VERSION.encode()).hexdigest()
     partial = out.with_name(f"{out.name}.partial")
     mark = partial / "identity"
     if not partial.exists():
@@ -181,18 +183,20 @@ def _looks_ahead(config: Config, recipe: Recipe) -> list[str]:
     ]
 
 
-def summary_of(data: Dataset, split: Split, validation: int) -> DataSummary:
+def summary_of(parts: Parts, validation: int) -> DataSummary:
     """What reports say of the data and how it was cut."""
+    train, test = parts.train, parts.test
+    given = [part for part in (test, parts.validation) if part is not None and parts.rule == GIVEN]
     return DataSummary(
-        name=data.name,
-        interactions=len(data),
-        queries=data.queries.num_rows,
-        candidates=data.candidates.num_rows,
-        train=len(split.train),
+        name=train.name,
+        interactions=len(train) + (sum(map(len, given)) or len(test)),
+        queries=train.queries.num_rows,
+        candidates=train.candidates.num_rows,
+        train=len(train),
         validation=validation,
-        test=len(split.test),
-        split=split.rule,
-        fingerprint=split.fingerprint,
-        dropped=data.dropped,
-        terms=data.terms,
+        test=len(test),
+        split=parts.rule,
+        fingerprint=parts.fingerprint,
+        dropped=train.dropped + sum(part.dropped for part in given),
+        terms=train.terms,
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from twotower.data.splits import Split, SplitRule
 from twotower.errors import TwoTowerError
 from twotower.evaluation import ModelScorer, measure
 from twotower.files import write_file
@@ -21,6 +20,8 @@ from twotower.interruption import Interruption
 from twotower.model.saving import save_model
 from twotower.processes import start_worker, stop_workers
 from twotower.study.config import Config
+from twotower.study.imports import import_modules
+from twotower.study.parts import Parts
 from twotower.study.recipes import Recipe
 from twotower.study.results import CurvePoint, Run
 from twotower.study.trained import train_by_recipe
@@ -78,7 +79,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def finished_run(
-    config: Config, recipe: Recipe, split: Split, rule: SplitRule, planned: Planned, partial: Path, progress: Progress
+    config: Config, recipe: Recipe, parts: Parts, planned: Planned, partial: Path, progress: Progress
 ) -> Run:
     """One run: from the partial folder where it is there already, else trained and put there."""
     record = _record(partial, planned)
@@ -88,7 +89,7 @@ def finished_run(
     own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(planned.layers)))
     seeded = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=planned.seed))
     checkpoint = partial / "checkpoints" / planned.name
-    trained = train_by_recipe(own, seeded, split.train, split.test, rule, progress=progress, checkpoint=checkpoint)
+    trained = train_by_recipe(own, seeded, parts, progress=progress, checkpoint=checkpoint)
     run = Run(
         layers=planned.layers,
         seed=planned.seed,
@@ -101,7 +102,7 @@ def finished_run(
             for epoch, scores in trained.history.validated
         ],
         losses=[epoch.loss for epoch in trained.history.epochs],
-        final=measure(ModelScorer(trained.model), split.test, split.train),
+        final=measure(ModelScorer(trained.model), parts.test, parts.train),
         best_epoch=trained.best_epoch,
     )
     save_model(trained.model, partial / "models" / planned.name)
@@ -160,10 +161,10 @@ def work(raw: bytes, out: Connection) -> None:
     job = msgspec.json.decode(raw, type=Job)
     torch.set_num_threads(job.threads)
     try:
-        rule = job.config.split.parsed()
-        split = rule(job.config.data.load())
-        recipe = job.config.resolved_recipe(split.train)
-        finished_run(job.config, recipe, split, rule, job.planned, Path(job.partial), _Reports(out))
+        import_modules(job.config.imports)
+        parts = job.config.parts()
+        recipe = job.config.resolved_recipe(parts.train, parts.validation)
+        finished_run(job.config, recipe, parts, job.planned, Path(job.partial), _Reports(out))
     except TwoTowerError as error:
         out.send_bytes(msgspec.json.encode(Message(error=str(error))))
 

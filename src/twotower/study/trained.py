@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import SplitRule
 from twotower.data.stream import ParquetLog
 from twotower.model.two_tower import TwoTower
 from twotower.study.config import Config
+from twotower.study.parts import Parts, StreamedParts
 from twotower.study.recipes import Recipe
 from twotower.study.results import Seconds
 from twotower.training.callbacks import Progress
@@ -38,9 +38,7 @@ class Trained:
 def train_by_recipe(
     config: Config,
     recipe: Recipe,
-    train: Dataset,
-    test: Dataset,
-    rule: SplitRule,
+    parts: Parts,
     *,
     progress: Progress,
     checkpoint: Path | None = None,
@@ -49,19 +47,20 @@ def train_by_recipe(
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` cuts a validation
     part from train by the same rule, finds the best number of epochs there, and trains a fresh model on
-    all of train for as many.
+    all of train for as many; where the validation part is given, the weights are those of the best epoch.
 
     Args:
         config: Which model.
         recipe: How to train.
-        train: The training split.
-        test: The test split, for the recipe that validates on it.
-        rule: How the validation part is cut.
+        parts: What to train and validate on.
         progress: Shows it.
         checkpoint: A folder for the state of the training, to go on from after an interruption.
     """
+    if recipe.validate_on == "validation" and parts.validation is not None:
+        return _trained_once(config, recipe, parts.train, parts.validation, progress, checkpoint)
     first, second = (None, None) if checkpoint is None else (checkpoint / "search", checkpoint / "final")
-    fitted, validation = (train, test) if recipe.validate_on == "test" else rule(train)
+    train = parts.train
+    fitted, validation = (train, parts.test) if recipe.validate_on == "test" else parts.fitted_and_validation()
     model = config.model.build(train, recipe)
     history = recipe.trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=first)
     seconds = Seconds(history.train_seconds, history.validation_seconds)
@@ -96,9 +95,7 @@ def train_for(
 def train_streamed(
     config: Config,
     recipe: Recipe,
-    train: ParquetLog,
-    test: Dataset,
-    validation: Dataset | None,
+    parts: StreamedParts,
     *,
     progress: Progress,
     checkpoint: Path | None = None,
@@ -108,17 +105,27 @@ def train_streamed(
     Args:
         config: Which model.
         recipe: How to train; without a validation part, all of its epochs.
-        train: The log.
-        test: The test part, for the recipe that validates on it.
-        validation: The part that the other recipe validates on, where it was given.
+        parts: What to train and validate on.
         progress: Shows it.
         checkpoint: A folder for the state of the training, to go on from after an interruption.
     """
-    measured = test if recipe.validate_on == "test" else validation
+    measured = parts.test if recipe.validate_on == "test" else parts.validation
+    return _trained_once(config, recipe, parts.train, measured, progress, checkpoint)
+
+
+def _trained_once(
+    config: Config,
+    recipe: Recipe,
+    train: Dataset | ParquetLog,
+    validation: Dataset | None,
+    progress: Progress,
+    checkpoint: Path | None,
+) -> Trained:
+    """A model trained once, with the weights of the epoch that validated best."""
     trainer = recipe.trainer
-    if measured is None:
+    if validation is None:
         trainer = msgspec.structs.replace(trainer, early_stopping=None)
     model = config.model.build(train, recipe)
-    history = trainer.fit(model, train, measured, callbacks=[progress], checkpoint=checkpoint)
+    history = trainer.fit(model, train, validation, callbacks=[progress], checkpoint=checkpoint)
     best = history.restored or len(history.epochs)
     return Trained(model, history, Seconds(history.train_seconds, history.validation_seconds), best)

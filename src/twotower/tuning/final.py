@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from twotower.data.splits import Split, SplitRule
 from twotower.evaluation import ModelScorer, measure
 from twotower.files import write_file
 from twotower.study.config import Config
+from twotower.study.parts import Parts
 from twotower.study.results import Seconds
 from twotower.study.trained import train_by_recipe, train_for
 from twotower.training.callbacks import Progress
@@ -20,8 +20,7 @@ from twotower.tuning.results import Final, TrialRecord
 def train_and_measure(
     config: Config,
     record: TrialRecord | None,
-    split: Split,
-    rule: SplitRule,
+    parts: Parts,
     folder: Path,
     progress: Progress,
 ) -> Final:
@@ -32,8 +31,7 @@ def train_and_measure(
     Args:
         config: What to train.
         record: Its trial; None where there is none.
-        split: Train and test.
-        rule: How validation parts are cut.
+        parts: Train and test.
         folder: For what is trained.
         progress: Shows it.
 
@@ -44,15 +42,13 @@ def train_and_measure(
     kept = folder / f"{name}.json"
     if kept.exists():
         return msgspec.json.decode(kept.read_bytes(), type=Final)
-    recipe = config.resolved_recipe(split.train)
+    recipe = config.resolved_recipe(parts.train, parts.validation)
     if record is not None and record.best_epoch is not None and recipe.validate_on == "validation":
         epochs = record.best_epoch
-        model, spent = train_for(epochs, config, recipe, split.train, progress=progress, checkpoint=folder / name)
+        model, spent = train_for(epochs, config, recipe, parts.train, progress=progress, checkpoint=folder / name)
         seconds = Seconds(spent, 0.0)
     else:
-        trained = train_by_recipe(
-            config, recipe, split.train, split.test, rule, progress=progress, checkpoint=folder / name
-        )
+        trained = train_by_recipe(config, recipe, parts, progress=progress, checkpoint=folder / name)
         epochs, model, seconds = trained.best_epoch, trained.model, trained.seconds
     final = Final(
         trial=None if record is None else record.number,
@@ -60,7 +56,7 @@ def train_and_measure(
         parameters=model.parameter_count,
         best_epoch=epochs,
         seconds=seconds,
-        test=measure(ModelScorer(model), split.test, split.train),
+        test=measure(ModelScorer(model), parts.test, parts.train),
     )
     write_file(kept, msgspec.json.encode(final))
     shutil.rmtree(folder / name, ignore_errors=True)

@@ -12,7 +12,6 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import Split
 from twotower.errors import TwoTowerError
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.history import Epoch
@@ -51,7 +50,12 @@ class Reporting(Callback):
 
 
 def run_trial(
-    study: Study, trial: Trial, space: SearchSpace, train: Dataset, parts: Split, deadline: float | None
+    study: Study,
+    trial: Trial,
+    space: SearchSpace,
+    train: Dataset,
+    parts: tuple[Dataset, Dataset],
+    deadline: float | None,
 ) -> None:
     """Trains, and tells Optuna how it ended: with a score, pruned, or failed and why.
 
@@ -83,7 +87,7 @@ def _values(trial: Trial, space: SearchSpace) -> Values:
 
 
 def _validated(
-    space: SearchSpace, values: Values, train: Dataset, parts: Split, reporting: Reporting
+    space: SearchSpace, values: Values, train: Dataset, parts: tuple[Dataset, Dataset], reporting: Reporting
 ) -> tuple[float, int]:
     """The score of the epoch that its recipe would keep, and which one that is."""
     config = space.config(values)

@@ -18,12 +18,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import Scores, measure_baselines, rank_metrics
 from twotower.files import write_file
 from twotower.processes import cores
 from twotower.study.config import Config, DataConfig
+from twotower.study.parts import Parts
 from twotower.study.runner import summary_of
 from twotower.training.callbacks import ProgressBar
 from twotower.tuning.budget import Budget
@@ -86,19 +86,20 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         threads=max(1, cores() // plan.workers),
     )
     _check_folder(out, job.database)
-    data = plan.config.data.load()
-    rule = plan.config.split.parsed()
-    split = rule(data)
-    space = SearchSpace.of(plan.config, split.train)
-    space.check(split.train)
-    metric = _metric(space.base, split.train)
+    parts = plan.config.parts()
+    job = msgspec.structs.replace(job, config=msgspec.structs.replace(plan.config, split=parts.split))
+    for line in parts.remarks:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    space = SearchSpace.of(job.config, parts.train, parts.validation)
+    space.check(parts.train)
+    metric = _metric(space.base, parts.train)
     with _held(out):
-        records, weights = _search(job, plan.workers, space, split, console)
-        best, built_in = _finals(space, records, split, rule, out / "final", console)
+        records, weights = _search(job, plan.workers, space, parts, console)
+        best, built_in = _finals(space, records, parts, out / "final", console)
         with console.status("measuring the baselines") if console.is_terminal else nullcontext():
-            baselines, notes = measure_baselines(split.test, split.train)
+            baselines, notes = measure_baselines(parts.test, parts.train)
         tuning = Tuning(
-            data=summary_of(data, split, len(rule(split.train).test)),
+            data=summary_of(parts, len(parts.fitted_and_validation()[1])),
             metric=metric,
             space=msgspec.to_builtins(space.dimensions),
             trials=records,
@@ -106,7 +107,7 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
             built_in=built_in,
             importances=weights,
             baselines=baselines,
-            verdicts=[*verdicts(records, best, built_in, baselines, metric), *notes],
+            verdicts=[*verdicts(records, best, built_in, baselines, metric), *parts.remarks, *notes],
             command=command,
             versions=_versions(plan, job),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,12 +145,12 @@ def _metric(base: Config, train: Dataset) -> str:
 
 
 def _search(
-    job: Job, workers: int, space: SearchSpace, split: Split, console: Console
+    job: Job, workers: int, space: SearchSpace, parts: Parts, console: Console
 ) -> tuple[list[TrialRecord], dict[str, float]]:
     """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
     with Database.opened(job.database) as database:
         try:
-            database.claim_identity(_identity(space, split))
+            database.claim_identity(_identity(space, parts))
         except SavedFolderError as error:
             raise SavedFolderError(f"{job.out}: {error}") from error
         database.requeue_interrupted()
@@ -161,11 +162,11 @@ def _search(
     return records, importances(trials, list(space.dimensions))
 
 
-def _identity(space: SearchSpace, split: Split) -> dict[str, str]:
+def _identity(space: SearchSpace, parts: Parts) -> dict[str, str]:
     """What a tuning depends on; where its files lie and how they are called is not of it."""
     config = msgspec.structs.replace(space.base, data=DataConfig())
     return {
-        "data and split": split.fingerprint,
+        "data and split": parts.fingerprint,
         "config": hashlib.sha256(msgspec.json.encode(config)).hexdigest()[:12],
         "space": hashlib.sha256(msgspec.json.encode(space.dimensions)).hexdigest()[:12],
         "version": VERSION,
@@ -173,7 +174,7 @@ def _identity(space: SearchSpace, split: Split) -> dict[str, str]:
 
 
 def _finals(
-    space: SearchSpace, records: list[TrialRecord], split: Split, rule: SplitRule, folder: Path, console: Console
+    space: SearchSpace, records: list[TrialRecord], parts: Parts, folder: Path, console: Console
 ) -> tuple[Final, Final | None]:
     """The best config and the built-in one, trained on all of train and measured on test."""
     best = best_of(records)
@@ -185,12 +186,12 @@ def _finals(
         built_in = None
         if not failed:
             progress.label = "the built-in config"
-            built_in = train_and_measure(space.base, own, split, rule, folder, progress)
+            built_in = train_and_measure(space.base, own, parts, folder, progress)
             if best is None or best is own:
                 return built_in, built_in
         assert best is not None
         progress.label = f"trial {best.number}"
-        return train_and_measure(space.config(best.parameters), best, split, rule, folder, progress), built_in
+        return train_and_measure(space.config(best.parameters), best, parts, folder, progress), built_in
 
 
 def _versions(plan: TunePlan, job: Job) -> dict[str, str]:

@@ -13,9 +13,9 @@ from twotower.errors import ConfigError
 from twotower.study.config import Config
 
 
-def complete(config: Config, train: Dataset) -> Config:
+def complete(config: Config, train: Dataset, validation: Dataset | None = None) -> Config:
     """The same config with all that its recipe decides for this data written out, and nothing to tune."""
-    recipe = config.resolved_recipe(train)
+    recipe = config.resolved_recipe(train, validation)
     model = {
         name: getattr(recipe, name)
         for name in config.model.__struct_fields__

@@ -42,13 +42,18 @@ class SearchSpace:
         self.distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
 
     @classmethod
-    def of(cls, config: Config, train: Dataset) -> SearchSpace:
+    def of(cls, config: Config, train: Dataset, validation: Dataset | None = None) -> SearchSpace:
         """The space that a config declares, or the default one, for this training split.
+
+        Args:
+            config: The config.
+            train: The training split.
+            validation: The validation part where it is given, else it is cut from train.
 
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        base = complete(config, train)
+        base = complete(config, train, validation)
         return cls(base, config.space() or default_space(base, train))
 
     def suggest(self, trial: Trial) -> Values:

@@ -12,6 +12,7 @@ from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
 from twotower.study.config import Config
+from twotower.study.imports import import_modules
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import WORKER, Database, seconds_of
 from twotower.tuning.objective import run_trial
@@ -51,14 +52,15 @@ def work(raw: bytes, worker: int) -> None:
     """
     job = msgspec.json.decode(raw, type=Job)
     torch.set_num_threads(job.threads)
-    rule = job.config.split.parsed()
-    train = rule(job.config.data.load()).train  # the test part is dropped here
-    parts = rule(train)
-    space = SearchSpace.of(job.config, train)
+    import_modules(job.config.imports)
+    parts = job.config.parts()
+    train, (fitted, validation) = parts.train, parts.fitted_and_validation()
+    space = SearchSpace.of(job.config, train, parts.validation)
+    del parts  # and the test part with it
     with Database.opened(job.database, SeededSampler(job.seed, space.distributions)) as database:
         while (claimed := _claim(database, job, worker)) is not None:
             trial, deadline = claimed
-            run_trial(database.study, trial, space, train, parts, deadline)
+            run_trial(database.study, trial, space, train, (fitted, validation), deadline)
 
 
 def _claim(database: Database, job: Job, worker: int) -> tuple[Trial, float | None] | None:

@@ -1,0 +1,53 @@
+"""Options that several commands share: other splits, and modules with features of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from twotower.study.config import Config, config_of
+from twotower.study.imports import import_modules, located
+
+
+def _imported(names: list[str] | None) -> list[str]:
+    """Imports what --import names, before the command does anything."""
+    paths = located(names or (), Path())
+    import_modules(paths)
+    return list(paths)
+
+
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        callback=_imported,
+        help="A module to import first, with features of your own: a name or a .py file. Repeatable.",
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="random:SHARE, last-out or time:SHARE. Default: the config's, or what suits the data: by time "
+        "where a log has times."
+    ),
+]
+SplitSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of a random split. Default: 42.")]
+
+
+def configured(source: str, imports: list[str] | None, split: str | None, split_seed: int | None) -> Config:
+    """The config that a source names, with what options change.
+
+    Raises:
+        ConfigError: The source is neither a config nor a data set, or the split is none.
+    """
+    config = config_of(source)
+    rule = config.split.rule if split is None else split
+    seed = config.split.seed if split_seed is None else split_seed
+    own_split = msgspec.structs.replace(config.split, rule=rule, seed=seed)
+    if split is not None:
+        own_split.parsed()
+    return msgspec.structs.replace(config, split=own_split, imports=(*config.imports, *(imports or ())))

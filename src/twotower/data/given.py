@@ -1,0 +1,114 @@
+"""Parts of a log that were cut beforehand: test and validation events in tables of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.data.checks import check_ids, require_columns
+from twotower.data.dataset import Dataset, LogTables, UnknownCandidates, cast_ids, distinct_ids, no_event_left
+from twotower.data.lookup import IdRows
+from twotower.data.sources import TableSource, read_table
+from twotower.errors import DataError
+
+
+def given_parts(
+    train: Dataset,
+    sources: Mapping[str, TableSource],
+    *,
+    own_queries: bool,
+    unknown_candidates: UnknownCandidates = "refuse",
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """Reads parts that share the query and candidate tables with train.
+
+    Args:
+        train: The events to learn from.
+        sources: The events of each part by its name, with train's columns.
+        own_queries: Whether train's query table is made of its log's ids; queries that only a part has are then added.
+        unknown_candidates: What to do with events whose candidate is not in train's catalogue.
+
+    Returns:
+        Train with the query table of all parts, and the parts.
+
+    Raises:
+        DataError: As `from_tables`; the message names the part.
+
+    Example:
+        >>> from twotower.data import from_tables
+        >>> log = from_tables(pa.table({"who": [1, 2], "what": [5, 6]}), query_id="who", candidate_id="what")
+        >>> train, parts = given_parts(log, {"test": pa.table({"who": [3], "what": [5]})}, own_queries=True)
+        >>> train.queries["who"].to_pylist(), len(parts["test"])
+        ([1, 2, 3], 1)
+    """
+    logs = {part: _read(train, source, part) for part, source in sources.items()}
+    if own_queries:
+        train = _with_queries(train, list(logs.values()))
+    tables = LogTables(
+        train.name,
+        train.queries,
+        train.candidates,
+        train.query_id,
+        train.candidate_id,
+        train.time,
+        train.weight,
+        unknown_candidates,
+    )
+    return train, {part: _events(tables, log, part) for part, log in logs.items()}
+
+
+def overlap(part: Dataset, train: Dataset) -> int:
+    """How many events of a part are in train too: the same query, candidate and, where there are times, moment.
+
+    Example:
+        >>> from twotower.data import simulated
+        >>> data = simulated(20, 30, 100)
+        >>> overlap(data.take(np.arange(60)), data.take(np.arange(50, 100)))
+        10
+    """
+    codes = part.query_index * train.candidates.num_rows + part.candidate_index
+    known = train.query_index * train.candidates.num_rows + train.candidate_index
+    if train.time is not None:
+        moments = np.unique(train.times)
+        at = np.searchsorted(moments, part.times)
+        found = at < len(moments)
+        found[found] = moments[at[found]] == part.times[found]
+        codes, known = codes[found] * len(moments) + at[found], known * len(moments)
+        known += np.searchsorted(moments, train.times)
+    return int(np.isin(codes, known).sum())
+
+
+def _read(train: Dataset, source: TableSource, part: str) -> pa.Table:
+    """The rows of a part, its ids in the types of train's."""
+    log = read_table(source, part)
+    wanted = [train.query_id, train.candidate_id, *filter(None, (train.time, train.weight))]
+    require_columns(log, wanted, part)
+    if log.num_rows == 0:
+        raise DataError(f"{part} has no rows; expected at least one event")
+    for column, table in ((train.query_id, train.queries), (train.candidate_id, train.candidates)):
+        check_ids(log[column], column, part)
+        ids = cast_ids(log[column], table.schema.field(column).type, column, part)
+        log = log.set_column(log.column_names.index(column), column, ids)
+    return log
+
+
+def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
+    """Train with a query table of all ids."""
+    column = train.query_id
+    ids = [train.queries[column], *(log[column] for log in logs)]
+    queries = pa.table({column: distinct_ids(pa.chunked_array([chunk for one in ids for chunk in one.chunks]))})
+    rows = IdRows(queries[column]).of(train.queries[column])
+    return replace(train, queries=queries, query_index=rows[train.query_index])
+
+
+def _events(tables: LogTables, log: pa.Table, part: str) -> Dataset:
+    """The checked events of a part."""
+    try:
+        data = tables.dataset(log)
+        if len(data) == 0:
+            raise no_event_left(data.dropped, tables.candidate_id)
+    except DataError as error:
+        raise DataError(f"the {part} part: {error}") from error
+    return data

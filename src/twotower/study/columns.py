@@ -1,0 +1,126 @@
+"""Which columns each tower reads, and why the others are left out: for people, and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
+from twotower.features import (
+    Activity,
+    Bucketized,
+    Categories,
+    Category,
+    Elapsed,
+    Feature,
+    History,
+    Normalized,
+    Text,
+)
+from twotower.study.inputs import ColumnUse
+
+
+class ColumnRead(msgspec.Struct, frozen=True):
+    """A column and what becomes of it.
+
+    Attributes:
+        column: Its name.
+        read_as: What its features make of it, in words; empty where it is left out.
+        why_not: Why it is left out; empty where it is read.
+        hint: What else to know of it.
+    """
+
+    column: str
+    read_as: str = ""
+    why_not: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, use: ColumnUse, own_id: str) -> ColumnRead:
+        """What becomes of a column of the tower whose id column this is."""
+        words = dict.fromkeys(_words(feature, own_id) for feature in use.features)
+        return cls(use.column, ", ".join(words), use.why_not, use.hint)
+
+
+class TowerColumns(msgspec.Struct, frozen=True):
+    """The columns of both towers.
+
+    Attributes:
+        query: Those of the query table and the interactions.
+        candidate: Those of the candidate table.
+    """
+
+    query: list[ColumnRead]
+    candidate: list[ColumnRead]
+
+    def lines(self) -> list[str]:
+        """One line a tower for what it reads, and one for each column left out."""
+        towers = {"query": self.query, "candidate": self.candidate}
+        return [
+            f"{tower} tower reads: {', '.join(_shown(use) for use in uses if use.read_as)}"
+            for tower, uses in towers.items()
+        ] + [
+            f"{tower} tower leaves out {use.column}: {use.why_not}"
+            for tower, uses in towers.items()
+            for use in uses
+            if not use.read_as
+        ]
+
+
+def given_columns(features: Sequence[Feature], names: Iterable[str], tower: str) -> list[ColumnUse]:
+    """What becomes of columns where a config names the features.
+
+    Args:
+        features: The features.
+        names: All columns that they could read.
+        tower: `query` or `candidate`.
+    """
+    uses = [ColumnUse(column, tuple(f for f in features if f.column == column)) for column in _columns(features)]
+    read = {column for feature in features for column in (*feature.reads, *feature.learns_from, *feature.may_read)}
+    left_out = (name for name in dict.fromkeys(names) if name not in read)
+    return uses + [ColumnUse(name, why_not=f"no [[model.{tower}]] names it") for name in left_out]
+
+
+def event_columns(data: Dataset | ParquetLog) -> list[ColumnUse]:
+    """The columns of the interactions that no feature is made of by default."""
+    names = data.interactions.column_names if isinstance(data, Dataset) else data.rows.schema.names
+    known = {data.query_id, data.candidate_id, data.time, *data.queries.column_names}
+    return [
+        ColumnUse(name, why_not="it is the weight of the events")
+        if name == data.weight
+        else ColumnUse(name, why_not="columns of the interactions are read only where [[model.query]] names them")
+        for name in names
+        if name not in known
+    ]
+
+
+def _columns(features: Sequence[Feature]) -> list[str]:
+    return list(dict.fromkeys(feature.column for feature in features))
+
+
+def _shown(use: ColumnRead) -> str:
+    return f"{use.column} ({use.read_as}{'; ' if use.hint else ''}{use.hint})"
+
+
+def _words(feature: Feature, own_id: str) -> str:
+    """What a feature makes of its column."""
+    match feature:
+        case Category():
+            return "id" if feature.column == own_id else "labels"
+        case Categories():
+            return "lists of labels"
+        case Text():
+            return "words"
+        case Bucketized():
+            return f"{feature.buckets} buckets"
+        case Normalized():
+            return "standardised"
+        case History():
+            return "earlier choices" if feature.reach == "before" else "choices around the event"
+        case Elapsed():
+            return "time between events"
+        case Activity():
+            return "counts of events"
+    return feature.kind

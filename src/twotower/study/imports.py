@@ -1,0 +1,69 @@
+"""Importing modules that a user names: where features of their own are defined."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from twotower.errors import ConfigError
+
+
+def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """The names with those of files or packages in a folder as absolute paths, so that other processes find them.
+
+    A name with dots is left as it is, to be found on `sys.path`.
+
+    Args:
+        names: Names of modules, such as `my_features`, or paths of `.py` files.
+        folder: What they are relative to.
+
+    Raises:
+        ConfigError: A path does not exist, or a name is none of a module.
+    """
+    return tuple(_located(name, folder.absolute()) for name in names)
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Imports modules by name, or by the absolute path that `located` gives.
+
+    The folder of a path is appended to `sys.path`, behind everything else.
+
+    Raises:
+        ConfigError: There is no such module, or importing it fails; the message says how.
+    """
+    for name in names:
+        try:
+            _import(name)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever the module does
+            raise ConfigError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _import(name: str) -> None:
+    path = Path(name)
+    if not path.is_absolute():
+        importlib.import_module(name)
+        return
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    found = getattr(importlib.import_module(path.stem), "__file__", None) or ""
+    if not Path(found).is_relative_to(path):
+        raise ConfigError(f"module {name!r} cannot be imported: another one has its name, {found}; rename it")
+
+
+def _located(name: str, folder: Path) -> str:
+    if name.endswith(".py") or os.sep in name:
+        path = Path(os.path.normpath(folder / name))
+        if not path.exists():
+            raise ConfigError(f"module {name!r} cannot be imported: {path} does not exist")
+        return str(path)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"module {name!r} cannot be imported; expected a name such as my_features, or a .py file")
+    for path in (folder / f"{name}.py", folder / name):
+        if path.is_file() or (path / "__init__.py").is_file():
+            return str(path)
+    return name
