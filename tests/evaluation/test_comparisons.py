@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toy import log_of
-from twotower.data import Dataset, split_random
+from twotower.data import Dataset, Split, split_random
 from twotower.errors import DataError
 from twotower.evaluation import (
     Comparison,
@@ -19,6 +19,7 @@ from twotower.evaluation import (
     Pair,
     Popularity,
     ScoreBlock,
+    Scorer,
     Scores,
     against_baselines,
     compare,
@@ -104,7 +105,7 @@ class Guess:
         return lambda numbers: table[torch.from_numpy(events.query_index[numbers])]
 
 
-def noise_log(seed: int) -> tuple[Dataset, Dataset]:
+def noise_log(seed: int) -> Split:
     """Train and test of 40 queries that choose any of 50 candidates, with repetitions."""
     draw = np.random.default_rng(seed)
     pairs = list(zip(draw.integers(40, size=600).tolist(), draw.integers(50, size=600).tolist(), strict=True))
@@ -116,7 +117,7 @@ def test_on_logs_without_signal_few_reports_say_that_a_model_is_better_or_worse(
     logs, wrong = 60, 0
     for seed in range(logs):
         train, test = noise_log(seed)
-        learned = {"popularity": Popularity(train), "item_knn": ItemKnn(train), "ease": Ease(train)}
+        learned: dict[str, Scorer] = {"popularity": Popularity(train), "item_knn": ItemKnn(train), "ease": Ease(train)}
         beside = {name: measure(scorer, test, train) for name, scorer in learned.items()}
         model = measure(Guess(seed, train if recalls else None), test, train)
         said = verdict_sentences(compare(against_baselines("the model", [model.outcomes], beside), "top_10"))

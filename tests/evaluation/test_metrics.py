@@ -117,16 +117,15 @@ def test_whole_weights_are_repetitions() -> None:
 @given(st.floats(0.001, 1000.0))
 def test_only_the_ratios_of_weights_matter(factor: float) -> None:
     weights, candidates = np.array([1.0, 3.0, 2.0, 0.5, 2.0]), np.arange(5)
-    for metrics in (
-        lambda counts: rank_metrics(RANKS, weights=counts),
-        lambda counts: query_metrics(RANKS, QUERIES, candidates, weights=counts),
-        lambda counts: rank_half_widths(RANKS, QUERIES, weights=counts),
-    ):
-        assert metrics(weights * factor) == pytest.approx(metrics(weights))
-    equal = np.full(5, factor)
-    assert query_metrics(RANKS, QUERIES, candidates, weights=equal) == pytest.approx(
-        query_metrics(RANKS, QUERIES, candidates)
+    one, other = (
+        rank_metrics(RANKS, weights=counts)
+        | query_metrics(RANKS, QUERIES, candidates, weights=counts)
+        | {f"± {name}": width for name, width in rank_half_widths(RANKS, QUERIES, weights=counts).items()}
+        for counts in (weights * factor, weights)
     )
+    assert one == pytest.approx(other)
+    equal = query_metrics(RANKS, QUERIES, candidates, weights=np.full(5, factor))
+    assert equal == pytest.approx(query_metrics(RANKS, QUERIES, candidates))
 
 
 def test_a_query_counts_as_much_as_its_mean_event() -> None:

@@ -148,8 +148,8 @@ def test_it_says_what_each_depth_beats_and_what_it_does_not() -> None:
         "[64, 32] is better than [32] under both protocols (top-100: +0.1900 ± 0.0200 all, +0.1900 ± 0.0200 unseen).",
         "Depths are compared on these test events with one seed each, and another seed may change the order; "
         "--seeds 5 compares them over seeds as well.",
-        "Differences are paired by event; ± is their 95% interval over 943 queries, wide enough for all 6 comparisons at "
-        "once.",
+        "Differences are paired by event; ± is their 95% interval over 943 queries, wide enough for all 6 comparisons "
+        "at once.",
     ]
 
 
