@@ -78,7 +78,7 @@ def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress:
     scores: dict[str, tuple[float, float]] = {}
 
     def note(name: str, scorer: ModelScorer | Popularity, test: Dataset, train: Dataset) -> None:
-        found = measure(scorer, test, train)
+        found = measure(scorer, test, train).scores
         scores[name] = found.all[METRIC], found.unseen[METRIC]
 
     is_new = draw.random(data.queries.num_rows) < HELD_OUT

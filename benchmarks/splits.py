@@ -69,7 +69,7 @@ def baselines(config: Config) -> list[Outcome]:
     torch.set_num_threads(1)
     parts = config.parts()
     rows, _ = measure_baselines(parts.test, parts.train)
-    return [Outcome(name, config.split.seed, 0, scores) for name, scores in rows.items()]
+    return [Outcome(name, config.split.seed, 0, found.scores) for name, found in rows.items()]
 
 
 def model(config: Config, seed: int) -> list[Outcome]:
@@ -82,7 +82,7 @@ def model(config: Config, seed: int) -> list[Outcome]:
     recipe = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
     quiet = ProgressBar(Console(quiet=True))
     trained = train_by_recipe(config, recipe, parts, progress=quiet)
-    scores = measure(ModelScorer(trained.model), parts.test, parts.train)
+    scores = measure(ModelScorer(trained.model), parts.test, parts.train).scores
     seconds = time.perf_counter() - started
     return [Outcome(str(list(config.model.layers)), config.split.seed, seed, scores, trained.best_epoch, seconds)]
 

@@ -220,6 +220,6 @@ def test_the_baselines_reach_their_reference_on_movielens(movielens_home: Path) 
         (ItemKnn, 0.3908, 0.5887, 1e-4),
         (Ials, 0.3901, 0.6430, 0.005),
     ):
-        scores = measure(learn(train), test, train, ks=(100,))
+        scores = measure(learn(train), test, train, ks=(100,)).scores
         assert scores.all["top_100"] == pytest.approx(everything, abs=tolerance)
         assert scores.unseen["top_100"] == pytest.approx(unseen, abs=tolerance)

@@ -58,7 +58,7 @@ def test_slices_measure_their_own_events() -> None:
 
 def test_the_slices_of_each_kind_add_up_to_the_whole() -> None:
     train, test = split_random(groups_log())
-    scores = measure(Popularity(train), test, train)
+    scores = measure(Popularity(train), test, train).scores
     for by in ("candidate", "history"):
         parts = [part for part in scores.slices if part.by == by]
         assert sum(part.events for part in parts) == len(test)

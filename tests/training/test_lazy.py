@@ -229,8 +229,8 @@ def test_trained_lazily_by_adamw_a_model_learns_and_one_seed_gives_one_result(pa
     for model in models:
         Trainer(epochs=12, batch_size=128, optimizer=AdamW(0.02, tables="lazy")).fit(model, train)
     assert same(*models)
-    own = measure(ModelScorer(models[0]), test, train).all["top_10"]
-    assert own > measure(Popularity(train), test, train).all["top_10"] + 0.3
+    own = measure(ModelScorer(models[0]), test, train).scores.all["top_10"]
+    assert own > measure(Popularity(train), test, train).scores.all["top_10"] + 0.3
 
 
 def test_tables_are_lazy_where_they_are_large_for_what_a_step_looks_up(parts: tuple[Dataset, Dataset]) -> None:

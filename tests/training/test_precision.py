@@ -32,7 +32,7 @@ def test_bfloat16_ranks_nearly_as_well_and_leaves_parameters_in_float32(
         model = toy_model()
         trainer = Trainer(epochs=12, batch_size=128, optimizer=AdamW(0.02), loss=loss, precision=precision)
         history = trainer.fit(model, train, test)
-        scores[precision] = measure(ModelScorer(model), test, train).all["top_10"]
+        scores[precision] = measure(ModelScorer(model), test, train).scores.all["top_10"]
         losses[precision] = history.epochs[-1].loss
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert losses["bf16"] != losses["float32"]  # it was of account
@@ -51,7 +51,7 @@ def test_what_the_loss_is_given_is_in_float32_and_validation_is_as_ever(parts: t
     class Look(Callback):
         def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
             assert epoch.validation is not None
-            measured = measure(ModelScorer(state.model), parts[1], parts[0]).all
+            measured = measure(ModelScorer(state.model), parts[1], parts[0]).scores.all
             assert epoch.validation.all.items() <= measured.items()
 
     Trainer(epochs=1, precision="bf16").fit(model, *parts, callbacks=[Look()])

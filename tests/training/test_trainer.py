@@ -52,8 +52,8 @@ def test_training_learns_what_popularity_cannot_know(
     train, test = parts
     model = toy_model()
     Trainer(epochs=12, batch_size=128, optimizer=FAST, loss=loss).fit(model, train)
-    own = measure(ModelScorer(model), test, train).all["top_10"]
-    assert own > measure(Popularity(train), test, train).all["top_10"] + 0.3
+    own = measure(ModelScorer(model), test, train).scores.all["top_10"]
+    assert own > measure(Popularity(train), test, train).scores.all["top_10"] + 0.3
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(parts: tuple[Dataset, Dataset]) -> None:

@@ -1,10 +1,19 @@
 """Evaluation: ranks over the whole catalogue, the metrics made from them, and the baselines."""
 
 from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
-from twotower.evaluation.comparisons import comparisons
+from twotower.evaluation.comparisons import Comparison, Pair, against_baselines, compare, verdict_sentences
 from twotower.evaluation.evaluate import Evaluation, evaluate
-from twotower.evaluation.measure import FLOORS, NAMES, measure, measure_baselines
-from twotower.evaluation.metrics import DEFAULT_KS, Metrics, Scores, Slice, query_metrics, rank_metrics
+from twotower.evaluation.measure import FLOORS, NAMES, Measurement, measure, measure_baselines
+from twotower.evaluation.metrics import (
+    DEFAULT_KS,
+    Metrics,
+    Scores,
+    Slice,
+    query_metrics,
+    rank_metrics,
+    verdict_metric,
+)
+from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 from twotower.evaluation.ranking import ModelScorer, ScoreBlock, Scorer, rank_events
 from twotower.evaluation.validation import Validation
 
@@ -12,13 +21,18 @@ __all__ = [
     "DEFAULT_KS",
     "FLOORS",
     "NAMES",
+    "PROTOCOLS",
+    "Comparison",
     "Ease",
     "Evaluation",
     "Ials",
     "ItemKnn",
+    "Measurement",
     "Metrics",
     "ModelScorer",
     "OracleScorer",
+    "Outcomes",
+    "Pair",
     "Popularity",
     "RecentPopularity",
     "ScoreBlock",
@@ -26,11 +40,14 @@ __all__ = [
     "Scores",
     "Slice",
     "Validation",
-    "comparisons",
+    "against_baselines",
+    "compare",
     "evaluate",
     "measure",
     "measure_baselines",
     "query_metrics",
     "rank_events",
     "rank_metrics",
+    "verdict_metric",
+    "verdict_sentences",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -12,14 +14,24 @@ from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
 from twotower.evaluation.baselines import Popularity
-from twotower.evaluation.comparisons import comparisons, telling
-from twotower.evaluation.measure import measure, measure_baselines
-from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks
+from twotower.evaluation.comparisons import Comparison, against_baselines, compare, interval_note, verdict_sentences
+from twotower.evaluation.grid import Grid, notes_html
+from twotower.evaluation.measure import NAMES, Measurement, measure, measure_baselines
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, metric_label, verdict_metric
+from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.model.two_tower import TwoTower
 
-SHOWN = ("top_1", "top_10", "top_100", "mrr", "ndcg_10")
-"""Metrics of the printed table; `Evaluation.rows` has them all."""
+FIGURES = pa.schema(
+    {
+        "scorer": pa.string(),
+        "protocol": pa.string(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "half_width": pa.float64(),
+    }
+)
+"""Columns of `Evaluation.to_table`."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -29,10 +41,15 @@ class Evaluation(msgspec.Struct, frozen=True):
         rows: Scores by name: `model`, `popularity`, `recent_popularity` (where test follows train), `item_knn`,
             `ease`, `ials` and, where the truth is known, `oracle`.
         notes: What the figures say, in sentences; also which baseline could not be had, and why.
+        metric: What the sentences compare by: accuracy in the longest list asked for that is shorter than the
+            catalogue, or MRR where there is none.
+        comparisons: How much more the model has than each baseline, with the interval that the sentences rest on.
     """
 
     rows: dict[str, Scores]
     notes: list[str]
+    metric: str
+    comparisons: list[Comparison] = []
 
     @property
     def model(self) -> Scores:
@@ -45,32 +62,64 @@ class Evaluation(msgspec.Struct, frozen=True):
         return {name: scores.slices for name, scores in self.rows.items()}
 
     def table(self) -> Table:
-        """The figures most asked for, as a table."""
-        table = Table(show_edge=False, pad_edge=False)
-        table.add_column("")
-        metrics = [metric for metric in SHOWN if metric in self.model.all]
-        for protocol in ("all", "unseen"):
-            for metric in metrics:
-                table.add_column(f"{protocol}\n{metric}", justify="right")
-        for name, scores in self.rows.items():
-            figures = [values[metric] for values in (scores.all, scores.unseen) for metric in metrics]
-            style = "bold" if name == "model" else None
-            table.add_row(name, *(f"{figure:.4f}" for figure in figures), style=style)
-        return table
+        """Accuracy in each length of list that was asked for, MRR and one NDCG, as a table for the terminal."""
+        return self._grid().rich()
 
     def slices_table(self, protocol: str = "unseen") -> Table:
-        """Every scorer in every slice: top-100 accuracy, or MRR where that was not measured or says nothing."""
-        table = Table(show_edge=False, pad_edge=False)
-        metric = telling(self.model)
-        for heading in (f"{protocol}\n{metric}", "\nevents", *(f"\n{name}" for name in self.rows)):
-            table.add_column(heading, justify="right" if table.columns else "left")
-        for number, part in enumerate(self.model.slices):
-            figures = [getattr(parts[number], protocol)[metric] for parts in self.slices.values()]
-            last = number + 1 == len(self.model.slices) or self.model.slices[number + 1].by != part.by
-            table.add_row(
-                f"{part.by}: {part.name}", f"{part.events:,}", *(f"{x:.4f}" for x in figures), end_section=last
-            )
-        return table
+        """Every scorer in every slice, by the metric that the sentences compare by."""
+        return self._slices_grid(protocol).rich()
+
+    def to_table(self) -> pa.Table:
+        """All figures as an Arrow table with one row a scorer, protocol and metric.
+
+        Columns are `scorer`, `protocol`, `metric`, `value` and `half_width`, which is that of the 95% interval over
+        queries and null for metrics without one. `to_table().to_pandas()` makes a data frame of it.
+        """
+        figures = [
+            {
+                "scorer": name,
+                "protocol": protocol,
+                "metric": metric,
+                "value": value,
+                "half_width": scores.half_widths.get(f"{protocol}.{metric}"),
+            }
+            for name, scores in self.rows.items()
+            for protocol in PROTOCOLS
+            for metric, value in getattr(scores, protocol).items()
+        ]
+        return pa.Table.from_pylist(figures, schema=FIGURES)
+
+    def _grid(self) -> Grid:
+        ks = [int(name.removeprefix("top_")) for name in self.model.all if name.startswith("top_")]
+        ndcg = f"ndcg_{10 if 10 in ks else max(ks)}"
+        metrics = [*(f"top_{k}" for k in ks), "mrr", ndcg]
+        rows = [
+            [protocol, label_of(name), *(f"{getattr(scores, protocol)[metric]:.4f}" for metric in metrics)]
+            for protocol in PROTOCOLS
+            for name, scores in self.rows.items()
+        ]
+        return Grid(
+            ["", "", *map(metric_label, metrics)],
+            rows,
+            words=2,
+            strong=frozenset(number for number, row in enumerate(rows) if row[1] == "model"),
+            lines=frozenset({len(self.rows) - 1}),
+        )
+
+    def _slices_grid(self, protocol: str) -> Grid:
+        parts = self.model.slices
+        rows = [
+            [f"{part.by}: {part.name}", f"{part.events:,}"]
+            + [f"{getattr(own[number], protocol)[self.metric]:.4f}" for own in self.slices.values()]
+            for number, part in enumerate(parts)
+        ]
+        lines = {number for number, (one, other) in enumerate(pairwise(parts)) if one.by != other.by}
+        heading = f"{protocol}, {metric_label(self.metric)}"
+        return Grid([heading, "events", *map(label_of, self.rows)], rows, lines=frozenset(lines))
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return self._grid().html() + self._slices_grid("unseen").html() + notes_html(self.notes)
 
     def __str__(self) -> str:
         console = Console(width=120)
@@ -80,7 +129,7 @@ class Evaluation(msgspec.Struct, frozen=True):
             console.print(self.slices_table())
             console.print()
             for note in self.notes:
-                console.print(note, highlight=False)
+                console.print(note, highlight=False, markup=False)
         return capture.get().rstrip()
 
 
@@ -93,17 +142,23 @@ def evaluate(
 ) -> Evaluation:
     """Measures a model on test events over the whole catalogue, beside the baselines.
 
+    Where the data names a column of weights, metrics are weighted means over the events. A sentence says "beats" or "is
+    worse than" where the difference to a baseline, event by event on the same events, has an interval over the queries
+    that does not reach zero, and holds with a probability of 95% for all sentences together.
+
     Args:
         model: A trained model, or anything that scores the catalogue for events.
         test: The events to measure on; each is one query with one true candidate.
         exclude: The training split: what `unseen` excludes, and what the baselines learn from. Of a streamed log
             only the events of test's queries are read into memory, and popularity is the only baseline.
-        ks: Lengths of lists.
+        ks: Lengths of lists, which the printed table shows; the longest one shorter than the catalogue is what the
+            model and the baselines are compared by.
         baselines: Measure the baselines as well: popularity, item-kNN, EASE and iALS; recent popularity where test
             follows train in time; the oracle where the truth is known.
 
     Raises:
-        DataError: `exclude` is not a part of the same data as `test`.
+        ConfigError: `ks` are not distinct whole numbers of at least 1.
+        DataError: `exclude` is not a part of the same data as `test`, or every event of `test` has weight 0.
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
@@ -111,28 +166,35 @@ def evaluate(
     if isinstance(exclude, ParquetLog):
         return _beside_popularity(scorer, test, exclude, ks, baselines)
     require_same_catalogue(test, exclude)
-    rows = {"model": measure(scorer, test, exclude, ks)}
+    measured = {"model": measure(scorer, test, exclude, ks)}
     notes: list[str] = []
     if baselines:
         beside, notes = measure_baselines(test, exclude, ks)
-        notes = [*comparisons("the model", rows["model"], beside), *notes]
-        rows |= beside
-    return Evaluation(rows, notes)
+        measured |= beside
+    return _compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
 
 
 def _beside_popularity(
     scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: bool
 ) -> Evaluation:
     known = log.events_of(test)
-    rows, notes = {"model": measure(scorer, test, known, ks)}, []
+    measured, notes = {"model": measure(scorer, test, known, ks)}, []
     if baselines:
-        beside = {"popularity": measure(Popularity(log), test, known, ks)}
-        notes = [
-            *comparisons("the model", rows["model"], beside),
-            "The other baselines are not in the table: they learn from a log in memory, and this one is streamed.",
-        ]
-        rows |= beside
-    return Evaluation(rows, notes)
+        measured["popularity"] = measure(Popularity(log), test, known, ks)
+        notes = ["The other baselines are not in the table: they learn from a log in memory, and this one is streamed."]
+    return _compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
+
+
+def _compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:
+    """The figures, and what they say of the model beside each baseline."""
+    found = compare(against_baselines("the model", [measured["model"].outcomes], measured), metric)
+    said = [*verdict_sentences(found), *interval_note(found), *notes]
+    return Evaluation({name: own.scores for name, own in measured.items()}, said, metric, found)
+
+
+def label_of(name: str) -> str:
+    """What tables call a row."""
+    return NAMES.get(name, name)
 
 
 def require_same_catalogue(test: Dataset, train: Dataset) -> None:

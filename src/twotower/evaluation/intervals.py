@@ -1,26 +1,28 @@
-"""Confidence intervals: of means over few repetitions, and of means over events that come in clusters."""
+"""Confidence intervals: of means over few repetitions, of means over events that come in clusters, of differences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-_T_975 = (
-    12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814,
-    2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
-    2.07961, 2.07387, 2.06866, 2.06390, 2.05954, 2.05553, 2.05183, 2.04841, 2.04523, 2.04227,
-)  # fmt: skip
-"""The 97.5% quantile of Student's t for 1 to 30 degrees of freedom."""
+FEWEST_QUERIES = 10
+"""With fewer queries than that, or as few that hold nearly all events, a paired difference says nothing."""
 
-_Z_975 = 1.959964
+SUMMED_DEGREES = 200
+"""Degrees of freedom up to which Student's distribution is summed; beyond, an expansion has the same digits."""
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A mean and its 95% confidence interval, mean ± half_width; None where one value tells no spread."""
+    """A mean and its confidence interval, mean ± half_width; None where the values do not say how wide it is."""
 
     mean: float
     half_width: float | None = None
@@ -50,39 +52,125 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(values) == 1:
         return Interval(mean)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return Interval(mean, t_975(len(values) - 1) * math.sqrt(variance / len(values)))
+    return Interval(mean, student_t(0.975, len(values) - 1) * math.sqrt(variance / len(values)))
 
 
-def cluster_interval(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64]) -> Interval:
+def cluster_interval(values: FloatArray, clusters: IntArray, weights: FloatArray | None = None) -> Interval:
     """The mean of values that come in clusters (the events of one query) with its 95% interval.
 
     Values of one cluster are alike, so that the mean is less certain than as many independent values would make
     it. It is the ratio Σ y_g / Σ n_g of the clusters' sums and sizes, whose variance is that of the residuals
     y_g − n_g·mean over G independent clusters, G / (G − 1) · Σ (y_g − n_g·mean)² / N² (Cochran, *Sampling
     techniques*, 1977, section 6.3; the cluster-robust variance of Liang and Zeger, 1986), with Student's t of
-    G − 1 degrees of freedom.
+    G − 1 degrees of freedom. Where events have weights, sums and sizes are weighted sums and sums of weights.
 
     Args:
         values: One an event, `[N]`.
         clusters: Which cluster each is of, a row number, `[N]`.
+        weights: How much each counts, above 0, `[N]`; None where all count the same.
 
     Example:
         >>> str(cluster_interval(np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 0, 1, 1])))
         '0.5000 ± 6.3531'
     """
-    mean = float(values.mean())
+    mean = weighted_mean(values, weights)
     groups = int(np.count_nonzero(np.bincount(clusters)))
     if groups == 1:
         return Interval(mean)
-    residuals = np.bincount(clusters, values - mean)
-    variance = groups / (groups - 1) * float((residuals**2).sum()) / len(values) ** 2
-    return Interval(mean, t_975(groups - 1) * math.sqrt(variance))
+    residuals = np.bincount(clusters, _weighted(values - mean, weights))
+    size = float(len(values) if weights is None else weights.sum())
+    variance = groups / (groups - 1) * float((residuals**2).sum()) / size**2
+    return Interval(mean, student_t(0.975, groups - 1) * math.sqrt(variance))
 
 
-def t_975(degrees: int) -> float:
-    """The 97.5% quantile of Student's t; from a table, beyond it by the expansion of Fisher and Cornish (1960)."""
-    if degrees <= len(_T_975):
-        return _T_975[degrees - 1]
-    z = _Z_975
-    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return math.fsum(term / float(degrees) ** power for power, term in enumerate(terms))
+def paired_interval(
+    differences: FloatArray, clusters: IntArray, weights: FloatArray | None = None, comparisons: int = 1
+) -> Interval:
+    """The mean of paired differences that come in clusters, with an interval to judge it by.
+
+    The interval is one of `comparisons` that all hold at once with a probability of 95% (Bonferroni's inequality).
+    It is meant to hold with few clusters, with some that have most of the events, and with differences that are
+    nearly all zero, where `cluster_interval` is too narrow:
+
+    - The variance is the jackknife's, (G − 1) / G · Σ (m_g − m)², m_g being the mean without cluster g: it
+      lets a cluster with many events count for what it does to the mean.
+    - Student's t has one degree of freedom less than the *effective* clusters, (Σ n_g)² / Σ n_g² (Carter,
+      Schnepel and Steigerwald, *Asymptotic behavior of a t-test robust to cluster heterogeneity*, 2017), and not
+      more than there are clusters with a difference, less one.
+
+    Args:
+        differences: One an event, `[N]`.
+        clusters: Which cluster each is of, a row number, `[N]`.
+        weights: How much each counts, above 0, `[N]`; None where all count the same.
+        comparisons: How many intervals are to hold at once.
+
+    Returns:
+        The interval; without a half width where there are fewer than `FEWEST_QUERIES` effective clusters, and
+        0 where there are no events.
+    """
+    if not len(differences):
+        return Interval(0.0)
+    mean = weighted_mean(differences, weights)
+    sizes = np.bincount(clusters, weights).astype(np.float64)
+    total = float(sizes.sum())
+    effective = total**2 / float((sizes**2).sum())
+    if effective < FEWEST_QUERIES - 1e-9:
+        return Interval(mean)
+    groups = int(np.count_nonzero(sizes))
+    residuals = np.bincount(clusters, _weighted(differences - mean, weights))
+    shifts = residuals / (total - sizes)  # how far the mean moves without each cluster
+    error = math.sqrt((groups - 1) / groups * float((shifts**2).sum()))
+    differing = int(np.count_nonzero(np.bincount(clusters, np.abs(differences))))
+    degrees = max(1, min(int(effective), differing) - 1)
+    return Interval(mean, student_t(1 - 0.025 / comparisons, degrees) * error)
+
+
+def weighted_mean(values: FloatArray, weights: FloatArray | None = None) -> float:
+    """Σ weight·value / Σ weight, or the plain mean where there are no weights."""
+    if weights is None:
+        return float(values.mean())
+    return float((weights * values).sum() / weights.sum())
+
+
+def _weighted(values: FloatArray, weights: FloatArray | None) -> FloatArray:
+    return values if weights is None else weights * values
+
+
+@cache
+def student_t(probability: float, degrees: int) -> float:
+    """The quantile of Student's t.
+
+    Args:
+        probability: Of being lower, from 0.5 to below 1.
+        degrees: Degrees of freedom, at least 1.
+
+    Example:
+        >>> round(student_t(0.975, 4), 4)
+        2.7764
+    """
+    if degrees > SUMMED_DEGREES:  # Fisher and Cornish, 1960
+        z = NormalDist().inv_cdf(probability)
+        terms = (
+            z,
+            (z**3 + z) / 4,
+            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        )
+        return math.fsum(term / float(degrees) ** power for power, term in enumerate(terms))
+    wanted, low, high = 2 * probability - 1, 0.0, math.pi / 2
+    while (angle := (low + high) / 2) not in (low, high):
+        low, high = (angle, high) if _within(angle, degrees) < wanted else (low, angle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """How probable it is that |t| is below √degrees · tan(angle) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    steps = np.arange(1, (degrees - 1) // 2 if degrees % 2 else degrees // 2)
+    if degrees % 2 == 0:
+        terms = np.cumprod((2 * steps - 1) / (2 * steps) * cosine**2)
+        return sine * (1 + float(terms.sum()))
+    if degrees == 1:
+        return 2 * angle / math.pi
+    terms = cosine * np.cumprod(2 * steps / (2 * steps + 1) * cosine**2)
+    return 2 / math.pi * (angle + sine * (cosine + float(terms.sum())))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ConfigError
-from twotower.evaluation.intervals import Interval, cluster_interval
+from twotower.evaluation.intervals import Interval, cluster_interval, weighted_mean
 
 DEFAULT_KS = (1, 5, 10, 50, 100)
 
@@ -24,9 +24,9 @@ class Slice(msgspec.Struct, frozen=True):
     """A part of the test events, measured on its own; `evaluation/slices.py` says which parts there are.
 
     Attributes:
-        by: What the events are told apart by: `candidate` or `history`.
+        by: What the events are grouped by: `candidate` or `history`.
         name: Which part: `head`, `new queries`, …
-        events: How many events of test are in it.
+        events: How many events of test are in it, those of weight 0 not counted.
         all: Top-k accuracy and MRR, nothing excluded.
         unseen: The same, what the query has in train excluded.
     """
@@ -80,8 +80,8 @@ def check_ks(ks: Sequence[int]) -> None:
         raise ConfigError(f"k = {list(ks)}; expected distinct whole numbers of at least 1")
 
 
-def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS) -> Metrics:
-    """Means over events of what one true candidate's rank says.
+def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None) -> Metrics:
+    """Means over events of what one true candidate's rank says, weighted where events have weights.
 
     - `top_k`: share of the events whose rank is at most k (hit rate).
     - `mrr`: mean of 1 / rank.
@@ -91,38 +91,77 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS) -> Metrics:
     Args:
         ranks: Rank of each event's true candidate, from 1; ties make halves, `[N]`.
         ks: Lengths of lists.
+        weights: How much each event counts, `[N]`; None where all count the same.
 
     Example:
         >>> rank_metrics(np.array([1.0, 3.0]), ks=[1, 5])
         {'top_1': 0.5, 'top_5': 1.0, 'mrr': 0.6666666666666666, 'ndcg_1': 0.5, 'ndcg_5': 0.75}
+        >>> rank_metrics(np.array([1.0, 3.0]), ks=[1], weights=np.array([3.0, 1.0]))["top_1"]
+        0.75
     """
-    return {metric: float(values.mean()) for metric, values in event_values(ranks, ks).items()}
+    return {name: weighted_mean(event_values(ranks, name), weights) for name in rank_metric_names(ks)}
 
 
-def rank_half_widths(ranks: FloatArray, queries: IntArray, ks: Sequence[int] = DEFAULT_KS) -> Metrics:
+def rank_half_widths(
+    ranks: FloatArray, queries: IntArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None
+) -> Metrics:
     """Half widths of the 95% intervals of `rank_metrics`, over queries; none where all events are of one query.
 
     Args:
         ranks: Rank of each event's true candidate, `[N]`.
         queries: Row of each event's query, `[N]`.
         ks: Lengths of lists.
+        weights: How much each event counts, `[N]`; None where all count the same.
     """
-    intervals = {metric: cluster_interval(values, queries) for metric, values in event_values(ranks, ks).items()}
-    return {metric: found.half_width for metric, found in intervals.items() if found.half_width is not None}
+    intervals = {name: cluster_interval(event_values(ranks, name), queries, weights) for name in rank_metric_names(ks)}
+    return {name: found.half_width for name, found in intervals.items() if found.half_width is not None}
 
 
-def event_values(ranks: FloatArray, ks: Sequence[int]) -> dict[str, FloatArray]:
-    """What each event adds to the means of `rank_metrics`, `[N]` a metric."""
-    gains = 1 / np.log2(1 + ranks)
-    return (
-        {f"top_{k}": (ranks <= k).astype(np.float64) for k in ks}
-        | {"mrr": 1 / ranks}
-        | {f"ndcg_{k}": np.where(ranks <= k, gains, 0.0) for k in ks}
-    )
+def rank_metric_names(ks: Sequence[int]) -> list[str]:
+    """The metrics of `rank_metrics`, in their order."""
+    return [*(f"top_{k}" for k in ks), "mrr", *(f"ndcg_{k}" for k in ks)]
+
+
+def event_values(ranks: FloatArray, metric: str) -> FloatArray:
+    """What each event adds to the mean of a metric of `rank_metrics`, `[N]`.
+
+    Example:
+        >>> event_values(np.array([1.0, 3.0]), "top_2").tolist()
+        [1.0, 0.0]
+    """
+    if metric == "mrr":
+        return 1 / ranks
+    kind, _, k = metric.partition("_")
+    within = ranks <= int(k)
+    return within.astype(np.float64) if kind == "top" else np.where(within, 1 / np.log2(1 + ranks), 0.0)
+
+
+def verdict_metric(ks: Sequence[int], candidates: int) -> str:
+    """What models are compared by: accuracy in the longest list shorter than the catalogue, or MRR where there is none.
+
+    Example:
+        >>> verdict_metric([3, 20], candidates=1682), verdict_metric([3, 20], candidates=2)
+        ('top_20', 'mrr')
+    """
+    return f"top_{max(shorter)}" if (shorter := [k for k in ks if k < candidates]) else "mrr"
+
+
+def metric_label(metric: str) -> str:
+    """A metric as sentences and headings write it.
+
+    Example:
+        >>> metric_label("top_100"), metric_label("mrr")
+        ('top-100', 'MRR')
+    """
+    return "MRR" if metric == "mrr" else metric.replace("_", "-")
 
 
 def query_metrics(
-    ranks: FloatArray, queries: IntArray, candidates: IntArray, ks: Sequence[int] = DEFAULT_KS
+    ranks: FloatArray,
+    queries: IntArray,
+    candidates: IntArray,
+    ks: Sequence[int] = DEFAULT_KS,
+    weights: FloatArray | None = None,
 ) -> Metrics:
     """Means over queries of what the ranks of all their true candidates say.
 
@@ -133,11 +172,15 @@ def query_metrics(
     - `map_k`: Σ_{i: r_i ≤ k} min(1, i / r_i) / min(|R|, k), the average precision of the list, where
       candidates that tie have their mean rank.
 
+    Within a query the true candidates are a set: a candidate is in it or not, whatever its events weigh. Where
+    events have weights, a query counts in the mean as much as its mean event.
+
     Args:
         ranks: Rank of each event's true candidate in its query's one list, `[N]`; see `one_list_a_query`.
         queries: Row of each event's query, `[N]`.
         candidates: Row of each event's true candidate, `[N]`.
         ks: Lengths of lists.
+        weights: How much each event counts, above 0, `[N]`; None where all count the same.
     """
     _, first = np.unique(np.stack([queries, candidates], axis=1), axis=0, return_index=True)
     order = first[np.lexsort((ranks[first], queries[first]))]
@@ -145,15 +188,22 @@ def query_metrics(
     _, start, size = np.unique(queries[order], return_index=True, return_counts=True)
     place = 1 + np.arange(len(order)) - np.repeat(start, size)
     precision_there = np.minimum(1.0, place / sorted_ranks)
+    counts = None if weights is None else _mean_weights(queries, weights)
     metrics: dict[str, Metrics] = {"recall": {}, "precision": {}, "map": {}}
     for k in ks:
         hit = sorted_ranks <= k
         hits = np.add.reduceat(hit.astype(np.float64), start)
-        metrics["recall"][f"recall_{k}"] = float((hits / size).mean())
-        metrics["precision"][f"precision_{k}"] = float((hits / k).mean())
+        metrics["recall"][f"recall_{k}"] = weighted_mean(hits / size, counts)
+        metrics["precision"][f"precision_{k}"] = weighted_mean(hits / k, counts)
         gained = np.add.reduceat(np.where(hit, precision_there, 0.0), start)
-        metrics["map"][f"map_{k}"] = float((gained / np.minimum(size, k)).mean())
+        metrics["map"][f"map_{k}"] = weighted_mean(gained / np.minimum(size, k), counts)
     return metrics["recall"] | metrics["precision"] | metrics["map"]
+
+
+def _mean_weights(queries: IntArray, weights: FloatArray) -> FloatArray:
+    """Mean weight of the events of each query that has some, in the order of the queries' rows."""
+    events = np.bincount(queries)
+    return (np.bincount(queries, weights) / np.maximum(events, 1))[events > 0]
 
 
 class ListStatistics:
@@ -161,7 +211,8 @@ class ListStatistics:
 
     - `coverage_k`: share of the catalogue that is in at least one list.
     - `popularity_bias_k`: mean popularity (choices in train) of what is listed, over the mean
-      popularity of what was truly chosen. Above 1 the lists are more popular than the choices.
+      popularity of what was truly chosen. Above 1 the lists are more popular than the choices. Where events
+      have weights, so do their lists and choices in these means.
 
     Args:
         popularity: Choices of each candidate in train, `[C]`.
@@ -172,23 +223,30 @@ class ListStatistics:
         self.popularity, self.ks = popularity, ks
         self._listed = {k: np.zeros(len(popularity), dtype=bool) for k in ks}
         self._popularity = dict.fromkeys(ks, 0.0)
-        self._entries = dict.fromkeys(ks, 0)
+        self._entries = dict.fromkeys(ks, 0.0)
         self._chosen_popularity = 0.0
-        self._chosen = 0
+        self._chosen = 0.0
 
-    def add(self, lists: IntArray, chosen: IntArray) -> None:
-        """Counts lists `[n, at least max(ks) or all]`, the best first, −1 for places that nothing fills."""
-        self._chosen_popularity += float(self.popularity[chosen].sum())
-        self._chosen += len(chosen)
+    def add(self, lists: IntArray, chosen: IntArray, weights: FloatArray | None = None) -> None:
+        """Counts lists `[n, at least max(ks) or all]`, the best first, −1 for places that nothing fills.
+
+        Args:
+            lists: Candidates of each event's list.
+            chosen: The true candidate of each event, `[n]`.
+            weights: How much each event counts, above 0, `[n]`; None where all count the same.
+        """
+        counts = np.ones(len(chosen)) if weights is None else weights
+        self._chosen_popularity += float((counts * self.popularity[chosen]).sum())
+        self._chosen += float(counts.sum())
         for k in self.ks:
             listed = lists[:, :k]
-            listed = listed[listed >= 0]
-            self._listed[k][listed] = True
-            self._popularity[k] += float(self.popularity[listed].sum())
-            self._entries[k] += len(listed)
+            filled = listed >= 0
+            self._listed[k][listed[filled]] = True
+            self._popularity[k] += float(counts @ np.where(filled, self.popularity[listed], 0.0).sum(axis=1))
+            self._entries[k] += float(counts @ filled.sum(axis=1))
 
     def metrics(self) -> Metrics:
         """What was counted."""
         usual = self._chosen_popularity / self._chosen or 1.0
-        bias = {f"popularity_bias_{k}": self._popularity[k] / max(1, self._entries[k]) / usual for k in self.ks}
+        bias = {f"popularity_bias_{k}": self._popularity[k] / (self._entries[k] or 1.0) / usual for k in self.ks}
         return {f"coverage_{k}": float(self._listed[k].mean()) for k in self.ks} | bias

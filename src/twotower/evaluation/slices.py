@@ -1,4 +1,4 @@
-"""Slices: the events of test told apart by how popular their candidate is and how much is known of their query."""
+"""Slices: the events of test grouped by how popular their candidate is and how much is known of their query."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ def popularity_thirds(counts: IntArray) -> IntArray:
 
 
 def measure_slices(
-    test: Dataset, train: Dataset, ranks: tuple[FloatArray, FloatArray], ks: Sequence[int] = DEFAULT_KS
+    test: Dataset,
+    train: Dataset,
+    ranks: tuple[FloatArray, FloatArray],
+    ks: Sequence[int] = DEFAULT_KS,
+    weights: FloatArray | None = None,
 ) -> list[Slice]:
     """Top-k accuracy and MRR in each slice that has events.
 
@@ -60,13 +64,15 @@ def measure_slices(
         train: The training split.
         ranks: Their ranks under `all` and `unseen`, `[N]` each, as `rank_events` gives them.
         ks: Lengths of lists.
+        weights: How much each event counts, `[N]`; None where all count the same.
     """
+    names = (*(f"top_{k}" for k in ks), "mrr")
+
+    def metrics(own: FloatArray, mask: npt.NDArray[np.bool_]) -> Metrics:
+        measured = rank_metrics(own[mask], ks, None if weights is None else weights[mask])
+        return {name: measured[name] for name in names}
+
     return [
-        Slice(by, name, int(mask.sum()), *(_top_and_mrr(own[mask], ks) for own in ranks))
+        Slice(by, name, int(mask.sum()), *(metrics(own, mask) for own in ranks))
         for (by, name), mask in slice_masks(test, train).items()
     ]
-
-
-def _top_and_mrr(ranks: FloatArray, ks: Sequence[int]) -> Metrics:
-    metrics = rank_metrics(ranks, ks)
-    return {name: metrics[name] for name in (*(f"top_{k}" for k in ks), "mrr")}

@@ -8,6 +8,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.evaluate import require_same_catalogue
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
+from twotower.evaluation.outcomes import event_weights, events_that_count
 from twotower.evaluation.ranking import DotProducts, Ranker
 from twotower.model.two_tower import TwoTower
 
@@ -17,17 +18,19 @@ class Validation:
 
     Args:
         model: The model that will be trained.
-        events: The events to measure on.
+        events: The events to measure on; where they have weights, metrics are weighted means.
         train: What `unseen` excludes.
         ks: Lengths of lists.
 
     Raises:
-        DataError: The events are of other data than `train`.
+        DataError: The events are of other data than `train`, or all have weight 0.
     """
 
     def __init__(self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> None:
         check_ks(ks)
         require_same_catalogue(events, train)
+        events = events_that_count(events)
+        self.weights = event_weights(events)
         self.ks, self.ranker = tuple(ks), Ranker(events, Seen.of(train), model.device)
         self.queries = model.encode_queries(events).to(model.device)
         self.candidates = model.encode_candidates(events.candidates).to(model.device)
@@ -43,4 +46,5 @@ class Validation:
             model.embed_side(self.candidates, model.candidate_vectors),
         )
         ranks, unseen_ranks = self.ranker.ranks(score)
-        return Scores(rank_metrics(ranks, self.ks), rank_metrics(unseen_ranks, self.ks))
+        everything, unseen = (rank_metrics(own, self.ks, self.weights) for own in (ranks, unseen_ranks))
+        return Scores(everything, unseen)

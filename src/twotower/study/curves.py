@@ -17,12 +17,14 @@ from matplotlib.ticker import MaxNLocator
 
 from twotower.evaluation.intervals import mean_interval
 from twotower.evaluation.measure import NAMES
+from twotower.evaluation.metrics import metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.files import write_file
-from twotower.study.results import Study
-from twotower.study.summary import PROTOCOLS, Depth, by_depth, strongest
+from twotower.study.results import Depth, Study, by_depth
+from twotower.study.summary import strongest
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's palette, told apart by colour-blind eyes."""
+"""Okabe and Ito's palette, which colour-blind eyes can distinguish."""
 
 TITLES = {"all": "nothing excluded", "unseen": "what the user has in train excluded"}
 
@@ -69,7 +71,7 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
     axes: Sequence[Axes] = figure.subplots(1, 2, sharex=True)
     part = "test" if study.curves_on == "test" else "validation, a part cut from train"
     figure.suptitle(
-        f"{study.data.name}: {study.metric.replace('_', '-')} accuracy over training",
+        f"{study.data.name}: {_title(study.metric)} over training",
         x=0.045, y=0.975, ha="left", fontsize=15, fontweight="bold", color=theme.ink,
     )  # fmt: skip
     figure.text(
@@ -122,6 +124,10 @@ def _draw_depth(panel: Axes, depth: Depth, protocol: str, metric: str, colour: s
     best = max(range(len(means)), key=means.__getitem__)
     panel.plot(epochs[best], means[best], "o", color=colour, markersize=6)
     return means[-1]
+
+
+def _title(metric: str) -> str:
+    return f"{metric_label(metric)} accuracy" if metric.startswith("top_") else metric_label(metric)
 
 
 def _write_labels(panel: Axes, labels: list[tuple[float, str, str]]) -> None:

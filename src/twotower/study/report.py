@@ -10,12 +10,12 @@ from pathlib import Path
 
 from twotower.evaluation.intervals import Interval
 from twotower.evaluation.measure import FLOORS, NAMES
-from twotower.evaluation.metrics import Scores
+from twotower.evaluation.metrics import Scores, metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT, curves_svg
-from twotower.study.results import Study
+from twotower.study.results import Study, by_depth
 from twotower.study.slices import slices_html
-from twotower.study.summary import PROTOCOLS, by_depth
 
 
 def write_report(study: Study, path: Path) -> None:
@@ -74,7 +74,7 @@ def _bars(study: Study) -> str:
             f'<i><b style="width:{100 * value / longest:.1f}%"></b></i><em>{value:.4f}</em></div>'
             for kind, name, value in rows
         )
-        charts.append(f'<div class="bars"><h3>{study.metric.replace("_", "-")}, {protocol}</h3>{bars}</div>')
+        charts.append(f'<div class="bars"><h3>{metric_label(study.metric)}, {protocol}</h3>{bars}</div>')
     return "".join(charts)
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from twotower.data.dataset import Dataset
 from twotower.errors import SavedFolderError
-from twotower.evaluation import measure_baselines
+from twotower.evaluation import DEFAULT_KS, measure_baselines, verdict_metric
+from twotower.evaluation.metrics import metric_label
 from twotower.files import write_file
 from twotower.processes import cores
 from twotower.study.config import Config
@@ -25,12 +26,10 @@ from twotower.study.parts import GIVEN, Parts
 from twotower.study.recipes import Recipe
 from twotower.study.report import write_report
 from twotower.study.results import DataSummary, Run, Study, write_results
-from twotower.study.runs import Job, Planned, finished_run, run_side_by_side
-from twotower.study.summary import verdicts
+from twotower.study.runs import Job, Planned, finished_run, outcomes_of, run_side_by_side
+from twotower.study.summary import comparisons_of, verdicts
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
-
-METRIC = "top_100"
 
 
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,23 +94,26 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
             fitted, validation = parts.fitted_and_validation()
             validation_size = len(validation)
             curve_baselines, _ = measure_baselines(validation, fitted)
-    runs = _runs(plan, recipe, parts, partial, console)
+    metric = _metric(recipe, data)
+    runs = _runs(plan, recipe, parts, partial, console, metric)
+    comparisons = comparisons_of(baselines, runs, [outcomes_of(partial, planned) for planned in plan.runs], metric)
+    scores = {name: measured.scores for name, measured in baselines.items()}
     study = Study(
         data=summary_of(parts, validation_size),
-        baselines=baselines,
+        baselines=scores,
         runs=runs,
         curves_on=recipe.validate_on,
-        curve_baselines=curve_baselines,
-        metric=METRIC,
-        verdicts=[*verdicts(baselines, runs, METRIC), *_looks_ahead(config, recipe), *parts.remarks, *notes],
+        curve_baselines={name: measured.scores for name, measured in curve_baselines.items()},
+        metric=metric,
+        comparisons=comparisons,
+        verdicts=[
+            *verdicts(comparisons, scores, runs, metric),
+            *_looks_ahead(config, recipe),
+            *parts.remarks,
+            *notes,
+        ],
         command=command,
-        versions={
-            "twotower": VERSION,
-            "Python": platform.python_version(),
-            "PyTorch": str(torch.__version__),
-            "threads of a run": str(plan.threads),
-            "runs side by side": str(plan.workers),
-        },
+        versions=_versions(plan),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
     )
@@ -122,13 +124,29 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     return study
 
 
-def _runs(plan: StudyPlan, recipe: Recipe, parts: Parts, partial: Path, console: Console) -> list[Run]:
+def _versions(plan: StudyPlan) -> dict[str, str]:
+    """What the study ran with."""
+    return {
+        "twotower": VERSION,
+        "Python": platform.python_version(),
+        "PyTorch": str(torch.__version__),
+        "threads of a run": str(plan.threads),
+        "runs side by side": str(plan.workers),
+    }
+
+
+def _metric(recipe: Recipe, data: Dataset) -> str:
+    """What models are compared by: the longest list that is validated and measured and shorter than the catalogue."""
+    return verdict_metric([k for k in DEFAULT_KS if k in recipe.trainer.ks], data.candidates.num_rows)
+
+
+def _runs(plan: StudyPlan, recipe: Recipe, parts: Parts, partial: Path, console: Console, metric: str) -> list[Run]:
     """All runs, in the plan's order; what each gave is printed when it has ended."""
 
     def say(run: Run) -> None:
         console.print(
-            f"{run.label} seed {run.seed}: {METRIC} {run.final.all[METRIC]:.4f} all, "
-            f"{run.final.unseen[METRIC]:.4f} unseen, {run.seconds.train:.1f} s of training",
+            f"{run.label} seed {run.seed}: {metric_label(metric)} {run.final.all[metric]:.4f} all, "
+            f"{run.final.unseen[metric]:.4f} unseen, {run.seconds.train:.1f} s of training",
             highlight=False,
         )
 

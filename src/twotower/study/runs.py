@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from twotower.errors import TwoTowerError
-from twotower.evaluation import ModelScorer, measure
+from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.files import write_file
 from twotower.interruption import Interruption
 from twotower.model.saving import save_model
@@ -82,14 +82,15 @@ def finished_run(
     config: Config, recipe: Recipe, parts: Parts, planned: Planned, partial: Path, progress: Progress
 ) -> Run:
     """One run: from the partial folder where it is there already, else trained and put there."""
-    record = _record(partial, planned)
-    if record.exists():
+    record, ranks = _record(partial, planned), _ranks(partial, planned)
+    if record.exists() and ranks.exists():
         return msgspec.json.decode(record.read_bytes(), type=Run)
     progress.label = planned.label
     own = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, layers=tuple(planned.layers)))
     seeded = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=planned.seed))
     checkpoint = partial / "checkpoints" / planned.name
     trained = train_by_recipe(own, seeded, parts, progress=progress, checkpoint=checkpoint)
+    measured = measure(ModelScorer(trained.model), parts.test, parts.train)
     run = Run(
         layers=planned.layers,
         seed=planned.seed,
@@ -102,10 +103,11 @@ def finished_run(
             for epoch, scores in trained.history.validated
         ],
         losses=[epoch.loss for epoch in trained.history.epochs],
-        final=measure(ModelScorer(trained.model), parts.test, parts.train),
+        final=measured.scores,
         best_epoch=trained.best_epoch,
     )
     save_model(trained.model, partial / "models" / planned.name)
+    measured.outcomes.write(ranks)
     write_file(record, msgspec.json.encode(run))
     shutil.rmtree(checkpoint, ignore_errors=True)
     return run
@@ -210,3 +212,17 @@ def _heard(end: Connection, number: int, job: Job, process: SpawnProcess, bar: P
 def _record(partial: Path, planned: Planned) -> Path:
     """Where what a finished run gave lies."""
     return partial / "runs" / f"{planned.name}.json"
+
+
+def outcomes_of(partial: Path, planned: Planned) -> Outcomes:
+    """What a finished run gave for each event of test.
+
+    Raises:
+        SavedFolderError: The file is missing or damaged.
+    """
+    return Outcomes.read(_ranks(partial, planned))
+
+
+def _ranks(partial: Path, planned: Planned) -> Path:
+    """Where the ranks that a finished run gave lie."""
+    return partial / "runs" / f"{planned.name}.arrow"

@@ -1,4 +1,4 @@
-"""The report's part on slices: where a model is better than the baselines, and where it is not."""
+"""The report's part on slices: what the best model and the baselines score on parts of the test events."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from twotower.evaluation.measure import NAMES
-from twotower.evaluation.metrics import Scores, Slice
-from twotower.study.results import Study
-from twotower.study.summary import PROTOCOLS, best_depth, strongest
+from twotower.evaluation.metrics import Scores, Slice, metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.study.results import Study, best_depth
+from twotower.study.summary import strongest
 
 GROUPS = {
     "candidate": "by how popular the true candidate is in train: thirds of its events",
@@ -17,7 +18,7 @@ GROUPS = {
 
 INTRODUCTION = (
     "The same test events apart, by how popular what was chosen is in train and by how much is known of who chose. "
-    "A slice of few events says little."
+    "A slice of few events says little, and none of these differences is tested."
 )
 
 
@@ -41,15 +42,11 @@ def slices_html(study: Study, rows: Sequence[tuple[str, str, Scores]]) -> str:
 
 
 def _panel(study: Study, label: str, model: Scores, protocol: str) -> str:
-    rival = strongest(study.baselines, protocol, study.metric)
-    named = f"{NAMES[rival]}, the strongest baseline"
-    marks = {"popularity": ("popularity", study.baselines["popularity"].slices)}
-    marks["popularity" if rival == "popularity" else "strongest"] = (named, study.baselines[rival].slices)
-    marks["model"] = (f"{label}, the best model", model.slices)
+    marks = _baseline_marks(study, protocol) | {"model": (f"{label}, the best model", model.slices)}
     figures = {kind: [getattr(part, protocol)[study.metric] for part in parts] for kind, (_, parts) in marks.items()}
     longest = max(max(values) for values in figures.values()) or 1.0
     legend = "".join(f'<span><i class="mark {kind}"></i>{escape(name)}</span>' for kind, (name, _) in marks.items())
-    lines = [f'<h3>{study.metric.replace("_", "-")}, {protocol}</h3><div class="legend">{legend}</div>']
+    lines = [f'<h3>{metric_label(study.metric)}, {protocol}</h3><div class="legend">{legend}</div>']
     for by, heading in GROUPS.items():
         numbers = [number for number, part in enumerate(model.slices) if part.by == by]
         if numbers:
@@ -62,6 +59,18 @@ def _panel(study: Study, label: str, model: Scores, protocol: str) -> str:
             )
             lines.append(_line(model.slices[number], dots, figures["model"][number]))
     return f"<div>{''.join(lines)}</div>"
+
+
+def _baseline_marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
+    """(name, slices) of popularity and of the baseline with the highest figure, by the class of their marks."""
+    marks = {}
+    if "popularity" in study.baselines:
+        marks["popularity"] = (NAMES["popularity"], study.baselines["popularity"].slices)
+    rival = strongest(study.baselines, protocol, study.metric)
+    if rival is not None:
+        kind = "popularity" if rival == "popularity" else "strongest"
+        marks[kind] = (f"{NAMES[rival]}, the strongest baseline", study.baselines[rival].slices)
+    return marks
 
 
 def _line(part: Slice, dots: str, value: float) -> str:

@@ -7,28 +7,33 @@ from rich.table import Table
 
 from twotower.evaluation.intervals import Interval
 from twotower.evaluation.measure import FLOORS, NAMES
-from twotower.study.results import Study
-from twotower.study.summary import PROTOCOLS, best_depth, by_depth
+from twotower.evaluation.metrics import metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.study.results import Study, best_depth, by_depth
 
-SHOWN = ("top_10", "top_100")
-"""Metrics of the terminal's table, which has to fit in 80 columns; the report has them all."""
+SHOWN = "top_10"
+"""The metric beside the one that models are compared by: the table has to fit in 80 columns; the report has all."""
 
 
 def results_table(study: Study) -> Table:
-    """Baselines and depths beside each other; the best depth in bold, what does not beat popularity marked."""
+    """Baselines and depths beside each other; the highest depth in bold, marks where it does not beat popularity."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("", "best\nepoch", "train\nseconds"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    metrics = [metric for metric in SHOWN if metric in study.runs[0].final.all]
+    metrics = [metric for metric in dict.fromkeys((SHOWN, study.metric)) if metric in study.runs[0].final.all]
+    unbeaten = {
+        (one.name, one.protocol, one.metric)
+        for one in study.comparisons
+        if one.rival == "popularity" and one.verdict != "better"
+    }
     for protocol in PROTOCOLS:
         for metric in metrics:
-            table.add_column(f"{protocol}\n{metric.replace('_', '-')}", justify="right", no_wrap=True)
+            table.add_column(f"{protocol}\n{metric_label(metric)}", justify="right", no_wrap=True)
     depths = by_depth(study.runs)
     best = best_depth(study.runs, study.metric)
     for name in FLOORS:
         if name in study.baselines:
             table.add_row(*_baseline_row(study, name, metrics))
-    marked = False
     for depth in depths:
         cells = [
             depth.label,
@@ -36,17 +41,14 @@ def results_table(study: Study) -> Table:
             f"{sum(run.seconds.train for run in depth.runs):.1f}",
         ]
         for protocol in PROTOCOLS:
-            floor = getattr(study.baselines["popularity"], protocol)
             for metric in metrics:
-                interval = depth.interval(protocol, metric)
-                below = interval.mean <= floor[metric]
-                marked |= below
-                cells.append(_short(interval) + (" ▾" if below else ""))
+                mark = " ▾" if (depth.label, protocol, metric) in unbeaten else ""
+                cells.append(_short(depth.interval(protocol, metric)) + mark)
         table.add_row(*cells, style="bold" if depth.layers == best.layers else None)
     if "oracle" in study.baselines:
         table.add_row(*_baseline_row(study, "oracle", metrics))
-    if marked:
-        table.caption, table.caption_justify = "▾ does not beat popularity", "left"
+    if unbeaten:
+        table.caption, table.caption_justify = f"▾ does not beat popularity ({metric_label(study.metric)})", "left"
     return table
 
 

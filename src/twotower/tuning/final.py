@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from twotower.evaluation import ModelScorer, measure
+from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.files import write_file
 from twotower.study.config import Config
 from twotower.study.parts import Parts
@@ -17,13 +18,21 @@ from twotower.training.callbacks import Progress
 from twotower.tuning.results import Final, TrialRecord
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A finished config, and the ranks that it gives the events of test."""
+
+    final: Final
+    outcomes: Outcomes
+
+
 def train_and_measure(
     config: Config,
     record: TrialRecord | None,
     parts: Parts,
     folder: Path,
     progress: Progress,
-) -> Final:
+) -> Measured:
     """Trains as `twotower train` does, whose search for the number of epochs the trial has done already.
 
     What an earlier command has trained is read instead.
@@ -36,12 +45,13 @@ def train_and_measure(
         progress: Shows it.
 
     Raises:
+        SavedFolderError: What an earlier command kept is damaged.
         TwoTowerError: The training diverged.
     """
     name = "built-in" if record is None else f"trial-{record.number}"
-    kept = folder / f"{name}.json"
-    if kept.exists():
-        return msgspec.json.decode(kept.read_bytes(), type=Final)
+    kept, ranks = folder / f"{name}.json", folder / f"{name}.arrow"
+    if kept.exists() and ranks.exists():
+        return Measured(msgspec.json.decode(kept.read_bytes(), type=Final), Outcomes.read(ranks))
     recipe = config.resolved_recipe(parts.train, parts.validation)
     if record is not None and record.best_epoch is not None and recipe.validate_on == "validation":
         epochs = record.best_epoch
@@ -50,14 +60,16 @@ def train_and_measure(
     else:
         trained = train_by_recipe(config, recipe, parts, progress=progress, checkpoint=folder / name)
         epochs, model, seconds = trained.best_epoch, trained.model, trained.seconds
+    measured = measure(ModelScorer(model), parts.test, parts.train)
     final = Final(
         trial=None if record is None else record.number,
         score=None if record is None else record.score,
         parameters=model.parameter_count,
         best_epoch=epochs,
         seconds=seconds,
-        test=measure(ModelScorer(model), parts.test, parts.train),
+        test=measured.scores,
     )
+    measured.outcomes.write(ranks)
     write_file(kept, msgspec.json.encode(final))
     shutil.rmtree(folder / name, ignore_errors=True)
-    return final
+    return Measured(final, measured.outcomes)

@@ -7,11 +7,11 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from twotower.evaluation.measure import NAMES
-from twotower.evaluation.metrics import Scores
+from twotower.evaluation.measure import FLOORS, NAMES
+from twotower.evaluation.metrics import Scores, metric_label
+from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT
-from twotower.study.summary import PROTOCOLS
 from twotower.tuning.charts import can_draw_parallel, chart_svg, draw_history, draw_parallel
 from twotower.tuning.importance import TRIALS
 from twotower.tuning.results import TrialRecord, Tuning, shown, shown_changes
@@ -62,7 +62,7 @@ def _style_of_studies() -> str:
 
 def _test_bars(tuning: Tuning, protocol: str) -> str:
     rows: list[tuple[str, str, Scores]] = [
-        ("baseline", NAMES[name], tuning.baselines[name]) for name in ("popularity", "ease") if name in tuning.baselines
+        ("baseline", NAMES[name], tuning.baselines[name]) for name in FLOORS if name in tuning.baselines
     ]
     if tuning.built_in is not None:
         rows.append(("model", "built-in", tuning.built_in.test))
@@ -70,9 +70,9 @@ def _test_bars(tuning: Tuning, protocol: str) -> str:
         rows.append(("model", f"trial {tuning.best.trial}", tuning.best.test))
     if "oracle" in tuning.baselines:
         rows.append(("baseline", NAMES["oracle"], tuning.baselines["oracle"]))
-    metric = tuning.metric.rpartition(".")[2]
+    metric = tuning.test_metric
     bars = [(kind, name, getattr(scores, protocol)[metric]) for kind, name, scores in rows]
-    return f"<div><h3>{metric.replace('_', '-')}, {protocol}</h3>{_bars(bars, '.4f')}</div>"
+    return f"<div><h3>{metric_label(metric)}, {protocol}</h3>{_bars(bars, '.4f')}</div>"
 
 
 def _bars(rows: list[tuple[str, str, float]], form: str) -> str:

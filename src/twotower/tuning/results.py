@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from optuna.trial import FrozenTrial, TrialState
 
+from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.metrics import Scores
 from twotower.study.results import DataSummary, Seconds
 from twotower.tuning.database import INTERRUPTED, REASON, is_built_in, seconds_of
@@ -106,6 +107,10 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
         built_in: The built-in config; None where its training failed.
         importances: Share of the differences between trials that each key explains; none where they are few.
         baselines: `popularity`, `ease` and, where the truth is known, `oracle`, on test.
+        test_metric: What the best config, the built-in one and the baselines are compared by on test: the metric of
+            the trials, or what stands in for it where it is not measured there or says nothing.
+        comparisons: The best config with each baseline and with the built-in one, on test: the paired difference,
+            and its interval, which is wide enough for all of them to hold at once.
         verdicts: What the figures say, in sentences.
         command: The command that repeats it.
         versions: Of twotower, Python, PyTorch and Optuna; the workers and their threads.
@@ -121,6 +126,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     built_in: Final | None
     importances: dict[str, float]
     baselines: dict[str, Scores]
+    test_metric: str
+    comparisons: list[Comparison]
     verdicts: list[str]
     command: str
     versions: dict[str, str]

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from twotower.data.dataset import Dataset
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import Scores, measure_baselines, rank_metrics
+from twotower.evaluation import DEFAULT_KS, Scores, measure_baselines, rank_metrics, verdict_metric
+from twotower.evaluation.metrics import rank_metric_names
 from twotower.files import write_file
 from twotower.processes import cores
 from twotower.study.config import Config, DataConfig
@@ -28,14 +29,14 @@ from twotower.study.runner import summary_of
 from twotower.training.callbacks import ProgressBar
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import Database
-from twotower.tuning.final import train_and_measure
+from twotower.tuning.final import Measured, train_and_measure
 from twotower.tuning.importance import importances
 from twotower.tuning.live import LiveTable
 from twotower.tuning.pool import run_workers
 from twotower.tuning.report import write_report
-from twotower.tuning.results import Final, TrialRecord, Tuning, best_of
+from twotower.tuning.results import TrialRecord, Tuning, best_of
 from twotower.tuning.space import SearchSpace
-from twotower.tuning.summary import verdicts
+from twotower.tuning.summary import comparisons_of, verdicts
 from twotower.tuning.toml import write_config
 from twotower.tuning.worker import Job
 from twotower.version import VERSION
@@ -98,16 +99,22 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         best, built_in = _finals(space, records, parts, out / "final", console)
         with console.status("measuring the baselines") if console.is_terminal else nullcontext():
             baselines, notes = measure_baselines(parts.test, parts.train)
+        own = None if built_in is None else built_in.final
+        rival = None if built_in is None or built_in is best else built_in.outcomes
+        test_metric = _test_metric(metric, parts.train.candidates.num_rows)
+        comparisons = comparisons_of(best.outcomes, rival, baselines, test_metric)
         tuning = Tuning(
             data=summary_of(parts, len(parts.fitted_and_validation()[1])),
             metric=metric,
             space=msgspec.to_builtins(space.dimensions),
             trials=records,
-            best=best,
-            built_in=built_in,
+            best=best.final,
+            built_in=own,
             importances=weights,
-            baselines=baselines,
-            verdicts=[*verdicts(records, best, built_in, baselines, metric), *parts.remarks, *notes],
+            baselines={name: measured.scores for name, measured in baselines.items()},
+            test_metric=test_metric,
+            comparisons=comparisons,
+            verdicts=[*verdicts(records, best.final, own, comparisons, metric), *parts.remarks, *notes],
             command=command,
             versions=_versions(plan, job),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,6 +151,13 @@ def _metric(base: Config, train: Dataset) -> str:
     return trainer.monitor
 
 
+def _test_metric(metric: str, candidates: int) -> str:
+    """What configs are compared by on test: the trials' metric, where it is measured there and can differ."""
+    name = metric.rpartition(".")[2]
+    informative = [k for k in DEFAULT_KS if k < candidates]
+    return name if name in rank_metric_names(informative) else verdict_metric(informative, candidates)
+
+
 def _search(
     job: Job, workers: int, space: SearchSpace, parts: Parts, console: Console
 ) -> tuple[list[TrialRecord], dict[str, float]]:
@@ -175,7 +189,7 @@ def _identity(space: SearchSpace, parts: Parts) -> dict[str, str]:
 
 def _finals(
     space: SearchSpace, records: list[TrialRecord], parts: Parts, folder: Path, console: Console
-) -> tuple[Final, Final | None]:
+) -> tuple[Measured, Measured | None]:
     """The best config and the built-in one, trained on all of train and measured on test."""
     best = best_of(records)
     own = next((one for one in records if one.built_in and one.state == "complete"), None)

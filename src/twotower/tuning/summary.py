@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from twotower.evaluation.comparisons import comparisons
-from twotower.evaluation.metrics import Scores
+from twotower.evaluation.comparisons import (
+    Comparison,
+    Pair,
+    against_baselines,
+    compare,
+    interval_note,
+    verdict_sentences,
+)
+from twotower.evaluation.measure import Measurement
+from twotower.evaluation.outcomes import Outcomes
 from twotower.tuning.results import Final, State, TrialRecord
 
 ENDS: dict[State, str] = {
@@ -16,9 +24,33 @@ ENDS: dict[State, str] = {
     "interrupted": "interrupted",
 }
 
+BEST, BUILT_IN = "the best config", "the built-in config"
+"""What sentences call the two."""
+
+
+def comparisons_of(
+    best: Outcomes, built_in: Outcomes | None, baselines: Mapping[str, Measurement], metric: str
+) -> list[Comparison]:
+    """The best config with each baseline and with the built-in config, on test: all that the report judges.
+
+    Args:
+        best: What the best config gave event by event.
+        built_in: What the built-in one gave; None where it is the best, or its training failed.
+        baselines: What was measured beside them.
+        metric: What they are compared by on test.
+    """
+    pairs = against_baselines(BEST, [best], baselines)
+    if built_in is not None:
+        pairs.append(Pair(BEST, [best], BUILT_IN, [built_in]))
+    return compare(pairs, metric)
+
 
 def verdicts(
-    records: Sequence[TrialRecord], best: Final, built_in: Final | None, baselines: Mapping[str, Scores], metric: str
+    records: Sequence[TrialRecord],
+    best: Final,
+    built_in: Final | None,
+    comparisons: Sequence[Comparison],
+    metric: str,
 ) -> list[str]:
     """What a reader should take away.
 
@@ -26,19 +58,31 @@ def verdicts(
         records: All trials that ended.
         best: The best config.
         built_in: The built-in one; None where its training failed.
-        baselines: Scores of the baselines on test.
+        comparisons: What `comparisons_of` gave.
         metric: What trials were compared by.
     """
     counts = Counter(record.state for record in records)
     said = ", ".join(f"{counts[state]} {words}" for state, words in ENDS.items() if counts[state])
+    beside = [one for one in comparisons if one.rival == BUILT_IN]
     return [
         f"{len(records)} trials: {said or 'none ended in the time there was'}.",
-        *_against_built_in(records, best, built_in, metric),
-        *_against_baselines(best, baselines, metric.rpartition(".")[2]),
+        *_on_validation(records, best, built_in, metric),
+        *(f"On test, {_lower(sentence)}" for sentence in verdict_sentences(beside, "is better than")),
+        *(
+            f"On test, {_lower(sentence)}"
+            for sentence in verdict_sentences([one for one in comparisons if one.rival != BUILT_IN])
+        ),
+        *interval_note(comparisons),
+        *(["Both configs were trained with one seed; another seed may change the order."] if beside else []),
     ]
 
 
-def _against_built_in(records: Sequence[TrialRecord], best: Final, built_in: Final | None, metric: str) -> list[str]:
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+def _on_validation(records: Sequence[TrialRecord], best: Final, built_in: Final | None, metric: str) -> list[str]:
+    """Scores on the validation part, which are figures of single trials: which of them is the highest."""
     if best.score is None:
         return ["No trial was complete, so the built-in config stands; --minutes gives more time."]
     if built_in is None:
@@ -47,18 +91,8 @@ def _against_built_in(records: Sequence[TrialRecord], best: Final, built_in: Fin
     if built_in.score is None:
         return [f"Trial {best.trial} validates best: {best.score:.4f}. The built-in config was not done in time."]
     if built_in.trial == best.trial:
-        return [f"No trial validates better than the built-in config ({best.score:.4f}, {metric})."]
-    before, after = built_in.test.value(metric), best.test.value(metric)
-    found = f"On test it has {after:.4f} against {before:.4f}, one seed each"
+        return [f"No trial has a higher score on validation than the built-in config ({best.score:.4f}, {metric})."]
     return [
         f"Trial {best.trial} validates best: {best.score:.4f} against {built_in.score:.4f} of the built-in config "
-        f"({metric}); the best of many is in part luck.",
-        f"{found}." if after > before else f"{found}: what it gained on validation did not carry over.",
+        f"({metric}); the best of many is in part luck."
     ]
-
-
-def _against_baselines(best: Final, baselines: Mapping[str, Scores], metric: str) -> list[str]:
-    beside = comparisons("the best config", best.test, baselines, metric)
-    lost = [sentence for sentence in beside if "does not beat" in sentence]
-    rivals = " and ".join(name for key, name in (("popularity", "popularity"), ("ease", "EASE")) if key in baselines)
-    return lost or [f"The best config beats {rivals} on test under both protocols ({metric})."]

@@ -1,0 +1,74 @@
+"""`Grid`: rows of texts under headings, shown as a table by a terminal or by a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from rich.table import Table
+from rich.text import Text
+
+STYLE = "text-align:{side};font-variant-numeric:tabular-nums;white-space:nowrap"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts.
+
+    Attributes:
+        headings: One a column.
+        rows: The cells of each row.
+        words: How many of the first columns hold words, which stand on the left; numbers stand on the right.
+        strong: Numbers of the rows in bold.
+        lines: Numbers of the rows with a line below.
+
+    Example:
+        >>> Grid(["", "MRR"], [["model", "0.1234"]]).html().count("<td")
+        1
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    strong: frozenset[int] = field(default_factory=frozenset)
+    lines: frozenset[int] = field(default_factory=frozenset)
+
+    def rich(self) -> Table:
+        """The table for a terminal."""
+        table = Table(show_edge=False, pad_edge=False)
+        for number, heading in enumerate(self.headings):
+            table.add_column(Text(heading), justify="left" if number < self.words else "right")
+        for number, row in enumerate(self.rows):
+            style = "bold" if number in self.strong else None
+            table.add_row(*map(Text, row), style=style, end_section=number in self.lines)
+        return table
+
+    def html(self, caption: str = "") -> str:
+        """The table for a notebook.
+
+        Args:
+            caption: What stands above it.
+        """
+        head = "".join(self._cell("th", number, text) for number, text in enumerate(self.headings))
+        body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
+        above = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
+        return f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _row(self, number: int, row: Sequence[str]) -> str:
+        cells = "".join(
+            self._cell("th" if column < self.words else "td", column, text, number in self.strong)
+            for column, text in enumerate(row)
+        )
+        border = ' style="border-bottom:1px solid"' if number in self.lines else ""
+        return f"<tr{border}>{cells}</tr>"
+
+    def _cell(self, tag: str, column: int, text: str, strong: bool = False) -> str:
+        style = STYLE.format(side="left" if column < self.words else "right")
+        shown = escape(text).replace("\n", "<br>")
+        return f'<{tag} style="{style}">{f"<strong>{shown}</strong>" if strong else shown}</{tag}>'
+
+
+def notes_html(notes: Sequence[str]) -> str:
+    """Sentences as a list for a notebook; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
