@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data.dataset import Dataset, concat
-from twotower.data.splits import RandomSplit
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.intervals import mean_interval
-from twotower.study.config import Config, config_of
+from twotower.study.config import Config, SplitConfig, config_of
+from twotower.study.parts import Parts
 from twotower.study.trained import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
@@ -64,11 +64,12 @@ def without(events: Dataset, is_new: npt.NDArray[np.bool_]) -> Dataset:
 
 def trained(config: Config, train: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> ModelScorer:
     """A model of the tuned recipe."""
-    rule = RandomSplit(0.2, seed)
+    split = SplitConfig("random:0.2", seed)
+    parts = Parts(train, train, None, split, "random:0.2", "")
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, seed=seed)
     recipe = msgspec.structs.replace(recipe, unknown_rate=unknown_rate, trainer=trainer)
-    return ModelScorer(train_by_recipe(config, recipe, train, train, rule, progress=progress).model)
+    return ModelScorer(train_by_recipe(config, recipe, parts, progress=progress).model)
 
 
 def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> Outcome:

@@ -18,10 +18,9 @@ from measuring import by_turns, rates, readable, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from trials import load
 
 from twotower import Tower, TwoTower
-from twotower.data import Dataset, Seen, split_random
+from twotower.data import Dataset, Seen, builtin, split_random
 from twotower.evaluation import ModelScorer, Validation, measure, rank_metrics
 from twotower.evaluation.ranking import DotProducts, Ranker
 from twotower.study.inputs import candidate_inputs, query_inputs
@@ -68,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     speed = rates()
-    train, test = split_random(load(options.data), test=0.2, seed=42)
+    train, test = split_random(builtin.load(options.data), test=0.2, seed=42)
     model = tutorial_model(train, [int(width) for width in options.layers.split(",")])
     validation = Validation(model, test, train)
 

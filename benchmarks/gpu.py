@@ -30,10 +30,9 @@ from rich.console import Console
 from rich.table import Table
 from scaling import CANDIDATE_POWER, QUERY_POWER, Size, drawn, floor
 from step import distinct_candidates, work_of_a_step, work_of_a_validation
-from trials import load
 
 from twotower import Adagrad, Category, InBatchSoftmax, Tower, Trainer, TwoTower
-from twotower.data import Dataset, from_tables
+from twotower.data import Dataset, builtin, from_tables
 from twotower.study.config import Config, ModelConfig
 from twotower.training.precision import Precision, products_in
 
@@ -234,7 +233,8 @@ def main() -> None:
         sys.stderr.write("there is no CUDA device here, or PyTorch is built without CUDA; nothing was measured\n")
         sys.exit(2)
     console = Console()
-    train, test = Config().split.parsed()(load(options.data))
+    log = builtin.load(options.data)
+    train, test = Config().rule_for(log)(log)
     size = Size(options.batch * options.steps, options.queries, options.candidates, options.dim, options.batch)
     data = large_events(size)
     tutorials, larges, found = [], [], {}

@@ -19,8 +19,8 @@ import torch
 from measuring import Timing, write_report
 from rich.console import Console
 from rich.table import Table
-from trials import load
 
+from twotower.data import builtin
 from twotower.processes import cores, start_worker, stop_workers
 from twotower.study.config import Config, ModelConfig
 from twotower.study.recipes import RecipeName
@@ -51,7 +51,8 @@ def train(
     """Trains, and sends the seconds of each epoch but the first; what a process does."""
     torch.set_num_threads(threads)
     config = Config(recipe=recipe, model=ModelConfig(layers=layers))
-    part = config.split.parsed()(load(data)).train
+    log = builtin.load(data)
+    part = config.rule_for(log)(log).train
     resolved = config.resolved_recipe(part)
     model = config.model.build(part, resolved)
     trainer = msgspec.structs.replace(resolved.trainer, early_stopping=None)

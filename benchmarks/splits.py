@@ -67,8 +67,8 @@ def with_layers(config: Config, layers: Sequence[str] | None) -> list[Config]:
 def baselines(config: Config) -> list[Outcome]:
     """The baselines of one split."""
     torch.set_num_threads(1)
-    split = config.split.parsed()(config.data.load())
-    rows, _ = measure_baselines(split.test, split.train)
+    parts = config.parts()
+    rows, _ = measure_baselines(parts.test, parts.train)
     return [Outcome(name, config.split.seed, 0, found.scores) for name, found in rows.items()]
 
 
@@ -76,13 +76,13 @@ def model(config: Config, seed: int) -> list[Outcome]:
     """One model of one split."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    rule = config.split.parsed()
-    split = rule(config.data.load())
-    recipe = config.resolved_recipe(split.train)
+    parts = config.parts()
+    config = msgspec.structs.replace(config, split=parts.split)
+    recipe = config.resolved_recipe(parts.train, parts.validation)
     recipe = msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, seed=seed))
     quiet = ProgressBar(Console(quiet=True))
-    trained = train_by_recipe(config, recipe, split.train, split.test, rule, progress=quiet)
-    scores = measure(ModelScorer(trained.model), split.test, split.train).scores
+    trained = train_by_recipe(config, recipe, parts, progress=quiet)
+    scores = measure(ModelScorer(trained.model), parts.test, parts.train).scores
     seconds = time.perf_counter() - started
     return [Outcome(str(list(config.model.layers)), config.split.seed, seed, scores, trained.best_epoch, seconds)]
 

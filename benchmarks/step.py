@@ -22,12 +22,11 @@ import torch
 from measuring import Rates, Timing, rates, write_report
 from rich.console import Console
 from rich.table import Table
-from trials import load
 
-from twotower.data import Dataset
+from twotower.data import Dataset, builtin
 from twotower.model import Tower, TwoTower
 from twotower.model.two_tower import features_of
-from twotower.study.config import Config, ModelConfig
+from twotower.study.config import Config, ModelConfig, SplitConfig
 
 PASSES = 3
 """Products of a layer and of the softmax: forward, and for the gradients of both factors."""
@@ -180,8 +179,9 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
 
-    split = Config().split
-    train, test = split.parsed()(load(options.data))
+    data = builtin.load(options.data)
+    rule = Config().rule_for(data)
+    train, test = rule(data)
     before = rates()
     outcomes = [
         measured(tuple(map(int, depth.split(","))), batch, train, test, options.repetitions)
@@ -192,6 +192,7 @@ def main() -> None:
     best = Rates(**{name: max(getattr(before, name), getattr(after, name)) for name in Rates.__struct_fields__})
     console.print(table_of(outcomes, best))
     name = f"step-{options.data}".replace(":", "-").replace(",", "-")
+    split = SplitConfig(str(rule))
     results = {"data": options.data, "split": split, "rates": best, "outcomes": outcomes}
     console.print(f"written to {write_report(name, results, options.out)}, {torch.get_num_threads()} threads")
 

@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from twotower.data import Dataset, builtin, simulated
+from twotower.data import builtin
 from twotower.evaluation.intervals import mean_interval
 from twotower.study.config import Config
 from twotower.training.history import TrainingHistory
@@ -58,18 +58,12 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def load(data: str) -> Dataset:
-    """A built-in data set, or the simulated one of another shape: `simulated:QUERIES,CANDIDATES,EVENTS`."""
-    name, _, shape = data.partition(":")
-    return simulated(*map(int, shape.split(","))) if shape else builtin.load(name)
-
-
 def run(trial: str, config: Config, data: str, seed: int) -> Outcome:
     """Trains one trial on a part of train and validates it on the rest."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     rule = config.split.parsed()
-    train = rule(load(data)).train
+    train = rule(builtin.load(data)).train
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, seed=seed)
     history = trainer.fit(config.model.build(train, recipe), *rule(train))

@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from twotower.data import Dataset, Split
+from twotower.data import Dataset, Split, builtin
 from twotower.errors import TwoTowerError
 from twotower.evaluation.validation import Validation
 from twotower.features import Bucketized, Category, Text
@@ -57,7 +57,6 @@ from twotower.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import RESULTS, readable, write_report
-from trials import load
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
 CURVE_DEPTH = (64, 32)
@@ -436,7 +435,8 @@ def main() -> None:
     beside = (options.out or RESULTS / name).with_suffix(".png")
     is_for_docs = options.full and options.data == "movielens-100k"
     picture = options.picture or (ROOT / "docs" / "images" / "time-to-score.png" if is_for_docs else beside)
-    split = Config().split.parsed()(load(options.data))
+    data = builtin.load(options.data)
+    split = Config().rule_for(data)(data)
 
     def say(what: str) -> None:
         console.print(what, markup=False, highlight=False)

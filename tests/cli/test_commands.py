@@ -93,6 +93,83 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
     assert not (shop / "model.partial").exists()
 
 
+def test_a_bundle_is_evaluated_from_any_folder(
+    shop: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop)
+    twotower("train", "shop/tiny.toml", "--out", tmp_path / "model")  # a relative path to a config with relative paths
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    said = twotower("evaluate", "../model").stdout
+    assert "top-10" in said
+    assert "test events may have been in its training" not in said
+
+
+def test_where_the_data_of_a_bundle_are_gone_it_says_which(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / "shop", tmp_path / "old")
+    twotower("train", tmp_path / "old" / "tiny.toml", "--out", tmp_path / "model")
+    (tmp_path / "old").rename(tmp_path / "new")
+    gone = " ".join(twotower("evaluate", tmp_path / "model", expect=4).stderr.split())
+    assert f"[data] interactions = {tmp_path / 'old' / 'purchases.parquet'}, which is not there" in gone
+    assert f"twotower evaluate {tmp_path / 'model'} CONFIG.toml" in gone
+    said = twotower("evaluate", tmp_path / "model", tmp_path / "new" / "tiny.toml").stdout
+    assert "test events may have been in its training" not in said
+
+
+FEATURE = """
+import pyarrow as pa
+import torch
+from twotower import Feature
+
+class Hour(Feature):
+    kind = "hour"
+
+    def __init__(self, column: str, dim: int = 4) -> None:
+        super().__init__()
+        self.column, self.dim, self.width = column, dim, dim
+        self.table = torch.nn.Embedding(24, dim)
+
+    def encode(self, column: pa.ChunkedArray) -> torch.Tensor:
+        return torch.tensor([int(second or 0) // 3600 % 24 for second in column.to_pylist()])
+
+    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.table(encoded)
+"""
+OWN_FEATURE = """
+imports = ["own_features"]
+[model]
+query = [{kind = "category", column = "customer"}, {kind = "hour", column = "bought_at"}]
+layers = [8]
+"""
+
+
+def test_a_feature_of_ones_own_is_imported_where_the_user_names_it(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(shop / "shop", folder)
+    (folder / "own_features.py").write_text(FEATURE)
+    config = folder / "own.toml"
+    config.write_text(OWN_FEATURE + TINY)
+    twotower("train", config, "--out", tmp_path / "model")
+    query = ("recommend", tmp_path / "model", "--query", '{"customer": "c0042"}')
+    unknown = " ".join(twotower(*query, expect=5).stderr.split())  # a bundle names no module that is run
+    assert "feature kind 'hour' is unknown" in unknown
+    assert "--import MODULE" in unknown
+    own = ("--import", folder / "own_features.py")
+    assert "score" in twotower(*query, *own).stdout
+    assert "top-10" in twotower("evaluate", tmp_path / "model", *own).stdout
+    by_workers = ("--layers", "4", "--layers", "8", "--workers", 2, "--epochs", 1, "--out", tmp_path / "study")
+    assert "The report" in twotower("study", config, *by_workers).stdout
+
+
+def test_simulated_data_have_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[data.simulated]\nqueries = 30\ncandidates = 40\ninteractions = 500\nseed = 3\n")
+    by_config = msgspec.json.decode(twotower("data", "describe", config, "--json").stdout)
+    by_name = msgspec.json.decode(twotower("data", "describe", "simulated:30,40,500,3", "--json").stdout)
+    assert by_config["interactions"] == 500
+    assert {**by_config, "name": ""} == {**by_name, "name": ""}
+
+
 def test_the_example_from_python_does_the_same(shop: Path) -> None:
     evaluation = runpy.run_path(str(shop / "own_log.py"))["main"](shop / "shop")
     assert evaluation.model.all["top_10"] > evaluation.rows["popularity"].all["top_10"] + 0.1
@@ -118,7 +195,9 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
     assert [(run.layers, run.seed) for run in results.runs] == [([8], 0), ([8], 1), ([16, 8], 0), ([16, 8], 1)]
     assert results.runs[0].final != results.runs[1].final
     assert results.curves_on == "validation"
-    assert any("later choices of the query included" in sentence for sentence in results.verdicts)
+    assert results.data.split == "time:0.2"
+    assert any("the last 20% of the events are test" in sentence for sentence in results.verdicts)
+    assert "candidate tower reads: sku (id), label (words), shelf (labels)" in done.stdout
     assert results.data.validation > 0
     assert {path.name for path in (out / "models").iterdir()} == {
         "8-seed0", "8-seed1", "16-8-seed0", "16-8-seed1"
@@ -127,9 +206,11 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
 
 def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
     out = shop / "json-study"
-    by_time = ("--split", "time:0.2")
-    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", *by_time, "--out", out, "--json")
-    assert not any("later choices" in sentence for sentence in msgspec.json.decode(done.stdout)["verdicts"])
+    at_random = ("--split", "random:0.2")
+    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", *at_random, "--out", out, "--json")
+    verdicts = msgspec.json.decode(done.stdout)["verdicts"]
+    assert any("later choices of the query included" in sentence for sentence in verdicts)
+    assert not any("Split by time" in sentence for sentence in verdicts)
     assert msgspec.json.decode(done.stdout)["runs"][0]["layers"] == [4]
     assert "top-100" in done.stderr
 
@@ -184,6 +265,9 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
         (["study", "--layers", "64;32"], 2, "expected widths with commas"),
         (["study", "--split", "half"], 2, "expected random:SHARE"),
+        (["study", "--split-seed", "-1"], 2, "-1 is not in the range"),
+        (["study", "simulated:5,6"], 2, "expected simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"),
+        (["study", "--import", "no_such_module"], 2, "No module named 'no_such_module'"),
         (["study", "--seeds", "0"], 2, "seeds"),
         (["study", "--sedes", "1"], 2, "sedes"),
         (["train", "nothing.toml", "--out", "x"], 2, "does not exist"),
@@ -226,6 +310,7 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     config = folder / "streamed.toml"
     config.write_text(STREAMED)
     said = twotower("train", config, "--out", shop / "streamed").stdout
+    assert "query tower reads: customer (id), bought_at (20 buckets, standardised)" in said
     assert f"{cut[0]:,} train, {len(purchases) - cut[1]:,} test; split given" in said
     evaluation = msgspec.json.decode(twotower("evaluate", shop / "streamed", "--json").stdout, type=dict[str, Any])
     assert list(evaluation["rows"]) == ["model", "popularity"]

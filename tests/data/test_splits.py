@@ -14,6 +14,7 @@ from twotower.data import (
     Seen,
     Split,
     TimeSplit,
+    choose_rule,
     from_tables,
     parse_rule,
     split_by_time,
@@ -125,7 +126,7 @@ def test_rules_are_read_from_text(text: str, rule: RandomSplit | TimeSplit | Las
     assert parse_rule(text, seed=5) == rule
 
 
-@pytest.mark.parametrize("text", ["random:x", "random:1.5", "time:0", "first-out", "last-out:2"])
+@pytest.mark.parametrize("text", ["random:x", "random:", "random:1.5", "time:nan", "time:0", "first-out", "last-out:2"])
 def test_unknown_rules_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
         parse_rule(text)
@@ -150,3 +151,64 @@ def test_seen_has_each_pair_once() -> None:
     position, candidates = seen.pairs(np.array([3, 0, 1, 1]))
     assert position.tolist() == [0, 2, 2, 3, 3]
     assert candidates.tolist() == [3, 0, 2, 0, 2]
+
+
+def lives(queries: int, events: int, overlap: bool) -> Dataset:
+    """Queries with so many events each: all over the time, or one query after the other."""
+    return timed(
+        [
+            (q, (q + n) % 7, n * queries + q if overlap else q * events + n)
+            for q in range(queries)
+            for n in range(events)
+        ]
+    )
+
+
+def test_a_log_with_times_is_cut_by_time() -> None:
+    chosen = choose_rule(lives(20, 10, overlap=True))
+    assert chosen.rule == TimeSplit(0.2)
+    assert "the last 20% of the events are test" in chosen.reason
+
+
+def test_where_the_last_events_are_of_new_queries_the_last_of_each_query_is_left_out() -> None:
+    chosen = choose_rule(lives(20, 10, overlap=False))
+    assert chosen.rule == LastOut()
+    assert "only 0% of the last 20% of the events are of queries with earlier events" in chosen.reason
+
+
+def test_a_log_without_times_is_cut_at_random_and_says_what_that_hides() -> None:
+    log = from_tables(pa.table({"u": [1, 2] * 5, "i": [1, 2, 3, 4, 5] * 2}), query_id="u", candidate_id="i")
+    chosen = choose_rule(log, seed=7)
+    assert chosen.rule == RandomSplit(0.2, seed=7)
+    assert "no times, so past and future cannot be told apart" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [(q, i, 5) for q in range(4) for i in range(5)],  # one instant
+        [(q, i, i // 3) for q in range(4) for i in range(5)],  # two, of which train would have one
+        [(q, q % 3, q) for q in range(20)],  # one event a query
+        [(q, n, 2 * q + n) for q in range(20) for n in range(2)],  # none left to validate on
+    ],
+)
+def test_the_rule_that_is_chosen_can_cut_test_and_validation(found: list[tuple[int, int, int]]) -> None:
+    rule = choose_rule(timed(found)).rule
+    assert len(rule(rule(timed(found)).train).test) > 0
+
+
+@given(found=events, seed=st.integers(0, 99))
+def test_the_choice_does_not_depend_on_the_order_of_rows(found: list[tuple[int, int, int]], seed: int) -> None:
+    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+    assert choose_rule(timed(found)) == choose_rule(timed(shuffled))
+
+
+def test_queries_with_one_event_stay_in_train_when_the_last_is_left_out() -> None:
+    train, test = LastOut()(timed([(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 0, 9)]))
+    assert rows(train) == [(0, 0, 1.0), (1, 2, 3.0), (2, 0, 9.0)]
+    assert rows(test) == [(0, 1, 2.0)]
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="split seed -1; expected a whole number of at least 0"):
+        parse_rule("random:0.2", seed=-1)

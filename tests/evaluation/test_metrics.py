@@ -15,6 +15,7 @@ from twotower.evaluation.metrics import (
     query_metrics,
     rank_half_widths,
     rank_metrics,
+    verdict_metric,
 )
 
 
@@ -94,3 +95,51 @@ def test_half_widths_are_of_every_rank_metric_and_over_queries() -> None:
 def test_senseless_lengths_of_lists_are_refused(ks: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="expected distinct whole numbers"):
         check_ks(ks)
+
+
+RANKS, QUERIES = np.array([1.0, 2.5, 4.0, 10.0, 1.0]), np.array([0, 0, 1, 2, 2])
+
+
+def test_whole_weights_are_repetitions() -> None:
+    weights = np.array([1, 3, 2, 1, 2])
+    repeated = rank_metrics(np.repeat(RANKS, weights), ks=(1, 3))
+    assert rank_metrics(RANKS, (1, 3), weights.astype(np.float64)) == pytest.approx(repeated)
+    widths = rank_half_widths(np.repeat(RANKS, weights), np.repeat(QUERIES, weights), ks=(3,))
+    assert rank_half_widths(RANKS, QUERIES, (3,), weights.astype(np.float64)) == pytest.approx(widths)
+    popularity = np.array([10.0, 0.0, 2.0, 4.0])
+    lists, chosen = np.array([[0, 3], [2, -1], [1, 0], [3, 2], [0, 1]]), np.array([2, 3, 0, 0, 1])
+    one, other = ListStatistics(popularity, ks=(1, 2)), ListStatistics(popularity, ks=(1, 2))
+    one.add(lists, chosen, weights.astype(np.float64))
+    other.add(np.repeat(lists, weights, axis=0), np.repeat(chosen, weights))
+    assert one.metrics() == pytest.approx(other.metrics())
+
+
+@given(st.floats(0.001, 1000.0))
+def test_only_the_ratios_of_weights_matter(factor: float) -> None:
+    weights, candidates = np.array([1.0, 3.0, 2.0, 0.5, 2.0]), np.arange(5)
+    one, other = (
+        rank_metrics(RANKS, weights=counts)
+        | query_metrics(RANKS, QUERIES, candidates, weights=counts)
+        | {f"± {name}": width for name, width in rank_half_widths(RANKS, QUERIES, weights=counts).items()}
+        for counts in (weights * factor, weights)
+    )
+    assert one == pytest.approx(other)
+    equal = query_metrics(RANKS, QUERIES, candidates, weights=np.full(5, factor))
+    assert equal == pytest.approx(query_metrics(RANKS, QUERIES, candidates))
+
+
+def test_a_query_counts_as_much_as_its_mean_event() -> None:
+    # Query 0 recalls 1 of 2 candidates and counts (1 + 3) / 2; query 1 recalls its one and counts 6.
+    ranks, queries = np.array([1.0, 9.0, 1.0]), np.array([0, 0, 1])
+    metrics = query_metrics(ranks, queries, np.array([0, 1, 0]), ks=(5,), weights=np.array([1.0, 3.0, 6.0]))
+    assert metrics["recall_5"] == pytest.approx((2 * 0.5 + 6 * 1.0) / 8)
+
+
+@pytest.mark.parametrize(
+    ("ks", "candidates", "metric"),
+    [((1, 5, 10, 50, 100), 1682, "top_100"), ((3, 20), 21, "top_20"), ((3, 20), 20, "top_3"), ((3, 20), 3, "mrr")],
+)
+def test_models_are_compared_by_the_longest_list_that_can_differ(
+    ks: tuple[int, ...], candidates: int, metric: str
+) -> None:
+    assert verdict_metric(ks, candidates) == metric

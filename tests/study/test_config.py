@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -7,16 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from toy import groups_log, log_of
 from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
 from twotower.errors import ConfigError
+from twotower.evaluation import ModelScorer, measure
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
-from twotower.study.config import Config, ModelConfig, config_of, read_config
+from twotower.study.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
 from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
-from twotower.study.recipes import recipe
+from twotower.study.recipes import Recipe, recipe
+from twotower.study.trained import train_by_recipe
 from twotower.training import Adagrad, AdamW, Trainer
+from twotower.training.callbacks import ProgressBar
 
 INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
@@ -70,6 +75,8 @@ def test_a_config_says_which_data_model_and_training(tmp_path: Path) -> None:
 
 def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
     text = """
+        [data]
+        name = "simulated"
         [model]
         learn_temperature = true
         temperature = 0.1
@@ -87,7 +94,9 @@ def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
     assert msgspec.convert(msgspec.to_builtins(trainer), Trainer) == trainer
     model = config.model.build(data, recipe("tuned", data, RandomSplit()))
     assert (model.learn_temperature, model.initial_temperature) == (True, 0.1)
-    smoothed = read_config(write(tmp_path, '[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}'))
+    smoothed = read_config(
+        write(tmp_path, '[data]\nname = "simulated"\n[training]\nloss = {kind = "full_softmax", label_smoothing = 0.1}')
+    )
     assert smoothed.resolved_recipe(data).trainer.loss == FullSoftmax(label_smoothing=0.1)
 
 
@@ -104,14 +113,20 @@ def test_a_table_without_a_kind_changes_only_what_it_names() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("[data]", "[date]"), "unknown field `date`"),
+        (("[data]", "[date]"), "it has the unknown key 'date', did you mean 'data'"),
         (('query_id = "u"', ""), r"\[data\] has no query_id"),
-        (('recipe = "tuned"', 'recipe = "best"'), "Invalid enum value 'best'"),
-        (("layers = [16]", 'layers = "16"'), "Expected `array`"),
-        (("epochs = 2", "epoch = 2"), r"\[training\] has the unknown key 'epoch'; expected epochs, "),
-        (("epochs = 2", 'epochs = "2"'), r"\[training\]: Expected `int`"),
-        (("learning_rate = 0.5", "rate = 0.5"), "unknown field `rate`"),
-        (('kind = "adagrad"', 'kind = "sgd"'), "Invalid value 'sgd'"),
+        (('recipe = "tuned"', 'recipe = "best"'), "recipe = 'best'; expected 'tutorial', 'tuned'"),
+        (("layers = [16]", 'layers = "16"'), r"\[model\] layers = '16'; expected a list"),
+        (
+            ("epochs = 2", "epoch = 2"),
+            r"\[training\] has the unknown key 'epoch', did you mean 'epochs'\? expected epochs, ",
+        ),
+        (("epochs = 2", 'epochs = "2"'), r"\[training\] epochs = '2'; expected a whole number"),
+        (
+            ("learning_rate = 0.5", "rate = 0.5"),
+            r"\[training.optimizer\] has the unknown key 'rate'; expected learning_rate, ",
+        ),
+        (('kind = "adagrad"', 'kind = "sgd"'), r"\[training.optimizer\] kind = 'sgd'; expected 'ada"),
         (('rule = "last-out"', 'rule = "first"'), "split 'first' is unknown"),
         (('kind = "category"', 'kind = "word"'), "feature kind 'word' is unknown"),
         (("[data]", "[data"), "config .*: "),
@@ -205,23 +220,20 @@ def stream(lines: str, folder: Path) -> Config:
 def test_a_streamed_log_needs_its_test_part_given(tmp_path: Path) -> None:
     for name, users in (("log", [1, 1, 2]), ("test", [1, 2, 9]), ("validation", [2, 2, 1])):
         pq.write_table(pa.table({"u": users, "i": [5, 6, 5]}), tmp_path / f"{name}.parquet")
-    parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).parts()
+    parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).streamed_parts()
     assert (len(parts.train), len(parts.test), parts.rule) == (3, 3, "given")
     assert parts.test.queries["u"].to_pylist() == [1, 2, 9]
     assert parts.validation is not None
     known = recipe("tuned", parts.train, TimeSplit(), parts.validation)
     new = recipe("tuned", parts.train, TimeSplit(), parts.test)
     assert (known.strangers, new.strangers) == (0.02, 0.3)  # one in three is of query 9, which the log lacks
-    assert stream('test = "test.parquet"', tmp_path).parts().validation is None
+    assert stream('test = "test.parquet"', tmp_path).streamed_parts().validation is None
     with pytest.raises(ConfigError, match=r"stream = true without test; .*a log that is streamed is not split"):
-        stream("", tmp_path).parts()
+        stream("", tmp_path).streamed_parts()
     with pytest.raises(ConfigError, match=r"\[split\] with stream = true"):
-        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).parts()
+        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).streamed_parts()
     with pytest.raises(ConfigError, match="expected data that fits in memory"):
         stream('test = "test.parquet"', tmp_path).data.load()
-    in_memory = msgspec.structs.replace(stream('test = "test.parquet"', tmp_path).data, stream=False)
-    with pytest.raises(ConfigError, match="test or validation without stream = true"):
-        in_memory.load()
 
 
 def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
@@ -233,3 +245,118 @@ def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
     assert kinds == ["category", "bucketized", "normalized"]
     assert [feature.kind for feature in candidate_inputs(opened, 8, 0.0)] == ["category", "text"]
     assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted
+
+
+OWN = """
+[data]
+interactions = "log.parquet"
+query_id = "u"
+candidate_id = "i"
+time = "t"
+"""
+
+
+def own_log(folder: Path, **parts: pa.Table) -> Path:
+    """A folder with a config and a log of ten queries, each with events all over the time."""
+    log = pa.table({"u": [n % 10 for n in range(100)], "i": [n * n % 7 for n in range(100)], "t": range(100)})
+    pq.write_table(log, folder / "log.parquet")
+    for name, table in parts.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    return write(folder, OWN + "".join(f'{name} = "{name}.parquet"\n' for name in parts))
+
+
+def test_paths_are_absolute_once_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_log(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = read_config(Path("../config.toml")).data
+    monkeypatch.chdir("/")
+    assert data.interactions == str(tmp_path / "log.parquet")
+    assert len(data.load()) == 100
+
+
+def test_an_own_log_with_times_is_cut_by_time_and_built_in_data_at_random(tmp_path: Path) -> None:
+    own = read_config(own_log(tmp_path))
+    parts = own.parts()
+    assert (parts.rule, parts.split) == ("time:0.2", SplitConfig("time:0.2"))
+    assert any("the last 20% of the events are test" in remark for remark in parts.remarks)
+    pinned = msgspec.structs.replace(own, split=parts.split)
+    assert pinned.parts().fingerprint == parts.fingerprint
+    assert pinned.parts().remarks == ()  # what the user asks for needs no reason
+    assert pinned.resolved_recipe(parts.train).reach == "before"
+    built_in = Config(data=DataConfig(name="simulated:20,30,400"))
+    assert built_in.parts().rule == "random:0.2, seed 42"
+    assert built_in.resolved_recipe(built_in.parts().train).reach == "around"
+
+
+def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
+    test = pa.table({"u": [3, 77], "i": [1, 2], "t": [99, 200]})
+    validation = pa.table({"u": [3, 4, 5], "i": [1, 2, 4], "t": [150, 151, 152]})
+    config = read_config(own_log(tmp_path, test=test, validation=validation))
+    parts = config.parts()
+    assert [len(part) for part in (parts.train, parts.test, *parts.fitted_and_validation())] == [100, 2, 100, 3]
+    assert parts.rule == "given"
+    assert parts.remarks == ()
+    assert config.resolved_recipe(parts.train, parts.validation).reach == "before"
+    quiet = ProgressBar(Console(quiet=True))
+    small = msgspec.structs.replace(config, training={"epochs": 2}, model=ModelConfig(layers=(4,), dim=4))
+    recipe_ = small.resolved_recipe(parts.train, parts.validation)
+    trained = train_by_recipe(small, recipe_, parts, progress=quiet)
+    best = trained.history.best.validation
+    assert best is not None
+    measured = measure(ModelScorer(trained.model), parts.fitted_and_validation()[1], parts.train)
+    assert measured.all["top_100"] == pytest.approx(best.all["top_100"])
+    with pytest.raises(ConfigError, match="nothing is to cut"):
+        msgspec.structs.replace(config, split=SplitConfig("last-out")).parts()
+
+
+def test_events_that_are_in_train_and_test_are_said(tmp_path: Path) -> None:
+    shared = pa.table({"u": [3, 4], "i": [9 % 7, 2], "t": [3, 500]})
+    parts = read_config(own_log(tmp_path, test=shared)).parts()
+    assert any("1 of the 2 events of test are in train too" in remark for remark in parts.remarks)
+    assert any("are validation" in remark for remark in parts.remarks)
+    assert len(parts.fitted_and_validation()[1]) == 20
+
+
+def recipe_of(path: Path) -> Recipe:
+    config = read_config(path)
+    return config.resolved_recipe(config.parts().train)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has no \[data\]; expected interactions = PATH"),
+        ("[data]", r"\[data\] names no data; expected interactions = PATH"),
+        ('[data]\nname = "movielens-100k"\nquery_id = "u"', r"\[data\] has query_id and no interactions"),
+        ('[data]\nname = "simulated"\nvalidation = "x"', r"\[data\] has validation without test"),
+        ('[data]\nname = "movielens-100k"\n[data.simulated]\nseed = 1', r"with \[data.simulated\]; expected name"),
+        ("[data.simulated]\nusers = 1", r"\[data.simulated\] has the unknown key 'users'; expected queries"),
+        ("[data.simulated]\nqueries = 0", "simulated: queries=0; expected a whole number of at least 1"),
+        (OWN + "[data.simulated]", r"interactions and \[data.simulated\]; expected one"),
+        (OWN + '[split]\nrule = "random"\nseed = -1', "split seed -1; expected a whole number of at least 0"),
+        (OWN + "[training]\nseed = 100000000000000000000", "seed=1.*below 2"),
+        (OWN + "[training]\nseed = -1", "seed=-1; expected a whole number of at least 0"),
+        ('imports = "mine"\n' + OWN, "imports = 'mine'; expected a list"),
+        ('imports = ["not_there"]\n' + OWN, "module 'not_there' cannot be imported: ModuleNotFoundError"),
+        ('imports = ["./not_there.py"]\n' + OWN, r"not_there\.py does not exist"),
+        ('imports = ["no name"]\n' + OWN, "expected a name such as my_features"),
+        ('imports = ["breaks"]\n' + OWN, "breaks.* cannot be imported: ZeroDivisionError"),
+        ('imports = ["json"]\n' + OWN, "another one has its name"),
+    ],
+)
+def test_configs_that_cannot_be_used_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own_log(tmp_path)
+    (tmp_path / "breaks.py").write_text("1 / 0")
+    (tmp_path / "json.py").write_text("")
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message):
+        recipe_of(path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    own_log(tmp_path)
+    assert read_config(write(tmp_path, "\ufeff" + OWN)).data.query_id == "u"

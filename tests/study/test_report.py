@@ -5,16 +5,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
 from twotower.errors import SavedFolderError
-from twotower.evaluation import Scores, Slice
+from twotower.evaluation import Comparison, Measurement, Outcomes, Scores, Slice
+from twotower.evaluation.comparisons import Verdict
+from twotower.evaluation.intervals import Interval
 from twotower.study.curves import DARK, curves_svg, draw_curves, write_curves
 from twotower.study.report import report_html
-from twotower.study.results import CurvePoint, DataSummary, Run, Seconds, Study, read_results, write_results
-from twotower.study.summary import best_depth, by_depth, paired_difference, strongest, verdicts
+from twotower.study.results import (
+    CurvePoint,
+    DataSummary,
+    Run,
+    Seconds,
+    Study,
+    best_depth,
+    by_depth,
+    read_results,
+    write_results,
+)
+from twotower.study.summary import comparisons_of, strongest, verdicts
 from twotower.study.tables import results_table
 
 
@@ -40,11 +53,30 @@ def run(layers: list[int], top: float, seed: int = 0) -> Run:
     return Run(layers, seed, "tuned", 3, 1234, Seconds(1.5, 0.5), history, [5.0, 2.5, 1.7], scores(top), 3)
 
 
+def judged(name: str, rival: str, difference: float, over_seeds: Interval | None = None) -> list[Comparison]:
+    """A comparison under both protocols whose interval is ± 0.02."""
+    verdict: Verdict = (
+        "better" if difference > 0.02 else "worse" if difference < -0.02 else "not significantly different"
+    )
+    return [
+        Comparison(name, rival, protocol, "top_100", difference, 0.02, 20_000, 943, over_seeds, verdict)
+        for protocol in ("all", "unseen")
+    ]
+
+
 def study(runs: Sequence[Run], oracle: bool = True, name: str = "simulated") -> Study:
     baselines = {
         name: scores(value)
         for name, value in (("popularity", 0.3), ("recent_popularity", 0.31), ("ease", 0.35), ("ials", 0.34))
     } | ({"oracle": scores(0.7)} if oracle else {})
+    depths = by_depth(runs)
+    comparisons = [
+        one
+        for depth in depths
+        for rival in baselines
+        if rival != "oracle"
+        for one in judged(depth.label, rival, depth.interval("all", "top_100").mean - baselines[rival].all["top_100"])
+    ]
     return Study(
         data=DataSummary(name, 100_000, 943, 1682, 80_000, 16_000, 20_000, "random:0.2, seed 42", "0123456789ab"),
         baselines=baselines,
@@ -52,7 +84,8 @@ def study(runs: Sequence[Run], oracle: bool = True, name: str = "simulated") -> 
         curves_on="validation",
         curve_baselines=baselines,
         metric="top_100",
-        verdicts=verdicts(baselines, runs, "top_100"),
+        comparisons=comparisons,
+        verdicts=verdicts(comparisons, baselines, runs, "top_100"),
         command="twotower study --out 'my study'",
         versions={"twotower": "0.1.0"},
         created="2026-01-01T00:00:00+00:00",
@@ -92,45 +125,68 @@ def test_what_are_no_results_is_refused(tmp_path: Path) -> None:
             read_results(path)
 
 
-def test_it_says_which_model_does_not_beat_popularity() -> None:
-    said = verdicts({"popularity": scores(0.3), "ease": scores(0.2)}, [run([32], 0.25)], "top_100")
-    assert "[32] (top_100, all: 0.2500 ± 0.0123) beats EASE (0.2000), does not beat popularity (0.3000)." in said
-    assert verdicts({"popularity": scores(0.2), "ials": scores(0.1)}, [run([32], 0.25)], "top_100") == [
-        "[32] beats popularity and iALS under both protocols (top_100)."
+def test_results_of_an_earlier_format_are_refused(tmp_path: Path) -> None:
+    write_results(SEEDS, tmp_path / "results.json")
+    raw = msgspec.json.decode((tmp_path / "results.json").read_bytes())
+    del raw["format"], raw["comparisons"]
+    (tmp_path / "results.json").write_bytes(msgspec.json.encode(raw))
+    with pytest.raises(SavedFolderError, match="format 1; expected 2, which this version writes: rerun the study"):
+        read_results(tmp_path / "results.json")
+
+
+def test_it_says_what_each_depth_beats_and_what_it_does_not() -> None:
+    runs = [run([32], 0.31), run([64, 32], 0.5)]
+    found = [
+        *judged("[32]", "popularity", 0.01),
+        *judged("[64, 32]", "popularity", 0.2),
+        *judged("[64, 32]", "[32]", 0.19),
+    ]
+    assert verdicts(found, {"popularity": scores(0.3)}, runs, "top_100") == [
+        "[32] is not significantly different from popularity under both protocols (top-100: +0.0100 ± 0.0200 all, "
+        "+0.0100 ± 0.0200 unseen).",
+        "[64, 32] beats popularity under both protocols (top-100: +0.2000 ± 0.0200 all, +0.2000 ± 0.0200 unseen).",
+        "[64, 32] is better than [32] under both protocols (top-100: +0.1900 ± 0.0200 all, +0.1900 ± 0.0200 unseen).",
+        "Depths are compared on these test events with one seed each, and another seed may change the order; "
+        "--seeds 5 compares them over seeds as well.",
+        "Differences are paired by event; ± is their 95% interval over 943 queries, wide enough for all 6 comparisons "
+        "at once.",
     ]
 
 
 def test_it_says_how_far_towards_the_oracle_a_study_went() -> None:
     assert any(s.startswith("[64, 32] goes 50% of the way from popularity (0.3000)") for s in ONE_SEED.verdicts)
     assert not any("any model can reach" in sentence for sentence in study([run([32], 0.4)], oracle=False).verdicts)
+    assert not any("any model can reach" in sentence for sentence in study([run([32], 0.31)]).verdicts)
 
 
-def test_one_seed_does_not_tell_depths_apart() -> None:
-    assert ONE_SEED.verdicts[-1].startswith("One seed does not tell depths apart")
+QUERIES = np.repeat(np.arange(50), 4)
 
 
-@pytest.mark.parametrize(
-    ("deep", "word"),
-    [
-        ([0.5, 0.52, 0.51], "is better than"),
-        ([0.3, 0.32, 0.31], "is worse than"),
-        ([0.3, 0.6, 0.4], "is not told apart from"),
-    ],
-)
-def test_depths_are_compared_by_paired_seeds(deep: list[float], word: str) -> None:
-    runs = [run([32], 0.4 + 0.01 * seed, seed) for seed in range(3)] + [
-        run([64, 32], top, s) for s, top in enumerate(deep)
+def ranked(rank: int, queries: np.ndarray = QUERIES) -> Outcomes:
+    return Outcomes(np.full((2, len(queries)), rank, dtype=np.float32), queries, queries < 0)
+
+
+def test_a_study_compares_every_depth_with_every_baseline_and_with_the_depth_before() -> None:
+    runs = [run([32], 0.4), run([64, 32], 0.5), run([32], 0.4, seed=1), run([64, 32], 0.5, seed=1)]
+    baselines = {name: Measurement(scores(0.3), ranked(200)) for name in ("popularity", "ease", "oracle")}
+    found = comparisons_of(baselines, runs, [ranked(rank) for rank in (150, 1, 150, 2)], "top_100")
+    assert [(one.name, one.rival, one.verdict) for one in found if one.protocol == "all"] == [
+        ("[32]", "popularity", "not significantly different"),
+        ("[32]", "ease", "not significantly different"),
+        ("[64, 32]", "popularity", "better"),
+        ("[64, 32]", "ease", "better"),
+        ("[64, 32]", "[32]", "better"),
     ]
-    assert any(s.startswith(f"[64, 32] {word} [32]: ") and "3 paired seeds" in s for s in study(runs).verdicts)
+    assert [one.over_seeds for one in found] == [None] * 8 + [Interval(1.0, 0.0)] * 2
 
 
-def test_a_paired_difference_by_hand() -> None:
-    shallow, deep = by_depth(
-        [run([32], 0.4 + 0.1 * s, s) for s in (0, 1)] + [run([64, 32], 0.5 + 0.1 * s, s) for s in (1, 0)]
+def test_depths_over_seeds_are_said_with_both_intervals() -> None:
+    said = verdicts(judged("[64, 32]", "[32]", 0.1, Interval(0.1, 0.03)), {}, SEEDS.runs, "top_100")
+    assert said[0] == (
+        "[64, 32] is better than [32] under both protocols (top-100: +0.1000 ± 0.0200 over queries and ± 0.0300 over "
+        "seeds all, +0.1000 ± 0.0200 over queries and ± 0.0300 over seeds unseen)."
     )
-    difference = paired_difference(shallow, deep, "all", "top_100")
-    assert difference.mean == pytest.approx(0.1)
-    assert difference.half_width == pytest.approx(0.0, abs=1e-12)  # the seeds' own differences cancel
+    assert "the one over queries and the 95% interval over 3 paired seeds" in said[1]
 
 
 def test_means_have_intervals_over_seeds_and_one_seed_has_its_own_over_queries() -> None:
@@ -150,6 +206,7 @@ def test_the_strongest_baseline_is_that_of_the_protocol_and_never_the_oracle() -
     one, other = Scores({"mrr": 0.3}, {"mrr": 0.1}), Scores({"mrr": 0.2}, {"mrr": 0.2})
     baselines = {"popularity": one, "ease": other, "oracle": Scores({"mrr": 1.0}, {"mrr": 1.0})}
     assert [strongest(baselines, protocol, "mrr") for protocol in ("all", "unseen")] == ["popularity", "ease"]
+    assert strongest({"oracle": one}, "all", "mrr") is None
     assert best_depth(SEEDS.runs, "top_100").label == "[64, 32]"
 
 
@@ -163,7 +220,27 @@ def test_the_terminals_table_fits_in_80_columns(what: Study) -> None:
     shown = capture.get()
     assert "…" not in shown
     assert all(depth.label in shown for depth in by_depth(what.runs))
-    assert ("▾ does not beat popularity" in shown) == (what.runs[0].final.all["top_100"] < 0.3)
+    assert ("▾ does not beat popularity (top-100)" in shown) == (what.runs[0].final.all["top_100"] < 0.3)
+
+
+def test_a_higher_figure_is_marked_where_it_is_not_significantly_higher() -> None:
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(results_table(study([run([32], 0.31)])))
+    assert capture.get().count("▾") == 2 + 1  # a mark under each protocol, and what it means
+
+
+def test_a_notebook_shows_the_figures_and_the_verdicts() -> None:
+    page = SEEDS._repr_html_()
+    assert page.count("<table") == page.count("</table>") == 1
+    for text in ("popularity", "EASE", "[64, 32]", "oracle", "0.5100 ± ", *SEEDS.verdicts):
+        assert text in page
+
+
+def test_a_study_without_baselines_has_a_report() -> None:
+    alone = msgspec.structs.replace(ONE_SEED, baselines={}, curve_baselines={}, comparisons=[])
+    assert "[64, 32]" in report_html(alone)
+    assert "▾" not in str(results_table(alone).caption)
 
 
 @pytest.mark.parametrize("what", [ONE_SEED, SEEDS], ids=["one seed", "seeds"])

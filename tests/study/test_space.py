@@ -10,6 +10,7 @@ from twotower.study.config import Config, read_config
 from twotower.study.space import Choices, Interval
 
 TOML = """
+data.name = "simulated"
 [tune]
 model.layers = { choices = [[64, 32], [128]] }
 "model.dim" = { low = 8, high = 64, step = 8 }

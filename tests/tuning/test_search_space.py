@@ -57,7 +57,7 @@ def test_any_key_of_model_and_training_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("tune", "message"),
     [
-        ({"training.loss.hard": {"choices": [1]}}, r"\[tune\] training.loss.hard = 1: .*unknown field `hard`"),
+        ({"training.loss.hard": {"choices": [1]}}, r"\[tune\] training.loss.hard = 1: .*has the unknown key 'hard'"),
         ({"model.activation": {"choices": ["relu", "swish"]}}, r"model.activation = \"swish\": .*'swish'"),
         ({"training.optimizer.learning_rate": {"low": -0.5, "high": 0.1}}, r"learning_rate = -0.5: .*above 0"),
         ({"model.dropout": {"low": 0.0, "high": 1.5}}, r"model.dropout = 1.5: "),

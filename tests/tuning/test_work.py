@@ -42,7 +42,7 @@ def trials_of(job: Job) -> list[FrozenTrial]:
     """Enqueues the built-in config, as the command does, and works."""
     config = job.config
     job.database.parent.mkdir(exist_ok=True)
-    space = SearchSpace.of(config, config.split.parsed()(config.data.load()).train)
+    space = SearchSpace.of(config, config.parts().train)
     with Database.opened(job.database) as database:
         database.requeue_interrupted()
         database.enqueue_built_in(space.base_params)

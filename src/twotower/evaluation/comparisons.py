@@ -12,7 +12,7 @@ import numpy as np
 from twotower.errors import DataError
 from twotower.evaluation.intervals import Interval, mean_interval, paired_interval, weighted_mean
 from twotower.evaluation.measure import FLOORS, NAMES, Measurement
-from twotower.evaluation.metrics import FloatArray, metric_label
+from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 
 Verdict = Literal["better", "worse", "not significantly different", "too few queries"]
@@ -44,10 +44,12 @@ class Comparison(msgspec.Struct, frozen=True):
         rival: The other; a baseline by its key.
         protocol: `all` or `unseen`.
         metric: The metric compared, such as `top_100`.
-        difference: Its mean over the events of test (weighted where they have weights), seeds averaged before.
+        difference: Its mean over the events, weighted where they have weights, seeds averaged before.
         half_width: Half width of its interval over queries, which holds together with those of all other
             comparisons of the report with a probability of 95%; None where there are too few queries.
-        queries: Queries that the events are of.
+        events: Events of test that are compared: under `unseen` those whose query does not have their candidate in
+            train.
+        queries: Queries that they are of.
         over_seeds: The difference with its 95% interval over paired seeds, where both have several.
         verdict: `better` where the intervals lie above zero, `worse` where they lie below.
     """
@@ -58,6 +60,7 @@ class Comparison(msgspec.Struct, frozen=True):
     metric: str
     difference: float
     half_width: float | None
+    events: int
     queries: int
     over_seeds: Interval | None
     verdict: Verdict
@@ -75,7 +78,7 @@ def compare(pairs: Sequence[Pair], metric: str) -> list[Comparison]:
 
     Example:
         >>> clicks = np.repeat(np.arange(40), 5)  # 40 queries of five events each
-        >>> best, worst = (Outcomes(np.full((2, 200), rank, dtype=np.float32), clicks) for rank in (1, 9))
+        >>> best, worst = (Outcomes(np.full((2, 200), rank), clicks, clicks < 0) for rank in (1, 9))
         >>> [found] = [one for one in compare([Pair("[32]", [best], "ease", [worst])], "mrr") if one.protocol == "all"]
         >>> found.verdict, round(found.difference, 3)
         ('better', 0.889)
@@ -107,16 +110,24 @@ def _require_same_events(pair: Pair) -> None:
 
 
 def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Comparison:
+    """Judges a pair under one protocol.
+
+    Events that repeat a choice of train do not count under `unseen`: of all that the query has in train, their
+    candidate alone takes part in the ranking, so that whoever merely recalls train has it on top.
+    """
     first = pair.own[0]
-    own, others = (_mean_values(each, protocol, metric) for each in (pair.own, pair.others))
-    found = paired_interval(own - others, first.queries, first.weights, total)
+    counted = ~first.repeats if protocol == "unseen" else np.ones(len(first.queries), dtype=bool)
+    own, others = (
+        np.stack([one.values(protocol, metric)[counted] for one in each]) for each in (pair.own, pair.others)
+    )  # [seeds, counted events]
+    queries, weights = first.queries[counted], None if first.weights is None else first.weights[counted]
+    found = paired_interval(own.mean(axis=0) - others.mean(axis=0), queries, weights, total)
+    if found.half_width is not None and found.half_width >= 1.0:  # as wide as all that a difference can be
+        found = Interval(found.mean)
     over_seeds = None
-    if min(len(pair.own), len(pair.others)) > 1:
+    if min(len(own), len(others)) > 1:
         over_seeds = mean_interval(
-            [
-                weighted_mean(one.values(protocol, metric) - other.values(protocol, metric), one.weights)
-                for one, other in zip(pair.own, pair.others, strict=True)
-            ]
+            [weighted_mean(one - other, weights) for one, other in zip(own, others, strict=True)]
         )
     return Comparison(
         name=pair.name,
@@ -125,16 +136,11 @@ def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Compariso
         metric=metric,
         difference=found.mean,
         half_width=found.half_width,
-        queries=len(np.unique(first.queries)),
+        events=len(queries),
+        queries=len(np.unique(queries)),
         over_seeds=over_seeds,
         verdict=_verdict(found, over_seeds),
     )
-
-
-def _mean_values(outcomes: Sequence[Outcomes], protocol: str, metric: str) -> FloatArray:
-    """What each event adds to a metric, averaged over the seeds, `[N]`."""
-    mean: FloatArray = np.mean([one.values(protocol, metric) for one in outcomes], axis=0)
-    return mean
 
 
 def _verdict(over_queries: Interval, over_seeds: Interval | None) -> Verdict:
@@ -155,7 +161,7 @@ def verdict_sentences(comparisons: Sequence[Comparison], better: str = "beats") 
 
     Example:
         >>> found = [
-        ...     Comparison("[32]", "ease", protocol, "top_100", 0.03, 0.01, 900, None, "better")
+        ...     Comparison("[32]", "ease", protocol, "top_100", 0.03, 0.01, 9000, 900, None, "better")
         ...     for protocol in ("all", "unseen")
         ... ]
         >>> verdict_sentences(found)
@@ -178,28 +184,47 @@ def interval_note(comparisons: Sequence[Comparison]) -> list[str]:
     if not known:
         return []
     together = f", wide enough for all {len(comparisons)} comparisons at once" if len(comparisons) > 1 else ""
-    return [f"Differences are paired by event; ± is their 95% interval over {known[0].queries:,} queries{together}."]
+    notes = [f"Differences are paired by event; ± is their 95% interval over {known[0].queries:,} queries{together}."]
+    counts = {one.protocol: one.events for one in known}
+    repeats = counts.get("all", 0) - counts.get("unseen", counts.get("all", 0))
+    if repeats:
+        notes.append(
+            f"Differences under unseen leave out the {repeats:,} test events whose query has their candidate in train: "
+            "of all that it has there, that one alone is ranked."
+        )
+    return notes
 
 
 def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[str, Comparison]], better: str) -> str:
-    first = same[0][PROTOCOLS[0]]
+    """What holds for a scorer and all rivals with the same verdicts, under both protocols."""
     names = [NAMES.get(own, own) for own in (found[PROTOCOLS[0]].rival for found in same)]
-    rivals = listed(names, "or" if verdicts[0] == "not significantly different" else "and")
-    label = metric_label(first.metric)
-    if "too few queries" in verdicts:
+    label = metric_label(same[0][PROTOCOLS[0]].metric)
+    judged = {
+        protocol: verdict for protocol, verdict in zip(PROTOCOLS, verdicts, strict=True) if verdict != "too few queries"
+    }
+    if not judged:
+        queries = same[0][PROTOCOLS[0]].queries
         return (
-            f"The {first.queries:,} queries of test, or the few that have most of its events, are too few to tell "
-            f"whether {name} {better} {listed(names, 'or')} ({label})."
+            f"The {queries:,} queries of test are too few, or too unequal, to tell whether {name} {better} "
+            f"{listed(names, 'or')} ({label})."
         )
-    if len(set(verdicts)) == 1:
-        said = f"{_verb(verdicts[0], better)} {rivals} under both protocols"
-    else:
-        it = "it" if len(names) == 1 else "them"
-        said = f"{_verb(verdicts[0], better)} {rivals} under all, {_verb(verdicts[1], better)} {it} under unseen"
-    figures = [", ".join(_figure(found[protocol]) for protocol in PROTOCOLS) for found in same]
+    figures = [", ".join(_figure(found[protocol]) for protocol in judged) for found in same]
     if len(names) > 1:
         figures = [f"{rival} {figure}" for rival, figure in zip(names, figures, strict=True)]
-    return f"{name} {said} ({label}: {'; '.join(figures)})."
+    unjudged = [protocol for protocol in PROTOCOLS if protocol not in judged]
+    missing = "".join(f"; under {protocol}, too few queries are left to tell" for protocol in unjudged)
+    return f"{name} {_judged(names, judged, better)} ({label}: {'; '.join(figures)}){missing}."
+
+
+def _judged(names: Sequence[str], judged: Mapping[str, Verdict], better: str) -> str:
+    """Verbs and rivals: `beats popularity and EASE under both protocols`."""
+    (protocol, verdict), *others = judged.items()
+    rivals = listed(names, "or" if verdict == "not significantly different" else "and")
+    if set(judged.values()) == {verdict}:
+        return f"{_verb(verdict, better)} {rivals} under {'both protocols' if others else protocol}"
+    it = "it" if len(names) == 1 else "them"
+    rest = "".join(f" and {_verb(other, better)} {it} under {name}" for name, other in others)
+    return f"{_verb(verdict, better)} {rivals} under {protocol}{rest}"
 
 
 def _verb(verdict: Verdict, better: str) -> str:
@@ -212,8 +237,12 @@ def _verb(verdict: Verdict, better: str) -> str:
 
 
 def _figure(found: Comparison) -> str:
-    seeds = f" over queries and ± {found.over_seeds.half_width:.4f} over seeds," if found.over_seeds is not None else ""
-    return f"{found.difference:+.4f} ± {found.half_width:.4f}{seeds} {found.protocol}"
+    if found.over_seeds is None:
+        return f"{found.difference:+.4f} ± {found.half_width:.4f} {found.protocol}"
+    return (
+        f"{found.difference:+.4f} ± {found.half_width:.4f} over queries and ± {found.over_seeds.half_width:.4f} over "
+        f"seeds {found.protocol}"
+    )
 
 
 def listed(words: Sequence[str], word: str = "and") -> str:

@@ -105,8 +105,11 @@ def paired_interval(
         comparisons: How many intervals are to hold at once.
 
     Returns:
-        The interval; without a half width where there are fewer than `FEWEST_QUERIES` effective clusters.
+        The interval; without a half width where there are fewer than `FEWEST_QUERIES` effective clusters, and
+        0 where there are no events.
     """
+    if not len(differences):
+        return Interval(0.0)
     mean = weighted_mean(differences, weights)
     sizes = np.bincount(clusters, weights).astype(np.float64)
     total = float(sizes.sum())

@@ -21,7 +21,7 @@ from twotower.evaluation.metrics import (
     rank_half_widths,
     rank_metrics,
 )
-from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count
+from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count, repeats_of
 from twotower.evaluation.ranking import (
     RankCounter,
     Scorer,
@@ -94,7 +94,8 @@ def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = D
     }
     slices = measure_slices(test, train, (ranks[0], ranks[1]), ks, weights)
     scores = Scores(everything, unseen, half_widths, slices)
-    return Measurement(scores, Outcomes(ranks.astype(np.float32), test.query_index, weights))
+    outcomes = Outcomes(ranks.astype(np.float32), test.query_index, repeats_of(test, train), weights)
+    return Measurement(scores, outcomes)
 
 
 def _ranked(

@@ -26,11 +26,13 @@ class Outcomes:
     Attributes:
         ranks: Of the true candidates under `all` and `unseen`, `[2, N]`.
         queries: Row of each event's query, `[N]`.
+        repeats: Whether the event's query has its candidate in train, `[N]`.
         weights: How much each event counts, above 0, `[N]`; None where all count the same.
     """
 
     ranks: npt.NDArray[np.float32]
     queries: IntArray
+    repeats: npt.NDArray[np.bool_]
     weights: FloatArray | None = None
 
     def values(self, protocol: str, metric: str) -> FloatArray:
@@ -40,7 +42,7 @@ class Outcomes:
     def write(self, path: Path) -> None:
         """Writes an Arrow file."""
         columns = {name: pa.array(own) for name, own in zip(PROTOCOLS, self.ranks, strict=True)}
-        columns["query"] = pa.array(self.queries)
+        columns |= {"query": pa.array(self.queries), "repeats": pa.array(self.repeats)}
         if self.weights is not None:
             columns["weight"] = pa.array(self.weights)
         write_file(path, table_bytes(pa.table(columns)).to_pybytes())
@@ -56,9 +58,17 @@ class Outcomes:
             table = read_table(path)
             ranks = np.stack([table[name].to_numpy() for name in PROTOCOLS]).astype(np.float32)
             weights = table["weight"].to_numpy() if "weight" in table.column_names else None
-            return cls(ranks, table["query"].to_numpy(), weights)
+            return cls(ranks, table["query"].to_numpy(), table["repeats"].to_numpy(), weights)
         except (OSError, ValueError, KeyError) as error:
             raise SavedFolderError(f"{path} holds no ranks of test events: {error}") from error
+
+
+def repeats_of(events: Dataset, train: Dataset) -> npt.NDArray[np.bool_]:
+    """Whether each event's query has its candidate in train, `[N]`."""
+    size = events.candidates.num_rows
+    pairs, known = (data.query_index * size + data.candidate_index for data in (events, train))
+    repeats: npt.NDArray[np.bool_] = np.isin(pairs, known)
+    return repeats
 
 
 def events_that_count(events: Dataset) -> Dataset:

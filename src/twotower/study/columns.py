@@ -58,8 +58,10 @@ class TowerColumns(msgspec.Struct, frozen=True):
     def lines(self) -> list[str]:
         """One line a tower for what it reads, and one for each column left out."""
         towers = {"query": self.query, "candidate": self.candidate}
-        read = [f"{tower} tower reads: {', '.join(map(_shown, uses))}" for tower, uses in towers.items()]
-        return read + [
+        return [
+            f"{tower} tower reads: {', '.join(_shown(use) for use in uses if use.read_as)}"
+            for tower, uses in towers.items()
+        ] + [
             f"{tower} tower leaves out {use.column}: {use.why_not}"
             for tower, uses in towers.items()
             for use in uses
@@ -99,7 +101,7 @@ def _columns(features: Sequence[Feature]) -> list[str]:
 
 
 def _shown(use: ColumnRead) -> str:
-    return f"{use.column} ({use.read_as}{'; ' if use.hint else ''}{use.hint})" if use.read_as else ""
+    return f"{use.column} ({use.read_as}{'; ' if use.hint else ''}{use.hint})"
 
 
 def _words(feature: Feature, own_id: str) -> str:
@@ -118,7 +120,7 @@ def _words(feature: Feature, own_id: str) -> str:
         case History():
             return "earlier choices" if feature.reach == "before" else "choices around the event"
         case Elapsed():
-            return f"time since the {feature.since}" if feature.since in ("first", "previous") else "time to others"
+            return "time between events"
         case Activity():
             return "counts of events"
     return feature.kind

@@ -13,7 +13,7 @@ import msgspec
 
 WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 EXPECTED = {
-    "array": "a list, such as [64, 32]",
+    "array": "a list in brackets",
     "object": "a table",
     "int": "a whole number",
     "float": "a number",
@@ -42,21 +42,28 @@ def explained(error: msgspec.ValidationError, settings: Any, kind: type, table: 
         ...     msgspec.convert({"layers": "64,32"}, Model)
         ... except msgspec.ValidationError as error:
         ...     print(explained(error, {"layers": "64,32"}, Model, "model"))
-        [model] layers = '64,32'; expected a list, such as [64, 32]
+        [model] layers = '64,32'; expected a list in brackets
     """
     found = WHERE.search(str(error))
     what = str(error) if found is None else str(error)[: found.start()]
     keys: Keys = [] if found is None else re.findall(r"\w+|\[\d+\]", found["path"])
     shown = [*([table] if table else []), *keys]
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-        return _unknown_key(unknown[1], shown, _names(_kind_at(kind, keys)))
-    choices = [repr(choice) for choice in _choices(_kind_at(kind, keys))]
-    if what.startswith("Invalid enum value") and choices:
-        return f"{_key(shown)} = {_value_at(settings, keys)!r}; expected {', '.join(choices)}"
+        return _unknown_key(unknown[1], shown, _fields(_kind_at(kind, settings, keys), _value_at(settings, keys)))
+    choices = _choices(_kind_at(kind, settings, keys))
+    if what.startswith("Invalid value") and keys[-1:] == ["kind"]:
+        choices = _tags(_kind_at(kind, settings, keys[:-1]))
+    if what.startswith("Invalid") and choices:
+        return f"{_key(shown)} = {_value_at(settings, keys)!r}; expected {', '.join(map(repr, choices))}"
     if wanted := re.fullmatch(r"Expected `(.*)`, got `.*`", what):
+        value = _value_at(settings, keys)
         kinds = [EXPECTED.get(one, one) for one in wanted[1].split(" | ") if one != "null"]
-        return f"{_key(shown)} = {_value_at(settings, keys)!r}; expected {' or '.join(kinds)}"
-    return f"{_key(shown)}: {what}" if shown else what
+        tags = _tags(_kind_at(kind, settings, keys))
+        such_as = f", such as {{kind = {tags[0]!r}}}" if tags else ""
+        return f"{_key(shown)} = {value!r}; expected {' or '.join(kinds)}{such_as}"
+    if isinstance(_value_at(settings, keys), dict):
+        return f"[{'.'.join(shown)}] {what}" if shown else what
+    return f"{_key(shown)}: {what}"
 
 
 def unknown_key(name: str, table: str, known: Sequence[str]) -> str:
@@ -70,7 +77,7 @@ def unknown_key(name: str, table: str, known: Sequence[str]) -> str:
 
 
 def _unknown_key(name: str, table: Keys, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.7)
     guess = f", did you mean {near[0]!r}? expected " if near else "; expected "
     where = f"[{'.'.join(table)}] has " if table else "it has "
     return f"{where}the unknown key {name!r}{guess}{', '.join(known)}" if known else f"{where}the unknown key {name!r}"
@@ -90,14 +97,22 @@ def _value_at(settings: Any, keys: Keys) -> Any:
     return value
 
 
-def _kind_at(kind: Any, keys: Keys) -> Any:
+def _kind_at(kind: Any, settings: Any, keys: Keys) -> Any:
     """The type of the value at these keys, as far as structs say it."""
-    for key in keys:
-        structs = [one for one in _members(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
-        if len(structs) != 1:
+    for place, key in enumerate(keys):
+        struct = _struct(kind, _value_at(settings, keys[:place]))
+        if struct is None:
             return None
-        kind = typing.get_type_hints(structs[0]).get(key)
+        kind = typing.get_type_hints(struct).get(key)
     return kind
+
+
+def _struct(kind: Any, value: Any) -> type[msgspec.Struct] | None:
+    """The struct that a value is to become: the only one there is, or of several that of the value's `kind`."""
+    structs = [one for one in _members(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    if len(structs) > 1 and isinstance(value, dict):
+        structs = [one for one in structs if one.__struct_config__.tag == value.get("kind")]
+    return structs[0] if len(structs) == 1 else None
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -106,9 +121,15 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if union else (kind,)
 
 
-def _names(kind: Any) -> list[str]:
+def _fields(kind: Any, value: Any) -> list[str]:
+    struct = _struct(kind, value)
+    return [] if struct is None else list(struct.__struct_fields__)
+
+
+def _tags(kind: Any) -> list[Any]:
+    """The values of `kind` that tell the structs of a union apart."""
     structs = [one for one in _members(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
-    return list(structs[0].__struct_fields__) if len(structs) == 1 else []
+    return [one.__struct_config__.tag for one in structs if one.__struct_config__.tag is not None]
 
 
 def _choices(kind: Any) -> list[Any]:

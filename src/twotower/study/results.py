@@ -210,8 +210,9 @@ class Study(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """What every format has."""
+    """What every format has; the first one did not say which it is."""
 
+    runs: list[msgspec.Raw]
     format: int = 1
 
 

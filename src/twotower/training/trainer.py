@@ -109,6 +109,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name in ("epochs", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
         if self.average is not None and not 0 < self.average < 1:
