@@ -9,7 +9,7 @@ import tomli_w
 
 from twotower.files import write_file
 from twotower.study.config import Config
-from twotower.tuning.settings import without_none
+from twotower.recipes.overlay import without_none
 
 
 def write_config(config: Config, path: Path, comment: str) -> None:
@@ -24,7 +24,7 @@ def write_config(config: Config, path: Path, comment: str) -> None:
     for side in ("query", "candidate"):
         if not settings["model"][side]:
             del settings["model"][side]  # none given: what the data has
-    for name in ("tune", "imports"):
+    for name in ("tune", "variants", "imports"):
         if not settings[name]:
             del settings[name]
     head = "".join(f"# {line}\n" for line in comment.splitlines())

@@ -21,6 +21,7 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
+from twotower.recipes.overlay import overlay
 from twotower.study.columns import ColumnRead, TowerColumns, event_columns, given_columns
 from twotower.study.imports import import_modules, located
 from twotower.study.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
@@ -269,6 +270,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         model: Which model.
         training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
+        variants: Named changes of this config, which `twotower study` compares.
+        baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
         imports: Modules with features of one's own, imported when the file is read: names of files or packages in its
             folder or on `sys.path`.
     """
@@ -279,6 +282,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
     tune: dict[str, Any] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    baselines: tuple[str, ...] | Literal["all", "none"] = "all"
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -383,22 +388,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
             raise ConfigError(unknown_key(unknown[0], "training", list(settings)))
-        wanted = settings | _completed(self.training, settings)
+        wanted = overlay(settings, self.training)
         try:
             trainer = msgspec.convert(wanted, Trainer)
         except msgspec.ValidationError as error:
             raise ConfigError(explained(error, wanted, Trainer, "training")) from error
         return msgspec.structs.replace(base, trainer=trainer)
-
-
-def _completed(changes: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Changes in which a table that names no `kind` is that of `settings` with the keys it names changed."""
-    return {
-        key: settings[key] | value
-        if isinstance(value, dict) and isinstance(settings[key], dict) and "kind" not in value
-        else value
-        for key, value in changes.items()
-    }
 
 
 def read_config(path: Path) -> Config:

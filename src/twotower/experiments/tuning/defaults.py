@@ -12,7 +12,7 @@ from twotower.study.config import Config
 from twotower.study.recipes import FULL_SOFTMAX_CATALOGUE
 from twotower.study.space import Choices, Interval, Space
 from twotower.training.trainer import Trainer
-from twotower.tuning.settings import value_at
+from twotower.recipes.overlay import Settings, value_at
 
 STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 64])
 """Layers: depth and widths at once, since what one more layer gives depends on how wide the others are."""
@@ -27,27 +27,28 @@ def default_space(base: Config, train: Dataset) -> Space:
         base: A complete config.
         train: The training split.
     """
-    rate = value_at(base, "training.optimizer.learning_rate")
-    temperature = value_at(base, "model.temperature")
+    settings = msgspec.to_builtins(base)
+    rate = value_at(settings, "training.optimizer.learning_rate")
+    temperature = value_at(settings, "model.temperature")
     space: Space = {
-        "model.layers": _choices(base, "model.layers", *STACKS),
-        "model.activation": _choices(base, "model.activation", "relu", "gelu", "silu"),
-        "model.input_dropout": _choices(base, "model.input_dropout", 0.0, 0.1, 0.2, 0.3),
-        "model.dropout": _choices(base, "model.dropout", 0.0, 0.1, 0.2, 0.3),
+        "model.layers": _choices(settings, "model.layers", *STACKS),
+        "model.activation": _choices(settings, "model.activation", "relu", "gelu", "silu"),
+        "model.input_dropout": _choices(settings, "model.input_dropout", 0.0, 0.1, 0.2, 0.3),
+        "model.dropout": _choices(settings, "model.dropout", 0.0, 0.1, 0.2, 0.3),
         "model.temperature": Interval(low=temperature / 5, high=temperature * 4, log=True),
         "training.optimizer.learning_rate": Interval(low=rate / 8, high=rate * 6, log=True),
-        "training.optimizer.weight_decay": _choices(base, "training.optimizer.weight_decay", 0.0, 0.01, 0.05, 0.2),
-        "training.batch_size": _choices(base, "training.batch_size", 256, 512, 1024, 2048),
+        "training.optimizer.weight_decay": _choices(settings, "training.optimizer.weight_decay", 0.0, 0.01, 0.05, 0.2),
+        "training.batch_size": _choices(settings, "training.batch_size", 256, 512, 1024, 2048),
         "training.loss": Choices(_losses(msgspec.convert(base.training, Trainer).loss, train)),
     }
     if not (base.model.query and base.model.candidate):
-        space["model.dim"] = _choices(base, "model.dim", 16, 32, 64)
-        space["model.inputs"] = _choices(base, "model.inputs", "all", "log")
+        space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
+        space["model.inputs"] = _choices(settings, "model.inputs", "all", "log")
     return space
 
 
-def _choices(base: Config, key: str, *values: Any) -> Choices:
-    own = value_at(base, key)
+def _choices(settings: Settings, key: str, *values: Any) -> Choices:
+    own = value_at(settings, key)
     return Choices([*([] if own in values else [own]), *values])
 
 

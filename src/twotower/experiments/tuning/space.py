@@ -17,11 +17,13 @@ from optuna.trial import Trial
 
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError, TwoTowerError
+from twotower.experiments.plans import changed
+from twotower.experiments.tuning.defaults import default_space
+from twotower.recipes.complete import complete
+from twotower.recipes.overlay import value_at
 from twotower.study.config import Config
 from twotower.study.space import Choices, Dimension, Interval, Space
 from twotower.training.trainer import Trainer
-from twotower.tuning.defaults import default_space
-from twotower.tuning.settings import complete, value_at, with_values
 
 Values = dict[str, Any]
 """Dotted config key to value."""
@@ -80,7 +82,7 @@ class SearchSpace:
         Raises:
             ConfigError: They do not go together.
         """
-        return with_values(self.base, values)
+        return changed(self.base, values)
 
     def changes(self, values: Values) -> Values:
         """Those of the values that the built-in config does not have."""
@@ -93,7 +95,7 @@ class SearchSpace:
         for key, dimension in self.dimensions.items():
             if isinstance(dimension, Choices):
                 params.update((key, _text(value)) for value in dimension.choices if self._is_base(key, value))
-            elif (own := value_at(self.base, key)) in dimension:
+            elif (own := value_at(msgspec.to_builtins(self.base), key)) in dimension:
                 params[key] = own
         return params if len(params) == len(self.dimensions) else None
 

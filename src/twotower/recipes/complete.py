@@ -1,0 +1,34 @@
+"""`complete`: a config with all that its recipe decides for some data written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from twotower.data.dataset import Dataset
+from twotower.recipes.overlay import without_none
+from twotower.study.config import Config
+
+
+def complete(config: Config, train: Dataset, validation: Dataset | None = None) -> Config:
+    """The same config with all that its recipe decides for this data written out, and nothing to tune or vary.
+
+    Args:
+        config: The config.
+        train: The training part.
+        validation: The validation part where it is given; else it is cut from train.
+
+    Raises:
+        ConfigError: `training` has an unknown key or a wrong value.
+    """
+    recipe = config.resolved_recipe(train, validation)
+    model = {
+        name: getattr(recipe, name)
+        for name in config.model.__struct_fields__
+        if getattr(config.model, name) is None and hasattr(recipe, name)
+    }
+    training: dict[str, Any] = without_none(msgspec.to_builtins(recipe.trainer))
+    return msgspec.structs.replace(
+        config, model=msgspec.structs.replace(config.model, **model), training=training, tune={}, variants={}
+    )

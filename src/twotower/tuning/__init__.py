@@ -1,1 +1,0 @@
-"""Tuning: a search of a config's space by validation, its worker processes, and its report."""
