@@ -1,28 +1,31 @@
-"""`twotower study`: models of growing depth compared, with a report."""
+"""`twotower study`: variants of a config compared, with a report."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 
-from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
+from twotower.cli.options import BaselinesOption, ImportOption, MemoryOption, SecondsOption, SplitOption, budget_of
+from twotower.cli.options import configured
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
-from twotower.processes import cores
+from twotower.experiments.plans import LAYERS, SHARE, StudyPlan, changed, grid
+from twotower.experiments.report.terminal import results_table
+from twotower.experiments.results import Variant
+from twotower.experiments.study import REPORT, run_study
+from twotower.processes import allowed_threads
 from twotower.study.config import Config
-from twotower.study.recipes import RecipeName
-from twotower.study.results import Study
-from twotower.study.runner import StudyPlan, run_study
-from twotower.study.tables import results_table
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
+
+LAYERS_HELP = "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless something else varies."
 
 
 def study(
@@ -30,60 +33,66 @@ def study(
         str,
         typer.Argument(
             metavar="[DATA|CONFIG.toml]",
-            help="simulated (embedded; simulated:2000,1500,30000 for so many queries, candidates and interactions), "
-            "movielens-100k (or another edition), or the path of a config.",
+            help="simulated (embedded), movielens-100k (or another edition), or the path of a config.",
         ),
     ] = "simulated",
-    layers: Annotated[
+    layers: Annotated[list[str] | None, typer.Option(help=LAYERS_HELP, show_default=False)] = None,
+    vary: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Widths of the dense layers, such as 64,32; once for each model. Default: 32, 64,32 and 128,64,32."
-        ),
+        typer.Option(metavar="KEY=V1,V2", help="Values of any key of the config: model.dim=16,32. Repeatable."),
+    ] = None,
+    train_share: Annotated[
+        list[float] | None, typer.Option(help="Shares of the training events to train on, such as 0.1 0.3 1.0.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="tuned (default): trains well. tutorial: TFRS's tutorial to the letter, 300 epochs."),
     ] = None,
     split: SplitOption = None,
-    split_seed: SplitSeedOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each depth, for intervals.")] = 1,
+    split_seeds: Annotated[
+        list[int] | None, typer.Option(help="Seeds of a random split, such as 42 43 44. Default: the config's, or 42.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many training seeds each variant gets.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the cores. Default: one a model, at most one more than cores."),
+        typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
+    baselines: BaselinesOption = None,
+    baseline_seconds: SecondsOption = None,
+    baseline_memory: MemoryOption = None,
     imports: ImportOption = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
     json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
-    """Train models of growing depth, compare them with the baselines, write a report with their curves.
+    """Compare variants of a config: depths by default, or whatever --vary, --train-share or [variants] name.
 
-    DIR gets report.html, curves.png, curves.svg, results.json and the models. An interrupted study goes on
-    where it was when the same command is given again.
+    DIR gets report.html, curves.png, curves.svg, results.json and, in runs/, every model. Rerun the command to resume.
     """
     console = console_for(json)
-    config = _with_options(configured(source, imports, split, split_seed), recipe, epochs)
-    depths = [parse_layers(text) for text in layers] if layers else [list(depth) for depth in DEPTHS]
-    data = config.data.load()
-    console.print(describe_table(describe(data)))
-    runs = len(depths) * seeds
-    result = run_study(
-        StudyPlan(config=config, depths=depths, seeds=seeds, workers=_workers(runs) if workers is None else workers),
-        data,
-        out,
-        command=shlex.join(["twotower", *sys.argv[1:]]),
-        console=console,
+    config = configured(source, imports, split, None, baselines)
+    config = changed(config, _changes(recipe, epochs))
+    variants = _variants(config, layers, vary, train_share)
+    split_seeds = split_seeds or [config.split.seed]
+    runs = len(variants) * len(split_seeds) * seeds
+    plan = StudyPlan(
+        config=config,
+        variants=variants,
+        split_seeds=split_seeds,
+        seeds=list(range(seeds)),
+        workers=min(runs, allowed_threads() + 1) if workers is None else workers,
     )
-    _show(result, out, console)
-    if json:
-        write_json(result)
-
-
-def _show(result: Study, out: Path, console: Console) -> None:
+    if not config.data.stream:
+        console.print(describe_table(describe(config.data.load())))
+    command = shlex.join(["twotower", *sys.argv[1:]])
+    budget = budget_of(baseline_seconds, baseline_memory)
+    result = run_study(plan, out, command=command, console=console, budget=budget)
     console.print(results_table(result))
     for sentence in result.verdicts:
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"\nThe report: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"\nThe report: {out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    if json:
+        write_json(result)
 
 
 def parse_layers(text: str) -> list[int]:
@@ -103,18 +112,52 @@ def parse_layers(text: str) -> list[int]:
     return widths
 
 
-def _workers(runs: int) -> int:
-    """Processes for so many runs: as they take different times, one more than there are cores, so that none is idle."""
-    return min(runs, cores() + 1)
+def parse_vary(text: str) -> tuple[str, list[Any]]:
+    """Reads `model.dim=16,32`; values as TOML or JSON has them, else as text.
 
+    Raises:
+        ConfigError: It is not of that form.
 
-def _with_options(config: Config, recipe: str | None, epochs: int | None) -> Config:
-    changes: dict[str, object] = {}
-    if recipe is not None:
+    Example:
+        >>> parse_vary("model.norm=none,layer")
+        ('model.norm', ['none', 'layer'])
+        >>> parse_vary("model.layers=[[32], [64, 32]]")
+        ('model.layers', [[32], [64, 32]])
+    """
+    key, _, values = text.partition("=")
+    if not key or "." not in key or not values:
+        raise ConfigError(f"--vary {text!r}: expected KEY=V1,V2, such as model.dim=16,32")
+    if values.startswith("["):
         try:
-            changes["recipe"] = msgspec.convert(recipe, RecipeName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"--recipe {recipe!r}; expected tuned or tutorial") from error
-    if epochs is not None:
-        changes["training"] = config.training | {"epochs": epochs}
-    return msgspec.structs.replace(config, **changes)
+            return key, msgspec.json.decode(values, type=list[Any])
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"--vary {text!r}: {error}; expected a JSON list of values") from error
+    return key, [_value(value) for value in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _variants(
+    config: Config, layers: Sequence[str] | None, vary: Sequence[str] | None, shares: Sequence[float] | None
+) -> list[Variant]:
+    """Every combination of what is varied; depths where nothing is."""
+    varied: dict[str, list[Any]] = dict(parse_vary(text) for text in vary or ())
+    if layers:
+        varied = {LAYERS: [parse_layers(text) for text in layers]} | varied
+    elif not (varied or shares or config.variants):
+        varied = {LAYERS: [list(depth) for depth in DEPTHS]}
+    if shares:
+        varied[SHARE] = list(shares)
+    return grid(varied, config.variants)
+
+
+def _changes(recipe: str | None, epochs: int | None) -> dict[str, Any]:
+    if recipe not in (None, "tuned", "tutorial"):
+        raise ConfigError(f"--recipe {recipe!r}; expected tuned or tutorial")
+    changes: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
+    return changes if epochs is None else changes | {"training.epochs": epochs}

@@ -21,7 +21,7 @@ from twotower.recipes.overlay import overlay
 from twotower.study.imports import import_modules, located
 from twotower.study.mistakes import explained, unknown_key
 from twotower.study.model_config import ModelConfig
-from twotower.study.parts import GIVEN, Parts, SplitConfig, StreamedParts
+from twotower.study.parts import GIVEN, Parts, SplitConfig
 from twotower.study.recipes import Recipe, RecipeName, recipe
 from twotower.study.space import Space, parse_space
 from twotower.training.trainer import Trainer
@@ -200,9 +200,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             data: What `data.load` gives, where it is at hand.
 
         Raises:
-            ConfigError: As `DataConfig.load`; or there is a `split` and nothing to cut.
+            ConfigError: As `DataConfig.load` and `open`; or there is a `split` and nothing to cut.
             DataError: The tables cannot be used.
         """
+        if self.data.stream:
+            return self._streamed()
         if self.split.rule is not None:
             self.split.parsed()  # refused before anything is read
         train = self.data.load() if data is None else data
@@ -210,22 +212,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             return self._given(train)
         pinned, reasons = self._pinned(train, "test")
         cut = pinned.parsed()(train)
-        return Parts(cut.train, cut.test, None, pinned, cut.rule, cut.fingerprint, reasons)
+        kept = pinned.kept(cut.train)
+        digits = cut.fingerprint if kept is cut.train else fingerprint(kept, cut.test)
+        rule = cut.rule if kept is cut.train else f"{cut.rule}, {self.split.train_share:.3g} of train"
+        return Parts(kept, cut.test, None, pinned, rule, digits, reasons)
 
-    def streamed_parts(self) -> StreamedParts:
-        """Opens the log that is streamed, and reads its test and validation parts.
-
-        Raises:
-            ConfigError: As `DataConfig.open`; or a log that is streamed is to be split.
-            DataError: The tables cannot be used.
-        """
+    def _streamed(self) -> Parts:
+        """Opens the log that is streamed, and reads its test and validation parts."""
         if self.split != SplitConfig():
             raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
         train = self.data.open()
         assert self.data.test is not None
         test = train.part(self.data.test)
         validation = None if self.data.validation is None else train.part(self.data.validation)
-        return StreamedParts(train, test, validation, f"{train.fingerprint}-{fingerprint(test)}")
+        return Parts(train, test, validation, self.split, GIVEN, f"{train.fingerprint}-{fingerprint(test)}")
 
     def rule_for(self, data: Dataset) -> SplitRule:
         """The rule of `split`, or where it has none the one that suits the data.
@@ -267,6 +267,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             for part, count in shared.items()
             if count
         )
+        train = split.kept(train)
         digits = fingerprint(train, parts["test"])
         return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
+from twotower.arrow import content_digest
 from twotower.data.dataset import Dataset
 from twotower.data.splits import SplitRule, parse_rule
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
+from twotower.study.recipes import Recipe
 
 GIVEN = "given"
 """The rule of parts that were cut beforehand."""
@@ -20,11 +24,21 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         rule: `random:SHARE`, `time:SHARE` or `last-out`; left out: what suits the data, see `Config.parts`.
-        seed: Seed of a random split.
+        seed: Seed of a random split, and of the events that `train_share` keeps.
+        train_share: Share of the training events to keep, drawn at random; test stays as it is. A smaller share is part
+            of a larger one.
+
+    Raises:
+        ConfigError: The share is out of range.
     """
 
     rule: str | None = None
     seed: int = 42
+    train_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise ConfigError(f"[split] train_share = {self.train_share}; expected a share above 0, and at most 1")
 
     def parsed(self) -> SplitRule:
         """The rule.
@@ -37,12 +51,20 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_rule(self.rule, self.seed)
 
 
+    def kept(self, train: Dataset) -> Dataset:
+        """The training events that `train_share` keeps."""
+        if self.train_share == 1:
+            return train
+        order = np.random.default_rng([self.seed, len(train)]).permutation(len(train))
+        return train.take(np.sort(order[: max(1, round(len(train) * self.train_share))]))
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a config's data is cut into.
 
     Attributes:
-        train: The events to learn from.
+        train: The events to learn from, in memory or streamed.
         test: The events to measure on.
         validation: Those that say which epoch is best, where a config names them; else they are cut from train.
         split: How test, or where it is given the validation part, was cut, with its rule.
@@ -51,7 +73,7 @@ class Parts:
         remarks: Why it was cut so, and what to know of the parts: sentences for reports.
     """
 
-    train: Dataset
+    train: Dataset | ParquetLog
     test: Dataset
     validation: Dataset | None
     split: SplitConfig
@@ -59,30 +81,22 @@ class Parts:
     fingerprint: str
     remarks: tuple[str, ...] = ()
 
-    def fitted_and_validation(self) -> tuple[Dataset, Dataset]:
-        """What is trained on to find the best epoch, and what says which one is."""
-        if self.validation is not None:
+    def fitted_and_validation(self) -> tuple[Dataset | ParquetLog, Dataset | None]:
+        """What is trained on to find the best epoch, and what says which one is; None where a streamed log has none."""
+        if self.validation is not None or isinstance(self.train, ParquetLog):
             return self.train, self.validation
         fitted, validation = self.split.parsed()(self.train)
         return fitted, validation
 
+    def for_recipe(self, recipe: Recipe) -> tuple[Dataset | ParquetLog, Dataset | None]:
+        """What a recipe trains on first, and what it validates on."""
+        return (self.train, self.test) if recipe.validate_on == "test" else self.fitted_and_validation()
 
-@dataclass(frozen=True)
-class StreamedParts:
-    """The parts of a log that stays on disk, all of them cut beforehand.
-
-    Attributes:
-        train: The log.
-        test: The events to measure on.
-        validation: Those that say which epoch is best, where a config names them.
-        fingerprint: Of train and test.
-        rule: How reports say that it was cut.
-        remarks: None.
-    """
-
-    train: ParquetLog
-    test: Dataset
-    validation: Dataset | None
-    fingerprint: str
-    rule: str = GIVEN
-    remarks: tuple[str, ...] = ()
+    @property
+    def identity(self) -> str:
+        """Digits of all that a run on these parts depends on: the events, their weights, and both tables."""
+        tables = [self.train.queries, self.train.candidates]
+        if isinstance(self.train, Dataset):
+            tables += [self.train.interactions, self.test.interactions]
+        digests = [content_digest(table) for table in tables]
+        return hashlib.sha256("-".join([self.fingerprint, *digests]).encode()).hexdigest()[:16]
