@@ -9,7 +9,7 @@ import msgspec
 
 from twotower.errors import TwoTowerError
 from twotower.experiments.pool import Ended, Job
-from twotower.experiments.run import AnyRun, BaselineRun, Order, key_of
+from twotower.experiments.run import AnyRun, BaselineRun, Order, is_done, key_of
 from twotower.experiments.store import Store
 
 
@@ -57,7 +57,7 @@ class ListDesk:
     def __init__(self, wanted: Sequence[Waiting], store: Store) -> None:
         self.store = store
         self._by_key = {waiting.key: waiting for waiting in wanted}
-        left = [waiting for waiting in self._by_key.values() if not store.is_finished(waiting.key)]
+        left = [waiting for waiting in self._by_key.values() if not is_done(waiting.order.run, store, waiting.key)]
         self._queue = sorted(left, key=lambda waiting: -waiting.cost)
 
     def next_job(self) -> Job | None:

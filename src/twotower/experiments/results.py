@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from twotower.errors import SavedFolderError
+from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.evaluate import label_of
 from twotower.evaluation.grid import Grid, notes_html
@@ -67,10 +68,12 @@ class BaselineOutcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scores: Its scores; None where it was left out.
         left_out: Why, in a sentence.
+        budget: What it might cost.
         seconds: Learning and measuring it took.
     """
 
     scores: Scores | None
+    budget: BaselineBudget
     left_out: str | None = None
     seconds: float = 0.0
 

@@ -98,10 +98,18 @@ def key_of(run: AnyRun, data: str) -> str:
     """
     config = msgspec.structs.replace(run.config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
     if isinstance(run, BaselineRun):
-        settings = [run.name, run.part, msgspec.to_builtins(config.split), msgspec.to_builtins(run.budget)]
+        settings = [run.name, run.part, msgspec.to_builtins(config.split)]
         return Store.key(["baseline", *settings, data, VERSION])
     kind = "search" if isinstance(run, SearchRun) else "model"
     return Store.key([kind, msgspec.to_builtins(config), data, VERSION])
+
+
+def is_done(run: AnyRun, store: Store, key: str) -> bool:
+    """Whether the store has what a run gives; a baseline that was left out is tried again with another budget."""
+    if isinstance(run, BaselineRun):
+        known = store.outcome(key, BaselineOutcome)
+        return known is not None and (known.scores is not None or known.budget == run.budget)
+    return store.is_finished(key)
 
 
 class Runner:
@@ -135,7 +143,7 @@ def perform(order: Order, parts: Parts, progress: Progress) -> None:
     """
     store, run = Store(Path(order.store)), order.run
     key = key_of(run, order.data)
-    if store.is_finished(key):
+    if is_done(run, store, key):
         return
     store.begin(key, order)
     match run:
@@ -261,10 +269,10 @@ def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, re
         assert isinstance(train, Dataset)
         measured = measure_baseline(run.name, test, train, DEFAULT_KS, run.budget, report=report)
     except TwoTowerError as error:
-        store.keep(key, BaselineOutcome(scores=None, left_out=str(error)))
+        store.keep(key, BaselineOutcome(scores=None, left_out=str(error), budget=run.budget))
         return
     measured.outcomes.write(store.folder_of(key) / RANKS)
-    store.keep(key, BaselineOutcome(scores=measured.scores, seconds=time.perf_counter() - started))
+    store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=time.perf_counter() - started))
 
 
 def ranks_of(store: Store, key: str) -> Outcomes:
