@@ -19,6 +19,7 @@ from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
 from twotower.experiments.store import Store
+from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.study.config import Config, DataConfig
@@ -28,7 +29,7 @@ from twotower.training.callbacks import Callback, Progress, TrainingState
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.version import VERSION
 
-MODEL, RANKS = "model", "ranks.arrow"
+MODEL, RANKS, HISTORY = "model", "ranks.arrow", "history.json"
 
 Part: TypeAlias = Literal["test", "validation"]
 """What is measured on."""
@@ -246,6 +247,7 @@ def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, pro
     measured = measure(ModelScorer(found.model), parts.test, known)
     save_model(found.model, store.folder_of(key) / MODEL)
     measured.outcomes.write(store.folder_of(key) / RANKS)
+    write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     recipe = config.resolved_recipe(parts.train, parts.validation)
     store.keep(
         key,
@@ -278,6 +280,11 @@ def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, re
 def ranks_of(store: Store, key: str) -> Outcomes:
     """The rank of every test event that a finished run gave."""
     return Outcomes.read(store.folder_of(key) / RANKS)
+
+
+def history_of(store: Store, key: str) -> TrainingHistory:
+    """The epochs of a finished run's model: those of the search, where there was one."""
+    return msgspec.json.decode((store.folder_of(key) / HISTORY).read_bytes(), type=TrainingHistory)
 
 
 def model_of(store: Store, key: str) -> TwoTower:
