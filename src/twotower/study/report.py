@@ -12,6 +12,7 @@ from twotower.evaluation.intervals import Interval
 from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.evaluation.verdicts import differences_grid
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT, curves_svg
 from twotower.study.results import Study, by_depth
@@ -38,6 +39,7 @@ def report_html(study: Study) -> str:
         "fingerprint": escape(data.fingerprint),
         "recipe": escape(study.runs[0].recipe),
         "verdicts": "".join(f"<li>{escape(sentence)}</li>" for sentence in study.verdicts),
+        "differences": _differences(study),
         "curves_light": inline_svg(curves_svg(study, LIGHT)),
         "curves_dark": inline_svg(curves_svg(study, DARK)),
         "bars": _bars(study),
@@ -51,6 +53,14 @@ def report_html(study: Study) -> str:
         "terms": f"<p>{escape(data.terms)}</p>" if data.terms else "",
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+
+def _differences(study: Study) -> str:
+    """Every comparison that the sentences rest on, or nothing where there is none."""
+    if not study.comparisons:
+        return ""
+    table = differences_grid(study.comparisons).html()
+    return f'<details><summary>Every difference</summary><div class="scroll">{table}</div></details>'
 
 
 def _rows(study: Study) -> Iterable[tuple[str, str, Scores]]:

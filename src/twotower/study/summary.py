@@ -10,12 +10,11 @@ from twotower.evaluation.comparisons import (
     Pair,
     against_baselines,
     compare,
-    interval_note,
-    verdict_sentences,
 )
 from twotower.evaluation.measure import FLOORS, Measurement
 from twotower.evaluation.metrics import Scores, metric_label
 from twotower.evaluation.outcomes import Outcomes
+from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.study.results import Depth, Run, best_depth, by_depth
 
 

@@ -10,11 +10,10 @@ from twotower.evaluation.comparisons import (
     Pair,
     against_baselines,
     compare,
-    interval_note,
-    verdict_sentences,
 )
 from twotower.evaluation.measure import Measurement
 from twotower.evaluation.outcomes import Outcomes
+from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.tuning.results import Final, State, TrialRecord
 
 ENDS: dict[State, str] = {
