@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
@@ -17,6 +18,7 @@ from twotower.errors import ConfigError
 from twotower.processes import cores
 from twotower.study.config import Config
 from twotower.study.recipes import RecipeName
+from twotower.study.results import Study
 from twotower.study.runner import StudyPlan, run_study
 from twotower.study.tables import results_table
 
@@ -72,12 +74,16 @@ def study(
         command=shlex.join(["twotower", *sys.argv[1:]]),
         console=console,
     )
+    _show(result, out, console)
+    if json:
+        write_json(result)
+
+
+def _show(result: Study, out: Path, console: Console) -> None:
     console.print(results_table(result))
     for sentence in result.verdicts:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"\nThe report: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-    if json:
-        write_json(result)
 
 
 def parse_layers(text: str) -> list[int]:

@@ -17,14 +17,9 @@ from twotower.data.simulation import simulated
 from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule, fingerprint
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
-from twotower.features import Feature, feature_from_settings
-from twotower.model.layers import Activation, Norm
-from twotower.model.tower import Tower
-from twotower.model.two_tower import TwoTower
-from twotower.study.columns import ColumnRead, TowerColumns, event_columns, given_columns
 from twotower.study.imports import import_modules, located
-from twotower.study.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
 from twotower.study.mistakes import explained, unknown_key
+from twotower.study.model_config import ModelConfig
 from twotower.study.parts import GIVEN, Parts, SplitConfig, StreamedParts
 from twotower.study.recipes import Recipe, RecipeName, recipe
 from twotower.study.space import Space, parse_space
@@ -155,108 +150,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
         shared = ("query_id", "candidate_id", "time", "weight", "queries", "candidates", "unknown_candidates", "name")
         return {name: getattr(self, name) for name in shared}
-
-
-class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which model.
-
-    Attributes:
-        query: Features of the query tower; none given: what the data has, by `inputs`.
-        candidate: Features of the candidate tower; likewise.
-        inputs: Where no features are given: `all` that the data has; `log`, without histories and attributes;
-            `tutorial`, id, time and words alone. Default: the recipe's.
-        reach: Where no features are given: whether what is said of a query stops `before` the event, as it does
-            when serving, or reads what lies `around` it. Default: `around` where the split leaves both sides in
-            train, as a random one does.
-        layers: Widths of the dense layers of both towers.
-        dim: Numbers in each embedding of features that are not given.
-        dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
-        input_dropout: Share of what the features give dropped in training; default: the recipe's.
-        activation: `relu`, `gelu`, `silu` or `tanh`; default: the recipe's.
-        norm: `none`, `layer` or `batch`.
-        residual: Add a hidden layer's input to what it gives.
-        cross: How many cross layers.
-        cross_rank: Rank of their matrices.
-        cross_place: `before` the dense layers or `beside` them.
-        normalize: Divide embeddings by their length.
-        temperature: What scores are divided by; default: the recipe's.
-        learn_temperature: Train the temperature, from that on.
-        strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
-            where features stop before the event, none where they read what lies around it, as no service does.
-    """
-
-    query: list[dict[str, Any]] = []
-    candidate: list[dict[str, Any]] = []
-    inputs: Inputs | None = None
-    reach: Reach | None = None
-    layers: tuple[int, ...] = (64, 32)
-    dim: int = 32
-    dropout: float = 0.0
-    input_dropout: float | None = None
-    activation: Activation | None = None
-    norm: Norm = "none"
-    residual: bool = False
-    cross: int = 0
-    cross_rank: int | None = None
-    cross_place: Literal["before", "beside"] = "before"
-    normalize: bool = False
-    temperature: float | None = None
-    learn_temperature: bool = False
-    strangers: float | None = None
-
-    def build(self, data: Dataset | ParquetLog, recipe: Recipe) -> TwoTower:
-        """The model for this data; it has learned nothing yet.
-
-        Raises:
-            ConfigError: A feature or a setting of the towers cannot be used.
-        """
-        reach = self.reach or recipe.reach
-        usual = recipe.strangers if reach == "before" else 0.0
-        strangers = usual if self.strangers is None else self.strangers
-        query, candidate = self._uses(data, recipe)
-        return TwoTower(
-            self._tower(features_of(query), recipe, strangers),
-            self._tower(features_of(candidate), recipe, 0.0),
-            normalize=self.normalize,
-            temperature=recipe.temperature if self.temperature is None else self.temperature,
-            learn_temperature=self.learn_temperature,
-        )
-
-    def columns(self, data: Dataset | ParquetLog, recipe: Recipe) -> TowerColumns:
-        """Which columns each tower reads, and why it leaves the others out."""
-        query, candidate = self._uses(data, recipe)
-        return TowerColumns(
-            [ColumnRead.of(use, data.query_id) for use in query],
-            [ColumnRead.of(use, data.candidate_id) for use in candidate],
-        )
-
-    def _uses(self, data: Dataset | ParquetLog, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
-        """What becomes of the columns of both sides."""
-        inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
-        if self.query:
-            names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
-            query = given_columns([feature_from_settings(one) for one in self.query], names, "query")
-        else:
-            query = query_columns(data, self.dim, rate, inputs, reach) + event_columns(data)
-        if self.candidate:
-            named = [feature_from_settings(one) for one in self.candidate]
-            return query, given_columns(named, data.candidates.column_names, "candidate")
-        return query, candidate_columns(data, self.dim, rate, inputs)
-
-    def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> Tower:
-        return Tower(
-            features,
-            self.layers,
-            self.dropout,
-            recipe.input_dropout if self.input_dropout is None else self.input_dropout,
-            activation=self.activation or recipe.activation,
-            norm=self.norm,
-            residual=self.residual,
-            cross=self.cross,
-            cross_rank=self.cross_rank,
-            cross_place=self.cross_place,
-            strangers=strangers,
-        )
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -80,11 +80,9 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         TwoTowerError: A training diverged.
     """
     started = time.perf_counter()
-    parts = plan.config.parts(data)
-    config = msgspec.structs.replace(plan.config, split=parts.split)
-    plan = msgspec.structs.replace(plan, config=config)
-    recipe = config.resolved_recipe(parts.train, parts.validation)
-    for line in (*config.model.columns(parts.train, recipe).lines(), *parts.remarks):
+    plan, parts = _cut(plan, data)
+    recipe = plan.config.resolved_recipe(parts.train, parts.validation)
+    for line in (*plan.config.model.columns(parts.train, recipe).lines(), *parts.remarks):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     partial = _partial_folder(plan, parts, out)
     with console.status("measuring the baselines") if console.is_terminal else nullcontext():
@@ -108,7 +106,7 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         comparisons=comparisons,
         verdicts=[
             *verdicts(comparisons, scores, runs, metric),
-            *_looks_ahead(config, recipe),
+            *_looks_ahead(plan.config, recipe),
             *parts.remarks,
             *notes,
         ],
@@ -122,6 +120,13 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     write_report(study, partial / "report.html")
     _publish(partial, out)
     return study
+
+
+def _cut(plan: StudyPlan, data: Dataset) -> tuple[StudyPlan, Parts]:
+    """The plan with the rule of its split written out, and the parts that it cuts."""
+    parts = plan.config.parts(data)
+    config = msgspec.structs.replace(plan.config, split=parts.split)
+    return msgspec.structs.replace(plan, config=config), parts
 
 
 def _versions(plan: StudyPlan) -> dict[str, str]:
