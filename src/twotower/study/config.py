@@ -30,7 +30,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         name: A built-in data set, or what to call one's own.
-        interactions: Path of a Parquet or CSV file or of a folder of Parquet files; likewise the next two.
+        interactions: Path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern such as
+            `events/*.parquet`; likewise the next two.
         queries: Table of the queries.
         candidates: Table of the candidates.
         query_id: Column of the query ids.
@@ -38,6 +39,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         time: Column of the times.
         weight: Column of the weights.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
+        delimiter: What stands between the cells of CSV files; default: told from the header of each.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
         test: The events to measure on, in a table of their own; where the log is streamed, and only there.
         validation: Likewise those that say which epoch is best; may be left out.
@@ -52,6 +54,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     time: str | None = None
     weight: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
+    delimiter: str | None = None
     stream: bool = False
     test: str | None = None
     validation: str | None = None
@@ -92,7 +95,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.query_id is None or self.candidate_id is None:
             missing = "query_id" if self.query_id is None else "candidate_id"
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
-        shared = ("query_id", "candidate_id", "time", "weight", "queries", "candidates", "unknown_candidates", "name")
+        columns = ("query_id", "candidate_id", "time", "weight")
+        shared = (*columns, "queries", "candidates", "unknown_candidates", "delimiter", "name")
         return {name: getattr(self, name) for name in shared}
 
 
@@ -254,8 +258,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
         train = data.open()
         assert data.test is not None
-        test = train.part(data.test)
-        validation = None if data.validation is None else train.part(data.validation)
+        test = train.part(data.test, delimiter=data.delimiter)
+        validation = None if data.validation is None else train.part(data.validation, delimiter=data.delimiter)
         return Parts(train, test, validation, "given", f"{train.fingerprint}-{fingerprint(test)}")
 
     def resolved_recipe(self, train: Dataset | ParquetLog, validation: Dataset | None = None) -> Recipe:
