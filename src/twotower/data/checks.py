@@ -64,6 +64,21 @@ def check_unknown_candidates(value: str) -> None:
         raise ConfigError(f"unknown_candidates={value!r}; expected 'refuse' or 'drop'")
 
 
+def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | None) -> list[str]:
+    """The columns of the interactions that are always read.
+
+    Raises:
+        ConfigError: One column has two roles.
+    """
+    roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
+    named = {role: column for role, column in roles.items() if column is not None}
+    for column in named.values():
+        same = [role for role, its in named.items() if its == column]
+        if len(same) > 1:
+            raise ConfigError(f"{' and '.join(same)} are both {column!r}; expected a column for each")
+    return list(named.values())
+
+
 def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
     """Refuses a table that lacks one of the `wanted` columns or has one of them twice."""
     for column in wanted:

@@ -21,6 +21,7 @@ from twotower.data.checks import (
     check_weights,
     refuse_no_weight,
     require_columns,
+    roles_of,
 )
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
@@ -184,7 +185,7 @@ def from_tables(
         name: What reports call the data.
 
     Raises:
-        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be.
+        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be, or a column has two roles.
         DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event
             names an unknown query or candidate, a time or weight is not a sensible number, or no event
             is left. The message names column, row, value and what was expected.
@@ -198,7 +199,7 @@ def from_tables(
     """
     check_unknown_candidates(unknown_candidates)
     read = read_source(interactions, "interactions", delimiter=delimiter)
-    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
+    wanted = roles_of(query_id, candidate_id, time, weight)
     require_columns(read.table, wanted, "interactions")
     if read.table.num_rows == 0:
         raise DataError("the interactions have no rows; expected at least one event")

@@ -13,6 +13,7 @@ from twotower.data.checks import (
     check_unknown_candidates,
     refuse_no_weight,
     require_columns,
+    roles_of,
 )
 from twotower.data.dataset import (
     LogTables,
@@ -83,7 +84,7 @@ def stream_parquet(
         raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
     check_unknown_candidates(unknown_candidates)
     rows = ParquetRows.open(interactions)
-    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
+    wanted = roles_of(query_id, candidate_id, time, weight)
     require_columns(rows.schema.empty_table(), wanted, "interactions")
     if len(rows) == 0:
         raise DataError("the interactions have no rows; expected at least one event")
