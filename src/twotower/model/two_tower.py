@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.plain import plain_table
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
@@ -277,6 +278,7 @@ def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
     Raises:
         DataError: A column is missing or holds a value that cannot be encoded.
     """
+    table = plain_table(table)
     columns = {name: table[name] for name in table.column_names}
     for feature in features_of(tower):
         for name in feature.reads:
