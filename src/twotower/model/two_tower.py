@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.stream import ParquetLog
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
@@ -57,6 +58,7 @@ class TwoTower(nn.Module):
         torch.Size([2, 2])
     """
 
+    @checks_arguments
     def __init__(
         self,
         query: Tower,
