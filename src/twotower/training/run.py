@@ -188,7 +188,6 @@ class Run:
             return epoch
         started = time.perf_counter()
         scores: Scores = self.validation.measure(self.state.model)
-        scores.value(settings.monitor)  # refuses a metric that is not measured at the first validation
         return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
 
     def _scale_rates(self, factor: float) -> None:
