@@ -17,9 +17,10 @@ from twotower.interruption import Interruption
 from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback
-from twotower.training.checkpoint import Checkpoint, identity_of
+from twotower.training.checkpoint import Checkpoint
 from twotower.training.devices import check_device
 from twotower.training.history import TrainingHistory
+from twotower.training.identity import identity_of
 from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer, Schedule
 from twotower.training.precision import Precision
 from twotower.training.run import Run
@@ -130,7 +131,10 @@ class Trainer(Settings, frozen=True, kw_only=True):
             raise ConfigError(f"seed={self.seed}; expected at least 0")
         check_ks(self.ks)
         measured = rank_metrics(np.ones(1), self.ks)
-        Scores(measured, measured).value(self.monitor)
+        try:
+            Scores(measured, measured).value(self.monitor)
+        except ConfigError as error:
+            raise ConfigError(f"monitor={self.monitor!r} with ks={self.ks}: {error}") from None
         check_device(self.device)
 
     @checks_arguments
@@ -160,9 +164,11 @@ class Trainer(Settings, frozen=True, kw_only=True):
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
 
         Raises:
-            ConfigError: An argument of the wrong type, early stopping without a validation part, a streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
+            ConfigError: An argument of the wrong type, early stopping without a validation part, a
+                streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
                 no fixed shapes.
-            DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the validation part is of other data.
+            DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
+                validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """

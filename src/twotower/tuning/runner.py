@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import optuna
 import torch
 from filelock import FileLock, Timeout
@@ -20,7 +19,7 @@ from rich.console import Console
 from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import Scores, measure_baselines, rank_metrics
+from twotower.evaluation import measure_baselines
 from twotower.files import write_file
 from twotower.processes import cores
 from twotower.study.config import Config, DataConfig
@@ -136,11 +135,8 @@ def _held(out: Path) -> Iterator[None]:
 
 
 def _metric(base: Config, train: Dataset) -> str:
-    """What trials are compared by; refused at once where validation does not measure it."""
-    trainer = base.resolved_recipe(train).trainer
-    measured = rank_metrics(np.ones(1), trainer.ks)
-    Scores(measured, measured).value(trainer.monitor)
-    return trainer.monitor
+    """What trials are compared by; the recipe's trainer refuses what validation does not measure."""
+    return base.resolved_recipe(train).trainer.monitor
 
 
 def _search(
