@@ -1,4 +1,4 @@
-"""Arguments checked against their annotations: a wrong type is refused where it is given, not where it is first used."""
+"""Arguments checked against their annotations: a wrong type is refused where it is given."""
 
 from __future__ import annotations
 

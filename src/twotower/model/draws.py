@@ -1,4 +1,4 @@
-"""How probable it is that an event of a batch names each candidate: what the correction of in-batch softmax divides by."""
+"""How probable it is that an event of a batch names each candidate, by which in-batch softmax corrects."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.stream import ParquetLog
-from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings

@@ -48,7 +48,8 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
         _check(self)
         if self.initial_accumulator < 0 or self.epsilon < 0:
             raise ConfigError(
-                f"initial_accumulator={self.initial_accumulator}, epsilon={self.epsilon}; expected numbers of at least 0"
+                f"initial_accumulator={self.initial_accumulator}, epsilon={self.epsilon}; "
+                f"expected numbers of at least 0"
             )
 
     def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:

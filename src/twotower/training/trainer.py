@@ -13,10 +13,9 @@ from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
-from twotower.interruption import Interruption
 from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
-from twotower.training.callbacks import Callback
+from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.devices import check_device
 from twotower.training.history import TrainingHistory
@@ -147,6 +146,7 @@ class Trainer(Settings, frozen=True, kw_only=True):
         callbacks: Sequence[Callback] = (),
         checkpoint: Path | str | None = None,
         stop_after: int | None = None,
+        progress: bool | None = None,
     ) -> TrainingHistory:
         """Trains a model in place.
 
@@ -162,6 +162,8 @@ class Trainer(Settings, frozen=True, kw_only=True):
             checkpoint: A folder for the training's state: where it exists, training goes on from there. It
                 is left behind for the caller to delete once the result is safe.
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
+            progress: Whether to show how far it is: a live line on a terminal or in a notebook, a plain line every
+                few seconds elsewhere. None shows it where a person watches, unless a callback does.
 
         Raises:
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
@@ -180,30 +182,11 @@ class Trainer(Settings, frozen=True, kw_only=True):
         if not model.is_fitted:
             model.learn(train, self.seed)
             model.to(self.device)
-        run = Run.prepare(self, model, train, validation)
+        run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
         saved = None
         if checkpoint is not None:
             saved = Checkpoint(Path(checkpoint), identity_of(self, model, train, validation))
-            if (resumed := saved.resume(model, run.state.optimizer)) is not None:
-                run.state.history, run.best, averaged = resumed
-                if run.average is not None:
-                    run.average.restore(averaged)
-                run.state.stop = run.out_of_patience()
-        for callback in callbacks:
-            callback.on_start(run.state)
-        with Interruption() as interruption:
-            for number in range(len(run.state.history.epochs) + 1, (stop_after or self.epochs) + 1):
-                if run.state.stop:
-                    break
-                epoch = run.epoch(number, callbacks, interruption)
-                run.state.history.epochs.append(epoch)
-                run.keep_best()
-                if saved is not None:
-                    averaged = {} if run.average is None else run.average.weights
-                    saved.save(model, run.state.optimizer, run.state.history, run.best, averaged)
-                with run.averaged():
-                    for callback in callbacks:
-                        callback.on_epoch(run.state, epoch)
-            interruption.raise_if_asked()
-        run.finish()
+            run.resume(saved)
+        with watched(callbacks, progress) as watching:
+            run.train(watching, saved)
         return run.state.history

@@ -21,7 +21,7 @@ from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import measure_baselines
 from twotower.files import write_file
-from twotower.processes import cores
+from twotower.processes import threads_each
 from twotower.study.config import Config, DataConfig
 from twotower.study.runner import summary_of
 from twotower.training.callbacks import ProgressBar
@@ -82,7 +82,7 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         out=str(out),
         seed=plan.seed,
         budget=budget,
-        threads=max(1, cores() // plan.workers),
+        threads=threads_each(plan.workers),
     )
     _check_folder(out, job.database)
     data = plan.config.data.load()
