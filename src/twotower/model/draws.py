@@ -27,7 +27,7 @@ def probability_column(column: str, train: Dataset | ParquetLog) -> Tensor:
         DataError: The column is missing, is not one of numbers, or holds a wrong one; see `checked_probability`.
     """
     values = numbers_of(train.candidate_column(column), column)
-    return checked_probability(torch.from_numpy(values), train, f"draw_probability, candidate column {column!r}")
+    return checked_probability(torch.tensor(values), train, f"draw_probability, candidate column {column!r}")
 
 
 def checked_probability(probability: Tensor, train: Dataset | ParquetLog, name: str) -> Tensor:
