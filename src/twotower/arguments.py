@@ -19,6 +19,9 @@ from twotower.errors import ConfigError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LONGEST_SHOWN = 200
+"""Characters of a value that an error shows."""
+
 
 class Follows:
     """In an annotation: an object of one's own that follows this protocol is accepted as well.
@@ -100,7 +103,7 @@ def checked(owner: str, name: str, value: Any, hint: Any) -> Any:
     try:
         return _as(value, hint)
     except _MismatchError:
-        raise ConfigError(f"{owner}: {name}={value!r}; expected {described(hint)}") from None
+        raise ConfigError(f"{owner}: {name}={_shortened(value)}; expected {described(hint)}") from None
 
 
 def described(hint: Any) -> str:
@@ -127,6 +130,12 @@ def described(hint: Any) -> str:
     kind = origin or hint
     name = getattr(kind, "__name__", str(kind))
     return f"{name}(…)" if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else f"a {name}"
+
+
+def _shortened(value: Any) -> str:
+    """A value as an error shows it: not all of a table."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 _WORDS: dict[Any, str] = {
