@@ -51,6 +51,7 @@ app = typer.Typer(
         "used; 4 data that cannot be had; 5 a saved folder that cannot be opened; 130 interrupted."
     ),
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

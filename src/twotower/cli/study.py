@@ -15,7 +15,7 @@ from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, con
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
-from twotower.processes import cores
+from twotower.processes import allowed_threads
 from twotower.study.config import Config
 from twotower.study.recipes import RecipeName
 from twotower.study.results import Study
@@ -104,8 +104,12 @@ def parse_layers(text: str) -> list[int]:
 
 
 def _workers(runs: int) -> int:
-    """Processes for so many runs: as they take different times, one more than there are cores, so that none is idle."""
-    return min(runs, cores() + 1)
+    """Processes for so many runs: as these take different times, one more than there are cores, so that none is idle.
+
+    Where one thread is allowed, nobody is to use more.
+    """
+    allowed = allowed_threads()
+    return min(runs, allowed + 1) if allowed > 1 else 1
 
 
 def _with_options(config: Config, recipe: str | None, epochs: int | None) -> Config:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.plain import plain_table
 from twotower.data.stream import ParquetLog
@@ -58,6 +59,7 @@ class TwoTower(nn.Module):
         torch.Size([2, 2])
     """
 
+    @checks_arguments
     def __init__(
         self,
         query: Tower,

@@ -19,7 +19,7 @@ from twotower.errors import SavedFolderError
 from twotower.evaluation import DEFAULT_KS, measure_baselines, verdict_metric
 from twotower.evaluation.metrics import metric_label
 from twotower.files import write_file
-from twotower.processes import cores
+from twotower.processes import threads_each
 from twotower.study.config import Config
 from twotower.study.curves import write_curves
 from twotower.study.parts import GIVEN, Parts
@@ -59,7 +59,7 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def threads(self) -> int:
         """Of PyTorch, for each run."""
-        return torch.get_num_threads() if self.workers == 1 else max(1, cores() // self.workers)
+        return torch.get_num_threads() if self.workers == 1 else threads_each(self.workers)
 
 
 def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, console: Console) -> Study:

@@ -139,7 +139,7 @@ def run_side_by_side(jobs: list[Job], workers: int, bar: ProgressBar, finished: 
                 while waiting and len(running) < workers:
                     job = waiting.pop()
                     ours, theirs = Pipe(duplex=False)
-                    process = start_worker(work, msgspec.json.encode(job), theirs)
+                    process = start_worker(work, msgspec.json.encode(job), theirs, threads=job.threads)
                     theirs.close()
                     running[ours] = started - len(waiting), job, process
                 for end in wait(list(running), timeout=TICK):
@@ -179,7 +179,7 @@ class _Reports(Progress):
         self.out, self.latest = out, -TICK
 
     def show(self, line: Line) -> None:
-        if time.monotonic() - self.latest >= TICK:
+        if line.is_over or time.monotonic() - self.latest >= TICK:
             self.latest = time.monotonic()
             try:
                 self.out.send_bytes(msgspec.json.encode(Message(line)))

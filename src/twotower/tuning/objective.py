@@ -92,7 +92,7 @@ def _validated(
     """The score of the epoch that its recipe would keep, and which one that is."""
     config = space.config(values)
     recipe = config.resolved_recipe(train)
-    history = recipe.trainer.fit(config.model.build(train, recipe), *parts, callbacks=[reporting])
+    history = recipe.trainer.fit(config.model.build(train, recipe), *parts, callbacks=[reporting], progress=False)
     epoch, scores = history.validated[-1]
     if recipe.validate_on == "validation":
         epoch, scores = next(pair for pair in history.validated if pair[0] is history.best)

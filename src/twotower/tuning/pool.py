@@ -31,7 +31,9 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
         TwoTowerError: All workers died before they had a trial.
     """
     raw, numbers = msgspec.json.encode(job), itertools.count()
-    running = {number: start_worker(work, raw, number) for number in itertools.islice(numbers, count)}
+    running = {
+        number: start_worker(work, raw, number, threads=job.threads) for number in itertools.islice(numbers, count)
+    }
     ended = 0
     try:
         with Interruption() as interruption:
@@ -44,7 +46,7 @@ def run_workers(job: Job, count: int, database: Database, on_tick: Callable[[], 
                         ended += 1
                     elif database.fail_those_of(number, f"its process ended with code {process.exitcode}"):
                         replacement = next(numbers)
-                        running[replacement] = start_worker(work, raw, replacement)
+                        running[replacement] = start_worker(work, raw, replacement, threads=job.threads)
                 on_tick()
             interruption.raise_if_asked()
     finally:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import optuna
 import torch
 from filelock import FileLock, Timeout
@@ -19,10 +18,10 @@ from rich.console import Console
 
 from twotower.data.dataset import Dataset
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import DEFAULT_KS, Scores, measure_baselines, rank_metrics, verdict_metric
+from twotower.evaluation import DEFAULT_KS, measure_baselines, verdict_metric
 from twotower.evaluation.metrics import rank_metric_names
 from twotower.files import write_file
-from twotower.processes import cores
+from twotower.processes import threads_each
 from twotower.study.config import Config, DataConfig
 from twotower.study.parts import Parts
 from twotower.study.runner import summary_of
@@ -84,7 +83,7 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         out=str(out),
         seed=plan.seed,
         budget=budget,
-        threads=max(1, cores() // plan.workers),
+        threads=threads_each(plan.workers),
     )
     _check_folder(out, job.database)
     parts = plan.config.parts()
@@ -144,11 +143,8 @@ def _held(out: Path) -> Iterator[None]:
 
 
 def _metric(base: Config, train: Dataset) -> str:
-    """What trials are compared by; refused at once where validation does not measure it."""
-    trainer = base.resolved_recipe(train).trainer
-    measured = rank_metrics(np.ones(1), trainer.ks)
-    Scores(measured, measured).value(trainer.monitor)
-    return trainer.monitor
+    """What trials are compared by; the recipe's trainer refuses what validation does not measure."""
+    return base.resolved_recipe(train).trainer.monitor
 
 
 def _test_metric(metric: str, candidates: int) -> str:
