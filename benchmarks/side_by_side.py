@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data import builtin
-from twotower.processes import cores, start_worker, stop_workers
+from twotower.processes import allowed_threads, start_worker, stop_workers
 from twotower.study.config import Config, ModelConfig
 from twotower.study.recipes import RecipeName
 
@@ -42,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
     @property
     def gain(self) -> float:
         """How many times the epochs that get done in the same time."""
-        return cores() * self.alone.median / self.beside.median
+        return allowed_threads() * self.alone.median / self.beside.median
 
 
 def train(
@@ -65,11 +65,11 @@ def measured(data: str, layers: tuple[int, ...], recipe: RecipeName, epochs: int
     """Seconds of the epochs of so many processes, which share the cores."""
     gate = multiprocessing.get_context("spawn").Barrier(processes)
     ends, workers = [], []
-    threads = max(1, cores() // processes)
+    threads = max(1, allowed_threads() // processes)
     try:
         for _ in range(processes):
             ours, theirs = multiprocessing.Pipe(duplex=False)
-            workers.append(start_worker(train, data, layers, recipe, epochs, threads, gate, theirs))
+            workers.append(start_worker(train, data, layers, recipe, epochs, threads, gate, theirs, threads=threads))
             theirs.close()
             ends.append(ours)
         return [seconds for end in ends for seconds in msgspec.json.decode(end.recv_bytes(), type=list[float])]
@@ -90,19 +90,23 @@ def main() -> None:
     console = Console()
     layers = tuple(map(int, options.layers.split(",")))
     table = Table("recipe", show_edge=False)
-    for name in (f"an epoch,\n{cores()} threads", f"an epoch, 1 thread,\n{cores()} at once", "times the\nepochs"):
+    for name in (
+        f"an epoch,\n{allowed_threads()} threads",
+        f"an epoch, 1 thread,\n{allowed_threads()} at once",
+        "times the\nepochs",
+    ):
         table.add_column(name, justify="right")
     outcomes = []
     for recipe in options.recipes:
         alone, beside = [], []
         for _ in range(options.turns):
             alone += measured(options.data, layers, recipe, options.epochs, 1)
-            beside += measured(options.data, layers, recipe, options.epochs, cores())
+            beside += measured(options.data, layers, recipe, options.epochs, allowed_threads())
         outcome = Outcome(recipe, Timing(alone), Timing(beside))
         outcomes.append(outcome)
         table.add_row(recipe, str(outcome.alone), str(outcome.beside), f"{outcome.gain:.2f}")
     console.print(table)
-    results = {"data": options.data, "layers": layers, "cores": cores(), "outcomes": outcomes}
+    results = {"data": options.data, "layers": layers, "cores": allowed_threads(), "outcomes": outcomes}
     console.print(f"written to {write_report('side-by-side', results, options.out)}")
 
 

@@ -11,6 +11,10 @@ class DataError(TwoTowerError, ValueError):
     """Data that cannot be used: names the column, the row, the value and what was expected."""
 
 
+class DataWarning(UserWarning):
+    """Data that can be used, of which something is left out or probably not as it was meant."""
+
+
 class UnknownCandidateError(DataError):
     """A candidate was asked about that the catalogue does not hold."""
 

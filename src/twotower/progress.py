@@ -5,15 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from twotower.notebooks import Output
+
 PLAIN_EVERY = 5.0
-"""Seconds between two lines where the output is no terminal; what ends sooner prints none."""
+"""Seconds between two lines where nobody watches; what ends sooner prints none."""
+
+NOTEBOOK_EVERY = 0.1
+"""Seconds between two updates of a notebook's output, each of which is a message to the browser."""
 
 
 class ReportStep(Protocol):
@@ -38,7 +44,8 @@ class Display:
     """Shows what runs now, its step and the time since it began; used as a context.
 
     Where a person watches, each label has a live line. Elsewhere a plain line is printed every few seconds, also
-    during a step that says nothing itself.
+    during a step that says nothing itself. What runs at the same time has a `source` each; of one source, a new
+    label ends the one before.
 
     Args:
         console: Where to show it.
@@ -52,7 +59,12 @@ class Display:
     """
 
     def __init__(self, console: Console, every: float = PLAIN_EVERY) -> None:
-        self._shown: _Lines = _LiveLines(console) if is_watched(console) else _PlainLines(console, every)
+        self._latest: dict[int, _Line] = {}
+        self._shown: _Lines = _PlainLines(console, every)
+        if console.is_jupyter:
+            self._shown = _NotebookLines()
+        elif console.is_terminal:
+            self._shown = _LiveLines(console)
 
     def __enter__(self) -> Display:
         self._shown.start()
@@ -61,11 +73,29 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for line in self._latest.values():
+            if kind is None and not line.is_over:
+                line.end()
+                self._shown.show(line)
         self._shown.stop()
 
-    def show(self, label: str, step: str, share: float | None = None) -> None:
+    def show(self, label: str, step: str, share: float | None = None, source: int = 0) -> None:
         """Shows that `label` is at this step, and what share of the step is done, where that is known."""
-        self._shown.show(label, step, share)
+        line = self._latest.get(source)
+        if line is None or line.label != label or line.is_over:
+            if line is not None and not line.is_over:
+                line.end()
+                self._shown.show(line)
+            line = self._latest[source] = _Line(label)
+        line.step, line.share = step, share
+        self._shown.show(line)
+
+    def finish(self, source: int = 0) -> None:
+        """Shows that the latest label of a source is done; without it a new label or the end of all says so."""
+        line = self._latest.get(source)
+        if line is not None and not line.is_over:
+            line.end()
+            self._shown.finish(line)
 
     def reporter(self, label: str) -> ReportStep:
         """A function of step and share that shows them under this label."""
@@ -88,6 +118,30 @@ def opened(progress: Display | bool) -> AbstractContextManager[Display]:
     return Display(console if progress and is_watched(console) else Console(quiet=True))
 
 
+@dataclass(eq=False)
+class _Line:
+    """One thing that runs, or ran."""
+
+    label: str
+    step: str = ""
+    share: float | None = None
+    begun: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended is not None
+
+    @property
+    def text(self) -> str:
+        done = "" if self.share is None else f" {self.share:.0%}"
+        return f"{self.label}: {self.step}{done}, {(self.ended or time.monotonic()) - self.begun:.0f} s"
+
+    def end(self) -> None:
+        self.ended = time.monotonic()
+        self.share = None if self.share is None else 1.0
+
+
 class _Lines:
     """A way to show lines."""
 
@@ -97,12 +151,16 @@ class _Lines:
     def stop(self) -> None:
         """After the last."""
 
-    def show(self, label: str, step: str, share: float | None) -> None:
+    def show(self, line: _Line) -> None:
         raise NotImplementedError
+
+    def finish(self, line: _Line) -> None:
+        """The line is over, and is worth saying."""
+        self.show(line)
 
 
 class _LiveLines(_Lines):
-    """One live line for each label; the clock of a line stands still once the next label has begun."""
+    """One live line for each label; the clock of a line stands still once it is over."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -112,10 +170,8 @@ class _LiveLines(_Lines):
             TimeElapsedColumn(),
             TextColumn("{task.fields[step]}", markup=False),
             console=console,
-            transient=True,
         )
-        self._label = ""
-        self._task = self._bars.add_task("", start=False, visible=False, step="")
+        self._tasks: dict[_Line, TaskID] = {}
 
     def start(self) -> None:
         self._bars.start()
@@ -123,12 +179,14 @@ class _LiveLines(_Lines):
     def stop(self) -> None:
         self._bars.stop()
 
-    def show(self, label: str, step: str, share: float | None) -> None:
-        if label != self._label:
-            self._bars.update(self._task, total=1.0, completed=1.0, step="")  # a finished task's clock stands still
-            self._label, self._task = label, self._bars.add_task(label, total=None, step=step)
-        total = None if share is None else 1.0
-        self._bars.update(self._task, total=total, completed=min(share or 0.0, 0.999), step=step)
+    def show(self, line: _Line) -> None:
+        if line not in self._tasks:
+            self._tasks[line] = self._bars.add_task(line.label, total=None, step=line.step)
+        if line.is_over:
+            self._bars.update(self._tasks[line], total=1.0, completed=1.0, step=line.step)
+            return
+        total = None if line.share is None else 1.0
+        self._bars.update(self._tasks[line], total=total, completed=min(line.share or 0.0, 0.999), step=line.step)
 
 
 class _Share(ProgressColumn):
@@ -138,15 +196,36 @@ class _Share(ProgressColumn):
         return Text("" if task.total is None else f"{task.completed:4.0%}")
 
 
+class _NotebookLines(_Lines):
+    """All lines in one output below the cell, replaced as they move on."""
+
+    def __init__(self) -> None:
+        self._output = Output()
+        self._lines: dict[_Line, None] = {}
+        self._updated = 0.0
+
+    def stop(self) -> None:
+        self._update()
+
+    def show(self, line: _Line) -> None:
+        self._lines[line] = None
+        if time.monotonic() - self._updated >= NOTEBOOK_EVERY:
+            self._update()
+
+    def _update(self) -> None:
+        if self._lines:
+            self._output.show("\n".join(line.text for line in self._lines))
+            self._updated = time.monotonic()
+
+
 class _PlainLines(_Lines):
-    """Prints the latest step every few seconds, from a thread of its own."""
+    """Prints every few seconds, from a thread of its own, where that which runs is."""
 
     def __init__(self, console: Console, every: float) -> None:
         self._console, self._every = console, every
         self._ended = threading.Event()
         self._clock = threading.Thread(target=self._run, daemon=True, name="twotower-progress")
-        self._latest: tuple[str, str, float | None] | None = None
-        self._begun = 0.0
+        self._running: dict[_Line, None] = {}
 
     def start(self) -> None:
         self._clock.start()
@@ -155,17 +234,20 @@ class _PlainLines(_Lines):
         self._ended.set()
         self._clock.join()
 
-    def show(self, label: str, step: str, share: float | None) -> None:
-        if self._latest is None or self._latest[0] != label:
-            self._begun = time.monotonic()
-        self._latest = label, step, share
+    def show(self, line: _Line) -> None:
+        if line.is_over:
+            self._running.pop(line, None)
+        else:
+            self._running[line] = None
+
+    def finish(self, line: _Line) -> None:
+        self.show(line)
+        self._print(line)
 
     def _run(self) -> None:
         while not self._ended.wait(self._every):
-            if self._latest is not None:
-                label, step, share = self._latest
-                done = "" if share is None else f" {share:.0%}"
-                elapsed = time.monotonic() - self._begun
-                self._console.print(
-                    f"{label}: {step}{done}, {elapsed:.0f} s", highlight=False, markup=False, soft_wrap=True
-                )
+            for line in list(self._running):
+                self._print(line)
+
+    def _print(self, line: _Line) -> None:
+        self._console.print(line.text, highlight=False, markup=False, soft_wrap=True)

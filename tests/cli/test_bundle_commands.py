@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
 from twotower.cli.main import app
-from twotower.errors import ConfigError, UnknownCandidateError
+from twotower.errors import ConfigError, DataWarning, UnknownCandidateError
 from twotower.retrieval import Retriever
 
 
@@ -34,9 +34,10 @@ def test_a_bundle_gets_another_index_and_another_catalogue(trained: Path, tmp_pa
     catalogue = pa.table({"item": [7, 500, 2], "title": ["item number 7", "item number 500", "item number 2"]})
     pq.write_table(catalogue, tmp_path / "new.parquet")
     settings = '{"kind": "hnsw", "neighbours": 8}'
-    said = run(
-        "bundle", trained, "--out", tmp_path / "b", "--index", settings, "--candidates", tmp_path / "new.parquet"
-    )
+    with pytest.warns(DataWarning, match=r"of 500 events .* are left out: the candidate table lacks their 'item'"):
+        said = run(
+            "bundle", trained, "--out", tmp_path / "b", "--index", settings, "--candidates", tmp_path / "new.parquet"
+        )
     new = Retriever.load(tmp_path / "b")
     assert (said["version"], said["candidates"], said["index"]["kind"]) == (new.version, 3, "hnsw")
     assert new.details.notes == {"split": "none"}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from twotower.data import Dataset, describe, from_tables
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError, DataWarning
 
 LOG = {"who": ["ann", "bob", "ann"], "what": [3, 5, 5], "at": [10, 20, 30], "n": [1.0, 2.5, 0.0]}
 
@@ -88,10 +88,20 @@ def test_unknown_candidates_are_refused_or_dropped_and_counted() -> None:
     candidates = pa.table({"what": [5]})
     with pytest.raises(DataError, match=r"'what', row 0: 3 is not in the .*candidate table"):
         build(candidates=candidates)
-    data = build(candidates=candidates, unknown_candidates="drop")
+    with pytest.warns(DataWarning, match=r"1 of 3 events \(33.3%\) are left out: .* lacks their 'what', such as 3"):
+        data = build(candidates=candidates, unknown_candidates="drop")
     assert len(data) == 2
     assert data.dropped == 1
     assert data.times.tolist() == [20.0, 30.0]
+    with pytest.raises(ConfigError, match="unknown_candidates='ignore'; expected 'refuse' or 'drop'"):
+        build(candidates=candidates, unknown_candidates="ignore")
+
+
+def test_a_column_has_one_role() -> None:
+    with pytest.raises(ConfigError, match="query_id and candidate_id are both 'who'; expected a column for each"):
+        build(candidate_id="who")
+    with pytest.raises(ConfigError, match="time and weight are both 'at'"):
+        build(weight="at")
 
 
 def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
@@ -133,7 +143,7 @@ def test_empty_and_unreadable_sources_are_refused(tmp_path: Path) -> None:
         build(pa.table(LOG).slice(0, 0))
     with pytest.raises(DataError, match=r"nothing\.parquet does not exist"):
         build(tmp_path / "nothing.parquet")
-    with pytest.raises(DataError, match=r"holds no \.parquet file"):
+    with pytest.raises(DataError, match=r"holds no file that ends in \.parquet"):
         build(tmp_path)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"broken\.parquet cannot be read"):

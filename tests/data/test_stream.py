@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twotower.data import Dataset, ParquetLog, from_tables, stream_parquet
 from twotower.data.parquet import ParquetRows
 from twotower.data.splits import fingerprint
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, DataWarning
 
 IDS: dict[str, Any] = {"query_id": "who", "candidate_id": "what"}
 ALL: dict[str, Any] = IDS | {"time": "at", "weight": "n"}
@@ -186,11 +186,15 @@ def test_parts_to_measure_on_share_the_candidates_and_may_have_new_queries(folde
 
 def test_events_of_unknown_candidates_are_dropped_and_counted(folder: Path) -> None:
     candidates = pa.table({"what": pa.array(range(1000, 1040), pa.int32())})
-    in_memory = from_tables(folder, **ALL, candidates=candidates, unknown_candidates="drop")
-    log = opened(folder, candidates=candidates, unknown_candidates="drop")
+    dropping: dict[str, Any] = {"candidates": candidates, "unknown_candidates": "drop"}
+    with pytest.warns(DataWarning, match=r"of 1,000 events .* are left out: .*'what', such as 10\d\d"):
+        in_memory = from_tables(folder, **ALL, **dropping)
+    with pytest.warns(DataWarning, match=f"{in_memory.dropped} of 1,000 events .* are left out"):
+        log = opened(folder, **dropping)
     assert (len(log), log.dropped) == (len(in_memory), in_memory.dropped)
     assert log.dropped > 0
-    few = opened(folder, candidates=pa.table({"what": [1001, 1002]}), unknown_candidates="drop")
+    with pytest.warns(DataWarning, match="are left out"):
+        few = opened(folder, candidates=pa.table({"what": [1001, 1002]}), unknown_candidates="drop")
     assert len(few) < few.dropped
     assert [len(part) for part in few.shuffled(0, 1, 100)] == [len(few)]  # no part is empty
     assert Counter(events_of(log.shuffled(0, 1, 32))) == Counter(events_of(iter([in_memory])))
@@ -236,7 +240,7 @@ def test_bad_events_are_refused_with_their_row_in_the_whole_log(
 def test_paths_that_are_no_parquet_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "nothing.parquet")
-    with pytest.raises(DataError, match=r"holds no \.parquet file"):
+    with pytest.raises(DataError, match=r"holds no file that ends in \.parquet"):
         opened(tmp_path)
     with pytest.raises(DataError, match="no path was given"):
         opened([])

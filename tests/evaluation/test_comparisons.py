@@ -27,7 +27,8 @@ from twotower.evaluation import (
     measure,
     verdict_sentences,
 )
-from twotower.evaluation.comparisons import Verdict, interval_note
+from twotower.evaluation.comparisons import Verdict
+from twotower.evaluation.verdicts import differences_grid, interval_note
 
 BASELINES = ("popularity", "item_knn", "ease", "ials")
 
@@ -219,14 +220,18 @@ def test_scorers_of_different_events_are_refused() -> None:
 
 
 def test_rivals_with_the_same_verdicts_share_a_sentence() -> None:
-    found = [comparison(rival, protocol) for rival in ("popularity", "ease") for protocol in ("all", "unseen")]
+    found = [
+        comparison(rival, protocol, difference=difference)
+        for rival, difference in (("popularity", 0.03), ("ease", 0.02))
+        for protocol in ("all", "unseen")
+    ]
     found += [
         comparison("ials", "all", "not significantly different", 0.001),
         comparison("ials", "unseen", "worse", -0.02),
     ]
     assert verdict_sentences(found) == [
-        "[32] beats popularity and EASE under both protocols (top-100: popularity +0.0300 ± 0.0100 all, "
-        "+0.0300 ± 0.0100 unseen; EASE +0.0300 ± 0.0100 all, +0.0300 ± 0.0100 unseen).",
+        "[32] beats popularity and EASE under both protocols (top-100; closest is EASE: +0.0200 ± 0.0100 all, "
+        "+0.0200 ± 0.0100 unseen).",
         "[32] is not significantly different from iALS under all and is worse than it under unseen "
         "(top-100: +0.0010 ± 0.0100 all, -0.0200 ± 0.0100 unseen).",
     ]
@@ -234,6 +239,13 @@ def test_rivals_with_the_same_verdicts_share_a_sentence() -> None:
         "Differences are paired by event; ± is their 95% interval over 900 queries, wide enough for all 6 comparisons "
         "at once."
     ]
+
+
+def test_the_table_of_differences_has_every_pair() -> None:
+    found = [comparison(rival, protocol) for rival in ("popularity", "[8]") for protocol in ("all", "unseen")]
+    grid = differences_grid(found)
+    assert grid.headings == ["", "compared with", "top-100, all", "verdict", "top-100, unseen", "verdict"]
+    assert grid.rows == [["[32]", rival, *["+0.0300 ± 0.0100", "better"] * 2] for rival in ("popularity", "[8]")]
 
 
 @pytest.mark.parametrize("verdict", get_args(Verdict))

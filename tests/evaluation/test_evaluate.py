@@ -45,11 +45,12 @@ def perfect() -> Evaluation:
 
 def test_a_perfect_model_beats_everything_and_a_hopeless_one_is_told_so(perfect: Evaluation) -> None:
     assert perfect.model.all["top_3"] == perfect.model.unseen["mrr"] == 1.0
-    assert "The model beats popularity, item-kNN, EASE and iALS under both protocols (top-20: " in str(perfect)
+    rivals = "popularity, item-kNN, EASE and iALS under both protocols"
+    assert f"The model beats {rivals} (top-20; closest is " in str(perfect)
     train, test = split_random(groups_log(candidates=300))
     hopeless = evaluate(Cheat(-1.0), test, exclude=train, ks=(1, 50))
     assert hopeless.model.all["top_50"] == 0.0
-    assert "The model is worse than popularity, item-kNN, EASE and iALS under both protocols (top-50: " in str(hopeless)
+    assert f"The model is worse than {rivals} (top-50; closest is " in str(hopeless)
     assert {one.verdict for one in hopeless.comparisons} == {"worse"}
 
 
@@ -72,7 +73,7 @@ def test_all_figures_are_had_as_an_arrow_table(perfect: Evaluation) -> None:
 
 def test_a_notebook_shows_tables_and_sentences(perfect: Evaluation) -> None:
     page = perfect._repr_html_()
-    assert page.count("<table") == page.count("</table>") == 2
+    assert page.count("<table") == page.count("</table>") == 3
     assert page.count("<tr") == page.count("</tr>")
     for text in ("top-20", "item-kNN", *perfect.notes):
         assert text in page

@@ -123,9 +123,12 @@ def test_it_cannot_be_used_before_it_has_learned(name: str) -> None:
     ("settings", "message"),
     [
         ({"kind": "categry", "column": "x"}, "kind 'categry' is unknown; expected one of .*category"),
-        ({"kind": "category"}, "missing required field `column`"),
-        ({"kind": "category", "column": "x", "dims": 3}, "unknown field `dims`"),
-        ({"kind": "category", "column": "x", "dim": "3"}, r"Expected `int`, got `str`"),
+        ({"kind": "category"}, "missing a required argument: 'column'"),
+        (
+            {"kind": "category", "column": "x", "dims": 3},
+            "unexpected keyword argument 'dims'",
+        ),
+        ({"kind": "category", "column": "x", "dim": "3"}, "Category: dim='3'; expected a whole number"),
         ({"kind": "category", "column": "x", "dim": 0}, "dim=0"),
         ({"kind": "category", "column": "x", "unknown_rate": 1.0}, "unknown_rate=1.0"),
         ({"kind": "bucketized", "column": "x", "buckets": 0}, "buckets=0"),

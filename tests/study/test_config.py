@@ -305,7 +305,7 @@ def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
     best = trained.history.best.validation
     assert best is not None
     measured = measure(ModelScorer(trained.model), parts.fitted_and_validation()[1], parts.train)
-    assert measured.all["top_100"] == pytest.approx(best.all["top_100"])
+    assert measured.scores.all["top_100"] == pytest.approx(best.all["top_100"])
     with pytest.raises(ConfigError, match="nothing is to cut"):
         msgspec.structs.replace(config, split=SplitConfig("last-out")).parts()
 

@@ -275,13 +275,15 @@ def test_the_report_says_it_all_and_needs_nothing_else() -> None:
     for metric in SEEDS.runs[0].final.all:
         assert f">{metric}</th>" in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
+    for one in SEEDS.comparisons:
+        assert f"{one.difference:+.4f} ± 0.0200</td>" in page
     assert "<script" not in page
     assert "{{" not in page
 
 
 def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places() -> None:
     page = report_html(SEEDS)
-    chart = page[page.index("<h2>Slices</h2>") : page.index("<details>")]
+    chart = page[page.index("<h2>Slices</h2>") : page.rindex("<details>")]
     assert chart.count('<div class="slice">') == 6  # three slices, two protocols
     assert "tail<small>5,000 test events</small>" in chart
     # Of the best model's 0.51, the longest there: popularity 0.3, EASE 0.35.
@@ -291,7 +293,7 @@ def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places
         ("model", "100.0%", "[64, 32], the best model: 0.5100"),
     ):
         assert f'<i class="mark {mark}" style="left:{left}" title="{name}"></i>' in chart
-    table = page[page.index("<details>") : page.index("</details>")]
+    table = page[page.index("<details>", page.index("<h2>Slices</h2>")) : page.rindex("</details>")]
     for text in ("recent popularity", "iALS", "oracle", "head, top_100", "old, mrr"):
         assert f">{text}</th>" in table
 

@@ -83,7 +83,7 @@ def test_a_step_never_asks_a_device_for_a_number(
         learn_temperature=True,
     ).learn(log)
     model.to("meta")
-    run = Run.prepare(Trainer(batch_size=128, loss=loss, clip_norm=1.0, capture=True), model, log, None)
+    run = Run.prepare(Trainer(batch_size=128, loss=loss, clip_norm=1.0, capture=True), model, log, None, 1)
     run.state.optimizer.step = lambda: None  # type: ignore[assignment]  # fused, on real devices alone
     with run.source.epoch(1) as parts:
         ((part, order),) = parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -18,13 +19,16 @@ from filelock import FileLock
 from rich.console import Console
 
 from twotower.errors import ConfigError, SavedFolderError
+from twotower.progress import Display
 from twotower.study.config import Config, read_config
 from twotower.tuning.budget import Budget
+from twotower.tuning.database import Database
 from twotower.tuning.importance import TRIALS
-from twotower.tuning.live import trials_table
+from twotower.tuning.live import LiveTable, trials_table
 from twotower.tuning.report import report_html
 from twotower.tuning.results import Tuning, best_of, shown
 from twotower.tuning.runner import TunePlan, tune
+from twotower.tuning.space import SearchSpace
 
 QUIET = Console(quiet=True)
 
@@ -228,6 +232,29 @@ def test_the_live_table_fits_in_80_columns(tuning: Tuning) -> None:
     assert f"14 of 20 trials · best so far {best.score:.4f} (trial {best.number}) · 1:05 left" in shown_table
     assert max(map(len, shown_table.splitlines())) <= 80
     assert "13" in shown_table
+
+
+def test_the_live_table_shows_brackets_as_they_are(tuning: Tuning) -> None:
+    failed = msgspec.structs.replace(tuning.trials[-1], state="failed", reason="[training]: epochs=0 [at]")
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(trials_table([failed], Budget(trials=20, start=0.0), now=35.0))
+    assert "[training]: epochs=0 [at]" in capture.get()
+
+
+def test_a_log_gets_a_line_of_a_tuning_now_and_then(toy_config: Path, tmp_path: Path) -> None:
+    out = io.StringIO()
+    config = read_config(toy_config)
+    space = SearchSpace.of(config, config.split.parsed()(config.data.load()).train)
+    with Database.opened(tmp_path / "tune.db") as database:
+        table = LiveTable(Console(file=out), database, space, Budget(trials=20, start=0.0))
+        table._lines = Display(table.console, every=0.01)
+        with table:
+            table.update()
+            end = time.monotonic() + 10
+            while not out.getvalue() and time.monotonic() < end:
+                time.sleep(0.01)
+    assert out.getvalue().startswith("tuning: 0 of 20 trials, 0 s\n")
 
 
 def test_values_are_written_for_people() -> None:

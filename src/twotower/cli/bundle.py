@@ -10,7 +10,6 @@ import typer
 
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
-from twotower.data.sources import read_table
 from twotower.errors import ConfigError
 from twotower.retrieval import IndexSettings, Retriever
 from twotower.retrieval.building import rebuilt
@@ -29,7 +28,7 @@ def bundle(
     trained: BundleArgument,
     out: Annotated[Path, typer.Option(help="The folder to write; BUNDLE itself may be replaced.")],
     candidates: Annotated[
-        Path | None, typer.Option(help="Another catalogue, a Parquet or CSV file. Default: the one that it has.")
+        Path | None, typer.Option(help="Another catalogue: Parquet, CSV or JSON Lines. Default: the one that it has.")
     ] = None,
     index: Annotated[
         str, typer.Option(help="exact, hnsw or ivfpq (the extra ann), or a JSON object with settings.")
@@ -48,21 +47,22 @@ def bundle(
     del imports  # done, before a bundle is read
     retriever = Retriever.load(trained)
     notes = {} if study is None else {"study": msgspec.to_builtins(read_results(study / "results.json"))}
-    catalogue = None if candidates is None else read_table(candidates, "candidates")
-    made = rebuilt(retriever.bundle, catalogue, parsed_index(index), parity, notes)
+    made = rebuilt(retriever.bundle, candidates, parsed_index(index), parity, notes)
     _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
 @candidates.command("add")
 def add(
     folder: BundleArgument,
-    table: Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet or CSV file with the catalogue's columns.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A Parquet, CSV or JSON Lines file with the catalogue's columns.")
+    ],
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Add candidates to a bundle; those whose id it knows are changed."""
     del imports  # done, before a bundle is read
-    _saved(Retriever.load(folder).add(read_table(table, "candidates")), folder, json)
+    _saved(Retriever.load(folder).add(table), folder, json)
 
 
 @candidates.command("withdraw")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -11,7 +12,14 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from twotower.cli import bundle, data, models, recommend, serve, study, tune
-from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
+from twotower.errors import (
+    ConfigError,
+    DataError,
+    DataUnavailableError,
+    DataWarning,
+    SavedFolderError,
+    TwoTowerError,
+)
 from twotower.version import VERSION
 
 EXIT_CODES: dict[type[TwoTowerError], int] = {
@@ -43,6 +51,7 @@ app = typer.Typer(
         "used; 4 data that cannot be had; 5 a saved folder that cannot be opened; 130 interrupted."
     ),
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -70,10 +79,20 @@ def twotower(
 
 
 def run() -> None:
-    """Runs the command line; errors that twotower raises on purpose become a line and an exit code."""
+    """Runs the command line; errors and warnings made on purpose become a line, and errors an exit code."""
     console = Console(stderr=True)
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            console.print(f"[bold yellow]warning:[/] {_escaped(str(message))}", highlight=False, soft_wrap=True)
+        else:
+            shown(message, category, *where, **more)
+
     try:
-        app(standalone_mode=True)
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            app(standalone_mode=True)
     except TwoTowerError as error:
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))

@@ -31,7 +31,7 @@ def recommend(
         typer.Option(help='The query as a JSON object, such as \'{"user_id": "42"}\'; null or left out: unknown.'),
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="A Parquet file of queries in place of one; needs --out.", show_default=False)
+        Path | None, typer.Option(help="A file of queries in place of one; needs --out.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The Parquet file to write, a row for each of --queries.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
@@ -47,7 +47,7 @@ def recommend(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Recommend candidates to one query, or to every row of a Parquet file.
+    """Recommend candidates to one query, or to every row of a Parquet, CSV or JSON Lines file.
 
     An interrupted file goes on where it was when the same command is given again.
     """

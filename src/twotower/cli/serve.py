@@ -14,6 +14,7 @@ from rich.console import Console
 
 from twotower.cli.options import ImportOption
 from twotower.errors import ConfigError
+from twotower.processes import allowed_threads
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
 from twotower.serving.running import run
@@ -23,7 +24,7 @@ from twotower.serving.settings import Settings, checked_token, read_token
 
 TOKEN = "TWOTOWER_TOKEN"
 
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, allowed_threads())
 """Threads of a search: more than a few would only wait for the memory."""
 
 

@@ -12,7 +12,7 @@ import typer
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
-from twotower.processes import cores
+from twotower.processes import allowed_threads
 
 MINUTES = 10.0
 
@@ -31,7 +31,7 @@ def tune(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the cores. Default: one a core.")
+        int | None, typer.Option(min=1, help="Processes that share the threads allowed. Default: one a thread.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     split: SplitOption = None,
@@ -55,7 +55,7 @@ def tune(
         config=configured(source, imports, split, split_seed),
         trials=trials,
         minutes=MINUTES if trials is None and minutes is None else minutes,
-        workers=cores() if workers is None else workers,
+        workers=allowed_threads() if workers is None else workers,
         seed=seed,
     )
     result = search(plan, out, command=shlex.join(["twotower", *sys.argv[1:]]), console=console)

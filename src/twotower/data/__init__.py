@@ -2,10 +2,12 @@
 
 from twotower.data.dataset import Dataset, Oracle, from_tables
 from twotower.data.describe import Description, describe
+from twotower.data.lookalike import Lookalike, lookalike
 from twotower.data.movielens import movielens
 from twotower.data.opening import stream_parquet
 from twotower.data.seen import Seen
 from twotower.data.simulation import simulated
+from twotower.data.sources import read_table
 from twotower.data.splits import (
     LastOut,
     RandomSplit,
@@ -23,6 +25,7 @@ __all__ = [
     "Dataset",
     "Description",
     "LastOut",
+    "Lookalike",
     "Oracle",
     "ParquetLog",
     "RandomSplit",
@@ -32,8 +35,10 @@ __all__ = [
     "choose_rule",
     "describe",
     "from_tables",
+    "lookalike",
     "movielens",
     "parse_rule",
+    "read_table",
     "simulated",
     "split_by_time",
     "split_last_out",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import DataError
+from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred
+from twotower.data.origin import Origin
+from twotower.errors import ConfigError, DataError
 
 LATEST_TIME = 7_258_118_400.0
 """Seconds from 1970 to 2200-01-01: a later time is most likely in another unit."""
+
+EXACT_FLOATS = 2.0**53
+"""Floats hold every whole number below this, and not every one above."""
+
+UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
+"""What to do with events whose candidate is not in the candidate table."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +32,17 @@ class Place:
     Attributes:
         first_row: The number that the first of them has in the whole table.
         whole: Whether they are all that the table has.
+        origin: The files that the table was read from.
     """
 
     first_row: int = 0
     whole: bool = True
+    origin: Origin = field(default_factory=Origin)
+
+    def row(self, number: int) -> str:
+        """What errors call the row of this number among those that are checked."""
+        number += self.first_row
+        return f"row {number}{self.origin.of(number)}"
 
     @property
     def where(self) -> str:
@@ -36,6 +52,31 @@ class Place:
 
 WHOLE = Place()
 """All rows of a table, checked at once."""
+
+
+def check_unknown_candidates(value: str) -> None:
+    """Refuses what is none of `UnknownCandidates`.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if value not in get_args(UnknownCandidates):
+        raise ConfigError(f"unknown_candidates={value!r}; expected 'refuse' or 'drop'")
+
+
+def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | None) -> list[str]:
+    """The columns of the interactions that are always read.
+
+    Raises:
+        ConfigError: One column has two roles.
+    """
+    roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
+    named = {role: column for role, column in roles.items() if column is not None}
+    for column in named.values():
+        same = [role for role, its in named.items() if its == column]
+        if len(same) > 1:
+            raise ConfigError(f"{' and '.join(same)} are both {column!r}; expected a column for each")
+    return list(named.values())
 
 
 def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
@@ -51,46 +92,49 @@ def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
 
 def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False, place: Place = WHOLE) -> None:
     """Refuses an id column with nulls, of a type that cannot be an id or, where `unique`, with repeated ids."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{which}, column {name!r}, row {place.first_row}: {_value(column, 0)} is {kind}; "
-            f"expected ids that are integers or text"
-        )
+    kind = column.type
     if column.null_count:
-        row = place.first_row + int(np.flatnonzero(column.is_null().to_numpy())[0])
+        row = int(pc.index(column.is_null(), True).as_py())
         raise DataError(
-            f"{which}, column {name!r}, row {row}: null ({column.null_count}{place.where or ' in all'}); "
+            f"{which}, column {name!r}, {place.row(row)}: null ({column.null_count}{place.where or ' in all'}); "
             f"expected an id in every row"
+        )
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
+        raise DataError(
+            f"{which}, column {name!r}, {place.row(0)}: {_value(column, 0)} is {kind}; "
+            f"expected ids that are integers or text{_id_hint(column)}"
         )
     if unique and pc.count_distinct(column).as_py() < len(column):
         first_seen: dict[object, int] = {}
         for row, value in enumerate(column.to_pylist()):
             if value in first_seen:
                 raise DataError(
-                    f"{which}, column {name!r}, row {row}: {value!r} is already in row {first_seen[value]}; "
-                    f"expected each id once"
+                    f"{which}, column {name!r}, {place.row(row)}: {value!r} is already in "
+                    f"{place.row(first_seen[value])}; expected each id once"
                 )
             first_seen[value] = row
 
 
 def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
-    """The times of the interactions as seconds (int64 where whole, else float64).
+    """The times of the interactions as seconds (int64 where whole, else float64); text is read as ISO 8601 or numbers.
 
     Raises:
         DataError: A time is null, not a number or date, not finite, before 1970 or after 2200.
     """
+    expected = "a time in seconds since 1970, or a timestamp"
+    as_text = f"{expected} such as 2024-05-31T18:00:00, all rows with a zone or none"
+    column = _from_text(column, name, as_text, (pa.float64(), *TIMES), place)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         _refuse_null(column, name, "a time", place)
-        seconds = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6
+        seconds = _seconds(column)
     else:
-        seconds = _numbers(column, name, "a time in seconds since 1970, or a timestamp", place)
+        seconds = _numbers(column, name, expected, place)
     absurd = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
     if len(absurd):
         row = int(absurd[0])
         hint = _unit_hint(float(seconds[row]))
         raise DataError(
-            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)} is no sensible time "
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is no sensible time "
             f"({len(absurd)} are so{place.where}); expected seconds between 1970 and 2200{hint}"
         )
     whole = seconds.astype(np.int64)
@@ -103,13 +147,13 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
     Raises:
         DataError: A weight is null, not a number, not finite or negative.
     """
-    weights = _numbers(column, name, "a non-negative weight", place)
+    expected = "a non-negative weight"
+    weights = _numbers(_from_text(column, name, expected, NUMBERS, place), name, expected, place)
     negative = np.flatnonzero(weights < 0)
     if len(negative):
         row = int(negative[0])
         raise DataError(
-            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)}; "
-            f"expected a non-negative weight"
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected a non-negative weight"
         )
     return pa.array(weights)
 
@@ -120,28 +164,64 @@ def refuse_no_weight(total: float, name: str) -> None:
         raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above")
 
 
+def _from_text(
+    column: pa.ChunkedArray, name: str, expected: str, kinds: Sequence[pa.DataType], place: Place
+) -> pa.ChunkedArray:
+    """Text as the numbers or times that it writes, any other column as it is.
+
+    Raises:
+        DataError: A value is none; names the first.
+    """
+    if not pa.types.is_string(column.type):
+        return column
+    _refuse_null(column, name, expected, place)
+    read = inferred(column)
+    if not pa.types.is_string(read.type):
+        _refuse_null(read, name, expected, place)
+        return read
+    row = first_stray(column, kinds) or 0
+    raise DataError(
+        f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is {column.type}; expected {expected}"
+    )
+
+
+def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Seconds since 1970 of timestamps, in UTC where they name no zone, and of dates."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"))
+    units = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+    counts: npt.NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
+    return counts / units[column.type.unit]
+
+
+def _id_hint(column: pa.ChunkedArray) -> str:
+    """What to do with floats, which people have where a library made room for missing integers."""
+    if not pa.types.is_floating(column.type) or not pc.all(pc.equal(column, pc.floor(column))).as_py():
+        return ""
+    if pc.max(pc.abs(column)).as_py() >= EXACT_FLOATS:
+        return "; floats round numbers of this size: write or cast them as text"
+    return "; write whole numbers without a fraction, or cast them to int64"
+
+
 def _numbers(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> npt.NDArray[np.float64]:
     """A numeric column of the interactions as float64, if every value is a finite number."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
         raise DataError(
-            f"interactions, column {name!r}, row {place.first_row}: {_value(column, 0)} is {column.type}; "
-            f"expected {expected}"
+            f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}"
         )
     _refuse_null(column, name, expected, place)
     numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
-        raise DataError(
-            f"interactions, column {name!r}, row {place.first_row + row}: {_value(column, row)}; expected {expected}"
-        )
+        raise DataError(f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}")
     return numbers
 
 
 def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> None:
     if column.null_count:
-        row = place.first_row + int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise DataError(f"interactions, column {name!r}, row {row}: null; expected {expected}")
+        row = int(pc.index(column.is_null(), True).as_py())
+        raise DataError(f"interactions, column {name!r}, {place.row(row)}: null; expected {expected}")
 
 
 def _value(column: pa.ChunkedArray, row: int) -> str:

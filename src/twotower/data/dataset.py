@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,20 +14,21 @@ import pyarrow.compute as pc
 from twotower.data.checks import (
     WHOLE,
     Place,
+    UnknownCandidates,
     check_ids,
     check_times,
+    check_unknown_candidates,
     check_weights,
     refuse_no_weight,
     require_columns,
+    roles_of,
 )
 from twotower.data.lookup import IdRows
-from twotower.data.sources import TableSource, read_table
+from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
+from twotower.data.sources import Source, TableSource, read_source, with_ids_like
 from twotower.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
-
-UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
-"""What to do with events whose candidate is not in the candidate table."""
 
 
 class Oracle(Protocol):
@@ -57,6 +58,7 @@ class Dataset:
         query_index: Row of `queries` of each event, `[N]`.
         candidate_index: Row of `candidates` of each event, `[N]`.
         dropped: Events left out because their candidate is unknown (`unknown_candidates="drop"`).
+        dropped_candidates: Some of these candidates' ids.
         oracle: The true choice probabilities where they are known (simulated data).
         terms: Under which terms the data may be used, in a sentence.
     """
@@ -72,6 +74,7 @@ class Dataset:
     query_index: IntArray = field(repr=False)
     candidate_index: IntArray = field(repr=False)
     dropped: int = 0
+    dropped_candidates: tuple[object, ...] = ()
     oracle: Oracle | None = field(default=None, repr=False)
     terms: str = ""
 
@@ -160,24 +163,29 @@ def from_tables(
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
+    delimiter: str | None = None,
     name: str = "data",
 ) -> Dataset:
     """Makes a `Dataset` of your own log.
 
     Args:
         interactions: One row an event. Anything with `__arrow_c_stream__` (pyarrow, Polars, pandas,
-            DuckDB), or the path of a Parquet or CSV file, or of a folder of Parquet files.
+            DuckDB), or the path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern with `*`;
+            see `TableSource`.
         query_id: The column that says who chose (in `interactions`, and in `queries` where given).
         candidate_id: The column that says what was chosen (likewise).
-        time: The column that says when: seconds since 1970 as a number, or a date or timestamp column.
+        time: The column that says when: seconds since 1970 as a number, or a date or timestamp column (in UTC where
+            it names no zone), or text that writes one of these.
         weight: The column that says how much an event counts, a non-negative number.
         queries: One row a query. Default: the distinct ids of the log.
         candidates: One row a candidate: the catalogue. Default: the distinct ids of the log.
         unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
-            the data, or `"drop"` the events and count them in `Dataset.dropped`.
+            the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
+        delimiter: What stands between the cells of CSV files; default: told from the header of each.
         name: What reports call the data.
 
     Raises:
+        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be, or a column has two roles.
         DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event
             names an unknown query or candidate, a time or weight is not a sensible number, or no event
             is left. The message names column, row, value and what was expected.
@@ -189,26 +197,23 @@ def from_tables(
         >>> len(data), data.candidates.num_rows
         (3, 2)
     """
-    log = read_table(interactions, "interactions")
-    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
-    require_columns(log, wanted, "interactions")
-    if log.num_rows == 0:
+    check_unknown_candidates(unknown_candidates)
+    read = read_source(interactions, "interactions", delimiter=delimiter)
+    wanted = roles_of(query_id, candidate_id, time, weight)
+    require_columns(read.table, wanted, "interactions")
+    if read.table.num_rows == 0:
         raise DataError("the interactions have no rows; expected at least one event")
-    check_ids(log[query_id], query_id, "interactions")
-    check_ids(log[candidate_id], candidate_id, "interactions")
-    tables = LogTables(
-        name,
-        _side_table(queries, log, query_id, "queries"),
-        _side_table(candidates, log, candidate_id, "candidates"),
-        query_id,
-        candidate_id,
-        time,
-        weight,
-        unknown_candidates,
-    )
-    data = tables.dataset(log)
+    place = Place(origin=read.origin)
+    check_ids(read.table[query_id], query_id, "interactions", place=place)
+    check_ids(read.table[candidate_id], candidate_id, "interactions", place=place)
+    warn_of_mistakes(read, "interactions", wanted)
+    log, query_table = _side_table(queries, read, query_id, "queries", delimiter)
+    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)
+    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
+    data = tables.dataset(log.table, place)
     if len(data) == 0:
         raise no_event_left(data.dropped, candidate_id)
+    warn_of_dropped(data.dropped, len(log.table), candidate_id, data.dropped_candidates)
     if weight is not None:
         refuse_no_weight(float(data.weights.sum()), weight)
     return data
@@ -274,11 +279,12 @@ class LogTables:
         candidate_rows = self._candidate_rows.of(log[self.candidate_id])
         _refuse_unknown(query_rows, log, self.query_id, "query table", place)
         known = candidate_rows >= 0
-        dropped = int((~known).sum())
+        dropped, lacking = int((~known).sum()), ()
         if self.unknown_candidates == "refuse":
             hint = ", or unknown_candidates='drop'"
             _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
         elif dropped:
+            lacking = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
             log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
         return Dataset(
             name=self.name,
@@ -292,6 +298,7 @@ class LogTables:
             query_index=query_rows,
             candidate_index=candidate_rows,
             dropped=dropped,
+            dropped_candidates=lacking,
         )
 
 
@@ -306,23 +313,30 @@ def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
     return values.take(pc.array_sort_indices(values))
 
 
-def _side_table(source: TableSource | None, log: pa.Table, id_column: str, which: str) -> pa.Table:
+def _side_table(
+    source: TableSource | None, log: Source, id_column: str, which: str, delimiter: str | None
+) -> tuple[Source, pa.Table]:
+    """The log and the table of the queries or candidates, their ids of one type."""
     if source is None:
-        return pa.table({id_column: distinct_ids(log[id_column])})
-    return side_table(source, log.schema.field(id_column).type, id_column, which)
+        return log, pa.table({id_column: distinct_ids(log.table[id_column])})
+    side = read_source(source, which, delimiter=delimiter)
+    require_columns(side.table, [id_column], which)
+    log = with_ids_like(log, side.table[id_column].type, id_column)
+    return log, side_table(side, log.table.schema.field(id_column).type, id_column, which)
 
 
-def side_table(source: TableSource, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
+def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
     """The table of the queries or candidates, checked, its ids in the type that the log has.
 
     Raises:
         DataError: It lacks the id column, has no rows, or an id is null, repeated or of another kind than the log's.
     """
-    table = read_table(source, which)
-    require_columns(table, [id_column], which)
-    if table.num_rows == 0:
+    require_columns(side.table, [id_column], which)
+    if side.table.num_rows == 0:
         raise DataError(f"the {which} table has no rows; expected one row for each distinct {id_column!r}")
-    check_ids(table[id_column], id_column, which, unique=True)
+    check_ids(side.table[id_column], id_column, which, unique=True, place=Place(origin=side.origin))
+    warn_of_mistakes(side, which, [id_column])
+    table = with_ids_like(side, kind, id_column).table
     if table[id_column].type != kind:
         table = _with_column(table, id_column, cast_ids(table[id_column], kind, id_column, which))
     return table
@@ -332,16 +346,21 @@ def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) 
     """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
 
     Raises:
-        DataError: One is text and the other not.
+        DataError: One is text and the other not, or an id is too large for the log's type.
     """
     number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
-    text = tuple(pa.types.is_string(one) or pa.types.is_large_string(one) for one in (column.type, kind))
-    if all(number) or all(text):
+    text = (pa.types.is_string(column.type), pa.types.is_string(kind))
+    if not (all(number) or all(text)):
+        raise DataError(
+            f"column {name!r} is {column.type} in {which} and {kind} in interactions; "
+            f"expected one type, so that the ids can be compared"
+        )
+    try:
         return column.cast(kind)
-    raise DataError(
-        f"column {name!r} is {column.type} in {which} and {kind} in interactions; "
-        f"expected one type, so that the ids can be compared"
-    )
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"column {name!r} is {column.type} in {which} and {kind} in interactions: {error}; expected ids that fit"
+        ) from error
 
 
 def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, place: Place, hint: str = "") -> None:
@@ -349,7 +368,7 @@ def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, plac
     if len(unknown):
         first = int(unknown[0])
         raise DataError(
-            f"interactions, column {column!r}, row {place.first_row + first}: {log[column][first].as_py()!r} is not "
+            f"interactions, column {column!r}, {place.row(first)}: {log[column][first].as_py()!r} is not "
             f"in the {where} ({len(unknown)} events are so{place.where}); expected an id that the {where} has{hint}"
         )
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.checks import check_ids, require_columns
-from twotower.data.dataset import Dataset, LogTables, UnknownCandidates, cast_ids, distinct_ids, no_event_left
+from twotower.data.checks import Place, UnknownCandidates, check_ids, require_columns
+from twotower.data.dataset import Dataset, LogTables, cast_ids, distinct_ids, no_event_left
 from twotower.data.lookup import IdRows
-from twotower.data.sources import TableSource, read_table
+from twotower.data.notes import warn_of_dropped
+from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import DataError
 
 
@@ -21,6 +22,7 @@ def given_parts(
     *,
     own_queries: bool,
     unknown_candidates: UnknownCandidates = "refuse",
+    delimiter: str | None = None,
 ) -> tuple[Dataset, dict[str, Dataset]]:
     """Reads parts that share the query and candidate tables with train.
 
@@ -29,6 +31,7 @@ def given_parts(
         sources: The events of each part by its name, with train's columns.
         own_queries: Whether train's query table is made of its log's ids; queries that only a part has are then added.
         unknown_candidates: What to do with events whose candidate is not in train's catalogue.
+        delimiter: What stands between the cells of CSV files; default: told from the header of each.
 
     Returns:
         Train with the query table of all parts, and the parts.
@@ -43,7 +46,8 @@ def given_parts(
         >>> train.queries["who"].to_pylist(), len(parts["test"])
         ([1, 2, 3], 1)
     """
-    logs = {part: _read(train, source, part) for part, source in sources.items()}
+    read = {part: _read(train, source, part, delimiter) for part, source in sources.items()}
+    logs = {part: log for part, (log, _) in read.items()}
     if own_queries:
         train = _with_queries(train, list(logs.values()))
     tables = LogTables(
@@ -56,7 +60,7 @@ def given_parts(
         train.weight,
         unknown_candidates,
     )
-    return train, {part: _events(tables, log, part) for part, log in logs.items()}
+    return train, {part: _events(tables, log, part, place) for part, (log, place) in read.items()}
 
 
 def overlap(part: Dataset, train: Dataset) -> int:
@@ -80,18 +84,20 @@ def overlap(part: Dataset, train: Dataset) -> int:
     return int(np.isin(codes, known).sum())
 
 
-def _read(train: Dataset, source: TableSource, part: str) -> pa.Table:
-    """The rows of a part, its ids in the types of train's."""
-    log = read_table(source, part)
+def _read(train: Dataset, source: TableSource, part: str, delimiter: str | None) -> tuple[pa.Table, Place]:
+    """The rows of a part, its ids in the types of train's, and where they lie."""
+    read = read_source(source, part, delimiter=delimiter)
+    log, place = read.table, Place(origin=read.origin)
     wanted = [train.query_id, train.candidate_id, *filter(None, (train.time, train.weight))]
     require_columns(log, wanted, part)
     if log.num_rows == 0:
         raise DataError(f"{part} has no rows; expected at least one event")
     for column, table in ((train.query_id, train.queries), (train.candidate_id, train.candidates)):
-        check_ids(log[column], column, part)
-        ids = cast_ids(log[column], table.schema.field(column).type, column, part)
+        check_ids(log[column], column, part, place=place)
+        kind = table.schema.field(column).type
+        ids = cast_ids(with_ids_like(read, kind, column).table[column], kind, column, part)
         log = log.set_column(log.column_names.index(column), column, ids)
-    return log
+    return log, place
 
 
 def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
@@ -103,12 +109,13 @@ def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
     return replace(train, queries=queries, query_index=rows[train.query_index])
 
 
-def _events(tables: LogTables, log: pa.Table, part: str) -> Dataset:
+def _events(tables: LogTables, log: pa.Table, part: str, place: Place) -> Dataset:
     """The checked events of a part."""
     try:
-        data = tables.dataset(log)
+        data = tables.dataset(log, place)
         if len(data) == 0:
             raise no_event_left(data.dropped, tables.candidate_id)
     except DataError as error:
         raise DataError(f"the {part} part: {error}") from error
+    warn_of_dropped(data.dropped, len(log), tables.candidate_id, data.dropped_candidates)
     return data

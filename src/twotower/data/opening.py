@@ -6,10 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.checks import Place, check_ids, refuse_no_weight, require_columns
-from twotower.data.dataset import LogTables, UnknownCandidates, distinct_ids, no_event_left, side_table
+from twotower.data.checks import (
+    Place,
+    UnknownCandidates,
+    check_ids,
+    check_unknown_candidates,
+    refuse_no_weight,
+    require_columns,
+    roles_of,
+)
+from twotower.data.dataset import (
+    LogTables,
+    distinct_ids,
+    no_event_left,
+    side_table,
+)
+from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import ParquetRows, ParquetSource
-from twotower.data.sources import TableSource
+from twotower.data.sources import TableSource, read_source
 from twotower.data.splits import Fingerprint
 from twotower.data.stream import PIECES_OF_THE_BUFFER, ParquetLog
 from twotower.errors import ConfigError, DataError
@@ -28,6 +42,7 @@ def stream_parquet(
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
+    delimiter: str | None = None,
     name: str = "data",
     buffer: int = BUFFER,
 ) -> ParquetLog:
@@ -36,7 +51,8 @@ def stream_parquet(
     Memory holds the query table, the candidate table and at most `buffer` events, however many there are.
 
     Args:
-        interactions: One row an event: the path of a Parquet file, of a folder of them, or several of these.
+        interactions: One row an event: the path of a Parquet file, of a folder of them or a pattern with `*`, or
+            several of these. Folders named `column=value` give columns; see `TableSource`.
         query_id: The column that says who chose; this and the next ones as in `from_tables`.
         candidate_id: The column that says what was chosen.
         time: The column that says when.
@@ -44,12 +60,14 @@ def stream_parquet(
         queries: One row a query. Default: the distinct ids of the log, for which it is read once more.
         candidates: One row a candidate: the catalogue. Default: likewise.
         unknown_candidates: `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
+        delimiter: What stands between the cells of `queries` and `candidates` where they are CSV; default: told from
+            the header of each.
         name: What reports call the data.
         buffer: How many events are held at once. The more, the better the order of training is mixed: an event
             meets in a batch only those of its pool, which holds half as many from several row groups.
 
     Raises:
-        ConfigError: The buffer holds no event.
+        ConfigError: The buffer holds no event, or `unknown_candidates` is none of what it may be.
         DataError: As `from_tables`; rows are numbered over all files.
 
     Example:
@@ -64,8 +82,9 @@ def stream_parquet(
     """
     if buffer < PIECES_OF_THE_BUFFER:
         raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
+    check_unknown_candidates(unknown_candidates)
     rows = ParquetRows.open(interactions)
-    wanted = [column for column in (query_id, candidate_id, time, weight) if column is not None]
+    wanted = roles_of(query_id, candidate_id, time, weight)
     require_columns(rows.schema.empty_table(), wanted, "interactions")
     if len(rows) == 0:
         raise DataError("the interactions have no rows; expected at least one event")
@@ -75,7 +94,8 @@ def stream_parquet(
     def table_of(source: TableSource | None, column: str, which: str) -> pa.Table:
         if source is None:
             return pa.table({column: distinct[column]})
-        return side_table(source, rows.schema.field(column).type, column, which)
+        side = read_source(source, which, delimiter=delimiter)
+        return side_table(side, rows.schema.field(column).type, column, which)
 
     query_table = table_of(queries, query_id, "queries")
     candidate_table = table_of(candidates, candidate_id, "candidates")
@@ -101,9 +121,11 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
     candidate_counts = np.zeros(tables.candidates.num_rows, dtype=np.int64)
     weights = np.zeros(tables.candidates.num_rows)
     size, dropped, latest, whole_times = 0, 0, -np.inf, True
+    lacking: tuple[object, ...] = ()
     for first_row, table in rows.in_order(tables.columns, buffer // 2):
         events = tables.dataset(table, Place(first_row, whole=False))
         size, dropped = size + len(events), dropped + events.dropped
+        lacking = lacking or events.dropped_candidates
         sums = sums + digits.sums(events)
         query_counts += events.query_counts()
         candidate_counts += events.candidate_counts()
@@ -113,6 +135,7 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
             whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
     if size == 0:
         raise no_event_left(dropped, tables.candidate_id)
+    warn_of_dropped(dropped, size + dropped, tables.candidate_id, lacking)
     if tables.weight is not None:
         refuse_no_weight(float(weights.sum()), tables.weight)
     digits.add(size, sums)

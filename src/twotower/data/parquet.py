@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twotower.data.checks import require_columns
-from twotower.data.sources import plain_schema
+from twotower.data.files import partition_values, refuse_mixtures, table_files
+from twotower.data.origin import TableFile
+from twotower.data.plain import plain_column, plain_schema
+from twotower.data.sources import joint_schema
 from twotower.errors import DataError
 
 ParquetSource: TypeAlias = str | Path | Sequence[str | Path]
-"""The path of a Parquet file, of a folder of them, or several of these."""
+"""The path of a Parquet file, of a folder of them or a pattern with `*`, or several of these."""
 
 BY_TURNS = 8
 """Row groups that are open at a time when they are read by turns."""
@@ -33,12 +36,14 @@ class RowGroup:
         number: Its number there.
         first_row: The number of its first row over all files.
         rows: How many it has.
+        partition: The columns that the names of its folders give.
     """
 
     path: Path
     number: int
     first_row: int
     rows: int
+    partition: dict[str, pa.Scalar] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         return f"{self.path}, row group {self.number} (rows {self.first_row} to {self.first_row + self.rows - 1})"
@@ -50,7 +55,7 @@ class ParquetRows:
 
     Attributes:
         groups: The row groups that have rows, in order.
-        schema: Names and types of the columns, those of the first file; text as plain strings.
+        schema: Names and plain types of the columns of all files, with those that the names of folders give.
     """
 
     groups: tuple[RowGroup, ...]
@@ -63,21 +68,27 @@ class ParquetRows:
         Raises:
             DataError: A path does not exist, is no Parquet file or cannot be read, or there is none.
         """
+        files = _files(source)
         groups: list[RowGroup] = []
-        schema, first_row = None, 0
-        for path in _files(source):
+        schemas, first_row = [], 0
+        partitions = partition_values(files)
+        for file, partition in zip(files, partitions, strict=True):
             try:
-                with pq.ParquetFile(path) as file:
-                    schema = schema or plain_schema(file.schema_arrow)
-                    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+                with pq.ParquetFile(file.path) as opened:
+                    schemas.append(plain_schema(opened.schema_arrow))
+                    sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"interactions: {path} cannot be read: {error}") from error
+                raise DataError(f"interactions: {file.path} cannot be read: {error}") from error
+            own = {name: value for name, value in partition.items() if name not in schemas[-1].names}
             for number, rows in enumerate(sizes):
                 if rows:
-                    groups.append(RowGroup(path, number, first_row, rows))
+                    groups.append(RowGroup(file.path, number, first_row, rows, own))
                 first_row += rows
-        assert schema is not None
-        return cls(tuple(groups), schema.remove_metadata())
+        schema = joint_schema(schemas, files, "interactions")
+        for name, value in partitions[0].items():
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, value.type))
+        return cls(tuple(groups), schema)
 
     def __len__(self) -> int:
         return sum(group.rows for group in self.groups)
@@ -92,14 +103,23 @@ class ParquetRows:
         Raises:
             DataError: It cannot be read, lacks a column, or has a value that does not fit the column's type.
         """
-        schema = self._schema_of(columns)
+        schema, which = self._schema_of(columns), f"interactions, {group.path}"
+        stored = [name for name in columns if name not in group.partition]
         try:
             with pq.ParquetFile(group.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
                 # One thread: the others are the training's.
-                for batch in file.iter_batches(rows, [group.number], list(columns), use_threads=False):
+                for batch in file.iter_batches(rows, [group.number], stored, use_threads=False):
                     piece = pa.Table.from_batches([batch])
-                    require_columns(piece, columns, f"interactions, {group.path}")
-                    yield piece.select(list(columns)).cast(schema)
+                    require_columns(piece, stored, which)
+                    yield pa.table(
+                        [
+                            pa.repeat(group.partition[name], len(batch)).cast(kind)
+                            if name in group.partition
+                            else plain_column(piece[name], name, which).cast(kind)
+                            for name, kind in zip(schema.names, schema.types, strict=True)
+                        ],
+                        schema=schema,
+                    )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"interactions: {group} cannot be read: {error}") from error
 
@@ -140,21 +160,10 @@ class ParquetRows:
         return pa.schema([self.schema.field(name).with_nullable(True) for name in columns])
 
 
-def _files(source: ParquetSource) -> list[Path]:
-    paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"interactions: {path} does not exist; expected a Parquet file or a folder of them")
-        if path.is_dir():
-            inside = sorted(path.rglob("*.parquet"))
-            if not inside:
-                raise DataError(f"interactions: the folder {path} holds no .parquet file")
-            files += inside
-        elif path.suffix in (".parquet", ".pq"):
-            files.append(path)
-        else:
-            raise DataError(f"interactions: {path} ends in {path.suffix!r}; expected .parquet, to be streamed")
+def _files(source: ParquetSource) -> list[TableFile]:
+    paths = [source] if isinstance(source, str | Path) else source
+    files = [file for path in paths for file in table_files(path, "interactions", ("parquet",))]
     if not files:
         raise DataError("interactions: no path was given; expected at least one Parquet file")
+    refuse_mixtures(files, "interactions")
     return files

@@ -20,8 +20,9 @@ from twotower.data.dataset import (
     distinct_ids,
     no_event_left,
 )
+from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import ParquetRows
-from twotower.data.sources import TableSource, read_table
+from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import ConfigError, DataError
 
 PIECES_OF_THE_BUFFER = 64
@@ -135,7 +136,7 @@ class ParquetLog:
         per_query = {self.query_id, *(set(self.queries.column_names) - set(self.rows.schema.names))}
         return [name for name in dict.fromkeys(names) if name in self.rows.schema.names and name not in per_query]
 
-    def part(self, interactions: TableSource, name: str | None = None) -> Dataset:
+    def part(self, interactions: TableSource, name: str | None = None, *, delimiter: str | None = None) -> Dataset:
         """Other events in memory, such as those to validate on, with this log's candidates.
 
         Where the query table was made of the log's ids, queries that it lacks come after them.
@@ -143,28 +144,31 @@ class ParquetLog:
         Args:
             interactions: The events, with the log's columns; see `from_tables`.
             name: What reports call it; default: as the log.
+            delimiter: What stands between the cells of CSV files; default: told from the header.
 
         Raises:
             DataError: As `from_tables`.
         """
-        log = read_table(interactions, "interactions")
+        read = read_source(interactions, "interactions", delimiter=delimiter)
+        log, place = read.table, Place(origin=read.origin)
         require_columns(log, self.tables.columns, "interactions")
         if log.num_rows == 0:
             raise DataError("the interactions have no rows; expected at least one event")
         for column in (self.query_id, self.candidate_id):
             kind = self.rows.schema.field(column).type
-            ids = cast_ids(log[column], kind, column, "the part")
+            ids = cast_ids(with_ids_like(read, kind, column).table[column], kind, column, "the part")
             log = log.set_column(log.column_names.index(column), column, ids)
         tables = self.tables
         if self._own_queries:
             known = self.queries[self.query_id].combine_chunks()
-            check_ids(log[self.query_id], self.query_id, "interactions")
+            check_ids(log[self.query_id], self.query_id, "interactions", place=place)
             ids = distinct_ids(log[self.query_id])
             new = ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
             tables = tables.with_queries(pa.table({self.query_id: pa.chunked_array([known, new])}))
-        data = tables.dataset(log)
+        data = tables.dataset(log, place)
         if len(data) == 0:
             raise no_event_left(data.dropped, self.candidate_id)
+        warn_of_dropped(data.dropped, len(log), self.candidate_id, data.dropped_candidates)
         return replace(data, name=name or self.name)
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Excerpt:

@@ -1,7 +1,7 @@
 """Evaluation: ranks over the whole catalogue, the metrics made from them, and the baselines."""
 
 from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
-from twotower.evaluation.comparisons import Comparison, Pair, against_baselines, compare, verdict_sentences
+from twotower.evaluation.comparisons import Comparison, Pair, against_baselines, compare
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.measure import FLOORS, NAMES, Measurement, measure, measure_baselines
 from twotower.evaluation.metrics import (
@@ -16,6 +16,7 @@ from twotower.evaluation.metrics import (
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 from twotower.evaluation.ranking import ModelScorer, ScoreBlock, Scorer, rank_events
 from twotower.evaluation.validation import Validation
+from twotower.evaluation.verdicts import verdict_sentences
 
 __all__ = [
     "DEFAULT_KS",

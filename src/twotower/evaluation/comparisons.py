@@ -1,4 +1,4 @@
-"""Which of two scorers is better: judged by the paired difference over the same test events, and said in words."""
+"""Which of two scorers is better, judged by the paired difference over the same test events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from twotower.errors import DataError
 from twotower.evaluation.intervals import Interval, mean_interval, paired_interval, weighted_mean
 from twotower.evaluation.measure import FLOORS, NAMES, Measurement
-from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 
 Verdict = Literal["better", "worse", "not significantly different", "too few queries"]
@@ -150,106 +149,3 @@ def _verdict(over_queries: Interval, over_seeds: Interval | None) -> Verdict:
     if all(interval.low > 0 for interval in intervals):
         return "better"
     return "worse" if all(interval.high < 0 for interval in intervals) else "not significantly different"
-
-
-def verdict_sentences(comparisons: Sequence[Comparison], better: str = "beats") -> list[str]:
-    """One sentence for all rivals of a scorer that get the same verdicts, with the differences and their intervals.
-
-    Args:
-        comparisons: What `compare` gave.
-        better: The verb of a difference above zero.
-
-    Example:
-        >>> found = [
-        ...     Comparison("[32]", "ease", protocol, "top_100", 0.03, 0.01, 9000, 900, None, "better")
-        ...     for protocol in ("all", "unseen")
-        ... ]
-        >>> verdict_sentences(found)
-        ['[32] beats EASE under both protocols (top-100: +0.0300 ± 0.0100 all, +0.0300 ± 0.0100 unseen).']
-    """
-    rivals: dict[tuple[str, str], dict[str, Comparison]] = {}
-    for one in comparisons:
-        rivals.setdefault((one.name, one.rival), {})[one.protocol] = one
-    groups: dict[tuple[str, tuple[Verdict, ...]], list[dict[str, Comparison]]] = {}
-    for (name, _), found in rivals.items():
-        verdicts = tuple(found[protocol].verdict for protocol in PROTOCOLS)
-        groups.setdefault((name, verdicts), []).append(found)
-    sentences = [_sentence(name, verdicts, same, better) for (name, verdicts), same in groups.items()]
-    return [sentence[0].upper() + sentence[1:] for sentence in sentences]
-
-
-def interval_note(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the intervals of the sentences are; nothing where no comparison has one."""
-    known = [one for one in comparisons if one.half_width is not None]
-    if not known:
-        return []
-    together = f", wide enough for all {len(comparisons)} comparisons at once" if len(comparisons) > 1 else ""
-    notes = [f"Differences are paired by event; ± is their 95% interval over {known[0].queries:,} queries{together}."]
-    counts = {one.protocol: one.events for one in known}
-    repeats = counts.get("all", 0) - counts.get("unseen", counts.get("all", 0))
-    if repeats:
-        notes.append(
-            f"Differences under unseen leave out the {repeats:,} test events whose query has their candidate in train: "
-            "of all that it has there, that one alone is ranked."
-        )
-    return notes
-
-
-def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[str, Comparison]], better: str) -> str:
-    """What holds for a scorer and all rivals with the same verdicts, under both protocols."""
-    names = [NAMES.get(own, own) for own in (found[PROTOCOLS[0]].rival for found in same)]
-    label = metric_label(same[0][PROTOCOLS[0]].metric)
-    judged = {
-        protocol: verdict for protocol, verdict in zip(PROTOCOLS, verdicts, strict=True) if verdict != "too few queries"
-    }
-    if not judged:
-        queries = same[0][PROTOCOLS[0]].queries
-        return (
-            f"The {queries:,} queries of test are too few, or too unequal, to tell whether {name} {better} "
-            f"{listed(names, 'or')} ({label})."
-        )
-    figures = [", ".join(_figure(found[protocol]) for protocol in judged) for found in same]
-    if len(names) > 1:
-        figures = [f"{rival} {figure}" for rival, figure in zip(names, figures, strict=True)]
-    unjudged = [protocol for protocol in PROTOCOLS if protocol not in judged]
-    missing = "".join(f"; under {protocol}, too few queries are left to tell" for protocol in unjudged)
-    return f"{name} {_judged(names, judged, better)} ({label}: {'; '.join(figures)}){missing}."
-
-
-def _judged(names: Sequence[str], judged: Mapping[str, Verdict], better: str) -> str:
-    """Verbs and rivals: `beats popularity and EASE under both protocols`."""
-    (protocol, verdict), *others = judged.items()
-    rivals = listed(names, "or" if verdict == "not significantly different" else "and")
-    if set(judged.values()) == {verdict}:
-        return f"{_verb(verdict, better)} {rivals} under {'both protocols' if others else protocol}"
-    it = "it" if len(names) == 1 else "them"
-    rest = "".join(f" and {_verb(other, better)} {it} under {name}" for name, other in others)
-    return f"{_verb(verdict, better)} {rivals} under {protocol}{rest}"
-
-
-def _verb(verdict: Verdict, better: str) -> str:
-    verbs = {
-        "better": better,
-        "worse": "is worse than",
-        "not significantly different": "is not significantly different from",
-    }
-    return verbs[verdict]
-
-
-def _figure(found: Comparison) -> str:
-    if found.over_seeds is None:
-        return f"{found.difference:+.4f} ± {found.half_width:.4f} {found.protocol}"
-    return (
-        f"{found.difference:+.4f} ± {found.half_width:.4f} over queries and ± {found.over_seeds.half_width:.4f} over "
-        f"seeds {found.protocol}"
-    )
-
-
-def listed(words: Sequence[str], word: str = "and") -> str:
-    """Words as a sentence lists them.
-
-    Example:
-        >>> listed(["popularity", "EASE", "iALS"])
-        'popularity, EASE and iALS'
-    """
-    return f" {word} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)

@@ -14,12 +14,13 @@ from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
 from twotower.evaluation.baselines import Popularity
-from twotower.evaluation.comparisons import Comparison, against_baselines, compare, interval_note, verdict_sentences
+from twotower.evaluation.comparisons import Comparison, against_baselines, compare
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.measure import NAMES, Measurement, measure, measure_baselines
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, metric_label, verdict_metric
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.ranking import ModelScorer, Scorer
+from twotower.evaluation.verdicts import differences_grid, interval_note, verdict_sentences
 from twotower.model.two_tower import TwoTower
 
 FIGURES = pa.schema(
@@ -68,6 +69,10 @@ class Evaluation(msgspec.Struct, frozen=True):
     def slices_table(self, protocol: str = "unseen") -> Table:
         """Every scorer in every slice, by the metric that the sentences compare by."""
         return self._slices_grid(protocol).rich()
+
+    def differences_table(self) -> Table:
+        """How much more the model has than each baseline, with the intervals that the sentences rest on."""
+        return differences_grid(self.comparisons).rich()
 
     def to_table(self) -> pa.Table:
         """All figures as an Arrow table with one row a scorer, protocol and metric.
@@ -119,7 +124,9 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        return self._grid().html() + self._slices_grid("unseen").html() + notes_html(self.notes)
+        grids = [self._grid(), *([differences_grid(self.comparisons)] if self.comparisons else [])]
+        tables = "".join(grid.html() for grid in (*grids, self._slices_grid("unseen")))
+        return tables + notes_html(self.notes)
 
     def __str__(self) -> str:
         console = Console(width=120)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
 import pyarrow as pa
 from torch import Tensor, nn
 
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError, NotFittedError
 from twotower.features.lookups import Table
 
@@ -26,7 +25,8 @@ class Feature(nn.Module):
 
     A kind of feature is a subclass with a `kind` (its name in configs). It
 
-    - keeps each argument of its constructor in an attribute of the same name (so that it can be saved),
+    - keeps each argument of its constructor in an attribute of the same name (so that it can be saved); its
+      constructor's arguments are checked against their annotations,
     - learns its state from the training split in `fit` and makes its parameters there,
     - gives that state as an Arrow table in `learned` and takes it back in `restore`,
     - turns a column into a tensor in `encode`, one row a row, and such rows into embeddings in `forward`.
@@ -59,6 +59,8 @@ class Feature(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
         if "kind" in cls.__dict__:
             _KINDS[cls.kind] = cls
 
@@ -156,10 +158,11 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
         )
     feature_class = _KINDS[kind]
     try:
-        checked = msgspec.convert(arguments, _arguments_struct(feature_class))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"feature {kind!r} with {arguments}: {error}") from error
-    return feature_class(**{name: getattr(checked, name) for name in _parameters(feature_class)})
+        inspect.signature(feature_class).bind(**arguments)
+    except TypeError as error:
+        expected = ", ".join(_parameters(feature_class))
+        raise ConfigError(f"feature {kind!r} with {arguments}: {error}; expected of {expected}") from error
+    return feature_class(**arguments)
 
 
 def require_fitted(feature: Feature, state: object | None) -> None:
@@ -170,13 +173,3 @@ def require_fitted(feature: Feature, state: object | None) -> None:
 
 def _parameters(feature_class: type[Feature]) -> list[str]:
     return list(inspect.signature(feature_class).parameters)
-
-
-def _arguments_struct(feature_class: type[Feature]) -> type[msgspec.Struct]:
-    """The constructor's arguments as a struct, by which msgspec checks names and types."""
-    hints = typing.get_type_hints(feature_class.__init__)
-    fields: list[Any] = []
-    for name, parameter in inspect.signature(feature_class).parameters.items():
-        required = parameter.default is inspect.Parameter.empty
-        fields.append((name, hints[name]) if required else (name, hints[name], parameter.default))
-    return msgspec.defstruct(feature_class.__name__, fields, forbid_unknown_fields=True)

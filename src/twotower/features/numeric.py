@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twotower.data.lookalike import lookalike
 from twotower.errors import DataError
 
 
@@ -22,6 +23,8 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        if (found := lookalike(column)) is not None:
+            raise DataError(f"column {name!r}, row {found.row}: {found.reason}; expected numbers")
         value = column[0].as_py() if len(column) else None
         raise DataError(f"column {name!r}, row 0: {value!r} is {kind}; expected a number")
     values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)

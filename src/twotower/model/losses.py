@@ -3,22 +3,24 @@
 A loss is a plain description; `bind` gives it what it has to know of the training data (how often each
 candidate is drawn, what each query has chosen). What is bound maps a batch to a scalar and decides
 itself which candidates it needs embedded: in-batch softmax those of the batch, each once; the full softmax all.
+`Loss` is what a loss of your own has to follow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from twotower.arguments import Settings
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
+from twotower.model.draws import checked_probability, probability_column, share_of_events
 from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
 from twotower.model.softmax import Removed, softmax_loss
 
@@ -51,7 +53,48 @@ class BoundLoss(Protocol):
         ...
 
 
-class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="in_batch_softmax", tag_field="kind"):
+@runtime_checkable
+class Loss(Protocol):
+    """What `Trainer` needs of a loss; any object that has it can be trained with.
+
+    A checkpoint keeps the loss's class and attributes, and a training with another loss does not resume from it.
+
+    Attributes:
+        reduction: `mean` where a batch's loss is the mean over its events, `sum` where it is their sum.
+
+    Example:
+        >>> class Hinge:
+        ...     reduction = "mean"
+        ...     def __init__(self, margin: float = 1.0) -> None:
+        ...         self.margin = margin
+        ...     def embedded(self, events: int, catalogue: int) -> int:
+        ...         return min(events, catalogue)
+        ...     def bind(self, train: Dataset, *, fixed_shapes: bool = False) -> "Hinge":
+        ...         return self
+        ...     def start_epoch(self) -> None:
+        ...         pass
+        ...     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
+        ...         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]
+        ...         return (self.margin + scores - scores.diagonal()[:, None]).clamp_min(0).mean()
+        >>> isinstance(Hinge(), Loss)
+        True
+    """
+
+    @property
+    def reduction(self) -> Reduction:
+        """How a batch's loss is made of its events'."""
+        ...
+
+    def embedded(self, events: int, catalogue: int) -> int:
+        """How many candidates a step of so many events embeds, at most."""
+        ...
+
+    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
+        """The loss for this training data; with `fixed_shapes` (`capture`), batches of one size have one shape."""
+        ...
+
+
+class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the candidates of the other events in its batch.
 
     The logits are `q·cᵀ / T − log p`, on every column, the chosen one's included, where p is the share
@@ -88,6 +131,10 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             almost nothing from them.
         uniform: How many candidates to draw uniformly for each batch.
         memory: How many of the latest events before the batch to remember.
+        draw_probability: A column of the candidate table: the probability that an event of a batch names the
+            candidate, or a number in proportion to it, for batches that are not drawn like the training events.
+            Finite, at least 0, and above 0 for every candidate that a training event names. None: the share of
+            the training events.
 
     Example:
         >>> InBatchSoftmax(hard_negatives=100).reduction
@@ -101,12 +148,19 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     reduction: Reduction = "mean"
     uniform: int = 0
     memory: int = 0
+    draw_probability: str | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         if self.hard_negatives is not None and self.hard_negatives < 1:
             raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
         if self.uniform < 0 or self.memory < 0:
             raise ConfigError(f"uniform={self.uniform}, memory={self.memory}; expected numbers of at least 0")
+        if self.draw_probability is not None and not self.log_q:
+            raise ConfigError(
+                f"draw_probability={self.draw_probability!r} with log_q=False, which does not correct by it; "
+                f"expected log_q=True, or no draw_probability"
+            )
 
     def embedded(self, events: int, catalogue: int) -> int:
         """How many candidates a step of so many events embeds, at most."""
@@ -119,23 +173,27 @@ class InBatchSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
         Args:
             train: The events that batches are drawn from.
-            draw_probability: Probability of each candidate to be drawn as a negative, `[candidates]`;
-                default: its share of the training events.
+            draw_probability: Probability that an event of a batch names each candidate, `[candidates]`, or numbers
+                in proportion to it; default: the column that the loss names, or else the share of the training events.
             fixed_shapes: Fill the distinct candidates of a batch up with some that have no part in the loss, so that
                 batches of one size have one shape; there is no `memory` then.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
+            DataError: There is no such column, or a probability is not finite, below 0, or 0 for a candidate that a
+                training event names.
         """
-        probability = draw_probability
-        if probability is None:
-            counts = torch.from_numpy(train.candidate_counts()).double()
-            probability = (counts / counts.sum()).clamp_min(torch.finfo(torch.float64).tiny)
+        if draw_probability is not None:
+            probability = checked_probability(draw_probability, train, "draw_probability")
+        elif self.draw_probability is not None:
+            probability = probability_column(self.draw_probability, train)
+        else:
+            probability = share_of_events(train)
         known = _known(train) if self.mask_known else None
         return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows, fixed_shapes)
 
 
-class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full_softmax", tag_field="kind"):
+class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
 
     A candidate of the training catalogue that no event names was there and was not chosen: it is a negative
@@ -154,7 +212,8 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     reduction: Reduction = "mean"
     label_smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
 
@@ -177,7 +236,8 @@ class FullSoftmax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
 
-Loss = InBatchSoftmax | FullSoftmax
+BuiltInLoss = InBatchSoftmax | FullSoftmax
+"""The losses that a config can name."""
 
 
 class _BoundInBatch:

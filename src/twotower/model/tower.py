@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.features.recorded import Recorded
@@ -46,6 +47,7 @@ class Tower(nn.Module):
         torch.Size([3, 4])
     """
 
+    @checks_arguments
     def __init__(
         self,
         features: Sequence[Feature],

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.plain import plain_table
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
@@ -57,6 +59,7 @@ class TwoTower(nn.Module):
         torch.Size([2, 2])
     """
 
+    @checks_arguments
     def __init__(
         self,
         query: Tower,
@@ -277,6 +280,7 @@ def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
     Raises:
         DataError: A column is missing or holds a value that cannot be encoded.
     """
+    table = plain_table(table)
     columns = {name: table[name] for name in table.column_names}
     for feature in features_of(tower):
         for name in feature.reads:

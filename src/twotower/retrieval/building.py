@@ -10,10 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.data.checks import check_ids, require_columns
-from twotower.data.dataset import Dataset, cast_ids, from_tables
+from twotower.data.checks import Place, check_ids, require_columns
+from twotower.data.dataset import Dataset, IntArray, LogTables, cast_ids, no_event_left
 from twotower.data.lookup import IdRows
+from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.seen import Seen
+from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
@@ -27,16 +29,14 @@ from twotower.retrieval.requests import Requests
 
 def built(
     model: TwoTower,
-    candidates: pa.Table,
+    candidates: TableSource,
     seen: Dataset,
     settings: IndexSettings,
     threshold: float | None,
     notes: dict[str, Any],
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
-    require_columns(candidates, [seen.candidate_id], "candidates")
-    check_ids(candidates[seen.candidate_id], seen.candidate_id, "candidates", unique=True)
-    catalogue = _as_catalogue(candidates, seen)
+    catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
     model.eval()
     embeddings = embedded(model, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
@@ -63,7 +63,7 @@ def built(
 
 def rebuilt(
     bundle: Bundle,
-    candidates: pa.Table | None,
+    candidates: TableSource | None,
     settings: IndexSettings,
     threshold: float | None,
     notes: dict[str, Any],
@@ -85,14 +85,12 @@ def rebuilt(
     name = details.candidate_id
     catalogue = old
     if candidates is not None:
-        require_columns(candidates, [name], "candidates")
-        check_ids(candidates[name], name, "candidates", unique=True)
-        cast = cast_ids(candidates[name], old.schema.field(name).type, name, "candidates")
-        catalogue = candidates.set_column(candidates.column_names.index(name), name, cast)
+        catalogue = _read(candidates, old, name)
     embeddings = embedded(bundle.model, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     index, parity = gated(build_index(settings, embeddings), bundle.model, requests, threshold)
     row_of = IdRows(catalogue[name]).of(old[name])  # row in the new catalogue of each candidate of the old one
+    _warn_of_lost(old[name], row_of, bundle.popularity, name)
     popularity = np.zeros(catalogue.num_rows, dtype=np.int64)
     popularity[row_of[row_of >= 0]] = bundle.popularity[row_of >= 0]
     details = msgspec.structs.replace(
@@ -136,14 +134,32 @@ def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | 
 def title_of(candidates: pa.Table, candidate_id: str) -> str:
     """The column that shows a candidate to people: the first text whose name holds `title` or `name`, else the id."""
     for field in candidates.schema:
-        is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-        if is_text and any(word in field.name.lower() for word in ("title", "name")):
+        if pa.types.is_string(field.type) and any(word in field.name.lower() for word in ("title", "name")):
             return str(field.name)
     return candidate_id
 
 
+def _read(source: TableSource, known: pa.Table, candidate_id: str) -> pa.Table:
+    """A catalogue, its ids in the type that those of the known one have."""
+    read = read_source(source, "candidates")
+    require_columns(read.table, [candidate_id], "candidates")
+    check_ids(read.table[candidate_id], candidate_id, "candidates", unique=True, place=Place(origin=read.origin))
+    kind = known.schema.field(candidate_id).type
+    table = with_ids_like(read, kind, candidate_id).table
+    cast = cast_ids(table[candidate_id], kind, candidate_id, "candidates")
+    return table.set_column(table.column_names.index(candidate_id), candidate_id, cast)
+
+
+def _warn_of_lost(ids: pa.ChunkedArray, row_of: IntArray, events: IntArray, candidate_id: str) -> None:
+    """Says how many training events name candidates that another catalogue lacks, where there are such."""
+    lost = row_of < 0
+    if dropped := int(events[lost].sum()):
+        examples = ids.filter(pa.array(lost & (events > 0))).slice(0, EXAMPLES).to_pylist()
+        warn_of_dropped(dropped, int(events.sum()), candidate_id, examples)
+
+
 def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
-    """The training events over another catalogue; those whose candidate it lacks are left out."""
+    """The training events over another catalogue; those whose candidate it lacks are left out, with a warning."""
     if candidates.equals(seen.candidates):
         return seen
     log = {
@@ -152,13 +168,11 @@ def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
     }
     if seen.time is not None:
         log[seen.time] = seen.interactions[seen.time]
-    return from_tables(
-        pa.table(log),
-        query_id=seen.query_id,
-        candidate_id=seen.candidate_id,
-        time=seen.time,
-        queries=seen.queries,
-        candidates=candidates,
-        unknown_candidates="drop",
-        name=seen.name,
+    tables = LogTables(
+        seen.name, seen.queries, candidates, seen.query_id, seen.candidate_id, seen.time, unknown_candidates="drop"
     )
+    left = tables.dataset(pa.table(log))
+    if len(left) == 0:
+        raise no_event_left(left.dropped, seen.candidate_id)
+    warn_of_dropped(left.dropped, len(seen), seen.candidate_id, left.dropped_candidates)
+    return left

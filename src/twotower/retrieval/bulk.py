@@ -1,4 +1,4 @@
-"""Recommendations for a whole Parquet file of queries: part by part, so that memory is flat and work is never lost."""
+"""Recommendations for a whole file of queries: part by part, so that memory is flat and work is never lost."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from twotower.data.files import format_of
+from twotower.data.plain import plain_table, plain_type
+from twotower.data.sources import read_table
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.files import write_file
 from twotower.interruption import Interruption
@@ -59,7 +62,7 @@ def recommend_all(
     restart: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Recommends to every row of a Parquet file; writes a Parquet file with a row for each, in the same order.
+    """Recommends to every row of a file; writes a Parquet file with a row for each, in the same order.
 
     The answer has the query's id (its row number where the file has no ids), and columns `candidates` and `scores`, of
     lists with the best first, `basis` and `version`; see `Answer`. It appears when all is done: until then parts are
@@ -67,7 +70,7 @@ def recommend_all(
 
     Args:
         retriever: Who recommends.
-        queries: The file, with columns that requests may name; a null counts as not named.
+        queries: The Parquet, CSV or JSON Lines file, with columns that requests may name; a null counts as not named.
         out: The file to write.
         k: How many candidates for each query.
         filters: What may be found, the same for all.
@@ -159,6 +162,9 @@ def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: 
 
 
 def _opened(path: Path) -> pq.ParquetFile:
+    """A Parquet file as it is; any other table as if it were one."""
+    if format_of(path) not in (None, "parquet"):
+        return pq.ParquetFile(pa.BufferReader(_encoded(read_table(path, "queries"))))
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -183,7 +189,9 @@ def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile) -> p
     named = query in columns
     return pa.schema(
         [
-            pa.field(query if named else "row", file.schema_arrow.field(query).type if named else pa.int64()),
+            pa.field(
+                query if named else "row", plain_type(file.schema_arrow.field(query).type) if named else pa.int64()
+            ),
             pa.field("candidates", pa.list_(retriever.candidates.schema.field(candidate).type)),
             pa.field("scores", pa.list_(pa.float32())),
             pa.field("basis", pa.string()),
@@ -217,12 +225,12 @@ def _tables(
     file: pq.ParquetFile, columns: list[str], group: int, parts: Sequence[_Part], path: Path
 ) -> Iterator[pa.Table]:
     """The rows of each part of a row group, which is decoded once, piece by piece."""
-    held = pa.Table.from_batches([], file.schema_arrow).select(columns)
+    held = plain_table(pa.Table.from_batches([], file.schema_arrow).select(columns), str(path))
     remaining = iter(parts)
     part = next(remaining, None)
     try:
         for piece in file.iter_batches(PART, row_groups=[group], columns=columns):
-            held = pa.concat_tables([held, pa.Table.from_batches([piece]).cast(held.schema)])
+            held = pa.concat_tables([held, plain_table(pa.Table.from_batches([piece]), str(path))])
             while part is not None and len(held) >= part.size:
                 yield held.slice(0, part.size)
                 held, part = held.slice(part.size), next(remaining, None)

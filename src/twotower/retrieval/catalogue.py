@@ -13,6 +13,7 @@ from torch import Tensor
 from twotower.data.checks import check_ids, require_columns
 from twotower.data.dataset import cast_ids
 from twotower.data.seen import Seen
+from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import DataError, ParityError
 from twotower.retrieval.approximate import ApproximateIndex, build_index
 from twotower.retrieval.building import embedded, gated
@@ -23,12 +24,15 @@ from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
 
 
-def with_candidates(bundle: Bundle, added: pa.Table) -> Bundle:
+def with_candidates(bundle: Bundle, candidates: TableSource) -> Bundle:
     """The bundle with these candidates: new ids after the others, known ids in their place; see `Retriever.add`."""
-    added = _like(bundle, added)
+    name = bundle.details.candidate_id
+    read = read_source(candidates, "the added candidates")
+    require_columns(read.table, [name], "the added candidates")
+    added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table)
     embeddings = embedded(bundle.model, added)
-    ids = Ids(bundle.candidates[bundle.details.candidate_id], bundle.details.candidate_id)
-    found = [ids.row(value) for value in added[bundle.details.candidate_id].to_pylist()]
+    ids = Ids(bundle.candidates[name], name)
+    found = [ids.row(value) for value in added[name].to_pylist()]
     size = bundle.candidates.num_rows
     changed = [place for place, row in enumerate(found) if row is not None]
     new = [place for place, row in enumerate(found) if row is None]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
+from twotower.data.sources import TableSource
 from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
@@ -72,7 +73,7 @@ class Retriever:
     def build(
         cls,
         model: TwoTower,
-        candidates: pa.Table,
+        candidates: TableSource,
         *,
         seen: Dataset,
         index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
@@ -83,8 +84,9 @@ class Retriever:
 
         Args:
             model: The trained model.
-            candidates: The catalogue, with the columns that the candidate tower reads; it may hold
-                candidates that training did not see.
+            candidates: The catalogue, a table or a path, with the columns that the candidate tower reads; it may
+                hold candidates that training did not see. Where it lacks some that training saw, their events are
+                left out of the seen lists and the popularity, with a `DataWarning`.
             seen: The training split: what each query has chosen, and the query table.
             index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
@@ -277,11 +279,11 @@ class Retriever:
         row = self.requests.row({self.details.query_id: query_id})
         return [] if row is None else self.ids.values(self.seen.by(row))
 
-    def add(self, candidates: pa.Table) -> Retriever:
+    def add(self, candidates: TableSource) -> Retriever:
         """A retriever with these candidates besides; known ids are changed, all of their columns.
 
         Args:
-            candidates: Rows with all columns of the catalogue.
+            candidates: Rows with all columns of the catalogue, a table or a path.
 
         Raises:
             DataError: A column is missing or of another type, or an id is null or repeated.

@@ -47,7 +47,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         name: A built-in data set, or what to call one's own.
         simulated: Sizes of the simulated data, where these are wanted.
-        interactions: Path of a Parquet or CSV file or of a folder of Parquet files; likewise the next two.
+        interactions: Path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern such as
+            `events/*.parquet`; likewise the next two.
         queries: Table of the queries.
         candidates: Table of the candidates.
         query_id: Column of the query ids.
@@ -55,6 +56,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         time: Column of the times.
         weight: Column of the weights.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
+        delimiter: What stands between the cells of CSV files; default: told from the header of each.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
         test: The events to measure on, in a table of their own; left out: cut from the interactions.
         validation: Likewise those that say which epoch is best.
@@ -70,6 +72,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     time: str | None = None
     weight: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
+    delimiter: str | None = None
     stream: bool = False
     test: str | None = None
     validation: str | None = None
@@ -111,7 +114,13 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         named = {"test": self.test, "validation": self.validation}
         sources = {part: path for part, path in named.items() if path is not None}
         own = self.queries is None
-        return given_parts(train, sources, own_queries=own, unknown_candidates=self.unknown_candidates)
+        return given_parts(
+            train,
+            sources,
+            own_queries=own,
+            unknown_candidates=self.unknown_candidates,
+            delimiter=self.delimiter,
+        )
 
     def open(self) -> ParquetLog:
         """Opens and checks the log that is streamed.
@@ -149,7 +158,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.query_id is None or self.candidate_id is None:
             missing = "query_id" if self.query_id is None else "candidate_id"
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
-        shared = ("query_id", "candidate_id", "time", "weight", "queries", "candidates", "unknown_candidates", "name")
+        columns = ("query_id", "candidate_id", "time", "weight")
+        shared = (*columns, "queries", "candidates", "unknown_candidates", "delimiter", "name")
         return {name: getattr(self, name) for name in shared}
 
 
@@ -223,8 +233,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
         train = self.data.open()
         assert self.data.test is not None
-        test = train.part(self.data.test)
-        validation = None if self.data.validation is None else train.part(self.data.validation)
+        delimiter = self.data.delimiter
+        test = train.part(self.data.test, delimiter=delimiter)
+        given = self.data.validation
+        validation = None if given is None else train.part(given, delimiter=delimiter)
         return Parts(train, test, validation, self.split, GIVEN, f"{train.fingerprint}-{fingerprint(test)}")
 
     def rule_for(self, data: Dataset) -> SplitRule:

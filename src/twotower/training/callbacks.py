@@ -1,17 +1,18 @@
-"""Callbacks: what watches a training, one concern each."""
+"""Callbacks: what watches a training, one concern each; progress is one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from torch.optim import Optimizer
 
 from twotower.model.two_tower import TwoTower
+from twotower.progress import Display, is_watched
 from twotower.training.history import Epoch, TrainingHistory
 
 
@@ -23,7 +24,7 @@ class TrainingState:
         model: The model, as it is now; after an epoch with the averaged weights, where weights are averaged.
         optimizer: Its optimiser.
         history: The epochs so far.
-        epochs: Epochs to train.
+        epochs: Number of the last epoch to train.
         steps_per_epoch: Batches in an epoch.
         step: Batches done in this epoch.
         stop: Set to True to end after this epoch.
@@ -56,6 +57,9 @@ class Callback:
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         """After each epoch and its validation."""
 
+    def on_end(self, state: TrainingState) -> None:
+        """After the last epoch, when the model has its final weights."""
+
 
 class Line(msgspec.Struct, frozen=True):
     """Where one of several trainings is.
@@ -65,7 +69,8 @@ class Line(msgspec.Struct, frozen=True):
         label: What is trained.
         done: Batches so far.
         total: Batches in all.
-        note: The latest epoch's figures.
+        note: Its epoch, and the latest figures.
+        is_over: Whether it has ended.
     """
 
     training: int
@@ -73,6 +78,7 @@ class Line(msgspec.Struct, frozen=True):
     done: int
     total: int
     note: str = ""
+    is_over: bool = False
 
 
 class Progress(Callback):
@@ -85,6 +91,7 @@ class Progress(Callback):
     def __init__(self, label: str = "training") -> None:
         self.label = label
         self.line = Line(0, label, 0, 0)
+        self._figures = ""
 
     def show(self, line: Line) -> None:
         """Shows where a training is."""
@@ -92,24 +99,34 @@ class Progress(Callback):
 
     def on_start(self, state: TrainingState) -> None:
         """Begins a line."""
+        self._figures = ""
         total = state.epochs * state.steps_per_epoch
         done = len(state.history.epochs) * state.steps_per_epoch
         self._move(Line(self.line.training + 1, self.label, done, total))
 
     def on_step(self, state: TrainingState) -> None:
         """Moves on."""
-        done = len(state.history.epochs) * state.steps_per_epoch + state.step
-        self._move(msgspec.structs.replace(self.line, done=done))
+        before = len(state.history.epochs)
+        done = before * state.steps_per_epoch + state.step
+        self._move(msgspec.structs.replace(self.line, done=done, note=self._note(before + 1, state)))
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         """Says the epoch's figures."""
-        note = f"epoch {epoch.epoch} · loss {epoch.loss:.3f}"
+        self._figures = f" · loss {epoch.loss:.3f}"
         if state.history.validated:
             monitor = state.history.monitor
             last = state.history.validated[-1][1].value(monitor)
-            note += f" · {monitor} {last:.4f}"
+            self._figures += f" · {monitor} {last:.4f}"
         total = epoch.epoch * state.steps_per_epoch if state.stop else self.line.total
-        self._move(msgspec.structs.replace(self.line, note=note, total=total))
+        self._move(msgspec.structs.replace(self.line, note=self._note(epoch.epoch, state), total=total))
+
+    def on_end(self, state: TrainingState) -> None:
+        """Ends the line."""
+        del state
+        self._move(msgspec.structs.replace(self.line, is_over=True))
+
+    def _note(self, epoch: int, state: TrainingState) -> str:
+        return f"epoch {epoch} of {state.epochs}{self._figures}"
 
     def _move(self, line: Line) -> None:
         self.line = line
@@ -119,37 +136,47 @@ class Progress(Callback):
 class ProgressBar(Progress):
     """A live line with epoch, loss and the monitored metric; used as a context, for one or many trainings.
 
+    In a notebook it is an output of the cell; where nobody watches, a plain line every few seconds and one at the end.
+    `Trainer.fit` shows one by itself where a person watches.
+
     Args:
-        console: Where to draw; it draws nothing where that is not a terminal.
+        console: Where to draw; default: standard error.
         label: What is trained.
     """
 
-    def __init__(self, console: Console, label: str = "training") -> None:
+    def __init__(self, console: Console | None = None, label: str = "training") -> None:
         super().__init__(label)
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=not console.is_terminal,
-            disable=not console.is_terminal,
-        )
-        self.tasks: dict[tuple[int, int], TaskID] = {}
+        self.display = Display(Console(stderr=True) if console is None else console)
 
     def __enter__(self) -> ProgressBar:
-        self.bars.start()
+        self.display.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        self.display.__exit__(kind, error, trace)
 
     def show(self, line: Line, source: int = 0) -> None:
         """Draws the line of a training; of those elsewhere, `source` tells which process it is."""
-        key = source, line.training
-        if key not in self.tasks:
-            self.tasks[key] = self.bars.add_task(line.label, note="")
-        self.bars.update(self.tasks[key], completed=line.done, total=line.total, note=line.note)
+        share = line.done / line.total if line.total else None
+        self.display.show(line.label, line.note, share, source)
+        if line.is_over:
+            self.display.finish(source)
+
+
+@contextmanager
+def watched(callbacks: Sequence[Callback], progress: bool | None) -> Iterator[Sequence[Callback]]:
+    """The callbacks, with a `ProgressBar` beside them where it is wanted; inside the block it is shown.
+
+    Args:
+        callbacks: Those of the caller; where one of them shows progress, none is added.
+        progress: Whether to show it; None: where a person watches.
+    """
+    console = Console(stderr=True)
+    wanted = is_watched(console) if progress is None else progress
+    if not wanted or any(isinstance(callback, Progress) for callback in callbacks):
+        yield callbacks
+        return
+    with ProgressBar(console) as bar:
+        yield [*callbacks, bar]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, TwoTowerError
-from twotower.model.losses import InBatchSoftmax
+from twotower.model.losses import BuiltInLoss, InBatchSoftmax
 from twotower.model.softmax import DEVICE_LOGITS, LEAST_ROWS
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import Part
@@ -111,7 +111,7 @@ def check_capture(
     in_batch = isinstance(loss, InBatchSoftmax)
     if isinstance(train, ParquetLog):
         raise ConfigError("capture=True with a streamed log; expected one in memory")
-    if loss.mask_known:
+    if isinstance(loss, BuiltInLoss) and loss.mask_known:
         raise ConfigError("capture=True with mask_known=True, which looks pairs up on the host; expected False")
     if isinstance(loss, InBatchSoftmax) and loss.memory > 0:
         raise ConfigError(f"capture=True with memory={loss.memory}, which grows from step to step; expected 0")

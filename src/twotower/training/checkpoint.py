@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from twotower.data.dataset import Dataset
-from twotower.data.splits import fingerprint
-from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower
 from twotower.training.history import TrainingHistory
+from twotower.training.identity import Identity
 
 EVERY_SECONDS = 5.0
 """Seconds of training that an interruption may cost, beside the epoch it falls in."""
@@ -29,7 +26,7 @@ Weights = dict[str, Tensor]
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    identity: str
+    identity: Identity
     history: TrainingHistory
 
 
@@ -41,7 +38,7 @@ class Checkpoint:
         identity: What the training is, from `identity_of`: another one does not go on from it.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: Identity) -> None:
         self.folder, self.identity = folder, identity
         self._written = time.monotonic()
 
@@ -66,10 +63,11 @@ class Checkpoint:
             raise SavedFolderError(
                 f"the checkpoint {self.folder} cannot be read ({error}); delete it to start anew"
             ) from error
-        if state.identity != self.identity:
+        names = [*self.identity, *(name for name in state.identity if name not in self.identity)]
+        if differing := [name for name in names if self.identity.get(name) != state.identity.get(name)]:
             raise SavedFolderError(
-                f"the checkpoint {self.folder} is of another training: data, model or settings differ; "
-                f"expected {self.identity}, found {state.identity}; delete it to start anew"
+                f"the checkpoint {self.folder} is of another training, whose {' and '.join(differing)} differ; "
+                f"delete it to start anew"
             )
         model.load_state_dict(weights)
         _restore_optimizer(optimizer, moments)
@@ -88,22 +86,6 @@ class Checkpoint:
             save_file(best, building / "best.safetensors")
             save_file(average, building / "average.safetensors")
         self._written = time.monotonic()
-
-
-def identity_of(
-    settings: msgspec.Struct, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
-) -> str:
-    """Sixteen digits that two trainings share exactly when settings, model and data are the same.
-
-    Of a streamed log the size of the row groups and of the buffer belongs to it: they decide the order of the events.
-    """
-    digest = hashlib.sha256(msgspec.json.encode(settings))
-    digest.update(msgspec.json.encode(model.settings()))
-    if isinstance(train, ParquetLog):
-        digest.update(f"{train.fingerprint} {train.layout} {validation and fingerprint(validation)}".encode())
-    else:
-        digest.update(fingerprint(*(part for part in (train, validation) if part is not None)).encode())
-    return digest.hexdigest()[:16]
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> Weights:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+import pyarrow as pa
 
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import Scores
+from twotower.training.pictures import NotebookFigure, history_figure, history_html
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -31,12 +35,18 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class TrainingHistory(msgspec.Struct):
-    """All epochs so far, the first first.
+    """All epochs so far, the first first; a notebook shows it as a table.
 
     Attributes:
         epochs: What each gave.
         monitor: The metric that says which epoch is best, such as `all.top_100`.
         restored: The epoch whose weights the model has in the end, where not the last's.
+
+    Example:
+        >>> history = TrainingHistory(epochs=[Epoch(1, loss=2.5, learning_rate=0.01, seconds=0.1)])
+        >>> history.to_table().column_names
+        ['epoch', 'loss', 'learning_rate', 'seconds', 'validation_seconds', 'waiting_seconds']
+        >>> history.plot().savefig("history.png")  # doctest: +SKIP
     """
 
     monitor: str = "all.top_100"
@@ -68,3 +78,59 @@ class TrainingHistory(msgspec.Struct):
     def validation_seconds(self) -> float:
         """Seconds spent validating."""
         return sum(epoch.validation_seconds for epoch in self.epochs)
+
+    def to_table(self) -> pa.Table:
+        """One row an epoch, as Arrow; `.to_pandas()` makes a DataFrame of it.
+
+        Columns are those of `Epoch`, and the metrics of validation as `all.mrr`, `unseen.top_100` and so on, null for
+        epochs that were not validated.
+        """
+        plain = [name for name in Epoch.__struct_fields__ if name != "validation"]
+        columns = {name: [getattr(epoch, name) for epoch in self.epochs] for name in plain}
+        for protocol in ("all", "unseen"):
+            scores = [epoch.validation for epoch in self.epochs]
+            values = [None if one is None else getattr(one, protocol) for one in scores]
+            names = dict.fromkeys(name for metrics in values if metrics is not None for name in metrics)
+            columns |= {
+                f"{protocol}.{name}": [None if metrics is None else metrics[name] for metrics in values]
+                for name in names
+            }
+        return pa.table(columns)
+
+    def plot(self, metrics: Sequence[str] = ()) -> NotebookFigure:
+        """The curves of the loss and of validation, side by side; the loss alone where nothing was validated.
+
+        Args:
+            metrics: What to draw of validation, such as `["all.mrr", "unseen.mrr"]`; default: the monitored metric.
+
+        Returns:
+            A figure that a notebook shows; `figure.axes` has its panels, `figure.savefig(path)` writes it.
+
+        Raises:
+            ConfigError: There is no epoch yet, or a metric was not measured.
+        """
+        if not self.epochs:
+            raise ConfigError("the history has no epochs; expected at least one to plot")
+        losses = [(epoch.epoch, epoch.loss) for epoch in self.epochs]
+        curves = {
+            metric: [(epoch.epoch, scores.value(metric)) for epoch, scores in self.validated]
+            for metric in metrics or [self.monitor]
+        }
+        return history_figure(losses, curves, self.best.epoch if self.validated else None)
+
+    def _repr_html_(self) -> str:
+        """A table of the epochs, for notebooks."""
+        best = self.best if self.validated else None
+        rows = [
+            (
+                [
+                    str(epoch.epoch),
+                    f"{epoch.loss:.4f}",
+                    "" if epoch.validation is None else f"{epoch.validation.value(self.monitor):.4f}",
+                    f"{epoch.seconds + epoch.validation_seconds:.1f}",
+                ],
+                epoch is best,
+            )
+            for epoch in self.epochs
+        ]
+        return history_html(["epoch", "loss", self.monitor, "seconds"], rows)

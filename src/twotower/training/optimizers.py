@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, runtime_checkable
 
-import msgspec
 import torch
 from torch import nn
 
+from twotower.arguments import Settings
 from twotower.errors import ConfigError
 from twotower.features.lookups import Table
 from twotower.training.groups import Updates, lazy_tables, parameter_groups
 from twotower.training.lazy import LazyAdagrad, LazyAdamW
 
 
-class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adagrad", tag_field="kind"):
+class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
     """Adagrad as TensorFlow and Keras 2 have it: `p −= rate · g / (√(Σ g²) + ε)`, the sum starting above 0.
 
     Duchi, Hazan and Singer, *Adaptive subgradient methods for online learning and stochastic optimization*,
@@ -43,8 +43,14 @@ class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adag
     embedding_weight_decay: float | None = None
     tables: Updates = "auto"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         _check(self)
+        if self.initial_accumulator < 0 or self.epsilon < 0:
+            raise ConfigError(
+                f"initial_accumulator={self.initial_accumulator}, epsilon={self.epsilon}; "
+                f"expected numbers of at least 0"
+            )
 
     def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
         """The optimiser of all the model's parameters.
@@ -63,7 +69,7 @@ class Adagrad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adag
         )
 
 
-class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw", tag_field="kind"):
+class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
     """Adam with weight decay apart from the gradient (Loshchilov and Hutter, ICLR 2019).
 
     Attributes:
@@ -85,7 +91,8 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
     embedding_weight_decay: float | None = None
     tables: Updates = "auto"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         _check(self)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
@@ -107,15 +114,16 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adamw"
 Optimizer = Adagrad | AdamW
 
 
+@runtime_checkable
 class Schedule(Protocol):
-    """How the learning rate changes over training."""
+    """How the learning rate changes over training; one of your own needs no more than this."""
 
     def factor(self, progress: float) -> float:
         """What the learning rate is multiplied by when this share of all steps is done."""
         ...
 
 
-class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="constant", tag_field="kind"):
+class Constant(Settings, frozen=True, tag="constant", tag_field="kind"):
     """The same learning rate throughout, after a linear warm-up.
 
     Attributes:
@@ -124,7 +132,8 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="con
 
     warmup: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         _check_warmup(self.warmup)
 
     def factor(self, progress: float) -> float:
@@ -132,7 +141,7 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="con
         return min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
 
 
-class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cosine", tag_field="kind"):
+class Cosine(Settings, frozen=True, tag="cosine", tag_field="kind"):
     """Half a cosine wave from the learning rate down to `floor` times it, after a linear warm-up.
 
     Loshchilov and Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017; no restarts here.
@@ -145,7 +154,8 @@ class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cosin
     warmup: float = 0.0
     floor: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         _check_warmup(self.warmup)
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor={self.floor}; expected a share between 0 and 1")
@@ -174,14 +184,12 @@ def _groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
 def _check(settings: Optimizer) -> None:
     for name in ("learning_rate", "embedding_learning_rate"):
         rate = getattr(settings, name)
-        if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        if rate is not None and not rate > 0:
             raise ConfigError(f"{name}={rate}; expected a number above 0")
     for name in ("weight_decay", "embedding_weight_decay"):
         decay = getattr(settings, name)
         if decay is not None and not decay >= 0:
             raise ConfigError(f"{name}={decay}; expected a number of at least 0")
-    if settings.tables not in get_args(Updates):
-        raise ConfigError(f"tables={settings.tables!r}; expected one of {', '.join(get_args(Updates))}")
 
 
 def _check_warmup(warmup: float) -> None:

@@ -26,7 +26,7 @@ from twotower.training.averaging import Average
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.captured import CapturedStep, check_capture
-from twotower.training.checkpoint import Weights
+from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
 from twotower.training.history import Epoch, TrainingHistory
@@ -53,7 +53,12 @@ class Run:
 
     @classmethod
     def prepare(
-        cls, settings: Trainer, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
+        cls,
+        settings: Trainer,
+        model: TwoTower,
+        train: Dataset | ParquetLog,
+        validation: Dataset | None,
+        last_epoch: int,
     ) -> Run:
         """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
         device = model.device
@@ -62,7 +67,7 @@ class Run:
             model,
             settings.optimizer.build(model, look_ups(model, settings.batch_size, embedded)),
             TrainingHistory(monitor=settings.monitor),
-            settings.epochs,
+            last_epoch,
             -(-len(train) // settings.batch_size),
         )
         if settings.capture:
@@ -78,6 +83,41 @@ class Run:
             average=None if settings.average is None else Average(model, settings.average),
             captured=CapturedStep(state.optimizer, settings.batch_size, device) if settings.capture else None,
         )
+
+    def resume(self, saved: Checkpoint) -> None:
+        """Goes on from a checkpoint, where there is one.
+
+        Raises:
+            SavedFolderError: It is of another training, or cannot be read.
+        """
+        resumed = saved.resume(self.state.model, self.state.optimizer)
+        if resumed is None:
+            return
+        self.state.history, self.best, averaged = resumed
+        if self.average is not None:
+            self.average.restore(averaged)
+        self.state.stop = self.out_of_patience()
+
+    def train(self, callbacks: Sequence[Callback], saved: Checkpoint | None) -> None:
+        """Trains the epochs that are left, and gives the model its final weights."""
+        state = self.state
+        for callback in callbacks:
+            callback.on_start(state)
+        with Interruption() as interruption:
+            while len(state.history.epochs) < state.epochs and not state.stop:
+                epoch = self.epoch(len(state.history.epochs) + 1, callbacks, interruption)
+                state.history.epochs.append(epoch)
+                self.keep_best()
+                if saved is not None:
+                    averaged = {} if self.average is None else self.average.weights
+                    saved.save(state.model, state.optimizer, state.history, self.best, averaged)
+                with self.averaged():
+                    for callback in callbacks:
+                        callback.on_epoch(state, epoch)
+            interruption.raise_if_asked()
+        self.finish()
+        for callback in callbacks:
+            callback.on_end(state)
 
     def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
         """Trains one epoch and validates it where it is due."""
@@ -188,7 +228,6 @@ class Run:
             return epoch
         started = time.perf_counter()
         scores: Scores = self.validation.measure(self.state.model)
-        scores.value(settings.monitor)  # refuses a metric that is not measured at the first validation
         return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
 
     def _scale_rates(self, factor: float) -> None:

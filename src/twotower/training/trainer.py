@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
+import numpy as np
 
+from twotower.arguments import Follows, Settings, checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import DEFAULT_KS, check_ks
-from twotower.interruption import Interruption
-from twotower.model.losses import InBatchSoftmax, Loss
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
+from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
-from twotower.training.callbacks import Callback
-from twotower.training.checkpoint import Checkpoint, identity_of
+from twotower.training.callbacks import Callback, watched
+from twotower.training.checkpoint import Checkpoint
+from twotower.training.devices import check_device
 from twotower.training.history import TrainingHistory
-from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer
+from twotower.training.identity import identity_of
+from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer, Schedule
 from twotower.training.precision import Precision
 from twotower.training.run import Run
 
+if TYPE_CHECKING:
+    AnyLoss = Loss
+    AnySchedule = Schedule
+else:  # what configs can name, and whatever follows the protocol
+    AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
+    AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
 
-class EarlyStopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class EarlyStopping(Settings, frozen=True):
     """Stop when the monitored metric has not improved for a while, and give the best weights back.
 
     Attributes:
@@ -34,7 +43,8 @@ class EarlyStopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: int = 3
     min_delta: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range."""
         if self.patience < 1 or self.min_delta < 0:
             raise ConfigError(
                 f"early stopping with patience={self.patience}, min_delta={self.min_delta}; "
@@ -42,7 +52,7 @@ class EarlyStopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Trainer(Settings, frozen=True, kw_only=True):
     """How to train: everything about it but the model and the data.
 
     One seed gives one result, bit for bit, on one machine and thread count. The random numbers of an epoch
@@ -53,17 +63,18 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         epochs: Passes over the training events.
         batch_size: Events in a step; the last batch of an epoch may be smaller.
         optimizer: `AdamW(…)` or `Adagrad(…)`.
-        loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`.
-        schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`.
+        loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`, or one of your own; see `twotower.model.losses.Loss`.
+        schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
         average: Average the weights over the steps, of which each keeps this share of the average, such as 0.999;
             the averaged weights are those that are validated, kept and given back. None averages nothing.
         validate_every: Epochs between validations; the last epoch is always validated.
-        monitor: The metric that says which epoch is best: `all.` or `unseen.`, then its name.
+        monitor: The metric that says which epoch is best: `all.` or `unseen.`, then `mrr`, or `top_K` or `ndcg_K` with
+            a K of `ks`.
         early_stopping: When to stop early, and then restore the best weights; None never does.
         ks: Lengths of lists in validation.
         seed: Seed of the initial weights, of the order of the events and of dropout.
-        device: Where to train: `cpu`, `cuda`, `mps`.
+        device: Where to train: `cpu`, `cuda`, or `cuda:1` and so on for one of several.
         precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
             float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
             multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
@@ -74,7 +85,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             memory, `tables="dense"` where tables are large, and a loss without `mask_known` and `memory`.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
+            or there is no such device.
 
     Example:
         >>> import pyarrow as pa
@@ -92,8 +104,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     epochs: int = 20
     batch_size: int = 1024
     optimizer: Optimizer = AdamW()
-    loss: Loss = InBatchSoftmax()
-    schedule: LearningRateSchedule = Constant()
+    loss: AnyLoss = InBatchSoftmax()
+    schedule: AnySchedule = Constant()
     clip_norm: float | None = None
     average: float | None = None
     validate_every: int = 1
@@ -105,7 +117,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     precision: Precision = "float32"
     capture: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses what is out of range or not there."""
         for name in ("epochs", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
@@ -115,10 +128,17 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
         if self.average is not None and not 0 < self.average < 1:
             raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
-        if self.precision not in get_args(Precision):
-            raise ConfigError(f"precision={self.precision!r}; expected one of {', '.join(get_args(Precision))}")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}; expected at least 0")
         check_ks(self.ks)
+        measured = rank_metrics(np.ones(1), self.ks)
+        try:
+            Scores(measured, measured).value(self.monitor)
+        except ConfigError as error:
+            raise ConfigError(f"monitor={self.monitor!r} with ks={self.ks}: {error}") from None
+        check_device(self.device)
 
+    @checks_arguments
     def fit(
         self,
         model: TwoTower,
@@ -126,8 +146,9 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         validation: Dataset | None = None,
         *,
         callbacks: Sequence[Callback] = (),
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         stop_after: int | None = None,
+        progress: bool | None = None,
     ) -> TrainingHistory:
         """Trains a model in place.
 
@@ -143,45 +164,31 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             checkpoint: A folder for the training's state: where it exists, training goes on from there. It
                 is left behind for the caller to delete once the result is safe.
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
+            progress: Whether to show how far it is: a live line on a terminal or in a notebook, a plain line every
+                few seconds elsewhere. None shows it where a person watches, unless a callback does.
 
         Raises:
-            ConfigError: Early stopping without a validation part, a monitored metric that is not measured, a
+            ConfigError: An argument of the wrong type, early stopping without a validation part, a
                 streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
                 no fixed shapes.
-            DataError: A streamed log cannot be read any more, or the validation part is of other data.
+            DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
+                validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
+        if stop_after is not None and not 1 <= stop_after <= self.epochs:
+            raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
         if self.early_stopping is not None and validation is None:
             raise ConfigError("early stopping needs a validation part; give fit validation=…")
         model.to(self.device)
         if not model.is_fitted:
             model.learn(train, self.seed)
             model.to(self.device)
-        run = Run.prepare(self, model, train, validation)
+        run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
         saved = None
         if checkpoint is not None:
-            saved = Checkpoint(checkpoint, identity_of(self, model, train, validation))
-            if (resumed := saved.resume(model, run.state.optimizer)) is not None:
-                run.state.history, run.best, averaged = resumed
-                if run.average is not None:
-                    run.average.restore(averaged)
-                run.state.stop = run.out_of_patience()
-        for callback in callbacks:
-            callback.on_start(run.state)
-        with Interruption() as interruption:
-            for number in range(len(run.state.history.epochs) + 1, (stop_after or self.epochs) + 1):
-                if run.state.stop:
-                    break
-                epoch = run.epoch(number, callbacks, interruption)
-                run.state.history.epochs.append(epoch)
-                run.keep_best()
-                if saved is not None:
-                    averaged = {} if run.average is None else run.average.weights
-                    saved.save(model, run.state.optimizer, run.state.history, run.best, averaged)
-                with run.averaged():
-                    for callback in callbacks:
-                        callback.on_epoch(run.state, epoch)
-            interruption.raise_if_asked()
-        run.finish()
+            saved = Checkpoint(Path(checkpoint), identity_of(self, model, train, validation))
+            run.resume(saved)
+        with watched(callbacks, progress) as watching:
+            run.train(watching, saved)
         return run.state.history

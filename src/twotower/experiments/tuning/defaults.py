@@ -7,11 +7,10 @@ from typing import Any
 import msgspec
 
 from twotower.data.dataset import Dataset
-from twotower.model.losses import FullSoftmax, InBatchSoftmax, Loss
+from twotower.model.losses import BuiltInLoss, FullSoftmax, InBatchSoftmax
 from twotower.study.config import Config
 from twotower.study.recipes import FULL_SOFTMAX_CATALOGUE
 from twotower.study.space import Choices, Interval, Space
-from twotower.training.trainer import Trainer
 from twotower.recipes.overlay import Settings, value_at
 
 STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 64])
@@ -39,7 +38,7 @@ def default_space(base: Config, train: Dataset) -> Space:
         "training.optimizer.learning_rate": Interval(low=rate / 8, high=rate * 6, log=True),
         "training.optimizer.weight_decay": _choices(settings, "training.optimizer.weight_decay", 0.0, 0.01, 0.05, 0.2),
         "training.batch_size": _choices(settings, "training.batch_size", 256, 512, 1024, 2048),
-        "training.loss": Choices(_losses(msgspec.convert(base.training, Trainer).loss, train)),
+        "training.loss": Choices(_losses(base.training["loss"], train)),
     }
     if not (base.model.query and base.model.candidate):
         space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
@@ -52,14 +51,17 @@ def _choices(settings: Settings, key: str, *values: Any) -> Choices:
     return Choices([*([] if own in values else [own]), *values])
 
 
-def _losses(own: Loss, train: Dataset) -> list[dict[str, Any]]:
+def _losses(settings: dict[str, Any], train: Dataset) -> list[dict[str, Any]]:
     """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
+    own = msgspec.convert(settings, BuiltInLoss)
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
-    others: list[Loss] = [*([FullSoftmax()] if small else []), InBatchSoftmax(), InBatchSoftmax(mask_known=True)]
+    drawn = own.draw_probability if isinstance(own, InBatchSoftmax) else None
+    in_batch = [InBatchSoftmax(mask_known=known, draw_probability=drawn) for known in (False, True)]
+    others: list[BuiltInLoss] = [*([FullSoftmax()] if small else []), *in_batch]
     return [_shortest(loss) for loss in (own, *(other for other in others if other != own))]
 
 
-def _shortest(loss: Loss) -> dict[str, Any]:
+def _shortest(loss: BuiltInLoss) -> dict[str, Any]:
     default = msgspec.to_builtins(type(loss)())
     settings: dict[str, Any] = msgspec.to_builtins(loss)
     return {name: value for name, value in settings.items() if name == "kind" or value != default[name]}

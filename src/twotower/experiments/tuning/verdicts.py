@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from twotower.evaluation.baselines.names import FLOORS
-from twotower.evaluation.comparisons import Comparison, Pair, compare, interval_note, verdict_sentences
+from twotower.evaluation.comparisons import Comparison, Pair, compare
 from twotower.evaluation.outcomes import Outcomes
+from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.experiments.tuning.results import Final
 from twotower.experiments.tuning.trials import State, TrialRecord
 

@@ -1,0 +1,96 @@
+"""`Lookalike`: a column of text that people take for numbers or times, and why it is neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.inference import CODE, without_null_words
+
+NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
+AMOUNT = r"^\p{Sc}?\s*[+-]?([0-9]+|[0-9]{1,3}([,.' ][0-9]{3})+)([.,][0-9]+)?\s*(\p{Sc}|%)?$"
+"""A number, also with separators of thousands, a decimal comma, or a sign of currency or per cent."""
+
+Kind = Literal["number", "time", "amount"]
+PATTERNS: dict[Kind, str] = {"number": NUMBER, "time": TIME, "amount": AMOUNT}
+
+MOSTLY = 0.9
+"""From this share of numbers on, the other values are taken for mistakes."""
+
+SAMPLE = 200
+"""Values that are looked at first: where fewer than half look like numbers, the others are not."""
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """A column of text that looks like numbers or times.
+
+    Attributes:
+        kind: What its values look like; an `amount` is a number with separators or a currency.
+        present: How many values it has, without missing ones.
+        strays: How many of them are none of the kind.
+        row: Row of the first stray or, where there is none, of an example.
+        value: The value there.
+    """
+
+    kind: Kind
+    present: int
+    strays: int
+    row: int
+    value: str
+
+    @property
+    def reason(self) -> str:
+        """Why it is read as text, and what to do."""
+        what = "times" if self.kind == "time" else "numbers"
+        if self.strays:
+            return (
+                f"{self.present - self.strays:,} of {self.present:,} values are {what} and the others, such as "
+                f"{self.value!r}, are not, so that all are text; correct these cells or leave them empty"
+            )
+        if self.kind == "amount":
+            return f"values such as {self.value!r} are text; write numbers as digits with a decimal point, 1299.5"
+        return f"all {self.present:,} values are {what} held as text, such as {self.value!r}; cast the column to {what}"
+
+
+def lookalike(column: pa.ChunkedArray) -> Lookalike | None:
+    """What a column looks like without being it; None where it is no text, or text that looks like text.
+
+    Codes, numbers with leading zeros, are text.
+
+    Example:
+        >>> lookalike(pa.chunked_array([["12.50", "9.99"]])).reason
+        "all 2 values are numbers held as text, such as '12.50'; cast the column to numbers"
+        >>> lookalike(pa.chunked_array([["1,299.00", "9.99"]])).reason
+        "values such as '1,299.00' are text; write numbers as digits with a decimal point, 1299.5"
+        >>> lookalike(pa.chunked_array([["rum", "tea"]])) is None
+        True
+    """
+    if not pa.types.is_string(column.type):
+        return None
+    values = without_null_words(column)
+    present = values.drop_null()
+    sample = present.slice(0, SAMPLE)
+    for kind, pattern in PATTERNS.items():
+        if len(sample) and pc.mean(pc.match_substring_regex(sample, pattern)).as_py() >= 0.5:
+            fits = pc.match_substring_regex(values, pattern)
+            share = pc.mean(fits).as_py()
+            if share >= MOSTLY and not pc.any(pc.match_substring_regex(present, CODE)).as_py():
+                return _found(kind, values, fits)
+    return None
+
+
+def _found(kind: Kind, values: pa.ChunkedArray, fits: pa.ChunkedArray) -> Lookalike:
+    present = len(values) - values.null_count
+    strays = present - int(pc.sum(fits).as_py())
+    if strays:
+        row = pc.index(fits, False).as_py()
+    elif kind == "amount":
+        row = pc.index(pc.match_substring_regex(values, NUMBER), False).as_py()
+    else:
+        row = pc.index(fits, True).as_py()
+    return Lookalike(kind, present, strays, int(row), values[row].as_py())

@@ -1,0 +1,140 @@
+"""Plain types: the several ways in which libraries hold the same values become one, where a table enters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.errors import DataError
+
+PIECE_BYTES = 1 << 30
+"""Larger arrays are converted in halves: a plain text array holds 2 GiB at most."""
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The plain type of a column.
+
+    Dictionaries and run ends become their values, views and large offsets plain text and lists, decimals integers
+    where they have no fraction and floats elsewhere, half floats floats, and extension types their storage.
+
+    Example:
+        >>> plain_type(pa.large_list(pa.dictionary(pa.uint32(), pa.string_view())))
+        ListType(list<item: string>)
+    """
+    types = pa.types
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_decimal(kind):
+        return pa.float64() if kind.scale > 0 else pa.int64()
+    if types.is_float16(kind):
+        return pa.float32()
+    if _is_list(kind):  # lists that are all empty have values of no type
+        return pa.list_(pa.string() if types.is_null(kind.value_type) else plain_type(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(plain_type(kind.value_type), kind.list_size)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    return kind
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain types, nulls allowed, without metadata or the row numbers that pandas adds."""
+    fields = (pa.field(field.name, plain_type(field.type)) for field in schema if not _is_row_number(field.name))
+    return pa.schema(list(fields))
+
+
+def plain_table(table: pa.Table, which: str = "table") -> pa.Table:
+    """The table in plain types, a chunk a column where it fits; see `plain_schema`.
+
+    Args:
+        table: The table; no two of its columns have the same name.
+        which: What errors call it.
+
+    Raises:
+        DataError: A column is there twice, or a value does not fit the plain type.
+    """
+    schema = plain_schema(table.schema)
+    _refuse_twins(schema.names, which)
+    columns = [plain_column(table[field.name], field.name, which) for field in schema]
+    if not columns:
+        return table.select([])
+    return pa.table(columns, schema=schema).combine_chunks()
+
+
+def plain_column(column: pa.ChunkedArray, name: str, which: str = "table") -> pa.ChunkedArray:
+    """A column in its plain type; see `plain_type`.
+
+    Raises:
+        DataError: A value does not fit the plain type: a decimal of more than 64 bits.
+
+    Example:
+        >>> plain_column(pa.chunked_array([["a", "b", "a"]]).dictionary_encode(), "letter").type
+        DataType(string)
+    """
+    kind = plain_type(column.type)
+    if kind == column.type:
+        return column
+    try:
+        pieces = [_converted(piece, kind) for chunk in column.chunks for piece in _pieces(chunk)]
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{which}, column {name!r}: {error}; expected values that fit {kind}") from error
+    return pa.chunked_array(pieces, kind)
+
+
+def _pieces(array: pa.Array) -> Iterator[pa.Array]:
+    if array.nbytes <= PIECE_BYTES or len(array) < 2:
+        yield array
+        return
+    half = len(array) // 2
+    yield from _pieces(array.slice(0, half))
+    yield from _pieces(array.slice(half))
+
+
+def _converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """An array in a plain type; Arrow casts neither dictionaries of views nor lists of them."""
+    own = array.type
+    if own == kind:
+        return array
+    if pa.types.is_run_end_encoded(own):
+        return _converted(pc.run_end_decode(array), kind)
+    if pa.types.is_dictionary(own):
+        return _converted(array.dictionary, kind).take(array.indices)
+    if isinstance(own, pa.BaseExtensionType):
+        return _converted(array.storage, kind)
+    if _is_list(own):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        values = _converted(array.flatten(), kind.value_type)
+        return pa.ListArray.from_arrays(offsets, values, type=kind, mask=array.is_null())
+    if pa.types.is_struct(own) and own.num_fields:
+        parts = [_converted(part, field.type) for part, field in zip(array.flatten(), kind, strict=True)]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
+    return array.cast(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    """Whether it is a type of lists of any length."""
+    types = pa.types
+    checks = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view)
+    return any(check(kind) for check in checks)
+
+
+def _is_row_number(name: str) -> bool:
+    """Whether pandas made the column of an index without a name, as a filtered frame has."""
+    return name.startswith("__index_level_") and name.endswith("__")
+
+
+def _refuse_twins(names: list[str], which: str) -> None:
+    for name in names:
+        if (count := names.count(name)) > 1:
+            found = ", ".join(map(repr, names))
+            raise DataError(f"{which}: column {name!r} is there {count} times; expected it once, found {found}")

@@ -1,0 +1,163 @@
+"""Reading CSV and JSON Lines files, compressed or not; errors name the line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from codecs import getincrementaldecoder
+from dataclasses import replace
+from io import BufferedReader, StringIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+
+from twotower.data.origin import TableFile, records
+from twotower.errors import DataError
+
+BLOCK_BYTES = 1 << 24
+"""Bytes parsed at a time: no row may be longer."""
+
+DELIMITERS = (",", ";", "\t", "|")
+
+SNIFFED_BYTES = 1 << 16
+"""Bytes of the beginning from which the delimiter is told."""
+
+
+def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple[TableFile, pa.Table]:
+    """A CSV file with a header: all of its cells as text, empty ones null, quoted or not.
+
+    Columns without a name, such as the index that pandas writes, are left out.
+
+    Args:
+        file: The file.
+        which: What errors call the table.
+        delimiter: What stands between cells; default: a tab in `.tsv`, else the one of `DELIMITERS` that the header
+            has most often.
+
+    Returns:
+        The file with its delimiter, and its rows.
+
+    Raises:
+        DataError: It is empty, no UTF-8, a row has more or fewer cells than the header, or a column is there twice.
+    """
+    try:
+        beginning = _beginning(file.path, which)
+        delimiter = delimiter or _delimiter_of(file.path, beginning)
+        file = replace(file, delimiter=delimiter)
+        names = [name for name in _header(beginning, delimiter) if name]
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(f"{which}: {file.path} has the column {name!r} {names.count(name)} times; expected one")
+        table = pa.csv.read_csv(
+            file.path,
+            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=names,
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{which}: {_csv_fault(file) or f'{file.path} cannot be read: {error}'}") from error
+    return file, table
+
+
+def read_json(file: TableFile, which: str) -> pa.Table:
+    """A file of JSON Lines: an object a line, whose keys are columns.
+
+    Raises:
+        DataError: It is empty, a line is no object, or the values of a column are not of one kind.
+    """
+    try:
+        return pa.json.read_json(file.path, read_options=pa.json.ReadOptions(block_size=BLOCK_BYTES))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{which}: {_json_fault(file) or f'{file.path} cannot be read: {error}'}") from error
+
+
+def _beginning(path: Path, which: str) -> str:
+    """The text that a file begins with."""
+    with pa.input_stream(str(path), compression="detect") as stream:
+        beginning = bytes(stream.read(SNIFFED_BYTES))
+    if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{which}: {path} is UTF-16; expected UTF-8")
+    text = getincrementaldecoder("utf-8-sig")().decode(beginning)  # it may end within a character
+    if not text.strip():
+        raise DataError(f"{which}: {path} is empty; expected a header with the names of columns")
+    return text
+
+
+def _header(beginning: str, delimiter: str) -> list[str]:
+    """The cells of the first row that is not blank."""
+    return next(cells for cells in csv.reader(StringIO(beginning, newline=""), delimiter=delimiter) if cells)
+
+
+def _delimiter_of(path: Path, beginning: str) -> str:
+    if ".tsv" in [ending.lower() for ending in path.suffixes]:
+        return "\t"
+    return max(DELIMITERS, key=lambda one: len(_header(beginning, one)))  # the first of those with as many
+
+
+def _csv_fault(file: TableFile) -> str | None:
+    """The first line that is not as the header says; None where none is found."""
+    try:
+        if (bad := _no_utf8(file.path)) is not None:
+            return f"{file.path}, line {bad} is no UTF-8; expected a file saved as UTF-8"
+        cells = len(_header(_beginning(file.path, ""), file.delimiter))
+        for line, row in records(file):
+            if len(row) != cells:
+                return (
+                    f"{file.path}, line {line} has {len(row)} cells and the header {cells}; expected as many, and "
+                    f"cells that hold {file.delimiter!r} in quotes"
+                )
+    except (OSError, ValueError, csv.Error):
+        pass
+    return None
+
+
+def _json_fault(file: TableFile) -> str | None:
+    """The first line that is no object, or whose value is of another kind than one before."""
+    kinds: dict[str, tuple[str, int]] = {}
+    line = 0
+    try:
+        if (bad := _no_utf8(file.path)) is not None:
+            return f"{file.path}, line {bad} is no UTF-8; expected a file saved as UTF-8"
+        for line, row in records(file):
+            if not isinstance(row, dict):
+                return f"{file.path}, line {line} is no JSON object; expected one on every line"
+            for name, value in row.items():
+                if value is None:
+                    continue
+                kind, before = kinds.setdefault(name, (_kind_of(value), line))
+                if kind != _kind_of(value):
+                    return (
+                        f"{file.path}, line {line}: {name!r} is {_kind_of(value)}, {json.dumps(value)[:80]}, and "
+                        f"{kind} in line {before}; expected one kind"
+                    )
+    except json.JSONDecodeError as error:
+        return f"{file.path}, line {line + 1}: {error.msg}; expected a JSON object on every line"
+    except (OSError, ValueError):
+        return None
+    return f"{file.path} is empty; expected a JSON object on every line" if line == 0 else None
+
+
+def _kind_of(value: object) -> str:
+    """How people call the kind of a JSON value."""
+    kinds = ((bool, "true or false"), (int | float, "a number"), (str, "text"), (list, "a list"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "an object")
+
+
+def _no_utf8(path: Path) -> int | None:
+    """The first line that is no UTF-8."""
+    with pa.input_stream(str(path), compression="detect") as stream:
+        for number, line in enumerate(BufferedReader(stream), start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return None
