@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import io
+import time
+
+from rich.console import Console
+
+from twotower.progress import Display
+
+
+def until(out: io.StringIO, words: str) -> None:
+    """Waits until this was printed; ten seconds at most."""
+    end = time.monotonic() + 10
+    while words not in out.getvalue() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert words in out.getvalue()
+
+
+def test_a_step_that_says_nothing_itself_is_shown_again_and_again_where_it_is_no_terminal() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out), every=0.01) as display:
+        display.show("[32] EASE", "inverting")
+        until(out, "[32] EASE: inverting, 0 s\n[32] EASE: inverting, 0 s\n")
+        display.show("iALS", "round 3 of 20", 0.15)
+        until(out, "iALS: round 3 of 20 15%, 0 s\n")
+
+
+def test_what_is_over_soon_prints_nothing_where_it_is_no_terminal() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out)) as display:
+        display.show("popularity", "ranking", 0.5)
+    assert out.getvalue() == ""
+
+
+def test_a_terminal_has_a_line_for_each_label() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, force_terminal=True, width=100)) as display:
+        display.show("EASE", "inverting [a matrix]")
+        display.show("[32]", "ranking", 0.5)
+        time.sleep(0.15)
+    shown = out.getvalue()
+    assert "inverting [a matrix]" in shown or "[32]" in shown
+    assert "50%" in shown
