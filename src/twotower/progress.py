@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Protocol
 
@@ -73,6 +74,18 @@ class Display:
             self.show(label, step, share)
 
         return report
+
+
+def opened(progress: Display | bool) -> AbstractContextManager[Display]:
+    """The display that a caller asked for: its own, already open, or one of ours.
+
+    Args:
+        progress: True: one that shows what runs where a person watches. False: one that shows nothing.
+    """
+    if isinstance(progress, Display):
+        return nullcontext(progress)
+    console = Console(stderr=True)
+    return Display(console if progress and is_watched(console) else Console(quiet=True))
 
 
 class _Lines:

@@ -41,7 +41,15 @@ def test_the_table_has_the_baselines_beside_the_model() -> None:
     train, test = split_random(groups_log())
     evaluation = evaluate(Cheat(1.0), test, exclude=train)
     assert list(evaluation.rows) == ["model", "popularity", "item_knn", "ease", "ials"]
-    assert list(evaluate(Cheat(1.0), test, exclude=train, baselines=False).rows) == ["model"]
+    some = evaluate(Cheat(1.0), test, exclude=train, baselines=("ease", "popularity"))
+    assert list(some.rows) == ["model", "popularity", "ease"]
+
+
+def test_a_model_is_measured_without_baselines() -> None:
+    train, test = split_random(groups_log())
+    alone = evaluate(Cheat(1.0), test, exclude=train, baselines="none")
+    assert list(alone.rows) == ["model"]
+    assert alone.notes == []
 
 
 def test_slices_are_shown_for_the_model_and_every_baseline() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from twotower.evaluation.measure import FLOORS, NAMES
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores
 
 

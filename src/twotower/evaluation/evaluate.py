@@ -11,12 +11,15 @@ from rich.table import Table
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
-from twotower.evaluation.baselines import Popularity
+from twotower.evaluation.baselines import BaselineBudget, Popularity
+from twotower.evaluation.baselines.names import BaselineNames, check_baselines
+from twotower.evaluation.beside import left_out, measure_baselines
 from twotower.evaluation.comparisons import comparisons, telling
-from twotower.evaluation.measure import measure, measure_baselines
+from twotower.evaluation.measure import measure
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks
 from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.model.two_tower import TwoTower
+from twotower.progress import Display, opened
 
 SHOWN = ("top_1", "top_10", "top_100", "mrr", "ndcg_10")
 """Metrics of the printed table; `Evaluation.rows` has them all."""
@@ -89,7 +92,9 @@ def evaluate(
     test: Dataset,
     exclude: Dataset | ParquetLog,
     ks: Sequence[int] = DEFAULT_KS,
-    baselines: bool = True,
+    baselines: BaselineNames = "all",
+    budget: BaselineBudget | None = None,
+    progress: Display | bool = True,
 ) -> Evaluation:
     """Measures a model on test events over the whole catalogue, beside the baselines.
 
@@ -99,40 +104,44 @@ def evaluate(
         exclude: The training split: what `unseen` excludes, and what the baselines learn from. Of a streamed log
             only the events of test's queries are read into memory, and popularity is the only baseline.
         ks: Lengths of lists.
-        baselines: Measure the baselines as well: popularity, item-kNN, EASE and iALS; recent popularity where test
-            follows train in time; the oracle where the truth is known.
+        baselines: Which baselines to measure as well: `all` (popularity, item-kNN, EASE and iALS; recent popularity
+            where test follows train in time; the oracle where the truth is known), `none`, or names of `NAMES`.
+        budget: What each baseline may cost; None: a minute and a quarter of the free memory. What costs more is left
+            out, and `notes` say so.
+        progress: Show what is measured where a person watches, at a terminal or in a notebook; False: show nothing.
 
     Raises:
+        ConfigError: A baseline's name or a length is not known.
         DataError: `exclude` is not a part of the same data as `test`.
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
+    check_baselines(baselines)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     if isinstance(exclude, ParquetLog):
         return _beside_popularity(scorer, test, exclude, ks, baselines)
     require_same_catalogue(test, exclude)
-    rows = {"model": measure(scorer, test, exclude, ks)}
-    notes: list[str] = []
-    if baselines:
-        beside, notes = measure_baselines(test, exclude, ks)
-        notes = [*comparisons("the model", rows["model"], beside), *notes]
-        rows |= beside
-    return Evaluation(rows, notes)
+    with opened(progress) as display:
+        rows = {"model": measure(scorer, test, exclude, ks, display.reporter("the model"))}
+        beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
+    notes = [*comparisons("the model", rows["model"], beside), *notes]
+    return Evaluation(rows | beside, notes)
 
 
 def _beside_popularity(
-    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: bool
+    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: BaselineNames
 ) -> Evaluation:
     known = log.events_of(test)
-    rows, notes = {"model": measure(scorer, test, known, ks)}, []
-    if baselines:
+    rows, beside = {"model": measure(scorer, test, known, ks)}, {}
+    if baselines == "all" or "popularity" in baselines:
         beside = {"popularity": measure(Popularity(log), test, known, ks)}
-        notes = [
-            *comparisons("the model", rows["model"], beside),
-            "The other baselines are not in the table: they learn from a log in memory, and this one is streamed.",
-        ]
-        rows |= beside
-    return Evaluation(rows, notes)
+    reason = "they learn from a log in memory, and this one is streamed"
+    if baselines == "all":
+        notes = [f"The other baselines are not in the table: {reason}."]
+    else:
+        named = [name for name in baselines if name != "popularity" and baselines != "none"]
+        notes = [left_out(name, reason.replace("they learn", "it learns")) for name in named]
+    return Evaluation(rows | beside, [*comparisons("the model", rows["model"], beside), *notes])
 
 
 def require_same_catalogue(test: Dataset, train: Dataset) -> None:

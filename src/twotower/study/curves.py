@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.intervals import mean_interval
-from twotower.evaluation.measure import NAMES
 from twotower.files import write_file
 from twotower.study.results import Study
 from twotower.study.summary import PROTOCOLS, Depth, by_depth, strongest

@@ -8,8 +8,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.intervals import Interval
-from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT, curves_svg

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from twotower.evaluation.measure import NAMES
+from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.metrics import Scores, Slice
 from twotower.study.results import Study
 from twotower.study.summary import PROTOCOLS, best_depth, strongest

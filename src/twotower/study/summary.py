@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import msgspec
 
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.comparisons import comparisons, listed
 from twotower.evaluation.intervals import Interval, mean_interval
-from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.evaluation.metrics import Metrics, Scores, Slice
 from twotower.study.results import Run
 

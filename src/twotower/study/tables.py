@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.intervals import Interval
-from twotower.evaluation.measure import FLOORS, NAMES
 from twotower.study.results import Study
 from twotower.study.summary import PROTOCOLS, best_depth, by_depth
 

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from twotower.evaluation.measure import NAMES
+from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.metrics import Scores
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT
