@@ -9,9 +9,17 @@ from typing import Annotated
 import msgspec
 import typer
 
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
 from twotower.cli.output import console_for, write_json
 from twotower.data import ParquetLog
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.progress import Display
 from twotower.retrieval import Retriever
 from twotower.study.config import Config, config_of
 from twotower.study.trained import train_by_recipe, train_streamed
@@ -24,6 +32,9 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twoto
 def train(
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.
@@ -32,7 +43,8 @@ def train(
     after it when it recommends. An interrupted training goes on where it was when the same command is given again.
     """
     console = console_for(json)
-    config = _for_serving(config_of(source))
+    config = with_baselines(_for_serving(config_of(source)), baselines)
+    budget = budget_of(baseline_seconds, baseline_memory)
     parts = config.parts()
     train, test = parts.train, parts.test
     recipe = config.resolved_recipe(train, parts.validation)
@@ -48,7 +60,10 @@ def train(
         else:
             rule = config.split.parsed()
             trained = train_by_recipe(config, recipe, train, test, rule, progress=progress, checkpoint=checkpoint)
-    evaluation = measure_beside_baselines(trained.model, test, train)
+    with Display(console) as display:
+        evaluation = measure_beside_baselines(
+            trained.model, test, train, baselines=config.baselines, budget=budget, progress=display
+        )
     notes = {
         "config": msgspec.to_builtins(config),
         "split": parts.rule,
@@ -73,6 +88,9 @@ def evaluate(
     source: Annotated[
         str | None, typer.Argument(metavar="[CONFIG.toml|DATA]", help="Other data; default: what it was trained on.")
     ] = None,
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a trained model on the test part of its data and on slices of it, beside the baselines."""
@@ -80,13 +98,17 @@ def evaluate(
     retriever = Retriever.load(folder)
     notes = retriever.details.notes
     config = config_of(source) if source is not None else msgspec.convert(notes["config"], Config)
+    config, budget = with_baselines(config, baselines), budget_of(baseline_seconds, baseline_memory)
     parts = config.parts()
     if parts.fingerprint != notes["fingerprint"]:
         console.print(
             f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes['fingerprint']}: "
             f"test events may have been in its training.[/]"
         )
-    evaluation = measure_beside_baselines(retriever.model, parts.test, parts.train)
+    with Display(console) as display:
+        evaluation = measure_beside_baselines(
+            retriever.model, parts.test, parts.train, baselines=config.baselines, budget=budget, progress=display
+        )
     console.print(str(evaluation), highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(evaluation)

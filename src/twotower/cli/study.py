@@ -10,6 +10,13 @@ from typing import Annotated
 import msgspec
 import typer
 
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
@@ -51,6 +58,9 @@ def study(
         typer.Option(min=1, help="Processes that share the cores. Default: one a model, at most one more than cores."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
     """Train models of growing depth, compare them with the baselines, write a report with their curves.
@@ -59,13 +69,20 @@ def study(
     where it was when the same command is given again.
     """
     console = console_for(json)
-    config = _with_options(config_of(source), recipe, split, split_seed, epochs)
+    config = _with_options(with_baselines(config_of(source), baselines), recipe, split, split_seed, epochs)
+    budget = budget_of(baseline_seconds, baseline_memory)
     depths = [parse_layers(text) for text in layers] if layers else [list(depth) for depth in DEPTHS]
     data = config.data.load()
     console.print(describe_table(describe(data)))
     runs = len(depths) * seeds
     result = run_study(
-        StudyPlan(config=config, depths=depths, seeds=seeds, workers=_workers(runs) if workers is None else workers),
+        StudyPlan(
+            config=config,
+            depths=depths,
+            seeds=seeds,
+            workers=_workers(runs) if workers is None else workers,
+            baseline_budget=budget,
+        ),
         data,
         out,
         command=shlex.join(["twotower", *sys.argv[1:]]),

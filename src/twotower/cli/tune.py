@@ -9,6 +9,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
 from twotower.processes import cores
@@ -35,6 +42,9 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("tuning"),
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print tune.json to standard output.")] = False,
 ) -> None:
     """Search for a better config on a part of train; measure the best, and the one built in, on test.
@@ -49,11 +59,12 @@ def tune(
 
     console = console_for(json)
     plan = TunePlan(
-        config=config_of(source),
+        config=with_baselines(config_of(source), baselines),
         trials=trials,
         minutes=MINUTES if trials is None and minutes is None else minutes,
         workers=cores() if workers is None else workers,
         seed=seed,
+        baseline_budget=budget_of(baseline_seconds, baseline_memory),
     )
     result = search(plan, out, command=shlex.join(["twotower", *sys.argv[1:]]), console=console)
     for sentence in result.verdicts:

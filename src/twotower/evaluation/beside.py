@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from twotower.data.dataset import Dataset
 from twotower.errors import TwoTowerError
@@ -13,6 +16,7 @@ from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_base
 from twotower.evaluation.measure import measure
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.evaluation.ranking import Scorer
+from twotower.files import write_file
 from twotower.progress import Display, ReportStep, no_report
 
 
@@ -50,6 +54,7 @@ def measure_baselines(
     baselines: BaselineNames = "all",
     budget: BaselineBudget | None = None,
     display: Display | None = None,
+    kept: Path | None = None,
 ) -> tuple[dict[str, Scores], list[str]]:
     """Scores of the baselines; and why one that could be there, or was named, is not.
 
@@ -60,6 +65,7 @@ def measure_baselines(
         baselines: Which; `all`, their names, or `none`.
         budget: What each may cost; the default one where it is None.
         display: Shows what is learned and measured.
+        kept: A folder where the scores of each are kept, and read from the next time: of the same test and train alone.
 
     Raises:
         ConfigError: A baseline's name is not known.
@@ -67,11 +73,25 @@ def measure_baselines(
     names, notes = measurable(baselines, test, train)
     machine, rows = Machine(), {}
     for name in names:
+        record = None if kept is None else kept / f"{name}.json"
+        if record is not None and record.exists():
+            rows[name] = msgspec.json.decode(record.read_bytes(), type=Scores)
+            continue
         try:
             rows[name] = measure_baseline(name, test, train, ks, budget, machine, display)
         except TwoTowerError as error:
             notes.append(left_out(name, error))
+            continue
+        if record is not None:
+            write_file(record, msgspec.json.encode(rows[name]))
     return rows, notes
+
+
+def without_budget(baselines: BaselineNames) -> BaselineNames:
+    """Those of the baselines that learn in no time, which may be measured on a second part as well."""
+    if baselines == "none":
+        return "none"
+    return [name for name in NAMES if name not in IN_STEPS and (baselines == "all" or name in baselines)]
 
 
 def measurable(baselines: BaselineNames, test: Dataset, train: Dataset) -> tuple[list[str], list[str]]:

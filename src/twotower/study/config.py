@@ -15,6 +15,7 @@ from twotower.data.opening import stream_parquet
 from twotower.data.splits import SplitRule, fingerprint, parse_rule
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
+from twotower.evaluation.baselines.names import check_baselines
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
@@ -219,6 +220,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         model: Which model.
         training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
+        baselines: Which baselines to measure beside the model: `all`, `none`, or a list of their names.
     """
 
     data: DataConfig = DataConfig(name="simulated")
@@ -227,9 +229,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
     tune: dict[str, Any] = {}
+    baselines: tuple[str, ...] | Literal["all", "none"] = "all"
 
     def __post_init__(self) -> None:
         self.space()
+        check_baselines(self.baselines)
 
     def space(self) -> Space:
         """What `tune` says, read and checked.

@@ -93,12 +93,12 @@ class Study(msgspec.Struct, frozen=True):
 
     Attributes:
         data: The data and its split.
-        baselines: `popularity`, `item_knn`, `ease`, `ials`, where test follows train `recent_popularity`, and where
-            the truth is known `oracle`, on the test part.
+        baselines: Those that were measured, by the names of `NAMES`, on the test part.
         runs: Every model trained: each depth with each seed.
         curves_on: The part that `Run.history` and `curve_baselines` are measured on: `test`, as the
             tutorial does, or `validation`, a part cut from train.
-        curve_baselines: The baselines on the part that the curves are measured on.
+        curve_baselines: The baselines on the part that the curves are measured on; of validation, only those that
+            learn in no time.
         metric: The metric the curves show, `top_100`.
         verdicts: What the figures say, in sentences.
         command: The command that repeats the study.

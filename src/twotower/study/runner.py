@@ -6,7 +6,6 @@ import hashlib
 import platform
 import shutil
 import time
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,9 +16,11 @@ from rich.console import Console
 from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError
-from twotower.evaluation import measure_baselines
+from twotower.evaluation import BaselineBudget, measure_baselines
+from twotower.evaluation.beside import without_budget
 from twotower.files import write_file
 from twotower.processes import cores
+from twotower.progress import Display
 from twotower.study.config import Config
 from twotower.study.curves import write_curves
 from twotower.study.recipes import Recipe
@@ -41,12 +42,14 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
         depths: Widths of the dense layers of each model.
         seeds: Seeds of each depth.
         workers: Processes that run them side by side; they share the cores. 1 runs them here, one after the other.
+        baseline_budget: What each baseline may cost.
     """
 
     config: Config
     depths: list[list[int]]
     seeds: int = 1
     workers: int = 1
+    baseline_budget: BaselineBudget = BaselineBudget()
 
     @property
     def runs(self) -> list[Planned]:
@@ -86,13 +89,21 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     split = rule(data)
     recipe = config.resolved_recipe(split.train)
     partial = _partial_folder(plan, split, out)
-    with console.status("measuring the baselines") if console.is_terminal else nullcontext():
-        baselines, notes = measure_baselines(split.test, split.train)
-        curve_baselines, validation_size = baselines, 0
-        if recipe.validate_on == "validation":
-            inner = rule(split.train)
-            validation_size = len(inner.test)
-            curve_baselines, _ = measure_baselines(inner.test, inner.train)
+    with Display(console) as display:
+        baselines, notes = measure_baselines(
+            split.test,
+            split.train,
+            baselines=config.baselines,
+            budget=plan.baseline_budget,
+            display=display,
+            kept=partial / "runs" / "baselines",
+        )
+    curve_baselines, validation_size = baselines, 0
+    if recipe.validate_on == "validation":
+        inner = rule(split.train)
+        validation_size = len(inner.test)
+        # The others would have to learn again, from the part that validation leaves.
+        curve_baselines, _ = measure_baselines(inner.test, inner.train, baselines=without_budget(config.baselines))
     runs = _runs(plan, recipe, split, rule, partial, console)
     study = Study(
         data=summary_of(data, split, validation_size),
@@ -144,6 +155,9 @@ def _runs(plan: StudyPlan, recipe: Recipe, split: Split, rule: SplitRule, partia
 
 def _partial_folder(plan: StudyPlan, split: Split, out: Path) -> Path:
     """The folder of what is finished so far, new or that of an interrupted run of the same study."""
+    # The runs are the same whichever baselines are measured beside them.
+    config = msgspec.structs.replace(plan.config, baselines="all")
+    plan = msgspec.structs.replace(plan, config=config, baseline_budget=BaselineBudget())
     identity = hashlib.sha256(msgspec.json.encode(plan) + split.fingerprint.encode() + VERSION.encode()).hexdigest()
     partial = out.with_name(f"{out.name}.partial")
     mark = partial / "identity"

@@ -41,11 +41,7 @@ def slices_html(study: Study, rows: Sequence[tuple[str, str, Scores]]) -> str:
 
 
 def _panel(study: Study, label: str, model: Scores, protocol: str) -> str:
-    rival = strongest(study.baselines, protocol, study.metric)
-    named = f"{NAMES[rival]}, the strongest baseline"
-    marks = {"popularity": ("popularity", study.baselines["popularity"].slices)}
-    marks["popularity" if rival == "popularity" else "strongest"] = (named, study.baselines[rival].slices)
-    marks["model"] = (f"{label}, the best model", model.slices)
+    marks = _baseline_marks(study, protocol) | {"model": (f"{label}, the best model", model.slices)}
     figures = {kind: [getattr(part, protocol)[study.metric] for part in parts] for kind, (_, parts) in marks.items()}
     longest = max(max(values) for values in figures.values()) or 1.0
     legend = "".join(f'<span><i class="mark {kind}"></i>{escape(name)}</span>' for kind, (name, _) in marks.items())
@@ -62,6 +58,18 @@ def _panel(study: Study, label: str, model: Scores, protocol: str) -> str:
             )
             lines.append(_line(model.slices[number], dots, figures["model"][number]))
     return f"<div>{''.join(lines)}</div>"
+
+
+def _baseline_marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
+    """(name, slices) of popularity and of the baseline with the highest figure, by the class of their marks."""
+    marks = {}
+    if "popularity" in study.baselines:
+        marks["popularity"] = (NAMES["popularity"], study.baselines["popularity"].slices)
+    rival = strongest(study.baselines, protocol, study.metric)
+    if rival is not None:
+        kind = "popularity" if rival == "popularity" else "strongest"
+        marks[kind] = (f"{NAMES[rival]}, the strongest baseline", study.baselines[rival].slices)
+    return marks
 
 
 def _line(part: Slice, dots: str, value: float) -> str:

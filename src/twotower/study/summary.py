@@ -73,10 +73,12 @@ def best_depth(runs: Sequence[Run], metric: str) -> Depth:
     return max(by_depth(runs), key=lambda depth: depth.interval("all", metric).mean)
 
 
-def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> str:
-    """Which baseline is the hardest to beat; the oracle is none to beat."""
+def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> str | None:
+    """Which baseline is the hardest to beat; the oracle is none to beat. None where none was measured."""
     return max(
-        (name for name in FLOORS if name in baselines), key=lambda name: baselines[name].value(f"{protocol}.{metric}")
+        (name for name in FLOORS if name in baselines),
+        key=lambda name: baselines[name].value(f"{protocol}.{metric}"),
+        default=None,
     )
 
 
@@ -88,7 +90,8 @@ def verdicts(baselines: Mapping[str, Scores], runs: Sequence[Run], metric: str) 
         beside = comparisons(depth.label, depth.means(), baselines, metric)
         lost = [sentence for sentence in beside if "does not beat" in sentence]
         floors = listed([NAMES[name] for name in FLOORS if name in baselines])
-        sentences += lost or [f"{depth.label} beats {floors} under both protocols ({metric})."]
+        if floors:
+            sentences += lost or [f"{depth.label} beats {floors} under both protocols ({metric})."]
     if "oracle" in baselines and "popularity" in baselines:
         best = best_depth(runs, metric)
         floor, ceiling = baselines["popularity"].all[metric], baselines["oracle"].all[metric]

@@ -28,7 +28,7 @@ def results_table(study: Study) -> Table:
     for name in FLOORS:
         if name in study.baselines:
             table.add_row(*_baseline_row(study, name, metrics))
-    marked = False
+    floor, marked = study.baselines.get("popularity"), False
     for depth in depths:
         cells = [
             depth.label,
@@ -36,10 +36,9 @@ def results_table(study: Study) -> Table:
             f"{sum(run.seconds.train for run in depth.runs):.1f}",
         ]
         for protocol in PROTOCOLS:
-            floor = getattr(study.baselines["popularity"], protocol)
             for metric in metrics:
                 interval = depth.interval(protocol, metric)
-                below = interval.mean <= floor[metric]
+                below = floor is not None and interval.mean <= getattr(floor, protocol)[metric]
                 marked |= below
                 cells.append(_short(interval) + (" ▾" if below else ""))
         table.add_row(*cells, style="bold" if depth.layers == best.layers else None)

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from twotower.evaluation.baselines.names import NAMES
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores
 from twotower.files import write_file
 from twotower.study.curves import DARK, LIGHT
@@ -62,7 +62,7 @@ def _style_of_studies() -> str:
 
 def _test_bars(tuning: Tuning, protocol: str) -> str:
     rows: list[tuple[str, str, Scores]] = [
-        ("baseline", NAMES[name], tuning.baselines[name]) for name in ("popularity", "ease") if name in tuning.baselines
+        ("baseline", NAMES[name], tuning.baselines[name]) for name in FLOORS if name in tuning.baselines
     ]
     if tuning.built_in is not None:
         rows.append(("model", "built-in", tuning.built_in.test))

@@ -105,7 +105,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
         best: The config that validated best; the built-in one where none is better.
         built_in: The built-in config; None where its training failed.
         importances: Share of the differences between trials that each key explains; none where they are few.
-        baselines: `popularity`, `ease` and, where the truth is known, `oracle`, on test.
+        baselines: Those that were measured, by the names of `NAMES`, on test.
         verdicts: What the figures say, in sentences.
         command: The command that repeats it.
         versions: Of twotower, Python, PyTorch and Optuna; the workers and their threads.

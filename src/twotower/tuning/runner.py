@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from rich.console import Console
 from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import Scores, measure_baselines, rank_metrics
+from twotower.evaluation import BaselineBudget, Scores, measure_baselines, rank_metrics
 from twotower.files import write_file
 from twotower.processes import cores
+from twotower.progress import Display
 from twotower.study.config import Config, DataConfig
 from twotower.study.runner import summary_of
 from twotower.training.callbacks import ProgressBar
@@ -50,6 +51,7 @@ class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
         minutes: Of this command; None: no limit.
         workers: Processes that share the cores.
         seed: Of the sampler.
+        baseline_budget: What each baseline may cost.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None
     workers: int
     seed: int = 0
+    baseline_budget: BaselineBudget = BaselineBudget()
 
 
 def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning:
@@ -95,8 +98,15 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
     with _held(out):
         records, weights = _search(job, plan.workers, space, split, console)
         best, built_in = _finals(space, records, split, rule, out / "final", console)
-        with console.status("measuring the baselines") if console.is_terminal else nullcontext():
-            baselines, notes = measure_baselines(split.test, split.train)
+        with Display(console) as display:
+            baselines, notes = measure_baselines(
+                split.test,
+                split.train,
+                baselines=plan.config.baselines,
+                budget=plan.baseline_budget,
+                display=display,
+                kept=out / "final" / "baselines",
+            )
         tuning = Tuning(
             data=summary_of(data, split, len(rule(split.train).test)),
             metric=metric,
@@ -162,8 +172,8 @@ def _search(
 
 
 def _identity(space: SearchSpace, split: Split) -> dict[str, str]:
-    """What a tuning depends on; where its files lie and how they are called is not of it."""
-    config = msgspec.structs.replace(space.base, data=DataConfig())
+    """What a tuning depends on; where its files lie, how they are called and what is beside it is not of it."""
+    config = msgspec.structs.replace(space.base, data=DataConfig(), baselines="all")
     return {
         "data and split": split.fingerprint,
         "config": hashlib.sha256(msgspec.json.encode(config)).hexdigest()[:12],

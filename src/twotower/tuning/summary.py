@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from twotower.evaluation.comparisons import comparisons
+from twotower.evaluation.baselines.names import FLOORS, NAMES
+from twotower.evaluation.comparisons import comparisons, listed
 from twotower.evaluation.metrics import Scores
 from twotower.tuning.results import Final, State, TrialRecord
 
@@ -60,5 +61,5 @@ def _against_built_in(records: Sequence[TrialRecord], best: Final, built_in: Fin
 def _against_baselines(best: Final, baselines: Mapping[str, Scores], metric: str) -> list[str]:
     beside = comparisons("the best config", best.test, baselines, metric)
     lost = [sentence for sentence in beside if "does not beat" in sentence]
-    rivals = " and ".join(name for key, name in (("popularity", "popularity"), ("ease", "EASE")) if key in baselines)
-    return lost or [f"The best config beats {rivals} on test under both protocols ({metric})."]
+    rivals = listed([NAMES[name] for name in FLOORS if name in baselines])
+    return lost or ([f"The best config beats {rivals} on test under both protocols ({metric})."] if rivals else [])

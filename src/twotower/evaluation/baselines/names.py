@@ -44,7 +44,7 @@ recent_popularity, item_knn, ease, ials, oracle
         raise ConfigError(f"baseline {unknown[0]!r} is unknown; expected all, none, or some of {', '.join(NAMES)}")
 
 
-def parse_baselines(text: str) -> BaselineNames:
+def parse_baselines(text: str) -> tuple[str, ...] | Literal["all", "none"]:
     """Reads what the command line writes: `all`, `none`, or names with commas between them.
 
     Raises:
@@ -54,8 +54,10 @@ def parse_baselines(text: str) -> BaselineNames:
         >>> parse_baselines("ease,popularity"), parse_baselines("none")
         (('ease', 'popularity'), 'none')
     """
-    if text == "all" or text == "none":
-        return text
+    if text == "all":
+        return "all"
+    if text == "none":
+        return "none"
     names = tuple(name.strip() for name in text.split(","))
     check_baselines(names)
     return names
