@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from toy import groups_log, log_of
 from twotower.data import Dataset, Seen, movielens, split_by_time, split_last_out, split_random
-from twotower.errors import DataError, MissingExtraError, TwoTowerError
+from twotower.errors import ConfigError, DataError, MissingExtraError
 from twotower.evaluation import (
+    BaselineBudget,
     Ease,
     Ials,
     ItemKnn,
@@ -19,18 +21,28 @@ from twotower.evaluation import (
     Popularity,
     RecentPopularity,
     Scorer,
+    beside,
+    by_query,
     measure,
     measure_baselines,
 )
-from twotower.evaluation.baselines import item_knn
-from twotower.evaluation.measure import LEARNED
+from twotower.evaluation.baselines import budget, ease, item_knn, symmetric
+from twotower.evaluation.baselines.budget import Clock, Machine, OverBudgetError
+from twotower.evaluation.beside import AT_ONCE, IN_STEPS
 from twotower.evaluation.ranking import blocks_of, rank_events
 
-EVERY = pytest.mark.parametrize("learn", LEARNED.values(), ids=LEARNED)
+EVERY = pytest.mark.parametrize("learn", [*AT_ONCE.values(), *IN_STEPS.values()], ids=[*AT_ONCE, *IN_STEPS])
 PERSONAL = pytest.mark.parametrize(
     "learn", [ItemKnn, Ease, lambda train: Ials(train, factors=8, regularization=1.0)], ids=["item_knn", "ease", "ials"]
 )
 Learn = Callable[[Dataset], Scorer]
+
+_events = groups_log(400)
+REPEATED = [
+    (int(query), int(candidate)) for query, candidate in zip(_events.query_index, _events.candidate_index, strict=True)
+]
+REPEATED += [*REPEATED[:150], (40, 3), (41, 31), (42, 32), (42, 31), (43, 0), (44, 2)]
+"""Pairs, many of them twice; queries 40 to 44 and candidates 30 to 32 have few events or none."""
 
 
 @EVERY
@@ -173,22 +185,146 @@ def test_without_the_library_ials_names_the_pip_line_and_reports_go_on(monkeypat
     assert notes == ["iALS is not in the table: implicit.cpu.als is not installed: pip install 'twotower[baselines]'"]
 
 
-def test_ease_is_its_closed_form() -> None:
-    train = log_of([(0, 0), (0, 1), (0, 1), (1, 1), (1, 2), (2, 0)], queries=3, candidates=5)
-    choices = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0]], dtype=float)
-    precision = np.linalg.inv(choices.T @ choices + 2.0 * np.eye(5))
+def dense_ease(train: Dataset, regularization: float) -> np.ndarray:
+    """B over all candidates, in double precision and in memory for three matrices."""
+    choices = np.zeros((train.queries.num_rows, train.candidates.num_rows))
+    choices[train.query_index, train.candidate_index] = 1
+    precision = np.linalg.inv(choices.T @ choices + regularization * np.eye(choices.shape[1]))
     weights = -precision / np.diag(precision)
     np.fill_diagonal(weights, 0)
-    scores = Ease(train, regularization=2.0).score_block(train)(np.arange(6))
-    np.testing.assert_allclose(scores.numpy(), (choices @ weights)[train.query_index], atol=1e-12)
+    return choices @ weights
 
 
-def test_what_does_not_fit_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TwoTowerError, match=r"EASE over 30 candidates needs .* GiB; expected at most"):
-        Ease(groups_log(), memory=1000)
-    monkeypatch.setattr(item_knn, "MOST_STEPS", 1000)
-    with pytest.raises(TwoTowerError, match=r"item-kNN needs .* billion steps on this log; expected at most"):
-        ItemKnn(groups_log())
+@pytest.mark.parametrize("block", [1, 1 << 22])
+def test_ease_is_its_closed_form_over_all_candidates(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any blocks; float32 carries seven digits. Candidates without events score zero exactly, and tie."""
+    monkeypatch.setattr(ease, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(symmetric, "MIRRORED_ROWS", 7)
+    own = groups_log(300)
+    pairs = list(zip(own.query_index.tolist(), (2 * own.candidate_index + 1).tolist(), strict=True))
+    train = log_of(pairs, queries=43, candidates=61)  # every other candidate, and three queries, have no events
+    scores = Ease(train, regularization=2.0).score_queries(np.arange(43)).numpy()
+    np.testing.assert_allclose(scores, dense_ease(train, 2.0), atol=2e-6)
+    assert not scores[:, ::2].any()
+    assert not scores[40:].any()
+
+
+def test_ease_holds_one_matrix_of_the_candidates_that_have_events() -> None:
+    train = log_of([(0, 0), (1, 5), (1, 7)], queries=2, candidates=1000)
+    assert Ease(train).weights.numpy().nbytes == Ease.cost(train, Machine()).memory == 4 * 3**2
+
+
+class SlowMachine:
+    """Inverts 100 rows in a minute, multiplies once a second, and has so much free memory."""
+
+    inversion, multiplication = 60 / 100**3, 1.0
+
+    def __init__(self, memory: int = 1 << 34) -> None:
+        self.memory = memory
+
+
+def test_what_is_estimated_over_its_budget_is_left_out_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "TRIAL_SIZE", 0)
+    monkeypatch.setattr(budget, "TRIAL_PRODUCTS", 0)
+    monkeypatch.setattr(beside, "Machine", SlowMachine)
+    train, test = split_random(groups_log())
+    rows, notes = measure_baselines(test, train)
+    assert list(rows) == ["popularity"]
+    assert [note.partition(":")[0] for note in notes] == [
+        f"{name} is not in the table" for name in ("item-kNN", "EASE", "iALS")
+    ]
+    assert "over its budget of 60 s and 4.0 GiB; to allow it: --baseline-seconds" in notes[0]
+    rows, notes = measure_baselines(test, train, baselines=["ease"], budget=BaselineBudget(seconds=1e9))
+    assert list(rows) == ["ease"]
+    assert not notes
+
+
+def test_a_budget_of_memory_is_a_quarter_of_what_is_free_or_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "Machine", lambda: SlowMachine(memory=4 * 3599))
+    train, test = split_random(groups_log())
+    rows, notes = measure_baselines(test, train, baselines=["ease"])  # 4 · 30² bytes: one more than a quarter
+    assert not rows
+    assert re.search(r"EASE is not in the table: it would take about .* GiB.*--baseline-memory", notes[0])
+    rows, notes = measure_baselines(test, train, baselines=["ease"], budget=BaselineBudget(memory=3600))
+    assert list(rows) == ["ease"]
+
+
+def test_a_clock_stops_what_is_over_its_seconds_or_will_be() -> None:
+    now, shown = [0.0], []
+
+    def clock_at(moments: list[tuple[float, str, float | None]], seconds: float) -> None:
+        now[0] = 0.0
+        clock = Clock(seconds, lambda step, share=None: shown.append((step, share)), lambda: now[0])
+        for moment, step, share in moments:
+            now[0] = moment
+            clock(step, share)
+
+    clock_at([(0.0, "counting", 0.1), (3.0, "counting", 0.4), (9.0, "inverting", None)], seconds=10)
+    assert shown == [("counting", 0.1), ("counting", 0.4), ("inverting", None)]
+    with pytest.raises(OverBudgetError, match="stopped while ranking, over its budget of 10 s"):
+        clock_at([(11.0, "ranking", 0.9)], seconds=10)
+    with pytest.raises(OverBudgetError, match=r"would take about 50 s, .* of 10 s.*--baseline-seconds 55"):
+        clock_at([(0.0, "ranking", 0.0), (5.0, "ranking", 0.1)], seconds=10)
+
+
+@pytest.mark.parametrize("name", IN_STEPS)
+def test_what_learns_in_steps_is_stopped_between_them(name: str) -> None:
+    steps = []
+
+    def step(step: str, share: float | None = None) -> None:
+        steps.append(step)
+        raise OverBudgetError(step)
+
+    with pytest.raises(OverBudgetError):
+        IN_STEPS[name](groups_log(), step=step)
+    assert len(steps) == 1
+
+
+def test_a_budget_above_nothing_is_asked_for() -> None:
+    for seconds, memory in ((0.0, None), (float("nan"), None), (1.0, 0)):
+        with pytest.raises(ConfigError, match=r"a baseline's budget is .*; expected more than 0"):
+            BaselineBudget(seconds, memory)
+
+
+def test_baselines_are_named() -> None:
+    train, test = split_random(groups_log(300))
+    assert list(measure_baselines(test, train, baselines=["ease", "popularity"])[0]) == ["popularity", "ease"]
+    assert measure_baselines(test, train, baselines="none") == ({}, [])
+    rows, notes = measure_baselines(test, train, baselines=["oracle", "recent_popularity"])
+    assert not rows
+    assert notes == [
+        "recent popularity is not in the table: events of train are later than some of test, or have no times",
+        "oracle is not in the table: only simulated data has one",
+    ]
+    with pytest.raises(ConfigError, match="baseline 'eas' is unknown; expected all, none, or some of popularity, rec"):
+        measure_baselines(test, train, baselines=["ease", "eas"])
+    with pytest.raises(ConfigError, match="baselines = 'ease'; expected 'all', 'none', or a list of some of popul"):
+        measure_baselines(test, train, baselines="ease")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_looks_at_the_query_alone_is_measured_as_anything_else(
+    exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties, repeated choices, new queries and new candidates; in blocks of two queries and of few events."""
+    train, test = split_random(log_of(REPEATED, queries=45, candidates=33))
+    scorer = ItemKnn(train) if exact else Popularity(train)
+
+    class Anything:
+        score_block = scorer.score_block
+
+    monkeypatch.setattr(by_query, "BLOCK_SCORES", 66)
+    monkeypatch.setattr(by_query, "BLOCK_ENTRIES", 40)
+    fast, slow = (measure(one, test, train, ks=(1, 5, 40)) for one in (scorer, Anything()))
+    assert fast.slices == slow.slices
+    for protocol in ("all", "unseen"):
+        own, other = getattr(fast, protocol), getattr(slow, protocol)
+        ranked = [
+            name
+            for name in own
+            if not name.startswith(("popularity_bias_5", "coverage_5", "popularity_bias_1", "coverage_1"))
+        ]
+        assert {name: own[name] for name in ranked} == pytest.approx({name: other[name] for name in ranked}, abs=1e-12)
 
 
 def test_recent_popularity_is_measured_where_test_follows_train_alone() -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from toy import groups_log, log_of, toy_model
 from twotower.data import Dataset, split_random
 from twotower.errors import DataError, SavedFolderError
 from twotower.evaluation import Evaluation, ModelScorer, Outcomes, ScoreBlock, Validation, evaluate, measure
+from twotower.progress import Display
 
 
 class Cheat:
@@ -134,7 +136,34 @@ def test_the_table_has_the_baselines_beside_the_model() -> None:
     train, test = split_random(groups_log())
     evaluation = evaluate(Cheat(1.0), test, exclude=train)
     assert list(evaluation.rows) == ["model", "popularity", "item_knn", "ease", "ials"]
-    assert list(evaluate(Cheat(1.0), test, exclude=train, baselines=False).rows) == ["model"]
+    some = evaluate(Cheat(1.0), test, exclude=train, baselines=("ease", "popularity"))
+    assert list(some.rows) == ["model", "popularity", "ease"]
+
+
+def test_a_model_is_measured_without_baselines() -> None:
+    train, test = split_random(groups_log())
+    alone = evaluate(Cheat(1.0), test, exclude=train, baselines="none")
+    assert list(alone.rows) == ["model"]
+    assert alone.notes == []
+
+
+def test_whoever_watches_sees_what_is_learned_and_measured() -> None:
+    class Watched(Display):
+        def show(self, label: str, step: str, share: float | None = None) -> None:
+            shown.setdefault(label, []).append((step, share))
+
+    shown: dict[str, list[tuple[str, float | None]]] = {}
+    train, test = split_random(groups_log())
+    evaluate(Cheat(1.0), test, exclude=train, progress=Watched(Console(quiet=True)))
+    assert list(shown) == ["the model", "popularity", "item-kNN", "EASE", "iALS"]
+    assert all(steps[-1] == ("ranking", 1.0) for steps in shown.values())
+    assert [step for step, _ in shown["EASE"]] == [
+        "learning",
+        "counting choices",
+        "factorising 30 × 30 numbers",
+        "inverting 30 × 30 numbers",
+        "ranking",
+    ]
 
 
 def test_slices_are_shown_for_the_model_and_every_baseline() -> None:

@@ -6,6 +6,7 @@ import os
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow.parquet as pq
@@ -14,11 +15,14 @@ import torch
 from rich.console import Console
 
 from toy import groups_log
+from twotower.data import Dataset
 from twotower.errors import TwoTowerError
-from twotower.study import runs
+from twotower.evaluation import beside
+from twotower.study import runner, runs
 from twotower.study.config import Config, DataConfig, ModelConfig
 from twotower.study.results import Study
 from twotower.study.runner import StudyPlan, run_study
+from twotower.study.tables import results_table
 from twotower.training.callbacks import Line, ProgressBar
 
 
@@ -56,6 +60,44 @@ def test_side_by_side_gives_what_one_after_the_other_does(
     assert [run.layers for run in beside.runs] == [[4], [8, 4]]
     assert [run.losses for run in beside.runs] == [run.losses for run in alone.runs]
     assert [run.final for run in beside.runs] == [run.final for run in alone.runs]
+
+
+def test_a_study_without_baselines_has_a_report(config: Config, tmp_path: Path) -> None:
+    study = study_of(msgspec.structs.replace(config, baselines="none"), 1, tmp_path / "bare")
+    assert study.baselines == study.curve_baselines == {}
+    assert results_table(study).row_count == 2
+    assert "beats" not in " ".join(study.verdicts)
+    assert (tmp_path / "bare" / "report.html").exists()
+
+
+def test_what_learns_for_long_is_measured_once_and_not_again_after_an_interruption(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curves on a validation part have those baselines alone that learn in no time."""
+    measured: list[tuple[str, int]] = []
+    measure_baseline = beside.measure_baseline
+
+    def counted(name: str, test: Dataset, train: Dataset, *rest: Any) -> Any:
+        measured.append((name, len(train)))
+        return measure_baseline(name, test, train, *rest)
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(beside, "measure_baseline", counted)
+    named = msgspec.structs.replace(config, baselines=("popularity", "item_knn", "ease"))
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "finished_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study_of(named, 1, tmp_path / "study")
+    assert measured == [("popularity", 480), ("item_knn", 480), ("ease", 480), ("popularity", 384)]
+    measured.clear()
+    again = study_of(msgspec.structs.replace(named, baselines=("popularity", "ease")), 1, tmp_path / "study")
+    assert measured == [("popularity", 384)]  # in no time
+    assert (list(again.baselines), list(again.curve_baselines)) == (["popularity", "ease"], ["popularity"])
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == [
+        *("curves.png", "curves.svg", "models", "report.html", "results.json")
+    ]
 
 
 def jobs_of(config: Config, folder: Path) -> list[runs.Job]:

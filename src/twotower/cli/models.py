@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,17 +10,21 @@ import msgspec
 import typer
 from rich.console import Console
 
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
-from twotower.data import ParquetLog
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.experiments.train import train as train_bundle
+from twotower.progress import Display
 from twotower.retrieval import Retriever
 from twotower.study.config import Config, config_of
-from twotower.study.parts import Parts, StreamedParts
-from twotower.study.recipes import Recipe
-from twotower.study.trained import Trained, train_by_recipe, train_streamed
-from twotower.training.callbacks import ProgressBar
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
@@ -32,43 +35,23 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     split: SplitOption = None,
     split_seed: SplitSeedOption = None,
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.
 
     Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
-    after it when it recommends. An interrupted training goes on where it was when the same command is given again.
+    after it when it recommends. Rerun the command to resume an interrupted training.
     """
     console = console_for(json)
-    config = _for_serving(configured(source, imports, split, split_seed))
-    parts = _parts_of(config)
-    if isinstance(parts, Parts):
-        config = msgspec.structs.replace(config, split=parts.split)
-    train, test = parts.train, parts.test
-    recipe = config.resolved_recipe(train, parts.validation)
-    columns = config.model.columns(train, recipe)
-    cut = f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}"
-    _say(console, [cut, *parts.remarks, *columns.lines()])
-    checkpoint = out.with_name(f"{out.name}.partial")
-    trained = _trained(config, recipe, parts, checkpoint, console)
-    evaluation = measure_beside_baselines(trained.model, test, train)
-    notes = {
-        "config": msgspec.to_builtins(config),
-        "split": parts.rule,
-        "remarks": list(parts.remarks),
-        "columns": msgspec.to_builtins(columns),
-        "fingerprint": parts.fingerprint,
-        "best_epoch": trained.best_epoch,
-        "history": msgspec.to_builtins(trained.history),
-        "evaluation": msgspec.to_builtins(evaluation),
-    }
-    seen = train.read() if isinstance(train, ParquetLog) else train
-    Retriever.build(trained.model, train.candidates, seen=seen, notes=notes).save(out)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    _say(console, [str(evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
+    config = with_baselines(configured(source, imports, split, split_seed), baselines)
+    trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
+    _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
     if json:
-        write_json(evaluation)
+        write_json(trained.evaluation)
 
 
 def evaluate(
@@ -76,6 +59,9 @@ def evaluate(
     source: Annotated[
         str | None, typer.Argument(metavar="[CONFIG.toml|DATA]", help="Other data; default: what it was trained on.")
     ] = None,
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -84,30 +70,26 @@ def evaluate(
     console = console_for(json)
     retriever = Retriever.load(folder)
     notes = retriever.details.notes
-    parts = _parts_of(_config_in(notes, folder) if source is None else config_of(source))
+    config = with_baselines(_config_in(notes, folder) if source is None else config_of(source), baselines)
+    parts = config.parts()
     _say(console, parts.remarks)
     if parts.fingerprint != notes.get("fingerprint"):
         console.print(
             f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.get('fingerprint')}: "
             f"test events may have been in its training.[/]"
         )
-    evaluation = measure_beside_baselines(retriever.model, parts.test, parts.train)
+    with Display(console) as display:
+        evaluation = measure_beside_baselines(
+            retriever.model,
+            parts.test,
+            parts.train,
+            baselines=config.baselines,
+            budget=budget_of(baseline_seconds, baseline_memory),
+            progress=display,
+        )
     _say(console, [str(evaluation)])
     if json:
         write_json(evaluation)
-
-
-def _parts_of(config: Config) -> Parts | StreamedParts:
-    return config.streamed_parts() if config.data.stream else config.parts()
-
-
-def _trained(
-    config: Config, recipe: Recipe, parts: Parts | StreamedParts, checkpoint: Path, console: Console
-) -> Trained:
-    with ProgressBar(console, str(list(config.model.layers))) as progress:
-        if isinstance(parts, StreamedParts):
-            return train_streamed(config, recipe, parts, progress=progress, checkpoint=checkpoint)
-        return train_by_recipe(config, recipe, parts, progress=progress, checkpoint=checkpoint)
 
 
 def _config_in(notes: Mapping[str, Any], folder: Path) -> Config:
@@ -145,8 +127,3 @@ def _exists(path: str) -> bool:
 def _say(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _for_serving(config: Config) -> Config:
-    model = msgspec.structs.replace(config.model, reach=config.model.reach or "before")
-    return msgspec.structs.replace(config, model=model)

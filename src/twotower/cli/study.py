@@ -11,8 +11,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from twotower.cli.options import BaselinesOption, ImportOption, MemoryOption, SecondsOption, SplitOption, budget_of
-from twotower.cli.options import configured
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
+from twotower.cli.options import ImportOption, SplitOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
@@ -25,7 +31,9 @@ from twotower.study.config import Config
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
 
-LAYERS_HELP = "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless something else varies."
+LAYERS_HELP = (
+    "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless something else varies."
+)
 
 
 def study(
@@ -59,8 +67,8 @@ def study(
         typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
     ] = None,
     baselines: BaselinesOption = None,
-    baseline_seconds: SecondsOption = None,
-    baseline_memory: MemoryOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     imports: ImportOption = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
     json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
@@ -70,7 +78,7 @@ def study(
     DIR gets report.html, curves.png, curves.svg, results.json and, in runs/, every model. Rerun the command to resume.
     """
     console = console_for(json)
-    config = configured(source, imports, split, None, baselines)
+    config = with_baselines(configured(source, imports, split, None), baselines)
     config = changed(config, _changes(recipe, epochs))
     variants = _variants(config, layers, vary, train_share)
     split_seeds = split_seeds or [config.split.seed]

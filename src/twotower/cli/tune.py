@@ -9,6 +9,13 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli.baselines import (
+    BaselineMemoryOption,
+    BaselineSecondsOption,
+    BaselinesOption,
+    budget_of,
+    with_baselines,
+)
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
@@ -37,31 +44,36 @@ def tune(
     split: SplitOption = None,
     split_seed: SplitSeedOption = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("tuning"),
+    baselines: BaselinesOption = None,
+    baseline_seconds: BaselineSecondsOption = None,
+    baseline_memory: BaselineMemoryOption = None,
     imports: ImportOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print tune.json to standard output.")] = False,
 ) -> None:
     """Search for a better config on a part of train; measure the best, and the one built in, on test.
 
-    DIR gets best.toml, which train and study take, tune.html, tune.json and tune.db. An interrupted search
-    goes on where it was when the same command is given again. It needs the extra: pip install 'twotower[tune]'.
+    DIR gets best.toml, which train and study take, tune.html, tune.json and, in runs/, what was trained. Rerun the
+    command to resume. It needs the extra: pip install 'twotower[tune]'.
     """
-    for module in ("optuna", "filelock", "tomli_w"):
+    for module in ("optuna", "tomli_w"):
         require(module, "tune")
-    from twotower.tuning.runner import TunePlan
-    from twotower.tuning.runner import tune as search
+    from twotower.experiments.tuning.tune import BEST, REPORT, TunePlan
+    from twotower.experiments.tuning.tune import tune as search
 
     console = console_for(json)
     plan = TunePlan(
-        config=configured(source, imports, split, split_seed),
+        config=with_baselines(configured(source, imports, split, split_seed), baselines),
         trials=trials,
         minutes=MINUTES if trials is None and minutes is None else minutes,
         workers=allowed_threads() if workers is None else workers,
         seed=seed,
     )
-    result = search(plan, out, command=shlex.join(["twotower", *sys.argv[1:]]), console=console)
+    command = shlex.join(["twotower", *sys.argv[1:]])
+    budget = budget_of(baseline_seconds, baseline_memory)
+    result = search(plan, out, command=command, console=console, baselines=budget)
     for sentence in result.verdicts:
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"\nThe best config: {out / 'best.toml'}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"The report: {out / 'tune.html'}", highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"\nThe best config: {out / BEST}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"The report: {out / REPORT}", highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(result)

@@ -1,9 +1,20 @@
 """Evaluation: ranks over the whole catalogue, the metrics made from them, and the baselines."""
 
-from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
+from twotower.evaluation.baselines import (
+    BaselineBudget,
+    Ease,
+    Ials,
+    ItemKnn,
+    OracleScorer,
+    Popularity,
+    RecentPopularity,
+)
+from twotower.evaluation.baselines.names import FLOORS, NAMES, BaselineNames
+from twotower.evaluation.beside import measure_baselines
+from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.comparisons import Comparison, Pair, against_baselines, compare
 from twotower.evaluation.evaluate import Evaluation, evaluate
-from twotower.evaluation.measure import FLOORS, NAMES, Measurement, measure, measure_baselines
+from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import (
     DEFAULT_KS,
     Metrics,
@@ -23,6 +34,8 @@ __all__ = [
     "FLOORS",
     "NAMES",
     "PROTOCOLS",
+    "BaselineBudget",
+    "BaselineNames",
     "Comparison",
     "Ease",
     "Evaluation",
@@ -35,6 +48,7 @@ __all__ = [
     "Outcomes",
     "Pair",
     "Popularity",
+    "QueryScorer",
     "RecentPopularity",
     "ScoreBlock",
     "Scorer",

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from twotower.errors import DataError
+from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.intervals import Interval, mean_interval, paired_interval, weighted_mean
-from twotower.evaluation.measure import FLOORS, NAMES, Measurement
+from twotower.evaluation.measure import Measurement
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 
 Verdict = Literal["better", "worse", "not significantly different", "too few queries"]

@@ -13,15 +13,18 @@ from rich.table import Table
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
-from twotower.evaluation.baselines import Popularity
+from twotower.evaluation.baselines import BaselineBudget, Popularity
+from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
+from twotower.evaluation.beside import left_out, measure_baselines
 from twotower.evaluation.comparisons import Comparison, against_baselines, compare
 from twotower.evaluation.grid import Grid, notes_html
-from twotower.evaluation.measure import NAMES, Measurement, measure, measure_baselines
+from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, metric_label, verdict_metric
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.evaluation.verdicts import differences_grid, interval_note, verdict_sentences
 from twotower.model.two_tower import TwoTower
+from twotower.progress import Display, opened
 
 FIGURES = pa.schema(
     {
@@ -145,7 +148,9 @@ def evaluate(
     test: Dataset,
     exclude: Dataset | ParquetLog,
     ks: Sequence[int] = DEFAULT_KS,
-    baselines: bool = True,
+    baselines: BaselineNames = "all",
+    budget: BaselineBudget | None = None,
+    progress: Display | bool = True,
 ) -> Evaluation:
     """Measures a model on test events over the whole catalogue, beside the baselines.
 
@@ -160,40 +165,47 @@ def evaluate(
             only the events of test's queries are read into memory, and popularity is the only baseline.
         ks: Lengths of lists, which the printed table shows; the longest one shorter than the catalogue is what the
             model and the baselines are compared by.
-        baselines: Measure the baselines as well: popularity, item-kNN, EASE and iALS; recent popularity where test
-            follows train in time; the oracle where the truth is known.
+        baselines: Which baselines to measure as well: `all` (popularity, item-kNN, EASE and iALS; recent popularity
+            where test follows train in time; the oracle where the truth is known), `none`, or names of `NAMES`.
+        budget: What each baseline may cost; None: a minute and a quarter of the free memory. What costs more is left
+            out, and `notes` say so.
+        progress: Show what is measured where a person watches, at a terminal or in a notebook; False: show nothing.
 
     Raises:
-        ConfigError: `ks` are not distinct whole numbers of at least 1.
+        ConfigError: A baseline's name is not known, or `ks` are not distinct whole numbers of at least 1.
         DataError: `exclude` is not a part of the same data as `test`, or every event of `test` has weight 0.
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
+    check_baselines(baselines)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     if isinstance(exclude, ParquetLog):
         return _beside_popularity(scorer, test, exclude, ks, baselines)
     require_same_catalogue(test, exclude)
-    measured = {"model": measure(scorer, test, exclude, ks)}
-    notes: list[str] = []
-    if baselines:
-        beside, notes = measure_baselines(test, exclude, ks)
-        measured |= beside
-    return _compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
+    with opened(progress) as display:
+        measured = {"model": measure(scorer, test, exclude, ks, display.reporter("the model"))}
+        beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
+    return compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
 
 
 def _beside_popularity(
-    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: bool
+    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: BaselineNames
 ) -> Evaluation:
     known = log.events_of(test)
     measured, notes = {"model": measure(scorer, test, known, ks)}, []
-    if baselines:
+    if baselines == "all" or "popularity" in baselines:
         measured["popularity"] = measure(Popularity(log), test, known, ks)
-        notes = ["The other baselines are not in the table: they learn from a log in memory, and this one is streamed."]
-    return _compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
+    reason = "they learn from a log in memory, and this one is streamed"
+    if baselines == "all":
+        notes = [f"The other baselines are not in the table: {reason}."]
+    elif baselines != "none":
+        named = [name for name in baselines if name != "popularity"]
+        notes = [left_out(name, reason.replace("they learn", "it learns")) for name in named]
+    return compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
 
 
-def _compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:
-    """The figures, and what they say of the model beside each baseline."""
+def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:
+    """The figures of a `model` and of baselines, and what they say of the model beside each baseline."""
     found = compare(against_baselines("the model", [measured["model"].outcomes], measured), metric)
     said = [*verdict_sentences(found), *interval_note(found), *notes]
     return Evaluation({name: own.scores for name, own in measured.items()}, said, metric, found)

@@ -1,8 +1,8 @@
-"""`measure`: every metric of one scorer, and of the baselines beside it."""
+"""`measure`: every metric of one scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
-from twotower.errors import TwoTowerError
-from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
+from twotower.evaluation.by_query import QueryScorer, rank_by_query
 from twotower.evaluation.metrics import (
     DEFAULT_KS,
     FloatArray,
@@ -23,6 +22,7 @@ from twotower.evaluation.metrics import (
 )
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count, repeats_of
 from twotower.evaluation.ranking import (
+    FloatArray,
     RankCounter,
     Scorer,
     blocks_of,
@@ -31,28 +31,7 @@ from twotower.evaluation.ranking import (
     without_excluded,
 )
 from twotower.evaluation.slices import measure_slices
-
-NAMES = {
-    "popularity": "popularity",
-    "recent_popularity": "recent popularity",
-    "item_knn": "item-kNN",
-    "ease": "EASE",
-    "ials": "iALS",
-    "oracle": "oracle",
-}
-"""What reports call the baselines, in their order there."""
-
-FLOORS = tuple(name for name in NAMES if name != "oracle")
-"""The baselines that a model should beat: all but the oracle, which no model can."""
-
-LEARNED: dict[str, Callable[[Dataset], Scorer]] = {
-    "popularity": Popularity,
-    "recent_popularity": RecentPopularity,
-    "item_knn": ItemKnn,
-    "ease": Ease,
-    "ials": Ials,
-}
-"""How each baseline learns from train."""
+from twotower.progress import ReportStep, no_report
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +47,24 @@ class Measurement:
     outcomes: Outcomes
 
 
-def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> Measurement:
+def measure(
+    scorer: Scorer,
+    test: Dataset,
+    train: Dataset,
+    ks: Sequence[int] = DEFAULT_KS,
+    step: ReportStep = no_report,
+) -> Measurement:
     """Every metric of one scorer: of ranks, with intervals and in slices, per query, and of the top-k lists.
 
     The metrics per query are those of one list for each query, the one of its first event in test. Where the data
     names a column of weights, all means are weighted, and events of weight 0 are not measured.
+
+    Args:
+        scorer: What is measured.
+        test: The events to measure on.
+        train: What the protocol `unseen` excludes, and how popular the candidates are.
+        ks: Lengths of lists.
+        step: Told the share of the events that are ranked.
 
     Raises:
         DataError: Every event of test has weight 0.
@@ -80,7 +72,12 @@ def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = D
     """
     test = events_that_count(test)
     weights = event_weights(test)
-    ranks, list_ranks, lists = _ranked(scorer, test, train, ks)
+    popularity = train.candidate_counts().astype(np.float64)
+    lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
+    if isinstance(scorer, QueryScorer):
+        ranks = list_ranks = rank_by_query(scorer, test, Seen.of(train), lists, weights, step)
+    else:
+        ranks, list_ranks = _rank(scorer, test, Seen.of(train), lists, step)
     everything, unseen = (
         rank_metrics(own, ks, weights)
         | query_metrics(in_list, test.query_index, test.candidate_index, ks, weights)
@@ -98,53 +95,26 @@ def measure(scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int] = D
     return Measurement(scores, outcomes)
 
 
-def _ranked(
-    scorer: Scorer, test: Dataset, train: Dataset, ks: Sequence[int]
-) -> tuple[FloatArray, FloatArray, tuple[ListStatistics, ListStatistics]]:
-    """Ranks of the events and of their queries' one list, `[2, N]` each, and what the top-k lists hold."""
+def _rank(
+    scorer: Scorer, test: Dataset, seen: Seen, lists: Sequence[ListStatistics], step: ReportStep
+) -> tuple[FloatArray, FloatArray]:
+    """Ranks of each event, and in its query's one list, `[2, N]` each; takes in the top-k lists."""
     score, weights = scorer.score_block(test), event_weights(test)
-    popularity = train.candidate_counts().astype(np.float64)
-    lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
     first_list = one_list_a_query(score, test)
     ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
     counter, list_counter, size = RankCounter(), RankCounter(), test.candidates.num_rows
-    for block in blocks_of(test, Seen.of(train)):
+    ranked, k = 0, max(lists[0].ks)
+    for block in blocks_of(test, seen):
         numbers, chosen = block.numbers, test.candidate_index[block.numbers]
         scores = counter.scored(score, block)
         own_list = list_counter.scored(first_list, block)
         ranks[:, numbers] = counter.ranks(scores, block)
-        # What does not look at the time, as most baselines, has the same list for all events of a query.
+        # What does not look at the time has the same list for all events of a query.
         same = torch.equal(own_list[:, :size], scores[:, :size])
         list_ranks[:, numbers] = ranks[:, numbers] if same else list_counter.ranks(own_list, block)
         counts = None if weights is None else weights[numbers]
-        lists[0].add(top_lists(scores[:, :size], max(ks)), chosen, counts)
-        lists[1].add(top_lists(without_excluded(scores, block)[:, :size], max(ks)), chosen, counts)
-    return ranks, list_ranks, lists
-
-
-def measure_baselines(
-    test: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
-) -> tuple[dict[str, Measurement], list[str]]:
-    """Measurements of the baselines, the oracle's where the truth is known; and why one that could be there is not.
-
-    `recent_popularity` is there where no event of train is later than one of test: elsewhere, also where each
-    query's last event is test, "recent" would be the future of many test events.
-    """
-    rows, notes = {}, []
-    for name, learn in LEARNED.items():
-        if name == "recent_popularity" and not follows(test, train):
-            continue
-        try:
-            scorer = learn(train)
-        except TwoTowerError as error:
-            notes.append(f"{NAMES[name]} is not in the table: {error}")
-            continue
-        rows[name] = measure(scorer, test, train, ks)
-    if test.oracle is not None:
-        rows["oracle"] = measure(OracleScorer(test.oracle), test, train, ks)
-    return rows, notes
-
-
-def follows(test: Dataset, train: Dataset) -> bool:
-    """Whether all of test happened after train, or at its last instant at the earliest."""
-    return train.time is not None and float(train.times.max()) <= float(test.times.min())
+        lists[0].add(top_lists(scores[:, :size], k), chosen, counts)
+        lists[1].add(top_lists(without_excluded(scores, block)[:, :size], k), chosen, counts)
+        ranked += len(numbers)
+        step("ranking", ranked / len(test))
+    return ranks, list_ranks

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.comparisons import Comparison, Verdict
 from twotower.evaluation.grid import Grid
-from twotower.evaluation.measure import NAMES
 from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 

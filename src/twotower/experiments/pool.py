@@ -146,6 +146,7 @@ module."""
 class _Worker:
     process: SpawnProcess
     end: Connection
+    number: int
     job: Job | None = None
 
     def begin(self, job: Job) -> None:
@@ -196,9 +197,14 @@ def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _W
     if len(pool) == workers:
         return None
     ours, theirs = Pipe()
-    pool.append(_Worker(start_worker(serve_jobs, theirs, make, threads), ours))
+    pool.append(_Worker(start_worker(serve_jobs, theirs, make, threads, threads=threads), ours, _next_number(pool)))
     theirs.close()
     return pool[-1]
+
+
+def _next_number(pool: list[_Worker]) -> int:
+    """The lowest number that no worker has, by which its line in the display is known."""
+    return next(number for number in range(len(pool) + 1) if all(worker.number != number for worker in pool))
 
 
 def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
@@ -213,11 +219,12 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
         return False
     match message:
         case _Moved(step, share):
-            display.show(job.label, step, share)
+            display.show(job.label, step, share, worker.number)
         case _Reported(step, value):
             worker.end.send_bytes(msgspec.json.encode(desk.reported(job, step, value)))
         case Ended():
             worker.job = None
+            display.finish(worker.number)
             desk.finished(job, message)
     return True
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from twotower.evaluation import DEFAULT_KS, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
-from twotower.evaluation.beside import left_out, measurable
+from twotower.evaluation.beside import left_out, measurable, without_budget
 from twotower.evaluation.metrics import metric_label
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.plans import Planned, StudyPlan
@@ -45,9 +45,6 @@ from twotower.study.recipes import Recipe
 from twotower.version import VERSION
 
 RESULTS, REPORT, RUNS = "results.json", "report.html", "runs"
-
-CURVE_BASELINES = ("popularity", "item_knn", "ials", "oracle")
-"""Baselines that are also measured on the validation part, as lines beside the curves: those that are quick."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +123,14 @@ def _cut_data(config: Config) -> _CutData:
     recipe = pinned.resolved_recipe(parts.train, parts.validation)
     inner = parts.fitted_and_validation() if recipe.validate_on == "validation" else None
     names, _ = measurable(config.baselines, parts.test, parts.train)
-    curves = [] if inner is None else measurable(config.baselines, inner[1], inner[0])[0]
+    curves = [] if inner is None else measurable(without_budget(config.baselines), inner[1], inner[0])[0]
     return _CutData(
         cut=cut_of(parts, 0 if inner is None else len(inner[1])),
         config=pinned,
         identity=parts.identity,
         recipe=recipe,
         baselines=names,
-        curve_baselines=[name for name in curves if name in CURVE_BASELINES],
+        curve_baselines=curves,
         remarks=parts.remarks,
         columns=pinned.model.columns(parts.train, recipe).lines(),
     )

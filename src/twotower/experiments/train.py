@@ -128,18 +128,14 @@ def _run(
     data = parts.identity
     model = waiting_for(str(list(config.model.layers)), ModelRun(config), store, data)
     names, notes = measurable(config.baselines, parts.test, parts.train)
-    beside = {
-        name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget), store, data) for name in names
-    }
+    beside = {name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget), store, data) for name in names}
     workers = 2 if beside else 1
     with Display(console) as display:
         run_jobs(Runner, ListDesk([model, *beside.values()], store), workers, display, threads_each(workers))
     return model, beside, notes
 
 
-def _evaluation(
-    model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts
-) -> Evaluation:
+def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts) -> Evaluation:
     measured = {"model": Measurement(_outcome(model, store).scores, ranks_of(store, model.key))}
     for name, waiting in beside.items():
         found = store.outcome(waiting.key, BaselineOutcome)

@@ -17,6 +17,7 @@ from twotower.data.simulation import simulated
 from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule, fingerprint
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
+from twotower.evaluation.baselines.names import check_baselines
 from twotower.recipes.overlay import overlay
 from twotower.study.imports import import_modules, located
 from twotower.study.mistakes import explained, unknown_key
@@ -191,6 +192,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         self.space()
+        check_baselines(self.baselines)
 
     def space(self) -> Space:
         """What `tune` says, read and checked.

@@ -50,7 +50,6 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("[split] has no rule; expected random:SHARE, time:SHARE or last-out")
         return parse_rule(self.rule, self.seed)
 
-
     def kept(self, train: Dataset) -> Dataset:
         """The training events that `train_share` keeps."""
         if self.train_share == 1:

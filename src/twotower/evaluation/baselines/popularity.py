@@ -8,13 +8,14 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
-from twotower.evaluation.ranking import ScoreBlock
+from twotower.evaluation.by_query import QueryScorer
+from twotower.evaluation.ranking import IntArray
 
 LATEST_SHARE = 0.1
 """The half-life of `RecentPopularity` is by default the time that the latest tenth of train took."""
 
 
-class Popularity:
+class Popularity(QueryScorer):
     """Every query gets the candidates that were chosen most often in train.
 
     Args:
@@ -27,10 +28,9 @@ class Popularity:
         else:
             self.counts = weighted_counts(train, train.weights)
 
-    def score_block(self, events: Dataset) -> ScoreBlock:
-        """The same scores for every event."""
-        del events
-        return lambda numbers: self.counts.expand(len(numbers), -1)
+    def score_queries(self, queries: IntArray) -> torch.Tensor:
+        """The same scores for every query."""
+        return self.counts.expand(len(queries), -1)
 
 
 class RecentPopularity(Popularity):

@@ -1,0 +1,218 @@
+"""What a baseline may cost: its budget, the estimate made before it starts, and the clock that it runs by."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from scipy import sparse
+
+from twotower.errors import ConfigError, TwoTowerError
+from twotower.evaluation.baselines.symmetric import invert
+from twotower.progress import ReportStep, no_report
+
+DEFAULT_SECONDS = 60.0
+"""Seconds that a baseline may take to learn and to be measured."""
+
+MEMORY_SHARE = 4
+"""A baseline may use one part in so many of the memory that is free."""
+
+PATIENCE = 2.0
+"""Seconds of a step before its end is projected from its share."""
+
+PROJECTION_SLACK = 1.5
+"""A baseline is stopped early where it is projected to take so many times its budget."""
+
+TRIAL_SIZE = 3072
+"""Rows of the matrix inverted to learn how fast this machine is. Up to as many, an inversion is taken to cost nothing:
+it takes about a second anywhere."""
+
+TRIAL_PRODUCTS = 4_000_000
+"""Multiplications of the sparse product timed likewise."""
+
+
+class BaselineBudget(msgspec.Struct, frozen=True):
+    """What each baseline may cost.
+
+    Attributes:
+        seconds: To learn and to be measured. Popularity, recent popularity and the oracle have no limit: they learn in
+            no time, and are measured as fast as any model.
+        memory: Bytes; None: a quarter of what is free.
+
+    Raises:
+        ConfigError: One of them is not above 0.
+
+    Example:
+        >>> BaselineBudget(seconds=300.0).seconds
+        300.0
+    """
+
+    seconds: float = DEFAULT_SECONDS
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or (self.memory is not None and self.memory <= 0):
+            raise ConfigError(
+                f"a baseline's budget is {self.seconds:g} seconds and {self.memory} bytes; expected more than 0"
+            )
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a baseline is estimated to cost, in seconds and bytes."""
+
+    seconds: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{readable_seconds(self.seconds)} and {self.memory / 2**30:.1f} GiB"
+
+
+class OverBudgetError(TwoTowerError):
+    """A baseline costs more than its budget: says how much, and how to allow it."""
+
+
+class Machine:
+    """How fast this machine is, measured when first asked for, with the threads that this process may use.
+
+    It is what the work takes of the processors, so that an estimate does not change with what else runs.
+    """
+
+    @cached_property
+    def inversion(self) -> float:
+        """Seconds of an inversion of n rows, over n³."""
+        return _processor_seconds(lambda: invert(np.eye(TRIAL_SIZE, dtype=np.float32))) / (
+            torch.get_num_threads() * TRIAL_SIZE**3
+        )
+
+    @cached_property
+    def multiplication(self) -> float:
+        """Seconds of one multiplication in a product of sparse matrices."""
+        rows, each = TRIAL_PRODUCTS // 100, 10
+        columns = np.random.default_rng(0).integers(0, 4 * TRIAL_SIZE, rows * each)
+        entries = (np.ones(len(columns), np.float32), columns, np.arange(0, rows * each + 1, each))
+        choices = sparse.csr_matrix(entries, shape=(rows, 4 * TRIAL_SIZE))
+        transposed = choices.T.tocsr()
+        return _processor_seconds(lambda: transposed @ choices) / TRIAL_PRODUCTS
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes that are free."""
+        return free_memory()
+
+
+def inversion_seconds(machine: Machine, size: int) -> float:
+    """Estimated seconds to invert a matrix of so many rows."""
+    return 0.0 if size <= TRIAL_SIZE else machine.inversion * size**3
+
+
+def product_seconds(machine: Machine, multiplications: float) -> float:
+    """Estimated seconds for a product of sparse matrices."""
+    return 0.0 if multiplications <= TRIAL_PRODUCTS else machine.multiplication * multiplications
+
+
+def check_cost(cost: Cost, budget: BaselineBudget, machine: Machine) -> None:
+    """Refuses what is estimated to cost more than the budget.
+
+    Raises:
+        OverBudgetError: It is.
+    """
+    memory = machine.memory // MEMORY_SHARE if budget.memory is None else budget.memory
+    if cost.seconds <= budget.seconds and cost.memory <= memory:
+        return
+    ways = []
+    if cost.seconds > budget.seconds:
+        ways.append(_seconds_allow(cost.seconds))
+    if cost.memory > memory:
+        ways.append(f"--baseline-memory {_two_digits(cost.memory / 2**30):g} (in GiB)")
+    allowed = Cost(budget.seconds, memory)
+    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(ways)}")
+
+
+class Clock:
+    """Reports the steps of a baseline, and stops it where it goes over its seconds, or is about to.
+
+    Args:
+        seconds: It may take, from now.
+        report: Shown what step runs.
+        now: The time, in seconds.
+    """
+
+    def __init__(
+        self, seconds: float, report: ReportStep = no_report, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds, self._report, self._now = seconds, report, now
+        self._started = now()
+        self._step, self._step_started = "", self._started
+
+    def __call__(self, step: str, share: float | None = None) -> None:
+        """Takes note of where the baseline is.
+
+        Raises:
+            OverBudgetError: The seconds are over, or this step will not end in time.
+        """
+        now = self._now()
+        if step != self._step:
+            self._step, self._step_started = step, now
+        elapsed, in_step = now - self._started, now - self._step_started
+        if elapsed > self._seconds:
+            raise OverBudgetError(
+                f"it was stopped while {step}, over its budget of {readable_seconds(self._seconds)}; "
+                f"to allow more: --baseline-seconds, or BaselineBudget(seconds=…) in Python"
+            )
+        if share and in_step >= PATIENCE:
+            projected = elapsed + in_step * (1 - share) / share
+            if projected > self._seconds * PROJECTION_SLACK:
+                raise OverBudgetError(
+                    f"it would take about {readable_seconds(projected)}, over its budget of "
+                    f"{readable_seconds(self._seconds)}; to allow it: {_seconds_allow(projected)}"
+                )
+        self._report(step, share)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still use: the machine's, or its container's where that is less."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    system = Path("/proc/meminfo")
+    if system.is_file():
+        lines = system.read_text(encoding="ascii").splitlines()
+        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), free)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        # What files are cached in gives way; what processes hold (`anon`) does not.
+        held = next((int(line.split()[1]) for line in used.read_text().splitlines() if line.startswith("anon ")), 0)
+        free = min(free, max(0, int(text) - held))
+    return free
+
+
+def readable_seconds(seconds: float) -> str:
+    """Seconds as people say them: `8 s`, `12 min`, `3 h`.
+
+    Example:
+        >>> [readable_seconds(seconds) for seconds in (8, 90, 750, 10_000)]
+        ['8 s', '90 s', '12 min', '2.8 h']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.2g} h"
+
+
+def _seconds_allow(seconds: float) -> str:
+    return f"--baseline-seconds {_two_digits(seconds):g}"
+
+
+def _two_digits(value: float) -> float:
+    """The next number of two digits that is a tenth more at least, as estimates err."""
+    size = 10.0 ** (np.floor(np.log10(value)) - 1)
+    return float(np.ceil(round(value * 1.1 / size, 6)) * size)
+
+
+def _processor_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started

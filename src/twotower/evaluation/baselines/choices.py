@@ -1,0 +1,56 @@
+"""`Choices`: who chose what in train as a sparse binary matrix, and how often two candidates were chosen together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import sparse
+
+from twotower.data.dataset import Dataset
+from twotower.data.seen import Seen
+from twotower.evaluation.by_query import runs
+from twotower.evaluation.ranking import IntArray
+
+
+class Choices:
+    """The binary matrix X of queries × candidates, with a column for each candidate that somebody chose.
+
+    Args:
+        train: The training split.
+
+    Attributes:
+        catalogue: How many candidates there are, those that nobody chose included.
+        known: Row in the candidate table of each column, ascending, `[n]`.
+        counts: How many queries chose each, `[n]`.
+        matrix: X, `[queries, n]` in float32.
+        multiplications: Of a pair of choices of one query, that counting XᵀX takes.
+    """
+
+    def __init__(self, train: Dataset) -> None:
+        seen = Seen.of(train)
+        self.catalogue = train.candidates.num_rows
+        self.known, columns, self.counts = np.unique(seen.candidates, return_inverse=True, return_counts=True)
+        self.matrix = sparse.csr_matrix(
+            (np.ones(len(columns), dtype=np.float32), columns, seen.offsets),
+            shape=(train.queries.num_rows, len(self.known)),
+        )
+        history = np.diff(seen.offsets)
+        self.multiplications = float((history.astype(np.float64) ** 2).sum())
+        self._transposed = self.matrix.T.tocsr()
+        self._transposed.sort_indices()
+        self._work = np.asarray(self._transposed @ history.astype(np.float64)).astype(np.int64)
+
+    def of(self, queries: IntArray) -> tuple[IntArray, IntArray]:
+        """Every (position in `queries`, column that it chose) pair, in ascending order of the positions."""
+        rows = self.matrix[queries]
+        position = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
+        return position, rows.indices.astype(np.int64)
+
+    def blocks(self, most: int, dense: bool = False) -> Iterator[tuple[int, int]]:
+        """Runs of columns of which XᵀX has at most about so many numbers: those above 0, or all where it is dense."""
+        return runs(np.full_like(self._work, len(self._work)) if dense else self._work, most)
+
+    def together(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Rows of XᵀX: how many queries chose both of two candidates, `[stop − start, n]`, exact up to 2²⁴."""
+        return self._transposed[start:stop] @ self.matrix

@@ -1,0 +1,154 @@
+"""The baselines beside a model: which of them can be measured on a split, and their scores there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from twotower.data.dataset import Dataset
+from twotower.errors import TwoTowerError
+from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
+from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Cost, Machine, check_cost
+from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
+from twotower.evaluation.measure import Measurement, measure
+from twotower.evaluation.metrics import DEFAULT_KS
+from twotower.evaluation.ranking import Scorer
+from twotower.progress import Display, ReportStep, no_report
+
+
+class LearnedAtOnce(Protocol):
+    """A baseline that learns in no time."""
+
+    def __call__(self, train: Dataset) -> Scorer:
+        """Learns from train."""
+        ...
+
+
+class LearnedInSteps(Protocol):
+    """A baseline that has a budget: it says what it will cost, and where it is."""
+
+    def __call__(self, train: Dataset, *, step: ReportStep = no_report) -> Scorer:
+        """Learns from train."""
+        ...
+
+    def cost(self, train: Dataset, machine: Machine) -> Cost:
+        """What learning is estimated to cost."""
+        ...
+
+
+AT_ONCE: dict[str, LearnedAtOnce] = {"popularity": Popularity, "recent_popularity": RecentPopularity}
+"""Baselines without a budget."""
+
+IN_STEPS: dict[str, LearnedInSteps] = {"item_knn": ItemKnn, "ease": Ease, "ials": Ials}
+"""Baselines with a budget."""
+
+
+def measure_baselines(
+    test: Dataset,
+    train: Dataset,
+    ks: Sequence[int] = DEFAULT_KS,
+    baselines: BaselineNames = "all",
+    budget: BaselineBudget | None = None,
+    display: Display | None = None,
+) -> tuple[dict[str, Measurement], list[str]]:
+    """Measurements of the baselines; and why one that could be there, or was named, is not.
+
+    Args:
+        test: The events to measure on.
+        train: What the baselines learn from, and what `unseen` excludes.
+        ks: Lengths of lists.
+        baselines: Which; `all`, their names, or `none`.
+        budget: What each may cost; the default one where it is None.
+        display: Shows what is learned and measured.
+
+    Raises:
+        ConfigError: A baseline's name is not known.
+    """
+    names, notes = measurable(baselines, test, train)
+    machine, rows = Machine(), {}
+    for name in names:
+        try:
+            report = no_report if display is None else display.reporter(NAMES[name])
+            rows[name] = measure_baseline(name, test, train, ks, budget, machine, report)
+        except TwoTowerError as error:
+            notes.append(left_out(name, error))
+    return rows, notes
+
+
+def without_budget(baselines: BaselineNames) -> BaselineNames:
+    """Those of the baselines that learn in no time, which may be measured on a second part as well."""
+    if baselines == "none":
+        return "none"
+    return [name for name in NAMES if name not in IN_STEPS and (baselines == "all" or name in baselines)]
+
+
+def measurable(baselines: BaselineNames, test: Dataset, train: Dataset) -> tuple[list[str], list[str]]:
+    """Which of the baselines mean something on this split, in the order of reports; and why one named does not.
+
+    `recent_popularity` does where no event of train is later than one of test: elsewhere, also where each query's
+    last event is test, "recent" would be the future of many test events. `oracle` does where the truth is known.
+
+    Raises:
+        ConfigError: A baseline's name is not known.
+    """
+    check_baselines(baselines)
+    if baselines == "none":
+        return [], []
+    reasons = {}
+    if not follows(test, train):
+        reasons["recent_popularity"] = "events of train are later than some of test, or have no times"
+    if test.oracle is None:
+        reasons["oracle"] = "only simulated data has one"
+    wanted = [name for name in NAMES if baselines == "all" or name in baselines]
+    notes = [left_out(name, reasons[name]) for name in wanted if name in reasons and baselines != "all"]
+    return [name for name in wanted if name not in reasons], notes
+
+
+def measure_baseline(
+    name: str,
+    test: Dataset,
+    train: Dataset,
+    ks: Sequence[int] = DEFAULT_KS,
+    budget: BaselineBudget | None = None,
+    machine: Machine | None = None,
+    report: ReportStep = no_report,
+) -> Measurement:
+    """Learns one baseline and measures it.
+
+    Args:
+        name: One of those that `measurable` gives.
+        test: The events to measure on.
+        train: What it learns from, and what `unseen` excludes.
+        ks: Lengths of lists.
+        budget: What it may cost; the default one where it is None.
+        machine: Says how fast this machine is; measured again where it is None.
+        report: Told the step that runs.
+
+    Raises:
+        OverBudgetError: It is estimated to cost more than its budget, or turned out to.
+        MissingExtraError: It needs a library that is not installed.
+    """
+    report("learning")
+    if name not in IN_STEPS:
+        return measure(_learned_at_once(name, test, train), test, train, ks, report)
+    budget, machine, learn = budget or BaselineBudget(), machine or Machine(), IN_STEPS[name]
+    check_cost(learn.cost(train, machine), budget, machine)
+    clock = Clock(budget.seconds, report)
+    return measure(learn(train, step=clock), test, train, ks, clock)
+
+
+def left_out(name: str, reason: object) -> str:
+    """The note that says why a baseline is not there."""
+    return f"{NAMES[name]} is not in the table: {reason}"
+
+
+def follows(test: Dataset, train: Dataset) -> bool:
+    """Whether all of test happened after train, or at its last instant at the earliest."""
+    return train.time is not None and float(train.times.max()) <= float(test.times.min())
+
+
+def _learned_at_once(name: str, test: Dataset, train: Dataset) -> Scorer:
+    if name == "oracle":
+        assert test.oracle is not None
+        return OracleScorer(test.oracle)
+    return AT_ONCE[name](train)
