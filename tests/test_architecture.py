@@ -45,7 +45,7 @@ def test_a_folder_imports_only_from_those_above_it(layer: str) -> None:
 
 
 def test_the_ground_stands_on_nothing() -> None:
-    for name in ("errors", "extras", "files", "interruption", "processes", "saved", "version"):
+    for name in ("errors", "extras", "files", "interruption", "locks", "processes", "saved", "version"):
         assert all(layer_of(found) == "ground" for found in imports_of(ROOT / f"{name}.py"))
 
 

@@ -25,7 +25,7 @@ from toy import groups_log, toy_model
 from twotower.arrow import read_table, write_table
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.features import Category, History
-from twotower.files import exchanged, replaced_folder
+from twotower.files import MarkedFolder, exchanged, replaced_folder
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Hnsw, Retriever
 from twotower.saved import FileRecord, Manifest, _digest
@@ -335,8 +335,9 @@ def test_where_folders_cannot_change_places_one_is_renamed_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twotower.files.exchanged", lambda *_: False)
+    ours = MarkedFolder("ours", "it", bool, ())
     for content in ("first", "second"):
-        with replaced_folder(tmp_path / "shop") as building:
+        with replaced_folder(tmp_path / "shop", ours) as building:
             (building / "it").write_text(content)
     assert (tmp_path / "shop" / "it").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
@@ -375,16 +376,18 @@ def test_a_reader_always_finds_a_bundle_and_a_kill_leaves_one(retriever: Retriev
 
 
 def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path) -> None:
-    gone = {".shop.old.building", ".shop.old.retired"}
-    names = gone | {".sh*p.old.building", ".shop.new.building", ".shopping.old.building", ".shop.old.toml"}
+    gone = {".shop.k3_old_q.building", ".shop.k3_old_q.retired"}
+    mine = {".shop.old.building", ".shop.k3_old_q.toml", ".shopping.k3_old_q.building"}
+    names = gone | mine | {".sh*p.k3_old_q.building", ".shop.k3_new_q.building"}
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_bytes(b"some")
         if "old" in name:
             os.utime(tmp_path / name, (0, 0))
-    first, then = names, names - {".sh*p.old.building"}
+    ours = MarkedFolder("ours", "file", bool, ())
+    first, then = names, names - {".sh*p.k3_old_q.building"}
     for target, left in (("sh*p", first), ("sh*p", then), ("shop", then), ("shop", then - gone)):
-        with replaced_folder(tmp_path / target) as building:
+        with replaced_folder(tmp_path / target, ours) as building:
             (building / "file").write_bytes(b"whole")
         assert {path.name for path in tmp_path.iterdir()} - {"sh*p", "shop"} == left
 

@@ -11,10 +11,11 @@ import typer
 from twotower.cli.output import console_for, write_json
 from twotower.data.sources import read_table
 from twotower.errors import ConfigError
-from twotower.retrieval import IndexSettings, Retriever
+from twotower.locks import locked
+from twotower.retrieval import IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
-from twotower.retrieval.bundle import with_onnx
-from twotower.study.results import read_results
+from twotower.retrieval.bundle import check_bundle_target, with_onnx
+from twotower.study.notes import study_notes
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
@@ -43,11 +44,14 @@ def bundle(
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a trained one: another index, another catalogue, a study's results to show."""
-    retriever = Retriever.load(trained)
-    notes = {} if study is None else {"study": msgspec.to_builtins(read_results(study / "results.json"))}
+    check_bundle_target(out)
+    settings = parsed_index(index)
     catalogue = None if candidates is None else read_table(candidates, "candidates")
-    made = rebuilt(retriever.bundle, catalogue, parsed_index(index), parity, notes)
-    _saved(Retriever(with_onnx(made) if onnx else made), out, json)
+    with locked(out):
+        old = Retriever.load(trained).bundle
+        notes = {} if study is None else study_notes(study, old.details)
+        made = rebuilt(old, catalogue, settings, parity, notes)
+        _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
 @candidates.command("add")
@@ -57,7 +61,9 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Add candidates to a bundle; those whose id it knows are changed."""
-    _saved(Retriever.load(folder).add(read_table(table, "candidates")), folder, json)
+    added = read_table(table, "candidates")
+    with editing(folder) as retriever:
+        _saved(retriever.add(added), folder, json)
 
 
 @candidates.command("withdraw")
@@ -67,7 +73,8 @@ def withdraw(
     json: JsonOption = False,
 ) -> None:
     """Withdraw candidates from a bundle."""
-    _saved(Retriever.load(folder).withdraw(ids), folder, json)
+    with editing(folder) as retriever:
+        _saved(retriever.withdraw(ids), folder, json)
 
 
 def parsed_index(text: str) -> IndexSettings:

@@ -12,16 +12,27 @@ import typer
 from twotower.cli.output import console_for, write_json
 from twotower.data import ParquetLog
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.files import MarkedFolder, write_file
+from twotower.locks import unfinished
 from twotower.retrieval import Retriever
+from twotower.retrieval.bundle import check_bundle_target
 from twotower.study.config import Config, config_of
 from twotower.study.trained import train_by_recipe, train_streamed
 from twotower.training.callbacks import ProgressBar
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
+WORK = "an unfinished training of `twotower train`"
+PARTIAL = MarkedFolder(
+    WORK,
+    "train",
+    WORK.encode().__eq__,
+    ("search/state.json", "search/*.safetensors", "final/state.json", "final/*.safetensors"),
+)
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
 
 
 def train(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     json: JsonOption = False,
@@ -32,6 +43,8 @@ def train(
     after it when it recommends. An interrupted training goes on where it was when the same command is given again.
     """
     console = console_for(json)
+    check_bundle_target(out)
+    checkpoint = context.with_resource(unfinished(out, PARTIAL))
     config = _for_serving(config_of(source))
     parts = config.parts()
     train, test = parts.train, parts.test
@@ -39,7 +52,7 @@ def train(
     console.print(
         f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}", markup=False
     )
-    checkpoint = out.with_name(f"{out.name}.partial")
+    write_file(checkpoint / PARTIAL.marker, PARTIAL.name)
     with ProgressBar(console, str(config.model.layers)) as progress:
         if isinstance(train, ParquetLog):
             trained = train_streamed(

@@ -16,7 +16,7 @@ from twotower.errors import ConfigError
 from twotower.processes import cores
 from twotower.study.config import Config, SplitConfig, config_of
 from twotower.study.recipes import RecipeName
-from twotower.study.runner import StudyPlan, run_study
+from twotower.study.runner import StudyPlan, check_study_target, run_study
 from twotower.study.tables import results_table
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
@@ -59,6 +59,7 @@ def study(
     where it was when the same command is given again.
     """
     console = console_for(json)
+    check_study_target(out)
     config = _with_options(config_of(source), recipe, split, split_seed, epochs)
     depths = [parse_layers(text) for text in layers] if layers else [list(depth) for depth in DEPTHS]
     data = config.data.load()

@@ -11,8 +11,10 @@ import typer
 
 from twotower.cli.output import console_for, write_json
 from twotower.extras import require
+from twotower.files import check_folder_target
 from twotower.processes import cores
 from twotower.study.config import config_of
+from twotower.tuning.folder import TuningFolder
 
 MINUTES = 10.0
 
@@ -42,12 +44,13 @@ def tune(
     DIR gets best.toml, which train and study take, tune.html, tune.json and tune.db. An interrupted search
     goes on where it was when the same command is given again. It needs the extra: pip install 'twotower[tune]'.
     """
-    for module in ("optuna", "filelock", "tomli_w"):
+    for module in ("optuna", "tomli_w"):
         require(module, "tune")
     from twotower.tuning.runner import TunePlan
     from twotower.tuning.runner import tune as search
 
     console = console_for(json)
+    check_folder_target(out, TuningFolder())
     plan = TunePlan(
         config=config_of(source),
         trials=trials,

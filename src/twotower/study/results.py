@@ -9,6 +9,7 @@ import msgspec
 from twotower.errors import SavedFolderError
 from twotower.evaluation.metrics import Metrics, Scores
 from twotower.files import write_file
+from twotower.saved import read_json
 
 __all__ = [
     "CurvePoint",
@@ -132,6 +133,6 @@ def read_results(path: Path) -> Study:
         SavedFolderError: The file is missing or is not a study's results.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Study)
-    except (OSError, msgspec.DecodeError) as error:
+        return read_json(path, Study)
+    except SavedFolderError as error:
         raise SavedFolderError(f"{path} holds no study's results: {error}") from error

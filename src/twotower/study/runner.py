@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shutil
 import time
 from contextlib import nullcontext
@@ -18,8 +19,10 @@ from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError
 from twotower.evaluation import measure_baselines
-from twotower.files import write_file
+from twotower.files import MarkedFolder, check_folder_target, publish, write_file
+from twotower.locks import unfinished
 from twotower.processes import cores
+from twotower.saved import SavedKind, write_manifest
 from twotower.study.config import Config
 from twotower.study.curves import write_curves
 from twotower.study.recipes import Recipe
@@ -31,6 +34,18 @@ from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
 
 METRIC = "top_100"
+KIND, FORMAT = "twotower study", 1
+
+PARTIAL = MarkedFolder(
+    "an unfinished study",
+    "identity",
+    lambda raw: re.fullmatch(rb"[0-9a-f]{64}", raw) is not None,
+    (
+        *("results.json", "curves.png", "curves.svg", "report.html", "manifest.json", "runs/*.json"),
+        *("checkpoints/*/state.json", "checkpoints/*.safetensors"),
+        *("models/*.json", "models/*.arrow", "models/*.safetensors"),
+    ),
+)
 
 
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,15 +92,34 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
         console: Where progress is shown.
 
     Raises:
-        SavedFolderError: `OUT.partial` is of another study.
+        ConfigError: The folder is there and is no study's, or cannot be written.
+        SavedFolderError: `OUT.partial` is of another study, or another process is at work on it.
         TwoTowerError: A training diverged.
     """
+    check_study_target(out)
+    with unfinished(out, PARTIAL) as partial:
+        study = _finished(plan, data, partial, command=command, console=console)
+        _publish(partial, out)
+    return study
+
+
+def check_study_target(out: Path) -> Path:
+    """The folder to write, links followed, after a check that it may be written.
+
+    Raises:
+        ConfigError: It is there and is no study's, or it cannot be written.
+    """
+    return check_folder_target(out, SavedKind(KIND))
+
+
+def _finished(plan: StudyPlan, data: Dataset, partial: Path, *, command: str, console: Console) -> Study:
+    """Runs a study in the folder of what is finished so far, and writes its report there."""
     started = time.perf_counter()
     config = plan.config
     rule = config.split.parsed()
     split = rule(data)
     recipe = config.resolved_recipe(split.train)
-    partial = _partial_folder(plan, split, out)
+    _claim(partial, plan, split)
     with console.status("measuring the baselines") if console.is_terminal else nullcontext():
         baselines, notes = measure_baselines(split.test, split.train)
         curve_baselines, validation_size = baselines, 0
@@ -116,7 +150,6 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
     write_results(study, partial / "results.json")
     write_curves(study, partial)
     write_report(study, partial / "report.html")
-    _publish(partial, out)
     return study
 
 
@@ -142,32 +175,35 @@ def _runs(plan: StudyPlan, recipe: Recipe, split: Split, rule: SplitRule, partia
     return runs
 
 
-def _partial_folder(plan: StudyPlan, split: Split, out: Path) -> Path:
-    """The folder of what is finished so far, new or that of an interrupted run of the same study."""
+def _claim(partial: Path, plan: StudyPlan, split: Split) -> None:
+    """Marks the folder of what is finished so far as that of this study.
+
+    Raises:
+        SavedFolderError: It is that of an interrupted study with other settings.
+    """
     identity = hashlib.sha256(msgspec.json.encode(plan) + split.fingerprint.encode() + VERSION.encode()).hexdigest()
-    partial = out.with_name(f"{out.name}.partial")
-    mark = partial / "identity"
-    if not partial.exists():
+    mark = partial / PARTIAL.marker
+    if not mark.exists():
         write_file(mark, identity)
-    elif not mark.is_file() or mark.read_text() != identity:
+    elif mark.read_text() != identity:
         raise SavedFolderError(
             f"{partial} is left from an interrupted study with other settings; finish that one with its own "
             f"command, delete the folder, or choose another --out"
         )
-    return partial
 
 
 def _publish(partial: Path, out: Path) -> None:
-    """Makes the finished folder take the place of the last one."""
+    """Makes the finished folder take the place of the last one.
+
+    Raises:
+        ConfigError: Meanwhile somebody has put something else there; what is finished is kept.
+    """
+    real = check_study_target(out)
     for name in ("runs", "checkpoints"):
         shutil.rmtree(partial / name, ignore_errors=True)
-    (partial / "identity").unlink()
-    retired = out.with_name(f".{out.name}.retired")
-    shutil.rmtree(retired, ignore_errors=True)
-    if out.exists():
-        out.rename(retired)
-    partial.rename(out)
-    shutil.rmtree(retired, ignore_errors=True)
+    (partial / PARTIAL.marker).unlink()
+    write_manifest(partial, KIND, FORMAT, VERSION, {})
+    publish(partial, real, SavedKind(KIND))
 
 
 def _looks_ahead(config: Config, recipe: Recipe) -> list[str]:

@@ -18,7 +18,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.splits import fingerprint
 from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError
-from twotower.files import replaced_folder
+from twotower.files import MarkedFolder, replaced_folder
 from twotower.model.two_tower import TwoTower
 from twotower.training.history import TrainingHistory
 
@@ -31,6 +31,17 @@ Weights = dict[str, Tensor]
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
     history: TrainingHistory
+
+
+def _is_state(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=_State)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return False
+    return True
+
+
+KIND = MarkedFolder("a checkpoint", "state.json", _is_state, ("*.safetensors",))
 
 
 class Checkpoint:
@@ -81,7 +92,7 @@ class Checkpoint:
         """Replaces the folder's content, unless the last time was a moment ago."""
         if time.monotonic() - self._written < EVERY_SECONDS:
             return
-        with replaced_folder(self.folder) as building:
+        with replaced_folder(self.folder, KIND) as building:
             (building / "state.json").write_bytes(msgspec.json.encode(_State(self.identity, history)))
             save_file(model.state_dict(), building / "weights.safetensors")
             save_file(_optimizer_tensors(optimizer), building / "optimizer.safetensors")

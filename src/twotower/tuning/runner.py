@@ -21,7 +21,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import Scores, measure_baselines, rank_metrics
-from twotower.files import write_file
+from twotower.files import check_folder_target, write_file
 from twotower.processes import cores
 from twotower.study.config import Config, DataConfig
 from twotower.study.runner import summary_of
@@ -29,6 +29,7 @@ from twotower.training.callbacks import ProgressBar
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import Database
 from twotower.tuning.final import train_and_measure
+from twotower.tuning.folder import LOCK, TuningFolder
 from twotower.tuning.importance import importances
 from twotower.tuning.live import LiveTable
 from twotower.tuning.pool import run_workers
@@ -73,8 +74,8 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         console: Where progress is shown.
 
     Raises:
-        ConfigError: The config or its space cannot be used.
-        SavedFolderError: The folder holds something else, or another command is at work in it.
+        ConfigError: The config or its space cannot be used, or the folder is no tuning's or cannot be written.
+        SavedFolderError: Another command is at work in the folder, or its tuning is of something else.
         TwoTowerError: No worker could start, or every trial failed.
     """
     budget = Budget.of(plan.trials, plan.minutes)
@@ -85,7 +86,7 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         budget=budget,
         threads=max(1, cores() // plan.workers),
     )
-    _check_folder(out, job.database)
+    check_folder_target(out, TuningFolder())
     data = plan.config.data.load()
     rule = plan.config.split.parsed()
     split = rule(data)
@@ -116,20 +117,12 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
     return tuning
 
 
-def _check_folder(out: Path, database: Path) -> None:
-    """Refuses a folder with files that are not a tuning's; hidden ones, such as locks, do not count."""
-    if not out.exists() or database.is_file():
-        return
-    if not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir()):
-        raise SavedFolderError(f"{out} holds something else than a tuning; choose another --out, or delete it")
-
-
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """Makes the folder and keeps other commands out of it; the lock ends with the process, however it ends."""
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".tune.lock", timeout=0):
+        with FileLock(out / LOCK, timeout=0):
             yield
     except Timeout as error:
         raise SavedFolderError(f"another command is tuning in {out}; wait for it, or choose another --out") from error

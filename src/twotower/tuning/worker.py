@@ -14,6 +14,7 @@ from optuna.trial import Trial, TrialState
 from twotower.study.config import Config
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import WORKER, Database, seconds_of
+from twotower.tuning.folder import CLAIM_LOCK, DATABASE
 from twotower.tuning.objective import run_trial
 from twotower.tuning.sampler import SeededSampler
 from twotower.tuning.space import SearchSpace
@@ -39,7 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def database(self) -> Path:
         """The file of the trials."""
-        return Path(self.out) / "tune.db"
+        return Path(self.out) / DATABASE
 
 
 def work(raw: bytes, worker: int) -> None:
@@ -63,7 +64,7 @@ def work(raw: bytes, worker: int) -> None:
 
 def _claim(database: Database, job: Job, worker: int) -> tuple[Trial, float | None] | None:
     """The next trial and its deadline; None where enough are done or under way, or the time is up."""
-    with FileLock(Path(job.out) / ".claim.lock"):
+    with FileLock(Path(job.out) / CLAIM_LOCK):
         finished = database.finished()
         running = sum(trial.state == TrialState.RUNNING for trial in database.trials())
         if job.budget.trials is not None and len(finished) + running >= job.budget.trials:
