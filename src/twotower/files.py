@@ -118,11 +118,11 @@ def check_folder_target(target: Path, kind: FolderKind) -> Path:
     """
     real = _resolved(target)
     if real == Path(real.anchor) or real in _around_here():
-        raise ConfigError(f"{target} is the working folder or one around it; expected a folder of its own to write")
+        raise ConfigError(f"{target} is the working folder or contains it; choose a folder of its own")
     if os.path.lexists(real) and not real.is_dir():
         raise ConfigError(f"{target} is a file; expected a folder to write")
     if real.is_dir() and os.path.ismount(real):
-        raise ConfigError(f"{target} is a mount point, which cannot be replaced; expected a folder in it")
+        raise ConfigError(f"{target} is a mount point, which cannot be replaced; choose a folder in it")
     _check_writable(target, real)
     if (refusal := _refusal(target, real, kind)) is not None:
         raise ConfigError(refusal)
@@ -150,7 +150,7 @@ def check_file_target(target: Path, is_ours: Callable[[Path], bool], name: str) 
         except OSError as error:
             raise ConfigError(f"{target} cannot be read: {error}") from error
         if not replaceable:
-            raise ConfigError(f"{target} is there and is not {name}; delete it, or choose another file to write")
+            raise ConfigError(f"{target} already exists and is not {name}; choose another file, or delete this one")
     return real
 
 
@@ -263,17 +263,17 @@ def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
         owned = kind.files_of(folder)
         if owned is None:
             return (
-                f"{target} is there and is not {kind.name} ({first} is in it); delete it, or choose another folder to "
-                f"write"
+                f"{target} already exists and is not {kind.name} (it contains {first}); choose another folder, or "
+                f"delete this one"
             )
         foreign = next((name for name in names_in(folder) if name not in owned), None)
     except OSError as error:
-        return f"{target} is there and cannot be read: {error}"
+        return f"{target} already exists and cannot be read: {error}"
     if foreign is None:
         return None
     return (
-        f"{target} is {kind.name}, but {foreign} in it is not part of it and would be lost; move that file, or choose "
-        f"another folder to write"
+        f"{target} is {kind.name} that also contains {foreign}, which would be lost; move that file, or choose another "
+        f"folder"
     )
 
 
@@ -310,7 +310,7 @@ def _check_writable(target: Path, real: Path) -> None:
     try:
         Path(tempfile.mkdtemp(prefix=f".{real.name}.", suffix=".building", dir=place)).rmdir()
     except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {place}: {error.strerror}") from error
+        raise ConfigError(f"{target} cannot be written: no file can be made in {place}: {error.strerror}") from error
 
 
 def _free_names(target: Path) -> Iterator[Path]:

@@ -69,7 +69,7 @@ class SavedKind:
     @property
     def name(self) -> str:
         """What it is, as errors say it."""
-        return f"a saved {self.kind}"
+        return f"a saved {self.kind.removeprefix('twotower ')}"
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
         """The files that the manifest lists, damaged ones included; None where there is no such manifest."""

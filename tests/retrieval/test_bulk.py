@@ -175,7 +175,7 @@ def test_a_folder_of_ones_own_beside_the_file_is_never_touched(
     mine = tmp_path / "out.parquet.partial" / "job.json"
     mine.parent.mkdir()
     mine.write_text('{"my": "job"}')
-    with pytest.raises(ConfigError, match=r"out\.parquet\.partial is there and is not unfinished work"):
+    with pytest.raises(ConfigError, match=r"out\.parquet\.partial already exists and is not unfinished work"):
         recommend_all(retriever, queries, tmp_path / "out.parquet", 4, restart=restart)
     assert mine.read_text() == '{"my": "job"}'
 
@@ -206,7 +206,7 @@ def test_a_file_that_is_not_such_an_answer_is_never_replaced(
     else:
         out.write_text('{"user": 1}\n' if suffix == ".jsonl" else "user,rank\n1,1\n")
     before = out.read_bytes()
-    with pytest.raises(ConfigError, match=f"mine{suffix} is there and is not a file of such recommendations"):
+    with pytest.raises(ConfigError, match=f"mine{suffix} already exists and is not a file of such recommendations"):
         recommend_all(retriever, queries, out, 4)
     assert out.read_bytes() == before
     out.write_bytes(b"")

@@ -119,7 +119,7 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
     with pytest.raises(SavedFolderError, match="data and split, config differ"):
         attempt(other_split, out)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match=r"is not a tuning \(thesis.tex is in it\)"):
+    with pytest.raises(ConfigError, match=r"is not a tuning \(it contains thesis\.tex\)"):
         attempt(config, tmp_path)
     with pytest.raises(ConfigError, match=r"thesis.tex is a file; expected a folder"):
         attempt(config, tmp_path / "thesis.tex")
@@ -127,7 +127,7 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
     with closing(sqlite3.connect(tmp_path / "other" / "tune.db")) as mine:
         mine.execute("create table songs (name text)")
     before = (tmp_path / "other" / "tune.db").read_bytes()
-    with pytest.raises(ConfigError, match="other is there and is not a tuning"):
+    with pytest.raises(ConfigError, match="other already exists and is not a tuning"):
         attempt(config, tmp_path / "other")
     assert (tmp_path / "other" / "tune.db").read_bytes() == before
     with FileLock(out / ".tune.lock"), pytest.raises(SavedFolderError, match="another command is tuning in"):
