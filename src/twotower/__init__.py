@@ -21,7 +21,7 @@ from twotower.features import (
     Vector,
 )
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
-from twotower.retrieval import Answer, Exact, Hnsw, IvfPq, Recommendation, Retriever
+from twotower.retrieval import Answer, Exact, Hnsw, IvfPq, Recommendation, Retriever, editing
 from twotower.training import (
     Adagrad,
     AdamW,
@@ -70,6 +70,7 @@ __all__ = [
     "Vector",
     "__version__",
     "data",
+    "editing",
     "evaluate",
     "load_model",
     "save_model",

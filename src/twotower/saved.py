@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,6 +14,8 @@ from twotower.errors import SavedFolderError
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 22
 """Bytes: a larger manifest is not one of ours."""
+
+T = TypeVar("T")
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +56,51 @@ class _Header(msgspec.Struct, frozen=True):
     library: str
 
 
+@dataclass(frozen=True)
+class SavedKind:
+    """A kind of folder that has a manifest, by which one that may be replaced is recognised; see `FolderKind`.
+
+    Attributes:
+        kind: As the manifest says it, `twotower model`.
+    """
+
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """What it is, as errors say it."""
+        return f"a saved {self.kind.removeprefix('twotower ')}"
+
+    def files_of(self, folder: Path) -> frozenset[str] | None:
+        """The files that the manifest lists, damaged ones included; None where there is no such manifest."""
+        try:
+            header = read_json(folder / MANIFEST, _Header, LARGEST_MANIFEST)
+            if header.kind != self.kind:
+                return None
+            return frozenset(read_json(folder / MANIFEST, Manifest).files) | {MANIFEST}
+        except SavedFolderError:
+            return None
+
+
+def read_json(path: Path, kind: type[T], largest: int | None = None) -> T:
+    """Reads a JSON file of a saved folder.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        largest: Bytes of it, at most; None for any number.
+
+    Raises:
+        SavedFolderError: It is missing, cannot be read, is larger, or holds something else.
+    """
+    try:
+        if largest is not None and (size := path.stat().st_size) > largest:
+            raise SavedFolderError(f"{path} has {size} bytes; expected at most {largest}")
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:  # bytes that are no text: ValueError
+        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+
+
 def write_manifest(folder: Path, kind: str, form: int, library: str, details: dict[str, Any]) -> Manifest:
     """Writes the manifest of all files that are in the folder, as the last of them."""
     files = {
@@ -77,16 +125,22 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
     Raises:
         SavedFolderError: It is something else, of a newer format, or a file is missing, truncated or altered.
     """
+    try:
+        manifest = _manifest(folder, kind, newest)
+        for name, record in manifest.files.items():
+            _check_file(folder, name, record)
+        return manifest
+    except SavedFolderError:
+        raise
+    except Exception as error:  # anything may lie there, vanish, or be closed to us
+        raise SavedFolderError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _manifest(folder: Path, kind: str, newest: int) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise SavedFolderError(f"{folder} is no saved folder: it has no {MANIFEST}")
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise SavedFolderError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_MANIFEST}")
-    raw = path.read_bytes()
-    try:
-        header = msgspec.json.decode(raw, type=_Header)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+    header = read_json(path, _Header, LARGEST_MANIFEST)
     if header.kind != kind:
         raise SavedFolderError(f"{folder} is a {header.kind!r}; expected a {kind!r}")
     if header.format > newest:
@@ -94,14 +148,9 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
             f"{folder} has format {header.format}, written by twotower {header.library}; this version reads up to "
             f"{newest}: upgrade twotower to open it"
         )
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+    manifest = read_json(path, Manifest, LARGEST_MANIFEST)
     if _digest(msgspec.structs.replace(manifest, digest="")) != manifest.digest:
         raise SavedFolderError(f"{path} was altered: its digest does not match its content")
-    for name, record in manifest.files.items():
-        _check_file(folder, name, record)
     return manifest
 
 

@@ -15,10 +15,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from twotower.study.results import read_results
 
 from twotower.cli.study import parse_layers
 from twotower.errors import ConfigError
-from twotower.study.results import read_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = """

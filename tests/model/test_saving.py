@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pytest
 import torch
 
 from toy import groups_log, toy_model
+from twotower import arrow
 from twotower.errors import NotFittedError, SavedFolderError
 from twotower.features import Category
 from twotower.model import Tower, TwoTower, load_model, save_model
+from twotower.model.saving import write_model
 
 
 @pytest.fixture
@@ -44,17 +48,33 @@ def test_a_model_saved_before_temperatures_could_be_learned_loads(model: TwoTowe
     older = {name: value for name, value in model.settings().items() if name != "learn_temperature"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "settings", lambda: older)
-        save_model(model, tmp_path / "model")
+        write_model(model, tmp_path / "model")
     data = groups_log(100)
     assert torch.equal(load_model(tmp_path / "model").embed_queries(data), model.embed_queries(data))
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(model: TwoTower, tmp_path: Path) -> None:
     save_model(model, tmp_path / "model")
-    (tmp_path / "model" / "stale").write_text("from before")
+    first = (tmp_path / "model").stat().st_ino
     save_model(model, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert not (tmp_path / "model" / "stale").exists()
+    assert (tmp_path / "model").stat().st_ino != first
+
+
+def test_what_cannot_be_read_again_is_not_published(
+    model: TwoTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(model, tmp_path / "model")
+    before = (tmp_path / "model" / "manifest.json").read_bytes()
+
+    def shortened(table: pa.Table, path: Path) -> None:
+        arrow.write_table(table.slice(0, len(table) - 1), path)
+
+    monkeypatch.setattr("twotower.model.saving.write_table", shortened)
+    with pytest.raises(SavedFolderError, match="model was not written"):
+        save_model(model, tmp_path / "model")
+    assert (tmp_path / "model" / "manifest.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_failed_save_keeps_what_was_there(model: TwoTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +131,7 @@ def test_a_newer_another_or_an_altered_manifest_is_refused(model: TwoTower, tmp_
         _changed(folder, **changes)
         with pytest.raises(SavedFolderError, match=message):
             load_model(folder)
+        shutil.rmtree(folder)
 
 
 def test_a_manifest_that_leads_out_of_the_folder_is_refused(model: TwoTower, tmp_path: Path) -> None:
@@ -126,6 +147,7 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(model: TwoTower, tmp
         (folder / "manifest.json").write_bytes(msgspec.json.encode(forged))
         with pytest.raises(SavedFolderError, match="leaves the folder"):
             load_model(folder)
+        shutil.rmtree(folder)
 
 
 def test_what_is_no_saved_folder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from toy import groups_log, toy_model
 from twotower.errors import ConfigError, DataError, SavedFolderError
@@ -157,12 +159,104 @@ def test_a_killed_command_goes_on(retriever: Retriever, queries: Path, tmp_path:
 def test_what_is_left_of_another_job_is_left_behind_only_when_asked(
     retriever: Retriever, queries: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out.parquet"
-    (tmp_path / "out.parquet.partial").mkdir()
-    (tmp_path / "out.parquet.partial" / "job.json").write_text("{")
-    with pytest.raises(SavedFolderError, match="other bundle, queries, k, filters"):
+    out, left = tmp_path / "out.parquet", tmp_path / "out.parquet.partial"
+    left.mkdir()
+    (left / "job.json").write_text('{"bundle": "b", "queries": "q", "k": 3, "filters": {}}')
+    with pytest.raises(SavedFolderError, match="other bundle, queries, k;"):
         recommend_all(retriever, queries, out, 4)
     assert recommend_all(retriever, queries, out, 4, restart=True) == 47
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_ones_own_beside_the_file_is_never_touched(
+    retriever: Retriever, queries: Path, tmp_path: Path, restart: bool
+) -> None:
+    mine = tmp_path / "out.parquet.partial" / "job.json"
+    mine.parent.mkdir()
+    mine.write_text('{"my": "job"}')
+    with pytest.raises(ConfigError, match=r"out\.parquet\.partial already exists and is not unfinished work"):
+        recommend_all(retriever, queries, tmp_path / "out.parquet", 4, restart=restart)
+    assert mine.read_text() == '{"my": "job"}'
+
+
+def test_other_formats_say_the_same(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
+    for suffix in (".parquet", ".jsonl", ".csv"):
+        for _ in range(2):  # the second replaces what the first wrote
+            assert recommend_all(retriever, queries, tmp_path / f"out{suffix}", 3) == 47
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert lines == rows
+    table = csv.read_csv(tmp_path / "out.csv").to_pylist()
+    assert [(one["user"], one["rank"], one["candidate"], one["basis"], one["version"]) for one in table] == [
+        (row["user"], rank, candidate, row["basis"], row["version"])
+        for row in rows
+        for rank, candidate in enumerate(row["candidates"], start=1)
+    ]
+    assert [one["score"] for one in table] == pytest.approx([score for row in rows for score in row["scores"]])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_file_that_is_not_such_an_answer_is_never_replaced(
+    retriever: Retriever, queries: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"mine{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"user": [1], "candidates": [[2]], "scores": [[0.5]]}), out)
+    else:
+        out.write_text('{"user": 1}\n' if suffix == ".jsonl" else "user,rank\n1,1\n")
+    before = out.read_bytes()
+    with pytest.raises(ConfigError, match=f"mine{suffix} already exists and is not a file of such recommendations"):
+        recommend_all(retriever, queries, out, 4)
+    assert out.read_bytes() == before
+    out.write_bytes(b"")
+    recommend_all(retriever, queries, out, 4)
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_the_file_of_queries_is_never_replaced(
+    retriever: Retriever, queries: Path, tmp_path: Path, link: str | None
+) -> None:
+    recommend_all(retriever, queries, tmp_path / "before.parquet", 1)  # one that would be recognised
+    ids = tmp_path / "ids.parquet"
+    table = pq.read_table(tmp_path / "before.parquet")
+    pq.write_table(table.select(["user"]).replace_schema_metadata(table.schema.metadata), ids)
+    out = ids if link is None else tmp_path / "linked.parquet"
+    if link is not None:
+        getattr(out, link)(ids)
+    before = ids.read_bytes()
+    with pytest.raises(ConfigError, match="is the file of --queries"):
+        recommend_all(retriever, ids, out, 4)
+    assert ids.read_bytes() == before
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(retriever: Retriever, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    out = tmp_path / "out.parquet"
+    out.symlink_to(tmp_path / "there" / "real.parquet")
+    (tmp_path / "loop.parquet").symlink_to(tmp_path / "loop.parquet")
+    with pytest.raises(ConfigError, match="a link that leads nowhere"):
+        recommend_all(retriever, queries, tmp_path / "loop.parquet", 4)
+    for _ in range(2):
+        recommend_all(retriever, queries, out, 4)
+        assert out.is_symlink()
+        assert len(pq.read_table(tmp_path / "there" / "real.parquet")) == 47
+
+
+def test_endings_and_places_that_cannot_be_written_are_refused_at_once(
+    retriever: Retriever, queries: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out, expected in {
+        tmp_path / "out.txt": "expected a name that ends in .parquet, .csv or .jsonl",
+        tmp_path / "out": "expected a name that ends in",
+        tmp_path / "file" / "out.csv": "cannot be written",
+        tmp_path / f"{'x' * 300}.csv": "cannot be written",
+        Path("/proc/out.csv"): "cannot be written",
+        tmp_path: "expected a name that ends in",
+    }.items():
+        with pytest.raises(ConfigError, match=expected):
+            recommend_all(retriever, queries, out, 4)
 
 
 def test_a_file_without_ids_is_numbered(retriever: Retriever, tmp_path: Path) -> None:
@@ -181,7 +275,9 @@ def test_an_empty_file_has_an_empty_answer(retriever: Retriever, tmp_path: Path)
 
 def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    out.write_text("before")
+    pq.write_table(pa.table({"user": [1]}), tmp_path / "good.parquet")
+    recommend_all(retriever, tmp_path / "good.parquet", out)
+    before = out.read_bytes()
     pq.write_table(pa.table({"user": [1], "colour": ["red"]}), tmp_path / "column.parquet")
     with pytest.raises(ConfigError, match=r"column\.parquet: column 'colour' is none that a query has; expected"):
         recommend_all(retriever, tmp_path / "column.parquet", out)
@@ -193,4 +289,4 @@ def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, 
     pq.write_table(pa.table({"user": [1, 2, 3, 4], "at": [1.0, 2.0, 3.0, np.inf]}), tmp_path / "times.parquet")
     with pytest.raises(DataError, match=r"times\.parquet, row 3: .*at"):
         recommend_all(retriever, tmp_path / "times.parquet", out)
-    assert out.read_text() == "before"
+    assert out.read_bytes() == before

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,11 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from toy import groups_log, toy_model
 from twotower.arrow import read_table, write_table
-from twotower.errors import SavedFolderError, TwoTowerError
+from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.features import Category, History
-from twotower.files import exchanged, replaced_folder
+from twotower.files import MarkedFolder, exchanged, replaced_folder
 from twotower.model import Tower, TwoTower
-from twotower.retrieval import Hnsw, Retriever
+from twotower.retrieval import Hnsw, Retriever, editing
 from twotower.saved import FileRecord, Manifest, _digest
 
 QUERY = {"user": 3}
@@ -299,6 +300,86 @@ def test_no_manifest_at_all_is_refused(folder: Path, raw: bytes) -> None:
         Retriever.load(folder)
 
 
+MUTATIONS = (b"\xff", b"\x80", b"9" * 400, b"-1", b"null", b"[" * 100_000, b"1e999", b'"', b"\0")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", ["manifest.json", "model/manifest.json", "model/config.json"])
+def test_no_bytes_of_a_small_file_raise_anything_else(folder: Path, name: str, signed: bool) -> None:
+    path = folder / name
+    raw = path.read_bytes()
+    draw = np.random.default_rng(0)
+    for mutation in MUTATIONS:
+        for place in draw.integers(len(raw), size=12).tolist():
+            path.write_bytes(raw[:place] + mutation + raw[place + 1 :])
+            if signed and name == "model/config.json":
+                sign_all(folder)
+            elif signed and name == "model/manifest.json":
+                sign(folder)
+            with suppress(SavedFolderError):
+                Retriever.load(folder)  # such as another word in the notes
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "model", "model/manifest.json", "seen.arrow", "embeddings.safetensors"]
+)
+def test_a_folder_in_the_place_of_a_file_and_a_file_in_that_of_a_folder_are_refused(folder: Path, name: str) -> None:
+    path = folder / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(SavedFolderError, match="shop"):
+        Retriever.load(folder)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone"), OSError(5, "?")]
+)
+@pytest.mark.parametrize("call", ["read_bytes", "is_file", "open", "stat"])
+def test_files_that_are_closed_to_us_or_vanish_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, call: str
+) -> None:
+    before = getattr(Path, call)
+
+    def failing(self: Path, *arguments: object, **options: object) -> object:
+        if self.name in ("manifest.json", "config.json"):
+            raise error
+        return before(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, failing)
+    with pytest.raises(SavedFolderError):
+        Retriever.load(folder)
+
+
+def test_what_cannot_be_read_again_is_not_published(
+    retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shortened(table: pa.Table, path: Path) -> None:
+        write_table(table.slice(0, len(table) - 1), path)
+
+    monkeypatch.setattr("twotower.retrieval.bundle.write_table", shortened)
+    with pytest.raises(SavedFolderError, match="shop was not written, as it could not be read again"):
+        retriever.withdraw([3]).save(folder)
+    assert Retriever.load(folder).version == retriever.version
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == ["shop"]
+
+
+def test_a_bundle_with_a_file_of_ones_own_in_it_is_not_replaced(retriever: Retriever, folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"a saved retriever that also contains notes\.txt"):
+        retriever.save(folder)
+    with pytest.raises(ConfigError, match=r"notes\.txt"), editing(folder):
+        pass
+    with pytest.raises(ConfigError, match="model already exists and is not a saved retriever|also contains"):
+        retriever.save(folder / "model")
+    assert (folder / "notes.txt").read_text() == "mine"
+    Retriever.load(folder)
+
+
 def test_other_formats_say_what_to_do(folder: Path) -> None:
     sign(folder, format=3)
     with pytest.raises(SavedFolderError, match="upgrade twotower"):
@@ -335,8 +416,9 @@ def test_where_folders_cannot_change_places_one_is_renamed_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twotower.files.exchanged", lambda *_: False)
+    ours = MarkedFolder("ours", "it", bool, ())
     for content in ("first", "second"):
-        with replaced_folder(tmp_path / "shop") as building:
+        with replaced_folder(tmp_path / "shop", ours) as building:
             (building / "it").write_text(content)
     assert (tmp_path / "shop" / "it").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
@@ -375,16 +457,18 @@ def test_a_reader_always_finds_a_bundle_and_a_kill_leaves_one(retriever: Retriev
 
 
 def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path) -> None:
-    gone = {".shop.old.building", ".shop.old.retired"}
-    names = gone | {".sh*p.old.building", ".shop.new.building", ".shopping.old.building", ".shop.old.toml"}
+    gone = {".shop.k3_old_q.building", ".shop.k3_old_q.retired"}
+    mine = {".shop.old.building", ".shop.k3_old_q.toml", ".shopping.k3_old_q.building"}
+    names = gone | mine | {".sh*p.k3_old_q.building", ".shop.k3_new_q.building"}
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_bytes(b"some")
         if "old" in name:
             os.utime(tmp_path / name, (0, 0))
-    first, then = names, names - {".sh*p.old.building"}
+    ours = MarkedFolder("ours", "file", bool, ())
+    first, then = names, names - {".sh*p.k3_old_q.building"}
     for target, left in (("sh*p", first), ("sh*p", then), ("shop", then), ("shop", then - gone)):
-        with replaced_folder(tmp_path / target) as building:
+        with replaced_folder(tmp_path / target, ours) as building:
             (building / "file").write_bytes(b"whole")
         assert {path.name for path in tmp_path.iterdir()} - {"sh*p", "shop"} == left
 

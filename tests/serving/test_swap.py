@@ -33,7 +33,7 @@ def test_a_bundle_is_swapped_in_when_asked(bundle: Path, client_of: Clients) -> 
     assert client.get("/v1/model").json()["candidates"] == 31
 
 
-@pytest.mark.parametrize("harm", ["altered", "truncated", "missing file", "no manifest", "gone"])
+@pytest.mark.parametrize("harm", ["altered", "truncated", "missing file", "no manifest", "no text", "gone"])
 def test_a_bad_bundle_is_refused_and_the_one_before_goes_on(bundle: Path, client_of: Clients, harm: str) -> None:
     client = client_of(bundle)
     version = client.get("/v1/model").json()["version"]
@@ -46,6 +46,9 @@ def test_a_bad_bundle_is_refused_and_the_one_before_goes_on(bundle: Path, client
         path.write_bytes(raw[:100])
     elif harm == "missing file":
         path.unlink()
+    elif harm == "no text":
+        manifest = (bundle / "manifest.json").read_bytes()
+        (bundle / "manifest.json").write_bytes(manifest.replace(b"twotower retriever", b"twotower \xffetriever"))
     elif harm == "no manifest":
         (bundle / "manifest.json").unlink()
     else:
@@ -91,4 +94,53 @@ def wait_for(found: Callable[[], object]) -> None:
     end = time.monotonic() + 60
     while not found():
         assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+class PanicError(BaseException):
+    """What a library's other side may raise: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), OSError("gone"), MemoryError("full"), PanicError("panic")])
+def test_whatever_goes_wrong_is_a_refusal_and_the_watch_goes_on(bundle: Path, error: BaseException) -> None:
+    failing = False
+
+    def load(folder: Path) -> Retriever:
+        if failing:
+            raise error
+        return Retriever.load(folder)
+
+    served = Served(bundle, load)
+    served.watch(0.01)
+    failing = True
+    newer(bundle).save(bundle)
+    wait_until(lambda: served.last_refused is not None)
+    assert served.last_refused is not None
+    assert str(error) in served.last_refused.reason
+    with pytest.raises(SavedFolderError, match=f"cannot be served: {type(error).__name__}: {error}"):
+        served.reload()
+    failing = False
+    newer(bundle, "newer still").save(bundle)
+    wait_until(lambda: served.swaps == 1)
+    served.stop()
+
+
+def test_the_watch_outlives_what_nobody_thought_of(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(bundle)
+    looks: list[Path] = []
+
+    def identity(folder: Path) -> None:
+        looks.append(folder)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("twotower.serving.served.identity_of", identity)
+    served.watch(0.01)
+    wait_until(lambda: len(looks) > 2)
+    served.stop()
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < until
         time.sleep(0.01)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from twotower.study.trained import train_by_recipe
 
 from toy import groups_log, log_of
 from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
@@ -19,7 +20,6 @@ from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.study.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
 from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.study.recipes import Recipe, recipe
-from twotower.study.trained import train_by_recipe
 from twotower.training import Adagrad, AdamW, Trainer
 from twotower.training.callbacks import ProgressBar
 

@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
-
-from twotower.errors import SavedFolderError
-from twotower.evaluation import Comparison, Measurement, Outcomes, Scores, Slice
-from twotower.evaluation.comparisons import Verdict
-from twotower.evaluation.intervals import Interval
 from twotower.study.curves import DARK, curves_svg, draw_curves, write_curves
 from twotower.study.report import report_html
 from twotower.study.results import (
@@ -29,6 +24,11 @@ from twotower.study.results import (
 )
 from twotower.study.summary import comparisons_of, strongest, verdicts
 from twotower.study.tables import results_table
+
+from twotower.errors import SavedFolderError
+from twotower.evaluation import Comparison, Measurement, Outcomes, Scores, Slice
+from twotower.evaluation.comparisons import Verdict
+from twotower.evaluation.intervals import Interval
 
 
 def scores(value: float) -> Scores:

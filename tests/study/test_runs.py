@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from twotower.study.results import Study
+from twotower.study.runner import StudyPlan, run_study
+from twotower.study.tables import results_table
 
 from toy import groups_log
 from twotower.data import Dataset
@@ -20,9 +23,6 @@ from twotower.errors import TwoTowerError
 from twotower.evaluation import beside
 from twotower.study import runner, runs
 from twotower.study.config import Config, DataConfig, ModelConfig
-from twotower.study.results import Study
-from twotower.study.runner import StudyPlan, run_study
-from twotower.study.tables import results_table
 from twotower.training.callbacks import Line, ProgressBar
 
 

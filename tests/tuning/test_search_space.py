@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import optuna
 import pytest
+from twotower.tuning.settings import complete, value_at, with_values
+from twotower.tuning.space import SearchSpace
 
 from toy import groups_log, log_of
 from twotower.errors import ConfigError
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.study.config import Config, ModelConfig
 from twotower.study.recipes import RecipeName
-from twotower.tuning.settings import complete, value_at, with_values
-from twotower.tuning.space import SearchSpace
 
 LOG = groups_log(events=200)
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -17,10 +18,6 @@ import pytest
 import torch
 from filelock import FileLock
 from rich.console import Console
-
-from twotower.errors import ConfigError, SavedFolderError
-from twotower.progress import Display
-from twotower.study.config import Config, read_config
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import Database
 from twotower.tuning.importance import TRIALS
@@ -29,6 +26,10 @@ from twotower.tuning.report import report_html
 from twotower.tuning.results import Tuning, best_of, shown
 from twotower.tuning.runner import TunePlan, tune
 from twotower.tuning.space import SearchSpace
+
+from twotower.errors import ConfigError, SavedFolderError
+from twotower.progress import Display
+from twotower.study.config import Config, read_config
 
 QUIET = Console(quiet=True)
 
@@ -122,10 +123,17 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
     with pytest.raises(SavedFolderError, match="data and split, config differ"):
         attempt(other_split, out)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(SavedFolderError, match="holds something else than a tuning"):
+    with pytest.raises(ConfigError, match=r"is not a tuning \(it contains thesis\.tex\)"):
         attempt(config, tmp_path)
-    with pytest.raises(SavedFolderError, match="holds something else than a tuning"):
+    with pytest.raises(ConfigError, match=r"thesis.tex is a file; expected a folder"):
         attempt(config, tmp_path / "thesis.tex")
+    (tmp_path / "other").mkdir()
+    with closing(sqlite3.connect(tmp_path / "other" / "tune.db")) as mine:
+        mine.execute("create table songs (name text)")
+    before = (tmp_path / "other" / "tune.db").read_bytes()
+    with pytest.raises(ConfigError, match="other already exists and is not a tuning"):
+        attempt(config, tmp_path / "other")
+    assert (tmp_path / "other" / "tune.db").read_bytes() == before
     with FileLock(out / ".tune.lock"), pytest.raises(SavedFolderError, match="another command is tuning in"):
         attempt(config, out)
 

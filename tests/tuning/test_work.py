@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from twotower.tuning.budget import BASELINES_SHARE, FINAL_SHARE, TRAININGS, Budget
+from twotower.tuning.database import REASON, Database, is_built_in
+from twotower.tuning.space import SearchSpace
+from twotower.tuning.worker import Job, work
 
 from twotower.data import Dataset
 from twotower.errors import SavedFolderError
 from twotower.evaluation import Validation
 from twotower.study.config import Config, read_config
 from twotower.training import Trainer
-from twotower.tuning.budget import BASELINES_SHARE, FINAL_SHARE, TRAININGS, Budget
-from twotower.tuning.database import REASON, Database, is_built_in
-from twotower.tuning.space import SearchSpace
-from twotower.tuning.worker import Job, work
 
 BELOW = "below the median of the others at the same epoch"
 

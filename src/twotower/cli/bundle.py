@@ -11,10 +11,11 @@ import typer
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
-from twotower.retrieval import IndexSettings, Retriever
+from twotower.experiments.notes import study_notes
+from twotower.locks import locked
+from twotower.retrieval import IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
-from twotower.retrieval.bundle import with_onnx
-from twotower.study.results import read_results
+from twotower.retrieval.bundle import check_bundle_target, with_onnx
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
@@ -45,10 +46,13 @@ def bundle(
 ) -> None:
     """Make a bundle of a trained one: another index, another catalogue, a study's results to show."""
     del imports  # done, before a bundle is read
-    retriever = Retriever.load(trained)
-    notes = {} if study is None else {"study": msgspec.to_builtins(read_results(study / "results.json"))}
-    made = rebuilt(retriever.bundle, candidates, parsed_index(index), parity, notes)
-    _saved(Retriever(with_onnx(made) if onnx else made), out, json)
+    check_bundle_target(out)
+    settings = parsed_index(index)
+    with locked(out):
+        old = Retriever.load(trained).bundle
+        notes = {} if study is None else study_notes(study, old.details)
+        made = rebuilt(old, candidates, settings, parity, notes)
+        _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
 @candidates.command("add")
@@ -62,7 +66,8 @@ def add(
 ) -> None:
     """Add candidates to a bundle; those whose id it knows are changed."""
     del imports  # done, before a bundle is read
-    _saved(Retriever.load(folder).add(table), folder, json)
+    with editing(folder) as retriever:
+        _saved(retriever.add(table), folder, json)
 
 
 @candidates.command("withdraw")
@@ -74,7 +79,8 @@ def withdraw(
 ) -> None:
     """Withdraw candidates from a bundle."""
     del imports  # done, before a bundle is read
-    _saved(Retriever.load(folder).withdraw(ids), folder, json)
+    with editing(folder) as retriever:
+        _saved(retriever.withdraw(ids), folder, json)
 
 
 def parsed_index(text: str) -> IndexSettings:

@@ -18,6 +18,8 @@ from twotower.evaluation.metrics import Metrics, Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.files import write_file
 
+RESULTS = "results.json"
+
 FORMAT = 3
 """Of `results.json`. Since 3 a study varies whatever a config holds, over several splits and seeds."""
 

@@ -24,6 +24,7 @@ from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
 from twotower.experiments.report.study import write_report
 from twotower.experiments.results import (
+    RESULTS,
     BaselineOutcome,
     BaselineRun,
     Cut,
@@ -44,7 +45,7 @@ from twotower.study.parts import Parts
 from twotower.study.recipes import Recipe
 from twotower.version import VERSION
 
-RESULTS, REPORT, RUNS = "results.json", "report.html", "runs"
+REPORT, RUNS = "report.html", "runs"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from twotower.arrow import read_table, table_bytes, write_table
-from twotower.errors import NotFittedError, SavedFolderError, TwoTowerError
+from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
 from twotower.features.record import Record
 from twotower.features.recorded import Recorded, record_groups
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower, features_of, model_from_settings
-from twotower.saved import Manifest, check_folder, listed, write_manifest
+from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.version import VERSION
 
 KIND = "twotower model"
@@ -49,28 +49,61 @@ def model_version(model: TwoTower) -> str:
 
 
 def save_model(model: TwoTower, folder: str | Path) -> Manifest:
-    """Writes the model to a folder, beside its target and then renamed over it.
+    """Writes the model to a folder: beside its target, read once as `load_model` does, and then renamed over it.
+
+    The folder may be there if it is empty or a saved model, and holds nothing else.
+
+    Raises:
+        ConfigError: The folder may not be replaced, or cannot be written.
+        NotFittedError: The model has not learned from data yet.
+        SavedFolderError: What was written cannot be read; the folder is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa
+        >>> from twotower import Category, Tower, data
+        >>> log = pa.table({"who": ["ann", "bob"], "what": ["tea", "rum"]})
+        >>> log = data.from_tables(log, query_id="who", candidate_id="what")
+        >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)])).learn(log)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_model(model, folder + "/model")
+        ...     model_version(load_model(folder + "/model")) == model_version(model)
+        True
+    """
+    with replaced_folder(Path(folder), SavedKind(KIND)) as building:
+        manifest = write_model(model, building)
+        try:
+            written, expected = model_version(load_model(building)), manifest.details["version"]
+        except SavedFolderError as error:
+            raise SavedFolderError(f"{folder} was not written, as it could not be read again: {error}") from error
+        if written != expected:
+            raise SavedFolderError(f"{folder} was not written: it would read as version {written}; expected {expected}")
+        return manifest
+
+
+def write_model(model: TwoTower, building: Path) -> Manifest:
+    """Writes the model into an empty folder, or makes one.
 
     Raises:
         NotFittedError: The model has not learned from data yet.
     """
     if not model.is_fitted:
         raise NotFittedError("the model has not learned from data yet; train it before saving it")
-    with replaced_folder(Path(folder)) as building:
-        (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
-        (building / VOCABULARIES).mkdir()
-        for name, feature in _named_features(model):
-            if not isinstance(feature, Recorded):
-                write_table(feature.learned(), building / VOCABULARIES / name)
-        for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
-            (building / RECORDS).mkdir(exist_ok=True)
-            assert sharing[0].record is not None
-            events, items = sharing[0].record.tables()
-            write_table(events, building / RECORDS / f"{number}-events.arrow")
-            write_table(items, building / RECORDS / f"{number}-items.arrow")
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
-        details = {"parameters": model.parameter_count, "version": model_version(model)}
-        return write_manifest(building, KIND, FORMAT, VERSION, details)
+    building.mkdir(exist_ok=True)
+    (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
+    (building / VOCABULARIES).mkdir()
+    for name, feature in _named_features(model):
+        if not isinstance(feature, Recorded):
+            write_table(feature.learned(), building / VOCABULARIES / name)
+    for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
+        (building / RECORDS).mkdir(exist_ok=True)
+        assert sharing[0].record is not None
+        events, items = sharing[0].record.tables()
+        write_table(events, building / RECORDS / f"{number}-events.arrow")
+        write_table(items, building / RECORDS / f"{number}-items.arrow")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
+    details = {"parameters": model.parameter_count, "version": model_version(model)}
+    return write_manifest(building, KIND, FORMAT, VERSION, details)
 
 
 def load_model(folder: str | Path) -> TwoTower:
@@ -93,7 +126,7 @@ def load_model(folder: str | Path) -> TwoTower:
             _check_weights(settings, tables, weights)
         model = _restored(settings, tables)
         model.load_state_dict(load_file(weights))
-    except TwoTowerError:
+    except (SavedFolderError, MissingExtraError):
         raise
     except Exception as error:  # of what lies in such a folder, features may fail in any way
         raise SavedFolderError(f"{folder} holds no model that can be read: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from twotower.retrieval.answers import Answer, Recommendation
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.bundle import Details
+from twotower.retrieval.editing import editing
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IvfPq
 from twotower.retrieval.parity import Parity
@@ -22,4 +23,5 @@ __all__ = [
     "Parity",
     "Recommendation",
     "Retriever",
+    "editing",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ from twotower.data.files import format_of
 from twotower.data.plain import plain_table, plain_type
 from twotower.data.sources import read_table
 from twotower.errors import ConfigError, DataError, SavedFolderError
-from twotower.files import write_file
+from twotower.files import MarkedFolder, check_file_target, write_file
 from twotower.interruption import Interruption
+from twotower.locks import unfinished
 from twotower.retrieval.answers import Filters, Ranked
+from twotower.retrieval.outputs import OutputFormat, output_format
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
+from twotower.saved import read_json
 
 PART = 16_384
 """Queries in a part of the answer, at most: what an interruption may cost."""
@@ -62,16 +65,18 @@ def recommend_all(
     restart: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Recommends to every row of a file; writes a Parquet file with a row for each, in the same order.
+    """Recommends to every row of a file; writes a file of answers, in the same order.
 
-    The answer has the query's id (its row number where the file has no ids), and columns `candidates` and `scores`, of
-    lists with the best first, `basis` and `version`; see `Answer`. It appears when all is done: until then parts are
-    kept in `OUT.partial`, and the same call goes on after those that are finished.
+    A Parquet file has a row for each query: its id (its row number where the file has no ids), and columns
+    `candidates` and `scores`, of lists with the best first, `basis` and `version`; see `Answer`. JSON lines have the
+    same, an object a query, and CSV has a row for each recommendation with its `rank`, `candidate` and `score`. The
+    file appears when all is done: until then parts are kept in `OUT.partial`, and the same call goes on after those
+    that are finished.
 
     Args:
         retriever: Who recommends.
         queries: The Parquet, CSV or JSON Lines file, with columns that requests may name; a null counts as not named.
-        out: The file to write.
+        out: The file to write, `.parquet`, `.csv` or `.jsonl`; one that is there is replaced if it has such answers.
         k: How many candidates for each query.
         filters: What may be found, the same for all.
         restart: Leave finished parts of another job behind.
@@ -81,20 +86,21 @@ def recommend_all(
         How many queries there were.
 
     Raises:
-        ConfigError: A column is none that requests name, k is below 1, or a condition cannot be read.
+        ConfigError: A column is none that requests name, k is below 1, a condition cannot be read, or `out` has
+            another ending, is the file of queries, holds something else, or cannot be written.
         DataError: The file cannot be read, or a value of it cannot, with its row.
-        SavedFolderError: `OUT.partial` is of another job.
+        SavedFolderError: `OUT.partial` is of another job, or another process is at work on it.
     """
     filters = Filters() if filters is None else filters
+    form = output_format(out)
     with _opened(queries) as file:
         columns = _columns(file, retriever, queries)
-        job = _Job(retriever.version, _fingerprint(queries), k, filters)
-        if out.is_dir():
-            raise ConfigError(f"{out} is a folder; expected the file to write")
-        folder = _folder(out, job, restart)
         schema = _schema(retriever, columns, file)
+        _check_out(out, queries, form, schema)
+        job = _Job(retriever.version, _fingerprint(queries), k, filters)
         groups = _parts_of(file)
-        with Interruption() as interruption, _bar(console) as bar:
+        with unfinished(out, PARTIAL) as folder, Interruption() as interruption, _bar(console) as bar:
+            _claim(folder, job, restart)
             task = bar.add_task(f"{k} for each of", total=file.metadata.num_rows)
             for group, parts in enumerate(groups):
                 if all(_file_of(folder, part).exists() for part in parts):
@@ -105,8 +111,9 @@ def recommend_all(
                         answers = _answered(retriever, table, part, job, schema, interruption, queries)
                         write_file(_file_of(folder, part), _encoded(answers))
                     bar.advance(task, part.size)
-            _join(folder, [part for parts in groups for part in parts], schema, out)
-        shutil.rmtree(folder, ignore_errors=True)
+            real = _check_out(out, queries, form, schema)
+            _join(folder, [part for parts in groups for part in parts], schema, form, real)
+            shutil.rmtree(folder, ignore_errors=True)
         return int(file.metadata.num_rows)
 
 
@@ -238,25 +245,47 @@ def _tables(
         raise DataError(f"{path} cannot be read in row group {group}: {error}") from error
 
 
-def _folder(out: Path, job: _Job, restart: bool) -> Path:
-    """The folder of finished parts: new, or that of an interrupted call for the same."""
-    folder = out.with_name(f"{out.name}.partial")
-    mark = folder / "job.json"
+def _check_out(out: Path, queries: Path, form: OutputFormat, schema: pa.Schema) -> Path:
+    """The file to write, links followed.
+
+    Raises:
+        ConfigError: It is the file of queries, holds something else than such answers, or cannot be written.
+    """
+    if os.path.exists(out) and out.samefile(queries):  # noqa: PTH110 (Path.exists raises for some names)
+        raise ConfigError(f"--out {out} is the file of --queries; expected another one")
+    return check_file_target(out, lambda path: form.is_ours(path, schema), "a file of such recommendations")
+
+
+def _is_job(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=_Job)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return False
+    return True
+
+
+PARTIAL = MarkedFolder("unfinished work of `twotower recommend`", "job.json", _is_job, ("[0-9]*.parquet", "whole"))
+
+
+def _claim(folder: Path, job: _Job, restart: bool) -> None:
+    """Marks the folder of finished parts as that of a job.
+
+    Raises:
+        SavedFolderError: It is that of an interrupted call for something else.
+    """
+    mark = folder / PARTIAL.marker
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    if not folder.exists():
+    if not mark.exists():
         write_file(mark, msgspec.json.encode(job))
-        return folder
-    left: _Job | None = None
-    with suppress(OSError, msgspec.DecodeError):
-        left = msgspec.json.decode(mark.read_bytes(), type=_Job)
+        return
+    left = read_json(mark, _Job)
     if left != job:
-        different = [name for name in _Job.__struct_fields__ if getattr(left, name, None) != getattr(job, name)]
+        different = [name for name in _Job.__struct_fields__ if getattr(left, name) != getattr(job, name)]
         raise SavedFolderError(
             f"{folder} is left from an interrupted call with other {', '.join(different)}; finish that one, or take "
             f"--restart to begin anew"
         )
-    return folder
 
 
 def _file_of(folder: Path, part: _Part) -> Path:
@@ -269,12 +298,10 @@ def _encoded(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _join(folder: Path, parts: list[_Part], schema: pa.Schema, out: Path) -> None:
+def _join(folder: Path, parts: list[_Part], schema: pa.Schema, form: OutputFormat, out: Path) -> None:
     """Makes one file of all parts, beside its target and then renamed over it."""
-    building = folder / "whole.parquet"
-    with pq.ParquetWriter(building, schema) as writer:
-        for part in parts:
-            writer.write_table(pq.read_table(_file_of(folder, part), schema=schema))
+    building = folder / "whole"
+    form.write((pq.read_table(_file_of(folder, part), schema=schema) for part in parts), schema, building)
     building.replace(out)
 
 

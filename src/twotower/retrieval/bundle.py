@@ -18,9 +18,10 @@ from torch import Tensor
 from twotower.arrow import read_table, table_bytes, write_table
 from twotower.data.checks import check_ids
 from twotower.data.seen import Seen
-from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, TwoTowerError
-from twotower.files import replaced_folder
-from twotower.model.saving import load_model, model_version, save_model
+from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
+from twotower.files import check_folder_target, replaced_folder
+from twotower.locks import locked
+from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import ApproximateIndex, restored_index
 from twotower.retrieval.exact import ExactIndex
@@ -28,7 +29,7 @@ from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, weight_bytes, write_towers
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
-from twotower.saved import Manifest, check_folder, listed, write_manifest
+from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.version import VERSION
 
 Engine: TypeAlias = Literal["torch", "onnx"]
@@ -130,23 +131,55 @@ def with_onnx(bundle: Bundle) -> Bundle:
     return with_version(replace(bundle, details=msgspec.structs.replace(bundle.details, onnx=True)))
 
 
+def check_bundle_target(folder: Path) -> None:
+    """Checks, before long work, that a bundle may be written to a folder.
+
+    Raises:
+        ConfigError: It may not be replaced, or cannot be written; see `Retriever.save`.
+    """
+    check_folder_target(folder, SavedKind(KIND))
+
+
 def save_bundle(bundle: Bundle, folder: Path) -> Manifest:
-    """Writes a bundle to a folder, beside its target and then put in its place."""
-    with replaced_folder(folder) as building:
-        save_model(bundle.model, building / MODEL)
-        write_table(bundle.candidates, building / CANDIDATES)
-        write_table(bundle.queries, building / QUERIES)
-        write_table(pa.table({"offset": bundle.seen.offsets}), building / SEEN_OFFSETS)
-        write_table(pa.table({"candidate": bundle.seen.candidates}), building / SEEN)
-        write_table(pa.table({"events": bundle.popularity}), building / POPULARITY)
-        marks = {"towers": bundle.details.towers, "candidates": _digest(bundle.candidates)}
-        _write_aligned(_layout(bundle.index), _stored(bundle.index), building / EMBEDDINGS, marks)
-        if isinstance(bundle.index, ApproximateIndex):
-            save_file(bundle.index.tensors(), building / INDEX, marks)
-        if bundle.details.onnx:
-            first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
-            write_towers(bundle.model, _of_a_stranger(bundle.model, bundle.queries, bundle.details), first, building)
-        return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
+    """Writes a bundle to a folder: beside its target, read once as `load_bundle` does, and then put in its place.
+
+    Raises:
+        ConfigError: The folder may not be replaced, or cannot be written.
+        SavedFolderError: What was written cannot be read; the folder is as it was.
+    """
+    check_bundle_target(folder)
+    with locked(folder), replaced_folder(folder, SavedKind(KIND)) as building:
+        manifest = _write(bundle, building)
+        _check_written(bundle, building, folder)
+        return manifest
+
+
+def _write(bundle: Bundle, building: Path) -> Manifest:
+    write_model(bundle.model, building / MODEL)
+    write_table(bundle.candidates, building / CANDIDATES)
+    write_table(bundle.queries, building / QUERIES)
+    write_table(pa.table({"offset": bundle.seen.offsets}), building / SEEN_OFFSETS)
+    write_table(pa.table({"candidate": bundle.seen.candidates}), building / SEEN)
+    write_table(pa.table({"events": bundle.popularity}), building / POPULARITY)
+    marks = {"towers": bundle.details.towers, "candidates": _digest(bundle.candidates)}
+    _write_aligned(_layout(bundle.index), _stored(bundle.index), building / EMBEDDINGS, marks)
+    if isinstance(bundle.index, ApproximateIndex):
+        save_file(bundle.index.tensors(), building / INDEX, marks)
+    if bundle.details.onnx:
+        first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
+        write_towers(bundle.model, _of_a_stranger(bundle.model, bundle.queries, bundle.details), first, building)
+    return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
+
+
+def _check_written(bundle: Bundle, building: Path, folder: Path) -> None:
+    """Reads what was written, before anybody can come to rely on it."""
+    try:
+        read = _read(building, "onnx" if bundle.details.onnx else "torch")
+    except SavedFolderError as error:
+        raise SavedFolderError(f"{folder} was not written, as it could not be read again: {error}") from error
+    version, expected = with_version(read).details.version, bundle.details.version
+    if version != expected:
+        raise SavedFolderError(f"{folder} was not written: it would read as version {version}; expected {expected}")
 
 
 def load_bundle(folder: Path, engine: Engine = "torch") -> Bundle:
@@ -234,7 +267,7 @@ def _details(folder: Path, manifest: Manifest) -> Details:
         )
     try:
         return msgspec.convert(manifest.details, Details)
-    except (msgspec.ValidationError, TwoTowerError) as error:
+    except Exception as error:  # details may hold anything
         raise SavedFolderError(f"{folder} is no bundle that can be read: {error}") from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, DataError, UnknownCandidateError
+from twotower.errors import ConfigError, DataError, SavedFolderError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Basis, Ranked, Recommendation
@@ -113,10 +113,22 @@ class Retriever:
             MissingExtraError: The extra `onnx` is not installed.
             SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
         """
-        return cls(load_bundle(Path(folder), engine))
+        bundle = load_bundle(Path(folder), engine)
+        try:
+            return cls(bundle)
+        except Exception as error:  # its parts can be read, and may still not fit together
+            raise SavedFolderError(f"{folder} holds no bundle that can be used: {error}") from error
 
     def save(self, folder: str | Path) -> Manifest:
-        """Writes everything to a folder, beside its target and then put in its place."""
+        """Writes everything to a folder: beside its target, read once as `load` does, and then put in its place.
+
+        The folder may be there if it is empty or a saved bundle, and holds nothing else. Of several processes one
+        writes at a time; to read, change and save again, use `editing`.
+
+        Raises:
+            ConfigError: The folder may not be replaced, or cannot be written.
+            SavedFolderError: What was written cannot be read; the folder is as it was.
+        """
         return save_bundle(self.bundle, Path(folder))
 
     @property

@@ -7,11 +7,12 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from twotower.errors import SavedFolderError, TwoTowerError
+from twotower.errors import MissingExtraError, SavedFolderError, TwoTowerError
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.description import Description
 from twotower.serving.logs import fields, log
@@ -75,7 +76,7 @@ class Served:
         """Serves what is at the path now; gives whether that is another bundle.
 
         Raises:
-            TwoTowerError: It is refused, and the one before goes on.
+            TwoTowerError: It is refused, whatever went wrong with it, and the one before goes on.
         """
         with self._one_at_a_time:
             identity = identity_of(self.folder)
@@ -107,14 +108,17 @@ class Served:
             self._watcher.join()
 
     def _watch(self, seconds: float) -> None:
-        give_way()
+        with suppress(OSError):  # where it may not, it need not
+            give_way()
         while not self._ended.wait(seconds):
-            identity = identity_of(self.folder)
-            if identity and identity != self._tried:
-                try:
+            try:
+                identity = identity_of(self.folder)
+                if identity and identity != self._tried:
                     self.reload()
-                except TwoTowerError:
-                    continue  # it is logged, and tried again when the folder changes
+            except TwoTowerError:
+                continue  # it is logged, and tried again when the folder changes
+            except BaseException as error:  # nothing ends the watch but `stop`
+                log.error("failure of the watch", exc_info=error, extra=fields(kind=type(error).__name__))
 
     def _ready(self) -> tuple[Loaded, Identity]:
         """What is at the path, read and warmed, and the identity of the folder that it was read from."""
@@ -142,6 +146,10 @@ class Served:
                 return self._load(copy)
             except SavedFolderError as error:
                 raise SavedFolderError(str(error).replace(str(copy), str(self.folder))) from error
+            except (TwoTowerError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a panic of a library's other side is no Exception
+                raise _unusable(self.folder, error) from error
         finally:
             shutil.rmtree(private, ignore_errors=True)
 
@@ -150,8 +158,15 @@ def _warmed(retriever: Retriever, folder: Path) -> Loaded:
     try:
         warm(retriever)
         return Loaded(retriever)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # notes may hold anything
-        raise SavedFolderError(f"{folder} cannot be served: {error}") from error
+    except MissingExtraError:
+        raise
+    except Exception as error:  # notes may hold anything, and parts that can be read need not fit together
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: BaseException) -> SavedFolderError:
+    said = str(error) if isinstance(error, TwoTowerError) else f"{type(error).__name__}: {error}"
+    return SavedFolderError(f"{folder} cannot be served: {said}")
 
 
 def warm(retriever: Retriever) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from twotower.errors import SavedFolderError
-from twotower.files import replaced_folder
+from twotower.files import MarkedFolder, replaced_folder
 from twotower.model.two_tower import TwoTower
 from twotower.training.history import TrainingHistory
 from twotower.training.identity import Identity
@@ -28,6 +28,17 @@ Weights = dict[str, Tensor]
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: Identity
     history: TrainingHistory
+
+
+def _is_state(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=_State)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return False
+    return True
+
+
+KIND = MarkedFolder("a checkpoint", "state.json", _is_state, ("*.safetensors",))
 
 
 class Checkpoint:
@@ -79,7 +90,7 @@ class Checkpoint:
         """Replaces the folder's content, unless the last time was a moment ago."""
         if time.monotonic() - self._written < EVERY_SECONDS:
             return
-        with replaced_folder(self.folder) as building:
+        with replaced_folder(self.folder, KIND) as building:
             (building / "state.json").write_bytes(msgspec.json.encode(_State(self.identity, history)))
             save_file(model.state_dict(), building / "weights.safetensors")
             save_file(_optimizer_tensors(optimizer), building / "optimizer.safetensors")

@@ -1,0 +1,77 @@
+"""Locks between processes: who writes a folder holds a lock file beside it; readers need none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from twotower.errors import ConfigError, SavedFolderError
+from twotower.files import FolderKind, check_folder_target
+
+log = logging.getLogger("twotower")
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Keeps other processes and threads that lock `target` out; waits, and says so, while another holds it.
+
+    The lock is on the file `.NAME.lock` beside the target, which stays; it ends with the process, however that ends.
+    Whoever holds it may take it again.
+
+    Raises:
+        ConfigError: The lock cannot be made.
+    """
+    lock = _lock_of(target)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("another process is writing %s; waiting for it", target)
+            lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be locked: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
+    """Yields the folder `TARGET.partial` for the unfinished work on `target`; only one process at a time has it.
+
+    The folder may be there, left by an interrupted command of this kind. Who finishes the work removes it.
+
+    Raises:
+        ConfigError: `TARGET.partial` is of somebody else.
+        SavedFolderError: Another process is at work on it.
+    """
+    real = Path(os.path.realpath(target))
+    partial = real.with_name(f"{real.name}.partial")
+    check_folder_target(partial, kind)
+    lock = _lock_of(partial)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SavedFolderError(
+            f"another process is writing {target}; wait for it, or choose another place to write"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be locked: {error}") from error
+    try:
+        check_folder_target(partial, kind)
+        yield partial
+    finally:
+        lock.release()
+
+
+def _lock_of(target: Path) -> FileLock:
+    """The one lock of this process and thread for a target, however its path is written."""
+    real = Path(os.path.realpath(target))
+    real.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(real.with_name(f".{real.name}.lock"), is_singleton=True)

@@ -1,0 +1,47 @@
+"""`editing`: a bundle that is read, changed and saved again while nobody else does so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twotower.locks import locked
+from twotower.retrieval.bundle import check_bundle_target
+from twotower.retrieval.retriever import Retriever
+
+
+@contextmanager
+def editing(folder: str | Path) -> Iterator[Retriever]:
+    """Loads a bundle to be changed and saved to the same folder; other processes that write there wait meanwhile.
+
+    Without it, of two processes that load, change and save at the same time, one undoes what the other did. Those that
+    only load the bundle never wait. `twotower candidates` and `twotower bundle` use it, too.
+
+    Args:
+        folder: The bundle's folder.
+
+    Raises:
+        ConfigError: The folder cannot be written, or holds files besides the bundle.
+        SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa
+        >>> from twotower import Category, Tower, TwoTower, data
+        >>> log = pa.table({"who": ["ann", "bob"], "what": ["tea", "rum"]})
+        >>> log = data.from_tables(log, query_id="who", candidate_id="what")
+        >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)])).learn(log)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     _ = Retriever.build(model, log.candidates, seen=log).save(f"{place}/shop")
+        ...     with editing(f"{place}/shop") as retriever:
+        ...         _ = retriever.add(pa.table({"what": ["gin"]})).save(f"{place}/shop")
+        ...     sorted(Retriever.load(f"{place}/shop").candidates["what"].to_pylist())
+        ['gin', 'rum', 'tea']
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        Retriever.load(folder)  # which says so, before a lock is made beside it
+    check_bundle_target(folder)
+    with locked(folder):
+        yield Retriever.load(folder)
