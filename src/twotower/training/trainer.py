@@ -17,6 +17,7 @@ from twotower.model.losses import InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoint import Checkpoint, identity_of
+from twotower.training.continued import warn_of_new_ids
 from twotower.training.history import TrainingHistory
 from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer
 from twotower.training.precision import Precision
@@ -130,7 +131,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Trains a model in place.
 
         A model that has not learned from data yet learns its vocabularies from `train` and gets its initial
-        weights from the seed; one that has goes on from where it is.
+        weights from the seed; one that has goes on from where it is. Its vocabularies do not grow: a `NewIdsWarning`
+        says how many ids of which column are new to it, which share the embedding of unknown ids.
 
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
@@ -156,6 +158,8 @@ class Trainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if not model.is_fitted:
             model.learn(train, self.seed)
             model.to(self.device)
+        else:
+            warn_of_new_ids(model, train)
         run = Run.prepare(self, model, train, validation)
         saved = None
         if checkpoint is not None:
