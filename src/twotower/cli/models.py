@@ -13,6 +13,7 @@ from twotower.cli.output import console_for, write_json
 from twotower.data import ParquetLog
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.retrieval import Retriever
+from twotower.retrieval.building import check_title
 from twotower.study.config import Config, config_of
 from twotower.study.trained import train_by_recipe, train_streamed
 from twotower.training.callbacks import ProgressBar
@@ -35,6 +36,8 @@ def train(
     config = _for_serving(config_of(source))
     parts = config.parts()
     train, test = parts.train, parts.test
+    if config.data.title is not None:
+        check_title(train.candidates, config.data.title)
     recipe = config.resolved_recipe(train, parts.validation)
     console.print(
         f"{train.name}: {len(train):,} train, {len(test):,} test; split {parts.rule}, {parts.fingerprint}", markup=False
@@ -58,7 +61,7 @@ def train(
         "evaluation": msgspec.to_builtins(evaluation),
     }
     seen = train.read() if isinstance(train, ParquetLog) else train
-    Retriever.build(trained.model, train.candidates, seen=seen, notes=notes).save(out)
+    Retriever.build(trained.model, train.candidates, seen=seen, title=config.data.title, notes=notes).save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
     console.print(str(evaluation), highlight=False, markup=False, soft_wrap=True)
     console.print(

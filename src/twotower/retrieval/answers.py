@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from torch import Tensor
 
 from twotower.retrieval.index import IntArray
 
@@ -121,3 +122,16 @@ def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str
         )
         for one in ranked
     ]
+
+
+def with_embeddings(name: str, ids: pa.Array | pa.ChunkedArray, embeddings: Tensor) -> pa.Table:
+    """A table of ids and their embeddings.
+
+    Args:
+        name: Name of the id column.
+        ids: The ids, `[n]`.
+        embeddings: Float32 `[n, d]`.
+    """
+    rows = embeddings.detach().cpu().contiguous()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), rows.shape[1])
+    return pa.table({name: ids, "embedding": vectors})

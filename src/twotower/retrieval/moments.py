@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from numbers import Real
@@ -74,8 +74,9 @@ def _timestamp(value: object, column: str) -> float:
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, Real | Decimal) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
-        return float(value)
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
     raise DataError(
         f"column {column!r} of the query: {value!r} is {type(value).__name__}; expected seconds since 1970 as a "
         f"number, or a date or time in ISO 8601, such as 2026-01-05T10:00:00Z"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -100,11 +100,11 @@ class Requests:
         """
         if isinstance(queries, str | Mapping):
             raise ConfigError(f"expected several queries, in a list or a table; got the one {queries!r}")
-        if not hasattr(queries, "__arrow_c_stream__"):
+        if isinstance(queries, Iterable) and not hasattr(queries, "__arrow_c_stream__"):
             return [self.read(query) for query in queries]
         if not hasattr(queries, "columns") and not hasattr(queries, "schema"):  # a column of ids
             return [self.read({self.query_id: value}) for value in pa.chunked_array(queries).to_pylist()]
-        table = read_table(queries, "the queries")
+        table = read_table(cast("ArrowStream", queries), "the queries")
         table = table.select([name for name in table.column_names if not name.startswith(INDEX)])
         return [self.read(row) for row in table.to_pylist()]
 

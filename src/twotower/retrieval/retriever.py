@@ -17,7 +17,7 @@ from twotower.data.seen import Seen
 from twotower.errors import ConfigError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
-from twotower.retrieval.answers import Answer, Basis, Ranked, answers_of
+from twotower.retrieval.answers import Answer, Basis, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
@@ -33,6 +33,9 @@ from twotower.saved import Manifest
 
 CONDITIONS = 16
 """Conditions whose candidates are kept, for requests that ask for the same again."""
+
+BLOCK = 4096
+"""Queries that are embedded at once."""
 
 
 class Retriever:
@@ -80,6 +83,7 @@ class Retriever:
         seen: Dataset,
         index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
         parity: float | None = THRESHOLD,
+        title: str | None = None,
         notes: dict[str, Any] | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
@@ -91,14 +95,17 @@ class Retriever:
             seen: The training split: what each query has chosen, and the query table.
             index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
+            title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
+                name holds `title` or `name`, or else the id.
             notes: What to keep with it, as plain data.
 
         Raises:
+            ConfigError: The catalogue lacks the column of titles.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        return cls(built(model, candidates, seen, index, parity, notes or {}))
+        return cls(built(model, candidates, seen, index, parity, notes or {}, title))
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:
@@ -289,6 +296,36 @@ class Retriever:
         return explain(
             self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.details.candidate_id
         )
+
+    def candidate_embeddings(self) -> pa.Table:
+        """The embedding of every candidate beside its id, as lists of float32 of one length.
+
+        As NumPy, `[C, d]`: `np.stack(table["embedding"].to_numpy())`.
+        """
+        name = self.details.candidate_id
+        return with_embeddings(name, self.candidates[name], self.index.embeddings)
+
+    def query_embeddings(self, queries: Queries | None = None) -> pa.Table:
+        """The embedding of each query beside its id (null where it has none), as lists of float32 of one length.
+
+        A dot product with the embedding of a candidate is the score that `recommend` gives.
+
+        Args:
+            queries: Several queries, or a table of them, as in `recommend_many`; default: the query table.
+
+        Raises:
+            ConfigError, DataError: As `recommend`.
+        """
+        name = self.details.query_id
+        requests = self.requests.read_all(self.queries[name].to_pylist() if queries is None else queries)
+        rows = [self.requests.row(request) for request in requests]
+        blocks = [
+            self.embed(requests[start : start + BLOCK], rows[start : start + BLOCK]).cpu()
+            for start in range(0, len(requests), BLOCK)
+        ]
+        ids = [self.requests.ids.read(request.get(name)) for request in requests]
+        vectors = torch.cat(blocks) if blocks else torch.empty(0, self.index.embeddings.shape[1])
+        return with_embeddings(name, pa.array(ids, self.requests.ids.kind), vectors)
 
     def history_of(self, query_id: object) -> list[int | str]:
         """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""

@@ -37,6 +37,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         candidate_id: Column of the candidate ids.
         time: Column of the times.
         weight: Column of the weights.
+        title: Column of the candidates that shows one to people; default: one whose name holds `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
         test: The events to measure on, in a table of their own; where the log is streamed, and only there.
@@ -51,6 +52,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     candidate_id: str | None = None
     time: str | None = None
     weight: str | None = None
+    title: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
     stream: bool = False
     test: str | None = None
