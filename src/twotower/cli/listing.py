@@ -12,7 +12,7 @@ from twotower.retrieval import Recommendation
 BETWEEN = 3
 """Cells that the table takes between two columns."""
 
-NARROWEST_TITLE = 12
+NARROWEST_TITLE = 8
 """Cells that a title gets where the terminal has room for less: the terminal then wraps the line."""
 
 Column = tuple[str, list[str]]
@@ -51,8 +51,9 @@ def listing(found: Sequence[Recommendation], candidate_id: str, title: str, widt
 
 def _table(columns: Sequence[Column], widths: dict[str, int]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
-    for name, _ in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=widths.get(name))
+    for name, values in columns:
+        width = widths.get(name, _width((name, values)))
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width, max_width=width)
     for row in zip(*(values for _, values in columns), strict=True):
         table.add_row(*row)
     return table

@@ -163,7 +163,8 @@ def check_moment(seconds: float, name: str, value: object) -> None:
         unit = _unit_of(seconds)
         hint = "" if unit is None else f"; it looks like {unit[0]}: divide by {unit[1]:.0f}"
         raise DataError(
-            f"column {name!r} of the query: {value!r} is no sensible time; expected seconds between 1970 and 2200{hint}"
+            f"column {name!r} of the query: {value!r} is no sensible time; "
+            f"expected seconds since 1970, before the year 2200{hint}"
         )
 
 
