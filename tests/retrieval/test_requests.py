@@ -196,7 +196,7 @@ def test_the_id_alone_is_a_query(retriever: Retriever) -> None:
         retriever.recommend({"user": "u4", "history": "i1"}, exclude_seen=False)
 
 
-ASKED = {"user": ["u4", "u5", None], "age": [30, None, 41], "at": [START, None, START + 5]}
+ASKED: dict[str, list[Any]] = {"user": ["u4", "u5", None], "age": [30, None, 41], "at": [START, None, START + 5]}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,10 @@ def test_embeddings_come_with_their_ids_and_give_the_scores(retriever: Retriever
 def test_the_column_that_shows_a_candidate_can_be_named() -> None:
     table = LOG.candidates.append_column("label", LOG.candidates["title"])
     model = TwoTower(Tower([Category("user", 4)]), Tower([Category("item", 4)])).learn(LOG)
-    build = lambda title: Retriever.build(model, table, seen=LOG, title=title)  # noqa: E731
+
+    def build(title: str | None) -> Retriever:
+        return Retriever.build(model, table, seen=LOG, title=title)
+
     assert build(None).details.title == "title"
     labelled = build("label")
     assert labelled.details.title == "label"
