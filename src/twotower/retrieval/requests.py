@@ -190,8 +190,12 @@ class Requests:
     def _said(self, column: str, value: object) -> object:
         """A value of a request in the type that the column has, so that requests with 1 and "2" go together."""
         if column == self.query_id:
-            read = self.ids.read(value)
-            return value if read is None else read
+            if (read := self.ids.read(value)) is None:
+                raise DataError(
+                    f"column {column!r} of the query: {value!r} is {type(value).__name__}; expected {self.ids.kind}, "
+                    f"as in training"
+                )
+            return read
         if column == self.time:
             return seconds_of(value, column)
         recorded = self._recorded.get(column)
