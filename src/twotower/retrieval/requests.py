@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from numbers import Integral
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -113,18 +113,23 @@ class Requests:
         value = request.get(self.query_id)
         return None if value is None else self.ids.row(value)
 
-    def knows(self, row: int | None) -> bool:
-        """Whether training taught the query tower something of the id in this row of the query table."""
-        return row is not None and bool(self._known[row])
+    def ids_of(self, requests: Sequence[Request]) -> pa.Array:
+        """The id of each request, null where it names none."""
+        return pa.array([self.ids.read(request.get(self.query_id)) for request in requests], self.ids.kind)
 
-    def tells(self, request: Request, row: int | None = None) -> bool:
-        """Whether something is said of a query that a query tower can go by without knowing the id.
+    def basis(self, request: Request, row: int | None) -> Literal["query", "features", "popularity"]:
+        """What the score of a request comes from; see `Answer.basis`.
 
-        That is a history in the request, or another column of the request or of the query table.
+        Args:
+            request: The request.
+            row: Row of its query in the query table; None where it is not there.
         """
+        if row is not None and self._known[row]:
+            return "query"
         if self.reads_history and request.get(GIVEN):
-            return True
-        return any(self._value(name, request, row) is not None for name in self._telling)
+            return "features"
+        told = any(self._value(name, request, row) is not None for name in self._telling)
+        return "features" if told else "popularity"
 
     def note_on_time(self, request: Request) -> str | None:
         """What to know of the moment a request names, where features take it for another one; None elsewhere."""

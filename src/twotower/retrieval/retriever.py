@@ -17,14 +17,14 @@ from twotower.data.seen import Seen
 from twotower.errors import ConfigError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
-from twotower.retrieval.answers import Answer, Basis, Ranked, answers_of, with_embeddings
+from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
 from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
+from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, pairs_of
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Query, Request, Requests
@@ -204,16 +204,10 @@ class Retriever:
         allow: Iterable[object] | None = None,
         where: str | None = None,
     ) -> list[Answer]:
-        """`recommend` for several queries at once; the filters are for each of them.
+        """`recommend` for each of several queries, with the same filters.
 
-        Args:
-            queries: Several queries, or a table with a row for each and columns that requests may name: Arrow, Polars,
-                pandas or DuckDB; of a file, see `twotower recommend --queries`.
-            k: How many for each.
-            exclude_seen: As in `recommend`; likewise the rest.
-            exclude: Ids to leave out.
-            allow: The only ids that may be found.
-            where: A condition on the candidates' columns.
+        They come in a list, or in a table (Arrow, Polars, pandas, DuckDB) with a row for each and columns that
+        requests may name; for a file of them, see `twotower recommend --queries`.
 
         Raises:
             ConfigError, DataError: As `recommend`.
@@ -239,7 +233,7 @@ class Retriever:
         _check_k(k)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
-        bases = [self._basis(request, row) for request, row in zip(requests, rows, strict=True)]
+        bases = [self.requests.basis(request, row) for request, row in zip(requests, rows, strict=True)]
         out, allowed = self.ids.rows(exclude), self.allowed(allow, where)
         outs = [
             np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out
@@ -249,7 +243,7 @@ class Retriever:
         found: dict[int, Ranked] = {}
         if asked:
             vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
-            hits = self.index.search(vectors, k, _pairs([outs[place] for place in asked]), allowed)
+            hits = self.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
             for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
                 left = candidates >= 0
                 note = self.requests.note_on_time(requests[place])
@@ -316,16 +310,12 @@ class Retriever:
         Raises:
             ConfigError, DataError: As `recommend`.
         """
-        name = self.details.query_id
-        requests = self.requests.read_all(self.queries[name].to_pylist() if queries is None else queries)
+        requests = self.requests.read_all(self.queries[self.details.query_id] if queries is None else queries)
         rows = [self.requests.row(request) for request in requests]
-        blocks = [
-            self.embed(requests[start : start + BLOCK], rows[start : start + BLOCK]).cpu()
-            for start in range(0, len(requests), BLOCK)
-        ]
-        ids = [self.requests.ids.read(request.get(name)) for request in requests]
-        vectors = torch.cat(blocks) if blocks else torch.empty(0, self.index.embeddings.shape[1])
-        return with_embeddings(name, pa.array(ids, self.requests.ids.kind), vectors)
+        parts = [slice(start, start + BLOCK) for start in range(0, len(requests), BLOCK)]
+        vectors = [self.embed(requests[part], rows[part]) for part in parts]
+        embeddings = torch.cat(vectors) if vectors else self.index.embeddings[:0]
+        return with_embeddings(self.details.query_id, self.requests.ids_of(requests), embeddings)
 
     def history_of(self, query_id: object) -> list[int | str]:
         """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
@@ -342,7 +332,7 @@ class Retriever:
             DataError: A column is missing or of another type, or an id is null or repeated.
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
-        return self._with(with_candidates(self.bundle, candidates))
+        return type(self)(with_candidates(self.bundle, candidates), self._embed)
 
     def withdraw(self, ids: Iterable[object]) -> Retriever:
         """A retriever without these candidates.
@@ -353,7 +343,7 @@ class Retriever:
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
         rows = np.array(sorted({self.candidate_row(value) for value in ids}), dtype=np.int64)
-        return self._with(without_candidates(self.bundle, rows))
+        return type(self)(without_candidates(self.bundle, rows), self._embed)
 
     def candidate_row(self, candidate_id: object) -> int:
         """Row of a candidate in the candidate table.
@@ -394,20 +384,11 @@ class Retriever:
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))
 
-    def _with(self, bundle: Bundle) -> Retriever:
-        return type(self)(bundle, self._embed)
-
-    def _basis(self, query: Request, row: int | None) -> Basis:
-        if self.requests.knows(row):
-            return "query"
-        return "features" if self.requests.tells(query, row) else "popularity"
-
     def _seen_by(self, query: Request, row: int | None) -> IntArray:
         """Rows that the query has chosen: of the record, and as it says itself."""
         recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
-        if not (given := query.get(GIVEN)):
-            return recorded
-        return np.concatenate([recorded, self.ids.rows(value for value in given if value is not None)])
+        given = [value for value in query.get(GIVEN, ()) if value is not None]
+        return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
 
     def _matching_rows(self, where: str) -> IntArray:
         return matching_rows(self.candidates, where)
@@ -416,11 +397,3 @@ class Retriever:
 def _check_k(k: int) -> None:
     if k < 1:
         raise ConfigError(f"k={k}; expected at least 1")
-
-
-def _pairs(outs: Sequence[IntArray]) -> Pairs | None:
-    """(place, row) of every row that a query may not find; None where there is none."""
-    counts = [len(out) for out in outs]
-    if not any(counts):
-        return None
-    return np.repeat(np.arange(len(outs)), counts), np.concatenate(outs)
