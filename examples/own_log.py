@@ -24,7 +24,7 @@ def main(folder: Path) -> tt.Evaluation:
     )
     tt.Trainer(epochs=8, batch_size=512, optimizer=tt.AdamW(0.003)).fit(model, train)
     evaluation = tt.evaluate(model, test, exclude=train)
-    tt.Retriever.build(model, data.candidates, seen=train).save(folder / "retriever")
+    tt.Retriever.build(model, data.candidates, seen=train, title="label").save(folder / "retriever")
     return evaluation
 
 

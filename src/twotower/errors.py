@@ -41,3 +41,7 @@ class NotFittedError(TwoTowerError, RuntimeError):
 
 class MissingExtraError(TwoTowerError, ImportError):
     """A part of twotower that needs an optional library which is not installed: names the `pip install` line."""
+
+
+class NewIdsWarning(UserWarning):
+    """Training that goes on with a fitted model meets ids that it did not learn, which therefore share an embedding."""

@@ -70,17 +70,20 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
         whole = sum(part["events"] * part["all"]["top_10"] for part in parts) / sum(part["events"] for part in parts)
         assert whole == pytest.approx(rows["model"]["all"]["top_10"])
     assert "candidate: head" in twotower("evaluate", trained).stdout
-    query = '{"customer": "c0042", "bought_at": "2026-01-05T10:00:00"}'
+    query = '{"customer": "c0042", "bought_at": 1767607200000}'
     wrong = twotower("recommend", trained, "--query", query, expect=3).stderr
-    assert "'bought_at'" in wrong
+    assert "'bought_at' of the query: 1767607200000" in wrong
+    assert "looks like milliseconds" in wrong
     answer = msgspec.json.decode(
-        twotower("recommend", trained, "--query", '{"customer": "c0042"}', "-k", 7, "--exclude-seen", "--json").stdout,
+        twotower("recommend", trained, "--query", "c0042", "-k", 7, "--json").stdout,
         type=dict[str, Any],
     )
     assert answer["basis"] == "query"
     found = [one["id"] for one in answer["recommendations"]]
     assert len(found) == 7
     assert {*answer["recommendations"][0]} == {"id", "score", "candidate"}
+    every = twotower("recommend", trained, "--query", "c0042", "-k", 1000, "--no-exclude-seen", "--json").stdout
+    assert len(msgspec.json.decode(every)["recommendations"]) == 200
     allowed = [part for sku in found[1:3] for part in ("--allow", sku)]
     filters = ("--exclude", found[1], "--where", f"sku != {found[0]}", *allowed, "--json")
     left = msgspec.json.decode(
@@ -315,7 +318,7 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     evaluation = msgspec.json.decode(twotower("evaluate", shop / "streamed", "--json").stdout, type=dict[str, Any])
     assert list(evaluation["rows"]) == ["model", "popularity"]
     assert evaluation["rows"]["model"]["all"]["top_10"] > evaluation["rows"]["popularity"]["all"]["top_10"]
-    found = twotower("recommend", shop / "streamed", "--query", '{"customer": "c0042"}', "--exclude-seen", "--json")
+    found = twotower("recommend", shop / "streamed", "--query", "c0042", "--json")
     assert len(msgspec.json.decode(found.stdout)["recommendations"]) == 10
     assert "stream = true is for `twotower train`" in twotower("study", config, "--out", shop / "no", expect=2).stderr
 
@@ -323,7 +326,7 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
 def test_a_file_of_queries_is_answered_to_a_file(shop: Path, trained: Path) -> None:
     queries, out = shop / "customers.parquet", shop / "recommended.parquet"
     pq.write_table(pa.table({"customer": ["c0042", "nobody"]}), queries)
-    said = twotower("recommend", trained, "--queries", queries, "-k", 7, "--exclude-seen", "--out", out).stdout
+    said = twotower("recommend", trained, "--queries", queries, "-k", 7, "--out", out).stdout
     assert "2 queries; written to" in said
     answers = pq.read_table(out).to_pylist()
     assert [len(answer["candidates"]) for answer in answers] == [7, 7]
@@ -337,8 +340,10 @@ def test_one_query_or_a_file_but_not_both(shop: Path, trained: Path) -> None:
     assert "belong together" in twotower("recommend", trained, "--query", "{}", "--out", shop / "no", expect=2).stderr
 
 
-def test_a_query_that_is_no_json_object_is_refused(trained: Path) -> None:
-    assert "expected a JSON object" in twotower("recommend", trained, "--query", "c0042", expect=2).stderr
+@pytest.mark.parametrize("query", ["{customer", "[1]", "null", '"c0042'])
+def test_a_query_that_is_neither_an_id_nor_a_json_object_is_refused(trained: Path, query: str) -> None:
+    said = twotower("recommend", trained, "--query", query, expect=2).stderr
+    assert "expected an id, or a JSON object of columns and values" in said
 
 
 @pytest.mark.parametrize("command", ["", "study", "train", "evaluate", "recommend", "data"])

@@ -146,6 +146,16 @@ def test_a_long_body_and_requests_close_behind_one_another_are_answered(impatien
     assert found.count(b"HTTP/1.1 200 OK\r\n") == found.count(b"HTTP/1.1 ") == 4
 
 
+def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(command(bundle, "--port", port), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert f"port {port} of 127.0.0.1 is taken by another program" in done.stderr
+    assert "serves" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

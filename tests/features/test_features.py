@@ -325,3 +325,18 @@ class TestVector:
             again.encode(pa.chunked_array([[[0.0, 5.0]]])), feature.encode(pa.chunked_array([[[0.0, 5.0]]]))
         )
         assert again(encoded).tolist() == [[4.0, 5.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_numbers_beyond_training_count_as_the_nearest_end_of_its_range() -> None:
+    feature = Normalized("at")
+    feature.fit(pa.chunked_array([[100, 200, 300, 250]]))
+    inside = feature.encode(pa.chunked_array([[100, 250, 300]]))
+    assert inside.tolist() == pytest.approx([(x - 212.5) / np.std([100, 200, 300, 250]) for x in (100, 250, 300)])
+    beyond = feature.encode(pa.chunked_array([[-(10**9), 250, 10**15]]))
+    assert torch.equal(beyond, inside)
+    restored = Normalized("at")
+    restored.restore(feature.learned())
+    assert torch.equal(restored.encode(pa.chunked_array([[-(10**9), 250, 10**15]])), inside)
+    constant = Normalized("at")
+    constant.fit(pa.chunked_array([[7, 7]]))
+    assert constant.encode(pa.chunked_array([[7, 900]])).tolist() == [0.0, 0.0]

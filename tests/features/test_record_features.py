@@ -296,7 +296,7 @@ def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:
     retriever = Retriever.build(model, log.candidates, seen=train)
     for group in range(5):
         given = [group, group + 5, group + 10, group, group + 15]
-        found = retriever.recommend({"user": 999, "history": given}, k=5)
+        found = retriever.recommend({"user": 999, "history": given}, k=5, exclude_seen=False)
         assert sum(one.id % 5 == group for one in found) >= 4
     assert retriever.recommend({"user": 3}) != retriever.recommend({"user": 3, "history": [1, 6, 11]})
 
@@ -404,3 +404,15 @@ def test_items_that_training_did_not_see_are_unknown_in_what_is_remembered() -> 
     encoded = history.encode_columns(columns_of({"who": ["a", "b"], "at": [9, 9]}))
     assert items_of(history, encoded)[1] == [10]
     assert encoded[0, 0].tolist() == [UNKNOWN, 3, PADDING]
+
+
+@pytest.mark.parametrize("name", ["first", "previous", "before", "all"])
+def test_numbers_beyond_those_of_training_do_not_lead_out_of_its_range(name: str) -> None:
+    feature: Recorded = FEATURES[name]()
+    feature.fit_columns(columns_of(LOG))
+    trained = feature(feature.encode_training(columns_of(LOG)))
+    later = columns_of({"who": ["a", "b", "a"], "what": [10, 10, 10], "at": [10**4, 10**7, 10**9]})
+    beyond = feature(feature.encode_columns(later))
+    assert beyond[:, -1].max() <= trained[:, -1].max()
+    assert beyond[:, -1].min() >= trained[:, -1].min()
+    assert torch.equal(beyond[0], beyond[2])

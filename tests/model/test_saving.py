@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,9 +12,10 @@ import torch
 from toy import groups_log, toy_model
 from twotower import arrow
 from twotower.errors import NotFittedError, SavedFolderError
-from twotower.features import Category
+from twotower.features import Categories, Category, Normalized, Text
 from twotower.model import Tower, TwoTower, load_model, save_model
-from twotower.model.saving import write_model
+from twotower.model.saving import model_version, write_model
+from twotower.retrieval import Retriever
 
 
 @pytest.fixture
@@ -29,6 +31,22 @@ def test_a_loaded_model_gives_the_same_scores_to_the_bit(model: TwoTower, tmp_pa
     assert torch.equal(loaded.embed_queries(data), model.embed_queries(data))
     assert torch.equal(loaded.embed_candidates(data.candidates), model.embed_candidates(data.candidates))
     assert loaded.settings() == model.settings()
+
+
+def test_a_loaded_model_has_the_version_of_the_one_that_was_saved(tmp_path: Path) -> None:
+    """Vocabularies that were cut off at their most frequent values, settings in another type of number."""
+    plain = groups_log(300)
+    catalogue = plain.candidates.append_column("tags", pa.array([["war", f"t{n % 7}"] for n in range(30)]))
+    log = replace(plain, candidates=catalogue)
+    model = TwoTower(
+        Tower([Category("user", 4, unknown_rate=0), Normalized("at")], dropout=0),
+        Tower([Category("item", 2), Text("title", 2, max_tokens=9), Categories("tags", dim=1, max_labels=3)]),
+        temperature=1,
+    ).learn(log)
+    save_model(model, tmp_path / "model")
+    assert model_version(load_model(tmp_path / "model")) == model_version(model)
+    Retriever.build(model, catalogue, seen=log).save(tmp_path / "shop")
+    assert len(Retriever.load(tmp_path / "shop").recommend({"user": 3})) == 10
 
 
 def test_a_learned_temperature_is_saved_with_the_weights(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_finished_parts_of_another_source_bundle_or_filter_are_not_gone_on_from(
         recommend_all(retriever, queries, out, 4)
     monkeypatch.setattr(Retriever, "rank", rank)
     with pytest.raises(SavedFolderError, match="other filters;"):
-        recommend_all(retriever, queries, out, 4, filters=Filters(exclude_seen=True))
+        recommend_all(retriever, queries, out, 4, filters=Filters(exclude_seen=False))
     with pytest.raises(SavedFolderError, match="other bundle;"):
         recommend_all(retriever.withdraw([3]), queries, out, 4)
     before, table = queries.stat().st_size, pq.read_table(queries)

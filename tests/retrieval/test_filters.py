@@ -216,16 +216,16 @@ def test_a_withdrawn_candidate_is_nowhere_and_can_come_back(retriever: Retriever
     narrower = retriever.withdraw(gone)
     assert len(narrower.index) == CANDIDATES - 2
     for answer in (
-        narrower.recommend({"user": 4}, 1000),
+        narrower.recommend({"user": 4}, 1000, exclude_seen=False),
         narrower.recommend({}, 1000),
         narrower.similar("f399" if "f399" not in gone else "f398", 1000),
     ):
         assert not set(gone) & set(ids_of(answer))
     assert narrower.history_of(4) == retriever.history_of(4)[2:]
-    plain = {one.id: one.score for one in retriever.recommend({"user": 4}, 1000)}
-    assert all(plain[one.id] == one.score for one in narrower.recommend({"user": 4}, 1000))
+    plain = {one.id: one.score for one in retriever.recommend({"user": 4}, 1000, exclude_seen=False)}
+    assert all(plain[one.id] == one.score for one in narrower.recommend({"user": 4}, 1000, exclude_seen=False))
     back = narrower.add(retriever.candidates.filter(pa.compute.is_in(retriever.candidates["film"], pa.array(gone))))
-    assert {one.id: one.score for one in back.recommend({"user": 4}, 1000)} == plain
+    assert {one.id: one.score for one in back.recommend({"user": 4}, 1000, exclude_seen=False)} == plain
     with pytest.raises(UnknownCandidateError, match=gone[0]):
         narrower.withdraw([gone[0]])
     with pytest.raises(DataError, match="all 400 candidates would be withdrawn"):
@@ -239,7 +239,7 @@ def test_a_catalogue_too_small_for_lists_grows_into_them() -> None:
     assert whole.candidates.num_rows == CANDIDATES
     assert isinstance(whole.index, ApproximateIndex)
     assert whole.index.engine is not None
-    assert len(whole.recommend({"user": 1}, CANDIDATES)) == CANDIDATES
+    assert len(whole.recommend({"user": 1}, CANDIDATES, exclude_seen=False)) == CANDIDATES
 
 
 @pytest.mark.parametrize(

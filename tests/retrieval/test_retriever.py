@@ -29,7 +29,7 @@ def test_it_recommends_what_the_model_scores_highest(retriever: Retriever, log: 
     latest = int(np.argmax(log.times))  # an event at the time that a request without one is given
     query = int(log.query_index[latest])
     scores = retriever.model.embed_queries(log)[latest] @ retriever.model.embed_candidates(log.candidates).T
-    found = retriever.recommend({"user": query}, k=5)
+    found = retriever.recommend({"user": query}, k=5, exclude_seen=False)
     assert [one.id for one in found] == scores.argsort(descending=True)[:5].tolist()
     assert [one.score for one in found] == pytest.approx(scores.sort(descending=True).values[:5].tolist(), rel=1e-5)
     assert found[0].candidate == {"item": found[0].id, "title": f"item number {found[0].id}"}
@@ -38,7 +38,7 @@ def test_it_recommends_what_the_model_scores_highest(retriever: Retriever, log: 
 
 def test_seen_is_left_out_and_k_others_are_found(retriever: Retriever, log: Dataset) -> None:
     seen = set(log.candidate_index[log.query_index == 3].tolist())
-    found = [one.id for one in retriever.recommend({"user": 3}, k=100, exclude_seen=True)]
+    found = [one.id for one in retriever.recommend({"user": 3}, k=100)]
     assert sorted(found) == sorted(set(range(30)) - seen)
     assert len(retriever.recommend({"user": 3}, k=4, exclude_seen=True)) == 4
 
@@ -81,9 +81,9 @@ def test_candidates_that_training_did_not_see_can_be_recommended(retriever: Retr
     left_out = int((~np.isin(log.candidate_index, [1, 3])).sum())
     with pytest.warns(DataWarning, match=rf"{left_out:,} of {len(log):,} events .* are left out: .*'item', such as \d"):
         wider = Retriever.build(retriever.model, new, seen=log)
-    assert {one.id for one in wider.recommend({"user": 1})} == {500, 1, 3}
+    assert {one.id for one in wider.recommend({"user": 1}, exclude_seen=False)} == {500, 1, 3}
     seen = set(log.candidate_index[log.query_index == 1].tolist())
-    left = {one.id for one in wider.recommend({"user": 1}, exclude_seen=True)}
+    left = {one.id for one in wider.recommend({"user": 1})}
     assert left == {500, 1, 3} - seen
 
 

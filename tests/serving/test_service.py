@@ -45,6 +45,22 @@ def test_it_answers_what_the_bundle_answers(client: Any, retriever: Retriever) -
     assert only["recommendations"][0]["title"] == expected[0].candidate["title"]
 
 
+def test_a_null_is_not_named_and_times_are_read_as_people_write_them(client: Any) -> None:
+    def ids(query: dict[str, Any], basis: str = "query") -> list[int]:
+        (answer,) = client.post("/v1/recommend", json={"query": query}).json()["answers"]
+        assert answer["basis"] == basis
+        return [one["id"] for one in answer["recommendations"]]
+
+    plain = ids({"user": 3})
+    for column in ("at", "city", "history"):
+        assert ids({"user": 3, column: None}) == plain
+    assert ids({"user": 3, "at": "1970-01-01T00:10:00Z"}) == ids({"user": 3, "at": 600})
+    milliseconds = client.post("/v1/recommend", json={"query": {"user": 3, "at": 1_700_000_000_000}})
+    assert refusal(milliseconds) == (400, "invalid", "query")
+    assert "'at' of the query: 1700000000000" in milliseconds.json()["error"]["message"]
+    assert "it looks like milliseconds" in milliseconds.json()["error"]["message"]
+
+
 def test_many_queries_are_answered_in_their_order(client: Any) -> None:
     queries = [{"user": 1}, {"user": 2}, {"user": 999}, {"history": [3, 8]}, {}]
     read = client.post("/v1/recommend", json={"queries": queries, "k": 3, "exclude_seen": False}).json()

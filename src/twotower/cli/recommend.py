@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from twotower.cli.listing import listing
 from twotower.cli.models import FolderArgument, JsonOption
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
@@ -19,7 +19,7 @@ from twotower.retrieval.answers import Filters
 from twotower.retrieval.bulk import recommend_all
 
 BASES = {
-    "features": "Its id is not known; these go by what the request says of it.",
+    "features": "Training did not know its id; these go by what else is known of it.",
     "popularity": "Nothing is known of it; these are the most popular.",
 }
 
@@ -28,7 +28,7 @@ def recommend(
     folder: FolderArgument,
     query: Annotated[
         str | None,
-        typer.Option(help='The query as a JSON object, such as \'{"user_id": "42"}\'; null or left out: unknown.'),
+        typer.Option(help='Its id, or its columns as a JSON object, such as \'{"user_id": "42", "age": 30}\'.'),
     ] = None,
     queries: Annotated[
         Path | None, typer.Option(help="A file of queries in place of one; needs --out.", show_default=False)
@@ -36,8 +36,9 @@ def recommend(
     out: Annotated[Path | None, typer.Option(help="The Parquet file to write, a row for each of --queries.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave out what the query has chosen in training.")
-    ] = False,
+        bool,
+        typer.Option("--exclude-seen/--no-exclude-seen", help="Leave out what the query has chosen in training."),
+    ] = True,
     exclude: Annotated[list[str] | None, typer.Option(help="An id to leave out; may be given again.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="The only id to choose from; may be given again.")] = None,
     where: Annotated[
@@ -53,7 +54,9 @@ def recommend(
     """
     del imports  # done, before a bundle is read
     if (query is None) == (queries is None):
-        raise ConfigError("recommend takes --query '{…}', or --queries FILE.parquet with --out; expected one of them")
+        raise ConfigError(
+            "recommend takes --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
+        )
     if (queries is None) != (out is None):
         raise ConfigError("--queries and --out belong together; expected both, or neither")
     filters = Filters(
@@ -73,27 +76,35 @@ def recommend(
     _one(retriever, _parsed(query), k, filters, console, json)
 
 
-def _one(retriever: Retriever, query: dict[str, Any], k: int, filters: Filters, console: Console, json: bool) -> None:
+def _one(
+    retriever: Retriever, query: dict[str, Any] | str | int, k: int, filters: Filters, console: Console, json: bool
+) -> None:
     answer = retriever.recommend(query, k, **filters.arguments)
     if json:
         write_json(answer)
         return
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("", "score", *(answer[0].candidate if answer else ())):
-        table.add_column(column, overflow="fold")
-    for place, one in enumerate(answer, start=1):
-        table.add_row(str(place), f"{one.score:.3f}", *(_shown(value) for value in one.candidate.values()))
+    details = retriever.details
+    table, left_out = listing(answer.recommendations, details.candidate_id, details.title, console.width)
     console.print(table)
-    if said := BASES.get(answer.basis):
-        console.print(said, highlight=False)
+    if left_out:
+        count = f"{len(left_out)} column{'s' if len(left_out) > 1 else ''}"
+        _say(console, f"No room for {count}: {', '.join(left_out)}; --json has all.")
+    for said in (BASES.get(answer.basis), *answer.notes):
+        if said is not None:
+            _say(console, said)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _parsed(text: str) -> dict[str, Any] | str | int:
+    """A JSON object of columns and values, or an id, as JSON or as it is."""
     try:
-        return msgspec.json.decode(text.encode(), type=dict[str, Any])
+        return msgspec.json.decode(text.encode(), type=dict[str, Any] | str | int)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"--query {text!r}: {error}; expected a JSON object of columns and values") from error
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        if text.lstrip()[:1] in ("{", "[", '"') or isinstance(error, msgspec.ValidationError):
+            raise ConfigError(
+                f"--query {text!r}: {error}; expected an id, or a JSON object of columns and values"
+            ) from error
+        return text

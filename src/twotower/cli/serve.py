@@ -17,7 +17,7 @@ from twotower.errors import ConfigError
 from twotower.processes import allowed_threads
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
-from twotower.serving.running import run
+from twotower.serving.running import listening, run
 from twotower.serving.served import Served
 from twotower.serving.service import Service
 from twotower.serving.settings import Settings, checked_token, read_token
@@ -63,14 +63,15 @@ def serve(
             highlight=False,
             soft_wrap=True,
         )
-    shown = f"[{host}]" if ":" in host else host
-    console.print(
-        f"twotower serves {bundle} at http://{shown}:{port}/ (Ctrl-C ends it)",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    run(service, host, port, threads)
+    with listening(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        console.print(
+            f"twotower serves {bundle} at http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends it)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        run(service, listener, threads)
 
 
 def _engine(name: str) -> Engine:

@@ -228,8 +228,34 @@ def _value(column: pa.ChunkedArray, row: int) -> str:
     return repr(column[row].as_py()) if len(column) > row else "nothing"
 
 
+def check_moment(seconds: float, name: str, value: object) -> None:
+    """Refuses the time of a query that `check_times` would refuse in a log.
+
+    Args:
+        seconds: The time, in seconds since 1970.
+        name: Its column.
+        value: What was given for it.
+
+    Raises:
+        DataError: It is not finite, before 1970 or after 2200.
+    """
+    if not 0 <= seconds <= LATEST_TIME:
+        unit = _unit_of(seconds)
+        hint = "" if unit is None else f"; it looks like {unit[0]}: divide by {unit[1]:.0f}"
+        raise DataError(
+            f"column {name!r} of the query: {value!r} is no sensible time; "
+            f"expected seconds since 1970, before the year 2200{hint}"
+        )
+
+
 def _unit_hint(seconds: float) -> str:
+    unit = _unit_of(seconds)
+    return "" if unit is None else f" (it looks like {unit[0]}: divide by {unit[1]:.0f}, or pass a timestamp column)"
+
+
+def _unit_of(seconds: float) -> tuple[str, float] | None:
+    """The unit that makes a sensible time of what is none in seconds, and how many of it make a second."""
     for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
         if 0 < seconds / factor <= LATEST_TIME:
-            return f" (it looks like {unit}: divide by {factor:.0f}, or pass a timestamp column)"
-    return ""
+            return unit, factor
+    return None

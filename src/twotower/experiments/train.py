@@ -29,6 +29,7 @@ from twotower.experiments.store import Store
 from twotower.processes import threads_each
 from twotower.progress import Display
 from twotower.retrieval import Retriever
+from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
 from twotower.study.config import Config
 from twotower.study.parts import Parts
@@ -73,6 +74,8 @@ def train(
     check_bundle_target(out)
     with working_in(_partial_of(out), TRAINING) as folder:
         parts = config.parts()
+        if config.data.title is not None:
+            check_title(parts.train.candidates, config.data.title)
         config = for_serving(msgspec.structs.replace(config, split=parts.split))
         columns = config.model.columns(parts.train, config.resolved_recipe(parts.train, parts.validation))
         cut = f"{parts.train.name}: {len(parts.train):,} train, {len(parts.test):,} test; split {parts.rule}"

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from twotower.features.lookups import Table
 
 Columns = Mapping[str, pa.ChunkedArray]
 """Columns by name, all of the same length."""
+
+BoolArray = npt.NDArray[np.bool_]
 
 _KINDS: dict[str, type[Feature]] = {}
 
@@ -87,6 +91,20 @@ class Feature(nn.Module):
         """
         table = getattr(self, "table", None)
         return [(table, 1)] if isinstance(table, Table) else []
+
+    @property
+    def learned_range(self) -> tuple[float, float] | None:
+        """Lowest and highest number it learned from, where it reads those beyond as the nearer of them; else None."""
+        return None
+
+    def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
+        """Which values of a column it learned to tell from unknown ones, `[N]`; None where it has no such column.
+
+        Raises:
+            DataError: A value cannot be read as what it learned from.
+        """
+        del column, values
+        return None
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""

@@ -45,6 +45,11 @@ class Bucketized(Feature):
         self.range: tuple[float, float] | None = None
         self.table: Table | None = None
 
+    @property
+    def learned_range(self) -> tuple[float, float] | None:
+        """The range of the training split."""
+        return self.range
+
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the range."""
         present = require_values(numbers_of(column, self.column), self.column)

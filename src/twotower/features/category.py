@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError
-from twotower.features.base import Feature, require_fitted
+from twotower.features.base import BoolArray, Feature, require_fitted
 from twotower.features.lookups import Table, embed
-from twotower.features.tables import cast_like, embedding_table, look_up, vocabulary_of
+from twotower.features.tables import cast_like, embedding_table, look_up, places_of, vocabulary_of
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 
@@ -45,6 +45,15 @@ class Category(Feature):
         self.column, self.dim, self.unknown_rate, self.width = column, dim, unknown_rate, dim
         self.vocabulary: pa.Array | None = None
         self.table: Table | None = None
+
+    def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
+        """Which values of its column are in the vocabulary."""
+        if column != self.column:
+            return None
+        require_fitted(self, self.vocabulary)
+        assert self.vocabulary is not None
+        known: BoolArray = places_of(cast_like(values, self.vocabulary.type, self.column), self.vocabulary) >= 0
+        return known
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the vocabulary."""

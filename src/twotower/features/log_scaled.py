@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -23,7 +24,8 @@ MISSING, FIRST = 0, 1
 class LogScaled(Recorded):
     """A number made from the record of a query, on a log scale: standardised, and as the embedding of its bucket.
 
-    A kind of it says in `values` which number; NaN has a row of its own.
+    A kind of it says in `values` which number; NaN has a row of its own. A number beyond the range of the training
+    split counts as the nearest end of it.
 
     Args:
         column: The time of the events.
@@ -97,6 +99,10 @@ class LogScaled(Recorded):
         value = encoded.nan_to_num()
         share = (value - self.low) / (self.high - self.low).clamp_min(1e-6)
         bucket = FIRST + (share * self.buckets).long().clamp(0, self.buckets - 1)
+        # A query without a record may have a number that no event of train has, and is trained on with it.
+        low = self.low if math.isnan(self.of_strangers) else self.low.clamp(max=self.of_strangers)
+        high = self.high if math.isnan(self.of_strangers) else self.high.clamp(min=self.of_strangers)
+        value = torch.minimum(torch.maximum(value, low), high)
         standardised = ((value - self.mean) / self.deviation.clamp_min(1e-6)).masked_fill(missing, 0.0)
         embedded = embed(bucket.masked_fill(missing, MISSING), self.table)
         return torch.cat([embedded, standardised.unsqueeze(1)], dim=1)

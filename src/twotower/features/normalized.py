@@ -14,7 +14,9 @@ from twotower.features.numeric import numbers_of, require_values
 class Normalized(Feature):
     """A number as itself, minus the mean and divided by the standard deviation of the training split.
 
-    A missing value is a trained number of its own; a column that is constant in train gives zeros there.
+    A number beyond the range of the training split counts as the nearest end of it, so that a moment long after
+    training does not lead the towers where they learned nothing. A missing value is a trained number of its own;
+    a column that is constant in train gives zeros.
 
     Args:
         column: The column to read: numbers, dates or timestamps.
@@ -25,6 +27,8 @@ class Normalized(Feature):
         >>> age.fit(pa.chunked_array([[10, 20, 30]]))
         >>> age(age.encode(pa.chunked_array([[20, None]]))).tolist()
         [[0.0], [0.0]]
+        >>> age.encode(pa.chunked_array([[30, 900]]))
+        tensor([1.2247, 1.2247])
     """
 
     kind = "normalized"
@@ -33,31 +37,41 @@ class Normalized(Feature):
         super().__init__()
         self.column, self.width = column, 1
         self.moments: tuple[float, float] | None = None
+        self.range: tuple[float, float] | None = None
         self.missing = nn.Parameter(torch.zeros(()))
 
+    @property
+    def learned_range(self) -> tuple[float, float] | None:
+        """The range of the training split."""
+        return self.range
+
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Learns mean and deviation."""
+        """Learns mean, deviation and range."""
         present = require_values(numbers_of(column, self.column), self.column)
-        low, high = float(present.min()), float(present.max())
+        low, high = self.range = float(present.min()), float(present.max())
         # Rounding gives the mean of equal numbers an error and them a deviation that is not quite zero.
         self.moments = (low, 0.0) if low == high else (float(present.mean()), float(present.std()))
         self.missing = nn.Parameter(torch.zeros(()))
 
     def learned(self) -> pa.Table:
-        """One row of `mean` and `deviation`."""
+        """One row of `mean`, `deviation`, `low` and `high`."""
         assert self.moments is not None
-        return pa.table({"mean": [self.moments[0]], "deviation": [self.moments[1]]})
+        assert self.range is not None
+        (mean, deviation), (low, high) = self.moments, self.range
+        return pa.table({"mean": [mean], "deviation": [deviation], "low": [low], "high": [high]})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes mean and deviation back."""
+        """Takes mean, deviation and range back."""
         self.moments = (state["mean"][0].as_py(), state["deviation"][0].as_py())
+        self.range = (state["low"][0].as_py(), state["high"][0].as_py())
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
         """Standardised numbers, float32 `[N]`, NaN where missing."""
-        require_fitted(self, self.moments)
+        require_fitted(self, self.range)
         assert self.moments is not None
+        assert self.range is not None
         mean, deviation = self.moments
-        values = (numbers_of(column, self.column) - mean) / (deviation or 1.0)
+        values = (np.clip(numbers_of(column, self.column), *self.range) - mean) / (deviation or 1.0)
         return torch.from_numpy(values.astype(np.float32))
 
     def forward(self, encoded: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 
+import pyarrow as pa
 from torch import Tensor
 
-from twotower.features.base import Columns, Feature
+from twotower.features.base import BoolArray, Columns, Feature, require_fitted
 from twotower.features.record import Record, RecordKey
+from twotower.features.tables import cast_like, places_of
 
 
 class Recorded(Feature):
@@ -34,6 +36,15 @@ class Recorded(Feature):
     def learns_from(self) -> tuple[str, ...]:
         """The id, the time and, where it matters, what was chosen."""
         return self.key.columns
+
+    def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
+        """Which queries have events in the record."""
+        if column != self.key.by:
+            return None
+        require_fitted(self, self.record)
+        assert self.record is not None
+        known: BoolArray = places_of(cast_like(values, self.record.ids.type, column), self.record.ids) >= 0
+        return known
 
     def fit_columns(self, columns: Columns) -> None:
         """Learns from a record of its own."""

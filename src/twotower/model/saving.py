@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from twotower.arrow import read_table, table_bytes, write_table
+from twotower.arrow import content_digest, read_table, write_table
 from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
 from twotower.features.record import Record
@@ -23,7 +23,7 @@ from twotower.saved import Manifest, SavedKind, check_folder, listed, write_mani
 from twotower.version import VERSION
 
 KIND = "twotower model"
-FORMAT = 2
+FORMAT = 3
 LARGEST_CONFIG = 1 << 18
 """Bytes: a larger config is not one of ours."""
 
@@ -31,19 +31,22 @@ CONFIG, WEIGHTS, VOCABULARIES, RECORDS = "config.json", "weights.safetensors", "
 
 
 def model_version(model: TwoTower) -> str:
-    """Twelve digits that name a model's very content: its settings, what its features learned, and its weights."""
-    digest = hashlib.sha256(msgspec.json.encode(model.settings()))
+    """Twelve digits that name a model's very content: its settings, what its features learned, and its weights.
+
+    A loaded model has the version of the one that was saved.
+    """
+    digest = hashlib.sha256(msgspec.json.encode(_plain_numbers(msgspec.to_builtins(model.settings()))))
     for name, feature in _named_features(model):
         if not isinstance(feature, Recorded):
             digest.update(name.encode())
-            digest.update(table_bytes(feature.learned()))
+            digest.update(content_digest(feature.learned()).encode())
     for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
         assert sharing[0].record is not None
         for table in sharing[0].record.tables():
             digest.update(str(number).encode())
-            digest.update(table_bytes(table))
+            digest.update(content_digest(table).encode())
     for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
 
@@ -159,6 +162,15 @@ def _check_weights(settings: dict[str, Any], tables: dict[str, pa.Table], weight
     for name in wanted.keys() | shapes.keys():
         if wanted.get(name) != shapes.get(name):
             raise ValueError(f"{name} is {shapes.get(name)} in {weights.name}, {wanted.get(name)} by {CONFIG}")
+
+
+def _plain_numbers(settings: Any) -> Any:
+    """The settings with whole floats as integers: a rate given as 0 is read back as 0.0."""
+    if isinstance(settings, dict):
+        return {name: _plain_numbers(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_plain_numbers(value) for value in settings]
+    return int(settings) if isinstance(settings, float) and settings.is_integer() else settings
 
 
 def _named_features(model: TwoTower) -> list[tuple[str, Feature]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from torch import Tensor
 
 from twotower.retrieval.index import IntArray
 
@@ -21,13 +23,13 @@ class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """What may be found; see `Retriever.recommend`.
 
     Attributes:
-        exclude_seen: Leave out what a query has chosen.
+        exclude_seen: Leave out what a query has chosen in training, and its own `history`.
         exclude: Ids to leave out.
         allow: The only ids that may be found; None for all.
         where: A condition on the candidates' columns.
     """
 
-    exclude_seen: bool = False
+    exclude_seen: bool = True
     exclude: tuple[int | str, ...] = ()
     allow: tuple[int | str, ...] | None = None
     where: str | None = None
@@ -57,16 +59,18 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         recommendations: The best first.
-        basis: What they are based on. `query`: the id is known. `features`: it is not, and the request brings a
-            history or another column that the query tower reads. `popularity`: nothing is known; these are the
-            candidates with the most training events, which are their scores. `candidate`: similar ones; scores are
-            cosines.
+        basis: What the scores come from. `query`: training knew the id, by events or an embedding of its own.
+            `features`: it did not, and other columns, of the request or the query table, or a `history` tell of the
+            query. `popularity`: nothing is known; these are the candidates with the most training events, which are
+            their scores. `candidate`: similar ones; scores are cosines.
         version: Version id of the bundle.
+        notes: What to know of the answer, in sentences, such as that the moment asked for lies beyond what was learned.
     """
 
     recommendations: list[Recommendation]
     basis: Basis
     version: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.recommendations)
@@ -86,8 +90,48 @@ class Ranked:
         rows: Rows of the candidate table.
         scores: Their scores.
         basis: What they are based on; see `Answer.basis`.
+        notes: What to know of them; see `Answer.notes`.
     """
 
     rows: IntArray
     scores: FloatArray
     basis: Basis
+    notes: tuple[str, ...] = ()
+
+
+def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str, version: str) -> list[Answer]:
+    """What was found, with the candidates' columns.
+
+    Args:
+        ranked: What was found for each request.
+        candidates: The catalogue.
+        candidate_id: Name of its id column.
+        version: Version id of the bundle.
+    """
+    rows = np.concatenate([one.rows for one in ranked]) if ranked else np.empty(0, dtype=np.int64)
+    columns = iter(candidates.take(pa.array(rows)).to_pylist())
+    return [
+        Answer(
+            [
+                Recommendation((row := next(columns))[candidate_id], score, row)
+                for score in one.scores.astype(np.float64).tolist()
+            ],
+            one.basis,
+            version,
+            one.notes,
+        )
+        for one in ranked
+    ]
+
+
+def with_embeddings(name: str, ids: pa.Array | pa.ChunkedArray, embeddings: Tensor) -> pa.Table:
+    """A table of ids and their embeddings.
+
+    Args:
+        name: Name of the id column.
+        ids: The ids, `[n]`.
+        embeddings: Float32 `[n, d]`.
+    """
+    rows = embeddings.detach().cpu().contiguous()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), rows.shape[1])
+    return pa.table({name: ids, "embedding": vectors})

@@ -16,7 +16,7 @@ from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
-from twotower.errors import TwoTowerError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import build_index
@@ -34,9 +34,12 @@ def built(
     settings: IndexSettings,
     threshold: float | None,
     notes: dict[str, Any],
+    title: str | None = None,
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
     catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
+    if title is not None:
+        check_title(catalogue.candidates, title)
     model.eval()
     embeddings = embedded(model, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
@@ -48,7 +51,7 @@ def built(
         candidate_id=seen.candidate_id,
         time=seen.time,
         latest_time=latest,
-        title=title_of(catalogue.candidates, seen.candidate_id),
+        title=title or title_of(catalogue.candidates, seen.candidate_id),
         index=settings,
         parity=parity,
         towers=model_version(model),
@@ -95,7 +98,7 @@ def rebuilt(
     popularity[row_of[row_of >= 0]] = bundle.popularity[row_of >= 0]
     details = msgspec.structs.replace(
         details,
-        title=title_of(catalogue, name),
+        title=details.title if details.title in catalogue.column_names else title_of(catalogue, name),
         index=settings,
         parity=parity,
         notes=details.notes | notes,
@@ -129,6 +132,21 @@ def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | 
     with torch.no_grad():
         queries = model.query_vectors(requests.encode([{}] * len(rows), rows))
     return fitted(index, queries, threshold)
+
+
+def check_title(candidates: pa.Table, title: str) -> None:
+    """Refuses a column that cannot show a candidate to people.
+
+    Raises:
+        ConfigError: The candidates lack it, or it holds neither text nor numbers.
+    """
+    if title not in candidates.column_names:
+        raise ConfigError(
+            f"title {title!r} is no column of the candidates, which have {', '.join(candidates.schema.names)}"
+        )
+    kind = candidates.schema.field(title).type
+    if pa.types.is_nested(kind) or pa.types.is_null(kind):
+        raise ConfigError(f"title {title!r} is a column of {kind}; expected text")
 
 
 def title_of(candidates: pa.Table, candidate_id: str) -> str:

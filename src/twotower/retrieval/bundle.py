@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twotower.arrow import read_table, table_bytes, write_table
+from twotower.arrow import content_digest, read_table, write_table
 from twotower.data.checks import check_ids
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
@@ -117,10 +117,11 @@ def with_version(bundle: Bundle) -> Bundle:
     """The bundle with the version id of its content in its details."""
     details = msgspec.structs.replace(bundle.details, version="")
     digest = hashlib.sha256(msgspec.json.encode(details, order="deterministic"))
-    digest.update(table_bytes(bundle.candidates))
-    digest.update(table_bytes(bundle.queries))
+    digest.update(content_digest(bundle.candidates).encode())
+    digest.update(content_digest(bundle.queries).encode())
     arrays = (bundle.seen.offsets, bundle.seen.candidates, bundle.popularity, _stored(bundle.index).numpy())
     for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(array.data)
     version = digest.hexdigest()[:12]
     return Bundle(**(vars(bundle) | {"details": msgspec.structs.replace(details, version=version)}))
@@ -344,7 +345,7 @@ def _require(holds: bool, what: str) -> None:
 
 
 def _digest(table: pa.Table) -> str:
-    return hashlib.sha256(table_bytes(table)).hexdigest()[:12]
+    return content_digest(table)[:12]
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -146,3 +147,11 @@ class IvfPq(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 IndexSettings: TypeAlias = Exact | Hnsw | IvfPq
+
+
+def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:
+    """(place, row) of every row that a query may not find; None where there is none."""
+    counts = [len(out) for out in outs]
+    if not any(counts):
+        return None
+    return np.repeat(np.arange(len(outs)), counts), np.concatenate(outs)

@@ -15,25 +15,28 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, DataError, SavedFolderError, UnknownCandidateError
+from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
-from twotower.retrieval.answers import Answer, Basis, Ranked, Recommendation
+from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
 from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, Pairs
+from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, pairs_of
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
-from twotower.retrieval.requests import Request, Requests
+from twotower.retrieval.requests import Queries, Query, Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
 
 CONDITIONS = 16
 """Conditions whose candidates are kept, for requests that ask for the same again."""
+
+BLOCK = 4096
+"""Queries that are embedded at once."""
 
 
 class Retriever:
@@ -53,7 +56,7 @@ class Retriever:
         >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)]))
         >>> _ = Trainer(epochs=2).fit(model, log)
         >>> retriever = Retriever.build(model, log.candidates, seen=log)
-        >>> [found.id for found in retriever.recommend({"who": "bob"}, k=5, exclude_seen=True)]
+        >>> [found.id for found in retriever.recommend("bob", k=5)]
         ['rum']
         >>> retriever.recommend({"who": "eve"}).basis
         'popularity'
@@ -62,7 +65,10 @@ class Retriever:
     def __init__(self, bundle: Bundle, embed: Callable[[list[Tensor]], Tensor] | None = None) -> None:
         self.bundle, self._embed = bundle, embed or bundle.query_tower or bundle.model.query_vectors
         details = bundle.details
-        self.requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
+        has_events = np.diff(bundle.seen.offsets) > 0
+        self.requests = Requests(
+            bundle.model, bundle.queries, details.query_id, details.time, details.latest_time, has_events
+        )
         self.ids = Ids(bundle.candidates[details.candidate_id], details.candidate_id)
         self._rows = bundle.candidates.combine_chunks()
         self._popularity = Popularity(bundle.popularity)
@@ -78,6 +84,7 @@ class Retriever:
         seen: Dataset,
         index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
         parity: float | None = THRESHOLD,
+        title: str | None = None,
         notes: dict[str, Any] | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
@@ -90,14 +97,17 @@ class Retriever:
             seen: The training split: what each query has chosen, and the query table.
             index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
+            title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
+                name holds `title` or `name`, or else the id.
             notes: What to keep with it, as plain data.
 
         Raises:
+            ConfigError: The catalogue lacks the column of titles.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        return cls(built(model, candidates, seen, index, parity, notes or {}))
+        return cls(built(model, candidates, seen, index, parity, notes or {}, title))
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:
@@ -168,22 +178,23 @@ class Retriever:
 
     def recommend(
         self,
-        query: Request,
+        query: Query,
         k: int = 10,
         *,
-        exclude_seen: bool = False,
+        exclude_seen: bool = True,
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
     ) -> Answer:
         """The k best candidates for one query; all that are left where fewer are.
 
-        A column that the request does not name is taken from the query table where the id is known, and
-        counts as missing elsewhere; the time is then that of the latest training event.
+        A column that the request does not name, or names with a null, is taken from the query table where the id
+        is known, and counts as missing elsewhere; the time is then that of the latest training event.
 
         Args:
-            query: Columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`, and, as
-                `history`, ids of candidates that it chose, the latest last.
+            query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`, and,
+                as `history`, ids of candidates that it chose, the latest last. Times are seconds since 1970,
+                `datetime` or `date` objects, or text in ISO 8601.
             k: How many.
             exclude_seen: Leave out what the query has chosen in training, and the request's `history`.
             exclude: Ids to leave out; those that the catalogue lacks do no harm, here and in `allow`.
@@ -193,30 +204,37 @@ class Retriever:
         Raises:
             ConfigError: k is below 1, the request names a column that the model does not know, or the condition
                 cannot be read.
-            DataError: A value cannot be read as what the column holds.
+            DataError: A value cannot be read as what the column holds, or a time is not between 1970 and 2200.
         """
         return self.recommend_many([query], k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)[0]
 
     def recommend_many(
         self,
-        queries: Sequence[Request],
+        queries: Queries,
         k: int = 10,
         *,
-        exclude_seen: bool = False,
+        exclude_seen: bool = True,
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
     ) -> list[Answer]:
-        """`recommend` for several queries at once; the filters are for each of them."""
+        """`recommend` for each of several queries, with the same filters.
+
+        They come in a list, or in a table (Arrow, Polars, pandas, DuckDB) with a row for each and columns that
+        requests may name; for a file of them, see `twotower recommend --queries`.
+
+        Raises:
+            ConfigError, DataError: As `recommend`.
+        """
         ranked = self.rank(queries, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)
-        return self._answers(ranked)
+        return answers_of(ranked, self._rows, self.details.candidate_id, self.version)
 
     def rank(
         self,
-        queries: Sequence[Request],
+        queries: Queries,
         k: int = 10,
         *,
-        exclude_seen: bool = False,
+        exclude_seen: bool = True,
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
@@ -227,28 +245,28 @@ class Retriever:
             ConfigError, DataError: As `recommend`.
         """
         _check_k(k)
-        for query in queries:
-            self.requests.check(query)
-        rows = [self.requests.row(query) for query in queries]
-        bases = [self._basis(query, row) for query, row in zip(queries, rows, strict=True)]
+        requests = self.requests.read_all(queries)
+        rows = [self.requests.row(request) for request in requests]
+        bases = [self.requests.basis(request, row) for request, row in zip(requests, rows, strict=True)]
         out, allowed = self.ids.rows(exclude), self.allowed(allow, where)
         outs = [
-            np.concatenate([out, self._seen_by(query, row)]) if exclude_seen else out
-            for query, row in zip(queries, rows, strict=True)
+            np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out
+            for request, row in zip(requests, rows, strict=True)
         ]
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
         found: dict[int, Ranked] = {}
         if asked:
-            vectors = self.embed([queries[place] for place in asked], [rows[place] for place in asked])
-            hits = self.index.search(vectors, k, _pairs([outs[place] for place in asked]), allowed)
+            vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
+            hits = self.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
             for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
                 left = candidates >= 0
-                found[place] = Ranked(candidates[left], scores[left], bases[place])
+                note = self.requests.note_on_time(requests[place])
+                found[place] = Ranked(candidates[left], scores[left], bases[place], () if note is None else (note,))
         for place, basis in enumerate(bases):
             if basis == "popularity":
                 candidates, events = self._popularity.best(k, outs[place], allowed)
                 found[place] = Ranked(candidates, events.astype(np.float32), basis)
-        return [found[place] for place in range(len(queries))]
+        return [found[place] for place in range(len(requests))]
 
     def similar(
         self,
@@ -269,9 +287,10 @@ class Retriever:
         row = self.candidate_row(candidate_id)
         out = np.append(self.ids.rows(exclude), row)
         rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
-        return self._answers([Ranked(rows, cosines, "candidate")])[0]
+        ranked = [Ranked(rows, cosines, "candidate")]
+        return answers_of(ranked, self._rows, self.details.candidate_id, self.version)[0]
 
-    def explain(self, query: Request, candidate_id: object) -> Explanation:
+    def explain(self, query: Query, candidate_id: object) -> Explanation:
         """Which features and which items of the history the score of a candidate comes from.
 
         Raises:
@@ -279,12 +298,38 @@ class Retriever:
             ConfigError, DataError: As `recommend`.
         """
         row = self.candidate_row(candidate_id)
-        self.requests.check(query)
-        encoded = self.requests.encode([query], [self.requests.row(query)])
+        request = self.requests.read(query)
+        encoded = self.requests.encode([request], [self.requests.row(request)])
         candidate = encode_table(self.model.candidate, self.candidates.slice(row, 1)).whole()
         return explain(
             self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.details.candidate_id
         )
+
+    def candidate_embeddings(self) -> pa.Table:
+        """The embedding of every candidate beside its id, as lists of float32 of one length.
+
+        As NumPy, `[C, d]`: `np.stack(table["embedding"].to_numpy())`.
+        """
+        name = self.details.candidate_id
+        return with_embeddings(name, self.candidates[name], self.index.embeddings)
+
+    def query_embeddings(self, queries: Queries | None = None) -> pa.Table:
+        """The embedding of each query beside its id (null where it has none), as lists of float32 of one length.
+
+        A dot product with the embedding of a candidate is the score that `recommend` gives.
+
+        Args:
+            queries: Several queries, or a table of them, as in `recommend_many`; default: the query table.
+
+        Raises:
+            ConfigError, DataError: As `recommend`.
+        """
+        requests = self.requests.read_all(self.queries[self.details.query_id] if queries is None else queries)
+        rows = [self.requests.row(request) for request in requests]
+        parts = [slice(start, start + BLOCK) for start in range(0, len(requests), BLOCK)]
+        vectors = [self.embed(requests[part], rows[part]) for part in parts]
+        embeddings = torch.cat(vectors) if vectors else self.index.embeddings[:0]
+        return with_embeddings(self.details.query_id, self.requests.ids_of(requests), embeddings)
 
     def history_of(self, query_id: object) -> list[int | str]:
         """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
@@ -301,7 +346,7 @@ class Retriever:
             DataError: A column is missing or of another type, or an id is null or repeated.
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
-        return self._with(with_candidates(self.bundle, candidates))
+        return type(self)(with_candidates(self.bundle, candidates), self._embed)
 
     def withdraw(self, ids: Iterable[object]) -> Retriever:
         """A retriever without these candidates.
@@ -312,7 +357,7 @@ class Retriever:
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
         rows = np.array(sorted({self.candidate_row(value) for value in ids}), dtype=np.int64)
-        return self._with(without_candidates(self.bundle, rows))
+        return type(self)(without_candidates(self.bundle, rows), self._embed)
 
     def candidate_row(self, candidate_id: object) -> int:
         """Row of a candidate in the candidate table.
@@ -353,51 +398,16 @@ class Retriever:
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))
 
-    def _with(self, bundle: Bundle) -> Retriever:
-        return type(self)(bundle, self._embed)
-
-    def _basis(self, query: Request, row: int | None) -> Basis:
-        if row is not None:
-            return "query"
-        return "features" if self.requests.tells(query) else "popularity"
-
     def _seen_by(self, query: Request, row: int | None) -> IntArray:
         """Rows that the query has chosen: of the record, and as it says itself."""
         recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
-        if not (given := query.get(GIVEN)):
-            return recorded
-        if not isinstance(given, Sequence) or isinstance(given, str):
-            raise DataError(f"column {GIVEN!r} of the query: {given!r}; expected a list of candidate ids")
-        return np.concatenate([recorded, self.ids.rows(value for value in given if value is not None)])
+        given = [value for value in query.get(GIVEN, ()) if value is not None]
+        return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
 
     def _matching_rows(self, where: str) -> IntArray:
         return matching_rows(self.candidates, where)
-
-    def _answers(self, ranked: Sequence[Ranked]) -> list[Answer]:
-        rows = np.concatenate([one.rows for one in ranked]) if ranked else np.empty(0, dtype=np.int64)
-        candidates = iter(self._rows.take(pa.array(rows)).to_pylist())
-        id_column, version = self.details.candidate_id, self.version
-        return [
-            Answer(
-                [
-                    Recommendation((row := next(candidates))[id_column], score, row)
-                    for score in one.scores.astype(np.float64).tolist()
-                ],
-                one.basis,
-                version,
-            )
-            for one in ranked
-        ]
 
 
 def _check_k(k: int) -> None:
     if k < 1:
         raise ConfigError(f"k={k}; expected at least 1")
-
-
-def _pairs(outs: Sequence[IntArray]) -> Pairs | None:
-    """(place, row) of every row that a query may not find; None where there is none."""
-    counts = [len(out) for out in outs]
-    if not any(counts):
-        return None
-    return np.repeat(np.arange(len(outs)), counts), np.concatenate(outs)

@@ -29,8 +29,9 @@ Value: TypeAlias = (
 Query: TypeAlias = Annotated[
     dict[str, Value],
     Meta(
-        description="Columns of the query by name: its id, its time, what else the query tower reads, and as `history` "
-        "the ids of candidates that it chose, the latest last."
+        description="Columns of the query by name: its id; its time, in seconds since 1970 or as text in ISO 8601; "
+        "what else the query tower reads; and as `history` the ids of candidates that it chose, the latest last. A "
+        "null counts as not named."
     ),
 ]
 Row: TypeAlias = dict[str, Any]
@@ -93,10 +94,11 @@ class Recommended(msgspec.Struct, frozen=True):
 
 
 class Recommendations(msgspec.Struct, frozen=True):
-    """What was found for one query, the best first, and what that is based on."""
+    """What was found for one query, the best first, what that is based on, and what to know of it, in sentences."""
 
     basis: Basis
     recommendations: list[Recommended]
+    notes: list[str] = []
 
 
 class RecommendAnswer(msgspec.Struct, frozen=True):

@@ -122,7 +122,7 @@ async def recommend(call: Call) -> Reply:
 def _recommended(retriever: Retriever, found: list[Answer]) -> tuple[bytes, list[str]]:
     """The answer as JSON, made in the engine's thread, and what its parts are based on."""
     titles = Titles(retriever)
-    answers = [Recommendations(one.basis, titles.recommended(one.recommendations)) for one in found]
+    answers = [Recommendations(one.basis, titles.recommended(one.recommendations), list(one.notes)) for one in found]
     return json_of(RecommendAnswer(retriever.version, answers)), [one.basis for one in found]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import socket
 import sys
 from types import FrameType
 from typing import Any
 
 import torch
 
+from twotower.errors import ConfigError
 from twotower.extras import require
 from twotower.serving.heads import limited
 from twotower.serving.logs import fields, log, write_logs
@@ -28,18 +31,38 @@ LONGEST_QUEUE = 2048
 """Connections that the system may keep waiting."""
 
 
-def run(service: Service, host: str, port: int, threads: int = 1) -> None:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: The address to listen at, or a name of it.
+        port: The port; 0 for a free one.
+
+    Raises:
+        ConfigError: The port is taken, or nothing may listen there.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # of a name's addresses, IPv4's
+        return socket.create_server(address[:2], family=family, backlog=LONGEST_QUEUE)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} of {host} is taken by another program; choose one with --port, 0 for a free one"
+            ) from error
+        raise ConfigError(f"nothing can listen at {host}, port {port}: {error.strerror or error}") from error
+
+
+def run(service: Service, listener: socket.socket, threads: int = 1) -> None:
     """Serves until SIGTERM or SIGINT; requests in flight are finished within the time that the settings give.
 
     Args:
         service: What answers.
-        host: The address to listen at.
-        port: The port; 0 for a free one.
+        listener: What `listening` gave.
         threads: Threads of one search.
 
     Raises:
         MissingExtraError: uvicorn is not installed.
-        OSError: Nothing can listen there.
     """
     uvicorn, http = require("uvicorn", "serve"), require("uvicorn.protocols.http.httptools_impl", "serve")
     write_logs()
@@ -49,8 +72,6 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
     gc.freeze()  # what is loaded stays, and need not be looked through again
     config = uvicorn.Config(
         service,
-        host=host,
-        port=port,
         http=limited(http.HttpToolsProtocol, service),
         log_config=None,
         access_log=False,
@@ -60,7 +81,7 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
         timeout_graceful_shutdown=int(service.settings.drain_seconds) or 1,
     )
     server = _server_class(uvicorn)(config, service)
-    server.run()
+    server.run(sockets=[listener])
 
 
 def _server_class(uvicorn: Any) -> type[Any]:

@@ -56,6 +56,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         candidate_id: Column of the candidate ids.
         time: Column of the times.
         weight: Column of the weights.
+        title: Column of the candidates that shows one to people; default: one whose name holds `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         delimiter: What stands between the cells of CSV files; default: told from the header of each.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
@@ -72,6 +73,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     candidate_id: str | None = None
     time: str | None = None
     weight: str | None = None
+    title: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
     delimiter: str | None = None
     stream: bool = False

@@ -17,6 +17,7 @@ from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
+from twotower.training.continued import warn_of_new_ids
 from twotower.training.devices import check_device
 from twotower.training.history import TrainingHistory
 from twotower.training.identity import identity_of
@@ -153,7 +154,8 @@ class Trainer(Settings, frozen=True, kw_only=True):
         """Trains a model in place.
 
         A model that has not learned from data yet learns its vocabularies from `train` and gets its initial
-        weights from the seed; one that has goes on from where it is.
+        weights from the seed; one that has goes on from where it is. Its vocabularies do not grow: a `NewIdsWarning`
+        says how many ids of which column are new to it, which share the embedding of unknown ids.
 
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
@@ -184,6 +186,8 @@ class Trainer(Settings, frozen=True, kw_only=True):
         if not model.is_fitted:
             model.learn(train, self.seed)
             model.to(self.device)
+        else:
+            warn_of_new_ids(model, train)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
         saved = None
         if checkpoint is not None:

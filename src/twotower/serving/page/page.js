@@ -7,7 +7,7 @@ const MOST_SHARES = 12;
 const SVG = "http://www.w3.org/2000/svg";
 const BASES = {
   query: "known: by their id and history",
-  features: "new: by what you told",
+  features: "new: by what is known of them",
   popularity: "nothing known: the most popular",
   candidate: "by likeness",
 };

@@ -1,0 +1,68 @@
+"""Recommendations as a table that fits any terminal: what matters first, and as many other columns as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.table import Table
+
+from twotower.retrieval import Recommendation
+
+BETWEEN = 3
+"""Cells that the table takes between two columns."""
+
+NARROWEST_TITLE = 8
+"""Cells that a title gets where the terminal has room for less: the terminal then wraps the line."""
+
+Column = tuple[str, list[str]]
+
+
+def listing(found: Sequence[Recommendation], candidate_id: str, title: str, width: int) -> tuple[Table, list[str]]:
+    """The table, and the names of the columns for which it has no room.
+
+    Place, id, title and score are always there; other columns follow in the catalogue's order where they fit.
+
+    Args:
+        found: The recommendations.
+        candidate_id: The column of the ids.
+        title: The column that shows a candidate to people.
+        width: Cells of the terminal.
+    """
+    columns: dict[str, Column] = {
+        name: (name, [_shown(one.candidate[name]) for one in found])
+        for name in (found[0].candidate if found else (candidate_id, title))
+    }
+    places = ("", [str(place) for place in range(1, len(found) + 1)])
+    scores = ("score", [f"{one.score:.3f}" for one in found])
+    names = [columns.pop(name) for name in dict.fromkeys((candidate_id, title))]
+    fixed = [places, *names, scores]
+    room = width - sum(_width(column) + BETWEEN for column in fixed) + BETWEEN
+    shortened = max(_width(names[-1]) + min(room, 0), NARROWEST_TITLE)
+    fitting, left_out = [], []
+    for name, column in columns.items():
+        if room >= (needed := _width(column) + BETWEEN):
+            fitting.append(column)
+            room -= needed
+        else:
+            left_out.append(name)
+    return _table([*fixed, *fitting], {names[-1][0]: shortened}), left_out
+
+
+def _table(columns: Sequence[Column], widths: dict[str, int]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for name, values in columns:
+        width = widths.get(name, _width((name, values)))
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width, max_width=width)
+    for row in zip(*(values for _, values in columns), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _width(column: Column) -> int:
+    name, values = column
+    return max(map(cell_len, (name, *values)))
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

@@ -1,0 +1,83 @@
+"""Moments in requests: seconds since 1970 as numbers, `datetime` and `date` objects, or text in ISO 8601."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.data.checks import check_moment
+from twotower.errors import DataError
+
+ISO_DATE = re.compile(r"\d{4}-\d\d")
+"""How a moment in ISO 8601 begins; other text is not guessed at."""
+
+
+def seconds_of(value: object, column: str) -> int | float:
+    """The moment in seconds since 1970, a whole number where it is one.
+
+    Args:
+        value: A number of seconds, a `datetime` or `date`, or text in ISO 8601; without a time zone, UTC is meant.
+        column: The column it is of, for errors.
+
+    Raises:
+        DataError: It is none of these, or not between 1970 and 2200; a number of milliseconds is no number of seconds.
+
+    Example:
+        >>> seconds_of("1997-11-09T04:45:27+01:00", "at"), seconds_of(date(1970, 1, 2), "at")
+        (879047127, 86400)
+    """
+    seconds = _timestamp(value, column)
+    check_moment(seconds, column, value)
+    return int(seconds) if seconds.is_integer() else seconds
+
+
+def in_words(seconds: float) -> str:
+    """A moment for people, in UTC.
+
+    Example:
+        >>> in_words(879047127)
+        '1997-11-09 03:45:27 UTC'
+    """
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def is_date(kind: pa.DataType) -> bool:
+    """Whether a column holds dates or timestamps."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def date_of(value: object, column: str, kind: pa.DataType) -> object:
+    """A value of a request for a column of dates or timestamps, in that type.
+
+    Raises:
+        DataError: It is no moment.
+    """
+    seconds = seconds_of(value, column) if isinstance(value, Real) else _timestamp(value, column)
+    return pa.scalar(int(seconds * 1_000_000), pa.timestamp("us")).cast(kind, safe=False).as_py()
+
+
+def _timestamp(value: object, column: str) -> float:
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, str) and ISO_DATE.match(value):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise DataError(f"column {column!r} of the query: {value!r} is no time in ISO 8601: {error}") from error
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
+    raise DataError(
+        f"column {column!r} of the query: {value!r} is {type(value).__name__}; expected seconds since 1970 as a "
+        f"number, or a date or time in ISO 8601, such as 2026-01-05T10:00:00Z"
+    )
