@@ -4,7 +4,7 @@ from twotower.retrieval.answers import Answer, Recommendation
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.bundle import Details
 from twotower.retrieval.exact import ExactIndex
-from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IvfPq
+from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 
@@ -18,7 +18,6 @@ __all__ = [
     "Hnsw",
     "Index",
     "IndexSettings",
-    "IvfPq",
     "Parity",
     "Recommendation",
     "Retriever",

@@ -14,7 +14,7 @@ from twotower.data.checks import check_ids, require_columns
 from twotower.data.dataset import Dataset, cast_ids, from_tables
 from twotower.data.lookup import IdRows
 from twotower.data.seen import Seen
-from twotower.errors import TwoTowerError
+from twotower.errors import DataError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import build_index
@@ -78,7 +78,7 @@ def rebuilt(
         notes: What to keep besides, as plain data.
 
     Raises:
-        DataError: The catalogue has no id column, one of another type, or one with nulls or repeated ids.
+        DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
         ParityError: The index finds too little of what exact search finds.
     """
     old, details = bundle.candidates, bundle.details
@@ -87,6 +87,8 @@ def rebuilt(
     if candidates is not None:
         require_columns(candidates, [name], "candidates")
         check_ids(candidates[name], name, "candidates", unique=True)
+        if candidates.num_rows == 0:
+            raise DataError("the candidates table has no rows; expected at least one candidate")
         cast = cast_ids(candidates[name], old.schema.field(name).type, name, "candidates")
         catalogue = candidates.set_column(candidates.column_names.index(name), name, cast)
     embeddings = embedded(bundle.model, catalogue)

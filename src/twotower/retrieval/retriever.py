@@ -86,7 +86,7 @@ class Retriever:
             candidates: The catalogue, with the columns that the candidate tower reads; it may hold
                 candidates that training did not see.
             seen: The training split: what each query has chosen, and the query table.
-            index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
+            index: How candidates are searched: `Exact()` or `Hnsw()`.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
             notes: What to keep with it, as plain data.
 
