@@ -21,7 +21,7 @@ from twotower.features import (
     Vector,
 )
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
-from twotower.retrieval import Answer, Exact, Hnsw, IvfPq, Recommendation, Retriever, editing
+from twotower.retrieval import Answer, Exact, Hnsw, Recommendation, Retriever, editing
 from twotower.training import (
     Adagrad,
     AdamW,
@@ -58,7 +58,6 @@ __all__ = [
     "History",
     "Hnsw",
     "InBatchSoftmax",
-    "IvfPq",
     "Normalized",
     "ProgressBar",
     "Recommendation",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
 from twotower.cli.main import app
-from twotower.errors import ConfigError, DataWarning, UnknownCandidateError
+from twotower.errors import ConfigError, DataError, DataWarning, UnknownCandidateError
 from twotower.retrieval import Retriever
 
 
@@ -49,6 +49,9 @@ def test_a_bundle_gets_another_index_and_another_catalogue(trained: Path, tmp_pa
     assert {one.id: one.score for one in new.recommend({}, 3)} == {7: events[7], 2: events[2], 500: 0.0}
     with pytest.raises(ConfigError, match="--index 'hsnw'"):
         run("bundle", trained, "--out", tmp_path / "b", "--index", "hsnw")
+    pq.write_table(catalogue.slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="has no rows; expected at least one candidate"):
+        run("bundle", trained, "--out", tmp_path / "b", "--candidates", tmp_path / "none.parquet")
 
 
 def test_candidates_are_added_and_withdrawn_in_place(trained: Path, tmp_path: Path) -> None:

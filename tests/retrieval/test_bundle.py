@@ -389,6 +389,13 @@ def test_other_formats_say_what_to_do(folder: Path) -> None:
         Retriever.load(folder)
 
 
+def test_an_index_of_a_kind_that_is_not_known_says_what_to_do(folder: Path) -> None:
+    details = msgspec.json.decode((folder / "manifest.json").read_bytes())["details"]
+    sign(folder, details=details | {"index": {"kind": "ivfpq", "lists": 8}})
+    with pytest.raises(SavedFolderError, match=r"'ivfpq' - at `\$\.index\.kind`.*load_model.*Retriever\.build"):
+        Retriever.load(folder)
+
+
 def test_embeddings_stay_in_the_file_until_they_are_needed(retriever: Retriever, tmp_path: Path) -> None:
     log = groups_log(1500)
     Retriever.build(retriever.model, log.candidates, seen=log).save(tmp_path / "exact")

@@ -158,6 +158,9 @@ FILMS = pa.table(
         ("year < 99999999999999999999", [0, 1]),
         ("year = 1979.0", [0]),
         ("year == 1979", [0]),
+        ("year IN[1979]Or(title='Heat')", [0, 1]),
+        ("not not year = 1979", [0]),
+        ("not not not year = 1979", [1]),
         (f"year in [{', '.join(['1'] * 1500)}, 1995]", [1]),
         (" or ".join(["year=0"] * 900) + " or year = 1995", [1]),
     ],
@@ -190,7 +193,9 @@ def test_the_grammar_by_examples(text: str, rows: list[int]) -> None:
         ("year not 3", "expected in or contains"),
         ("year", "expected =, !=, <, <=, >, >=, in, contains or is after year"),
         ("__import__('os')", "expected a column"),
-        ("year > 19x", "character 8: found '19x'; expected a column, a value or a sign"),
+        ("year > 19x", "character 8: found '19x'; expected a number for column year, which is int64"),
+        ("year = 1 andyear = 2", "character 10: found 'andyear'; expected and, or, or the end"),
+        ("year isnull", "character 6: found 'isnull'; expected =, !="),
         ("year ; 3", "character 6: found '; 3'"),
         ("(" * 5000, f"at most {DEEPEST} brackets"),
         ("not " * 1000 + "year > 3", f"at most {DEEPEST} brackets"),
@@ -212,3 +217,15 @@ def test_any_text_is_a_condition_or_refused(text: str) -> None:
     except ConfigError:
         return
     assert set(rows) <= {0, 1, 2}
+
+
+def test_a_column_is_found_by_a_word_of_the_grammar() -> None:
+    table = pa.table({"in": [1, 2], "is": ["true", "null"], "not": [3, 4]})
+    assert matching_rows(table, "in in [2] or is = 'true'").tolist() == [0, 1]
+    assert matching_rows(table, "not `not` = 3 and is is not null").tolist() == [1]
+
+
+def test_the_deepest_condition_is_read() -> None:
+    text = "not (" * DEEPEST + "year = 1979" + ")" * DEEPEST
+    assert matching_rows(FILMS, text).tolist() == [0]
+    assert matching_rows(FILMS, "(seen = true or " * DEEPEST + "year = 1979" + ")" * DEEPEST).tolist() == [0]

@@ -16,7 +16,7 @@ from twotower.data import Dataset, from_tables
 from twotower.errors import ConfigError, DataError, UnknownCandidateError
 from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower
-from twotower.retrieval import Answer, ApproximateIndex, Exact, Hnsw, IndexSettings, IvfPq, Retriever
+from twotower.retrieval import Answer, Exact, Hnsw, IndexSettings, Retriever
 from twotower.retrieval.bundle import with_onnx
 
 GENRES = ("war", "noir", "farce")
@@ -54,7 +54,6 @@ MODEL = whole_numbers(LOG)
 KINDS: dict[str, IndexSettings] = {
     "exact": Exact(),
     "hnsw": Hnsw(neighbours=8),
-    "ivfpq": IvfPq(lists=8, parts=3),
     "onnx": Exact(),
 }
 
@@ -230,16 +229,6 @@ def test_a_withdrawn_candidate_is_nowhere_and_can_come_back(retriever: Retriever
         narrower.withdraw([gone[0]])
     with pytest.raises(DataError, match="all 400 candidates would be withdrawn"):
         retriever.withdraw(retriever.candidates["film"].to_pylist())
-
-
-def test_a_catalogue_too_small_for_lists_grows_into_them() -> None:
-    few = LOG.candidates.slice(0, 200)
-    small = Retriever.build(MODEL, few, seen=LOG, index=IvfPq(lists=8, parts=3), parity=None)
-    whole = small.withdraw(["f0"]).add(LOG.candidates)
-    assert whole.candidates.num_rows == CANDIDATES
-    assert isinstance(whole.index, ApproximateIndex)
-    assert whole.index.engine is not None
-    assert len(whole.recommend({"user": 1}, CANDIDATES, exclude_seen=False)) == CANDIDATES
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import ConfigError, ParityError, TwoTowerError
-from twotower.retrieval import ApproximateIndex, Exact, ExactIndex, Hnsw, Index, IndexSettings, IvfPq
+from twotower.retrieval import ApproximateIndex, Exact, ExactIndex, Hnsw, Index, IndexSettings
 from twotower.retrieval.approximate import build_index, restored_index
 from twotower.retrieval.parity import fitted, measure_parity
 
@@ -20,7 +20,6 @@ CANDIDATES, WIDTH = 600, 8
 KINDS: dict[str, IndexSettings] = {
     "exact": Exact(),
     "hnsw": Hnsw(neighbours=8, build=40, search=32),
-    "ivfpq": IvfPq(lists=12, probes=4, parts=4),
 }
 
 
@@ -173,7 +172,7 @@ def test_a_moved_index_holds_the_new_catalogue_and_nothing_else(kind: str, again
         hits = moved.search(queries, 10)
         found = hits.candidates.tolist(), hits.scores.tolist()
         check(moved, queries, 10, np.zeros((6, len(embeddings)), bool), found)
-        assert measure_parity(moved, queries, threshold=None, k=10).recall > 0.7  # a third of the lists are looked into
+        assert measure_parity(moved, queries, threshold=None, k=10).recall > 0.8
         own = embeddings[step : step + 1] = embeddings_of(1, seed=20 + step) * 5
         origin = np.arange(len(embeddings))
         origin[step] = -1
@@ -192,32 +191,25 @@ def _swapped(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Calla
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage"),
+    "damage",
     [
-        ("hnsw", _swapped("neighbours", lambda part: part.fill_(CANDIDATES))),
-        ("hnsw", _swapped("neighbours", lambda part: part[:-1])),
-        ("hnsw", _swapped("levels", lambda part: part.fill_(99))),
-        ("hnsw", _swapped("levels", lambda part: part.zero_())),
-        ("hnsw", _swapped("entry", lambda part: part - 10_000)),
-        ("hnsw", _swapped("width", lambda part: part * 0)),
-        ("hnsw", _swapped("width", lambda part: part.repeat(2))),
-        ("hnsw", _swapped("length", lambda part: part * torch.nan)),
-        ("hnsw", _swapped("rows", lambda part: part.zero_())),
-        ("hnsw", _swapped("rows", lambda part: part + 1)),
-        ("hnsw", _swapped("former", lambda _: torch.ones(3, WIDTH))),
-        ("ivfpq", _swapped("lists", lambda part: part + 12)),
-        ("ivfpq", _swapped("codes", lambda part: part[:, 1:])),
-        ("ivfpq", _swapped("centres", lambda part: part[:, 1:])),
-        ("ivfpq", _swapped("codebooks", lambda part: part * torch.nan)),
+        _swapped("neighbours", lambda part: part.fill_(CANDIDATES)),
+        _swapped("neighbours", lambda part: part[:-1]),
+        _swapped("levels", lambda part: part.fill_(99)),
+        _swapped("levels", lambda part: part.zero_()),
+        _swapped("entry", lambda part: part - 10_000),
+        _swapped("width", lambda part: part * 0),
+        _swapped("width", lambda part: part.repeat(2)),
+        _swapped("length", lambda part: part * torch.nan),
+        _swapped("rows", lambda part: part.zero_()),
+        _swapped("rows", lambda part: part + 1),
+        _swapped("former", lambda _: torch.ones(3, WIDTH)),
     ],
 )
-def test_numbers_that_faiss_would_stumble_over_are_refused(
-    kind: str, damage: Callable[[dict[str, torch.Tensor]], None]
-) -> None:
-    settings = KINDS[kind]
+def test_numbers_that_faiss_would_stumble_over_are_refused(damage: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    settings = Hnsw(neighbours=8, build=40, search=32)
     index = build_index(settings, EMBEDDINGS)
     assert isinstance(index, ApproximateIndex)
-    assert not isinstance(settings, Exact)
     parts = index.tensors()
     damage(parts)
     with pytest.raises(ValueError, match=r"index|graph|vectors"):
@@ -240,9 +232,9 @@ def test_neighbours_in_a_layer_that_they_are_not_in_are_refused() -> None:
 
 def test_an_index_that_finds_too_little_is_refused() -> None:
     torch.manual_seed(0)
-    index = build_index(IvfPq(lists=8, probes=1, parts=1, refine=1), torch.randn(3000, WIDTH))
+    index = build_index(Hnsw(neighbours=2, build=2, search=1), torch.randn(3000, WIDTH))
     queries = torch.randn(40, WIDTH)
-    with pytest.raises(ParityError, match=r"ivfpq index finds 0\.\d+ of the 100 best .* at least 0\.95"):
+    with pytest.raises(ParityError, match=r"hnsw index finds 0\.\d+ of the 100 best .* at least 0\.95"):
         measure_parity(index, queries, threshold=0.95)
     assert 0 < measure_parity(index, queries, threshold=None).recall < 0.95
 
@@ -283,9 +275,7 @@ def test_a_width_that_was_asked_for_stays_and_none_goes_on_for_ever(hard: tuple[
     assert fitted(restored_index(Hnsw(neighbours=4, build=10), embeddings, narrowest), queries, None)[1] == parity
 
 
-@pytest.mark.parametrize("wrong", [lambda: Hnsw(neighbours=1), lambda: Hnsw(search=0), lambda: IvfPq(probes=0)])
+@pytest.mark.parametrize("wrong", [lambda: Hnsw(neighbours=1), lambda: Hnsw(build=0), lambda: Hnsw(search=0)])
 def test_settings_out_of_range_are_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         wrong()
-    with pytest.raises(ConfigError, match=r"parts=3; expected a divisor of the 8 numbers"):
-        build_index(IvfPq(parts=3), EMBEDDINGS)

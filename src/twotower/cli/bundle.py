@@ -32,7 +32,7 @@ def bundle(
         Path | None, typer.Option(help="Another catalogue: Parquet, CSV or JSON Lines. Default: the one that it has.")
     ] = None,
     index: Annotated[
-        str, typer.Option(help="exact, hnsw or ivfpq (the extra ann), or a JSON object with settings.")
+        str, typer.Option(help="exact or hnsw (the extra ann), or a JSON object with settings.")
     ] = "exact",
     parity: Annotated[
         float, typer.Option(min=0, max=1, help="Least recall of an approximate index against exact search.")
@@ -97,7 +97,7 @@ def parsed_index(text: str) -> IndexSettings:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}
         parsed: IndexSettings = msgspec.convert(settings, IndexSettings)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"--index {text!r}: {error}; expected exact, hnsw, ivfpq, or a JSON object") from error
+        raise ConfigError(f"--index {text!r}: {error}; expected exact, hnsw, or a JSON object") from error
     return parsed
 
 

@@ -5,7 +5,7 @@ from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.bundle import Details
 from twotower.retrieval.editing import editing
 from twotower.retrieval.exact import ExactIndex
-from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IvfPq
+from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 
@@ -19,7 +19,6 @@ __all__ = [
     "Hnsw",
     "Index",
     "IndexSettings",
-    "IvfPq",
     "Parity",
     "Recommendation",
     "Retriever",

@@ -1,9 +1,8 @@
-"""`ApproximateIndex`: FAISS finds candidates, and what the index promises is seen to here."""
+"""`ApproximateIndex`: a graph finds candidates, and exact search steps in where it would find too few."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,61 +11,38 @@ from torch import Tensor
 
 from twotower.retrieval.exact import NOTHING, ExactIndex, decoded, keys_of
 from twotower.retrieval.graph import Graph
-from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IntArray, IvfPq, Pairs
-from twotower.retrieval.lists import Lists
+from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IntArray, Pairs
 
-SHARE = 10
-"""Where fewer than one in so many candidates may be found, or more are wanted, all of them are searched."""
+EXACT_BELOW = 10
+"""Search exactly when under 1/10 of the candidates are eligible, or k is over 1/10 of those that are."""
 
-SPARE = 512
-"""So many excluded candidates of a query are made up for by asking for more; where there are more, they are hidden."""
+OVERFETCH_LIMIT = 512
+"""Fetch k candidates and as many as are excluded, up to 512 of these; where there are more, hide them from FAISS."""
 
 Bits = npt.NDArray[np.uint8]
 """A bit for each vector, the lowest of a byte first."""
 
 
-class Engine(Protocol):
-    """Vectors, each with a number, of which those with about the highest dot products are found."""
-
-    widening: int
-    """Vectors to ask for, for each one wanted."""
-
-    def search(self, queries: npt.NDArray[np.float32], count: int, bits: Bits | None) -> IntArray:
-        """Numbers of the best `count` whose bit is set, `[n, count]`; −1 where no more were found."""
-        ...
-
-    def wider(self) -> Engine | None:
-        """The same vectors, of which a search looks at more; None where it cannot."""
-        ...
-
-    def extended(self, vectors: npt.NDArray[np.float32]) -> Engine:
-        """An engine that holds these vectors besides, numbered on."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What makes it anew, given the vectors."""
-        ...
-
-
 class ApproximateIndex:
-    """A FAISS index of embeddings, with exact search where it would find too little.
+    """A graph of embeddings, with exact search where the graph would find too few.
 
-    What FAISS finds is scored anew with the true embeddings. All candidates that may be found are searched where they
-    are few, where many are wanted, and for a query of which FAISS found fewer than it was asked for.
+    What the graph finds is scored with the true embeddings. All eligible candidates are searched where they are few,
+    where many are wanted, and for a query of which the graph found fewer than it was asked for.
 
-    The engine numbers its vectors by itself: `rows` says which candidate each vector is. A vector whose candidate was
+    The graph numbers its own vectors: `rows` says which candidate each vector is. A vector whose candidate was
     withdrawn, or has another embedding by now, stays in the graph as a way to others and is no candidate (−1).
 
     Args:
-        kind: `hnsw` or `ivfpq`.
-        embeddings: Candidate embeddings, float32 `[C, d]`.
-        engine: The vectors; None for so few candidates that exact search does.
+        embeddings: Candidate embeddings, float32 `[C, d]`, at least one.
+        graph: The vectors and their neighbours.
         rows: The candidate of each vector, −1 for none, `[vectors]`.
         former: The vectors that are no candidates, in order, `[…, d]`.
     """
 
-    def __init__(self, kind: str, embeddings: Tensor, engine: Engine | None, rows: IntArray, former: Tensor) -> None:
-        self.kind, self.engine, self.rows, self.former = kind, engine, rows, former
+    kind = "hnsw"
+
+    def __init__(self, embeddings: Tensor, graph: Graph, rows: IntArray, former: Tensor) -> None:
+        self.graph, self.rows, self.former = graph, rows, former
         self._exact = ExactIndex.over(embeddings)
         self._live = rows >= 0
         self._numbers = np.empty(len(self), dtype=np.int64)  # the vector of each candidate
@@ -87,9 +63,9 @@ class ApproximateIndex:
         self._exact.check(queries, k)
         count = len(self) if allowed is None else len(allowed)
         k = min(k, count)
-        if self.engine is None or len(queries) == 0 or SHARE * count < len(self) or SHARE * k > count:
+        if len(queries) == 0 or EXACT_BELOW * count < len(self) or EXACT_BELOW * k > count:
             return self._exact.search(queries, max(k, 1), excluded, allowed)
-        numbers = self._numbers_found(self.engine, queries.numpy(), k, excluded, allowed)
+        numbers = self._numbers_found(queries.numpy(), k, excluded, allowed)
         keys = self._keys(queries, numbers).topk(k, dim=1).values  # [n, k]
         scores, candidates = decoded(keys)
         if (short := keys[:, -1] == NOTHING).any():
@@ -100,66 +76,56 @@ class ApproximateIndex:
 
     def wider(self) -> ApproximateIndex | None:
         """The same index, of which a search looks at more candidates; see `Index.wider`."""
-        engine = None if self.engine is None else self.engine.wider()
-        return None if engine is None else ApproximateIndex(self.kind, self.embeddings, engine, self.rows, self.former)
+        graph = self.graph.wider()
+        return None if graph is None else ApproximateIndex(self.embeddings, graph, self.rows, self.former)
 
     def moved(self, embeddings: Tensor, origin: IntArray) -> ApproximateIndex:
         """An index of another catalogue, with the vectors that this one has; see `Index.moved`."""
-        assert self.engine is not None
         kept = np.flatnonzero(origin >= 0)
         row_of = np.full(len(self) + 1, -1, dtype=np.int64)  # one more for −1, of what is no candidate already
         row_of[origin[kept]] = kept
         rows, new = row_of[self.rows], np.flatnonzero(origin < 0)
-        vectors = self._vectors()
+        vectors = vectors_of(self.embeddings, self.rows, self.former)
         former = vectors[torch.from_numpy(np.flatnonzero(rows < 0))]
-        engine = self.engine.extended(embeddings[torch.from_numpy(new)].numpy()) if len(new) else self.engine
-        return ApproximateIndex(self.kind, embeddings, engine, np.concatenate([rows, new]), former)
+        graph = self.graph.extended(embeddings[torch.from_numpy(new)].numpy()) if len(new) else self.graph
+        return ApproximateIndex(embeddings, graph, np.concatenate([rows, new]), former)
 
     def tensors(self) -> dict[str, Tensor]:
         """What `restored_index` makes it of, besides the embeddings."""
-        parts = {} if self.engine is None else self.engine.tensors()
-        return {"rows": torch.from_numpy(self.rows), "former": self.former, **parts}
-
-    def _vectors(self) -> Tensor:
-        return vectors_of(self.embeddings, self.rows, self.former)
+        return {"rows": torch.from_numpy(self.rows), "former": self.former, **self.graph.tensors()}
 
     def _numbers_found(
-        self,
-        engine: Engine,
-        queries: npt.NDArray[np.float32],
-        k: int,
-        excluded: Pairs | None,
-        allowed: IntArray | None,
+        self, queries: npt.NDArray[np.float32], k: int, excluded: Pairs | None, allowed: IntArray | None
     ) -> IntArray:
-        """Numbers of what the engine finds, `[n, …]`."""
-        count, bits = k * engine.widening, self._all
+        """Numbers of what the graph finds, `[n, …]`."""
+        bits = self._all
         if allowed is not None:
             may = np.zeros(len(self.rows), dtype=bool)
             may[self._numbers[allowed]] = True
             bits = np.packbits(may, bitorder="little")
         if excluded is None or len(excluded[0]) == 0:
-            return engine.search(queries, count, bits)
-        return self._numbers_without(engine, queries, count, bits, excluded)
+            return self.graph.search(queries, k, bits)
+        return self._numbers_without(queries, k, bits, excluded)
 
     def _numbers_without(
-        self, engine: Engine, queries: npt.NDArray[np.float32], count: int, bits: Bits | None, excluded: Pairs
+        self, queries: npt.NDArray[np.float32], k: int, bits: Bits | None, excluded: Pairs
     ) -> IntArray:
-        """Numbers of what the engine finds, `[n, …]`; −1 in the place of what is excluded or was not found."""
+        """Numbers of what the graph finds, `[n, …]`; −1 in the place of what is excluded or was not found."""
         order = np.argsort(excluded[0], kind="stable")
         places, out = excluded[0][order], self._numbers[excluded[1][order]]
         ends = np.searchsorted(places, np.arange(len(queries) + 1))
         spare = _spare(np.diff(ends))
-        found = np.full((len(queries), count + min(SPARE, int(spare.max()))), -1, dtype=np.int64)
+        found = np.full((len(queries), k + min(OVERFETCH_LIMIT, int(spare.max()))), -1, dtype=np.int64)
         for extra in np.unique(spare).tolist():
             mine = np.flatnonzero(spare == extra)
-            if extra <= SPARE:
-                found[mine, : count + extra] = engine.search(queries[mine], count + extra, bits)
+            if extra <= OVERFETCH_LIMIT:
+                found[mine, : k + extra] = self.graph.search(queries[mine], k + extra, bits)
                 continue
             if bits is None:
                 bits = np.full(-(-len(self.rows) // 8), 255, dtype=np.uint8)
             for place in mine.tolist():
                 left = _cleared(bits, out[ends[place] : ends[place + 1]])
-                found[place, :count] = engine.search(queries[place : place + 1], count, left)[0]
+                found[place, :k] = self.graph.search(queries[place : place + 1], k, left)[0]
         banned = np.sort(out + len(self.rows) * places)
         keys = np.where(found < 0, -1, found + len(self.rows) * np.arange(len(queries))[:, None])
         nearest = np.minimum(np.searchsorted(banned, keys), len(banned) - 1)
@@ -179,10 +145,9 @@ def build_index(settings: IndexSettings, embeddings: Tensor) -> Index:
 
     Args:
         settings: Which kind, and how wide it looks.
-        embeddings: Candidate embeddings, float32 `[C, d]`, on the processor.
+        embeddings: Candidate embeddings, float32 `[C, d]`, at least one, on the processor.
 
     Raises:
-        ConfigError: The settings do not fit the embeddings.
         MissingExtraError: FAISS is not installed.
         TwoTowerError: An embedding is not finite.
     """
@@ -190,13 +155,11 @@ def build_index(settings: IndexSettings, embeddings: Tensor) -> Index:
         return ExactIndex(embeddings)
     embeddings = embeddings.contiguous()
     ExactIndex.over(embeddings)  # refuses what is not finite
-    engine: Engine | None
-    engine = Graph.build(settings, embeddings) if isinstance(settings, Hnsw) else Lists.build(settings, embeddings)
     rows = np.arange(len(embeddings), dtype=np.int64)
-    return ApproximateIndex(_kind(settings), embeddings, engine, rows, embeddings[:0])
+    return ApproximateIndex(embeddings, Graph.build(settings, embeddings), rows, embeddings[:0])
 
 
-def restored_index(settings: Hnsw | IvfPq, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
+def restored_index(settings: Hnsw, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
     """The index that `tensors` are of; every number in them is checked before FAISS sees it.
 
     Raises:
@@ -210,13 +173,8 @@ def restored_index(settings: Hnsw | IvfPq, embeddings: Tensor, tensors: Mapping[
     each_once = len(live) == len(embeddings) and torch.equal(live.sort().values, torch.arange(len(embeddings)))
     if not each_once or len(former) != len(rows) - len(live) or former.shape[1] != embeddings.shape[1]:
         raise ValueError("the index does not hold each candidate once")
-    vectors = vectors_of(embeddings, rows.numpy(), former)
-    engine: Engine | None
-    if isinstance(settings, Hnsw):
-        engine = Graph.restored(settings, vectors, tensors)
-    else:
-        engine = Lists.restored(settings, vectors, tensors)
-    return ApproximateIndex(_kind(settings), embeddings, engine, rows.numpy(), former)
+    graph = Graph.restored(settings, vectors_of(embeddings, rows.numpy(), former), tensors)
+    return ApproximateIndex(embeddings, graph, rows.numpy(), former)
 
 
 def vectors_of(embeddings: Tensor, rows: IntArray, former: Tensor) -> Tensor:
@@ -234,10 +192,6 @@ def _spare(excluded: IntArray) -> IntArray:
     So queries are searched together, and what one finds does not depend on the others.
     """
     return np.where(excluded == 0, 0, 1 << np.ceil(np.log2(np.maximum(excluded, 1))).astype(np.int64))
-
-
-def _kind(settings: Hnsw | IvfPq) -> str:
-    return "hnsw" if isinstance(settings, Hnsw) else "ivfpq"
 
 
 def _cleared(bits: Bits, numbers: IntArray) -> Bits:

@@ -16,7 +16,7 @@ from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
-from twotower.errors import ConfigError, TwoTowerError
+from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import build_index
@@ -81,7 +81,7 @@ def rebuilt(
         notes: What to keep besides, as plain data.
 
     Raises:
-        DataError: The catalogue has no id column, one of another type, or one with nulls or repeated ids.
+        DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
         ParityError: The index finds too little of what exact search finds.
     """
     old, details = bundle.candidates, bundle.details
@@ -89,6 +89,8 @@ def rebuilt(
     catalogue = old
     if candidates is not None:
         catalogue = _read(candidates, old, name)
+        if catalogue.num_rows == 0:
+            raise DataError("the candidates table has no rows; expected at least one candidate")
     embeddings = embedded(bundle.model, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     index, parity = gated(build_index(settings, embeddings), bundle.model, requests, threshold)

@@ -261,15 +261,16 @@ def _of_a_stranger(model: TwoTower, queries: pa.Table, details: Details) -> list
 
 
 def _details(folder: Path, manifest: Manifest) -> Details:
+    rescue = f"open its model with twotower.load_model({str(folder / MODEL)!r}) and rebuild it with Retriever.build"
     if manifest.format < FORMAT:
-        raise SavedFolderError(
-            f"{folder} has format {manifest.format}, of an earlier version of twotower; its model can still be opened: "
-            f"twotower.load_model({str(folder / MODEL)!r}), and built anew with Retriever.build"
-        )
+        raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version of twotower; {rescue}")
     try:
         return msgspec.convert(manifest.details, Details)
     except Exception as error:  # details may hold anything
-        raise SavedFolderError(f"{folder} is no bundle that can be read: {error}") from error
+        raise SavedFolderError(
+            f"{folder}, written by twotower {manifest.library}, has details that this version cannot read: {error}; "
+            f"{rescue}"
+        ) from error
 
 
 def _layout(index: Index) -> str:

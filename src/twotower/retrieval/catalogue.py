@@ -15,7 +15,7 @@ from twotower.data.dataset import cast_ids
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import DataError, ParityError
-from twotower.retrieval.approximate import ApproximateIndex, build_index
+from twotower.retrieval.approximate import build_index
 from twotower.retrieval.building import embedded, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
@@ -75,10 +75,8 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     threshold = None if details.parity is None else details.parity.threshold
-    old = bundle.index
-    if not isinstance(old, ApproximateIndex) or old.engine is not None:  # else they were too few for an engine
-        with suppress(ParityError):
-            return gated(old.moved(embeddings, origin), bundle.model, requests, threshold)
+    with suppress(ParityError):
+        return gated(bundle.index.moved(embeddings, origin), bundle.model, requests, threshold)
     return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
 
 

@@ -1,41 +1,66 @@
-r"""Conditions on candidates, as people write them: `year >= 1990 and genres contains "Comedy"`.
+"""Conditions on candidates, as people write them: `year >= 1990 and genres contains "Comedy"`.
 
-    condition   = conjunction { "or" conjunction }
-    conjunction = term { "and" term }
-    term        = "not" term | "(" condition ")" | test
-    test        = column ("=" | "!=" | "<" | "<=" | ">" | ">=") value
-                | column ["not"] "in" "[" value { "," value } "]"
-                | column ["not"] "contains" value
-                | column "is" ["not"] "null"
-    column      = a name of letters, digits and _, or any name between backticks
-    value       = a number, true, false, or text between quotes, double or single; a \ stands before a quote or \ in it
-
-They are parsed into an Arrow expression; nothing is ever run as code. As in SQL, a test of a missing value is neither
-true nor false, and only what is true is found: `not year > 1990` does not find a candidate without a year.
-`contains` finds an equal element of a list, or a part of a text, of the latter in upper or lower case. Dates and
-times are compared with text such as "1994-06-30" or "1994-06-30T12:00:00"; where a column has a time zone and the text
-names none, that is UTC.
+`GRAMMAR` says what can be written. A text is parsed into a tree, and the tree becomes an Arrow expression; nothing is
+ever run as code. As in SQL, a test of a missing value is neither true nor false, and only what is true is found:
+`not year > 1990` does not find a candidate without a year. `contains` finds an equal element of a list, or a part of
+a text, of the latter in upper or lower case. Dates and times are compared with text such as "1994-06-30" or
+"1994-06-30T12:00:00"; where a column has a time zone and the text names none, that is UTC.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken, v_args
+from lark.exceptions import VisitError
+from lark.visitors import Transformer_NonRecursive
 
 from twotower.errors import ConfigError
+
+GRAMMAR = r"""
+?condition: conjunction (_OR conjunction)*
+?conjunction: term (_AND term)*
+?term: NEGATION+ atom -> negation
+     | atom
+?atom: "(" condition ")" | test
+?test: COLUMN SIGN _value -> comparison
+     | COLUMN [NOT] _IN "[" _value ("," _value)* "]" -> among
+     | COLUMN [NOT] _CONTAINS _value -> contains
+     | COLUMN _IS [NOT] _NULL -> missing
+_value: NUMBER | TEXT | WORD
+
+COLUMN: /[^\W\d]\w*|`[^`]+`/
+WORD: COLUMN
+NUMBER: /[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w.])/i
+TEXT: /"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'/s
+SIGN: /[!<>=]=|[=<>]/
+NEGATION.1: /not\b/i
+NOT: /not\b/i
+_IN: /in\b/i
+_CONTAINS: /contains\b/i
+_IS: /is\b/i
+_NULL: /null\b/i
+_AND: /and\b/i
+_OR: /or\b/i
+%ignore /\s+/
+"""
+"""In a text, a backslash stands before a quote or a backslash. Any word is a value here: its column refuses it."""
+
+PARSER = Lark(GRAMMAR, parser="lalr", start="condition")
 
 LONGEST = 10_000
 """Characters in a condition, at most."""
 
 DEEPEST = 50
-"""Brackets and negations within one another, at most."""
+"""Brackets within one another, and negations in a row, at most."""
 
 SHOWN = 40
 """Characters of what was found that an error shows, at most."""
@@ -43,25 +68,9 @@ SHOWN = 40
 ROW = " row"
 """The column of row numbers while a table is filtered."""
 
-TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])
-      | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-      | (?P<quoted>`[^`]+`)
-      | (?P<word>[^\W\d]\w*)
-      | (?P<sign>!=|<=|>=|==|[=<>()\[\],])
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
-
-COMPARISONS: dict[str, Callable[[pc.Expression, pa.Scalar], pc.Expression]] = {
-    "=": lambda column, value: column == value,
-    "!=": lambda column, value: column != value,
-    "<": lambda column, value: column < value,
-    "<=": lambda column, value: column <= value,
-    ">": lambda column, value: column > value,
-    ">=": lambda column, value: column >= value,
-}
+COMPARISONS = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 ORDERED = ("<", "<=", ">", ">=")
 
 CANNOT_READ = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeError)
@@ -110,7 +119,14 @@ class Condition:
             >>> Condition.parse('year < 1990 and title contains "alien"', films.schema).rows(films).tolist()
             [0]
         """
-        return _Parser(text, schema).parsed()
+        if len(text) > LONGEST:
+            raise ConfigError(f"the condition has {len(text)} characters; expected at most {LONGEST}")
+        expressions = _Expressions(schema)
+        try:
+            expression = expressions.transform(_parsed(text, schema))
+        except VisitError as error:
+            raise error.orig_exc from None
+        return cls(expression, tuple(expressions.contained))
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int64]:
         """Rows of a table for which it is true, ascending.
@@ -148,179 +164,158 @@ def matching_rows(table: pa.Table, text: str) -> npt.NDArray[np.int64]:
     return Condition.parse(text, table.schema).rows(table)
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    place: int
+def _parsed(text: str, schema: pa.Schema) -> Tree[Token]:
+    """The tree of a condition; columns and tests are checked as they are read, so that the first mistake is named."""
+    steps = PARSER.parse_interactive(text)
+    column = last = None
+    depth = negations = 0
+    try:
+        for last in steps.iter_parse():
+            if last.type == "COLUMN":
+                column = _Column(last, schema)
+            elif column is not None:
+                column.check(last)
+            depth += (last.type == "LPAR") - (last.type == "RPAR")
+            negations = negations + 1 if last.type == "NEGATION" else 0
+            if max(depth, negations) > DEEPEST:
+                raise _mistake(last, f"at most {DEEPEST} brackets and negations within one another")
+        tree: Tree[Token] = steps.feed_eof(last)
+    except UnexpectedToken as error:
+        token = error.token or Token("$END", "", len(text.rstrip()))
+        raise _mistake(token, _expected(steps.accepts(), column, schema)) from None
+    except UnexpectedCharacters as error:
+        token = Token("", text[error.pos_in_stream :][:10], error.pos_in_stream)
+        is_open = token[0] in "\"'`"
+        raise _mistake(token, "a closing quote" if is_open else _expected(steps.accepts(), column, schema)) from None
+    return tree
 
-    @property
-    def word(self) -> str:
-        """The keyword that it may be."""
-        return self.text.lower() if self.kind == "word" else self.text if self.kind == "sign" else ""
+
+class _Column:
+    """A column as a condition names it: how Arrow compares it, and the type of its values or its lists' elements."""
+
+    def __init__(self, token: Token, schema: pa.Schema) -> None:
+        self.token, self.name = token, token.strip("`")
+        if (count := schema.names.count(self.name)) != 1:
+            raise _mistake(token, "a column whose name is there once" if count else _columns_of(schema))
+        kind = schema.field(self.name).type
+        self.has_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        values = kind.value_type if self.has_lists else kind
+        self.kind = values.value_type if pa.types.is_dictionary(values) else values
+        self.field = pc.field(self.name).cast(self.kind) if pa.types.is_dictionary(kind) else pc.field(self.name)
+
+    def check(self, token: Token) -> None:
+        """Refuses a test that values of its type do not have."""
+        if self.has_lists and token.type in ("SIGN", "_IN"):
+            raise _mistake(token, self.tests())
+        if pa.types.is_boolean(self.kind) and token.type == "SIGN" and token in ORDERED:
+            raise _mistake(token, "= or != after a column that is true or false")
+        if token.type == "_CONTAINS" and not (self.has_lists or _is_text(self.kind)):
+            raise _mistake(self.token, "a column of lists or text before contains")
+
+    def tests(self) -> str:
+        """What may follow it."""
+        if self.has_lists:
+            return "contains, or is null, after a column of lists"
+        return f"{', '.join(COMPARISONS)}, in, contains or is after {self.token}"
+
+    def values(self) -> str:
+        """What it can be compared with."""
+        return f"{_described(self.kind)} for column {self.name}, which is {self.kind}"
+
+    def value(self, token: Token) -> pa.Scalar:
+        """A value to compare it with."""
+        if (value := _value(token, self.kind)) is None:
+            raise _mistake(token, self.values())
+        return value
 
 
-class _Parser:
-    def __init__(self, text: str, schema: pa.Schema) -> None:
-        if len(text) > LONGEST:
-            raise ConfigError(f"the condition has {len(text)} characters; expected at most {LONGEST}")
-        self.schema, self.tokens, self.next = schema, _tokens(text), 0
+@v_args(inline=True)
+class _Expressions(Transformer_NonRecursive[Token, pc.Expression]):
+    """Makes the expression of a tree, from its leaves up: a method for each rule of the grammar."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        super().__init__()
+        self.schema = schema
         self.contained: list[Contained] = []
 
-    def parsed(self) -> Condition:
-        expression = self.condition(0)
-        if self.token.kind != "end":
-            self.fail("and, or, or the end")
-        return Condition(expression, tuple(self.contained))
+    def COLUMN(self, token: Token) -> _Column:  # noqa: N802 (the name of the terminal)
+        return _Column(token, self.schema)
 
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.next]
+    def condition(self, *parts: pc.Expression) -> pc.Expression:
+        return _joined(operator.or_, parts)
 
-    def fail(self, expected: str, token: _Token | None = None) -> NoReturn:
-        token = token or self.token
-        text = token.text if len(token.text) <= SHOWN else f"{token.text[:SHOWN]}…"
-        found = "the end" if token.kind == "end" else repr(text)
-        raise ConfigError(f"condition, character {token.place + 1}: found {found}; expected {expected}")
+    def conjunction(self, *parts: pc.Expression) -> pc.Expression:
+        return _joined(operator.and_, parts)
 
-    def take(self, *words: str) -> str | None:
-        """Steps over one of these words or signs, if it is next."""
-        if (word := self.token.word) in words:
-            self.next += 1
-            return word
-        return None
+    def negation(self, *parts: Any) -> pc.Expression:
+        return parts[-1] if len(parts) % 2 else ~parts[-1]
 
-    def condition(self, depth: int) -> pc.Expression:
-        found = self.conjunction(depth)
-        while self.take("or"):
-            found = found | self.conjunction(depth)
-        return found
+    def missing(self, column: _Column, negated: Token | None) -> pc.Expression:
+        field = pc.field(column.name)
+        return field.is_valid() if negated else field.is_null()
 
-    def conjunction(self, depth: int) -> pc.Expression:
-        found = self.term(depth)
-        while self.take("and"):
-            found = found & self.term(depth)
-        return found
+    def comparison(self, column: _Column, sign: Token, value: Token) -> pc.Expression:
+        return COMPARISONS["=" if sign == "==" else sign](column.field, column.value(value))
 
-    def term(self, depth: int) -> pc.Expression:
-        if depth > DEEPEST:
-            self.fail(f"at most {DEEPEST} brackets and negations within one another")
-        if self.take("not"):
-            return ~self.term(depth + 1)
-        if self.take("("):
-            found = self.condition(depth + 1)
-            if not self.take(")"):
-                self.fail("and, or, or a closing bracket")
-            return found
-        return self.test()
+    def among(self, column: _Column, negated: Token | None, *values: Token) -> pc.Expression:
+        found = _joined(operator.or_, [column.field == column.value(value) for value in values])
+        return ~found if negated else found
 
-    def test(self) -> pc.Expression:
-        token = self.token
-        name = token.text[1:-1] if token.kind == "quoted" else token.text
-        if token.kind not in ("word", "quoted") or name not in self.schema.names:
-            self.fail(f"a column: {', '.join(self.schema.names)}")
-        if self.schema.names.count(name) > 1:
-            self.fail("a column whose name is there once")
-        self.next += 1
-        kind = self.schema.field(name).type
-        if self.take("is"):
-            wanted = not self.take("not")
-            if not self.take("null"):
-                self.fail("null")
-            return pc.field(name).is_null() if wanted else pc.field(name).is_valid()
-        negated = bool(self.take("not"))
-        if self.take("contains"):
-            return self.negated(negated, self.contains(name, kind, token))
-        if self.take("in"):
-            return self.negated(negated, self.among(name, kind, token))
-        if negated:
-            self.fail("in or contains")
-        return self.comparison(name, kind, token)
-
-    def comparison(self, name: str, kind: pa.DataType, column: _Token) -> pc.Expression:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            self.fail("contains, or is null, after a column of lists")
-        sign = self.take("==", *COMPARISONS)
-        if sign is None:
-            self.fail(f"{', '.join(COMPARISONS)}, in, contains or is after {column.text}")
-        sign = "=" if sign == "==" else sign
-        if sign in ORDERED and pa.types.is_boolean(kind):
-            self.fail("= or != after a column that is true or false", self.tokens[self.next - 1])
-        return COMPARISONS[sign](self.column(name, kind), self.value(name, kind))
-
-    def among(self, name: str, kind: pa.DataType, column: _Token) -> pc.Expression:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            self.fail("contains, or is null, for a column of lists", column)
-        if not self.take("["):
-            self.fail("[")
-        field = self.column(name, kind)
-        found = field == self.value(name, kind)
-        values = [found]
-        while self.take(","):
-            values.append(field == self.value(name, kind))
-        if not self.take("]"):
-            self.fail("a comma or ]")
-        while len(values) > 1:  # by halves, so that a long list makes no deep expression
-            values = [left | right for left, right in zip(values[::2], values[1::2], strict=False)] + (
-                values[-1:] if len(values) % 2 else []
-            )
-        return values[0]
-
-    def contains(self, name: str, kind: pa.DataType, column: _Token) -> pc.Expression:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            test = Contained(f" list {len(self.contained)}", name, self.value(name, kind.value_type))
+    def contains(self, column: _Column, negated: Token | None, value: Token) -> pc.Expression:
+        if column.has_lists:
+            test = Contained(f" list {len(self.contained)}", column.name, column.value(value))
             self.contained.append(test)
-            return pc.field(test.name)
-        plain = _plain(kind)
-        if not _is_text(plain):
-            self.fail("a column of lists or text before contains", column)
-        return pc.match_substring(self.column(name, kind), self.value(name, plain).as_py(), ignore_case=True)
-
-    def column(self, name: str, kind: pa.DataType) -> pc.Expression:
-        plain = _plain(kind)
-        return pc.field(name) if plain == kind else pc.field(name).cast(plain)
-
-    def value(self, name: str, kind: pa.DataType) -> pa.Scalar:
-        """The next token as a value to compare this column with."""
-        token, kind = self.token, _plain(kind)
-        read = _value(token, kind)
-        if read is None:
-            self.fail(f"{_described(kind)} for column {name}, which is {kind}")
-        self.next += 1
-        return read
-
-    @staticmethod
-    def negated(negated: bool, expression: pc.Expression) -> pc.Expression:
-        return ~expression if negated else expression
+            found = pc.field(test.name)
+        else:
+            found = pc.match_substring(column.field, column.value(value).as_py(), ignore_case=True)
+        return ~found if negated else found
 
 
-def _tokens(text: str) -> list[_Token]:
-    tokens, place, end = [], 0, len(text.rstrip())
-    while place < end:
-        match = TOKEN.match(text, place)
-        if match is None:
-            start = place + len(text[place:]) - len(text[place:].lstrip())
-            what = "a closing quote" if text[start] in "\"'`" else "a column, a value or a sign"
-            raise ConfigError(f"condition, character {start + 1}: found {text[start : start + 10]!r}; expected {what}")
-        kind = match.lastgroup
-        assert kind is not None
-        tokens.append(_Token(kind, match.group(kind), match.start(kind)))
-        place = match.end()
-    return [*tokens, _Token("end", "", end)]
+def _mistake(token: Token, expected: str) -> ConfigError:
+    found = repr(str(token[:SHOWN]) + "…" * (len(token) > SHOWN)) if token else "the end"
+    return ConfigError(f"condition, character {(token.start_pos or 0) + 1}: found {found}; expected {expected}")
 
 
-def _value(token: _Token, kind: pa.DataType) -> pa.Scalar | None:
+def _expected(accepted: set[str], column: _Column | None, schema: pa.Schema) -> str:
+    """What the grammar accepts next, as people say it."""
+    if column is None or "COLUMN" in accepted:
+        return _columns_of(schema)
+    words = {
+        "WORD": column.values(),
+        "SIGN": column.tests(),
+        "_CONTAINS": "in or contains",
+        "_NULL": "null",
+        "LSQB": "[",
+        "RSQB": "a comma or ]",
+        "RPAR": "and, or, or a closing bracket",
+    }
+    return next((said for terminal, said in words.items() if terminal in accepted), "and, or, or the end")
+
+
+def _columns_of(schema: pa.Schema) -> str:
+    return f"a column: {', '.join(schema.names)}"
+
+
+def _joined(join: Callable[[Any, Any], Any], parts: Sequence[pc.Expression]) -> pc.Expression:
+    """The parts joined by halves, so that many of them make no deep expression."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return join(_joined(join, parts[:half]), _joined(join, parts[half:]))
+
+
+def _value(token: Token, kind: pa.DataType) -> pa.Scalar | None:
     """A token in the type of a column, or in one that compares with it; None where it is of another kind."""
     try:
         if pa.types.is_boolean(kind):
-            return pa.scalar(token.word == "true") if token.word in ("true", "false") else None
-        if token.kind == "text":
-            text = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+            return pa.scalar(token.lower() == "true") if token.lower() in ("true", "false") else None
+        if token.type == "TEXT":
+            text = re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)
             return (
                 _moment(text, kind) if pa.types.is_temporal(kind) else pa.scalar(text, kind) if _is_text(kind) else None
             )
-        if token.kind == "number" and _is_number(kind):
-            return _number(token.text, kind)
+        if token.type == "NUMBER" and _is_number(kind):
+            return _number(str(token), kind)
     except (*CANNOT_READ, ValueError):
         return None
     return None
@@ -345,13 +340,6 @@ def _number(text: str, kind: pa.DataType) -> pa.Scalar:
     value = float(text)
     narrow = pa.types.is_float32(kind) and abs(value) <= float(np.finfo(np.float32).max)
     return pa.scalar(value, kind if narrow else pa.float64())  # 1.1 in float32 is what 1.1 was stored as
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type of a column's values, in which they are compared."""
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    return kind
 
 
 def _is_text(kind: pa.DataType) -> bool:

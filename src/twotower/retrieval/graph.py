@@ -44,33 +44,26 @@ class Graph:
         width: Vectors that a search holds; default: as the settings say, or few.
     """
 
-    widening = 1
-
     def __init__(self, settings: Hnsw, index: Any, length: float, width: int | None = None) -> None:
         self.settings, self.index, self.length = settings, index, length
         self.width = width or settings.search or NARROWEST
         self._faiss = require("faiss", "ann")
 
     @classmethod
-    def build(cls, settings: Hnsw, vectors: Tensor) -> Graph | None:
-        """A graph of these vectors `[n, d]`; None where there are none."""
-        if len(vectors) == 0:
-            require("faiss", "ann")
-            return None
+    def build(cls, settings: Hnsw, vectors: Tensor) -> Graph:
+        """A graph of these vectors `[n, d]`, at least one."""
         index = _empty(settings, vectors.shape[1])
         length = float(vectors.norm(dim=1).max())
         index.add(_lengthened(vectors.numpy(), length))
         return cls(settings, index, length)
 
     @classmethod
-    def restored(cls, settings: Hnsw, vectors: Tensor, tensors: Mapping[str, Tensor]) -> Graph | None:
+    def restored(cls, settings: Hnsw, vectors: Tensor, tensors: Mapping[str, Tensor]) -> Graph:
         """The graph that `tensors` are of.
 
         Raises:
             ValueError: They are of no graph of these vectors, or one that a walk would leave.
         """
-        if len(vectors) == 0:
-            return None
         faiss = require("faiss", "ann")
         index = _empty(settings, vectors.shape[1])
         room = faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level).astype(np.int64)
@@ -93,7 +86,13 @@ class Graph:
         return cls(settings, index, float(length), int(width[0]))
 
     def search(self, queries: npt.NDArray[np.float32], count: int, bits: npt.NDArray[np.uint8] | None) -> IntArray:
-        """See `Engine.search`."""
+        """Numbers of the best `count` vectors of each query `[n, d]`, `[n, count]`; −1 where no more were found.
+
+        Args:
+            queries: Query embeddings.
+            count: How many to find.
+            bits: A bit for each vector, set where it may be found, the lowest of a byte first; None for all.
+        """
         chosen = None if bits is None else self._faiss.IDSelectorBitmap(self.index.ntotal, self._faiss.swig_ptr(bits))
         wide = self._faiss.SearchParametersHNSW(efSearch=max(self.width, count), sel=chosen)
         self._faiss.omp_set_num_threads(torch.get_num_threads())
@@ -103,26 +102,25 @@ class Graph:
         return numbers
 
     def wider(self) -> Graph | None:
-        """See `Engine.wider`; None where the settings say how wide, too."""
+        """The same vectors, of which a search looks at more; None at the widest, or where the settings say how wide."""
         most = min(MOST, int(WIDEST * self.index.ntotal**0.5))
         if self.settings.search is not None or self.width >= most:
             return None
         return Graph(self.settings, self.index, self.length, min(most, max(self.width + 1, int(WIDER * self.width))))
 
     def extended(self, vectors: npt.NDArray[np.float32]) -> Graph:
-        """See `Engine.extended`; a vector longer than all before has the graph made anew."""
+        """A graph with these vectors `[n, d]` too, numbered on; rebuilt where one is longer than all before."""
         if np.linalg.norm(vectors, axis=1).max(initial=0.0) > self.length * (1 + ROUNDING):
             held = self.index.storage.reconstruct_n(0, self.index.ntotal)[:, :-1]
-            anew = Graph.build(self.settings, torch.from_numpy(np.vstack([held, vectors])))
-            assert anew is not None
-            return Graph(self.settings, anew.index, anew.length, self.width)
+            rebuilt = Graph.build(self.settings, torch.from_numpy(np.vstack([held, vectors])))
+            return Graph(self.settings, rebuilt.index, rebuilt.length, self.width)
         index = self._faiss.clone_index(self.index)
         index.hnsw.efConstruction = self.settings.build
         index.add(_lengthened(vectors, self.length))
         return Graph(self.settings, index, self.length, self.width)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Engine.tensors`."""
+        """What `restored` makes it of, besides the vectors."""
         graph = self.index.hnsw
         arrays = {"levels": graph.levels, "neighbours": graph.neighbors}
         tensors = {name: torch.from_numpy(self._faiss.vector_to_array(array)) for name, array in arrays.items()}
@@ -160,7 +158,7 @@ def _checked(
         size: How many vectors there are.
         room: Places for neighbours in the lowest 0, 1, 2, … layers.
     """
-    if len(levels) != size or levels.min() < 1 or levels.max() >= len(room):
+    if size == 0 or len(levels) != size or levels.min() < 1 or levels.max() >= len(room):
         raise ValueError("the graph has not a sensible number of layers for each vector")
     offsets = np.concatenate([[0], np.cumsum(room[levels])])
     if len(neighbours) != offsets[-1] or neighbours.min() < -1 or neighbours.max() >= size:

@@ -44,7 +44,7 @@ class Index(Protocol):
 
     @property
     def kind(self) -> str:
-        """`exact`, `hnsw` or `ivfpq`."""
+        """`exact` or `hnsw`."""
         ...
 
     @property
@@ -119,34 +119,7 @@ class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
             )
 
 
-class IvfPq(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ivfpq"):
-    """Settings of lists of compressed candidates.
-
-    Jégou, Douze and Schmid, *Product quantization for nearest neighbor search*, TPAMI 2011, as FAISS has it. What it
-    finds is scored anew with the true embeddings.
-
-    Attributes:
-        lists: Lists that the candidates are cut into; None for about 4·√C.
-        probes: Lists that a query looks into.
-        parts: Parts of an embedding, a byte each; None for one for every 2 numbers. They divide its width.
-        refine: Candidates scored anew for each one wanted.
-
-    Raises:
-        ConfigError: A number is out of its range.
-    """
-
-    lists: int | None = None
-    probes: int = 32
-    parts: int | None = None
-    refine: int = 4
-
-    def __post_init__(self) -> None:
-        counts = {"lists": self.lists, "probes": self.probes, "parts": self.parts, "refine": self.refine}
-        if any(count is not None and not 1 <= count <= 1 << 20 for count in counts.values()):
-            raise ConfigError(f"ivfpq with {counts}; expected each from 1 to {1 << 20}")
-
-
-IndexSettings: TypeAlias = Exact | Hnsw | IvfPq
+IndexSettings: TypeAlias = Exact | Hnsw
 
 
 def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:

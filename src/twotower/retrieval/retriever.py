@@ -95,7 +95,7 @@ class Retriever:
                 hold candidates that training did not see. Where it lacks some that training saw, their events are
                 left out of the seen lists and the popularity, with a `DataWarning`.
             seen: The training split: what each query has chosen, and the query table.
-            index: How candidates are searched: `Exact()`, `Hnsw()` or `IvfPq()`.
+            index: How candidates are searched: `Exact()` or `Hnsw()`.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
             title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
                 name holds `title` or `name`, or else the id.
