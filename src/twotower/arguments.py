@@ -117,7 +117,8 @@ def described(hint: Any) -> str:
     if _is_union(hint):
         options = [described(member) for member in get_args(hint)]
         options += [f"what follows the protocol {protocol.__name__}" for protocol in protocols]
-        return options[0] if len(options) == 1 else f"{', '.join(options[:-1])}, or {options[-1]}"
+        comma = "," if len(options) > 2 or "," in options[0] else ""
+        return f"{', '.join(options[:-1])}{comma} or {options[-1]}" if len(options) > 1 else options[0]
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(repr(option) for option in args)}"

@@ -273,7 +273,7 @@ def test_optimisers_are_pytorchs_own_where_no_table_is_lazy() -> None:
 
 
 def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected one of auto, dense, lazy"):
+    with pytest.raises(ConfigError, match="expected one of 'auto', 'dense', 'lazy'"):
         AdamW(tables="sometimes")  # type: ignore[arg-type]
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"kind": "adagrad", "tables": "sometimes"}, Adagrad)

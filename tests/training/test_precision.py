@@ -90,5 +90,5 @@ def test_tf32_is_set_while_a_step_runs_and_taken_back_whatever_happens(parts: tu
 
 
 def test_a_precision_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ConfigError, match="precision='half'; expected one of float32, tf32, bf16"):
+    with pytest.raises(ConfigError, match="precision='half'; expected one of 'float32', 'tf32', 'bf16'"):
         Trainer(precision="half")  # type: ignore[arg-type]

@@ -139,6 +139,15 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     Example:
         >>> InBatchSoftmax(hard_negatives=100).reduction
         'mean'
+
+        Probabilities of one's own go into a column of the candidate table:
+
+        >>> import pyarrow as pa
+        >>> from twotower import data
+        >>> log = pa.table({"who": ["a", "b"], "what": [1, 2]})
+        >>> items = pa.table({"what": [1, 2], "shown": [900, 100]})
+        >>> log = data.from_tables(log, query_id="who", candidate_id="what", candidates=items)
+        >>> bound = InBatchSoftmax(draw_probability="shown").bind(log)
     """
 
     log_q: bool = True
