@@ -11,6 +11,7 @@ import msgspec
 from twotower.data.splits import Split, SplitRule
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.files import write_file
+from twotower.model.two_tower import TwoTower
 from twotower.study.config import Config
 from twotower.study.results import Seconds
 from twotower.study.trained import train_by_recipe, train_for
@@ -54,16 +55,7 @@ def train_and_measure(
     kept, ranks = folder / f"{name}.json", folder / f"{name}.arrow"
     if kept.exists() and ranks.exists():
         return Measured(msgspec.json.decode(kept.read_bytes(), type=Final), Outcomes.read(ranks))
-    recipe = config.resolved_recipe(split.train)
-    if record is not None and record.best_epoch is not None and recipe.validate_on == "validation":
-        epochs = record.best_epoch
-        model, spent = train_for(epochs, config, recipe, split.train, progress=progress, checkpoint=folder / name)
-        seconds = Seconds(spent, 0.0)
-    else:
-        trained = train_by_recipe(
-            config, recipe, split.train, split.test, rule, progress=progress, checkpoint=folder / name
-        )
-        epochs, model, seconds = trained.best_epoch, trained.model, trained.seconds
+    epochs, model, seconds = _trained(config, record, split, rule, folder / name, progress)
     measured = measure(ModelScorer(model), split.test, split.train)
     final = Final(
         trial=None if record is None else record.number,
@@ -77,3 +69,16 @@ def train_and_measure(
     write_file(kept, msgspec.json.encode(final))
     shutil.rmtree(folder / name, ignore_errors=True)
     return Measured(final, measured.outcomes)
+
+
+def _trained(
+    config: Config, record: TrialRecord | None, split: Split, rule: SplitRule, checkpoint: Path, progress: Progress
+) -> tuple[int, TwoTower, Seconds]:
+    """The epochs, the model and the time it took."""
+    recipe = config.resolved_recipe(split.train)
+    if record is not None and record.best_epoch is not None and recipe.validate_on == "validation":
+        epochs = record.best_epoch
+        model, spent = train_for(epochs, config, recipe, split.train, progress=progress, checkpoint=checkpoint)
+        return epochs, model, Seconds(spent, 0.0)
+    trained = train_by_recipe(config, recipe, split.train, split.test, rule, progress=progress, checkpoint=checkpoint)
+    return trained.best_epoch, trained.model, trained.seconds

@@ -99,9 +99,8 @@ def tune(plan: TunePlan, out: Path, *, command: str, console: Console) -> Tuning
         with console.status("measuring the baselines") if console.is_terminal else nullcontext():
             baselines, notes = measure_baselines(split.test, split.train)
         own = None if built_in is None else built_in.final
-        rival = None if built_in is None or built_in is best else built_in.outcomes
         test_metric = _test_metric(metric, data.candidates.num_rows)
-        comparisons = comparisons_of(best.outcomes, rival, baselines, test_metric)
+        comparisons = comparisons_of(best, built_in, baselines, test_metric)
         tuning = Tuning(
             data=summary_of(data, split, len(rule(split.train).test)),
             metric=metric,

@@ -12,8 +12,8 @@ from twotower.evaluation.comparisons import (
     compare,
 )
 from twotower.evaluation.measure import Measurement
-from twotower.evaluation.outcomes import Outcomes
 from twotower.evaluation.verdicts import interval_note, verdict_sentences
+from twotower.tuning.final import Measured
 from twotower.tuning.results import Final, State, TrialRecord
 
 ENDS: dict[State, str] = {
@@ -28,19 +28,19 @@ BEST, BUILT_IN = "the best config", "the built-in config"
 
 
 def comparisons_of(
-    best: Outcomes, built_in: Outcomes | None, baselines: Mapping[str, Measurement], metric: str
+    best: Measured, built_in: Measured | None, baselines: Mapping[str, Measurement], metric: str
 ) -> list[Comparison]:
     """The best config with each baseline and with the built-in config, on test: all that the report judges.
 
     Args:
-        best: What the best config gave event by event.
-        built_in: What the built-in one gave; None where it is the best, or its training failed.
+        best: The best config.
+        built_in: The built-in one, which may be the best; None where its training failed.
         baselines: What was measured beside them.
         metric: What they are compared by on test.
     """
-    pairs = against_baselines(BEST, [best], baselines)
-    if built_in is not None:
-        pairs.append(Pair(BEST, [best], BUILT_IN, [built_in]))
+    pairs = against_baselines(BEST, [best.outcomes], baselines)
+    if built_in is not None and built_in is not best:
+        pairs.append(Pair(BEST, [best.outcomes], BUILT_IN, [built_in.outcomes]))
     return compare(pairs, metric)
 
 
