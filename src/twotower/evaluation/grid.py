@@ -9,7 +9,7 @@ from html import escape
 from rich.table import Table
 from rich.text import Text
 
-STYLE = "text-align:{side};font-variant-numeric:tabular-nums;white-space:nowrap"
+STYLE = "text-align:{side};padding:2px 10px 2px 0;font-variant-numeric:tabular-nums;white-space:nowrap"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Grid:
 
     Example:
         >>> Grid(["", "MRR"], [["model", "0.1234"]]).html().count("<td")
-        1
+        2
     """
 
     headings: Sequence[str]
@@ -52,21 +52,18 @@ class Grid:
         """
         head = "".join(self._cell("th", number, text) for number, text in enumerate(self.headings))
         body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
-        above = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
-        return f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        above = f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>' if caption else ""
+        return f'<table style="margin-bottom:1em">{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
     def _row(self, number: int, row: Sequence[str]) -> str:
-        cells = "".join(
-            self._cell("th" if column < self.words else "td", column, text, number in self.strong)
-            for column, text in enumerate(row)
-        )
+        cells = "".join(self._cell("td", column, text, number in self.strong) for column, text in enumerate(row))
         border = ' style="border-bottom:1px solid"' if number in self.lines else ""
         return f"<tr{border}>{cells}</tr>"
 
     def _cell(self, tag: str, column: int, text: str, strong: bool = False) -> str:
         style = STYLE.format(side="left" if column < self.words else "right")
-        shown = escape(text).replace("\n", "<br>")
-        return f'<{tag} style="{style}">{f"<strong>{shown}</strong>" if strong else shown}</{tag}>'
+        shown = f"<strong>{escape(text)}</strong>" if strong else escape(text)
+        return f'<{tag} style="{style}">{shown}</{tag}>'
 
 
 def notes_html(notes: Sequence[str]) -> str:
