@@ -39,6 +39,8 @@ interactions = "log.parquet"
 query_id = "user"
 candidate_id = "item"
 time = "at"
+[split]
+rule = "random:0.2"
 [model]
 inputs = "tutorial"
 layers = [8]

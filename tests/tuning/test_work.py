@@ -100,7 +100,7 @@ def test_no_trial_sees_test(toy_config: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Validation, "__init__", watched_validation)
     config = read_config(toy_config)
     trials_of(job_of(config, tmp_path, trials=2))
-    split = config.split.parsed()(config.data.load())
+    split = config.parts()
     touched = np.unique(np.concatenate([part.times for part in seen]))
     assert not set(touched) & set(split.test.times)
     assert set(touched) == set(split.train.times)
