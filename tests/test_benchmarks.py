@@ -291,3 +291,11 @@ def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "make bench-tfrs" in done.stderr
+
+
+def test_baselines_are_measured_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+    sizes = ("--queries", 60, "--candidates", 40, "--events", 600, "--threads", 1)
+    shown = run("baselines.py", *sizes, "--names", "all", "--out", tmp_path / "baselines.json")
+    assert "GiB" in shown
+    (together,) = read(tmp_path / "baselines.json")["results"]
+    assert list(together["scores"]) == ["popularity", "item_knn", "ease", "ials"]

@@ -11,7 +11,7 @@ import torch
 
 from toy import groups_log, log_of
 from twotower.data import Dataset, Seen, movielens, split_by_time, split_last_out, split_random
-from twotower.errors import ConfigError, DataError, MissingExtraError
+from twotower.errors import ConfigError, DataError, MissingExtraError, TwoTowerError
 from twotower.evaluation import (
     BaselineBudget,
     Ease,
@@ -199,7 +199,7 @@ def dense_ease(train: Dataset, regularization: float) -> np.ndarray:
 def test_ease_is_its_closed_form_over_all_candidates(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any blocks; float32 carries seven digits. Candidates without events score zero exactly, and tie."""
     monkeypatch.setattr(ease, "BLOCK_NUMBERS", block)
-    monkeypatch.setattr(symmetric, "MIRRORED_ROWS", 7)
+    monkeypatch.setattr(symmetric, "BLOCK", 7)
     own = groups_log(300)
     pairs = list(zip(own.query_index.tolist(), (2 * own.candidate_index + 1).tolist(), strict=True))
     train = log_of(pairs, queries=43, candidates=61)  # every other candidate, and three queries, have no events
@@ -207,6 +207,22 @@ def test_ease_is_its_closed_form_over_all_candidates(block: int, monkeypatch: py
     np.testing.assert_allclose(scores, dense_ease(train, 2.0), atol=2e-6)
     assert not scores[:, ::2].any()
     assert not scores[40:].any()
+
+
+@pytest.mark.parametrize("size", [1, 6, 7, 20, 21])
+def test_a_matrix_is_inverted_in_its_own_place(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetric, "BLOCK", 7)
+    drawn = torch.randn(30, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = drawn.t() @ drawn + torch.eye(size, dtype=torch.float64)
+    inverse = symmetric.invert(matrix.clone())
+    torch.testing.assert_close(inverse, torch.linalg.inv(matrix), rtol=1e-12, atol=1e-12)
+    place = matrix.data_ptr()
+    assert symmetric.invert(matrix).data_ptr() == place
+
+
+def test_what_has_no_inverse_is_refused() -> None:
+    with pytest.raises(TwoTowerError, match="2 × 2 numbers is not positive definite"):
+        symmetric.invert(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
 
 
 def test_ease_holds_one_matrix_of_the_candidates_that_have_events() -> None:

@@ -160,7 +160,7 @@ def test_whoever_watches_sees_what_is_learned_and_measured() -> None:
     assert [step for step, _ in shown["EASE"]] == [
         "learning",
         "counting choices",
-        "factorising 30 × 30 numbers",
+        "inverting 30 × 30 numbers",
         "inverting 30 × 30 numbers",
         "ranking",
     ]

@@ -86,9 +86,7 @@ class Machine:
     @cached_property
     def inversion(self) -> float:
         """Seconds of an inversion of n rows, over n³."""
-        return _processor_seconds(lambda: invert(np.eye(TRIAL_SIZE, dtype=np.float32))) / (
-            torch.get_num_threads() * TRIAL_SIZE**3
-        )
+        return _processor_seconds(lambda: invert(torch.eye(TRIAL_SIZE))) / (torch.get_num_threads() * TRIAL_SIZE**3)
 
     @cached_property
     def multiplication(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,12 +42,12 @@ class Ease(QueryScorer):
     def __init__(self, train: Dataset, regularization: float = 400.0, step: ReportStep = no_report) -> None:
         self.choices = Choices(train)
         size = len(self.choices.known)
-        gram = np.empty((size, size), dtype=np.float32)
+        gram = torch.empty(size, size)
         for start, stop in self.choices.blocks(BLOCK_NUMBERS, dense=True):
-            self.choices.together(start, stop).toarray(out=gram[start:stop])
+            self.choices.together(start, stop).toarray(out=gram[start:stop].numpy())
             step("counting choices", stop / size)
-        gram.flat[:: size + 1] += np.float32(regularization)
-        self.weights = torch.from_numpy(_weights(invert(gram, step)))
+        gram.diagonal().add_(regularization)
+        self.weights = _weights(invert(gram, step))
 
     @staticmethod
     def cost(train: Dataset, machine: Machine) -> Cost:
@@ -69,8 +68,6 @@ class Ease(QueryScorer):
         return scores.index_copy_(1, torch.from_numpy(self.choices.known), own)
 
 
-def _weights(precision: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _weights(precision: Tensor) -> Tensor:
     """B of P, in its place."""
-    precision /= -precision.diagonal().copy()
-    np.fill_diagonal(precision, 0.0)
-    return precision
+    return precision.div_(-precision.diagonal().clone()).fill_diagonal_(0.0)

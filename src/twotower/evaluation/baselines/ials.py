@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
@@ -54,6 +53,7 @@ class Ials(QueryScorer):
         seed: int = 0,
         step: ReportStep = no_report,
     ) -> None:
+        threads = require("threadpoolctl", "baselines")
         als = require("implicit.cpu.als", "baselines")
         seen = Seen.of(train)
         choices = sparse.csr_matrix(
@@ -66,7 +66,7 @@ class Ials(QueryScorer):
             step("alternating", (iteration + 1) / iterations)
 
         # implicit runs its own threads, and warns where BLAS would start more in each of them.
-        with threadpool_limits(1, user_api="blas"):
+        with threads.threadpool_limits(1, user_api="blas"):
             model = als.AlternatingLeastSquares(
                 factors,
                 regularization=regularization,
