@@ -21,8 +21,8 @@ CODE = "^[+-]?0[0-9]"
 
 WHOLE_NUMBER = "^-?[0-9]+$"
 
-SAMPLE = 200
-"""Values that are tried before a whole column is."""
+SAMPLE = 1000
+"""Rows that are tried before a whole column is."""
 
 
 def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -40,17 +40,14 @@ def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """
     if texts.null_count == len(texts):
         return pa.chunked_array([pa.nulls(len(texts))])
+    beginning = without_null_words(texts.slice(0, SAMPLE)).drop_null()
+    kinds = [kind for kind in (*NUMBERS, *TIMES, pa.bool_()) if _all_are(beginning, kind)]
+    if not kinds:
+        return texts
     values = without_null_words(texts)
     present = values.drop_null()
-    if len(present) == 0:
-        return texts
-    for kind in (*NUMBERS, *TIMES):
-        if _all_are(present.slice(0, SAMPLE), kind) and _all_are(present, kind):
-            return values.cast(kind)
-    words = pc.utf8_lower(present)
-    if pc.all(pc.is_in(words, pa.array(["true", "false"]))).as_py():
-        return pc.equal(pc.utf8_lower(values), "true")
-    return texts
+    kind = next((kind for kind in kinds if len(present) and _all_are(present, kind)), None)
+    return texts if kind is None else values.cast(kind)
 
 
 def first_stray(texts: pa.ChunkedArray, kinds: Sequence[pa.DataType]) -> int | None:
@@ -74,14 +71,19 @@ def without_null_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _all_are(present: pa.ChunkedArray, kind: pa.DataType) -> bool:
     """Whether a type holds all of the values, none null, without a change."""
-    try:
-        present.cast(kind)
-    except pa.ArrowInvalid:
+    if pa.types.is_boolean(kind):
+        return bool(pc.all(pc.is_in(pc.utf8_lower(present), pa.array(["true", "false"]))).as_py() in (True, None))
+    if not _casts(present, kind):
         return False
     if kind in NUMBERS and pc.any(pc.match_substring_regex(present, CODE)).as_py():
         return False
     # What 64 bits did not hold: floats would round it.
-    return not pa.types.is_floating(kind) or not pc.all(pc.match_substring_regex(present, WHOLE_NUMBER)).as_py()
+    return not pa.types.is_floating(kind) or not _has_only(present, WHOLE_NUMBER)
+
+
+def _has_only(present: pa.ChunkedArray, pattern: str) -> bool:
+    """Whether there are values, and all match a pattern."""
+    return len(present) > 0 and bool(pc.all(pc.match_substring_regex(present, pattern)).as_py())
 
 
 def _stray(values: pa.Array, kind: pa.DataType) -> int | None:
@@ -98,7 +100,7 @@ def _stray(values: pa.Array, kind: pa.DataType) -> int | None:
     return low
 
 
-def _casts(values: pa.Array, kind: pa.DataType) -> bool:
+def _casts(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> bool:
     try:
         values.cast(kind)
     except pa.ArrowInvalid:

@@ -21,8 +21,11 @@ PATTERNS: dict[Kind, str] = {"number": NUMBER, "time": TIME, "amount": AMOUNT}
 MOSTLY = 0.9
 """From this share of numbers on, the other values are taken for mistakes."""
 
-SAMPLE = 200
-"""Values that are looked at first: where fewer than half look like numbers, the others are not."""
+SAMPLE = 1000
+"""Rows that are looked at first."""
+
+SAMPLED = 0.5
+"""From this share of numbers among them on, all rows are looked at."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,12 @@ def lookalike(column: pa.ChunkedArray) -> Lookalike | None:
     """
     if not pa.types.is_string(column.type):
         return None
-    values = without_null_words(column)
-    present = values.drop_null()
-    sample = present.slice(0, SAMPLE)
+    beginning = without_null_words(column.slice(0, SAMPLE)).drop_null()
     for kind, pattern in PATTERNS.items():
-        if len(sample) and pc.mean(pc.match_substring_regex(sample, pattern)).as_py() >= 0.5:
+        if (pc.mean(pc.match_substring_regex(beginning, pattern)).as_py() or 0) >= SAMPLED:
+            values = without_null_words(column)
             fits = pc.match_substring_regex(values, pattern)
-            share = pc.mean(fits).as_py()
-            if share >= MOSTLY and not pc.any(pc.match_substring_regex(present, CODE)).as_py():
+            if pc.mean(fits).as_py() >= MOSTLY and not pc.any(pc.match_substring_regex(values, CODE)).as_py():
                 return _found(kind, values, fits)
     return None
 
