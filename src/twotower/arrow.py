@@ -24,6 +24,14 @@ def write_table(table: pa.Table, path: Path) -> None:
         writer.write_table(table)
 
 
+def table_bytes(table: pa.Table) -> bytes:
+    """What `write_table` writes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
 def read_table(path: Path) -> pa.Table:
     """Reads what `write_table` wrote.
 

@@ -52,20 +52,37 @@ def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
         SavedFolderError: Another process is at work on it.
     """
     real = Path(os.path.realpath(target))
-    partial = real.with_name(f"{real.name}.partial")
-    check_folder_target(partial, kind)
-    lock = _lock_of(partial)
+    with exclusive(real.with_name(f"{real.name}.partial"), kind, shown=target) as partial:
+        yield partial
+
+
+@contextmanager
+def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iterator[Path]:
+    """Yields a folder to work in, links followed; only one process at a time has it.
+
+    Args:
+        folder: The folder; it may not be there yet, or be of this kind.
+        kind: What it is.
+        shown: What errors call it; default: its path.
+
+    Raises:
+        ConfigError: It is of somebody else, or cannot be written.
+        SavedFolderError: Another process is at work in it.
+    """
+    shown = folder if shown is None else shown
+    real = check_folder_target(folder, kind)
+    lock = _lock_of(real)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SavedFolderError(
-            f"another process is writing {target}; wait for it, or choose another place to write"
+            f"another process is writing {shown}; wait for it, or choose another place to write"
         ) from error
     except OSError as error:
-        raise ConfigError(f"{target} cannot be locked: {error}") from error
+        raise ConfigError(f"{shown} cannot be locked: {error}") from error
     try:
-        check_folder_target(partial, kind)
-        yield partial
+        check_folder_target(real, kind)
+        yield real
     finally:
         lock.release()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from twotower.data.dataset import Dataset
+from twotower.data.stream import ParquetLog
 from twotower.errors import TwoTowerError
 from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
 from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Cost, Machine, check_cost
@@ -39,13 +40,15 @@ class LearnedInSteps(Protocol):
 AT_ONCE: dict[str, LearnedAtOnce] = {"popularity": Popularity, "recent_popularity": RecentPopularity}
 """Baselines without a budget."""
 
+STREAMED = "it learns from a log in memory, and this one is streamed"
+
 IN_STEPS: dict[str, LearnedInSteps] = {"item_knn": ItemKnn, "ease": Ease, "ials": Ials}
 """Baselines with a budget."""
 
 
 def measure_baselines(
     test: Dataset,
-    train: Dataset,
+    train: Dataset | ParquetLog,
     ks: Sequence[int] = DEFAULT_KS,
     baselines: BaselineNames = "all",
     budget: BaselineBudget | None = None,
@@ -82,11 +85,12 @@ def without_budget(baselines: BaselineNames) -> BaselineNames:
     return [name for name in NAMES if name not in IN_STEPS and (baselines == "all" or name in baselines)]
 
 
-def measurable(baselines: BaselineNames, test: Dataset, train: Dataset) -> tuple[list[str], list[str]]:
+def measurable(baselines: BaselineNames, test: Dataset, train: Dataset | ParquetLog) -> tuple[list[str], list[str]]:
     """Which of the baselines mean something on this split, in the order of reports; and why one named does not.
 
     `recent_popularity` does where no event of train is later than one of test: elsewhere, also where each query's
-    last event is test, "recent" would be the future of many test events. `oracle` does where the truth is known.
+    last event is test, "recent" would be the future of many test events. `oracle` does where the truth is known. On a
+    streamed log only popularity is measured.
 
     Raises:
         ConfigError: A baseline's name is not known.
@@ -94,20 +98,30 @@ def measurable(baselines: BaselineNames, test: Dataset, train: Dataset) -> tuple
     check_baselines(baselines)
     if baselines == "none":
         return [], []
+    reasons = _reasons(test, train)
+    wanted = [name for name in NAMES if baselines == "all" or name in baselines]
+    notes = [left_out(name, reasons[name]) for name in wanted if name in reasons and baselines != "all"]
+    if baselines == "all" and isinstance(train, ParquetLog):
+        notes = [f"The other baselines are not in the table: {STREAMED.replace('it learns', 'they learn')}."]
+    return [name for name in wanted if name not in reasons], notes
+
+
+def _reasons(test: Dataset, train: Dataset | ParquetLog) -> dict[str, str]:
+    """Why baselines mean nothing on this split."""
+    if isinstance(train, ParquetLog):
+        return {name: STREAMED for name in NAMES if name != "popularity"}
     reasons = {}
     if not follows(test, train):
         reasons["recent_popularity"] = "events of train are later than some of test, or have no times"
     if test.oracle is None:
         reasons["oracle"] = "only simulated data has one"
-    wanted = [name for name in NAMES if baselines == "all" or name in baselines]
-    notes = [left_out(name, reasons[name]) for name in wanted if name in reasons and baselines != "all"]
-    return [name for name in wanted if name not in reasons], notes
+    return reasons
 
 
 def measure_baseline(
     name: str,
     test: Dataset,
-    train: Dataset,
+    train: Dataset | ParquetLog,
     ks: Sequence[int] = DEFAULT_KS,
     budget: BaselineBudget | None = None,
     machine: Machine | None = None,
@@ -129,6 +143,8 @@ def measure_baseline(
         MissingExtraError: It needs a library that is not installed.
     """
     report("learning")
+    if isinstance(train, ParquetLog):
+        return measure(Popularity(train), test, train.events_of(test), ks, report)
     if name not in IN_STEPS:
         return measure(_learned_at_once(name, test, train), test, train, ks, report)
     budget, machine, learn = budget or BaselineBudget(), machine or Machine(), IN_STEPS[name]

@@ -13,6 +13,7 @@ from twotower.errors import DataError
 from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.intervals import Interval, mean_interval, paired_interval, weighted_mean
 from twotower.evaluation.measure import Measurement
+from twotower.evaluation.metrics import FloatArray, IntArray
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 
 Verdict = Literal["better", "worse", "not significantly different", "too few queries"]
@@ -21,19 +22,21 @@ Verdict = Literal["better", "worse", "not significantly different", "too few que
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two scorers that were measured on the same events.
+    """Two scorers that were measured on the same events, once or with several splits and seeds.
 
     Attributes:
         name: What sentences call the one that is judged.
-        own: Its outcomes: one, or one of each seed.
+        own: Its outcomes, one of each repetition.
         rival: What the other is called, or a baseline's key.
-        others: Its outcomes: one, or one of each seed, in the order of `own`.
+        others: Its outcomes, one of each repetition, in the order of `own`, on the same events.
+        over_repetitions: Whether a verdict needs the interval over repetitions as well: where both were trained anew.
     """
 
     name: str
     own: Sequence[Outcomes]
     rival: str
     others: Sequence[Outcomes]
+    over_repetitions: bool = True
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -97,12 +100,18 @@ def against_baselines(name: str, own: Sequence[Outcomes], baselines: Mapping[str
         own: Its outcomes, one of each seed.
         baselines: What was measured beside it.
     """
-    return [Pair(name, own, key, [baselines[key].outcomes]) for key in FLOORS if key in baselines]
+    return [
+        Pair(name, own, key, [baselines[key].outcomes] * len(own), over_repetitions=False)
+        for key in FLOORS
+        if key in baselines
+    ]
 
 
 def _require_same_events(pair: Pair) -> None:
-    first = pair.own[0]
-    if not all(np.array_equal(first.queries, one.queries) for one in (*pair.own, *pair.others)):
+    same = len(pair.own) == len(pair.others) and all(
+        np.array_equal(one.queries, other.queries) for one, other in zip(pair.own, pair.others, strict=True)
+    )
+    if not same:
         raise DataError(
             f"{pair.name} and {NAMES.get(pair.rival, pair.rival)} were measured on different events, or on the same in "
             f"another order; expected the outcomes of one test part"
@@ -114,20 +123,19 @@ def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Compariso
 
     Events that repeat a choice of train do not count under `unseen`: of all that the query has in train, their
     candidate alone takes part in the ranking, so that whoever merely recalls train has it on top.
+
+    Repetitions are joined event by event: events of one query are one cluster, whichever split or seed they are of.
     """
-    first = pair.own[0]
-    counted = ~first.repeats if protocol == "unseen" else np.ones(len(first.queries), dtype=bool)
-    own, others = (
-        np.stack([one.values(protocol, metric)[counted] for one in each]) for each in (pair.own, pair.others)
-    )  # [seeds, counted events]
-    queries, weights = first.queries[counted], None if first.weights is None else first.weights[counted]
-    found = paired_interval(own.mean(axis=0) - others.mean(axis=0), queries, weights, total)
+    found_each = [_differences(own, other, protocol, metric) for own, other in zip(pair.own, pair.others, strict=True)]
+    differences, queries = (np.concatenate(parts) for parts in list(zip(*found_each, strict=True))[:2])
+    weights = None if pair.own[0].weights is None else np.concatenate([one[2] for one in found_each])
+    found = paired_interval(differences, queries, weights, total)
     if found.half_width is not None and found.half_width >= 1.0:  # as wide as all that a difference can be
         found = Interval(found.mean)
     over_seeds = None
-    if min(len(own), len(others)) > 1:
+    if len(pair.own) > 1 and pair.over_repetitions:
         over_seeds = mean_interval(
-            [weighted_mean(one - other, weights) for one, other in zip(own, others, strict=True)]
+            [weighted_mean(each, None if weights is None else own) for each, _, own in found_each]
         )
     return Comparison(
         name=pair.name,
@@ -136,11 +144,19 @@ def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Compariso
         metric=metric,
         difference=found.mean,
         half_width=found.half_width,
-        events=len(queries),
+        events=len(found_each[0][0]),
         queries=len(np.unique(queries)),
         over_seeds=over_seeds,
         verdict=_verdict(found, over_seeds),
     )
+
+
+def _differences(own: Outcomes, other: Outcomes, protocol: str, metric: str) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Difference, query and weight of each event that counts under a protocol, `[N]` each."""
+    counted = ~own.repeats if protocol == "unseen" else np.ones(len(own.queries), dtype=bool)
+    difference = own.values(protocol, metric)[counted] - other.values(protocol, metric)[counted]
+    weights = np.ones(len(difference)) if own.weights is None else own.weights[counted]
+    return difference, own.queries[counted], weights
 
 
 def _verdict(over_queries: Interval, over_seeds: Interval | None) -> Verdict:

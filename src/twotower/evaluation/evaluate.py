@@ -13,9 +13,9 @@ from rich.table import Table
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import DataError
-from twotower.evaluation.baselines import BaselineBudget, Popularity
+from twotower.evaluation.baselines import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
-from twotower.evaluation.beside import left_out, measure_baselines
+from twotower.evaluation.beside import measure_baselines
 from twotower.evaluation.comparisons import Comparison, against_baselines, compare
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.measure import Measurement, measure
@@ -179,29 +179,12 @@ def evaluate(
     check_ks(ks)
     check_baselines(baselines)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
-    if isinstance(exclude, ParquetLog):
-        return _beside_popularity(scorer, test, exclude, ks, baselines)
-    require_same_catalogue(test, exclude)
+    known = exclude.events_of(test) if isinstance(exclude, ParquetLog) else exclude
+    require_same_catalogue(test, known)
     with opened(progress) as display:
-        measured = {"model": measure(scorer, test, exclude, ks, display.reporter("the model"))}
+        measured = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}
         beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
     return compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
-
-
-def _beside_popularity(
-    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: BaselineNames
-) -> Evaluation:
-    known = log.events_of(test)
-    measured, notes = {"model": measure(scorer, test, known, ks)}, []
-    if baselines == "all" or "popularity" in baselines:
-        measured["popularity"] = measure(Popularity(log), test, known, ks)
-    reason = "they learn from a log in memory, and this one is streamed"
-    if baselines == "all":
-        notes = [f"The other baselines are not in the table: {reason}."]
-    elif baselines != "none":
-        named = [name for name in baselines if name != "popularity"]
-        notes = [left_out(name, reason.replace("they learn", "it learns")) for name in named]
-    return compared(measured, notes, verdict_metric(ks, test.candidates.num_rows))
 
 
 def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:

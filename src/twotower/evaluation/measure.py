@@ -22,7 +22,6 @@ from twotower.evaluation.metrics import (
 )
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count, repeats_of
 from twotower.evaluation.ranking import (
-    FloatArray,
     RankCounter,
     Scorer,
     blocks_of,

@@ -45,7 +45,7 @@ class Outcomes:
         columns |= {"query": pa.array(self.queries), "repeats": pa.array(self.repeats)}
         if self.weights is not None:
             columns["weight"] = pa.array(self.weights)
-        write_file(path, table_bytes(pa.table(columns)).to_pybytes())
+        write_file(path, table_bytes(pa.table(columns)))
 
     @classmethod
     def read(cls, path: Path) -> Outcomes:

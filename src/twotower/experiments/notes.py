@@ -30,7 +30,7 @@ def study_notes(folder: Path, details: Details) -> dict[str, Any]:
     if not any(cut.name == details.data and fingerprint in (None, cut.fingerprint) for cut in study.cuts):
         first = study.cuts[0]
         raise ConfigError(
-            f"{folder} is a study of {first.name}, split {first.split}, fingerprint {first.fingerprint}; the bundle is of "
-            f"{details.data}, split {split}, fingerprint {fingerprint}: expected a study of the same data and split"
+            f"{folder} is a study of {first.name}, split {first.split}, fingerprint {first.fingerprint}; the bundle is "
+            f"of {details.data}, split {split}, fingerprint {fingerprint}: expected a study of the same data and split"
         )
     return {"study": msgspec.to_builtins(study)}

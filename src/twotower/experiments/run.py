@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
@@ -22,6 +21,7 @@ from twotower.experiments.store import Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
+from twotower.progress import no_report
 from twotower.study.config import Config, DataConfig
 from twotower.study.parts import Parts
 from twotower.study.recipes import Recipe
@@ -264,17 +264,19 @@ def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, pro
     )
 
 
-def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, report: Progress) -> None:
+def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, progress: Progress) -> None:
     train, test = (parts.train, parts.test) if run.part == "test" else parts.fitted_and_validation()
+    assert test is not None
+    report = progress if isinstance(progress, Reporter) else no_report
     started = time.perf_counter()
     try:
-        assert isinstance(train, Dataset)
         measured = measure_baseline(run.name, test, train, DEFAULT_KS, run.budget, report=report)
     except TwoTowerError as error:
-        store.keep(key, BaselineOutcome(scores=None, left_out=str(error), budget=run.budget))
+        store.keep(key, BaselineOutcome(scores=None, budget=run.budget, left_out=str(error)))
         return
     measured.outcomes.write(store.folder_of(key) / RANKS)
-    store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=seconds))
 
 
 def ranks_of(store: Store, key: str) -> Outcomes:

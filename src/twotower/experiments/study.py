@@ -122,11 +122,12 @@ def _cut_data(config: Config) -> _CutData:
     parts = config.parts()
     pinned = msgspec.structs.replace(config, split=parts.split)
     recipe = pinned.resolved_recipe(parts.train, parts.validation)
-    inner = parts.fitted_and_validation() if recipe.validate_on == "validation" else None
+    fitted, validation = parts.for_recipe(recipe)
     names, _ = measurable(config.baselines, parts.test, parts.train)
-    curves = [] if inner is None else measurable(without_budget(config.baselines), inner[1], inner[0])[0]
+    on_validation = recipe.validate_on == "validation" and validation is not None
+    curves = measurable(without_budget(config.baselines), validation, fitted)[0] if on_validation and validation else []
     return _CutData(
-        cut=cut_of(parts, 0 if inner is None else len(inner[1])),
+        cut=cut_of(parts, len(validation) if on_validation and validation else 0),
         config=pinned,
         identity=parts.identity,
         recipe=recipe,
@@ -147,7 +148,7 @@ def cut_of(parts: Parts, validation: int) -> Cut:
     train = parts.train
     return Cut(
         name=train.name,
-        interactions=parts.interactions,
+        interactions=len(train) + len(parts.test) + (0 if parts.validation is None else len(parts.validation)),
         queries=train.queries.num_rows,
         candidates=train.candidates.num_rows,
         train=len(train),
@@ -157,7 +158,7 @@ def cut_of(parts: Parts, validation: int) -> Cut:
         seed=parts.split.seed,
         fingerprint=parts.fingerprint,
         dropped=train.dropped,
-        terms=train.terms,
+        terms=parts.test.terms,
     )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from twotower.evaluation.baselines.names import FLOORS
-from twotower.evaluation.comparisons import Comparison, Pair, compare, interval_note, verdict_sentences
+from twotower.evaluation.comparisons import Comparison, Pair, compare
 from twotower.evaluation.metrics import Scores, metric_label
 from twotower.evaluation.outcomes import Outcomes
+from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.experiments.results import Run, Study
 
 
@@ -26,7 +27,7 @@ def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparis
             beside = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
             if all(run.cut in beside for run in runs):
                 own, others = [ranks[run.key] for run in runs], [ranks[beside[run.cut]] for run in runs]
-                pairs.append(Pair(variant.name, own, name, others, repeated=False))
+                pairs.append(Pair(variant.name, own, name, others, over_repetitions=False))
     for first, second in pairwise(range(len(study.variants))):
         pairs += _paired(study, first, second, ranks)
     return compare(pairs, study.metric)

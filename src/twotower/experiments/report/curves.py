@@ -70,7 +70,7 @@ def varied_number(study: Study) -> str | None:
 
 
 def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
-    """The score on test over a varied number: a line for each combination of the other varied keys, with its interval."""
+    """The score on test over a varied number: a line, with its interval, for each combination of the other keys."""
     first, name = study.cuts[0], key.rpartition(".")[2].replace("_", " ")
     title = f"{first.name}: {_title(study.metric)} over {name}"
     figure, panels = _panels(title, f"measured on test · split {first.split}", theme)

@@ -74,11 +74,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first cell of each row is its name; columns named in `words` hold words."""
+    """A table: each row is its name and then cells (`Cell`); columns named in `words` hold words."""
 
     title: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[object]]
     words: Sequence[str] = ()
 
 

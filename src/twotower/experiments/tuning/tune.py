@@ -13,7 +13,8 @@ import optuna
 import torch
 from rich.console import Console
 
-from twotower.errors import TwoTowerError
+from twotower.data.dataset import Dataset
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation import DEFAULT_KS, Outcomes, Scores, rank_metrics, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
@@ -84,7 +85,10 @@ def tune(
         TwoTowerError: Every trial failed.
     """
     budget = Budget.of(plan.trials, plan.minutes)
+    if plan.config.data.stream:
+        raise ConfigError("[data] stream = true: a tuning reads its log into memory; expected one that fits, or a part")
     parts = plan.config.parts()
+    assert isinstance(parts.train, Dataset)
     config = msgspec.structs.replace(plan.config, split=parts.split)
     for line in parts.remarks:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -136,7 +140,8 @@ class _Search:
     @property
     def cut(self) -> Cut:
         """What reports say of the data."""
-        return cut_of(self.parts, len(self.parts.fitted_and_validation()[1]))
+        validation = self.parts.fitted_and_validation()[1]
+        return cut_of(self.parts, 0 if validation is None else len(validation))
 
     def trials(self, log: TrialLog) -> tuple[list[TrialRecord], dict[str, float]]:
         """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
