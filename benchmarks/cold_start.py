@@ -27,8 +27,8 @@ from rich.table import Table
 from twotower.data.dataset import Dataset, concat
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.intervals import mean_interval
-from twotower.study.config import Config, SplitConfig, config_of
-from twotower.study.parts import Parts
+from twotower.recipes.config import Config, SplitConfig, config_of
+from twotower.recipes.parts import Parts
 from twotower.study.trained import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION

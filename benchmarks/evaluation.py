@@ -23,7 +23,7 @@ from twotower import Tower, TwoTower
 from twotower.data import Dataset, Seen, builtin, split_random
 from twotower.evaluation import ModelScorer, Validation, measure, rank_metrics
 from twotower.evaluation.ranking import DotProducts, Ranker
-from twotower.study.inputs import candidate_inputs, query_inputs
+from twotower.recipes.inputs import candidate_inputs, query_inputs
 
 DIM = 32
 

@@ -33,7 +33,7 @@ from step import distinct_candidates, work_of_a_step, work_of_a_validation
 
 from twotower import Adagrad, Category, InBatchSoftmax, Tower, Trainer, TwoTower
 from twotower.data import Dataset, builtin, from_tables
-from twotower.study.config import Config, ModelConfig
+from twotower.recipes.config import Config, ModelConfig
 from twotower.training.precision import Precision, products_in
 
 PRODUCT = 4096

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from twotower.data import builtin
 from twotower.processes import allowed_threads, start_worker, stop_workers
-from twotower.study.config import Config, ModelConfig
-from twotower.study.recipes import RecipeName
+from twotower.recipes.config import Config, ModelConfig
+from twotower.recipes.recipe import RecipeName
 
 
 class Outcome(msgspec.Struct, frozen=True):

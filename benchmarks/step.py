@@ -26,7 +26,7 @@ from rich.table import Table
 from twotower.data import Dataset, builtin
 from twotower.model import Tower, TwoTower
 from twotower.model.two_tower import features_of
-from twotower.study.config import Config, ModelConfig, SplitConfig
+from twotower.recipes.config import Config, ModelConfig, SplitConfig
 
 PASSES = 3
 """Products of a layer and of the softmax: forward, and for the gradients of both factors."""

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from twotower.data import builtin
 from twotower.evaluation.intervals import mean_interval
-from twotower.study.config import Config
+from twotower.recipes.config import Config
 from twotower.training.history import TrainingHistory
 from twotower.version import VERSION
 

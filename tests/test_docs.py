@@ -26,7 +26,7 @@ import httpx
 import msgspec
 import pytest
 
-from twotower.study.config import Config
+from twotower.recipes.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -49,7 +49,7 @@ from twotower.features import Bucketized, Category, Text
 from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file
 from twotower.model.two_tower import TwoTower, features_of
-from twotower.study.config import Config, DataConfig, ModelConfig
+from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.study.curves import LIGHT, LINES
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.history import Epoch

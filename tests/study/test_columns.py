@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from twotower.data import Dataset, from_tables
-from twotower.study.config import Config, ModelConfig
-from twotower.study.inputs import Inputs
+from twotower.recipes.config import Config, ModelConfig
+from twotower.recipes.inputs import Inputs
 
 ROWS = 12
 

@@ -17,9 +17,9 @@ from twotower.errors import ConfigError
 from twotower.evaluation import ModelScorer, measure
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
-from twotower.study.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
-from twotower.study.inputs import Inputs, candidate_inputs, query_inputs
-from twotower.study.recipes import Recipe, recipe
+from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
+from twotower.recipes.inputs import Inputs, candidate_inputs, query_inputs
+from twotower.recipes.recipe import Recipe, recipe
 from twotower.training import Adagrad, AdamW, Trainer
 from twotower.training.callbacks import ProgressBar
 

@@ -22,7 +22,7 @@ from twotower.data import Dataset
 from twotower.errors import TwoTowerError
 from twotower.evaluation import beside
 from twotower.study import runner, runs
-from twotower.study.config import Config, DataConfig, ModelConfig
+from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.training.callbacks import Line, ProgressBar
 
 

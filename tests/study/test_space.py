@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from twotower.errors import ConfigError
-from twotower.study.config import Config, read_config
-from twotower.study.space import Choices, Interval
+from twotower.recipes.config import Config, read_config
+from twotower.recipes.space import Choices, Interval
 
 TOML = """
 data.name = "simulated"

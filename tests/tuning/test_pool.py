@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from twotower.errors import TwoTowerError
-from twotower.study.config import Config
+from twotower.recipes.config import Config
 from twotower.tuning import pool
 from twotower.tuning.budget import Budget
 from twotower.tuning.database import REASON, WORKER, Database

@@ -13,8 +13,8 @@ from twotower.tuning.space import SearchSpace
 from toy import groups_log, log_of
 from twotower.errors import ConfigError
 from twotower.model import FullSoftmax, InBatchSoftmax
-from twotower.study.config import Config, ModelConfig
-from twotower.study.recipes import RecipeName
+from twotower.recipes.config import Config, ModelConfig
+from twotower.recipes.recipe import RecipeName
 
 LOG = groups_log(events=200)
 

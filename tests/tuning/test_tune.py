@@ -29,7 +29,7 @@ from twotower.tuning.space import SearchSpace
 
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.progress import Display
-from twotower.study.config import Config, read_config
+from twotower.recipes.config import Config, read_config
 
 QUIET = Console(quiet=True)
 

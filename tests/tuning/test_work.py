@@ -20,7 +20,7 @@ from twotower.tuning.worker import Job, work
 from twotower.data import Dataset
 from twotower.errors import SavedFolderError
 from twotower.evaluation import Validation
-from twotower.study.config import Config, read_config
+from twotower.recipes.config import Config, read_config
 from twotower.training import Trainer
 
 BELOW = "below the median of the others at the same epoch"

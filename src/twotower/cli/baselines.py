@@ -10,7 +10,7 @@ import typer
 from twotower.evaluation import BaselineBudget
 from twotower.evaluation.baselines.budget import DEFAULT_SECONDS
 from twotower.evaluation.baselines.names import NAMES, parse_baselines
-from twotower.study.config import Config
+from twotower.recipes.config import Config
 
 BaselinesOption = Annotated[
     str | None,

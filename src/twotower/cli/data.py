@@ -14,7 +14,7 @@ from twotower.data.describe import describe_table
 from twotower.data.movielens import EDITIONS, available
 from twotower.data.movielens import fetch as fetch_edition
 from twotower.errors import ConfigError
-from twotower.study.config import config_of
+from twotower.recipes.config import config_of
 
 app = typer.Typer(help="Data sets: list, fetch, describe.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]

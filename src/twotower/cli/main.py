@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from twotower.cli import bundle, data, models, recommend, serve, study, tune
+from twotower.cli.values import ValuesCommand
 from twotower.errors import (
     ConfigError,
     DataError,
@@ -55,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("study")(study.study)
+app.command("study", cls=ValuesCommand)(study.study)
 app.command("train")(models.train)
 app.command("tune")(tune.tune)
 app.command("evaluate")(models.evaluate)

@@ -23,8 +23,8 @@ from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
+from twotower.recipes.config import Config, config_of
 from twotower.retrieval import Retriever
-from twotower.study.config import Config, config_of
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from twotower.study.config import Config, config_of
-from twotower.study.imports import import_modules, located
+from twotower.recipes.config import Config, config_of
+from twotower.recipes.imports import import_modules, located
 
 
 def _imported(names: list[str] | None) -> list[str]:

@@ -22,12 +22,14 @@ from twotower.cli.options import ImportOption, SplitOption, configured
 from twotower.cli.output import console_for, write_json
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
+from twotower.experiments.folder import STUDY
 from twotower.experiments.plans import LAYERS, SHARE, StudyPlan, changed, grid
 from twotower.experiments.report.terminal import results_table
 from twotower.experiments.results import Variant
 from twotower.experiments.study import REPORT, run_study
+from twotower.files import check_folder_target
 from twotower.processes import allowed_threads
-from twotower.study.config import Config
+from twotower.recipes.config import Config
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
 
@@ -78,6 +80,7 @@ def study(
     DIR gets report.html, curves.png, curves.svg, results.json and, in runs/, every model. Rerun the command to resume.
     """
     console = console_for(json)
+    check_folder_target(out, STUDY)
     config = with_baselines(configured(source, imports, split, None), baselines)
     config = changed(config, _changes(recipe, epochs))
     variants = _variants(config, layers, vary, train_share)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from twotower.files import MarkedFolder, check_folder_target, write_file
+from twotower.files import MarkedFolder, write_file
 from twotower.locks import exclusive
 from twotower.version import VERSION
 
@@ -37,15 +37,6 @@ TUNING = _folder_of("tuning", "a tuning")
 TRAINING = _folder_of("training", "an unfinished training of `twotower train`")
 
 KINDS = {STUDY.name: "study", TUNING.name: "tuning", TRAINING.name: "training"}
-
-
-def check_experiment_target(out: Path, kind: MarkedFolder) -> None:
-    """Refuses a folder that an experiment cannot work in, before anything long begins.
-
-    Raises:
-        ConfigError: It holds something else, or cannot be written.
-    """
-    check_folder_target(out, kind)
 
 
 @contextmanager

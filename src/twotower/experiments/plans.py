@@ -10,8 +10,8 @@ import msgspec
 
 from twotower.errors import ConfigError
 from twotower.experiments.results import Variant
+from twotower.recipes.config import Config
 from twotower.recipes.overlay import Settings, overlay
-from twotower.study.config import Config
 
 LAYERS, SHARE = "model.layers", "split.train_share"
 

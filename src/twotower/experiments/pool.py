@@ -15,7 +15,7 @@ import torch
 
 from twotower.errors import TwoTowerError
 from twotower.interruption import Interruption
-from twotower.processes import start_worker, stop_workers
+from twotower.processes import GRACE, start_worker, stop_workers
 from twotower.progress import Display
 from twotower.training.callbacks import Line, Progress
 
@@ -95,17 +95,17 @@ class Reporter(Progress):
 
     def __init__(self, connection: Connection, label: str) -> None:
         super().__init__(label)
-        self._connection, self._latest = connection, -TICK
+        self._connection, self._latest, self._step = connection, -TICK, ""
 
     def show(self, line: Line) -> None:
-        """Says where a training is, a few times a second."""
-        if time.monotonic() - self._latest >= TICK:
-            self._latest = time.monotonic()
-            self(line.note or "training", line.done / line.total if line.total else None)
+        """Says where a training is."""
+        self(line.note or "training", line.done / line.total if line.total else None)
 
     def __call__(self, step: str, share: float | None = None) -> None:
-        """Says which step of the job runs, and how much of it is done, where that is known."""
-        self._send(_Moved(step, share))
+        """Says which step of the job runs, and how much of it is done, where that is known; a few times a second."""
+        if time.monotonic() - self._latest >= TICK or step != self._step:
+            self._latest, self._step = time.monotonic(), step
+            self._send(_Moved(step, None if share is None else float(share)))
 
     def report(self, step: int, value: float) -> None:
         """Reports a value that the desk may stop the job by.
@@ -179,6 +179,7 @@ def run_jobs(make: MakeWork, desk: Desk, workers: int, display: Display, threads
                     worker.begin(job)
                 busy = {worker.end: worker for worker in pool if worker.job is not None}
                 if not busy:
+                    _dismiss(pool)
                     return
                 for end in wait(list(busy), timeout=TICK):
                     assert isinstance(end, Connection)
@@ -187,6 +188,14 @@ def run_jobs(make: MakeWork, desk: Desk, workers: int, display: Display, threads
                 interruption.raise_if_asked()
     finally:
         stop_workers([worker.process for worker in pool])
+
+
+def _dismiss(pool: list[_Worker]) -> None:
+    """Lets workers without a job end by themselves."""
+    for worker in pool:
+        worker.end.close()
+    for worker in pool:
+        worker.process.join(GRACE)
 
 
 def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _Worker | None:

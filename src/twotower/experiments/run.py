@@ -22,9 +22,9 @@ from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
-from twotower.study.config import Config, DataConfig
-from twotower.study.parts import Parts
-from twotower.study.recipes import Recipe
+from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.parts import Parts
+from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.version import VERSION

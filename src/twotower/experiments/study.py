@@ -19,6 +19,7 @@ from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable, without_budget
 from twotower.evaluation.metrics import metric_label
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
+from twotower.experiments.folder import STUDY, working_in
 from twotower.experiments.plans import Planned, StudyPlan
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
@@ -40,9 +41,9 @@ from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts
 from twotower.processes import threads_each
 from twotower.progress import Display
-from twotower.study.config import Config
-from twotower.study.parts import Parts
-from twotower.study.recipes import Recipe
+from twotower.recipes.config import Config
+from twotower.recipes.parts import Parts
+from twotower.recipes.recipe import Recipe
 from twotower.version import VERSION
 
 REPORT, RUNS = "report.html", "runs"
@@ -84,23 +85,25 @@ def run_study(
         budget: What each baseline may cost.
 
     Raises:
-        ConfigError: A variant cannot be built.
+        ConfigError: A variant cannot be built, or the folder holds something else or cannot be written.
         DataError: The data cannot be used.
+        SavedFolderError: Another process is at work in the folder.
         TwoTowerError: A training diverged.
     """
     started = time.perf_counter()
     planned = list(plan.runs())
-    cuts = _cuts(planned)
-    first = next(iter(cuts.values()))
-    for line in (*first.columns, *first.remarks):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    desk = _StudyDesk(Store(out / RUNS), planned, cuts, budget or BaselineBudget(), console)
-    with Display(console) as display:
-        run_jobs(Runner, desk, plan.workers, display, threads_each(plan.workers))
-    study = _study_of(plan, desk, cuts, command, started)
-    write_results(study, out / RESULTS)
-    write_curves(study, out)
-    write_report(study, out / REPORT)
+    with working_in(out, STUDY) as folder:
+        cuts = _cuts(planned)
+        first = next(iter(cuts.values()))
+        for line in (*first.columns, *first.remarks):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        desk = _StudyDesk(Store(folder / RUNS), planned, cuts, budget or BaselineBudget(), console)
+        with Display(console) as display:
+            run_jobs(Runner, desk, plan.workers, display, threads_each(plan.workers))
+        study = _study_of(plan, desk, cuts, command, started)
+        write_results(study, folder / RESULTS)
+        write_curves(study, folder)
+        write_report(study, folder / REPORT)
     return study
 
 

@@ -28,11 +28,11 @@ from twotower.experiments.run import BaselineRun, ModelRun, Runner, history_of, 
 from twotower.experiments.store import Store
 from twotower.processes import threads_each
 from twotower.progress import Display
+from twotower.recipes.config import Config
+from twotower.recipes.parts import Parts
 from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
-from twotower.study.config import Config
-from twotower.study.parts import Parts
 
 STREAMED = "The other baselines are not in the table: they learn from a log in memory, and this one is streamed."
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from twotower.data.dataset import Dataset
+from twotower.recipes.config import Config
 from twotower.recipes.overlay import without_none
-from twotower.study.config import Config
 
 
 def complete(config: Config, train: Dataset, validation: Dataset | None = None) -> Config:

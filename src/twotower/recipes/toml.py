@@ -8,8 +8,8 @@ import msgspec
 import tomli_w
 
 from twotower.files import write_file
+from twotower.recipes.config import Config
 from twotower.recipes.overlay import without_none
-from twotower.study.config import Config
 
 
 def write_config(config: Config, path: Path, comment: str) -> None:

@@ -8,10 +8,10 @@ import msgspec
 
 from twotower.data.dataset import Dataset
 from twotower.model.losses import BuiltInLoss, FullSoftmax, InBatchSoftmax
+from twotower.recipes.config import Config
 from twotower.recipes.overlay import Settings, value_at
-from twotower.study.config import Config
-from twotower.study.recipes import FULL_SOFTMAX_CATALOGUE
-from twotower.study.space import Choices, Interval, Space
+from twotower.recipes.recipe import FULL_SOFTMAX_CATALOGUE
+from twotower.recipes.space import Choices, Interval, Space
 
 STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 64])
 """Layers: depth and widths at once, since what one more layer gives depends on how wide the others are."""

@@ -22,7 +22,7 @@ from twotower.experiments.tuning.budget import Budget
 from twotower.experiments.tuning.sampler import SeededSampler
 from twotower.experiments.tuning.space import SearchSpace
 from twotower.experiments.tuning.trials import TrialLog, TrialRecord
-from twotower.study.recipes import Recipe
+from twotower.recipes.recipe import Recipe
 from twotower.training.history import TrainingHistory
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}

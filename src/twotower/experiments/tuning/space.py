@@ -20,9 +20,9 @@ from twotower.errors import ConfigError, TwoTowerError
 from twotower.experiments.plans import changed
 from twotower.experiments.tuning.defaults import default_space
 from twotower.recipes.complete import complete
+from twotower.recipes.config import Config
 from twotower.recipes.overlay import value_at
-from twotower.study.config import Config
-from twotower.study.space import Choices, Dimension, Interval, Space
+from twotower.recipes.space import Choices, Dimension, Interval, Space
 from twotower.training.trainer import Trainer
 
 Values = dict[str, Any]

@@ -21,6 +21,7 @@ from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
 from twotower.evaluation.metrics import rank_metric_names
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
+from twotower.experiments.folder import TUNING, working_in
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.tuning import write_report
 from twotower.experiments.results import BaselineOutcome, Cut, ModelOutcome
@@ -37,9 +38,9 @@ from twotower.experiments.tuning.verdicts import comparisons_of, verdicts
 from twotower.files import write_file
 from twotower.processes import threads_each
 from twotower.progress import Display
+from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.parts import Parts
 from twotower.recipes.toml import write_config
-from twotower.study.config import Config, DataConfig
-from twotower.study.parts import Parts
 from twotower.version import VERSION
 
 BEST, REPORT, RESULTS, TRIALS, RUNS = "best.toml", "tune.html", "tune.json", "trials.json", "runs"
@@ -81,49 +82,18 @@ def tune(
 
     Raises:
         ConfigError: The config or its space cannot be used.
-        SavedFolderError: The folder holds another tuning.
+        SavedFolderError: The folder holds another tuning, or another process is at work in it.
         TwoTowerError: Every trial failed.
     """
     budget = Budget.of(plan.trials, plan.minutes)
     if plan.config.data.stream:
         raise ConfigError("[data] stream = true: a tuning reads its log into memory; expected one that fits, or a part")
-    parts = plan.config.parts()
-    assert isinstance(parts.train, Dataset)
-    config = msgspec.structs.replace(plan.config, split=parts.split)
-    for line in parts.remarks:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    space = SearchSpace.of(config, parts.train, parts.validation)
-    space.check(parts.train)
-    metric = _metric(space.base, parts)
-    search = _Search(plan, space, parts, Store(out / RUNS), budget, console)
-    records, weights = search.trials(TrialLog(out / TRIALS, _identity(space, parts)))
-    best, built_in = search.finals(records, baselines or BaselineBudget())
-    measured, notes = search.baselines()
-    test_metric = _test_metric(metric, parts.test.candidates.num_rows)
-    compared = comparisons_of(
-        search.ranks(best),
-        None if built_in is None or built_in.key == best.key else search.ranks(built_in),
-        {name: ranks for name, (_, ranks) in measured.items()},
-        test_metric,
-    )
-    tuning = Tuning(
-        cut=search.cut,
-        metric=metric,
-        test_metric=test_metric,
-        space=msgspec.to_builtins(space.dimensions),
-        trials=records,
-        best=best,
-        built_in=built_in,
-        importances=weights,
-        baselines={name: scores for name, (scores, _) in measured.items()},
-        comparisons=compared,
-        verdicts=[*verdicts(records, best, built_in, compared, metric), *parts.remarks, *notes],
-        command=command,
-        versions=_versions(plan.workers),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=time.time() - budget.start,
-    )
-    _write(tuning, space, out)
+    with working_in(out, TUNING) as folder:
+        search = _Search.prepare(plan, folder, budget, console)
+        records, weights = search.trials()
+        best, built_in = search.finals(records, baselines or BaselineBudget())
+        tuning = search.tuning(records, weights, best, built_in, command)
+        _write(tuning, search.space, folder)
     return tuning
 
 
@@ -131,11 +101,24 @@ class _Search:
     """The steps of a tuning, over one pool and store."""
 
     def __init__(
-        self, plan: TunePlan, space: SearchSpace, parts: Parts, store: Store, budget: Budget, console: Console
+        self, plan: TunePlan, space: SearchSpace, parts: Parts, folder: Path, budget: Budget, console: Console
     ) -> None:
-        self.plan, self.space, self.parts, self.store = plan, space, parts, store
-        self.budget, self.console, self.data = budget, console, parts.identity
+        self.plan, self.space, self.parts, self.folder = plan, space, parts, folder
+        self.store, self.budget, self.console, self.data = Store(folder / RUNS), budget, console, parts.identity
+        self.metric = _metric(space.base, parts)
         self._beside: dict[str, Waiting] = {}
+
+    @classmethod
+    def prepare(cls, plan: TunePlan, folder: Path, budget: Budget, console: Console) -> _Search:
+        """Reads and cuts the data, and refuses a space that cannot be searched."""
+        parts = plan.config.parts()
+        assert isinstance(parts.train, Dataset)
+        for line in parts.remarks:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        plan = msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, split=parts.split))
+        space = SearchSpace.of(plan.config, parts.train, parts.validation)
+        space.check(parts.train)
+        return cls(plan, space, parts, folder, budget, console)
 
     @property
     def cut(self) -> Cut:
@@ -143,8 +126,9 @@ class _Search:
         validation = self.parts.fitted_and_validation()[1]
         return cut_of(self.parts, 0 if validation is None else len(validation))
 
-    def trials(self, log: TrialLog) -> tuple[list[TrialRecord], dict[str, float]]:
+    def trials(self) -> tuple[list[TrialRecord], dict[str, float]]:
         """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
+        log = TrialLog(self.folder / TRIALS, _identity(self.space, self.parts))
 
         def say(record: TrialRecord) -> None:
             best = best_of(log.records)
@@ -185,13 +169,44 @@ class _Search:
             wanted.append(chosen)
         assert chosen is not None
         names, _ = measurable(self.plan.config.baselines, self.parts.test, self.parts.train)
-        config = msgspec.structs.replace(self.plan.config, split=self.parts.split)
         for name in names:
-            run = BaselineRun(config, name, "test", budget)
+            run = BaselineRun(self.plan.config, name, "test", budget)
             self._beside[name] = waiting_for(NAMES[name], run, self.store, self.data)
         self._run(ListDesk([*wanted, *self._beside.values()], self.store))
         finished = self._finished(chosen, best)
         return finished, finished if chosen is built_in else None if built_in is None else self._finished(built_in, own)
+
+    def tuning(
+        self,
+        records: list[TrialRecord],
+        weights: dict[str, float],
+        best: Final,
+        built_in: Final | None,
+        command: str,
+    ) -> Tuning:
+        """Everything that was found."""
+        measured, notes = self.baselines()
+        test_metric = _test_metric(self.metric, self.parts.test.candidates.num_rows)
+        own = None if built_in is None or built_in.key == best.key else ranks_of(self.store, built_in.key)
+        ranks = {name: found for name, (_, found) in measured.items()}
+        compared = comparisons_of(ranks_of(self.store, best.key), own, ranks, test_metric)
+        return Tuning(
+            cut=self.cut,
+            metric=self.metric,
+            test_metric=test_metric,
+            space=msgspec.to_builtins(self.space.dimensions),
+            trials=records,
+            best=best,
+            built_in=built_in,
+            importances=weights,
+            baselines={name: scores for name, (scores, _) in measured.items()},
+            comparisons=compared,
+            verdicts=[*verdicts(records, best, built_in, compared, self.metric), *self.parts.remarks, *notes],
+            command=command,
+            versions=_versions(self.plan.workers),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=time.time() - self.budget.start,
+        )
 
     def baselines(self) -> tuple[dict[str, tuple[Scores, Outcomes]], list[str]]:
         """Scores and ranks of the baselines that were measured, and why others were not."""
@@ -204,10 +219,6 @@ class _Search:
             else:
                 rows[name] = outcome.scores, ranks_of(self.store, waiting.key)
         return rows, notes
-
-    def ranks(self, final: Final) -> Outcomes:
-        """The rank of every test event."""
-        return ranks_of(self.store, final.key)
 
     def _final(self, label: str, record: TrialRecord | None, values: dict[str, object]) -> Waiting:
         config = self.space.config(record.parameters if record is not None else values)

@@ -13,7 +13,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.splits import SplitRule, parse_rule
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
-from twotower.study.recipes import Recipe
+from twotower.recipes.recipe import Recipe
 
 GIVEN = "given"
 """The rule of parts that were cut beforehand."""

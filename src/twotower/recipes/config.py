@@ -18,13 +18,13 @@ from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
+from twotower.recipes.imports import import_modules, located
+from twotower.recipes.mistakes import explained, unknown_key
+from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
-from twotower.study.imports import import_modules, located
-from twotower.study.mistakes import explained, unknown_key
-from twotower.study.model_config import ModelConfig
-from twotower.study.parts import GIVEN, Parts, SplitConfig
-from twotower.study.recipes import Recipe, RecipeName, recipe
-from twotower.study.space import Space, parse_space
+from twotower.recipes.parts import GIVEN, Parts, SplitConfig
+from twotower.recipes.recipe import Recipe, RecipeName, recipe
+from twotower.recipes.space import Space, parse_space
 from twotower.training.trainer import Trainer
 
 __all__ = ["Config", "DataConfig", "ModelConfig", "SimulatedConfig", "SplitConfig", "config_of", "read_config"]

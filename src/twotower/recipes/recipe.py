@@ -13,7 +13,7 @@ from twotower.data.splits import SplitRule
 from twotower.data.stream import ParquetLog
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
-from twotower.study.inputs import Inputs, Reach
+from twotower.recipes.inputs import Inputs, Reach
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
 from twotower.training.trainer import EarlyStopping, Trainer
 

@@ -19,7 +19,7 @@ from twotower.features import (
     Normalized,
     Text,
 )
-from twotower.study.inputs import ColumnUse
+from twotower.recipes.inputs import ColumnUse
 
 
 class ColumnRead(msgspec.Struct, frozen=True):

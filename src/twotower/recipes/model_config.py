@@ -12,9 +12,9 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower
-from twotower.study.columns import ColumnRead, TowerColumns, event_columns, given_columns
-from twotower.study.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
-from twotower.study.recipes import Recipe
+from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
+from twotower.recipes.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
+from twotower.recipes.recipe import Recipe
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,1 +1,0 @@
-"""Studies: configs, recipes, many runs compared, and the report."""
