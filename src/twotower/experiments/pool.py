@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -13,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import torch
 
-from twotower.errors import TwoTowerError
+from twotower.errors import DataWarning, TwoTowerError
 from twotower.interruption import Interruption
 from twotower.processes import GRACE, start_worker, stop_workers
 from twotower.progress import Display
@@ -247,6 +248,7 @@ def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
         threads: Of PyTorch.
     """
     torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", DataWarning)  # the process that started this one has said it
     work = make()
     while True:
         try:

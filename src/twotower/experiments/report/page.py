@@ -13,7 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.intervals import Interval
+from twotower.evaluation.verdicts import differences_grid
 from twotower.experiments.results import Cut
 
 
@@ -80,6 +82,17 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
     words: Sequence[str] = ()
+
+
+def differences(comparisons: Sequence[Comparison]) -> Table | None:
+    """Every difference that was judged, with its interval; None where there is none."""
+    if not comparisons:
+        return None
+    grid = differences_grid(comparisons)
+    rows = [[name, *map(Cell, cells)] for name, *cells in grid.rows]
+    return Table(
+        "", grid.headings, rows, [heading for heading in grid.headings if heading.startswith(("comp", "verd"))]
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from twotower.evaluation.metrics import Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.experiments.plans import shown
 from twotower.experiments.report.curves import draw_curves, draw_over_value, varied_number
-from twotower.experiments.report.page import Bars, Cell, Picture, Table, how_cut, lead_of, rendered
+from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
 from twotower.experiments.results import Study
 from twotower.experiments.verdicts import strongest
 from twotower.files import write_file
@@ -47,6 +47,7 @@ def report_html(study: Study) -> str:
         lead=lead_of(first),
         how_cut=how_cut(first) + f" · recipe {study.runs[0].outcome.recipe}",
         verdicts=study.verdicts,
+        differences=differences(study.comparisons),
         over_value=_over_value(study),
         curves=Picture.of(partial(draw_curves, study), "curves"),
         bars=[_bars(study, rows, protocol) for protocol in PROTOCOLS],
@@ -72,14 +73,15 @@ def rows_of(study: Study) -> list[Row]:
     baselines = study.baseline_scores(cuts=sorted(cuts))
     rows = [Row("baseline", NAMES[name], baselines[name]) for name in FLOORS if name in baselines]
     rows += [Row("model", variant.name, study.scores_of(number)) for number, variant in enumerate(study.variants)]
-    return rows + [Row("baseline", NAMES["oracle"], baselines["oracle"])] * ("oracle" in baselines)
+    return rows + [Row("baseline", NAMES[name], baselines[name]) for name in ("oracle",) if name in baselines]
 
 
 def _over_value(study: Study) -> dict[str, Any] | None:
     key = varied_number(study)
     if key is None:
         return None
-    return {"name": key.replace("_", " "), "svg": Picture.of(partial(draw_over_value, study, key), "over value")}
+    name = key.rpartition(".")[2].replace("_", " ")
+    return {"name": name, "svg": Picture.of(partial(draw_over_value, study, key), "over value")}
 
 
 def _bars(study: Study, rows: Sequence[Row], protocol: str) -> Bars:
@@ -131,25 +133,29 @@ def _cuts_table(study: Study) -> Table:
 def _slices(study: Study, protocol: str) -> dict[str, Any]:
     """What the best variant and two baselines score on parts of the test events."""
     marks = _marks(study, protocol)
-    figures = {kind: [getattr(part, protocol)[study.metric] for part in parts] for kind, (_, parts) in marks.items()}
-    longest = max(max(values) for values in figures.values()) or 1.0
+    figures = {
+        kind: {(part.by, part.name): getattr(part, protocol)[study.metric] for part in parts}
+        for kind, (_, parts) in marks.items()
+    }
+    longest = max(max(own.values(), default=0.0) for own in figures.values()) or 1.0
     groups = []
     for by, title in GROUPS.items():
         lines = [
             {
                 "name": part.name,
                 "events": part.events,
-                "text": f"{figures['model'][number]:.4f}",
+                "text": f"{figures['model'][by, part.name]:.4f}",
                 "dots": [
                     {
                         "kind": kind,
-                        "place": 100 * values[number] / longest,
-                        "title": f"{marks[kind][0]}: {values[number]:.4f}",
+                        "place": 100 * own[by, part.name] / longest,
+                        "title": f"{marks[kind][0]}: {own[by, part.name]:.4f}",
                     }
-                    for kind, values in figures.items()
+                    for kind, own in figures.items()
+                    if (by, part.name) in own
                 ],
             }
-            for number, part in enumerate(marks["model"][1])
+            for part in marks["model"][1]
             if part.by == by
         ]
         if lines:
@@ -173,13 +179,15 @@ def _marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
 
 
 def _slice_table(study: Study, rows: Sequence[Row], protocol: str) -> Table:
+    """Every row in every slice; a figure is missing where not all splits have that slice."""
+    found = [{(part.by, part.name): getattr(part, protocol) for part in row.scores.slices} for row in rows]
     body = [
         [
             f"{part.name}, {metric}",
             Cell(f"{part.events:,}"),
-            *(Cell(f"{getattr(row.scores.slices[number], protocol)[metric]:.4f}") for row in rows),
+            *(Cell(f"{own[part.by, part.name][metric]:.4f}" if (part.by, part.name) in own else "") for own in found),
         ]
         for metric in (study.metric, "mrr")
-        for number, part in enumerate(rows[0].scores.slices)
+        for part in study.scores_of(study.best).slices
     ]
     return Table(protocol, ["slice, metric", "test events", *(row.name for row in rows)], body)

@@ -9,7 +9,7 @@ from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.experiments.plans import shown
-from twotower.experiments.report.page import Bars, Cell, Picture, Table, how_cut, lead_of, rendered
+from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
 from twotower.experiments.report.tuning_charts import can_draw_parallel, draw_history, draw_parallel
 from twotower.experiments.tuning.importance import TRIALS
 from twotower.experiments.tuning.results import Tuning
@@ -33,6 +33,7 @@ def report_html(tuning: Tuning) -> str:
         lead=lead_of(cut),
         how_cut=how_cut(cut),
         verdicts=tuning.verdicts,
+        differences=differences(tuning.comparisons),
         history=Picture.of(partial(draw_history, tuning), "history"),
         bars=[_test_bars(tuning, protocol) for protocol in PROTOCOLS],
         importances=_importances(tuning),

@@ -9,26 +9,31 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
-from twotower.study.curves import DARK, curves_svg, draw_curves, write_curves
-from twotower.study.report import report_html
-from twotower.study.results import (
+
+from twotower.errors import SavedFolderError
+from twotower.evaluation import Comparison, Outcomes, Scores, Slice
+from twotower.evaluation.baselines.budget import BaselineBudget
+from twotower.evaluation.comparisons import Verdict
+from twotower.evaluation.intervals import Interval
+from twotower.experiments.report.curves import draw_curves, draw_over_value, write_curves
+from twotower.experiments.report.page import DARK, svg
+from twotower.experiments.report.study import report_html
+from twotower.experiments.report.terminal import results_table
+from twotower.experiments.results import (
+    BaselineOutcome,
+    BaselineRun,
     CurvePoint,
-    DataSummary,
+    Cut,
+    ModelOutcome,
     Run,
     Seconds,
     Study,
-    best_depth,
-    by_depth,
+    Variant,
+    mean_scores,
     read_results,
     write_results,
 )
-from twotower.study.summary import comparisons_of, strongest, verdicts
-from twotower.study.tables import results_table
-
-from twotower.errors import SavedFolderError
-from twotower.evaluation import Comparison, Measurement, Outcomes, Scores, Slice
-from twotower.evaluation.comparisons import Verdict
-from twotower.evaluation.intervals import Interval
+from twotower.experiments.verdicts import comparisons_of, strongest, verdicts
 
 
 def scores(value: float) -> Scores:
@@ -45,12 +50,37 @@ def scores(value: float) -> Scores:
     return Scores(everything, unseen, {"all.top_100": 0.0123}, slices)
 
 
-def run(layers: list[int], top: float, seed: int = 0) -> Run:
-    history = [
+def run(layers: list[int], top: float, seed: int = 0, cut: int = 0) -> tuple[list[int], Run]:
+    """A model of some layers; its variant is numbered by `study`."""
+    curve = [
         CurvePoint(epoch, 5.0 / epoch, scores(top * epoch / 3).all, scores(top * epoch / 3).unseen)
         for epoch in (1, 2, 3)
     ]
-    return Run(layers, seed, "tuned", 3, 1234, Seconds(1.5, 0.5), history, [5.0, 2.5, 1.7], scores(top), 3)
+    outcome = ModelOutcome(
+        recipe="tuned",
+        parameters=1234,
+        epochs=3,
+        best_epoch=3,
+        curve=curve,
+        losses=[5.0, 2.5, 1.7],
+        seconds=Seconds(1.5, 0.5),
+        scores=scores(top),
+    )
+    return layers, Run(variant=0, cut=cut, seed=seed, key=f"{layers}{cut}{seed}", outcome=outcome)
+
+
+CUT = Cut(
+    name="simulated",
+    interactions=100_000,
+    queries=943,
+    candidates=1682,
+    train=80_000,
+    validation=16_000,
+    test=20_000,
+    split="random:0.2, seed 42",
+    seed=42,
+    fingerprint="0123456789ab",
+)
 
 
 def judged(name: str, rival: str, difference: float, over_seeds: Interval | None = None) -> list[Comparison]:
@@ -64,33 +94,48 @@ def judged(name: str, rival: str, difference: float, over_seeds: Interval | None
     ]
 
 
-def study(runs: Sequence[Run], oracle: bool = True, name: str = "simulated") -> Study:
-    baselines = {
-        name: scores(value)
-        for name, value in (("popularity", 0.3), ("recent_popularity", 0.31), ("ease", 0.35), ("ials", 0.34))
-    } | ({"oracle": scores(0.7)} if oracle else {})
-    depths = by_depth(runs)
-    comparisons = [
-        one
-        for depth in depths
-        for rival in baselines
-        if rival != "oracle"
-        for one in judged(depth.label, rival, depth.interval("all", "top_100").mean - baselines[rival].all["top_100"])
+BASELINES = {"popularity": 0.3, "recent_popularity": 0.31, "ease": 0.35, "ials": 0.34, "oracle": 0.7}
+
+
+def beside(levels: dict[str, float], cut: int = 0) -> list[BaselineRun]:
+    """Baselines on test and on validation."""
+    outcomes = {name: BaselineOutcome(scores=scores(level), budget=BaselineBudget()) for name, level in levels.items()}
+    return [
+        BaselineRun(name=name, cut=cut, part=part, key=name, outcome=outcome)
+        for name, outcome in outcomes.items()
+        for part in ("test", "validation")
     ]
-    return Study(
-        data=DataSummary(name, 100_000, 943, 1682, 80_000, 16_000, 20_000, "random:0.2, seed 42", "0123456789ab"),
-        baselines=baselines,
-        runs=list(runs),
+
+
+def study(
+    models: Sequence[tuple[list[int], Run]], levels: dict[str, float] = BASELINES, name: str = "simulated"
+) -> Study:
+    stacks = list(dict.fromkeys(tuple(layers) for layers, _ in models))
+    runs = [msgspec.structs.replace(run, variant=stacks.index(tuple(layers))) for layers, run in models]
+    found = Study(
+        cuts=[msgspec.structs.replace(CUT, name=name)],
+        varied={"model.layers": [list(stack) for stack in stacks]},
+        variants=[Variant(str(list(stack)), {"model.layers": list(stack)}) for stack in stacks],
+        runs=runs,
+        baselines=beside(levels),
         curves_on="validation",
-        curve_baselines=baselines,
         metric="top_100",
-        comparisons=comparisons,
-        verdicts=verdicts(comparisons, baselines, runs, "top_100"),
+        comparisons=[],
+        verdicts=[],
         command="twotower study --out 'my study'",
         versions={"twotower": "0.1.0"},
         created="2026-01-01T00:00:00+00:00",
         seconds=60.0,
     )
+    comparisons = [
+        one
+        for number, variant in enumerate(found.variants)
+        for rival, level in levels.items()
+        if rival != "oracle"
+        for one in judged(variant.name, rival, found.scores_of(number).all["top_100"] - level)
+    ]
+    judged_study = msgspec.structs.replace(found, comparisons=comparisons)
+    return msgspec.structs.replace(judged_study, verdicts=verdicts(judged_study, comparisons))
 
 
 ONE_SEED = study([run([32], 0.4), run([64, 32], 0.5)])
@@ -102,24 +147,10 @@ SEEDS = study(
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_results(SEEDS, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == SEEDS
-    raw = msgspec.json.decode((tmp_path / "results.json").read_bytes())
-    assert set(raw["runs"][0]) >= {
-        "layers",
-        "seed",
-        "recipe",
-        "epochs",
-        "parameters",
-        "seconds",
-        "history",
-        "final",
-        "best_epoch",
-    }
-    assert set(raw["runs"][0]["history"][0]) == {"epoch", "loss", "all", "unseen"}
-    assert raw["baselines"]["oracle"]["unseen"]["top_100"] == pytest.approx(0.8)
 
 
 def test_what_are_no_results_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text('{"runs": 3}')
+    (tmp_path / "results.json").write_text('{"runs": 3, "format": 3}')
     for path in (tmp_path / "results.json", tmp_path / "nothing.json"):
         with pytest.raises(SavedFolderError, match="holds no study's results"):
             read_results(path)
@@ -128,35 +159,35 @@ def test_what_are_no_results_is_refused(tmp_path: Path) -> None:
 def test_results_of_an_earlier_format_are_refused(tmp_path: Path) -> None:
     write_results(SEEDS, tmp_path / "results.json")
     raw = msgspec.json.decode((tmp_path / "results.json").read_bytes())
-    del raw["format"], raw["comparisons"]
+    del raw["format"], raw["cuts"]
     (tmp_path / "results.json").write_bytes(msgspec.json.encode(raw))
-    with pytest.raises(SavedFolderError, match="format 1; expected 2, which this version writes: rerun the study"):
+    with pytest.raises(SavedFolderError, match="format 1; expected 3, which this version writes: rerun the study"):
         read_results(tmp_path / "results.json")
 
 
-def test_it_says_what_each_depth_beats_and_what_it_does_not() -> None:
-    runs = [run([32], 0.31), run([64, 32], 0.5)]
+def test_it_says_what_each_variant_beats_and_what_it_does_not() -> None:
+    small = study([run([32], 0.31), run([64, 32], 0.5)], {"popularity": 0.3})
     found = [
         *judged("[32]", "popularity", 0.01),
         *judged("[64, 32]", "popularity", 0.2),
         *judged("[64, 32]", "[32]", 0.19),
     ]
-    assert verdicts(found, {"popularity": scores(0.3)}, runs, "top_100") == [
+    assert verdicts(small, found) == [
         "[32] is not significantly different from popularity under both protocols (top-100: +0.0100 ± 0.0200 all, "
         "+0.0100 ± 0.0200 unseen).",
         "[64, 32] beats popularity under both protocols (top-100: +0.2000 ± 0.0200 all, +0.2000 ± 0.0200 unseen).",
         "[64, 32] is better than [32] under both protocols (top-100: +0.1900 ± 0.0200 all, +0.1900 ± 0.0200 unseen).",
-        "Depths are compared on these test events with one seed each, and another seed may change the order; "
-        "--seeds 5 compares them over seeds as well.",
+        "Each variant was trained once; another seed may change their order. --seeds 5 or --split-seeds repeats them.",
         "Differences are paired by event; ± is their 95% interval over 943 queries, wide enough for all 6 comparisons "
         "at once.",
     ]
 
 
 def test_it_says_how_far_towards_the_oracle_a_study_went() -> None:
-    assert any(s.startswith("[64, 32] goes 50% of the way from popularity (0.3000)") for s in ONE_SEED.verdicts)
-    assert not any("any model can reach" in sentence for sentence in study([run([32], 0.4)], oracle=False).verdicts)
-    assert not any("any model can reach" in sentence for sentence in study([run([32], 0.31)]).verdicts)
+    floor = {name: level for name, level in BASELINES.items() if name != "oracle"}
+    assert any(s.startswith("[64, 32] closes 50% of the gap between popularity (0.3000)") for s in ONE_SEED.verdicts)
+    assert not any("any model can" in sentence for sentence in study([run([32], 0.4)], floor).verdicts)
+    assert not any("any model can" in sentence for sentence in study([run([32], 0.31)]).verdicts)
 
 
 QUERIES = np.repeat(np.arange(50), 4)
@@ -166,10 +197,12 @@ def ranked(rank: int, queries: np.ndarray = QUERIES) -> Outcomes:
     return Outcomes(np.full((2, len(queries)), rank, dtype=np.float32), queries, queries < 0)
 
 
-def test_a_study_compares_every_depth_with_every_baseline_and_with_the_depth_before() -> None:
-    runs = [run([32], 0.4), run([64, 32], 0.5), run([32], 0.4, seed=1), run([64, 32], 0.5, seed=1)]
-    baselines = {name: Measurement(scores(0.3), ranked(200)) for name in ("popularity", "ease", "oracle")}
-    found = comparisons_of(baselines, runs, [ranked(rank) for rank in (150, 1, 150, 2)], "top_100")
+def test_a_study_compares_every_variant_with_every_baseline_and_with_the_variant_before() -> None:
+    models = [run([32], 0.4), run([64, 32], 0.5), run([32], 0.4, seed=1), run([64, 32], 0.5, seed=1)]
+    small = study(models, {"popularity": 0.3, "ease": 0.3, "oracle": 0.7})
+    ranks = {name: ranked(200) for name in ("popularity", "ease", "oracle")}
+    ranks |= {key: ranked(rank) for (_, one), rank in zip(models, (150, 1, 150, 2), strict=True) for key in [one.key]}
+    found = comparisons_of(small, ranks)
     assert [(one.name, one.rival, one.verdict) for one in found if one.protocol == "all"] == [
         ("[32]", "popularity", "not significantly different"),
         ("[32]", "ease", "not significantly different"),
@@ -180,26 +213,38 @@ def test_a_study_compares_every_depth_with_every_baseline_and_with_the_depth_bef
     assert [one.over_seeds for one in found] == [None] * 8 + [Interval(1.0, 0.0)] * 2
 
 
-def test_depths_over_seeds_are_said_with_both_intervals() -> None:
-    said = verdicts(judged("[64, 32]", "[32]", 0.1, Interval(0.1, 0.03)), {}, SEEDS.runs, "top_100")
+def test_variants_are_paired_by_split_and_by_seed() -> None:
+    """Another split has other events, whose queries may be the same ones."""
+    models = [run([32], 0.4), run([64, 32], 0.5), run([32], 0.4, cut=1), run([64, 32], 0.5, cut=1)]
+    small = study(models, {})
+    two = msgspec.structs.replace(small, cuts=[CUT, msgspec.structs.replace(CUT, seed=43)])
+    other = np.repeat(np.arange(10, 60), 4)
+    ranks = {
+        one.key: ranked(rank, QUERIES if one.cut == 0 else other)
+        for (_, one), rank in zip(models, (150, 1, 150, 2), strict=True)
+    }
+    (found, _) = comparisons_of(two, ranks)
+    assert (found.name, found.rival, found.verdict) == ("[64, 32]", "[32]", "better")
+    assert found.queries == 60
+
+
+def test_variants_over_seeds_are_said_with_both_intervals() -> None:
+    said = verdicts(SEEDS, judged("[64, 32]", "[32]", 0.1, Interval(0.1, 0.03)))
     assert said[0] == (
         "[64, 32] is better than [32] under both protocols (top-100: +0.1000 ± 0.0200 over queries and ± 0.0300 over "
         "seeds all, +0.1000 ± 0.0200 over queries and ± 0.0300 over seeds unseen)."
     )
-    assert "the one over queries and the 95% interval over 3 paired seeds" in said[1]
+    assert "the one over queries and the 95% interval over 3 paired trainings" in said[1]
 
 
 def test_means_have_intervals_over_seeds_and_one_seed_has_its_own_over_queries() -> None:
-    (shallow, deep), (alone, _) = by_depth(SEEDS.runs), by_depth(ONE_SEED.runs)
-    assert alone.means().half_widths == {"all.top_100": 0.0123}
-    assert shallow.means().interval("all", "top_100") == shallow.interval("all", "top_100")
-    assert deep.means().half_widths["unseen.mrr"] == pytest.approx(4.30265 * 0.0025 / 3**0.5, rel=1e-5)
-    assert [(part.name, part.events) for part in deep.means().slices] == [
-        ("head", 15_000),
-        ("tail", 5_000),
-        ("old", 20_000),
-    ]
-    assert deep.means().slices[0].unseen["top_100"] == pytest.approx(0.61)
+    shallow, deep, alone = SEEDS.scores_of(0), SEEDS.scores_of(1), ONE_SEED.scores_of(0)
+    assert alone.half_widths == {"all.top_100": 0.0123}
+    assert shallow.interval("all", "top_100").mean == pytest.approx(0.41)
+    assert deep.half_widths["unseen.mrr"] == pytest.approx(4.30265 * 0.0025 / 3**0.5, rel=1e-5)
+    assert [(part.name, part.events) for part in deep.slices] == [("head", 15_000), ("tail", 5_000), ("old", 20_000)]
+    assert deep.slices[0].unseen["top_100"] == pytest.approx(0.61)
+    assert mean_scores([scores(0.2), scores(0.4)]).all["top_100"] == pytest.approx(0.3)
 
 
 def test_the_strongest_baseline_is_that_of_the_protocol_and_never_the_oracle() -> None:
@@ -207,11 +252,11 @@ def test_the_strongest_baseline_is_that_of_the_protocol_and_never_the_oracle() -
     baselines = {"popularity": one, "ease": other, "oracle": Scores({"mrr": 1.0}, {"mrr": 1.0})}
     assert [strongest(baselines, protocol, "mrr") for protocol in ("all", "unseen")] == ["popularity", "ease"]
     assert strongest({"oracle": one}, "all", "mrr") is None
-    assert best_depth(SEEDS.runs, "top_100").label == "[64, 32]"
+    assert SEEDS.variants[SEEDS.best].name == "[64, 32]"
 
 
 @pytest.mark.parametrize(
-    "what", [ONE_SEED, SEEDS, study([run([], 0.1)], oracle=False)], ids=["one seed", "seeds", "no layer"]
+    "what", [ONE_SEED, SEEDS, study([run([], 0.1)], {"popularity": 0.3})], ids=["one seed", "seeds", "no layer"]
 )
 def test_the_terminals_table_fits_in_80_columns(what: Study) -> None:
     console = Console(width=80, record=True, file=None, force_terminal=False)
@@ -219,8 +264,8 @@ def test_the_terminals_table_fits_in_80_columns(what: Study) -> None:
         console.print(results_table(what))
     shown = capture.get()
     assert "…" not in shown
-    assert all(depth.label in shown for depth in by_depth(what.runs))
-    assert ("▾ does not beat popularity (top-100)" in shown) == (what.runs[0].final.all["top_100"] < 0.3)
+    assert all(variant.name in shown for variant in what.variants)
+    assert ("▾ does not beat popularity (top-100)" in shown) == (what.scores_of(0).all["top_100"] < 0.3)
 
 
 def test_a_higher_figure_is_marked_where_it_is_not_significantly_higher() -> None:
@@ -238,7 +283,7 @@ def test_a_notebook_shows_the_figures_and_the_verdicts() -> None:
 
 
 def test_a_study_without_baselines_has_a_report() -> None:
-    alone = msgspec.structs.replace(ONE_SEED, baselines={}, curve_baselines={}, comparisons=[])
+    alone = msgspec.structs.replace(ONE_SEED, baselines=[], comparisons=[])
     assert "[64, 32]" in report_html(alone)
     assert "▾" not in str(results_table(alone).caption)
 
@@ -265,14 +310,14 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("curves.png", "curves.svg"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     assert report_html(SEEDS) == report_html(SEEDS)
-    assert curves_svg(SEEDS, DARK) != curves_svg(SEEDS)
+    assert svg(draw_curves(SEEDS, DARK), "curves") != svg(draw_curves(SEEDS), "curves")
 
 
 def test_the_report_says_it_all_and_needs_nothing_else() -> None:
     page = report_html(SEEDS)
-    for text in ("0123456789ab", "random:0.2, seed 42", "twotower study --out &#x27;my study&#x27;", *SEEDS.verdicts):
-        assert text in page or text.replace("'", "&#x27;") in page
-    for metric in SEEDS.runs[0].final.all:
+    for text in ("0123456789ab", "random:0.2, seed 42", "twotower study --out &#39;my study&#39;", *SEEDS.verdicts):
+        assert text in page
+    for metric in SEEDS.scores_of(0).all:
         assert f">{metric}</th>" in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
     for one in SEEDS.comparisons:
@@ -299,25 +344,44 @@ def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places
 
 
 def test_popularity_has_one_mark_where_it_is_the_strongest_itself() -> None:
-    weaker = {"popularity": scores(0.3), "ease": scores(0.2)}
-    page = report_html(msgspec.structs.replace(ONE_SEED, baselines=weaker))
+    page = report_html(study([run([32], 0.4)], {"popularity": 0.3, "ease": 0.2}))
     assert page.count("popularity, the strongest baseline</span>") == 2
     assert 'class="mark strongest"' not in page
 
 
 def test_a_single_epoch_is_one_tick() -> None:
-    short = msgspec.structs.replace(run([32], 0.4), history=run([32], 0.4).history[:1])
-    panel = draw_curves(study([short])).axes[0]
+    layers, whole = run([32], 0.4)
+    outcome = msgspec.structs.replace(whole.outcome, curve=whole.outcome.curve[:1])
+    panel = draw_curves(study([(layers, msgspec.structs.replace(whole, outcome=outcome))])).axes[0]
     low, high = panel.get_xlim()
     assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_a_study_without_slices_has_no_such_section() -> None:
-    bare = msgspec.structs.replace(run([32], 0.4), final=Scores(scores(0.4).all, scores(0.4).unseen))
-    assert "Slices" not in report_html(study([bare]))
+    layers, whole = run([32], 0.4)
+    outcome = msgspec.structs.replace(whole.outcome, scores=Scores(scores(0.4).all, scores(0.4).unseen))
+    assert "Slices" not in report_html(study([(layers, msgspec.structs.replace(whole, outcome=outcome))]))
 
 
 def test_names_cannot_become_markup() -> None:
     page = report_html(study([run([32], 0.4)], name="<script>alert(1)</script>{{verdicts}}"))
     assert "<script" not in page
     assert "{{verdicts}}" in page
+
+
+def test_a_varied_number_gets_a_picture_of_the_score_over_it() -> None:
+    models = [run([32], 0.3 + 0.1 * number) for number in range(3)]
+    runs = [msgspec.structs.replace(one, variant=number, key=str(number)) for number, (_, one) in enumerate(models)]
+    shares = [0.1, 0.3, 1.0]
+    over = msgspec.structs.replace(
+        study([models[0]]),
+        varied={"split.train_share": shares},
+        variants=[Variant(f"train share {share}", {"split.train_share": share}) for share in shares],
+        runs=runs,
+        comparisons=[],
+    )
+    (line,) = [line for line in draw_over_value(over, "split.train_share").axes[0].lines if len(line.get_xdata()) == 3]  # type: ignore[arg-type]
+    assert list(line.get_xdata()) == shares  # type: ignore[arg-type]
+    assert list(line.get_ydata()) == pytest.approx([0.3, 0.4, 0.5])  # type: ignore[arg-type]
+    assert "Score over train share" in report_html(over)
+    assert "Score over" not in report_html(SEEDS)

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twotower.tuning.toml import write_config
 
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, read_config
+from twotower.recipes.toml import write_config
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 scalars = st.one_of(text, st.booleans(), st.integers(-(2**40), 2**40), st.floats(allow_nan=False))

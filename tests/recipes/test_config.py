@@ -8,20 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
-from twotower.study.trained import train_by_recipe
 
 from toy import groups_log, log_of
 from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
 from twotower.errors import ConfigError
-from twotower.evaluation import ModelScorer, measure
 from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
 from twotower.recipes.inputs import Inputs, candidate_inputs, query_inputs
 from twotower.recipes.recipe import Recipe, recipe
 from twotower.training import Adagrad, AdamW, Trainer
-from twotower.training.callbacks import ProgressBar
 
 INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
@@ -220,18 +216,18 @@ def stream(lines: str, folder: Path) -> Config:
 def test_a_streamed_log_needs_its_test_part_given(tmp_path: Path) -> None:
     for name, users in (("log", [1, 1, 2]), ("test", [1, 2, 9]), ("validation", [2, 2, 1])):
         pq.write_table(pa.table({"u": users, "i": [5, 6, 5]}), tmp_path / f"{name}.parquet")
-    parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).streamed_parts()
+    parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).parts()
     assert (len(parts.train), len(parts.test), parts.rule) == (3, 3, "given")
     assert parts.test.queries["u"].to_pylist() == [1, 2, 9]
     assert parts.validation is not None
     known = recipe("tuned", parts.train, TimeSplit(), parts.validation)
     new = recipe("tuned", parts.train, TimeSplit(), parts.test)
     assert (known.strangers, new.strangers) == (0.02, 0.3)  # one in three is of query 9, which the log lacks
-    assert stream('test = "test.parquet"', tmp_path).streamed_parts().validation is None
+    assert stream('test = "test.parquet"', tmp_path).parts().validation is None
     with pytest.raises(ConfigError, match=r"stream = true without test; .*a log that is streamed is not split"):
-        stream("", tmp_path).streamed_parts()
+        stream("", tmp_path).parts()
     with pytest.raises(ConfigError, match=r"\[split\] with stream = true"):
-        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).streamed_parts()
+        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).parts()
     with pytest.raises(ConfigError, match="expected data that fits in memory"):
         stream('test = "test.parquet"', tmp_path).data.load()
 
@@ -298,14 +294,6 @@ def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
     assert parts.rule == "given"
     assert parts.remarks == ()
     assert config.resolved_recipe(parts.train, parts.validation).reach == "before"
-    quiet = ProgressBar(Console(quiet=True))
-    small = msgspec.structs.replace(config, training={"epochs": 2}, model=ModelConfig(layers=(4,), dim=4))
-    recipe_ = small.resolved_recipe(parts.train, parts.validation)
-    trained = train_by_recipe(small, recipe_, parts, progress=quiet)
-    best = trained.history.best.validation
-    assert best is not None
-    measured = measure(ModelScorer(trained.model), parts.fitted_and_validation()[1], parts.train)
-    assert measured.scores.all["top_100"] == pytest.approx(best.all["top_100"])
     with pytest.raises(ConfigError, match="nothing is to cut"):
         msgspec.structs.replace(config, split=SplitConfig("last-out")).parts()
 
