@@ -51,8 +51,7 @@ def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
         ConfigError: `TARGET.partial` is of somebody else.
         SavedFolderError: Another process is at work on it.
     """
-    real = Path(os.path.realpath(target))
-    partial = real.with_name(f"{real.name}.partial")
+    partial = partial_of(target)
     check_folder_target(partial, kind)
     lock = _lock_of(partial)
     try:
@@ -68,6 +67,17 @@ def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
         yield partial
     finally:
         lock.release()
+
+
+def partial_of(target: Path) -> Path:
+    """The folder for the unfinished work on a target, beside it.
+
+    Example:
+        >>> partial_of(Path("/shops/model")).name
+        'model.partial'
+    """
+    real = Path(os.path.realpath(target))
+    return real.with_name(f"{real.name}.partial")
 
 
 def _lock_of(target: Path) -> FileLock:

@@ -374,7 +374,7 @@ def test_a_bundle_with_a_file_of_ones_own_in_it_is_not_replaced(retriever: Retri
         retriever.save(folder)
     with pytest.raises(ConfigError, match=r"notes\.txt"), editing(folder):
         pass
-    with pytest.raises(ConfigError, match="model already exists and is not a saved retriever|also contains"):
+    with pytest.raises(ConfigError, match=r"model already exists and is not a saved retriever|also contains"):
         retriever.save(folder / "model")
     assert (folder / "notes.txt").read_text() == "mine"
     Retriever.load(folder)

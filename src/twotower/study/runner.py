@@ -20,7 +20,7 @@ from twotower.data.splits import Split, SplitRule
 from twotower.errors import SavedFolderError
 from twotower.evaluation import measure_baselines
 from twotower.files import MarkedFolder, check_folder_target, publish, write_file
-from twotower.locks import unfinished
+from twotower.locks import partial_of, unfinished
 from twotower.processes import cores
 from twotower.saved import SavedKind, write_manifest
 from twotower.study.config import Config
@@ -104,12 +104,14 @@ def run_study(plan: StudyPlan, data: Dataset, out: Path, *, command: str, consol
 
 
 def check_study_target(out: Path) -> Path:
-    """The folder to write, links followed, after a check that it may be written.
+    """The folder to write, links followed, after a check that it and `OUT.partial` may be written.
 
     Raises:
-        ConfigError: It is there and is no study's, or it cannot be written.
+        ConfigError: One of them is there and is no study's, or cannot be written.
     """
-    return check_folder_target(out, SavedKind(KIND))
+    real = check_folder_target(out, SavedKind(KIND))
+    check_folder_target(partial_of(out), PARTIAL)
+    return real
 
 
 def _finished(plan: StudyPlan, data: Dataset, partial: Path, *, command: str, console: Console) -> Study:
