@@ -204,7 +204,8 @@ def test_unfinished_work_is_recognised_with_what_a_killed_writer_left(tmp_path: 
 
 HOLDING = """
 import sys, filelock
-filelock.FileLock(sys.argv[1]).acquire()
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """

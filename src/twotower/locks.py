@@ -51,8 +51,7 @@ def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
         ConfigError: `TARGET.partial` is of somebody else.
         SavedFolderError: Another process is at work on it.
     """
-    real = Path(os.path.realpath(target))
-    with exclusive(real.with_name(f"{real.name}.partial"), kind, shown=target) as partial:
+    with exclusive(partial_of(target), kind, shown=target) as partial:
         yield partial
 
 
@@ -85,6 +84,17 @@ def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iter
         yield real
     finally:
         lock.release()
+
+
+def partial_of(target: Path) -> Path:
+    """The folder for the unfinished work on a target, beside it.
+
+    Example:
+        >>> partial_of(Path("/shops/model")).name
+        'model.partial'
+    """
+    real = Path(os.path.realpath(target))
+    return real.with_name(f"{real.name}.partial")
 
 
 def _lock_of(target: Path) -> FileLock:

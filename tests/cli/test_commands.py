@@ -185,6 +185,7 @@ def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
     assert {path.name for path in out.iterdir()} == {
         "curves.png",
         "curves.svg",
+        "manifest.json",
         "models",
         "report.html",
         "results.json",

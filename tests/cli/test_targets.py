@@ -24,7 +24,8 @@ COMMANDS = [("train", "no.toml"), ("study", "no.toml"), ("tune", "no.toml"), ("b
 
 HOLDING = """
 import sys, filelock
-filelock.FileLock(sys.argv[1]).acquire()
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -78,7 +79,7 @@ def test_a_partial_folder_of_ones_own_stays(tmp_path: Path, command: str) -> Non
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(ConfigError, match=r"out\.partial already exists and is not an unfinished"):
-        run(command, "simulated", "--out", tmp_path / "out")
+        run(command, "no.toml", "--out", tmp_path / "out")
     assert mine.read_text() == "mine"
 
 

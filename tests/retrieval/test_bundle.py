@@ -377,7 +377,9 @@ def test_a_bundle_with_a_file_of_ones_own_in_it_is_not_replaced(retriever: Retri
     with pytest.raises(ConfigError, match=r"model already exists and is not a saved retriever|also contains"):
         retriever.save(folder / "model")
     assert (folder / "notes.txt").read_text() == "mine"
-    Retriever.load(folder)
+    (folder / "manifest.json").write_bytes(b"\xff")
+    with pytest.raises(SavedFolderError, match="cannot be read"), editing(folder):
+        pass
 
 
 def test_other_formats_say_what_to_do(folder: Path) -> None:

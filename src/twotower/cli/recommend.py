@@ -33,7 +33,7 @@ def recommend(
     queries: Annotated[
         Path | None, typer.Option(help="A file of queries in place of one; needs --out.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The Parquet file to write, a row for each of --queries.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .csv or .jsonl.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     exclude_seen: Annotated[
         bool,

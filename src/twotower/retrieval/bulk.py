@@ -98,23 +98,38 @@ def recommend_all(
         schema = _schema(retriever, columns, file)
         _check_out(out, queries, form, schema)
         job = _Job(retriever.version, _fingerprint(queries), k, filters)
-        groups = _parts_of(file)
-        with unfinished(out, PARTIAL) as folder, Interruption() as interruption, _bar(console) as bar:
+        with unfinished(out, PARTIAL) as folder:
             _claim(folder, job, restart)
-            task = bar.add_task(f"{k} for each of", total=file.metadata.num_rows)
-            for group, parts in enumerate(groups):
-                if all(_file_of(folder, part).exists() for part in parts):
-                    bar.advance(task, sum(part.size for part in parts))
-                    continue
-                for part, table in zip(parts, _tables(file, columns, group, parts, queries), strict=True):
-                    if not _file_of(folder, part).exists():
-                        answers = _answered(retriever, table, part, job, schema, interruption, queries)
-                        write_file(_file_of(folder, part), _encoded(answers))
-                    bar.advance(task, part.size)
-            real = _check_out(out, queries, form, schema)
-            _join(folder, [part for parts in groups for part in parts], schema, form, real)
+            parts = _write_parts(retriever, file, columns, schema, job, folder, queries, console)
+            _join(folder, parts, schema, form, _check_out(out, queries, form, schema))
             shutil.rmtree(folder, ignore_errors=True)
         return int(file.metadata.num_rows)
+
+
+def _write_parts(
+    retriever: Retriever,
+    file: pq.ParquetFile,
+    columns: list[str],
+    schema: pa.Schema,
+    job: _Job,
+    folder: Path,
+    queries: Path,
+    console: Console | None,
+) -> list[_Part]:
+    """Answers all parts that are not in the folder yet, and writes them there; gives all parts."""
+    groups = _parts_of(file)
+    with Interruption() as interruption, _bar(console) as bar:
+        task = bar.add_task(f"{job.k} for each of", total=file.metadata.num_rows)
+        for group, parts in enumerate(groups):
+            if all(_file_of(folder, part).exists() for part in parts):
+                bar.advance(task, sum(part.size for part in parts))
+                continue
+            for part, table in zip(parts, _tables(file, columns, group, parts, queries), strict=True):
+                if not _file_of(folder, part).exists():
+                    answers = _answered(retriever, table, part, job, schema, interruption, queries)
+                    write_file(_file_of(folder, part), _encoded(answers))
+                bar.advance(task, part.size)
+    return [part for parts in groups for part in parts]
 
 
 def _answered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,9 @@ def editing(folder: str | Path) -> Iterator[Retriever]:
         ['gin', 'rum', 'tea']
     """
     folder = Path(folder)
-    if not folder.exists():
+    if not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises for some names)
         Retriever.load(folder)  # which says so, before a lock is made beside it
-    check_bundle_target(folder)
     with locked(folder):
-        yield Retriever.load(folder)
+        retriever = Retriever.load(folder)
+        check_bundle_target(folder)
+        yield retriever

@@ -132,8 +132,7 @@ class Retriever:
     def save(self, folder: str | Path) -> Manifest:
         """Writes everything to a folder: beside its target, read once as `load` does, and then put in its place.
 
-        The folder may be there if it is empty or a saved bundle, and holds nothing else. Of several processes one
-        writes at a time; to read, change and save again, use `editing`.
+        The folder may be empty or a bundle without other files in it. To read, change and save again, use `editing`.
 
         Raises:
             ConfigError: The folder may not be replaced, or cannot be written.
