@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -105,6 +106,18 @@ class Display:
         return report
 
 
+def opened(progress: Display | bool) -> AbstractContextManager[Display]:
+    """The display that a caller asked for: its own, already open, or one of ours.
+
+    Args:
+        progress: True: one that shows what runs where a person watches. False: one that shows nothing.
+    """
+    if isinstance(progress, Display):
+        return nullcontext(progress)
+    console = Console(stderr=True)
+    return Display(console if progress and is_watched(console) else Console(quiet=True))
+
+
 @dataclass(eq=False)
 class _Line:
     """One thing that runs, or ran."""
@@ -155,6 +168,7 @@ class _LiveLines(_Lines):
             BarColumn(bar_width=20),
             _Share(),
             TimeElapsedColumn(),
+            _Left(),
             TextColumn("{task.fields[step]}", markup=False),
             console=console,
         )
@@ -181,6 +195,18 @@ class _Share(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{task.completed:4.0%}")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, by the latest speed; nothing where nobody knows it."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        if task.finished or task.total is None or task.time_remaining is None:
+            return Text("")
+        minutes, seconds = divmod(int(task.time_remaining), 60)
+        return Text(f"{minutes}:{seconds:02d} left")
 
 
 class _NotebookLines(_Lines):
