@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from twotower.notebooks import Output
@@ -168,7 +169,7 @@ class _LiveLines(_Lines):
             BarColumn(bar_width=20),
             _Share(),
             TimeElapsedColumn(),
-            _Left(),
+            _Left(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[step]}", markup=False),
             console=console,
         )
