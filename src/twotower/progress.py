@@ -168,7 +168,7 @@ class _LiveLines(_Lines):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             _Share(),
-            TimeElapsedColumn(),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
             _Left(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[step]}", markup=False),
             console=console,
