@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from twotower.notebooks import Output
@@ -167,7 +168,8 @@ class _LiveLines(_Lines):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             _Share(),
-            TimeElapsedColumn(),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            _Left(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[step]}", markup=False),
             console=console,
         )
@@ -194,6 +196,18 @@ class _Share(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{task.completed:4.0%}")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, by the latest speed; nothing where nobody knows it."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        if task.finished or task.total is None or task.time_remaining is None:
+            return Text("")
+        minutes, seconds = divmod(int(task.time_remaining), 60)
+        return Text(f"{minutes}:{seconds:02d} left")
 
 
 class _NotebookLines(_Lines):

@@ -129,8 +129,8 @@ class Trainer(Settings, frozen=True, kw_only=True):
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
         if self.average is not None and not 0 < self.average < 1:
             raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}; expected at least 0")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         check_ks(self.ks)
         measured = rank_metrics(np.ones(1), self.ks)
         try:
