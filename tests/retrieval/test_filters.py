@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from toy import groups_log
 from twotower.data import Dataset, from_tables
-from twotower.errors import ConfigError, DataError, UnknownCandidateError
+from twotower.errors import ConfigError, DataError, DataWarning, UnknownCandidateError
 from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Answer, ApproximateIndex, Exact, Hnsw, IndexSettings, IvfPq, Retriever
@@ -234,7 +234,8 @@ def test_a_withdrawn_candidate_is_nowhere_and_can_come_back(retriever: Retriever
 
 def test_a_catalogue_too_small_for_lists_grows_into_them() -> None:
     few = LOG.candidates.slice(0, 200)
-    small = Retriever.build(MODEL, few, seen=LOG, index=IvfPq(lists=8, parts=3), parity=None)
+    with pytest.warns(DataWarning, match="the candidate table lacks their 'film', such as 'f2"):
+        small = Retriever.build(MODEL, few, seen=LOG, index=IvfPq(lists=8, parts=3), parity=None)
     whole = small.withdraw(["f0"]).add(LOG.candidates)
     assert whole.candidates.num_rows == CANDIDATES
     assert isinstance(whole.index, ApproximateIndex)

@@ -233,3 +233,12 @@ def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
     assert kinds == ["category", "bucketized", "normalized"]
     assert [feature.kind for feature in candidate_inputs(opened, 8, 0.0)] == ["category", "text"]
     assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted
+
+
+def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "log-1.csv").write_text("who:what\nann:1,5\n")
+    (tmp_path / "log-2.csv").write_text("who:what\nbob:2,5\n")
+    text = '[data]\ninteractions = "log-*.csv"\ndelimiter = ":"\nquery_id = "who"\ncandidate_id = "what"\n'
+    data = read_config(write(tmp_path, text)).data.load()
+    assert data.queries["who"].to_pylist() == ["ann", "bob"]
+    assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]
