@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -65,3 +66,24 @@ def test_candidates_are_added_and_withdrawn_in_place(trained: Path, tmp_path: Pa
     with pytest.raises(UnknownCandidateError, match="'500'"):
         run("candidates", "withdraw", trained, "500")
     assert Retriever.load(trained).details.revision == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("new.csv", "title;item\n1984;500\n"),
+        ("new.csv", "item,title\n500,1984\n"),
+        ("new.jsonl", '{"item":500,"title":"1984"}\n'),
+    ],
+)
+def test_candidates_are_added_from_text(name: str, content: str, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    run("candidates", "add", trained, tmp_path / name)
+    added = Retriever.load(trained).candidates.to_pylist()[-1]
+    assert added == {"item": 500, "title": "1984"}
+
+
+def test_added_candidates_of_any_library_are_the_same(trained: Path) -> None:
+    retriever = Retriever.load(trained)
+    new = pl.DataFrame({"item": [500], "title": pl.Series(["new one"], dtype=pl.Categorical)})
+    assert retriever.add(new).version == retriever.add(pa.table({"item": [500], "title": ["new one"]})).version

@@ -359,3 +359,17 @@ def test_layers_are_read() -> None:
     for text in ("", "0", "64,,32", "-1"):
         with pytest.raises(ConfigError, match="--layers"):
             parse_layers(text)
+
+
+def test_what_is_left_out_of_the_data_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("who;what\nann;tea\nbob;rum\n")
+    (tmp_path / "items.csv").write_text("what\ntea\n")
+    (tmp_path / "config.toml").write_text(
+        '[data]\ninteractions = "log.csv"\ncandidates = "items.csv"\nquery_id = "who"\ncandidate_id = "what"\n'
+        'unknown_candidates = "drop"\n'
+    )
+    done = twotower("data", "describe", str(tmp_path / "config.toml"), "--json")
+    assert done.stderr == (
+        "warning: 1 of 2 events (50.0%) are left out: the candidate table lacks their 'what', such as 'rum'\n"
+    )
+    assert msgspec.json.decode(done.stdout)["dropped"] == 1

@@ -103,8 +103,8 @@ def test_columns_of_text_become_what_all_of_their_values_are(tmp_path: Path) -> 
 
 
 def test_unsigned_ids_of_64_bits_and_ids_of_any_length_keep_all_digits(tmp_path: Path) -> None:
-    read = read_table(written(tmp_path / "a.csv", f"a,b\n{2**64 - 1},{10**30 + 1}\n1,2\n"))
-    assert read.to_pylist()[0] == {"a": 2**64 - 1, "b": str(10**30 + 1)}
+    read = read_table(written(tmp_path / "a.csv", f"a,b,phone\n{2**64 - 1},{10**30 + 1},+4930\n1,2,+44\n"))
+    assert read.to_pylist()[0] == {"a": 2**64 - 1, "b": str(10**30 + 1), "phone": "+4930"}
 
 
 def test_numbers_of_a_csv_are_the_texts_that_another_table_has_for_ids(tmp_path: Path) -> None:

@@ -348,3 +348,12 @@ def test_configs_that_cannot_be_used_say_why(
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     own_log(tmp_path)
     assert read_config(write(tmp_path, "\ufeff" + OWN)).data.query_id == "u"
+
+
+def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "log-1.csv").write_text("who:what\nann:1,5\n")
+    (tmp_path / "log-2.csv").write_text("who:what\nbob:2,5\n")
+    text = '[data]\ninteractions = "log-*.csv"\ndelimiter = ":"\nquery_id = "who"\ncandidate_id = "what"\n'
+    data = read_config(write(tmp_path, text)).data.load()
+    assert data.queries["who"].to_pylist() == ["ann", "bob"]
+    assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pyarrow import csv
 
 from toy import groups_log, toy_model
+from twotower.data import from_tables
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.retrieval import Retriever, bulk
 from twotower.retrieval.answers import Filters
@@ -290,3 +292,35 @@ def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, 
     with pytest.raises(DataError, match=r"times\.parquet, row 3: .*at"):
         recommend_all(retriever, tmp_path / "times.parquet", out)
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["queries.csv", "queries.csv.gz", "queries.jsonl"])
+def test_queries_may_be_text(name: str, retriever: Retriever, tmp_path: Path) -> None:
+    lines = "user;at\n1;7\n999;\n;\n" if "csv" in name else '{"user":1,"at":7}\n{"user":999}\n{"user":null}\n'
+    content = lines.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    write(pa.table({"user": [1, 999, None], "at": [7, None, None]}), tmp_path / "queries.parquet")
+    for path in (name, "queries.parquet"):
+        assert recommend_all(retriever, tmp_path / path, tmp_path / f"{path}.parquet", 5) == 3
+    told, plain = (pq.read_table(tmp_path / f"{path}.parquet") for path in (name, "queries.parquet"))
+    assert told.equals(plain)
+
+
+def test_queries_may_be_of_any_type_of_text(tmp_path: Path) -> None:
+    log = groups_log(200)
+    texts = {"user": pa.array([str(one) for one in range(40)])}
+    named = from_tables(
+        log.interactions.set_column(0, "user", log.interactions["user"].cast(pa.string())),
+        query_id="user",
+        candidate_id="item",
+        time="at",
+        queries=pa.table(texts),
+        candidates=log.candidates,
+    )
+    other = Retriever.build(toy_model().learn(named), named.candidates, seen=named)
+    ids = pa.array(["3", None, "5"]).dictionary_encode()
+    pq.write_table(pa.table({"user": ids}), tmp_path / "q.parquet")
+    assert recommend_all(other, tmp_path / "q.parquet", tmp_path / "out.parquet", 2) == 3
+    answers = pq.read_table(tmp_path / "out.parquet")
+    assert answers.schema.field("user").type == pa.string()
+    assert answers["user"].to_pylist() == ["3", None, "5"]

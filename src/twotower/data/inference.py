@@ -19,7 +19,7 @@ TIMES: tuple[pa.DataType, ...] = (
 CODE = "^[+-]?0[0-9]"
 """A number that begins with a zero is a code, such as that of a place, and stays text."""
 
-WHOLE_NUMBER = "^-?[0-9]+$"
+WHOLE_NUMBER = "^[+-]?[0-9]+$"
 
 SAMPLE = 1000
 """Rows that are tried before a whole column is."""
