@@ -266,7 +266,7 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
         (["study", "--layers", "64;32"], 2, "expected widths with commas"),
         (["study", "--split", "half"], 2, "expected random:SHARE"),
-        (["study", "--split-seed", "-1"], 2, "-1 is not in the range"),
+        (["study", "--split-seed", "-1"], 2, "'--split-seed'"),
         (["study", "simulated:5,6"], 2, "expected simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"),
         (["study", "--import", "no_such_module"], 2, "No module named 'no_such_module'"),
         (["study", "--seeds", "0"], 2, "seeds"),

@@ -51,7 +51,7 @@ def _import(name: str) -> None:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     found = getattr(importlib.import_module(path.stem), "__file__", None) or ""
-    if not Path(found).is_relative_to(path):
+    if not Path(found).resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"module {name!r} cannot be imported: another one has its name, {found}; rename it")
 
 
