@@ -125,7 +125,8 @@ def _mean_slice(same: Sequence[Slice]) -> Slice:
         return {name: mean_interval([one[name] for one in metrics]).mean for name in metrics[0]}
 
     first = same[0]
-    return Slice(first.by, first.name, first.events, means([s.all for s in same]), means([s.unseen for s in same]))
+    everything, unseen = means([one.all for one in same]), means([one.unseen for one in same])
+    return msgspec.structs.replace(first, all=everything, unseen=unseen)
 
 
 def by_depth(runs: Sequence[Run]) -> list[Depth]:
