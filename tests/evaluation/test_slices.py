@@ -68,4 +68,5 @@ def test_the_slices_of_each_kind_add_up_to_the_whole(weights: list[float] | None
         assert sum(part.events for part in parts) == int((test.weights > 0).sum())
         for protocol in ("all", "unseen"):
             total = sum(part.weight * getattr(part, protocol)["top_10"] for part in parts)
-            np.testing.assert_allclose(total / test.weights.sum(dtype=np.float64), getattr(scores, protocol)["top_10"], rtol=1e-12)
+            mean = total / test.weights.sum(dtype=np.float64)
+            np.testing.assert_allclose(mean, getattr(scores, protocol)["top_10"], rtol=1e-12)
