@@ -67,7 +67,7 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
     assert rows["model"]["half_widths"]["all.top_10"] < 0.05
     for by in ("candidate", "history"):
         parts = [part for part in rows["model"]["slices"] if part["by"] == by]
-        whole = sum(part["events"] * part["all"]["top_10"] for part in parts) / sum(part["events"] for part in parts)
+        whole = sum(part["weight"] * part["all"]["top_10"] for part in parts) / sum(part["weight"] for part in parts)
         assert whole == pytest.approx(rows["model"]["all"]["top_10"])
     assert "candidate: head" in twotower("evaluate", trained).stdout
     query = '{"customer": "c0042", "bought_at": 1767607200000}'

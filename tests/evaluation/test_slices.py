@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,12 +57,16 @@ def test_slices_measure_their_own_events() -> None:
     assert by_name["head"].all == {"top_1": 1.0, "top_2": 1.0, "mrr": 1.0}
 
 
-def test_the_slices_of_each_kind_add_up_to_the_whole() -> None:
-    train, test = split_random(groups_log())
+@pytest.mark.parametrize("weights", [None, [0.0, 1.0, 2.5, 0.5] * 500], ids=["plain", "weighted"])
+def test_the_slices_of_each_kind_add_up_to_the_whole(weights: list[float] | None) -> None:
+    log = groups_log()
+    pairs = list(zip(log.query_index.tolist(), log.candidate_index.tolist(), strict=True))
+    train, test = split_random(log_of(pairs, 40, 30, weights))
     scores = measure(Popularity(train), test, train).scores
     for by in ("candidate", "history"):
         parts = [part for part in scores.slices if part.by == by]
-        assert sum(part.events for part in parts) == len(test)
+        assert sum(part.events for part in parts) == int((test.weights > 0).sum())
         for protocol in ("all", "unseen"):
-            total = sum(part.events * getattr(part, protocol)["top_10"] for part in parts)
-            np.testing.assert_allclose(total / len(test), getattr(scores, protocol)["top_10"], rtol=1e-12)
+            total = sum(part.weight * getattr(part, protocol)["top_10"] for part in parts)
+            mean = total / test.weights.sum(dtype=np.float64)
+            np.testing.assert_allclose(mean, getattr(scores, protocol)["top_10"], rtol=1e-12)

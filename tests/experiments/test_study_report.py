@@ -40,7 +40,7 @@ def scores(value: float) -> Scores:
     everything = {"top_10": value / 2, "top_100": value, "mrr": value / 4}
     unseen = {"top_10": value / 2, "top_100": value + 0.1, "mrr": value / 4}
     slices = [
-        Slice(by, name, events, everything, unseen)
+        Slice(by, name, events, float(events), everything, unseen)
         for by, name, events in (
             ("candidate", "head", 15_000),
             ("candidate", "tail", 5_000),

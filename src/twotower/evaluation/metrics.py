@@ -27,6 +27,8 @@ class Slice(msgspec.Struct, frozen=True):
         by: What the events are grouped by: `candidate` or `history`.
         name: Which part: `head`, `new queries`, …
         events: How many events of test are in it, those of weight 0 not counted.
+        weight: The sum of their weights: how much the slice counts in the metrics of the whole. Their number where the
+            log has no weights.
         all: Top-k accuracy and MRR, nothing excluded.
         unseen: The same, what the query has in train excluded.
     """
@@ -34,6 +36,7 @@ class Slice(msgspec.Struct, frozen=True):
     by: str
     name: str
     events: int
+    weight: float
     all: Metrics
     unseen: Metrics
 

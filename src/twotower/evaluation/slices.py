@@ -66,13 +66,15 @@ def measure_slices(
         ks: Lengths of lists.
         weights: How much each event counts, `[N]`; None where all count the same.
     """
-    names = (*(f"top_{k}" for k in ks), "mrr")
+    slices = []
+    for (by, name), mask in slice_masks(test, train).items():
+        counts = None if weights is None else weights[mask]
+        events = int(mask.sum())
+        metrics = (_top_and_mrr(own[mask], ks, counts) for own in ranks)
+        slices.append(Slice(by, name, events, float(events if counts is None else counts.sum()), *metrics))
+    return slices
 
-    def metrics(own: FloatArray, mask: npt.NDArray[np.bool_]) -> Metrics:
-        measured = rank_metrics(own[mask], ks, None if weights is None else weights[mask])
-        return {name: measured[name] for name in names}
 
-    return [
-        Slice(by, name, int(mask.sum()), *(metrics(own, mask) for own in ranks))
-        for (by, name), mask in slice_masks(test, train).items()
-    ]
+def _top_and_mrr(ranks: FloatArray, ks: Sequence[int], weights: FloatArray | None) -> Metrics:
+    metrics = rank_metrics(ranks, ks, weights)
+    return {name: metrics[name] for name in (*(f"top_{k}" for k in ks), "mrr")}
