@@ -119,7 +119,8 @@ def evaluate(
     check_baselines(baselines)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     if isinstance(exclude, ParquetLog):
-        return _beside_popularity(scorer, test, exclude, ks, baselines)
+        with opened(progress) as display:
+            return _beside_popularity(scorer, test, exclude, ks, baselines, display)
     require_same_catalogue(test, exclude)
     with opened(progress) as display:
         rows = {"model": measure(scorer, test, exclude, ks, display.reporter("the model"))}
@@ -129,12 +130,12 @@ def evaluate(
 
 
 def _beside_popularity(
-    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: BaselineNames
+    scorer: Scorer, test: Dataset, log: ParquetLog, ks: Sequence[int], baselines: BaselineNames, display: Display
 ) -> Evaluation:
     known = log.events_of(test)
-    rows, beside = {"model": measure(scorer, test, known, ks)}, {}
+    rows, beside = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}, {}
     if baselines == "all" or "popularity" in baselines:
-        beside = {"popularity": measure(Popularity(log), test, known, ks)}
+        beside = {"popularity": measure(Popularity(log), test, known, ks, display.reporter("popularity"))}
     reason = "they learn from a log in memory, and this one is streamed"
     if baselines == "all":
         notes = [f"The other baselines are not in the table: {reason}."]
