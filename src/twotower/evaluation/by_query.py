@@ -113,7 +113,8 @@ class _Block:
 
     def __init__(self, scorer: QueryScorer, queries: IntArray, seen: Seen, k: int) -> None:
         self.queries, self.seen, self.k = queries, seen, k
-        self.scores = scorer.score_queries(queries).cpu()  # [q, C]
+        given = scorer.score_queries(queries).detach().cpu()
+        self.scores = given if given.dtype == torch.float32 else given.double()  # [q, C]
         if bool(self.scores.amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
             raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
         rows, candidates = seen.pairs(queries)
