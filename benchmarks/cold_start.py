@@ -23,13 +23,13 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.table import Table
+from twotower.study.trained import train_by_recipe
 
 from twotower.data.dataset import Dataset, concat
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.intervals import mean_interval
 from twotower.recipes.config import Config, SplitConfig, config_of
 from twotower.recipes.parts import Parts
-from twotower.study.trained import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
 

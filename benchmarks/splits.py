@@ -24,12 +24,12 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.table import Table
+from twotower.study.trained import train_by_recipe
 
 from twotower.evaluation import ModelScorer, Scores, measure, measure_baselines
 from twotower.evaluation.intervals import mean_interval
 from twotower.files import write_file
 from twotower.recipes.config import Config, SplitConfig, config_of
-from twotower.study.trained import train_by_recipe
 from twotower.training.callbacks import ProgressBar
 from twotower.version import VERSION
 

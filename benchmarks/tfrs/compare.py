@@ -41,6 +41,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from twotower.study.curves import LIGHT, LINES
 
 from twotower.data import Dataset, Split, builtin
 from twotower.errors import TwoTowerError
@@ -50,7 +51,6 @@ from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.recipes.config import Config, DataConfig, ModelConfig
-from twotower.study.curves import LIGHT, LINES
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.history import Epoch
 from twotower.training.trainer import Trainer

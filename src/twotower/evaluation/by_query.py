@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,13 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen, entries_of
 from twotower.errors import TwoTowerError
-from twotower.evaluation.metrics import ListStatistics
 from twotower.evaluation.ranking import FloatArray, IntArray, ScoreBlock, top_lists
 from twotower.progress import ReportStep, no_report
+
+BoolArray = npt.NDArray[np.bool_]
+
+TakeLists = Callable[[Literal["all", "unseen"], IntArray, IntArray], None]
+"""Takes the protocol, top-k lists as `top_lists` gives them, `[n, k]`, and the numbers of their events, `[n]`."""
 
 BLOCK_SCORES = 1 << 21
 """Scores held at once, in a few arrays: some 50 MB, or one query's where the catalogue alone is more."""
@@ -51,8 +56,8 @@ def rank_by_query(
     scorer: QueryScorer,
     test: Dataset,
     seen: Seen,
-    lists: Sequence[ListStatistics],
-    weights: FloatArray | None = None,
+    k: int,
+    take_lists: TakeLists,
     step: ReportStep = no_report,
 ) -> FloatArray:
     """Ranks of the true candidates as `RankCounter` counts them, each query scored and listed once.
@@ -61,8 +66,8 @@ def rank_by_query(
         scorer: What scores.
         test: The events, each with one true candidate.
         seen: What each query is not shown in the protocol `unseen`; the true candidate always takes part.
-        lists: Take in the top-k list of each event: with nothing excluded, and with what was seen excluded.
-        weights: How much each event counts in the lists' statistics, `[N]`; None: all the same.
+        k: Length of the top-k lists.
+        take_lists: Given the top-k list of each event, under both protocols.
         step: Told the share that is done.
 
     Returns:
@@ -78,13 +83,14 @@ def rank_by_query(
     together = min(MOST_QUERIES, max(1, BLOCK_SCORES // test.candidates.num_rows))
     for start in range(0, len(queries), together):
         stop = min(start + together, len(queries))
-        block = _Block(scorer, queries[start:stop], seen, lists)
+        block = _Block(scorer, queries[start:stop], seen, k)
         row = np.repeat(np.arange(stop - start), np.diff(border[start : stop + 1]))
         numbers = order[border[start] : border[stop]]
         for first, last in runs(block.work[row], BLOCK_ENTRIES):
-            own = numbers[first:last]
-            counts = None if weights is None else weights[own]
-            ranks[:, own] = block.ranks(row[first:last], test.candidate_index[own], counts)
+            own, of = numbers[first:last], row[first:last]
+            chosen = test.candidate_index[own]
+            ranks[:, own], repeated = block.ranks(of, chosen)
+            block.give_lists(take_lists, own, of, chosen, repeated)
         step("ranking", border[stop] / len(order))
     return ranks
 
@@ -102,28 +108,27 @@ class _Block:
         scorer: What scores.
         queries: Rows in the query table, `[q]`.
         seen: What each query has seen.
-        lists: Take in the lists of the events that are ranked.
+        k: Length of the lists.
     """
 
-    def __init__(self, scorer: QueryScorer, queries: IntArray, seen: Seen, lists: Sequence[ListStatistics]) -> None:
-        self.queries, self.seen, self.statistics = queries, seen, lists
-        self.scores = scorer.score_queries(queries).cpu()  # [q, C]
+    def __init__(self, scorer: QueryScorer, queries: IntArray, seen: Seen, k: int) -> None:
+        self.queries, self.seen, self.k = queries, seen, k
+        given = scorer.score_queries(queries).detach().cpu()
+        self.scores = given if given.dtype == torch.float32 else given.double()  # [q, C]
         if bool(self.scores.amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
             raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
         rows, candidates = seen.pairs(queries)
         self.left = self.scores.clone()
         self.left[torch.from_numpy(rows), torch.from_numpy(candidates)] = -torch.inf
-        self.k = max(lists[0].ks)
-        self.lists = top_lists(self.scores, self.k), top_lists(self.left, self.k)
-        self.work = np.bincount(rows, minlength=len(queries)) + self.k  # numbers held to rank an event of each query
+        self.lists = top_lists(self.scores, k), top_lists(self.left, k)
+        self.work = np.bincount(rows, minlength=len(queries)) + k  # numbers held to rank an event of each query
 
-    def ranks(self, row: IntArray, chosen: IntArray, counts: FloatArray | None) -> FloatArray:
-        """Ranks events under both protocols, `[2, n]`, and takes in their lists.
+    def ranks(self, row: IntArray, chosen: IntArray) -> tuple[FloatArray, BoolArray]:
+        """Ranks of events under both protocols, `[2, n]`, and whether their query has seen what it chose, `[n]`.
 
         Args:
             row: Which of the queries each event is of, `[n]`.
             chosen: Its true candidate, `[n]`.
-            counts: How much each event counts, `[n]`.
         """
         scores = self.scores.numpy()
         true = scores[row, chosen]
@@ -136,20 +141,29 @@ class _Block:
         repeated[event[excluded == chosen[event]]] = True
         # A repeated choice takes part; as one of those seen it ties with itself.
         fewer = np.bincount(event, (others > rival) * 1.0 + (others >= rival), len(row)) - repeated
-        self._add_lists(row, chosen, repeated, np.ones(len(row)) if counts is None else counts)
-        return np.stack([doubled, doubled - fewer]) / 2
+        return np.stack([doubled, doubled - fewer]) / 2, repeated
 
-    def _add_lists(self, row: IntArray, chosen: IntArray, repeated: npt.NDArray[np.bool_], counts: FloatArray) -> None:
-        (everything, unseen), (lists, unseen_lists) = self.statistics, self.lists
-        everything.add(lists[row], chosen, counts)
-        unseen.add(unseen_lists[row[~repeated]], chosen[~repeated], counts[~repeated])
+    def give_lists(
+        self, take: TakeLists, numbers: IntArray, row: IntArray, chosen: IntArray, repeated: BoolArray
+    ) -> None:
+        """Gives the top-k list of each event under both protocols.
+
+        Args:
+            take: Takes them.
+            numbers: The events, `[n]`.
+            row: Which of the queries each is of, `[n]`.
+            chosen: Its true candidate, `[n]`.
+            repeated: Whether the query has seen it, `[n]`.
+        """
+        take("all", self.lists[0][row], numbers)
+        take("unseen", self.lists[1][row[~repeated]], numbers[~repeated])
         again = np.flatnonzero(repeated)  # in their lists the true candidate takes part
         for start in range(0, len(again), len(self.queries)):  # so that they take the memory that the queries took
             part = again[start : start + len(self.queries)]
             own, true = torch.from_numpy(row[part]), torch.from_numpy(chosen[part])
             left = self.left[own]
             left[torch.arange(len(part)), true] = self.scores[own, true]
-            unseen.add(top_lists(left, self.k), chosen[part], counts[part])
+            take("unseen", top_lists(left, self.k), numbers[part])
 
 
 def _doubled(scores: npt.NDArray[np.floating], rival: np.floating) -> int:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
-from twotower.evaluation.by_query import QueryScorer, rank_by_query
+from twotower.evaluation.by_query import QueryScorer, TakeLists, rank_by_query
 from twotower.evaluation.metrics import (
     DEFAULT_KS,
     FloatArray,
+    IntArray,
     ListStatistics,
     Scores,
     query_metrics,
@@ -71,17 +73,21 @@ def measure(
     """
     test = events_that_count(test)
     weights = event_weights(test)
-    popularity = train.candidate_counts().astype(np.float64)
-    lists = ListStatistics(popularity, ks), ListStatistics(popularity, ks)
+    popularity, seen = train.candidate_counts().astype(np.float64), Seen.of(train)
+    lists = {"all": ListStatistics(popularity, ks), "unseen": ListStatistics(popularity, ks)}
+
+    def take_lists(protocol: Literal["all", "unseen"], best: IntArray, numbers: IntArray) -> None:
+        lists[protocol].add(best, test.candidate_index[numbers], None if weights is None else weights[numbers])
+
     if isinstance(scorer, QueryScorer):
-        ranks = list_ranks = rank_by_query(scorer, test, Seen.of(train), lists, weights, step)
+        ranks = list_ranks = rank_by_query(scorer, test, seen, max(ks), take_lists, step)
     else:
-        ranks, list_ranks = _rank(scorer, test, Seen.of(train), lists, step)
+        ranks, list_ranks = _rank(scorer, test, seen, max(ks), take_lists, step)
     everything, unseen = (
         rank_metrics(own, ks, weights)
         | query_metrics(in_list, test.query_index, test.candidate_index, ks, weights)
         | statistics.metrics()
-        for own, in_list, statistics in zip(ranks, list_ranks, lists, strict=True)
+        for own, in_list, statistics in zip(ranks, list_ranks, lists.values(), strict=True)
     )
     half_widths = {
         f"{protocol}.{metric}": width
@@ -95,25 +101,24 @@ def measure(
 
 
 def _rank(
-    scorer: Scorer, test: Dataset, seen: Seen, lists: Sequence[ListStatistics], step: ReportStep
+    scorer: Scorer, test: Dataset, seen: Seen, k: int, take_lists: TakeLists, step: ReportStep
 ) -> tuple[FloatArray, FloatArray]:
-    """Ranks of each event, and in its query's one list, `[2, N]` each; takes in the top-k lists."""
-    score, weights = scorer.score_block(test), event_weights(test)
+    """Ranks of each event, and in its query's one list, `[2, N]` each; gives the top-k lists."""
+    score = scorer.score_block(test)
     first_list = one_list_a_query(score, test)
     ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
     counter, list_counter, size = RankCounter(), RankCounter(), test.candidates.num_rows
-    ranked, k = 0, max(lists[0].ks)
+    ranked = 0
     for block in blocks_of(test, seen):
-        numbers, chosen = block.numbers, test.candidate_index[block.numbers]
+        numbers = block.numbers
         scores = counter.scored(score, block)
         own_list = list_counter.scored(first_list, block)
         ranks[:, numbers] = counter.ranks(scores, block)
         # What does not look at the time has the same list for all events of a query.
         same = torch.equal(own_list[:, :size], scores[:, :size])
         list_ranks[:, numbers] = ranks[:, numbers] if same else list_counter.ranks(own_list, block)
-        counts = None if weights is None else weights[numbers]
-        lists[0].add(top_lists(scores[:, :size], k), chosen, counts)
-        lists[1].add(top_lists(without_excluded(scores, block)[:, :size], k), chosen, counts)
+        take_lists("all", top_lists(scores[:, :size], k), numbers)
+        take_lists("unseen", top_lists(without_excluded(scores, block)[:, :size], k), numbers)
         ranked += len(numbers)
         step("ranking", ranked / len(test))
     return ranks, list_ranks

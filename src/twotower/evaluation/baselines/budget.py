@@ -127,7 +127,8 @@ def check_cost(cost: Cost, budget: BaselineBudget, machine: Machine) -> None:
     if cost.seconds > budget.seconds:
         ways.append(_seconds_allow(cost.seconds))
     if cost.memory > memory:
-        ways.append(f"--baseline-memory {_two_digits(cost.memory / 2**30):g} (in GiB)")
+        gibibytes = _two_digits(cost.memory / 2**30)
+        ways.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
     allowed = Cost(budget.seconds, memory)
     raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(ways)}")
 
@@ -161,7 +162,7 @@ class Clock:
         if elapsed > self._seconds:
             raise OverBudgetError(
                 f"it was stopped while {step}, over its budget of {readable_seconds(self._seconds)}; "
-                f"to allow more: --baseline-seconds, or BaselineBudget(seconds=…) in Python"
+                f"to allow more: --baseline-seconds or BaselineBudget.seconds"
             )
         if share and in_step >= PATIENCE:
             projected = elapsed + in_step * (1 - share) / share
@@ -201,7 +202,8 @@ def readable_seconds(seconds: float) -> str:
 
 
 def _seconds_allow(seconds: float) -> str:
-    return f"--baseline-seconds {_two_digits(seconds):g}"
+    allowed = _two_digits(seconds)
+    return f"--baseline-seconds {allowed:g} or BaselineBudget(seconds={allowed:g})"
 
 
 def _two_digits(value: float) -> float:
