@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import shutil
+import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+import pooch
 
 from twotower.errors import DataUnavailableError
 from twotower.files import replaced_folder
@@ -28,6 +24,8 @@ LARGEST_UNPACKED = 8 << 30
 def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None:
     """Downloads a zip archive and unpacks its one folder as `folder`, beside it first and then renamed.
 
+    A progress bar is shown where stderr is a terminal.
+
     Args:
         url: Where the archive is.
         folder: What its single top folder becomes.
@@ -41,15 +39,16 @@ def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
         archive = Path(temporary) / "archive.zip"
+        download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK, timeout=TIMEOUT)
         try:
-            _download(url, archive)
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
+            download(url, str(archive), None)
+        except OSError as error:  # every error of requests is one
+            if (answer := getattr(error, "response", None)) is not None:  # pooch leaves it open
+                answer.close()
             raise DataUnavailableError(
                 f"{folder} is not there, and {url} could not be downloaded ({error}). {hint}"
             ) from error
-        if sha256 is not None and (found := _sha256(archive)) != sha256:
+        if sha256 is not None and (found := pooch.file_hash(str(archive))) != sha256:
             raise DataUnavailableError(
                 f"{url}: what arrived has SHA-256 {found}; expected {sha256}. Nothing was kept. {hint}"
             )
@@ -77,31 +76,3 @@ def unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file, CHUNK)
     except zipfile.BadZipFile as error:
         raise DataUnavailableError(f"{archive} is damaged: {error}") from error
-
-
-def _download(url: str, target: Path) -> None:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with (
-        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-        target.open("wb") as file,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
-        size = int(answer.headers.get("Content-Length", 0)) or None
-        task = progress.add_task(url.rpartition("/")[2], total=size)
-        while part := answer.read(CHUNK):
-            file.write(part)
-            progress.advance(task, len(part))
-        if size is not None and file.tell() != size:
-            raise http.client.IncompleteRead(b"", size - file.tell())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import pooch
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -157,8 +158,7 @@ def data_home() -> Path:
     """The folder that data sets are kept in: `TWOTOWER_DATA_HOME`, or one in the user's cache folder."""
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).absolute() / "twotower"
+    return Path(pooch.os_cache("twotower"))
 
 
 def _edition(name: str) -> Edition:
