@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
 
 from twotower.extras import require
-from twotower.serving.heads import limited
+from twotower.serving.heads import Connection, noting_answers
 from twotower.serving.logs import fields, log, write_logs
 from twotower.serving.service import Service
 
@@ -22,7 +24,7 @@ LINGER_SECONDS = 1.0
 """For how long a service that ends still takes connections, so that others can see that it is not ready."""
 
 KEEP_ALIVE_SECONDS = 75
-"""For how long an idle connection is kept: longer than proxies keep theirs, so that it is they who end it."""
+"""For how long an idle connection is kept, at least: longer than proxies keep theirs, so that it is they who end it."""
 
 LONGEST_QUEUE = 2048
 """Connections that the system may keep waiting."""
@@ -48,15 +50,16 @@ def run(service: Service, host: str, port: int, threads: int = 1) -> None:
     gc.collect()
     gc.freeze()  # what is loaded stays, and need not be looked through again
     config = uvicorn.Config(
-        service,
+        noting_answers(service),
         host=host,
         port=port,
-        http=limited(http.HttpToolsProtocol, service),
+        http=partial(Connection, service, http.HttpToolsProtocol),
+        ws="none",
         log_config=None,
         access_log=False,
         backlog=LONGEST_QUEUE,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=max(KEEP_ALIVE_SECONDS, math.ceil(service.settings.seconds) + 1),
         timeout_graceful_shutdown=int(service.settings.drain_seconds) or 1,
     )
     server = _server_class(uvicorn)(config, service)
