@@ -23,7 +23,6 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.table import Table
-from twotower.study.trained import train_by_recipe
 
 from twotower.data.dataset import Dataset, concat
 from twotower.evaluation import ModelScorer, Popularity, measure
@@ -64,12 +63,15 @@ def without(events: Dataset, is_new: npt.NDArray[np.bool_]) -> Dataset:
 
 def trained(config: Config, train: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> ModelScorer:
     """A model of the tuned recipe."""
-    split = SplitConfig("random:0.2", seed)
-    parts = Parts(train, train, None, split, "random:0.2", "")
+    parts = Parts(train, train, None, SplitConfig("random:0.2", seed), "random:0.2", "")
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, seed=seed)
     recipe = msgspec.structs.replace(recipe, unknown_rate=unknown_rate, trainer=trainer)
-    return ModelScorer(train_by_recipe(config, recipe, parts, progress=progress).model)
+    history = trainer.fit(config.model.build(train, recipe), *parts.for_recipe(recipe), callbacks=[progress])
+    model = config.model.build(train, recipe)
+    final = msgspec.structs.replace(trainer, early_stopping=None)
+    final.fit(model, train, callbacks=[progress], stop_after=history.best.epoch)
+    return ModelScorer(model)
 
 
 def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> Outcome:

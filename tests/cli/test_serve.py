@@ -172,3 +172,12 @@ def test_what_cannot_be_served_is_said(
     done = subprocess.run(command(*given), capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
     assert done.returncode == code
     assert said in done.stderr
+
+
+def test_what_is_no_request_and_what_asks_for_another_protocol_are_answered(impatient: str) -> None:
+    found = all_of(impatient, b"no request at all\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 400 ")
+    asked = LINE + HOST + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n"
+    found = all_of(impatient, asked, LINE)
+    assert found.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert found.count(b"HTTP/1.1 408 ") == 1

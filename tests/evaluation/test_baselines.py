@@ -331,7 +331,7 @@ def test_what_looks_at_the_query_alone_is_measured_as_anything_else(
 
     monkeypatch.setattr(by_query, "BLOCK_SCORES", 66)
     monkeypatch.setattr(by_query, "BLOCK_ENTRIES", 40)
-    fast, slow = (measure(one, test, train, ks=(1, 5, 40)) for one in (scorer, Anything()))
+    fast, slow = (measure(one, test, train, ks=(1, 5, 40)).scores for one in (scorer, Anything()))
     assert fast.slices == slow.slices
     for protocol in ("all", "unseen"):
         own, other = getattr(fast, protocol), getattr(slow, protocol)

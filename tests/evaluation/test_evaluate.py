@@ -92,7 +92,7 @@ def test_weights_of_events_count_as_in_tensorflow_recommenders() -> None:
     top_5 = []
     for weight in (None, weights.tolist()):
         events = log_of(list(enumerate(chosen.tolist())), 10, 100, weight)
-        found = evaluate(scorer, events, exclude=events.take(np.array([0])), ks=(1, 5, 10, 50), baselines=False)
+        found = evaluate(scorer, events, exclude=events.take(np.array([0])), ks=(1, 5, 10, 50), baselines="none")
         top_5.append(found.model.all["top_5"])
     assert top_5 == pytest.approx([0.1, 0.17503], abs=1e-5)
 
@@ -149,7 +149,7 @@ def test_a_model_is_measured_without_baselines() -> None:
 
 def test_whoever_watches_sees_what_is_learned_and_measured() -> None:
     class Watched(Display):
-        def show(self, label: str, step: str, share: float | None = None) -> None:
+        def show(self, label: str, step: str, share: float | None = None, source: int = 0) -> None:
             shown.setdefault(label, []).append((step, share))
 
     shown: dict[str, list[tuple[str, float | None]]] = {}

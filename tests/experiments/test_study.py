@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from toy import groups_log
+from twotower.data import Dataset
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.experiments.plans import StudyPlan, grid
 from twotower.experiments.report.terminal import results_table
@@ -92,7 +93,8 @@ def test_what_an_interruption_has_finished_is_not_run_again(config: Config, tmp_
     resumed = study_of(plan_of(config, variants=hot[:1]), tmp_path / "cut")
     whole = study_of(plan_of(config, variants=hot[:1]), tmp_path / "whole")
     assert before.items() <= folders(tmp_path / "cut").items()
-    assert resumed.runs == whole.runs
+    assert [run.outcome.losses for run in resumed.runs] == [run.outcome.losses for run in whole.runs]
+    assert [run.outcome.scores for run in resumed.runs] == [run.outcome.scores for run in whole.runs]
     assert resumed.comparisons == whole.comparisons
 
 
@@ -101,21 +103,37 @@ def test_any_key_can_vary_and_shares_of_train_are_part_of_each_other(config: Con
     study = study_of(plan_of(config, variants=variants, split_seeds=[1, 2]), tmp_path / "out")
     assert [variant.name for variant in study.variants] == [
         "narrow, dim 4, train share 0.5",
-        "narrow, dim 4, train share 1.0",
+        "narrow, dim 4, train share 1",
         "narrow, dim 8, train share 0.5",
-        "narrow, dim 8, train share 1.0",
+        "narrow, dim 8, train share 1",
     ]
     assert study.varied["split.train_share"] == [0.5, 1.0]
     assert sorted((cut.seed, cut.changes["split.train_share"], cut.train, cut.test) for cut in study.cuts) == [
         (1, 0.5, 240, 120), (1, 1.0, 480, 120), (2, 0.5, 240, 120), (2, 1.0, 480, 120),
     ]  # fmt: skip
     assert len(study.runs) == 8
-    small, whole = (
+    half, quarter = (
         msgspec.structs.replace(config, split=msgspec.structs.replace(config.split, train_share=share)).parts()
-        for share in (0.25, 0.5)
+        for share in (0.5, 0.25)
     )
-    assert set(small.train.times) < set(whole.train.times)
-    assert (small.test.times == whole.test.times).all()
+    assert isinstance(half.train, Dataset)
+    assert isinstance(quarter.train, Dataset)
+    assert set(quarter.train.times) < set(half.train.times)
+    assert (quarter.test.times == half.test.times).all()
+
+
+def test_a_study_on_validation_never_reads_test(config: Config, tmp_path: Path) -> None:
+    split = msgspec.structs.replace(config.split, on="validation")
+    study = study_of(plan_of(msgspec.structs.replace(config, split=split)), tmp_path / "out")
+    (cut,) = study.cuts
+    assert (cut.train, cut.test) == (384, 96)
+    assert any("validation part" in sentence for sentence in study.verdicts)
+    parts = config.parts()
+    inner = msgspec.structs.replace(config, split=split).parts()
+    assert not set(inner.test.times) & set(parts.test.times)
+    for run in study.runs:
+        kept = max(run.outcome.curve, key=lambda point: point.all["top_100"])
+        assert run.outcome.scores.all["top_100"] == pytest.approx(kept.all["top_100"])
 
 
 def test_a_study_without_baselines_has_a_report(config: Config, tmp_path: Path) -> None:

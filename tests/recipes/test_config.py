@@ -290,7 +290,9 @@ def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
     validation = pa.table({"u": [3, 4, 5], "i": [1, 2, 4], "t": [150, 151, 152]})
     config = read_config(own_log(tmp_path, test=test, validation=validation))
     parts = config.parts()
-    assert [len(part) for part in (parts.train, parts.test, *parts.fitted_and_validation())] == [100, 2, 100, 3]
+    fitted, held_out = parts.fitted_and_validation()
+    assert held_out is not None
+    assert [len(part) for part in (parts.train, parts.test, fitted, held_out)] == [100, 2, 100, 3]
     assert parts.rule == "given"
     assert parts.remarks == ()
     assert config.resolved_recipe(parts.train, parts.validation).reach == "before"
@@ -303,7 +305,9 @@ def test_events_that_are_in_train_and_test_are_said(tmp_path: Path) -> None:
     parts = read_config(own_log(tmp_path, test=shared)).parts()
     assert any("1 of the 2 events of test are in train too" in remark for remark in parts.remarks)
     assert any("are validation" in remark for remark in parts.remarks)
-    assert len(parts.fitted_and_validation()[1]) == 20
+    held_out = parts.fitted_and_validation()[1]
+    assert held_out is not None
+    assert len(held_out) == 20
 
 
 def recipe_of(path: Path) -> Recipe:

@@ -62,6 +62,9 @@ def study(
     split_seeds: Annotated[
         list[int] | None, typer.Option(help="Seeds of a random split, such as 42 43 44. Default: the config's, or 42.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="test (default), or validation: a part of train, to choose by; test is not read.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many training seeds each variant gets.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
     workers: Annotated[
@@ -82,7 +85,7 @@ def study(
     console = console_for(json)
     check_folder_target(out, STUDY)
     config = with_baselines(configured(source, imports, split, None), baselines)
-    config = changed(config, _changes(recipe, epochs))
+    config = changed(config, _changes(recipe, epochs, on))
     variants = _variants(config, layers, vary, train_share)
     split_seeds = split_seeds or [config.split.seed]
     runs = len(variants) * len(split_seeds) * seeds
@@ -167,8 +170,10 @@ def _variants(
     return grid(varied, config.variants)
 
 
-def _changes(recipe: str | None, epochs: int | None) -> dict[str, Any]:
+def _changes(recipe: str | None, epochs: int | None, on: str | None) -> dict[str, Any]:
     if recipe not in (None, "tuned", "tutorial"):
         raise ConfigError(f"--recipe {recipe!r}; expected tuned or tutorial")
-    changes: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
-    return changes if epochs is None else changes | {"training.epochs": epochs}
+    if on not in (None, "test", "validation"):
+        raise ConfigError(f"--on {on!r}; expected test or validation")
+    changes = {"recipe": recipe, "training.epochs": epochs, "split.on": on}
+    return {key: value for key, value in changes.items() if value is not None}

@@ -265,8 +265,10 @@ def _mean_slices(scores: Sequence[Scores]) -> list[Slice]:
         for part in one.slices:
             by_name.setdefault((part.by, part.name), []).append(part)
     return [
-        Slice(by, name, same[0].events, _means([one.all for one in same]), _means([one.unseen for one in same]))
-        for (by, name), same in by_name.items()
+        msgspec.structs.replace(
+            same[0], all=_means([one.all for one in same]), unseen=_means([one.unseen for one in same])
+        )
+        for same in by_name.values()
         if len(same) == len(scores)
     ]
 

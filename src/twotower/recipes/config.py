@@ -219,6 +219,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """
         if self.data.stream:
             return self._streamed()
+        if self.split.on == "validation":
+            return self._without_test(data)
         if self.split.rule is not None:
             self.split.parsed()  # refused before anything is read
         train = self.data.load() if data is None else data
@@ -230,6 +232,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         digits = cut.fingerprint if kept is cut.train else fingerprint(kept, cut.test)
         rule = cut.rule if kept is cut.train else f"{cut.rule}, {self.split.train_share:.3g} of train"
         return Parts(kept, cut.test, None, pinned, rule, digits, reasons)
+
+    def _without_test(self, data: Dataset | None) -> Parts:
+        """Train and its validation part, in the place of test: what choices are made by."""
+        on_test = msgspec.structs.replace(self.split, on="test")
+        parts = msgspec.structs.replace(self, split=on_test).parts(data)
+        fitted, validation = parts.fitted_and_validation()
+        assert validation is not None
+        split = msgspec.structs.replace(parts.split, on="validation")
+        said = "Measured on a validation part cut from train; test is for the last measurement."
+        digits = f"{parts.fingerprint}-validation"
+        return Parts(fitted, validation, validation, split, parts.rule, digits, (*parts.remarks, said))
 
     def _streamed(self) -> Parts:
         """Opens the log that is streamed, and reads its test and validation parts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +28,8 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: Seed of a random split, and of the events that `train_share` keeps.
         train_share: Share of the training events to keep, drawn at random; test stays as it is. A smaller share is part
             of a larger one.
+        on: What models are measured on: `test`, or to choose among them a `validation` part cut from train, so that test
+            is not even read.
 
     Raises:
         ConfigError: The share is out of range.
@@ -35,6 +38,7 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: str | None = None
     seed: int = 42
     train_share: float = 1.0
+    on: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
         if not 0 < self.train_share <= 1:

@@ -52,17 +52,19 @@ class Connection(asyncio.Protocol):
         self._named = 0  # bytes of this request's address and headers
         self._unread, self._read = 0, False  # bytes of which no part is whole, and whether one has become so
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected; uvloop's transports are no `asyncio.Transport`."""
         self._transport = transport
         self._protocol.connection_made(transport)
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was sent away."""
         self._stop_clock()
         self._protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Passes on what is within the limits."""
         self._read = False
         try:
             self._parser.feed_data(data)
@@ -82,13 +84,16 @@ class Connection(asyncio.Protocol):
             self._start_clock()
 
     def eof_received(self) -> bool | None:
+        """The client sends nothing more."""
         ended: bool | None = self._protocol.eof_received()
         return ended
 
     def pause_writing(self) -> None:
+        """The client reads too slowly."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        """The client reads again."""
         self._protocol.resume_writing()
 
     def on_message_begin(self) -> None:
