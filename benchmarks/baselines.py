@@ -84,7 +84,9 @@ def run(name: str, shape: Shape, threads: int) -> Result:
     rows, notes = measure_baselines(test, train, baselines=names, budget=BaselineBudget(seconds=1e9, memory=1 << 60))
     seconds = time.perf_counter() - started
     assert not notes, notes
-    scores = {baseline: (found.scores.all["top_100"], found.scores.unseen["top_100"]) for baseline, found in rows.items()}
+    scores = {
+        baseline: (found.scores.all["top_100"], found.scores.unseen["top_100"]) for baseline, found in rows.items()
+    }
     return Result(name, seconds, estimate, peak_memory(), scores)
 
 

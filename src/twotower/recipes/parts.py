@@ -28,8 +28,8 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: Seed of a random split, and of the events that `train_share` keeps.
         train_share: Share of the training events to keep, drawn at random; test stays as it is. A smaller share is part
             of a larger one.
-        on: What models are measured on: `test`, or to choose among them a `validation` part cut from train, so that test
-            is not even read.
+        on: What models are measured on: `test`; or, to choose among them, a `validation` part cut from train, so that
+            test is not even read.
 
     Raises:
         ConfigError: The share is out of range.
