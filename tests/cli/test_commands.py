@@ -241,7 +241,7 @@ def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> N
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "the same command goes on" in said
+    assert "rerun the command to resume" in said
     assert not out.exists()
     assert finished.stat().st_mtime_ns == written
     other = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", "--out", out, expect=5)

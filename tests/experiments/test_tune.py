@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from filelock import FileLock
 from rich.console import Console
-from twotower.tuning.budget import Budget
-from twotower.tuning.database import Database
-from twotower.tuning.importance import TRIALS
-from twotower.tuning.live import LiveTable, trials_table
-from twotower.tuning.report import report_html
-from twotower.tuning.results import Tuning, best_of, shown
-from twotower.tuning.runner import TunePlan, tune
-from twotower.tuning.space import SearchSpace
 
+from twotower.data import Dataset
 from twotower.errors import ConfigError, SavedFolderError
-from twotower.progress import Display
+from twotower.experiments.plans import shown
+from twotower.experiments.report.tuning import report_html
+from twotower.experiments.tuning.importance import TRIALS
+from twotower.experiments.tuning.results import Tuning
+from twotower.experiments.tuning.tune import TunePlan, tune
 from twotower.recipes.config import Config, read_config
 
 QUIET = Console(quiet=True)
@@ -62,7 +56,7 @@ def tuning(out: Path) -> Tuning:
 def test_json_on_standard_output_is_what_the_file_holds(out: Path, tuning: Tuning) -> None:
     assert msgspec.json.decode(out.with_name("stdout").read_bytes(), type=Tuning) == tuning
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
-        "best.toml", "final", "tune.db", "tune.html", "tune.json",
+        "best.toml", "experiment.json", "runs", "trials.json", "tune.html", "tune.json",
     }  # fmt: skip
 
 
@@ -76,22 +70,23 @@ def test_the_best_is_not_worse_than_the_built_in_config(tuning: Tuning) -> None:
     assert built_in.score is not None
     assert tuning.best.score == max(trial.score for trial in tuning.trials if trial.score is not None)
     assert tuning.best.score >= built_in.score == tuning.built_in.score
-    assert tuning.best.test.all.keys() == tuning.baselines["popularity"].all.keys()
+    assert tuning.best.outcome.scores.all.keys() == tuning.baselines["popularity"].all.keys()
 
 
 def test_the_best_config_validates_to_what_its_trial_said(out: Path, tuning: Tuning, toy_config: Path) -> None:
     config = read_config(out / "best.toml")
-    train = config.split.parsed()(config.data.load()).train
-    recipe = config.resolved_recipe(train)
+    parts = config.parts()
+    assert isinstance(parts.train, Dataset)
+    train, recipe = parts.train, config.resolved_recipe(parts.train)
     trial = next(one for one in tuning.trials if one.number == tuning.best.trial)
     before = torch.get_num_threads()
     torch.set_num_threads(int(tuning.versions["threads each"]))
     try:
-        history = recipe.trainer.fit(config.model.build(train, recipe), *config.split.parsed()(train))
+        history = recipe.trainer.fit(config.model.build(train, recipe), *parts.fitted_and_validation())
     finally:
         torch.set_num_threads(before)
     assert {epoch.epoch: scores.value(tuning.metric) for epoch, scores in history.validated} == trial.epochs
-    assert history.best.epoch == trial.best_epoch == tuning.best.best_epoch
+    assert history.best.epoch == trial.best_epoch == tuning.best.outcome.best_epoch
     assert config.tune == {}
     assert msgspec.structs.replace(config, model=read_config(toy_config).model).model.inputs == "tutorial"
 
@@ -99,15 +94,15 @@ def test_the_best_config_validates_to_what_its_trial_said(out: Path, tuning: Tun
 def test_more_trials_are_added_to_those_that_are_there(
     out: Path, tuning: Tuning, toy_config: Path, tmp_path: Path
 ) -> None:
-    """A finished tuning trains nothing anew; the copy of its database stands for an earlier command."""
-    with sqlite3.connect(out / "tune.db") as source, sqlite3.connect(tmp_path / "tune.db") as target:
-        source.backup(target)
-    source.close()
-    target.close()
+    """A finished tuning trains nothing that it has; the copy of its folder stands for an earlier command."""
+    shutil.copytree(out, tmp_path / "copy")
+    before = {path.name for path in (tmp_path / "copy" / "runs").iterdir()}
     plan = TunePlan(config=read_config(toy_config), trials=15, minutes=None, workers=1)
-    more = tune(plan, tmp_path, command="", console=QUIET)
+    more = tune(plan, tmp_path / "copy", command="", console=QUIET)
     assert more.trials[:14] == tuning.trials
     assert len(more.trials) == 15
+    new = {path.name for path in (tmp_path / "copy" / "runs").iterdir()} - before
+    assert len(new) <= 1 + (more.best.key != tuning.best.key)
 
 
 def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_path: Path) -> None:
@@ -117,7 +112,7 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
         tune(TunePlan(config=config, trials=14, minutes=None, workers=1), folder, command="", console=QUIET)
 
     narrower = msgspec.structs.replace(config, tune={"model.dim": {"choices": [8, 16]}})
-    with pytest.raises(SavedFolderError, match=r"out: it holds another tuning: space differ"):
+    with pytest.raises(SavedFolderError, match=r"out holds another tuning: space differ"):
         attempt(narrower, out)
     other_split = msgspec.structs.replace(config, split=msgspec.structs.replace(config.split, seed=1))
     with pytest.raises(SavedFolderError, match="data and split, config differ"):
@@ -127,22 +122,17 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
         attempt(config, tmp_path)
     with pytest.raises(ConfigError, match=r"thesis.tex is a file; expected a folder"):
         attempt(config, tmp_path / "thesis.tex")
-    (tmp_path / "other").mkdir()
-    with closing(sqlite3.connect(tmp_path / "other" / "tune.db")) as mine:
-        mine.execute("create table songs (name text)")
-    before = (tmp_path / "other" / "tune.db").read_bytes()
-    with pytest.raises(ConfigError, match="other already exists and is not a tuning"):
-        attempt(config, tmp_path / "other")
-    assert (tmp_path / "other" / "tune.db").read_bytes() == before
-    with FileLock(out / ".tune.lock"), pytest.raises(SavedFolderError, match="another command is tuning in"):
-        attempt(config, out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "experiment.json").write_text('{"kind": "study"}')
+    with pytest.raises(ConfigError, match="is not a tuning"):
+        attempt(config, tmp_path / "mine")
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_any_trial(toy_config: Path, tmp_path: Path) -> None:
     config = msgspec.structs.replace(read_config(toy_config), training={"monitor": "all.recall_5"})
     with pytest.raises(ConfigError, match=r"'all\.recall_5' was not measured"):
         tune(TunePlan(config=config, trials=1, minutes=None, workers=1), tmp_path / "out", command="", console=QUIET)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "trials.json").exists()
 
 
 @pytest.mark.slow
@@ -158,12 +148,12 @@ def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
             text=True,
             start_new_session=True,
         )
-        cut = running_trial_after(cut, tmp_path / "out" / "tune.db", running)
+        cut = running_trial_after(cut, tmp_path / "out" / "trials.json", running)
         os.killpg(running.pid, end)  # as the keyboard does: the workers are of the same group
         _, said = running.communicate(timeout=60)
         assert "Traceback" not in said
     assert running.returncode == 130
-    assert "the same command goes on" in said
+    assert "rerun the command to resume" in said.lower()
     assert not (tmp_path / "out" / "best.toml").exists()
     twotower_tune(*arguments, "--trials", 5)
     tuning = msgspec.json.decode((tmp_path / "out" / "tune.json").read_bytes(), type=Tuning)
@@ -176,25 +166,17 @@ def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
     assert sum(trial.built_in for trial in finished) == 1
 
 
-def running_trial_after(number: int, database: Path, process: subprocess.Popen[str]) -> int:
+def running_trial_after(number: int, trials: Path, process: subprocess.Popen[str]) -> int:
     """Waits for a later trial than this one to run; gives its number."""
-    query = f"select number from trials where state = 'RUNNING' and number > {number}"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-        if database.exists() and (found := rows(database, query)):
-            return int(found[0][0])
+        if trials.exists():
+            records = msgspec.json.decode(trials.read_bytes())["trials"]
+            found = [one["number"] for one in records if one["state"] == "running" and one["number"] > number]
+            if found:
+                return int(found[0])
     raise AssertionError(f"no trial after {number} has begun")
-
-
-def rows(database: Path, query: str) -> list[tuple[int]]:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        return connection.execute(query).fetchall()
-    except sqlite3.OperationalError:
-        return []  # its tables are being made
-    finally:
-        connection.close()
 
 
 def test_the_report_says_it_all_and_needs_nothing_else(tuning: Tuning) -> None:
@@ -203,11 +185,11 @@ def test_the_report_says_it_all_and_needs_nothing_else(tuning: Tuning) -> None:
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert "<script" not in page
     assert "{{" not in page
-    for text in (*tuning.verdicts, tuning.data.fingerprint, "model.layers", f"best {tuning.best.score:.4f}"):
+    for text in (*tuning.verdicts, tuning.cut.fingerprint, "model.layers", f"best {tuning.best.score:.4f}"):
         assert text in page
     assert "prefers-color-scheme: dark" in page
     hostile = msgspec.structs.replace(
-        tuning, data=msgspec.structs.replace(tuning.data, name="<script>{{style}}"), command="<script>"
+        tuning, cut=msgspec.structs.replace(tuning.cut, name="<script>{{style}}"), command="<script>"
     )
     assert "<script" not in report_html(hostile)
     assert "{{style}}" in report_html(hostile)
@@ -227,42 +209,6 @@ def test_a_tuning_without_a_complete_trial_has_a_report(tuning: Tuning) -> None:
     best = msgspec.structs.replace(tuning.best, trial=None, score=None)
     page = report_html(msgspec.structs.replace(tuning, trials=[], best=best, built_in=best, importances={}))
     assert "Too few trials to draw" in page
-
-
-def test_the_live_table_fits_in_80_columns(tuning: Tuning) -> None:
-    console = Console(width=80)
-    budget = Budget(trials=20, start=0.0, end=100.0)
-    with console.capture() as capture:
-        console.print(trials_table(tuning.trials, budget, now=35.0))
-    shown_table = capture.get()
-    best = best_of(tuning.trials)
-    assert best is not None
-    assert f"14 of 20 trials · best so far {best.score:.4f} (trial {best.number}) · 1:05 left" in shown_table
-    assert max(map(len, shown_table.splitlines())) <= 80
-    assert "13" in shown_table
-
-
-def test_the_live_table_shows_brackets_as_they_are(tuning: Tuning) -> None:
-    failed = msgspec.structs.replace(tuning.trials[-1], state="failed", reason="[training]: epochs=0 [at]")
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(trials_table([failed], Budget(trials=20, start=0.0), now=35.0))
-    assert "[training]: epochs=0 [at]" in capture.get()
-
-
-def test_a_log_gets_a_line_of_a_tuning_now_and_then(toy_config: Path, tmp_path: Path) -> None:
-    out = io.StringIO()
-    config = read_config(toy_config)
-    space = SearchSpace.of(config, config.split.parsed()(config.data.load()).train)
-    with Database.opened(tmp_path / "tune.db") as database:
-        table = LiveTable(Console(file=out), database, space, Budget(trials=20, start=0.0))
-        table._lines = Display(table.console, every=0.01)
-        with table:
-            table.update()
-            end = time.monotonic() + 10
-            while not out.getvalue() and time.monotonic() < end:
-                time.sleep(0.01)
-    assert out.getvalue().startswith("tuning: 0 of 20 trials, 0 s\n")
 
 
 def test_values_are_written_for_people() -> None:
@@ -287,5 +233,5 @@ def test_a_wrong_key_is_named_before_anything_is_written(toy_config: Path, tmp_p
     text = toy_config.read_text().replace("model.dim", "training.loss.dim")
     (toy_config.parent / "wrong.toml").write_text(text)
     said = twotower_tune(toy_config.parent / "wrong.toml", "--out", tmp_path / "out", expect=2).stderr
-    assert "[tune] training.loss.dim = 4: [training]: Object contains unknown field `dim`" in said
-    assert not (tmp_path / "out").exists()
+    assert "[tune] training.loss.dim = 4: [training" in said
+    assert not (tmp_path / "out" / "trials.json").exists()

@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command goes on from where it was", highlight=False)
+            Console(stderr=True).print("interrupted; rerun the command to resume", highlight=False)
             raise typer.Exit(INTERRUPTED) from None
 
 
