@@ -15,10 +15,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from twotower.study.results import read_results
 
 from twotower.cli.study import parse_layers
 from twotower.errors import ConfigError
+from twotower.experiments.results import read_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = """
@@ -178,31 +178,28 @@ def test_the_example_from_python_does_the_same(shop: Path) -> None:
 
 def test_a_study_leaves_its_folder_and_names_the_report(shop: Path) -> None:
     out = shop / "study"
-    done = twotower(
-        "study", shop / "shop" / "tiny.toml", "--layers", "8", "--layers", "16,8", "--seeds", 2, "--out", out
-    )
+    done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "8", "16,8", "--seeds", 2, "--out", out)
     assert f"The report: {out / 'report.html'}" in done.stdout
     assert {path.name for path in out.iterdir()} == {
-        "curves.png",
-        "curves.svg",
-        "manifest.json",
-        "models",
-        "report.html",
-        "results.json",
+        *("curves.png", "curves.svg", "experiment.json", "report.html", "results.json", "runs"),
     }
     results = read_results(out / "results.json")
     for sentence in results.verdicts:  # as they are, brackets and all
         assert sentence in " ".join(done.stdout.split())
-    assert [(run.layers, run.seed) for run in results.runs] == [([8], 0), ([8], 1), ([16, 8], 0), ([16, 8], 1)]
-    assert results.runs[0].final != results.runs[1].final
+    assert [(results.variants[run.variant].name, run.seed) for run in results.runs] == [
+        *(("[8]", 0), ("[8]", 1), ("[16, 8]", 0), ("[16, 8]", 1)),
+    ]
+    assert results.runs[0].outcome.scores != results.runs[1].outcome.scores
     assert results.curves_on == "validation"
-    assert results.data.split == "time:0.2"
+    assert results.cuts[0].split == "time:0.2"
     assert any("the last 20% of the events are test" in sentence for sentence in results.verdicts)
     assert "candidate tower reads: sku (id), label (words), shelf (labels)" in done.stdout
-    assert results.data.validation > 0
-    assert {path.name for path in (out / "models").iterdir()} == {
-        "8-seed0", "8-seed1", "16-8-seed0", "16-8-seed1"
-    }  # fmt: skip
+    assert results.cuts[0].validation > 0
+    served = shop / "served"
+    twotower("bundle", out, "--run", results.runs[2].key, "--out", served, "--study", out)
+    assert "score" in twotower("recommend", served, "--query", "c0001").stdout
+    by_name = twotower("bundle", out, "--run", "[16, 8]", "--out", shop / "ambiguous", expect=2).stderr
+    assert results.runs[2].key in by_name  # two of that name: say which
 
 
 def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
@@ -212,11 +209,11 @@ def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
     verdicts = msgspec.json.decode(done.stdout)["verdicts"]
     assert any("later choices of the query included" in sentence for sentence in verdicts)
     assert not any("Split by time" in sentence for sentence in verdicts)
-    assert msgspec.json.decode(done.stdout)["runs"][0]["layers"] == [4]
+    assert msgspec.json.decode(done.stdout)["variants"][0]["values"] == {"model.layers": [4]}
     assert "top-100" in done.stderr
 
 
-def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> None:
+def test_an_interrupted_study_resumes(shop: Path) -> None:
     out = shop / "interrupted"
     arguments = [
         "study",
@@ -232,23 +229,24 @@ def test_an_interrupted_study_leaves_no_half_folder_and_goes_on(shop: Path) -> N
     ]
     command = [sys.executable, "-m", "twotower", *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finished = out.with_name("interrupted.partial") / "runs" / "8-seed0.json"
     deadline = time.monotonic() + 120
-    while not finished.exists() and time.monotonic() < deadline and running.poll() is None:
+    while not (finished := kept_models(out)) and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
-    assert finished.exists()
-    written = finished.stat().st_mtime_ns
+    assert finished
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "rerun the command to resume" in said
-    assert not out.exists()
-    assert finished.stat().st_mtime_ns == written
-    other = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", "--out", out, expect=5)
-    assert "interrupted study with other settings" in other.stderr
+    assert not (out / "results.json").exists()
     twotower(*arguments)
-    assert out.exists()
-    assert not finished.exists()
+    assert (out / "results.json").exists()
+    assert finished.items() <= kept_models(out).items()
+
+
+def kept_models(out: Path) -> dict[str, int]:
+    """Every finished model of a study, and when it was kept."""
+    models = [path for path in (out / "runs").glob("*/outcome.json") if (path.parent / "model").is_dir()]
+    return {path.parent.name: path.stat().st_mtime_ns for path in models}
 
 
 def test_data_can_be_described_and_listed() -> None:
@@ -266,7 +264,7 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
         (["study", "--layers", "64;32"], 2, "expected widths with commas"),
         (["study", "--split", "half"], 2, "expected random:SHARE"),
-        (["study", "--split-seed", "-1"], 2, "'--split-seed'"),
+        (["study", "--split-seeds", "-1"], 2, "split seed -1; expected"),
         (["study", "simulated:5,6"], 2, "expected simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"),
         (["study", "--import", "no_such_module"], 2, "No module named 'no_such_module'"),
         (["study", "--seeds", "0"], 2, "seeds"),
@@ -318,7 +316,9 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     assert evaluation["rows"]["model"]["all"]["top_10"] > evaluation["rows"]["popularity"]["all"]["top_10"]
     found = twotower("recommend", shop / "streamed", "--query", "c0042", "--json")
     assert len(msgspec.json.decode(found.stdout)["recommendations"]) == 10
-    assert "stream = true is for `twotower train`" in twotower("study", config, "--out", shop / "no", expect=2).stderr
+    studied = twotower("study", config, "--layers", "4", "--epochs", 1, "--out", shop / "streamed-study").stdout
+    assert "The other baselines are not in the table" in studied
+    assert "stream = true" in twotower("tune", config, "--out", shop / "no", expect=2).stderr
 
 
 def test_a_file_of_queries_is_answered_to_a_file(shop: Path, trained: Path) -> None:

@@ -10,13 +10,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from twotower.study.results import DataSummary, Study, write_results
 from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
 from twotower.cli.main import app
 from twotower.errors import ConfigError, SavedFolderError
-from twotower.evaluation.metrics import Scores
+from twotower.experiments.results import Cut, Study, write_results
 from twotower.retrieval import Retriever
 
 COMMANDS = [("train", "no.toml"), ("study", "no.toml"), ("tune", "no.toml"), ("bundle", "no-bundle")]
@@ -73,19 +72,20 @@ def test_the_default_folders_are_no_exception(
     assert (Path(default) / "x.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("command", ["train", "study"])
-def test_a_partial_folder_of_ones_own_stays(tmp_path: Path, command: str) -> None:
+def test_a_partial_folder_of_ones_own_stays(tmp_path: Path) -> None:
     mine = tmp_path / "out.partial" / "x.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(ConfigError, match=r"out\.partial already exists and is not an unfinished"):
-        run(command, "no.toml", "--out", tmp_path / "out")
+        run("train", "no.toml", "--out", tmp_path / "out")
     assert mine.read_text() == "mine"
 
 
-@pytest.mark.parametrize("command", ["train", "study"])
-def test_of_two_commands_for_one_folder_the_second_says_so(tmp_path: Path, command: str) -> None:
-    holder = [sys.executable, "-c", HOLDING, str(tmp_path / ".out.partial.lock")]
+@pytest.mark.parametrize(
+    ("command", "lock"), [("train", ".out.partial.lock"), ("study", ".out.lock"), ("tune", ".out.lock")]
+)
+def test_of_two_commands_for_one_folder_the_second_says_so(tmp_path: Path, command: str, lock: str) -> None:
+    holder = [sys.executable, "-c", HOLDING, str(tmp_path / lock)]
     with subprocess.Popen(holder, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -93,6 +93,7 @@ def test_of_two_commands_for_one_folder_the_second_says_so(tmp_path: Path, comma
             run(command, "simulated", "--out", tmp_path / "out")
         process.communicate()
     assert not (tmp_path / "out.partial").exists()
+    assert not (tmp_path / "out").exists()
 
 
 ADDING = """
@@ -123,9 +124,33 @@ def test_six_processes_that_each_add_a_candidate_add_six(trained: Path, tmp_path
 
 
 def study_of(folder: Path, name: str, fingerprint: str) -> Path:
-    data = DataSummary(name, 300, 40, 30, 240, 0, 60, "last-out", fingerprint)
-    none: dict[str, Scores] = {}
-    study = Study(data, none, [], "test", none, "top_100", ["It is good."], "", {}, "", 0.0)
+    cut = Cut(
+        name=name,
+        interactions=300,
+        queries=40,
+        candidates=30,
+        train=240,
+        validation=0,
+        test=60,
+        split="last-out",
+        seed=42,
+        fingerprint=fingerprint,
+    )
+    study = Study(
+        cuts=[cut],
+        varied={},
+        variants=[],
+        runs=[],
+        baselines=[],
+        curves_on="test",
+        metric="top_100",
+        comparisons=[],
+        verdicts=["It is good."],
+        command="",
+        versions={},
+        created="",
+        seconds=0.0,
+    )
     write_results(study, folder / "results.json")
     return folder
 
@@ -137,7 +162,7 @@ def test_a_bundle_takes_a_study_of_its_own_data_only(trained: Path, tmp_path: Pa
     assert Retriever.load(out).details.notes["study"]["verdicts"] == ["It is good."]
     before = Retriever.load(out).version
     for other in (study_of(tmp_path / "a", name, "beef"), study_of(tmp_path / "b", "other", "f00d")):
-        found = msgspec.json.decode((other / "results.json").read_bytes())["data"]
+        found = msgspec.json.decode((other / "results.json").read_bytes())["cuts"][0]
         expected = rf"is a study of {found['name']}.*{found['fingerprint']}.*the bundle is of {name}.*f00d"
         with pytest.raises(ConfigError, match=expected):
             run("bundle", trained, "--out", out, "--study", other)

@@ -12,6 +12,7 @@ from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
 from twotower.experiments.notes import study_notes
+from twotower.experiments.train import bundle_of_run
 from twotower.locks import locked
 from twotower.retrieval import IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
@@ -40,16 +41,19 @@ def bundle(
     study: Annotated[
         Path | None, typer.Option(help="A folder that `twotower study` wrote, to keep its results with it.")
     ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Where BUNDLE is a study: the key, or the variant, of the run to make one of.")
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Keep the towers as ONNX besides (the extra onnx).")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a bundle of a trained one: another index, another catalogue, a study's results to show."""
+    """Make a bundle of a trained one, or of a study's run: another index, another catalogue, results to show."""
     del imports  # done, before a bundle is read
     check_bundle_target(out)
     settings = parsed_index(index)
     with locked(out):
-        old = Retriever.load(trained).bundle
+        old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
         notes = {} if study is None else study_notes(study, old.details)
         made = rebuilt(old, candidates, settings, parity, notes)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)

@@ -21,6 +21,7 @@ from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, con
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.experiments.train import check_train_target
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
 from twotower.recipes.config import Config, config_of
@@ -47,6 +48,7 @@ def train(
     after it when it recommends. Rerun the command to resume an interrupted training.
     """
     console = console_for(json)
+    check_train_target(out)
     config = with_baselines(configured(source, imports, split, split_seed), baselines)
     trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
     _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])

@@ -18,7 +18,9 @@ from twotower.cli.baselines import (
 )
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
 from twotower.cli.output import console_for, write_json
+from twotower.experiments.folder import TUNING
 from twotower.extras import require
+from twotower.files import check_folder_target
 from twotower.processes import allowed_threads
 
 MINUTES = 10.0
@@ -61,6 +63,7 @@ def tune(
     from twotower.experiments.tuning.tune import tune as search
 
     console = console_for(json)
+    check_folder_target(out, TUNING)
     plan = TunePlan(
         config=with_baselines(configured(source, imports, split, split_seed), baselines),
         trials=trials,

@@ -40,14 +40,19 @@ KINDS = {STUDY.name: "study", TUNING.name: "tuning", TRAINING.name: "training"}
 
 
 @contextmanager
-def working_in(out: Path, kind: MarkedFolder) -> Iterator[Path]:
+def working_in(out: Path, kind: MarkedFolder, shown: Path | None = None) -> Iterator[Path]:
     """Yields the folder, links followed and marked as of this kind; other processes are kept out of it.
+
+    Args:
+        out: The folder.
+        kind: What it is.
+        shown: What errors call it; default: its path.
 
     Raises:
         ConfigError: It holds something else, or cannot be written.
         SavedFolderError: Another process is at work in it.
     """
-    with exclusive(out, kind) as folder:
+    with exclusive(out, kind, shown) as folder:
         marker = folder / MARKER
         if not marker.exists():
             write_file(marker, msgspec.json.encode(_Marker(KINDS[kind.name])))

@@ -10,14 +10,14 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from twotower.data.stream import ParquetLog
-from twotower.errors import TwoTowerError
+from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.store import Store
+from twotower.experiments.store import SPEC, Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
@@ -277,6 +277,31 @@ def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, pr
     measured.outcomes.write(store.folder_of(key) / RANKS)
     seconds = time.perf_counter() - started
     store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=seconds))
+
+
+def order_of(store: Store, key: str) -> Order:
+    """What a run was asked to do.
+
+    Raises:
+        SavedFolderError: Its file is missing or damaged.
+    """
+    path = store.folder_of(key) / SPEC
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Order)
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise SavedFolderError(f"{path} cannot be read: {error}") from error
+
+
+def outcome_of(store: Store, key: str) -> ModelOutcome:
+    """What a finished model gave.
+
+    Raises:
+        SavedFolderError: It is not there any more, or damaged.
+    """
+    found = store.outcome(key, ModelOutcome)
+    if found is None:
+        raise SavedFolderError(f"{store.folder_of(key)} holds no finished model; run the command again")
+    return found
 
 
 def ranks_of(store: Store, key: str) -> Outcomes:

@@ -12,7 +12,7 @@ import msgspec
 from twotower.errors import SavedFolderError
 from twotower.files import write_file
 
-OUTCOME, SPEC, CHECKPOINT = "outcome.json", "spec.json", "checkpoint"
+OUTCOME, SPEC, CHECKPOINT = "outcome.json", "order.json", "checkpoint"
 
 T = TypeVar("T")
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
 
 from twotower.data.stream import ParquetLog
-from twotower.errors import TwoTowerError
+from twotower.errors import ConfigError, DataError
 from twotower.evaluation import DEFAULT_KS, BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
@@ -23,9 +21,20 @@ from twotower.evaluation.metrics import verdict_metric
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TRAINING, working_in
 from twotower.experiments.pool import run_jobs
-from twotower.experiments.results import BaselineOutcome, ModelOutcome
-from twotower.experiments.run import BaselineRun, ModelRun, Runner, history_of, model_of, ranks_of
+from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
+from twotower.experiments.run import (
+    BaselineRun,
+    ModelRun,
+    Runner,
+    history_of,
+    model_of,
+    order_of,
+    outcome_of,
+    ranks_of,
+)
 from twotower.experiments.store import Store
+from twotower.files import check_folder_target
+from twotower.locks import partial_of
 from twotower.processes import threads_each
 from twotower.progress import Display
 from twotower.recipes.config import Config
@@ -34,7 +43,8 @@ from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
 
-STREAMED = "The other baselines are not in the table: they learn from a log in memory, and this one is streamed."
+RUNS = "runs"
+"""Folder of the store, in what a study, a tuning or an unfinished training keeps."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,8 @@ def train(
         TwoTowerError: Training diverged.
     """
     console = Console(quiet=True) if console is None else console
-    check_bundle_target(out)
-    with working_in(_partial_of(out), TRAINING) as folder:
+    check_train_target(out)
+    with working_in(partial_of(out), TRAINING, shown=out) as folder:
         parts = config.parts()
         if config.data.title is not None:
             check_title(parts.train.candidates, config.data.title)
@@ -80,22 +90,23 @@ def train(
         columns = config.model.columns(parts.train, config.resolved_recipe(parts.train, parts.validation))
         cut = f"{parts.train.name}: {len(parts.train):,} train, {len(parts.test):,} test; split {parts.rule}"
         _say(console, [f"{cut}, {parts.fingerprint}", *parts.remarks, *columns.lines()])
-        store = Store(folder / "runs")
+        store = Store(folder / RUNS)
         model, beside, notes = _run(config, parts, store, budget or BaselineBudget(), console)
         evaluation = _evaluation(model, beside, notes, store, parts)
-        kept = {
-            "config": msgspec.to_builtins(config),
-            "split": parts.rule,
-            "remarks": list(parts.remarks),
-            "columns": msgspec.to_builtins(columns),
-            "fingerprint": parts.fingerprint,
-            "evaluation": msgspec.to_builtins(evaluation),
-            **_training_notes(model, store),
-        }
-        retriever = bundle_of(parts, store, model.key, kept, config.data.title)
+        retriever = bundle_of(config, parts, store, model.key, evaluation)
         retriever.save(out)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedBundle(retriever, evaluation)
+
+
+def check_train_target(out: Path) -> None:
+    """Refuses a folder that a bundle cannot be written to, or beside which training cannot keep what is unfinished.
+
+    Raises:
+        ConfigError: It, or `OUT.partial`, holds something else, or cannot be written.
+    """
+    check_bundle_target(out)
+    check_folder_target(partial_of(out), TRAINING)
 
 
 def for_serving(config: Config) -> Config:
@@ -104,24 +115,63 @@ def for_serving(config: Config) -> Config:
     return msgspec.structs.replace(config, model=model)
 
 
-def bundle_of(parts: Parts, store: Store, key: str, notes: dict[str, Any], title: str | None) -> Retriever:
-    """The bundle of a finished run.
+def bundle_of(config: Config, parts: Parts, store: Store, key: str, evaluation: Evaluation) -> Retriever:
+    """The bundle of a finished run, with what it says of itself.
 
     Args:
+        config: What was trained.
         parts: What it was trained on.
-        store: Where it is kept.
+        store: Where the run is kept.
         key: Its name there.
-        notes: What the bundle keeps besides.
-        title: Column that shows a candidate to people; None: chosen.
+        evaluation: The model and the baselines on test.
     """
     train = parts.train
+    columns = config.model.columns(train, config.resolved_recipe(train, parts.validation))
+    notes = {
+        "config": msgspec.to_builtins(config),
+        "split": parts.rule,
+        "remarks": list(parts.remarks),
+        "columns": msgspec.to_builtins(columns),
+        "fingerprint": parts.fingerprint,
+        "best_epoch": outcome_of(store, key).best_epoch,
+        "history": msgspec.to_builtins(history_of(store, key)),
+        "evaluation": msgspec.to_builtins(evaluation),
+    }
     seen = train.read() if isinstance(train, ParquetLog) else train
-    return Retriever.build(model_of(store, key), train.candidates, seen=seen, notes=notes, title=title)
+    model = model_of(store, key)
+    return Retriever.build(model, train.candidates, seen=seen, notes=notes, title=config.data.title)
 
 
-def _partial_of(out: Path) -> Path:
-    real = Path(os.path.realpath(out))
-    return real.with_name(f"{real.name}.partial")
+def bundle_of_run(folder: Path, name: str) -> Retriever:
+    """The bundle of one run of a study; its data are read again.
+
+    Args:
+        folder: What `twotower study` wrote.
+        name: The run's key, as the report names it, or its variant where that was trained once.
+
+    Raises:
+        ConfigError: There is no such run, or several.
+        DataError: The data are no longer those that it was trained on.
+        SavedFolderError: The folder holds no study's results.
+    """
+    study = read_results(folder / RESULTS)
+    found = [run for run in study.runs if name in (run.key, study.variants[run.variant].name)]
+    if len(found) != 1:
+        known = found or study.runs
+        runs = ", ".join(f"{run.key} ({study.variants[run.variant].name}, seed {run.seed})" for run in known)
+        raise ConfigError(f"{folder} has {len(found)} runs {name!r}; expected one of {runs}")
+    (run,) = found
+    store = Store(folder / RUNS)
+    order = order_of(store, run.key)
+    parts = order.run.config.parts()
+    if parts.identity != order.data:
+        raise DataError(f"the data of {folder} have changed since it was run; run the study again")
+    measured = {"model": Measurement(run.outcome.scores, ranks_of(store, run.key))}
+    for one in study.baselines:
+        if one.cut == run.cut and one.part == "test" and one.outcome.scores is not None:
+            measured[one.name] = Measurement(one.outcome.scores, ranks_of(store, one.key))
+    evaluation = compared(measured, (), verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
+    return bundle_of(order.run.config, parts, store, run.key, evaluation)
 
 
 def _run(
@@ -139,7 +189,7 @@ def _run(
 
 
 def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts) -> Evaluation:
-    measured = {"model": Measurement(_outcome(model, store).scores, ranks_of(store, model.key))}
+    measured = {"model": Measurement(outcome_of(store, model.key).scores, ranks_of(store, model.key))}
     for name, waiting in beside.items():
         found = store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
@@ -148,18 +198,6 @@ def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], st
         else:
             measured[name] = Measurement(found.scores, ranks_of(store, waiting.key))
     return compared(measured, notes, verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
-
-
-def _outcome(model: Waiting, store: Store) -> ModelOutcome:
-    found = store.outcome(model.key, ModelOutcome)
-    if found is None:
-        raise TwoTowerError(f"{store.folder_of(model.key)} was removed while it was needed; run the command again")
-    return found
-
-
-def _training_notes(model: Waiting, store: Store) -> dict[str, Any]:
-    history = history_of(store, model.key)
-    return {"best_epoch": _outcome(model, store).best_epoch, "history": msgspec.to_builtins(history)}
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:
