@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,9 @@ from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.version import VERSION
+
+RUNS = "runs"
+"""Folder of the store, in what a study, a tuning or an unfinished training keeps."""
 
 MODEL, RANKS, HISTORY = "model", "ranks.arrow", "history.json"
 
@@ -93,16 +96,22 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def key_of(run: AnyRun, data: str) -> str:
-    """The name of a run in the store: by its config, seeds, data and the version that computes it.
-
-    Where the data lie, what reports call them, and what else the config holds for other commands is not of it.
-    """
-    config = msgspec.structs.replace(run.config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
+    """The name of a run in the store: by its config, seeds, data and the version that computes it."""
+    config = identity_of(run.config)
     if isinstance(run, BaselineRun):
-        settings = [run.name, run.part, msgspec.to_builtins(config.split)]
-        return Store.key(["baseline", *settings, data, VERSION])
+        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION])
     kind = "search" if isinstance(run, SearchRun) else "model"
-    return Store.key([kind, msgspec.to_builtins(config), data, VERSION])
+    return Store.key([kind, config, data, VERSION])
+
+
+def identity_of(config: Config) -> dict[str, Any]:
+    """What a run depends on of its config.
+
+    Where the data lie, what reports call them, and what the config holds for other commands is not of it.
+    """
+    bare = msgspec.structs.replace(config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
+    settings: dict[str, Any] = msgspec.to_builtins(bare)
+    return settings
 
 
 def is_done(run: AnyRun, store: Store, key: str) -> bool:

@@ -35,8 +35,8 @@ from twotower.experiments.results import (
     changed_values,
     write_results,
 )
+from twotower.experiments.run import RUNS, ModelRun, Part, Runner, ranks_of
 from twotower.experiments.run import BaselineRun as BaselineOrder
-from twotower.experiments.run import ModelRun, Part, Runner, ranks_of
 from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts
 from twotower.processes import threads_each
@@ -46,7 +46,7 @@ from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.version import VERSION
 
-REPORT, RUNS = "report.html", "runs"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from twotower.experiments.folder import TRAINING, working_in
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
 from twotower.experiments.run import (
+    RUNS,
     BaselineRun,
     ModelRun,
     Runner,
@@ -42,9 +43,6 @@ from twotower.recipes.parts import Parts
 from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
-
-RUNS = "runs"
-"""Folder of the store, in what a study, a tuning or an unfinished training keeps."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from twotower.experiments.folder import TUNING, working_in
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.tuning import write_report
 from twotower.experiments.results import BaselineOutcome, Cut, ModelOutcome
-from twotower.experiments.run import BaselineRun, ModelRun, Runner, ranks_of
+from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, identity_of, ranks_of
 from twotower.experiments.store import Store
 from twotower.experiments.study import cut_of
 from twotower.experiments.tuning.budget import Budget
@@ -38,12 +38,12 @@ from twotower.experiments.tuning.verdicts import comparisons_of, verdicts
 from twotower.files import write_file
 from twotower.processes import threads_each
 from twotower.progress import Display
-from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.config import Config
 from twotower.recipes.parts import Parts
 from twotower.recipes.toml import write_config
 from twotower.version import VERSION
 
-BEST, REPORT, RESULTS, TRIALS, RUNS = "best.toml", "tune.html", "tune.json", "trials.json", "runs"
+BEST, REPORT, RESULTS, TRIALS = "best.toml", "tune.html", "tune.json", "trials.json"
 
 
 class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,7 +254,7 @@ def _identity(space: SearchSpace, parts: Parts) -> dict[str, str]:
     """What a tuning depends on; where its files lie and how they are called is not of it."""
     return {
         "data and split": parts.identity,
-        "config": Store.key(msgspec.structs.replace(space.base, data=DataConfig(), imports=())),
+        "config": Store.key(identity_of(space.base)),
         "space": Store.key(space.dimensions),
         "version": VERSION,
     }
