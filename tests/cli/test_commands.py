@@ -156,7 +156,7 @@ def test_a_feature_of_ones_own_is_imported_where_the_user_names_it(shop: Path, t
     assert "--import MODULE" in unknown
     own = ("--import", folder / "own_features.py")
     assert "score" in twotower(*query, *own).stdout
-    assert "top_10" in twotower("evaluate", tmp_path / "model", *own).stdout
+    assert "top-10" in twotower("evaluate", tmp_path / "model", *own).stdout
     by_workers = ("--layers", "4", "--layers", "8", "--workers", 2, "--epochs", 1, "--out", tmp_path / "study")
     assert "The report" in twotower("study", config, *by_workers).stdout
 

@@ -23,6 +23,7 @@ from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
 from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.imports import import_modules
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
@@ -136,6 +137,7 @@ class Runner:
         """
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
+        import_modules(order.run.config.imports)
         perform(order, self._cut(order.run.config), reporter)
 
     def _cut(self, config: Config) -> Parts:

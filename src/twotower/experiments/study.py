@@ -126,7 +126,7 @@ def _cut_data(config: Config) -> _CutData:
     pinned = msgspec.structs.replace(config, split=parts.split)
     recipe = pinned.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
-    names, _ = measurable(config.baselines, parts.test, parts.train)
+    names, notes = measurable(config.baselines, parts.test, parts.train)
     on_validation = recipe.validate_on == "validation" and validation is not None
     curves = measurable(without_budget(config.baselines), validation, fitted)[0] if on_validation and validation else []
     return _CutData(
@@ -136,7 +136,7 @@ def _cut_data(config: Config) -> _CutData:
         recipe=recipe,
         baselines=names,
         curve_baselines=curves,
-        remarks=parts.remarks,
+        remarks=(*parts.remarks, *notes),
         columns=pinned.model.columns(parts.train, recipe).lines(),
     )
 
