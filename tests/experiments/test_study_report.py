@@ -29,6 +29,7 @@ from twotower.experiments.results import (
     Seconds,
     Study,
     Variant,
+    changed_values,
     mean_scores,
     read_results,
     write_results,
@@ -232,7 +233,7 @@ def test_variants_over_seeds_are_said_with_both_intervals() -> None:
     said = verdicts(SEEDS, judged("[64, 32]", "[32]", 0.1, Interval(0.1, 0.03)))
     assert said[0] == (
         "[64, 32] is better than [32] under both protocols (top-100: +0.1000 ± 0.0200 over queries and ± 0.0300 over "
-        "seeds all, +0.1000 ± 0.0200 over queries and ± 0.0300 over seeds unseen)."
+        "trainings all, +0.1000 ± 0.0200 over queries and ± 0.0300 over trainings unseen)."
     )
     assert "the one over queries and the 95% interval over 3 paired trainings" in said[1]
 
@@ -385,3 +386,15 @@ def test_a_varied_number_gets_a_picture_of_the_score_over_it() -> None:
     assert list(line.get_ydata()) == pytest.approx([0.3, 0.4, 0.5])  # type: ignore[arg-type]
     assert "Score over train share" in report_html(over)
     assert "Score over" not in report_html(SEEDS)
+
+
+def test_variants_of_a_grid_are_compared_with_their_neighbours_and_named_ones_with_the_first() -> None:
+    def neighbours(values: list[dict[str, object]]) -> list[tuple[int, int]]:
+        varied = changed_values(values)
+        variants = [Variant(str(number), own) for number, own in enumerate(values)]
+        return msgspec.structs.replace(ONE_SEED, variants=variants, varied=varied).neighbours
+
+    grid_of_two: list[dict[str, object]] = [{"a": a, "b": b} for a in (1, 2) for b in (1, 2, 3)]
+    assert neighbours(grid_of_two) == [(0, 1), (0, 3), (1, 2), (1, 4), (2, 5), (3, 4), (4, 5)]
+    assert neighbours([{"a": a} for a in (1, 2, 3)]) == [(0, 1), (1, 2)]
+    assert neighbours([{"a": 1}, {"b": 2}, {"a": 2, "c": 3}]) == [(0, 1), (0, 2)]

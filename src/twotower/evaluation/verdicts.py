@@ -136,7 +136,7 @@ def _figure(found: Comparison) -> str:
         return f"{found.difference:+.4f} ± {found.half_width:.4f} {found.protocol}"
     return (
         f"{found.difference:+.4f} ± {found.half_width:.4f} over queries and ± {found.over_seeds.half_width:.4f} over "
-        f"seeds {found.protocol}"
+        f"trainings {found.protocol}"
     )
 
 

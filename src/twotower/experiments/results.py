@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,24 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         return {name: mean_scores(scores) for name, scores in found.items() if len(scores) == most}
 
     @property
+    def widest_cut(self) -> Cut:
+        """The cut with most events to learn from, which titles and headings describe."""
+        return max(self.cuts, key=lambda cut: cut.train)
+
+    @property
+    def neighbours(self) -> list[tuple[int, int]]:
+        """Pairs of variants to compare: those that differ in one varied key by one step; else each with the first."""
+        values = [variant.values for variant in self.variants]
+        if any(own.keys() != values[0].keys() for own in values):
+            return [(0, number) for number in range(1, len(values))]
+        places = [[self.varied[key].index(own[key]) for key in values[0]] for own in values]
+        return [
+            (one, other)
+            for one, other in combinations(range(len(values)), 2)
+            if sorted(abs(a - b) for a, b in zip(places[one], places[other], strict=True))[-2:] in ([0, 1], [1])
+        ]
+
+    @property
     def best(self) -> int:
         """The variant with the highest mean, nothing excluded."""
         return max(range(len(self.variants)), key=lambda number: self.scores_of(number).all[self.metric])
@@ -235,7 +254,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         ]
         strong = frozenset({len(rows) - len(self.variants) + self.best})
         headings = ["", *(f"{protocol}, {metric_label(self.metric)}" for protocol in PROTOCOLS)]
-        first = self.cuts[0]
+        first = self.widest_cut
         caption = f"{first.name}, split {first.split}: {first.test:,} test events"
         return Grid(headings, cells, strong=strong).html(caption) + notes_html(self.verdicts)
 

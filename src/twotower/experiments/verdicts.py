@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 from twotower.evaluation.baselines.names import FLOORS
 from twotower.evaluation.comparisons import Comparison, Pair, compare
@@ -14,7 +13,7 @@ from twotower.experiments.results import Run, Study
 
 
 def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparison]:
-    """Each variant with each baseline, and with the variant before it: all that the report judges.
+    """Each variant with each baseline, and with its neighbours: all that the report judges.
 
     Args:
         study: Its runs and baselines.
@@ -28,7 +27,7 @@ def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparis
             if all(run.cut in beside for run in runs):
                 own, others = [ranks[run.key] for run in runs], [ranks[beside[run.cut]] for run in runs]
                 pairs.append(Pair(variant.name, own, name, others, over_repetitions=False))
-    for first, second in pairwise(range(len(study.variants))):
+    for first, second in study.neighbours:
         pairs += _paired(study, first, second, ranks)
     return compare(pairs, study.metric)
 

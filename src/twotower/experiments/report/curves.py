@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from twotower.evaluation.baselines.names import NAMES
@@ -21,6 +23,9 @@ from twotower.experiments.report.page import LIGHT, LINES, Theme, svg
 from twotower.experiments.results import Run, Study
 from twotower.experiments.verdicts import strongest
 from twotower.files import write_file
+
+LONGEST_LABEL, NAMES_A_ROW = 16, 3
+"""Characters of a name that fit beside a panel; where one is longer, all stand below, so many in a row."""
 
 TITLES = {"all": "nothing excluded", "unseen": "what the user has in train excluded"}
 
@@ -47,13 +52,16 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
         f"measured on {part} · split {first.split} ({first.fingerprint})",
         theme,
     )
+    named_below = max(len(variant.name) for variant in study.variants) > LONGEST_LABEL
+    if named_below:
+        _name_below(figure, [variant.name for variant in study.variants], theme)
     for panel, protocol in zip(panels, PROTOCOLS, strict=True):
         baselines = study.baseline_scores(part=study.curves_on, cuts=[0])
         labels = _draw_baselines(panel, study, baselines, protocol, theme)
         for number, variant in enumerate(study.variants):
             colour = LINES[number % len(LINES)]
             level = _draw_variant(panel, study.runs_of(number), protocol, study.metric, colour)
-            labels.append((level, f"{variant.name} {level:.3f}", colour))
+            labels.append((level, f"{level:.3f}" if named_below else f"{variant.name} {level:.3f}", colour))
         panel.set_xlabel("epoch", color=theme.ink)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _finish(panel, protocol, labels, theme)
@@ -71,7 +79,7 @@ def varied_number(study: Study) -> str | None:
 
 def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
     """The score on test over a varied number: a line, with its interval, for each combination of the other keys."""
-    first, name = study.cuts[0], key.rpartition(".")[2].replace("_", " ")
+    first, name = study.widest_cut, key.rpartition(".")[2].replace("_", " ")
     title = f"{first.name}: {_title(study.metric)} over {name}"
     figure, panels = _panels(title, f"measured on test · split {first.split}", theme)
     lines: dict[str, list[int]] = {}
@@ -93,6 +101,18 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
         panel.set_xlabel(name, color=theme.ink)
         _finish(panel, protocol, labels, theme)
     return figure
+
+
+def _name_below(figure: Figure, names: Sequence[str], theme: Theme) -> None:
+    """The names of all lines below the panels, where they are too long to stand beside them."""
+    rows = math.ceil(len(names) / NAMES_A_ROW)
+    lines = [Line2D([], [], color=LINES[number % len(LINES)], linewidth=2.2) for number in range(len(names))]
+    figure.set_size_inches(12, 5.2 + 0.3 * rows)
+    figure.subplots_adjust(bottom=0.115 + 0.05 * rows)
+    figure.legend(
+        lines, names, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=NAMES_A_ROW, frameon=False,
+        fontsize=9.5, labelcolor=theme.ink,
+    )  # fmt: skip
 
 
 def _panels(title: str, subtitle: str, theme: Theme) -> tuple[Figure, Sequence[Axes]]:

@@ -40,7 +40,7 @@ def write_report(study: Study, path: Path) -> None:
 
 def report_html(study: Study) -> str:
     """The report as text; the same for the same study."""
-    rows, first = rows_of(study), study.cuts[0]
+    rows, first = rows_of(study), study.widest_cut
     return rendered(
         "study.html",
         title=f"{first.name}: deep retrieval study",
