@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 
 def make(folder: Path, customers: int = 500, products: int = 200, purchases: int = 20_000) -> None:
-    """Writes purchases.parquet, products.parquet and customers.parquet; customers keep to two of eight shelves."""
+    """Writes purchases, products, customers and new products as Parquet; customers keep to two of eight shelves."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(7)
     shelves = ("tea", "coffee", "bread", "cheese", "fruit", "wine", "fish", "flowers")
@@ -35,6 +35,10 @@ def make(folder: Path, customers: int = 500, products: int = 200, purchases: int
     pq.write_table(
         pa.table({"sku": np.arange(products) + 10_000, "label": labels, "shelf": [shelves[s] for s in shelf]}),
         folder / "products.parquet",
+    )
+    pq.write_table(
+        pa.table({"sku": [20_000, 20_001], "label": ["tea no. 900", "fish no. 901"], "shelf": ["tea", "fish"]}),
+        folder / "new_products.parquet",
     )
     pq.write_table(
         pa.table(
