@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -189,6 +189,14 @@ class Connections:
         self.port = port
         self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for _reader, writer in self.free:
+            writer.close()
+            await writer.wait_closed()
+
     async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
         """The status and body of one answer."""
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
@@ -208,7 +216,6 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 async def drive(port: int, rate: float, seconds: float, k: int, expected: Expected, seed: int) -> Outcome:
     """Sends requests at fixed times, and looks at every answer."""
-    connections = Connections(port)
     taken: list[float] = []
     errors: Counter[str] = Counter()
     versions: Counter[str] = Counter()
@@ -233,14 +240,15 @@ async def drive(port: int, rate: float, seconds: float, k: int, expected: Expect
         versions[read["version"]] += 1
         mixed += not _fits(read, asked[number], expected)
 
-    first = time.perf_counter() + 0.05
-    tasks = []
-    for number in range(len(asked)):
-        due = first + number / rate
-        if (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(one(number, due)))
-    await asyncio.gather(*tasks)
+    async with Connections(port) as connections:
+        first = time.perf_counter() + 0.05
+        tasks = []
+        for number in range(len(asked)):
+            due = first + number / rate
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(one(number, due)))
+        await asyncio.gather(*tasks)
     return Outcome(len(asked), dict(errors), mixed, dict(versions), Latency.of(taken))
 
 
@@ -349,16 +357,16 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 async def _until_given(port: int, candidate: int, k: int, others: range, latest: float) -> None:
     """Asks for query 0, without the others, until a candidate is among its k best."""
-    connections = Connections(port)
     body = b'{"query":{"query":0},"k":%d,"exclude":%s}' % (k, msgspec.json.encode(list(others)))
-    while time.perf_counter() < latest:
-        status, answer = await connections.ask("/v1/recommend", body)
-        if status != 200:
-            raise SystemExit(f"the service answered with {status}: {answer.decode()}")
-        given = msgspec.json.decode(answer)["answers"][0]["recommendations"]
-        if candidate in [one["id"] for one in given]:
-            return
-        await asyncio.sleep(0.01)
+    async with Connections(port) as connections:
+        while time.perf_counter() < latest:
+            status, answer = await connections.ask("/v1/recommend", body)
+            if status != 200:
+                raise SystemExit(f"the service answered with {status}: {answer.decode()}")
+            given = msgspec.json.decode(answer)["answers"][0]["recommendations"]
+            if candidate in [one["id"] for one in given]:
+                return
+            await asyncio.sleep(0.01)
     raise SystemExit(f"candidate {candidate} is not recommended within {PATIENCE:g} s")
 
 

@@ -12,13 +12,13 @@ import twotower
 ROOT = Path(twotower.__file__).parent
 LAYERS = (
     *("ground", "data", "features", "model", "evaluation", "training"),
-    *("retrieval", "serving", "study", "tuning", "cli"),
+    *("recipes", "retrieval", "experiments", "serving", "cli"),
 )
 GROUND = (
-    *("arguments", "errors", "extras", "files", "interruption", "notebooks"),
+    *("arguments", "arrow", "errors", "extras", "files", "interruption", "locks", "notebooks"),
     *("processes", "progress", "saved", "version"),
 )
-FORBIDDEN = {("retrieval", "training"), ("serving", "training")}
+FORBIDDEN = {("retrieval", "training"), ("serving", "training"), ("serving", "experiments")}
 
 
 def layer_of(module: str) -> str:

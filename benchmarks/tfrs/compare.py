@@ -41,11 +41,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from twotower.study.curves import LIGHT, LINES
 
 from twotower.data import Dataset, Split, builtin
 from twotower.errors import TwoTowerError
 from twotower.evaluation.validation import Validation
+from twotower.experiments.report.page import LIGHT, LINES
 from twotower.features import Bucketized, Category, Text
 from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file

@@ -170,7 +170,7 @@ def test_more_comparisons_make_every_interval_wider() -> None:
 def test_seeds_are_averaged_before_queries_are_compared() -> None:
     queries = np.repeat(np.arange(40), 3)
     good, bad = (Outcomes(np.full((2, 120), rank, np.float32), queries, queries < 0) for rank in (1, 50))
-    mixed = compare([Pair("m", [good, bad], "popularity", [bad])], "top_5")[0]
+    mixed = compare([Pair("m", [good, bad], "popularity", [bad, bad], over_repetitions=False)], "top_5")[0]
     assert (mixed.difference, mixed.over_seeds) == (0.5, None)
 
 

@@ -283,6 +283,10 @@ def test_an_own_log_with_times_is_cut_by_time_and_built_in_data_at_random(tmp_pa
     built_in = Config(data=DataConfig(name="simulated:20,30,400"))
     assert built_in.parts().rule == "random:0.2, seed 42"
     assert built_in.resolved_recipe(built_in.parts().train).reach == "around"
+    by_validation = Config(data=built_in.data, split=SplitConfig(on="validation"))
+    cut = by_validation.parts()
+    chosen = msgspec.structs.replace(by_validation, split=cut.split).resolved_recipe(cut.train, cut.validation)
+    assert chosen.reach == "around"  # the model that is chosen is the one that test will measure
 
 
 def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def study(
     config = changed(config, _changes(recipe, epochs, on))
     variants = _variants(config, layers, vary, train_share)
     split_seeds = split_seeds or [config.split.seed]
-    runs = len(variants) * len(split_seeds) * seeds
+    runs = len(variants) * len(split_seeds) * seeds + (config.baselines != "none")  # baselines go beside the models
     plan = StudyPlan(
         config=config,
         variants=variants,

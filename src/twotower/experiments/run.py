@@ -172,6 +172,7 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     store, key = Store(Path(order.store)), key_of(run, order.data)
     if (known := store.outcome(key, TrainingHistory)) is not None:
         return known
+    store.begin(key, msgspec.structs.replace(order, run=run))
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
     model = run.config.model.build(parts.train, recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +61,7 @@ class _CutData:
     curve_baselines: list[str]
     remarks: tuple[str, ...]
     columns: list[str]
+    looking_ahead: frozenset[int]
 
     def wanted(self, number: int) -> list[tuple[Part, str]]:
         """The baselines on each part; curves are drawn beside those of the first cut."""
@@ -109,19 +110,19 @@ def run_study(
 
 def _cuts(planned: Sequence[Planned]) -> dict[bytes, _CutData]:
     """Every way in which the data of these runs are cut, by data and split."""
-    found: dict[bytes, _CutData] = {}
+    by_cut: dict[bytes, list[Planned]] = {}
     for run in planned:
-        if (name := _cut_name(run.config)) not in found:
-            found[name] = _cut_data(run.config)
-    return found
+        by_cut.setdefault(_cut_name(run.config), []).append(run)
+    return {name: _cut_data(runs) for name, runs in by_cut.items()}
 
 
 def _cut_name(config: Config) -> bytes:
     return msgspec.json.encode([config.data, config.split])
 
 
-def _cut_data(config: Config) -> _CutData:
-    """Reads and cuts the data once, for what has to be known before anything is trained."""
+def _cut_data(runs: Sequence[Planned]) -> _CutData:
+    """Reads and cuts the data of these runs once, for what has to be known before anything is trained."""
+    config = runs[0].config
     parts = config.parts()
     pinned = msgspec.structs.replace(config, split=parts.split)
     recipe = pinned.resolved_recipe(parts.train, parts.validation)
@@ -138,6 +139,7 @@ def _cut_data(config: Config) -> _CutData:
         curve_baselines=curves,
         remarks=(*parts.remarks, *notes),
         columns=pinned.model.columns(parts.train, recipe).lines(),
+        looking_ahead=frozenset(run.variant for run in runs if _looks_ahead(run.config, parts)),
     )
 
 
@@ -252,7 +254,7 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
     comparisons = comparisons_of(unjudged, ranks)
     said = [
         *verdicts(unjudged, comparisons),
-        *looks_ahead(first.config, first.recipe),
+        *_ahead_note(plan, first.looking_ahead),
         *first.remarks,
         *dict.fromkeys(notes),
     ]
@@ -279,12 +281,21 @@ def _versions(workers: int) -> dict[str, str]:
     }
 
 
-def looks_ahead(config: Config, recipe: Recipe) -> list[str]:
-    """Says so where models read what a service would not have."""
-    model = config.model
-    if model.query or (model.inputs or recipe.inputs) == "tutorial" or (model.reach or recipe.reach) == "before":
+def _looks_ahead(config: Config, parts: Parts) -> bool:
+    """Whether a model reads what a service would not have."""
+    recipe = msgspec.structs.replace(config, split=parts.split).resolved_recipe(parts.train, parts.validation)
+    if config.model.query or (config.model.inputs or recipe.inputs) == "tutorial":
+        return False
+    return (config.model.reach or recipe.reach) == "around"
+
+
+def _ahead_note(plan: StudyPlan, looking_ahead: Container[int]) -> list[str]:
+    """Says which variants read what a service would not have."""
+    names = [variant.name for number, variant in enumerate(plan.variants) if number in looking_ahead]
+    if not names:
         return []
+    subject = "The models" if len(names) == len(plan.variants) else "; ".join(names)
     return [
-        "The models read what lies around an event, later choices of the query included, as EASE, item-kNN and iALS "
+        f"{subject} read what lies around an event, later choices of the query included, as EASE, item-kNN and iALS "
         'do; reach = "before" in [model] measures what a service would have.'
     ]

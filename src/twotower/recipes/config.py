@@ -306,7 +306,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        rule = self.rule_for(train) if isinstance(train, Dataset) and validation is None else None
+        is_cut = validation is None or self.split.rule is not None  # where both are given, nothing says how
+        rule = self.rule_for(train) if isinstance(train, Dataset) and is_cut else None
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):

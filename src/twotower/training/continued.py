@@ -29,7 +29,7 @@ def warn_of_new_ids(model: TwoTower, train: Dataset | ParquetLog) -> None:
             f"the model was fitted before, and the training events name ids it did not learn: {' and '.join(found)}. "
             f"They share the embedding of unknown ids; train a new model to give each its own",
             NewIdsWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

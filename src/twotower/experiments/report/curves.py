@@ -43,7 +43,8 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
     """One panel for each protocol: a line for each variant (with its 95% band), dashed lines for the baselines.
 
     Of these it shows popularity, the one that is the strongest under the panel's protocol and the oracle: a line
-    for each would hide the curves.
+    for each would hide the curves. Variants by another recipe than the first have no line: the tutorial's curves are
+    measured on test, those of others on validation.
     """
     first = study.cuts[0]
     part = "test" if study.curves_on == "test" else "validation, a part cut from train"
@@ -59,8 +60,11 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
         baselines = study.baseline_scores(part=study.curves_on, cuts=[0])
         labels = _draw_baselines(panel, study, baselines, protocol, theme)
         for number, variant in enumerate(study.variants):
+            runs = study.runs_of(number)
+            if runs[0].outcome.recipe != study.runs[0].outcome.recipe:
+                continue  # another recipe validates on another part
             colour = LINES[number % len(LINES)]
-            level = _draw_variant(panel, study.runs_of(number), protocol, study.metric, colour)
+            level = _draw_variant(panel, runs, protocol, study.metric, colour)
             labels.append((level, f"{level:.3f}" if named_below else f"{variant.name} {level:.3f}", colour))
         panel.set_xlabel("epoch", color=theme.ink)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -45,7 +45,7 @@ def report_html(study: Study) -> str:
         "study.html",
         title=f"{first.name}: deep retrieval study",
         lead=lead_of(first),
-        how_cut=how_cut(first) + f" · recipe {study.runs[0].outcome.recipe}",
+        how_cut=how_cut(first) + f" · recipe {', '.join(dict.fromkeys(run.outcome.recipe for run in study.runs))}",
         verdicts=study.verdicts,
         differences=differences(study.comparisons),
         over_value=_over_value(study),
