@@ -13,15 +13,17 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from twotower.arguments import checks_arguments
-from twotower.errors import ConfigError, NotFittedError
+from twotower.errors import NotFittedError
 from twotower.features.lookups import Table
+from twotower.kinds import Kinds
 
 Columns = Mapping[str, pa.ChunkedArray]
 """Columns by name, all of the same length."""
 
 BoolArray = npt.NDArray[np.bool_]
 
-_KINDS: dict[str, type[Feature]] = {}
+FEATURES: Kinds[type] = Kinds("feature")
+"""Features by kind; a subclass of `Feature` that has a kind is registered by being defined."""
 
 
 class Feature(nn.Module):
@@ -66,7 +68,7 @@ class Feature(nn.Module):
         if "__init__" in cls.__dict__:
             cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
         if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
+            FEATURES.register(cls)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -167,20 +169,8 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
     Raises:
         ConfigError: The kind is unknown, or an argument is unknown, missing or of the wrong type.
     """
-    arguments = dict(settings)
-    kind = arguments.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(
-            f"feature kind {kind!r} is unknown; expected one of {', '.join(sorted(_KINDS))} "
-            f"(for a kind of your own, import the module that defines it first; in commands: --import MODULE)"
-        )
-    feature_class = _KINDS[kind]
-    try:
-        inspect.signature(feature_class).bind(**arguments)
-    except TypeError as error:
-        expected = ", ".join(_parameters(feature_class))
-        raise ConfigError(f"feature {kind!r} with {arguments}: {error}; expected of {expected}") from error
-    return feature_class(**arguments)
+    feature: Feature = FEATURES.make(settings)
+    return feature
 
 
 def require_fitted(feature: Feature, state: object | None) -> None:
