@@ -11,9 +11,10 @@ import msgspec
 from twotower.errors import ConfigError
 
 T = TypeVar("T", bound=type)
+C = TypeVar("C", bound=type)
 
 
-class Kinds(Mapping[str, T], Generic[T]):
+class Kinds(Generic[T]):
     """The classes that implement one protocol, those of the package and those that users register.
 
     A class says its kind in a class attribute `kind`; a `msgspec.Struct`, such as `Settings`, in its tag.
@@ -38,9 +39,9 @@ import the module that defines it first; in commands: --import MODULE)
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self._classes: dict[str, T] = {}
+        self._classes: dict[str, Any] = {}
 
-    def register(self, implementation: T) -> T:
+    def register(self, implementation: C) -> C:
         """Makes a class known by its kind; to be written above the class as `@LOSSES.register`.
 
         Running its definition again, as notebooks do, replaces it.
@@ -61,7 +62,7 @@ import the module that defines it first; in commands: --import MODULE)
         return implementation
 
     def __getitem__(self, kind: str) -> T:
-        found = self._classes.get(kind) if isinstance(kind, str) else None
+        found: T | None = self._classes.get(kind) if isinstance(kind, str) else None
         if found is None:
             raise ConfigError(
                 f"{self.what} kind {kind!r} is unknown; expected one of {', '.join(sorted(self._classes))} "
@@ -75,13 +76,10 @@ import the module that defines it first; in commands: --import MODULE)
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
 
-    def __len__(self) -> int:
-        return len(self._classes)
-
     @property
     def own(self) -> list[str]:
         """The kinds that are not the package's."""
-        return [kind for kind, found in self._classes.items() if found.__module__.split(".")[0] != "twotower"]
+        return [kind for kind, found in self._classes.items() if not found.__module__.startswith("twotower.")]
 
     def make(self, settings: Mapping[str, Any]) -> Any:
         """An instance by its settings: the `kind`, and arguments by name.
@@ -91,7 +89,7 @@ import the module that defines it first; in commands: --import MODULE)
         """
         arguments = dict(settings)
         kind = arguments.pop("kind", None)
-        implementation: Any = self[kind]  # type: ignore[index]
+        implementation: Any = self[kind]
         try:
             if issubclass(implementation, msgspec.Struct):
                 return msgspec.convert(arguments, implementation)

@@ -23,6 +23,7 @@ from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
 from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.imports import import_modules
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
@@ -92,6 +93,22 @@ class Order(msgspec.Struct, frozen=True):
     data: str
 
 
+class _Imports(msgspec.Struct, frozen=True):
+    """What of an order is read first: the modules that register what the rest may name."""
+
+    class Run(msgspec.Struct, frozen=True):
+        """The run."""
+
+        class Config(msgspec.Struct, frozen=True):
+            """Its config."""
+
+            imports: tuple[str, ...] = ()
+
+        config: Config
+
+    run: Run
+
+
 def key_of(run: AnyRun, data: str) -> str:
     """The name of a run in the store: by its config, seeds, data and the version that computes it.
 
@@ -125,6 +142,7 @@ class Runner:
         Raises:
             TwoTowerError: Training diverged, or the data cannot be used.
         """
+        import_modules(msgspec.json.decode(spec, type=_Imports).run.config.imports)
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
         perform(order, self._cut(order.run.config), reporter)

@@ -27,7 +27,6 @@ from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_colum
 from twotower.model.softmax import Removed
 
 
-
 @dataclass(frozen=True)
 class Batch:
     """The events of one step.
