@@ -14,6 +14,7 @@ from twotower.errors import TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
+from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
@@ -93,33 +94,18 @@ class Order(msgspec.Struct, frozen=True):
     data: str
 
 
-class _Imports(msgspec.Struct, frozen=True):
-    """What of an order is read first: the modules that register what the rest may name."""
-
-    class Run(msgspec.Struct, frozen=True):
-        """The run."""
-
-        class Config(msgspec.Struct, frozen=True):
-            """Its config."""
-
-            imports: tuple[str, ...] = ()
-
-        config: Config
-
-    run: Run
-
-
 def key_of(run: AnyRun, data: str) -> str:
     """The name of a run in the store: by its config, seeds, data and the version that computes it.
 
-    Where the data lie, what reports call them, and what else the config holds for other commands is not of it.
+    Where the data lie, what reports call them, and what else the config holds for other commands is not of it. Metrics
+    of a user's own are: an outcome has those that were registered when it was measured.
     """
     config = msgspec.structs.replace(run.config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
     if isinstance(run, BaselineRun):
         settings = [run.name, run.part, msgspec.to_builtins(config.split)]
-        return Store.key(["baseline", *settings, data, VERSION])
+        return Store.key(["baseline", *settings, data, VERSION, *METRICS.own])
     kind = "search" if isinstance(run, SearchRun) else "model"
-    return Store.key([kind, msgspec.to_builtins(config), data, VERSION])
+    return Store.key([kind, msgspec.to_builtins(config), data, VERSION, *METRICS.own])
 
 
 def is_done(run: AnyRun, store: Store, key: str) -> bool:
@@ -142,7 +128,7 @@ class Runner:
         Raises:
             TwoTowerError: Training diverged, or the data cannot be used.
         """
-        import_modules(msgspec.json.decode(spec, type=_Imports).run.config.imports)
+        import_modules(msgspec.json.decode(spec)["run"]["config"]["imports"])  # first, as the rest names what they hold
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
         perform(order, self._cut(order.run.config), reporter)

@@ -45,7 +45,7 @@ class Feature(nn.Module):
     Example:
         >>> import pyarrow as pa, pyarrow.compute as pc, torch
         >>> class Hour(Feature):
-        ...     kind = "hour"
+        ...     kind = "hour_of_day"
         ...     def __init__(self, column: str, dim: int = 4) -> None:
         ...         super().__init__()
         ...         self.column, self.dim, self.width = column, dim, dim
@@ -54,7 +54,7 @@ class Feature(nn.Module):
         ...         return torch.tensor([int(second) // 3600 % 24 for second in column.to_pylist()])
         ...     def forward(self, encoded: torch.Tensor) -> torch.Tensor:
         ...         return self.table(encoded)
-        >>> hour = feature_from_settings({"kind": "hour", "column": "timestamp"})
+        >>> hour = feature_from_settings({"kind": "hour_of_day", "column": "timestamp"})
         >>> hour(hour.encode(pa.chunked_array([[0, 7200]]))).shape
         torch.Size([2, 4])
     """

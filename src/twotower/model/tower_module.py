@@ -45,7 +45,7 @@ class TowerModule(nn.Module):
     Example:
         >>> from twotower.features import Normalized
         >>> class Gated(TowerModule):
-        ...     kind = "gated"
+        ...     kind = "glu"
         ...     def __init__(self, features: Sequence[Feature], width: int = 8) -> None:
         ...         super().__init__(features)
         ...         self.width = width

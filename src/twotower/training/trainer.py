@@ -203,11 +203,13 @@ def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:
     """Makes a trainer from plain data, as `[training]` of a config has it; its loss may be one that a user registered.
 
     Raises:
-        ConfigError: A setting of that loss is wrong.
+        ConfigError: The loss's kind is unknown, or a setting of a user's loss is wrong.
         msgspec.ValidationError: Another setting is unknown or wrong.
     """
     loss = settings.get("loss")
-    if not isinstance(loss, Mapping) or loss.get("kind") not in LOSSES.own:
+    kind = loss.get("kind") if isinstance(loss, Mapping) else None
+    if not isinstance(kind, str) or issubclass(LOSSES[kind], BuiltInLoss):
         return msgspec.convert(settings, Trainer)
+    assert isinstance(loss, Mapping)
     others = {name: value for name, value in settings.items() if name != "loss"}
     return msgspec.structs.replace(msgspec.convert(others, Trainer), loss=LOSSES.make(loss))
