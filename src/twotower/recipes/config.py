@@ -178,7 +178,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
         variants: Named changes of this config, which `twotower study` compares.
         baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
-        imports: Modules with features of one's own, imported when the file is read: names of files or packages in its
+        imports: Modules with parts of one's own, imported when the file is read: names of files or packages in its
             folder or on `sys.path`.
     """
 
