@@ -28,7 +28,7 @@ from rich.table import Table
 from twotower.data import Dataset, from_tables, split_random
 from twotower.evaluation import BaselineBudget, BaselineNames, measure_baselines
 from twotower.evaluation.baselines.budget import Machine
-from twotower.evaluation.beside import IN_STEPS
+from twotower.evaluation.baselines.names import BASELINES
 
 NAMES = ("none", "popularity", "item_knn", "ease", "ials", "all")
 
@@ -76,7 +76,8 @@ def run(name: str, shape: Shape, threads: int) -> Result:
     """Learns and measures one baseline, or all of them: what a process does."""
     torch.set_num_threads(threads)
     train, test = split_random(log_of(shape))
-    estimate = IN_STEPS[name].cost(train, Machine()).seconds if name in IN_STEPS else None
+    cost = getattr(BASELINES[name], "cost", None) if name in BASELINES else None
+    estimate = None if cost is None else cost(train, Machine()).seconds
     names: BaselineNames = [name]
     if name == "all" or name == "none":
         names = name

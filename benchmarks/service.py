@@ -44,7 +44,7 @@ from rich.table import Table
 
 from twotower import Category, Retriever, Tower, TwoTower
 from twotower.data import Dataset, from_tables
-from twotower.retrieval.index import Exact, Hnsw
+from twotower.retrieval import Exact, Hnsw
 from twotower.serving.served import Served
 from twotower.serving.service import Service
 from twotower.serving.settings import Settings

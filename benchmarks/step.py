@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data import Dataset, builtin
-from twotower.model import Tower, TwoTower
+from twotower.model import Tower, TowerModule, TwoTower
 from twotower.model.two_tower import features_of
 from twotower.recipes.config import Config, ModelConfig, SplitConfig
 
@@ -110,13 +110,14 @@ def distinct_candidates(train: Dataset, batch: int) -> float:
     return float(np.mean([len(np.unique(part)) for part in np.split(order[:whole], range(batch, whole, batch))]))
 
 
-def multiplications(tower: Tower) -> int:
+def multiplications(tower: TowerModule) -> int:
     """Multiplications that the dense layers need for one row."""
+    assert isinstance(tower, Tower)
     widths = [inputs_of(tower), *tower.layers]
     return sum(inputs * outputs for inputs, outputs in pairwise(widths))
 
 
-def inputs_of(tower: Tower) -> int:
+def inputs_of(tower: TowerModule) -> int:
     """Numbers that the features give for one row."""
     return sum(feature.width for feature in features_of(tower))
 

@@ -9,11 +9,24 @@ import pytest
 from hypothesis import settings
 
 from toy import groups_log
+from twotower.evaluation import BASELINES, METRICS
+from twotower.features.base import FEATURES
+from twotower.model import LOSSES
+from twotower.model.tower_module import TOWERS
+from twotower.model.two_tower import MODELS
+from twotower.retrieval import INDEXES
 
 pytest_plugins = ["serving_fixtures"]
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
+
+
+@pytest.fixture(autouse=True)
+def _forgets_own_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES):
+        monkeypatch.setattr(kinds, "_classes", dict(kinds._classes))
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import twotower
 ROOT = Path(twotower.__file__).parent
 LAYERS = (
     *("ground", "data", "features", "model", "evaluation", "training"),
-    *("recipes", "retrieval", "experiments", "serving", "cli"),
+    *("recipes", "retrieval", "experiments", "serving", "cli", "testing"),
 )
 GROUND = (
-    *("arguments", "arrow", "errors", "extras", "files", "interruption", "locks", "notebooks"),
+    *("arguments", "arrow", "errors", "extras", "files", "interruption", "kinds", "locks", "notebooks"),
     *("processes", "progress", "saved", "version"),
 )
 FORBIDDEN = {("retrieval", "training"), ("serving", "training"), ("serving", "experiments")}

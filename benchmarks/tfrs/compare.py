@@ -49,6 +49,7 @@ from twotower.experiments.report.page import LIGHT, LINES
 from twotower.features import Bucketized, Category, Text
 from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file
+from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.training.callbacks import Callback, TrainingState
@@ -224,6 +225,7 @@ class Twin:
             tabled = [feature for feature in features_of(tower) if isinstance(feature, Category | Bucketized | Text)]
             for number, feature in enumerate(tabled):
                 feature.table = EmbeddingTable(weights[f"{side}-table-{number}"])
+            assert isinstance(tower, Tower)
             dense = [module for module in tower.stack.modules() if isinstance(module, nn.Linear)]
             for number, layer in enumerate(dense):
                 layer.weight.data = weights[f"{side}-matrix-{number}"].t().contiguous()

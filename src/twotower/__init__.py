@@ -5,7 +5,8 @@ and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for r
 """
 
 from twotower import data
-from twotower.evaluation import Evaluation, evaluate
+from twotower.arguments import Settings
+from twotower.evaluation import BASELINES, METRICS, Evaluation, evaluate
 from twotower.features import (
     Activity,
     Bucketized,
@@ -20,8 +21,18 @@ from twotower.features import (
     Text,
     Vector,
 )
-from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, load_model, save_model
-from twotower.retrieval import Answer, Exact, Hnsw, Recommendation, Retriever, editing
+from twotower.model import (
+    LOSSES,
+    FullSoftmax,
+    InBatchSoftmax,
+    Tower,
+    TowerModule,
+    TwoTower,
+    functional,
+    load_model,
+    save_model,
+)
+from twotower.retrieval import INDEXES, Answer, Exact, Hnsw, Recommendation, Retriever, editing
 from twotower.training import (
     Adagrad,
     AdamW,
@@ -37,6 +48,10 @@ from twotower.version import VERSION
 __version__ = VERSION
 
 __all__ = [
+    "BASELINES",
+    "INDEXES",
+    "LOSSES",
+    "METRICS",
     "Activity",
     "Adagrad",
     "AdamW",
@@ -62,8 +77,10 @@ __all__ = [
     "ProgressBar",
     "Recommendation",
     "Retriever",
+    "Settings",
     "Text",
     "Tower",
+    "TowerModule",
     "Trainer",
     "TwoTower",
     "Vector",
@@ -71,6 +88,7 @@ __all__ = [
     "data",
     "editing",
     "evaluate",
+    "functional",
     "load_model",
     "save_model",
 ]

@@ -28,10 +28,11 @@ from twotower.evaluation import (
 )
 from twotower.evaluation.baselines import budget, ease, item_knn, symmetric
 from twotower.evaluation.baselines.budget import Clock, Machine, OverBudgetError
-from twotower.evaluation.beside import AT_ONCE, IN_STEPS
+from twotower.evaluation.baselines.names import BASELINES, FLOORS
 from twotower.evaluation.ranking import blocks_of, rank_events
 
-EVERY = pytest.mark.parametrize("learn", [*AT_ONCE.values(), *IN_STEPS.values()], ids=[*AT_ONCE, *IN_STEPS])
+EVERY = pytest.mark.parametrize("learn", [BASELINES[name] for name in FLOORS], ids=list(FLOORS))
+IN_STEPS = ("item_knn", "ease", "ials")
 PERSONAL = pytest.mark.parametrize(
     "learn", [ItemKnn, Ease, lambda train: Ials(train, factors=8, regularization=1.0)], ids=["item_knn", "ease", "ials"]
 )
@@ -292,7 +293,7 @@ def test_what_learns_in_steps_is_stopped_between_them(name: str) -> None:
         raise OverBudgetError(step)
 
     with pytest.raises(OverBudgetError):
-        IN_STEPS[name](groups_log(), step=step)
+        BASELINES[name](groups_log(), step=step)  # type: ignore[call-arg]
     assert len(steps) == 1
 
 

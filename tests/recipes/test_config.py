@@ -194,7 +194,7 @@ def test_the_tuned_recipe_expects_as_many_strangers_as_its_validation_part_has()
     assert recipe("tuned", log, TimeSplit(0.05)).strangers == 0.02  # the last query begins before
     assert recipe("tuned", log, LastOut()).strangers == 0.02
     model = ModelConfig(reach="before").build(log, recipe("tuned", log, TimeSplit(0.3)))
-    assert (model.query.strangers, model.candidate.strangers) == (0.3, 0.0)
+    assert [tower.settings()["strangers"] for tower in (model.query, model.candidate)] == [0.3, 0.0]
     assert ModelConfig(reach="around").build(log, recipe("tuned", log, TimeSplit(0.3))).query.strangers == 0.0
     assert ModelConfig(strangers=0.1).build(log, recipe("tuned", log, LastOut())).query.strangers == 0.1
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from twotower.errors import ConfigError, ParityError, TwoTowerError
 from twotower.retrieval import ApproximateIndex, Exact, ExactIndex, Hnsw, Index, IndexSettings
-from twotower.retrieval.approximate import build_index, restored_index
+from twotower.retrieval.approximate import restored_index
 from twotower.retrieval.parity import fitted, measure_parity
 
 CANDIDATES, WIDTH = 600, 8
@@ -33,16 +33,13 @@ EMBEDDINGS = embeddings_of(CANDIDATES)
 
 
 def saved_and_loaded(index: Index, kind: IndexSettings) -> Index:
-    if not isinstance(index, ApproximateIndex):
-        return ExactIndex.over(index.embeddings)
-    assert not isinstance(kind, Exact)
-    return restored_index(kind, index.embeddings, {name: part.clone() for name, part in index.tensors().items()})
+    return kind.restore(index.embeddings, {name: part.clone() for name, part in index.tensors().items()})
 
 
 @pytest.fixture(scope="module", params=[(kind, again) for kind in KINDS for again in (False, True)], ids=str)
 def index(request: pytest.FixtureRequest) -> Index:
     kind, again = request.param
-    built = build_index(KINDS[kind], EMBEDDINGS)
+    built = KINDS[kind].make(EMBEDDINGS)
     return saved_and_loaded(built, KINDS[kind]) if again else built
 
 
@@ -109,7 +106,7 @@ def test_many_at_once_equal_one_at_a_time(index: Index, excluded: tuple[int, ...
 
 
 def test_what_one_query_finds_does_not_depend_on_what_others_may_not_find() -> None:
-    index = build_index(Hnsw(neighbours=4, build=10), torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)))
+    index = Hnsw(neighbours=4, build=10).make(torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)))
     queries = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
     alone = index.search(queries[:1], 100, (np.zeros(3, dtype=np.int64), np.arange(3)))
     assert alone.candidates.tolist() != ExactIndex(index.embeddings).search(queries[:1], 100).candidates.tolist()
@@ -145,7 +142,7 @@ def test_what_cannot_be_searched_is_refused(
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_a_few_candidates_are_a_catalogue_too(kind: str, count: int) -> None:
-    index = saved_and_loaded(build_index(KINDS[kind], EMBEDDINGS[:count]), KINDS[kind])
+    index = saved_and_loaded(KINDS[kind].make(EMBEDDINGS[:count]), KINDS[kind])
     hits = index.search(embeddings_of(2, seed=3), count + 5)
     check(
         index,
@@ -159,7 +156,7 @@ def test_a_few_candidates_are_a_catalogue_too(kind: str, count: int) -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("again", [False, True], ids=["as made", "saved between"])
 def test_a_moved_index_holds_the_new_catalogue_and_nothing_else(kind: str, again: bool) -> None:
-    index = build_index(KINDS[kind], EMBEDDINGS)
+    index = KINDS[kind].make(EMBEDDINGS)
     kept = np.arange(0, CANDIDATES, 2)
     origin = np.concatenate([kept, [-1] * 5])
     embeddings = torch.cat([EMBEDDINGS[torch.from_numpy(kept)], embeddings_of(5, seed=9) * 4])
@@ -208,7 +205,7 @@ def _swapped(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Calla
 )
 def test_numbers_that_faiss_would_stumble_over_are_refused(damage: Callable[[dict[str, torch.Tensor]], None]) -> None:
     settings = Hnsw(neighbours=8, build=40, search=32)
-    index = build_index(settings, EMBEDDINGS)
+    index = settings.make(EMBEDDINGS)
     assert isinstance(index, ApproximateIndex)
     parts = index.tensors()
     damage(parts)
@@ -218,7 +215,7 @@ def test_numbers_that_faiss_would_stumble_over_are_refused(damage: Callable[[dic
 
 def test_neighbours_in_a_layer_that_they_are_not_in_are_refused() -> None:
     settings = Hnsw(neighbours=4, build=20, search=20)
-    index = build_index(settings, EMBEDDINGS)
+    index = settings.make(EMBEDDINGS)
     assert isinstance(index, ApproximateIndex)
     parts = index.tensors()
     low = int((parts["levels"] == 1).nonzero()[0])
@@ -232,7 +229,7 @@ def test_neighbours_in_a_layer_that_they_are_not_in_are_refused() -> None:
 
 def test_an_index_that_finds_too_little_is_refused() -> None:
     torch.manual_seed(0)
-    index = build_index(Hnsw(neighbours=2, build=2, search=1), torch.randn(3000, WIDTH))
+    index = Hnsw(neighbours=2, build=2, search=1).make(torch.randn(3000, WIDTH))
     queries = torch.randn(40, WIDTH)
     with pytest.raises(ParityError, match=r"hnsw index finds 0\.\d+ of the 100 best .* at least 0\.95"):
         measure_parity(index, queries, threshold=0.95)
@@ -249,7 +246,7 @@ def hard() -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_graph_is_searched_as_widely_as_it_takes_and_stays_so(hard: tuple[torch.Tensor, torch.Tensor]) -> None:
     embeddings, queries = hard
     settings = Hnsw(neighbours=16)
-    narrow = build_index(settings, embeddings)
+    narrow = settings.make(embeddings)
     assert measure_parity(narrow, queries, threshold=None).recall < 0.95
     found, parity = fitted(narrow, queries, 0.95)
     assert 0.97 <= parity.recall < 0.99
@@ -263,11 +260,11 @@ def test_a_graph_is_searched_as_widely_as_it_takes_and_stays_so(hard: tuple[torc
 
 def test_a_width_that_was_asked_for_stays_and_none_goes_on_for_ever(hard: tuple[torch.Tensor, torch.Tensor]) -> None:
     embeddings, queries = hard
-    asked = build_index(Hnsw(neighbours=16, search=100), embeddings)
+    asked = Hnsw(neighbours=16, search=100).make(embeddings)
     assert asked.wider() is None
     with pytest.raises(ParityError, match=r"hnsw index finds 0\.\d+ of the 100 best"):
         fitted(asked, queries, 0.95)
-    poor, parity = fitted(build_index(Hnsw(neighbours=4, build=10), embeddings), queries, None)
+    poor, parity = fitted(Hnsw(neighbours=4, build=10).make(embeddings), queries, None)
     assert poor.wider() is None
     assert parity.recall < 0.95
     assert isinstance(poor, ApproximateIndex)

@@ -18,7 +18,8 @@ from twotower.data import Dataset, ParquetLog, split_random
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.model import InBatchSoftmax
-from twotower.model.losses import Batch, Loss, Reduction
+from twotower.model.functional import Reduction
+from twotower.model.losses import Batch, Loss
 from twotower.model.negatives import Embed
 from twotower.training import AdamW, Trainer
 from twotower.training import checkpoint as checkpoint_module

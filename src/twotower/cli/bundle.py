@@ -14,7 +14,7 @@ from twotower.errors import ConfigError
 from twotower.experiments.notes import study_notes
 from twotower.experiments.train import bundle_of_run
 from twotower.locks import locked
-from twotower.retrieval import IndexSettings, Retriever, editing
+from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import check_bundle_target, with_onnx
 
@@ -99,9 +99,9 @@ def parsed_index(text: str) -> IndexSettings:
     """
     try:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}
-        parsed: IndexSettings = msgspec.convert(settings, IndexSettings)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"--index {text!r}: {error}; expected exact, hnsw, or a JSON object") from error
+        parsed: IndexSettings = INDEXES.make(settings)
+    except (ConfigError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"--index {text!r}: {error}; expected a kind such as hnsw, or a JSON object") from error
     return parsed
 
 

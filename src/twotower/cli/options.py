@@ -1,4 +1,4 @@
-"""Options that several commands share: other splits, and modules with features of one's own."""
+"""Options that several commands share: other splits, and modules with parts of one's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ImportOption = Annotated[
         "--import",
         metavar="MODULE",
         callback=_imported,
-        help="A module to import first, with features of your own: a name or a .py file. Repeatable.",
+        help="A module to import first, with features or other parts of your own: a name or a .py file. Repeatable.",
     ),
 ]
 SplitOption = Annotated[

@@ -9,9 +9,10 @@ from twotower.evaluation.baselines import (
     Popularity,
     RecentPopularity,
 )
-from twotower.evaluation.baselines.names import FLOORS, NAMES, BaselineNames
+from twotower.evaluation.baselines.names import BASELINES, FLOORS, NAMES, Baseline, BaselineNames
 from twotower.evaluation.beside import measure_baselines
 from twotower.evaluation.by_query import QueryScorer
+from twotower.evaluation.by_rank import METRICS, Metric
 from twotower.evaluation.comparisons import Comparison, Pair, against_baselines, compare
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.measure import Measurement, measure
@@ -30,10 +31,13 @@ from twotower.evaluation.validation import Validation
 from twotower.evaluation.verdicts import verdict_sentences
 
 __all__ = [
+    "BASELINES",
     "DEFAULT_KS",
     "FLOORS",
+    "METRICS",
     "NAMES",
     "PROTOCOLS",
+    "Baseline",
     "BaselineBudget",
     "BaselineNames",
     "Comparison",
@@ -42,6 +46,7 @@ __all__ = [
     "Ials",
     "ItemKnn",
     "Measurement",
+    "Metric",
     "Metrics",
     "ModelScorer",
     "OracleScorer",

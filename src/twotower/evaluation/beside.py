@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import TwoTowerError
-from twotower.evaluation.baselines import Ease, Ials, ItemKnn, OracleScorer, Popularity, RecentPopularity
-from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Cost, Machine, check_cost
-from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
+from twotower.evaluation.baselines import OracleScorer, Popularity
+from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Machine, check_cost
+from twotower.evaluation.baselines.names import BASELINES, NAMES, BaselineNames, check_baselines
 from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.evaluation.ranking import Scorer
 from twotower.progress import Display, ReportStep, no_report
 
-
-class LearnedAtOnce(Protocol):
-    """A baseline that learns in no time."""
-
-    def __call__(self, train: Dataset) -> Scorer:
-        """Learns from train."""
-        ...
-
-
-class LearnedInSteps(Protocol):
-    """A baseline that has a budget: it says what it will cost, and where it is."""
-
-    def __call__(self, train: Dataset, *, step: ReportStep = no_report) -> Scorer:
-        """Learns from train."""
-        ...
-
-    def cost(self, train: Dataset, machine: Machine) -> Cost:
-        """What learning is estimated to cost."""
-        ...
-
-
-AT_ONCE: dict[str, LearnedAtOnce] = {"popularity": Popularity, "recent_popularity": RecentPopularity}
-"""Baselines without a budget."""
-
 STREAMED = "it learns from a log in memory, and this one is streamed"
-
-IN_STEPS: dict[str, LearnedInSteps] = {"item_knn": ItemKnn, "ease": Ease, "ials": Ials}
-"""Baselines with a budget."""
 
 
 def measure_baselines(
@@ -82,7 +55,7 @@ def without_budget(baselines: BaselineNames) -> BaselineNames:
     """Those of the baselines that learn in no time, which may be measured on a second part as well."""
     if baselines == "none":
         return "none"
-    return [name for name in NAMES if name not in IN_STEPS and (baselines == "all" or name in baselines)]
+    return [name for name in NAMES if not _has_budget(name) and (baselines == "all" or name in baselines)]
 
 
 def measurable(baselines: BaselineNames, test: Dataset, train: Dataset | ParquetLog) -> tuple[list[str], list[str]]:
@@ -145,9 +118,10 @@ def measure_baseline(
     report("learning")
     if isinstance(train, ParquetLog):
         return measure(Popularity(train), test, train.events_of(test), ks, report)
-    if name not in IN_STEPS:
+    if not _has_budget(name):
         return measure(_learned_at_once(name, test, train), test, train, ks, report)
-    budget, machine, learn = budget or BaselineBudget(), machine or Machine(), IN_STEPS[name]
+    learn: Any = BASELINES[name]
+    budget, machine = budget or BaselineBudget(), machine or Machine()
     check_cost(learn.cost(train, machine), budget, machine)
     clock = Clock(budget.seconds, report)
     return measure(learn(train, step=clock), test, train, ks, clock)
@@ -167,4 +141,9 @@ def _learned_at_once(name: str, test: Dataset, train: Dataset) -> Scorer:
     if name == "oracle":
         assert test.oracle is not None
         return OracleScorer(test.oracle)
-    return AT_ONCE[name](train)
+    return BASELINES[name](train)
+
+
+def _has_budget(name: str) -> bool:
+    """Whether a baseline says what it will cost; the others learn in no time."""
+    return hasattr(BASELINES[name], "cost")

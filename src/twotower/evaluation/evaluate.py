@@ -16,6 +16,7 @@ from twotower.errors import DataError
 from twotower.evaluation.baselines import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
 from twotower.evaluation.beside import measure_baselines
+from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.comparisons import Comparison, against_baselines, compare
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.measure import Measurement, measure
@@ -66,7 +67,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         return {name: scores.slices for name, scores in self.rows.items()}
 
     def table(self) -> Table:
-        """Accuracy in each length of list that was asked for, MRR and one NDCG, as a table for the terminal."""
+        """Accuracy in each length of list, MRR, one NDCG and metrics of your own, as a table for the terminal."""
         return self._grid().rich()
 
     def slices_table(self, protocol: str = "unseen") -> Table:
@@ -99,8 +100,10 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     def _grid(self) -> Grid:
         ks = [int(name.removeprefix("top_")) for name in self.model.all if name.startswith("top_")]
-        ndcg = f"ndcg_{10 if 10 in ks else max(ks)}"
-        metrics = [*(f"top_{k}" for k in ks), "mrr", ndcg]
+        shown = 10 if 10 in ks else max(ks)
+        own = [f"{kind}_{shown}" if METRICS[kind].by_length else kind for kind in METRICS.own]
+        own = [metric for metric in own if metric in self.model.all]
+        metrics = [*(f"top_{k}" for k in ks), "mrr", f"ndcg_{shown}", *own]
         rows = [
             [protocol, label_of(name), *(f"{getattr(scores, protocol)[metric]:.4f}" for metric in metrics)]
             for protocol in PROTOCOLS

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ConfigError
+from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.intervals import Interval, cluster_interval, weighted_mean
 
 DEFAULT_KS = (1, 5, 10, 50, 100)
@@ -90,6 +91,7 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
     - `mrr`: mean of 1 / rank.
     - `ndcg_k`: mean of 1 / log2(1 + rank) where the rank is at most k, else 0: with one true
       candidate the ideal list's gain is 1.
+    - those that users register; see `Metric`.
 
     Args:
         ranks: Rank of each event's true candidate, from 1; ties make halves, `[N]`.
@@ -121,22 +123,22 @@ def rank_half_widths(
 
 
 def rank_metric_names(ks: Sequence[int]) -> list[str]:
-    """The metrics of `rank_metrics`, in their order."""
-    return [*(f"top_{k}" for k in ks), "mrr", *(f"ndcg_{k}" for k in ks)]
+    """The metrics of `rank_metrics`, in their order: one for each kind, or for each of its lengths of list."""
+    return [name for kind in METRICS for name in ([f"{kind}_{k}" for k in ks] if METRICS[kind].by_length else [kind])]
 
 
 def event_values(ranks: FloatArray, metric: str) -> FloatArray:
     """What each event adds to the mean of a metric of `rank_metrics`, `[N]`.
 
+    Raises:
+        ConfigError: The metric is unknown.
+
     Example:
         >>> event_values(np.array([1.0, 3.0]), "top_2").tolist()
         [1.0, 0.0]
     """
-    if metric == "mrr":
-        return 1 / ranks
-    kind, _, k = metric.partition("_")
-    within = ranks <= int(k)
-    return within.astype(np.float64) if kind == "top" else np.where(within, 1 / np.log2(1 + ranks), 0.0)
+    kind, k = _parsed(metric)
+    return METRICS[kind]().values(ranks, k)
 
 
 def verdict_metric(ks: Sequence[int], candidates: int) -> str:
@@ -156,7 +158,12 @@ def metric_label(metric: str) -> str:
         >>> metric_label("top_100"), metric_label("mrr")
         ('top-100', 'MRR')
     """
-    return "MRR" if metric == "mrr" else metric.replace("_", "-")
+    try:
+        kind, k = _parsed(metric)
+    except ConfigError:  # one that is not of ranks, such as coverage_10
+        return metric.replace("_", "-")
+    label = METRICS[kind].label
+    return label if k is None else f"{label}-{k}"
 
 
 def query_metrics(
@@ -201,6 +208,17 @@ def query_metrics(
         gained = np.add.reduceat(np.where(hit, precision_there, 0.0), start)
         metrics["map"][f"map_{k}"] = weighted_mean(gained / np.minimum(size, k), counts)
     return metrics["recall"] | metrics["precision"] | metrics["map"]
+
+
+def _parsed(metric: str) -> tuple[str, int | None]:
+    """The kind of a metric and its length of list."""
+    if metric in METRICS and not METRICS[metric].by_length:
+        return metric, None
+    kind, _, k = metric.rpartition("_")
+    if kind in METRICS and METRICS[kind].by_length and k.isdigit():
+        return kind, int(k)
+    kinds = (f"{kind}_K" if METRICS[kind].by_length else kind for kind in METRICS)
+    raise ConfigError(f"metric {metric!r} is unknown; expected one of {', '.join(kinds)}")
 
 
 def _mean_weights(queries: IntArray, weights: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
+from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
@@ -100,9 +101,9 @@ def key_of(run: AnyRun, data: str) -> str:
     """The name of a run in the store: by its config, seeds, data and the version that computes it."""
     config = identity_of(run.config)
     if isinstance(run, BaselineRun):
-        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION])
+        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION, *METRICS.own])
     kind = "search" if isinstance(run, SearchRun) else "model"
-    return Store.key([kind, config, data, VERSION])
+    return Store.key([kind, config, data, VERSION, *METRICS.own])
 
 
 def identity_of(config: Config) -> dict[str, Any]:
@@ -135,9 +136,9 @@ class Runner:
         Raises:
             TwoTowerError: Training diverged, or the data cannot be used.
         """
+        import_modules(msgspec.json.decode(spec)["run"]["config"]["imports"])  # first, as the rest names what they hold
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
-        import_modules(order.run.config.imports)
         perform(order, self._cut(order.run.config), reporter)
 
     def _cut(self, config: Config) -> Parts:

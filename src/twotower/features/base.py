@@ -13,15 +13,17 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from twotower.arguments import checks_arguments
-from twotower.errors import ConfigError, NotFittedError
+from twotower.errors import NotFittedError
 from twotower.features.lookups import Table
+from twotower.kinds import Kinds
 
 Columns = Mapping[str, pa.ChunkedArray]
 """Columns by name, all of the same length."""
 
 BoolArray = npt.NDArray[np.bool_]
 
-_KINDS: dict[str, type[Feature]] = {}
+FEATURES: Kinds[type] = Kinds("feature")
+"""Features by kind; a subclass of `Feature` that has a kind is registered by being defined."""
 
 
 class Feature(nn.Module):
@@ -43,7 +45,7 @@ class Feature(nn.Module):
     Example:
         >>> import pyarrow as pa, pyarrow.compute as pc, torch
         >>> class Hour(Feature):
-        ...     kind = "hour"
+        ...     kind = "hour_of_day"
         ...     def __init__(self, column: str, dim: int = 4) -> None:
         ...         super().__init__()
         ...         self.column, self.dim, self.width = column, dim, dim
@@ -52,7 +54,7 @@ class Feature(nn.Module):
         ...         return torch.tensor([int(second) // 3600 % 24 for second in column.to_pylist()])
         ...     def forward(self, encoded: torch.Tensor) -> torch.Tensor:
         ...         return self.table(encoded)
-        >>> hour = feature_from_settings({"kind": "hour", "column": "timestamp"})
+        >>> hour = feature_from_settings({"kind": "hour_of_day", "column": "timestamp"})
         >>> hour(hour.encode(pa.chunked_array([[0, 7200]]))).shape
         torch.Size([2, 4])
     """
@@ -66,7 +68,7 @@ class Feature(nn.Module):
         if "__init__" in cls.__dict__:
             cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
         if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
+            FEATURES.register(cls)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -167,20 +169,8 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
     Raises:
         ConfigError: The kind is unknown, or an argument is unknown, missing or of the wrong type.
     """
-    arguments = dict(settings)
-    kind = arguments.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(
-            f"feature kind {kind!r} is unknown; expected one of {', '.join(sorted(_KINDS))} "
-            f"(for a kind of your own, import the module that defines it first; in commands: --import MODULE)"
-        )
-    feature_class = _KINDS[kind]
-    try:
-        inspect.signature(feature_class).bind(**arguments)
-    except TypeError as error:
-        expected = ", ".join(_parameters(feature_class))
-        raise ConfigError(f"feature {kind!r} with {arguments}: {error}; expected of {expected}") from error
-    return feature_class(**arguments)
+    feature: Feature = FEATURES.make(settings)
+    return feature
 
 
 def require_fitted(feature: Feature, state: object | None) -> None:

@@ -1,16 +1,22 @@
 """Models: towers of features and dense layers, how two towers score, and the losses that train them."""
 
-from twotower.model.losses import FullSoftmax, InBatchSoftmax
+from twotower.model import functional
+from twotower.model.losses import LOSSES, FullSoftmax, InBatchSoftmax, Loss
 from twotower.model.saving import load_model, save_model
 from twotower.model.softmax import softmax_loss
 from twotower.model.tower import Tower
+from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower
 
 __all__ = [
+    "LOSSES",
     "FullSoftmax",
     "InBatchSoftmax",
+    "Loss",
     "Tower",
+    "TowerModule",
     "TwoTower",
+    "functional",
     "load_model",
     "save_model",
     "softmax_loss",

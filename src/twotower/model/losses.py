@@ -9,7 +9,7 @@ itself which candidates it needs embedded: in-batch softmax those of the batch, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
+from twotower.kinds import Kinds
 from twotower.model.draws import checked_probability, probability_column, share_of_events
+from twotower.model.functional import Reduction, full_softmax, in_batch_softmax, mixed_log_probability
 from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
-from twotower.model.softmax import Removed, softmax_loss
-
-Reduction = Literal["mean", "sum"]
+from twotower.model.softmax import Removed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class BoundLoss(Protocol):
 class Loss(Protocol):
     """What `Trainer` needs of a loss; any object that has it can be trained with.
 
-    A checkpoint keeps the loss's class and attributes, and a training with another loss does not resume from it.
+    A checkpoint keeps the loss's class and attributes, and a training with another loss does not resume from it. A
+    config finds one that is registered in `LOSSES`. `twotower.testing.check_loss` tries one out.
 
     Attributes:
         reduction: `mean` where a batch's loss is the mean over its events, `sum` where it is their sum.
@@ -94,6 +95,12 @@ class Loss(Protocol):
         ...
 
 
+LOSSES: Kinds[type] = Kinds("loss")
+"""Losses by kind. `@LOSSES.register` makes one of your own known to configs: a frozen `Settings` with a tag, so that it
+can be written down; see the example in docs/extending.md."""
+
+
+@LOSSES.register
 class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the candidates of the other events in its batch.
 
@@ -202,6 +209,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows, fixed_shapes)
 
 
+@LOSSES.register
 class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
 
@@ -246,7 +254,7 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
 
 
 BuiltInLoss = InBatchSoftmax | FullSoftmax
-"""The losses that a config can name."""
+"""The losses of the package."""
 
 
 class _BoundInBatch:
@@ -268,38 +276,30 @@ class _BoundInBatch:
             columns = fixed_columns(batch.candidates, others, self.catalogue, embed_candidates)
         else:
             columns = self.memory.columns(batch.candidates, others, embed_candidates)
-        log_multiplicity = columns.multiplicity.log().to(query_embeddings.dtype)  # [C]
-        bias = log_multiplicity
-        if self.loss.log_q:
-            bias = bias - self._log_drawn(columns.candidates, len(batch.candidates) - 1 + len(self.memory))
-        weights = row_weights(batch, query_embeddings, self.loss.reduction)
-        own = log_multiplicity[columns.target]
-        loss = softmax_loss(
+        loss = in_batch_softmax(
             query_embeddings,
             columns.embeddings,
             columns.target,
-            weights,
-            bias=bias,
-            target_shift=-own if self.loss.mask_same else None,
+            multiplicity=columns.multiplicity,
+            log_probability=self._log_drawn(columns.candidates, len(batch.candidates) - 1 + len(self.memory)),
+            weights=batch.weights,
+            mask_same=self.loss.mask_same,
             removed=None
             if self.known is None
             else _known_columns(self.known, batch, columns.candidates, self.catalogue),
             hard_negatives=self.loss.hard_negatives,
+            reduction=self.loss.reduction,
         )
         self.memory.remember(batch.candidates, columns)
-        if self.loss.mask_same:
-            return loss
-        return loss + torch.dot(weights, own)  # each row's own column is one of several
+        return loss
 
-    def _log_drawn(self, candidates: Tensor, events: int) -> Tensor:
+    def _log_drawn(self, candidates: Tensor, events: int) -> Tensor | None:
         """Log probability of each candidate in a row's other columns, of which so many are events', `[C]`."""
+        if not self.loss.log_q:
+            return None
         if self.log_probability.device != candidates.device:
             self.log_probability = self.log_probability.to(candidates.device)
-        log_probability = self.log_probability[candidates]
-        if self.loss.uniform == 0:
-            return log_probability
-        share = self.loss.uniform / (events + self.loss.uniform)
-        return ((1 - share) * log_probability.exp() + share / self.catalogue).log()
+        return mixed_log_probability(self.log_probability[candidates], events, self.loss.uniform, self.catalogue)
 
 
 class _BoundFull:
@@ -311,22 +311,15 @@ class _BoundFull:
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)
-        return softmax_loss(
+        return full_softmax(
             query_embeddings,
             embed_candidates(everything),
             batch.candidates,
-            row_weights(batch, query_embeddings, self.loss.reduction),
+            weights=batch.weights,
             removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
-            smoothing=self.loss.label_smoothing,
+            label_smoothing=self.loss.label_smoothing,
+            reduction=self.loss.reduction,
         )
-
-
-def row_weights(batch: Batch, like: Tensor, reduction: Reduction) -> Tensor:
-    """Weight of each row of the batch, divided by their sum for `mean`, `[B]`."""
-    weights = like.new_ones(len(batch.candidates)) if batch.weights is None else batch.weights.to(like.dtype)
-    if reduction == "sum":
-        return weights
-    return weights / weights.sum().clamp_min(torch.finfo(like.dtype).tiny)
 
 
 def _known(train: Dataset | ParquetLog) -> Seen:

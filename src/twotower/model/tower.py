@@ -14,9 +14,10 @@ from twotower.features import Feature, feature_from_settings
 from twotower.features.recorded import Recorded
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
+from twotower.model.tower_module import TOWERS, TowerModule
 
 
-class Tower(nn.Module):
+class Tower(TowerModule):
     """Features, concatenated, and dense layers with an activation after each but the last.
 
     Nothing follows the last layer: a ReLU there would make every coordinate of an embedding non-negative.
@@ -63,9 +64,7 @@ class Tower(nn.Module):
         cross_place: Literal["before", "beside"] = "before",
         strangers: float = 0.0,
     ) -> None:
-        super().__init__()
-        if not features:
-            raise ConfigError("a tower has no features; expected at least one")
+        super().__init__(features)
         if any(width < 1 for width in layers):
             raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
         if not all(0 <= share < 1 for share in (dropout, input_dropout, strangers)):
@@ -89,8 +88,7 @@ class Tower(nn.Module):
         self.drop = Dropout(input_dropout)
         self.strangers = strangers
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
-        self.features = nn.ModuleList(features)
-        width = sum(feature.width for feature in features)
+        width = self.input_width
         self.width = self.layers[-1] if self.layers else width
         self.stack = dense_stack(width, self.layers, dropout, activation, norm, residual)
         self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
@@ -104,8 +102,7 @@ class Tower(nn.Module):
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
         if self.training and self.strangers > 0:
             encoded = self._with_strangers(encoded)
-        embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        return self.embed_inputs(torch.cat(embedded, dim=1))
+        return super().forward(encoded)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
         """What the layers make of the features' embeddings side by side, `[n, sum of widths]`: `[n, width]`."""
@@ -148,12 +145,15 @@ class Tower(nn.Module):
         }
 
 
-def tower_from_settings(settings: dict[str, Any]) -> Tower:
-    """Makes a tower from what `Tower.settings` gives.
+def tower_from_settings(settings: dict[str, Any]) -> TowerModule:
+    """Makes a tower from what its `settings` give; without a `kind`, a `Tower`.
 
     Raises:
         ConfigError: A setting is unknown or wrong.
     """
     arguments = dict(settings)
     features = [feature_from_settings(feature) for feature in arguments.pop("features", [])]
-    return Tower(features, **arguments)
+    if "kind" not in arguments:
+        return Tower(features, **arguments)
+    own: TowerModule = TOWERS.make(arguments | {"features": features})
+    return own

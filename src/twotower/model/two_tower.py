@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.record import Record
 from twotower.features.recorded import Recorded, record_groups
+from twotower.kinds import Kinds
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.queries import QueryEncoder
-from twotower.model.tower import Tower, tower_from_settings
+from twotower.model.tower import tower_from_settings
+from twotower.model.tower_module import TowerModule
 
 BLOCK = 8192
 """Rows embedded at once outside training, so that memory does not grow with the data."""
@@ -35,8 +37,17 @@ TEMPERATURES = 0.01, 100.0
 """Between which a learned temperature stays."""
 
 
+MODELS: Kinds[type[TwoTower]] = Kinds("model")
+"""Models by kind; a subclass of `TwoTower` that has a kind is registered by being defined."""
+
+
 class TwoTower(nn.Module):
     """Scores candidates for queries: the dot product of two towers' embeddings, over a temperature.
+
+    A model of your own is a subclass with a `kind`. It changes what becomes of the towers' embeddings in `scaled_query`
+    and `scaled_candidate`, or how a side is embedded in `query_vectors` and `candidate_vectors`; scores stay dot
+    products, so that all that trains, evaluates and searches works with it. What it adds to the constructor it adds to
+    `settings`, and starts in `reset`.
 
     Args:
         query: The tower that reads queries: columns of the interactions and of the query table.
@@ -53,6 +64,7 @@ class TwoTower(nn.Module):
     Example:
         >>> from twotower import data
         >>> from twotower.features import Category
+        >>> from twotower.model.tower import Tower
         >>> log = data.from_tables(pa.table({"who": ["a", "b"], "what": [1, 2]}), query_id="who", candidate_id="what")
         >>> model = TwoTower(Tower([Category("who", 8)], [4]), Tower([Category("what", 8)], [4])).learn(log)
         >>> (model.embed_queries(log) @ model.embed_candidates(log.candidates).T).shape
@@ -62,8 +74,8 @@ class TwoTower(nn.Module):
     @checks_arguments
     def __init__(
         self,
-        query: Tower,
-        candidate: Tower,
+        query: TowerModule,
+        candidate: TowerModule,
         *,
         normalize: bool = False,
         temperature: float = 1.0,
@@ -86,6 +98,16 @@ class TwoTower(nn.Module):
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.is_fitted = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            MODELS.register(cls)
+
+    @property
+    def width(self) -> int:
+        """How many numbers the embeddings of both sides have."""
+        return self.query.width
 
     @property
     def device(self) -> torch.device:
@@ -137,12 +159,28 @@ class TwoTower(nn.Module):
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
-            self.query.reset()
-            self.candidate.reset()
+            self.reset()
         if self.log_temperature is not None:
             nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
         self.is_fitted = True
         return self
+
+    def reset(self) -> None:
+        """Starts the weights of both towers anew, but for those of their features."""
+        self.query.reset()
+        self.candidate.reset()
+
+    def forward(self, query: Sequence[Tensor], candidate: Sequence[Tensor]) -> Tensor:
+        """Scores of every query with every candidate, with gradient: what DDP and `torch.export` call.
+
+        Args:
+            query: What the query tower reads of n events, such as `encode_queries(…).gather(rows)`.
+            candidate: What the candidate tower reads of m candidates.
+
+        Returns:
+            `[n, m]`; for pairs, the diagonal where n = m.
+        """
+        return self.query_vectors(query) @ self.candidate_vectors(candidate).T
 
     def remember(self, events: Dataset) -> None:
         """Replaces the record of what each query did by these events, without training.
@@ -196,7 +234,7 @@ class TwoTower(nn.Module):
         """Candidate embeddings of every row of a candidate table, `[C, d]`, without gradient."""
         return self.embed_side(self.encode_candidates(candidates).to(self.device), self.candidate_vectors)
 
-    def query_vectors(self, encoded: list[Tensor]) -> Tensor:
+    def query_vectors(self, encoded: Sequence[Tensor]) -> Tensor:
         """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
         return self.scaled_query(self.query(encoded))
 
@@ -207,7 +245,7 @@ class TwoTower(nn.Module):
             return embeddings / self.log_temperature.exp()
         return embeddings if self.initial_temperature == 1 else embeddings / self.initial_temperature
 
-    def candidate_vectors(self, encoded: list[Tensor]) -> Tensor:
+    def candidate_vectors(self, encoded: Sequence[Tensor]) -> Tensor:
         """Candidate embeddings `[n, d]`, with gradient, ready for a dot product."""
         return self.scaled_candidate(self.candidate(encoded))
 
@@ -223,7 +261,7 @@ class TwoTower(nn.Module):
             self.log_temperature.clamp_(*map(math.log, TEMPERATURES))
 
     @torch.no_grad()
-    def embed_side(self, side: EncodedSide, vectors: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    def embed_side(self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
         """Embeds an encoded side block by block in evaluation mode, `[N, d]`."""
         was_training = self.training
         self.eval()
@@ -233,8 +271,9 @@ class TwoTower(nn.Module):
         return torch.cat(blocks)
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this model anew, as plain data."""
-        return {
+        """The arguments that make this model anew, as plain data, with its `kind` where it has one."""
+        kind = getattr(self, "kind", None)
+        return ({} if kind is None else {"kind": kind}) | {
             "query": self.query.settings(),
             "candidate": self.candidate.settings(),
             "normalize": self.normalize,
@@ -266,15 +305,18 @@ def model_from_settings(settings: dict[str, Any]) -> TwoTower:
     """
     arguments = dict(settings)
     query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
-    return TwoTower(query, candidate, **arguments)
+    if "kind" not in arguments:
+        return TwoTower(query, candidate, **arguments)
+    own: TwoTower = MODELS.make(arguments | {"query": query, "candidate": candidate})
+    return own
 
 
-def features_of(tower: Tower) -> list[Feature]:
+def features_of(tower: TowerModule) -> list[Feature]:
     """The features of a tower, in order."""
     return [feature for feature in tower.features if isinstance(feature, Feature)]
 
 
-def encode_table(tower: Tower, table: pa.Table) -> EncodedSide:
+def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
     """Each row of a table, encoded for a tower.
 
     Raises:

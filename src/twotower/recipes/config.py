@@ -25,7 +25,7 @@ from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN, Parts, SplitConfig
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
-from twotower.training.trainer import Trainer
+from twotower.training.trainer import Trainer, trainer_from_settings
 
 __all__ = ["Config", "DataConfig", "ModelConfig", "SimulatedConfig", "SplitConfig", "config_of", "read_config"]
 
@@ -178,7 +178,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
         variants: Named changes of this config, which `twotower study` compares.
         baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
-        imports: Modules with features of one's own, imported when the file is read: names of files or packages in its
+        imports: Modules with parts of one's own, imported when the file is read: names of files or packages in its
             folder or on `sys.path`.
     """
 
@@ -314,7 +314,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ConfigError(unknown_key(unknown[0], "training", list(settings)))
         wanted = overlay(settings, self.training)
         try:
-            trainer = msgspec.convert(wanted, Trainer)
+            trainer = trainer_from_settings(wanted)
         except msgspec.ValidationError as error:
             raise ConfigError(explained(error, wanted, Trainer, "training")) from error
         return msgspec.structs.replace(base, trainer=trainer)
@@ -335,6 +335,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"config {path} does not exist") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path}: {error}") from error
+    imports = _imported(raw.get("imports"), path.parent)  # first, as the rest may name what they register
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
@@ -344,10 +345,17 @@ def read_config(path: Path) -> Config:
             f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "
             f"or name = one of {', '.join(builtin.NAMES)}"
         )
-    imports = located(config.imports, path.parent)
-    import_modules(imports)
     paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
     return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths), imports=imports)
+
+
+def _imported(names: Any, folder: Path) -> tuple[str, ...]:
+    """Imports modules that a config names; what is no list of names is refused with the rest of the config."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ()
+    imports = located(names, folder)
+    import_modules(imports)
+    return imports
 
 
 def config_of(source: str) -> Config:

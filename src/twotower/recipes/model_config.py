@@ -8,9 +8,11 @@ import msgspec
 
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
+from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
+from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.model.two_tower import TwoTower
 from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
 from twotower.recipes.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
@@ -43,6 +45,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         learn_temperature: Train the temperature, from that on.
         strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
             where features stop before the event, none where they read what lies around it, as no service does.
+        tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `strangers` and all from
+            `dropout` to `cross_place` have to be left out.
     """
 
     query: list[dict[str, Any]] = []
@@ -63,6 +67,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     temperature: float | None = None
     learn_temperature: bool = False
     strangers: float | None = None
+    tower: dict[str, Any] = {}
 
     def build(self, data: Dataset | ParquetLog, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet.
@@ -103,7 +108,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return query, given_columns(named, data.candidates.column_names, "candidate")
         return query, candidate_columns(data, self.dim, rate, inputs)
 
-    def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> Tower:
+    def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> TowerModule:
+        if self.tower:
+            return self._own_tower(features)
         return Tower(
             features,
             self.layers,
@@ -117,3 +124,19 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross_place=self.cross_place,
             strangers=strangers,
         )
+
+    def _own_tower(self, features: list[Feature]) -> TowerModule:
+        default = ModelConfig()
+        if stray := [name for name in _OF_OUR_TOWER if getattr(self, name) != getattr(default, name)]:
+            raise ConfigError(
+                f"[model] has {stray[0]} and a tower of its own; expected settings of that in [model.tower]"
+            )
+        own: TowerModule = TOWERS.make(self.tower | {"features": features})
+        return own
+
+
+_OF_OUR_TOWER = (
+    *("layers", "dropout", "input_dropout", "activation", "norm", "residual"),
+    *("cross", "cross_rank", "cross_place", "strangers"),
+)
+"""Keys that say how a `Tower` is stacked."""

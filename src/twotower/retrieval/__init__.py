@@ -1,15 +1,16 @@
 """Retrieval: from a trained model to recommendations."""
 
 from twotower.retrieval.answers import Answer, Recommendation
-from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.approximate import ApproximateIndex, Hnsw
 from twotower.retrieval.bundle import Details
 from twotower.retrieval.editing import editing
-from twotower.retrieval.exact import ExactIndex
-from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings
+from twotower.retrieval.exact import Exact, ExactIndex
+from twotower.retrieval.index import INDEXES, Hits, Index, IndexSettings
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 
 __all__ = [
+    "INDEXES",
     "Answer",
     "ApproximateIndex",
     "Details",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from twotower.retrieval.exact import NOTHING, ExactIndex, decoded, keys_of
-from twotower.retrieval.graph import Graph
-from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings, IntArray, Pairs
+from twotower.retrieval.graph import Graph, GraphSettings
+from twotower.retrieval.index import INDEXES, Hits, IntArray, Pairs
 
 EXACT_BELOW = 10
 """Search exactly when under 1/10 of the candidates are eligible, or k is over 1/10 of those that are."""
@@ -140,26 +140,28 @@ class ApproximateIndex:
         return keys_of(scores, rows).masked_fill(rows < 0, NOTHING)
 
 
-def build_index(settings: IndexSettings, embeddings: Tensor) -> Index:
-    """The index that the settings ask for.
+@INDEXES.register
+class Hnsw(GraphSettings, frozen=True, tag="hnsw", tag_field="kind"):
+    """Settings of a graph of neighbours; its numbers are those of `GraphSettings`.
 
-    Args:
-        settings: Which kind, and how wide it looks.
-        embeddings: Candidate embeddings, float32 `[C, d]`, at least one, on the processor.
-
-    Raises:
-        MissingExtraError: FAISS is not installed.
-        TwoTowerError: An embedding is not finite.
+    Example:
+        >>> Hnsw(search=256)
+        Hnsw(neighbours=32, build=200, search=256)
     """
-    if isinstance(settings, Exact):
-        return ExactIndex(embeddings)
-    embeddings = embeddings.contiguous()
-    ExactIndex.over(embeddings)  # refuses what is not finite
-    rows = np.arange(len(embeddings), dtype=np.int64)
-    return ApproximateIndex(embeddings, Graph.build(settings, embeddings), rows, embeddings[:0])
+
+    def make(self, embeddings: Tensor) -> ApproximateIndex:
+        """See `IndexSettings.make`."""
+        embeddings = embeddings.contiguous()
+        ExactIndex.over(embeddings)  # refuses what is not finite
+        rows = np.arange(len(embeddings), dtype=np.int64)
+        return ApproximateIndex(embeddings, Graph.build(self, embeddings), rows, embeddings[:0])
+
+    def restore(self, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
+        """See `IndexSettings.restore`."""
+        return restored_index(self, embeddings, tensors)
 
 
-def restored_index(settings: Hnsw, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
+def restored_index(settings: GraphSettings, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
     """The index that `tensors` are of; every number in them is checked before FAISS sees it.
 
     Raises:

@@ -19,7 +19,6 @@ from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
-from twotower.retrieval.approximate import build_index
 from twotower.retrieval.bundle import Bundle, Details, with_version
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Index, IndexSettings
@@ -44,7 +43,7 @@ def built(
     embeddings = embedded(model, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
     requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
-    index, parity = gated(build_index(settings, embeddings), model, requests, threshold)
+    index, parity = gated(settings.make(embeddings), model, requests, threshold)
     details = Details(
         data=seen.name,
         query_id=seen.query_id,
@@ -93,7 +92,7 @@ def rebuilt(
             raise DataError("the candidates table has no rows; expected at least one candidate")
     embeddings = embedded(bundle.model, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
-    index, parity = gated(build_index(settings, embeddings), bundle.model, requests, threshold)
+    index, parity = gated(settings.make(embeddings), bundle.model, requests, threshold)
     row_of = IdRows(catalogue[name]).of(old[name])  # row in the new catalogue of each candidate of the old one
     _warn_of_lost(old[name], row_of, bundle.popularity, name)
     popularity = np.zeros(catalogue.num_rows, dtype=np.int64)

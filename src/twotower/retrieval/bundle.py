@@ -23,9 +23,8 @@ from twotower.files import check_folder_target, replaced_folder
 from twotower.locks import locked
 from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
-from twotower.retrieval.approximate import ApproximateIndex, restored_index
-from twotower.retrieval.exact import ExactIndex
-from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray
+from twotower.retrieval.exact import Exact, ExactIndex
+from twotower.retrieval.index import INDEXES, Index, IndexSettings, IntArray
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, weight_bytes, write_towers
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
@@ -164,7 +163,7 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
     write_table(pa.table({"events": bundle.popularity}), building / POPULARITY)
     marks = {"towers": bundle.details.towers, "candidates": _digest(bundle.candidates)}
     _write_aligned(_layout(bundle.index), _stored(bundle.index), building / EMBEDDINGS, marks)
-    if isinstance(bundle.index, ApproximateIndex):
+    if not isinstance(bundle.index, ExactIndex):
         save_file(bundle.index.tensors(), building / INDEX, marks)
     if bundle.details.onnx:
         first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
@@ -230,13 +229,9 @@ def _read(folder: Path, engine: Engine) -> Bundle:
         marks = {"towers": model_version(model), "candidates": _digest(candidates)}
         _require(details.towers == marks["towers"], f"it says towers {details.towers}, and has {marks['towers']}")
         embeddings = _mapped(listed(folder, manifest, EMBEDDINGS), marks, details.index, candidates.num_rows)
-        _require(embeddings.shape[1] == model.query.width, f"embeddings have {embeddings.shape[1]} numbers")
-        index: Index
-        if isinstance(details.index, Exact):
-            index = ExactIndex(embeddings)
-        else:
-            tensors = _tensors(listed(folder, manifest, INDEX), marks)
-            index = restored_index(details.index, embeddings, tensors)
+        _require(embeddings.shape[1] == model.width, f"embeddings have {embeddings.shape[1]} numbers")
+        kept = {} if isinstance(details.index, Exact) else _tensors(listed(folder, manifest, INDEX), marks)
+        index = details.index.restore(embeddings, kept)
         tower = None
         if engine == "onnx":
             tower = _query_tower(listed(folder, manifest, QUERY), model, queries, details)
@@ -251,7 +246,7 @@ def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Detail
     largest = weight_bytes(model) + GRAPH_BYTES
     _require(path.stat().st_size <= largest, f"{QUERY} has {path.stat().st_size} bytes; expected at most {largest}")
     inputs = _of_a_stranger(model, queries, details)
-    return OnnxTower(path.read_bytes(), details.towers, inputs, model.query.width, largest)
+    return OnnxTower(path.read_bytes(), details.towers, inputs, model.width, largest)
 
 
 def _of_a_stranger(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
@@ -265,7 +260,7 @@ def _details(folder: Path, manifest: Manifest) -> Details:
     if manifest.format < FORMAT:
         raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version of twotower; {rescue}")
     try:
-        return msgspec.convert(manifest.details, Details)
+        return msgspec.convert(manifest.details, Details, dec_hook=lambda _, index: INDEXES.make(index))
     except Exception as error:  # details may hold anything
         raise SavedFolderError(
             f"{folder}, written by twotower {manifest.library}, has details that this version cannot read: {error}; "

@@ -15,7 +15,6 @@ from twotower.data.dataset import cast_ids
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.errors import DataError, ParityError
-from twotower.retrieval.approximate import build_index
 from twotower.retrieval.building import embedded, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
@@ -77,7 +76,7 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     threshold = None if details.parity is None else details.parity.threshold
     with suppress(ParityError):
         return gated(bundle.index.moved(embeddings, origin), bundle.model, requests, threshold)
-    return gated(build_index(details.index, embeddings), bundle.model, requests, threshold)
+    return gated(details.index.make(embeddings), bundle.model, requests, threshold)
 
 
 def _like(bundle: Bundle, added: pa.Table) -> pa.Table:

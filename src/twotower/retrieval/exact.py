@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.arguments import Settings
 from twotower.errors import ConfigError, TwoTowerError
-from twotower.retrieval.index import Hits, IntArray, Pairs
+from twotower.retrieval.index import INDEXES, Hits, IntArray, Pairs
 
 SCORES = 1 << 20
 """Scores held at once on a processor: what its cache holds."""
@@ -82,6 +85,10 @@ class ExactIndex:
         del origin
         return ExactIndex(embeddings)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Index.tensors`: the embeddings say it all."""
+        return {}
+
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
         """The k best candidates of each query that may be found, the best first and equal scores by row.
@@ -137,6 +144,20 @@ class ExactIndex:
         scores, candidates = decoded(keys)
         nothing = keys == NOTHING
         return Hits(candidates.masked_fill(nothing, -1), scores.masked_fill(nothing, -torch.inf))
+
+
+@INDEXES.register
+class Exact(Settings, frozen=True, tag="exact", tag_field="kind"):
+    """Settings of exact search: there is nothing to set."""
+
+    def make(self, embeddings: Tensor) -> ExactIndex:
+        """See `IndexSettings.make`."""
+        return ExactIndex(embeddings)
+
+    def restore(self, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ExactIndex:
+        """See `IndexSettings.restore`."""
+        del tensors
+        return ExactIndex(embeddings)
 
 
 def _search_one(query: Tensor, k: int, columns: _Columns, excluded: Pairs | None) -> Tensor:

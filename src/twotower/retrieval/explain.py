@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.features.base import Feature
 from twotower.features.history import History
 from twotower.features.record import FIRST, PADDING
-from twotower.model.tower import Tower
+from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower, features_of
 
 MOST_EXACT = 16
@@ -114,13 +114,13 @@ def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown
 class _Side:
     """One tower and what its features say: their embeddings side by side, and whose each number is."""
 
-    tower: Tower
+    tower: TowerModule
     names: list[str]
     inputs: Tensor  # [widths]
     owner: Tensor  # [widths]
 
     @classmethod
-    def of(cls, tower: Tower, encoded: list[Tensor]) -> _Side:
+    def of(cls, tower: TowerModule, encoded: list[Tensor]) -> _Side:
         features = features_of(tower)
         embedded = [feature(rows).squeeze(0) for feature, rows in zip(features, encoded, strict=True)]
         widths = torch.tensor([len(numbers) for numbers in embedded])

@@ -10,8 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arguments import Settings
+from twotower.errors import ConfigError
 from twotower.extras import require
-from twotower.retrieval.index import MOST, Hnsw, IntArray
+from twotower.retrieval.index import IntArray
+
+MOST = 1 << 16
+"""Candidates that a search of a graph holds, at most."""
 
 NARROWEST = 128
 """Vectors that a search holds at first, where the settings leave it open."""
@@ -24,6 +29,36 @@ WIDEST = 6.0
 
 ROUNDING = 1e-6
 """A vector is longer than another where it is so by more than this share."""
+
+
+class GraphSettings(Settings, frozen=True):
+    """Settings of a graph of neighbours.
+
+    Malkov and Yashunin, *Efficient and robust approximate nearest neighbor search using hierarchical navigable small
+    world graphs*, TPAMI 2020, as FAISS has it.
+
+    Attributes:
+        neighbours: Neighbours of a candidate in a layer; twice as many in the lowest.
+        build: Candidates held while a neighbour is looked for.
+        search: Candidates held while a query is answered, at least; more find more and take longer. None for as many
+            as it takes to find a little more than the parity gate asks for, on the queries that it is measured on.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    neighbours: int = 32
+    build: int = 200
+    search: int | None = None
+
+    def check(self) -> None:
+        """Refuses what is out of range."""
+        wide = 1 if self.search is None else self.search
+        if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= MOST or not 1 <= wide <= MOST:
+            raise ConfigError(
+                f"hnsw with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from 2 to "
+                f"256 neighbours, and from 1 to {MOST} for the others"
+            )
 
 
 class Graph:
@@ -44,13 +79,13 @@ class Graph:
         width: Vectors that a search holds; default: as the settings say, or few.
     """
 
-    def __init__(self, settings: Hnsw, index: Any, length: float, width: int | None = None) -> None:
+    def __init__(self, settings: GraphSettings, index: Any, length: float, width: int | None = None) -> None:
         self.settings, self.index, self.length = settings, index, length
         self.width = width or settings.search or NARROWEST
         self._faiss = require("faiss", "ann")
 
     @classmethod
-    def build(cls, settings: Hnsw, vectors: Tensor) -> Graph:
+    def build(cls, settings: GraphSettings, vectors: Tensor) -> Graph:
         """A graph of these vectors `[n, d]`, at least one."""
         index = _empty(settings, vectors.shape[1])
         length = float(vectors.norm(dim=1).max())
@@ -58,7 +93,7 @@ class Graph:
         return cls(settings, index, length)
 
     @classmethod
-    def restored(cls, settings: Hnsw, vectors: Tensor, tensors: Mapping[str, Tensor]) -> Graph:
+    def restored(cls, settings: GraphSettings, vectors: Tensor, tensors: Mapping[str, Tensor]) -> Graph:
         """The graph that `tensors` are of.
 
         Raises:
@@ -135,7 +170,7 @@ def _lengthened(vectors: npt.NDArray[np.float32], length: float) -> npt.NDArray[
     return np.hstack([vectors, np.sqrt(np.maximum(missing, 0.0)).astype(np.float32)[:, None]])
 
 
-def _empty(settings: Hnsw, width: int) -> Any:
+def _empty(settings: GraphSettings, width: int) -> Any:
     faiss = require("faiss", "ann")
     index = faiss.IndexHNSWFlat(width + 1, settings.neighbours, faiss.METRIC_L2)
     index.hnsw.efConstruction = settings.build

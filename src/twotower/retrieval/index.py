@@ -1,20 +1,16 @@
-"""What an index of candidates is, what it finds, and the settings of each kind."""
+"""What an index of candidates is, what it finds, and what its settings do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from twotower.errors import ConfigError
-
-MOST = 1 << 16
-"""Candidates that a search of a graph holds, at most."""
+from twotower.kinds import Kinds
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -44,7 +40,7 @@ class Index(Protocol):
 
     @property
     def kind(self) -> str:
-        """`exact` or `hnsw`."""
+        """`exact`, `hnsw`, or the kind of one's own."""
         ...
 
     @property
@@ -85,41 +81,46 @@ class Index(Protocol):
         """
         ...
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a bundle keeps of it besides the embeddings, for `IndexSettings.restore`."""
+        ...
 
-class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="exact"):
-    """Settings of exact search: there is nothing to set."""
 
+@runtime_checkable
+class IndexSettings(Protocol):
+    """How candidates are searched: a frozen `Settings` whose tag is the kind, and what makes the index.
 
-class Hnsw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hnsw"):
-    """Settings of a graph of neighbours.
-
-    Malkov and Yashunin, *Efficient and robust approximate nearest neighbor search using hierarchical navigable small
-    world graphs*, TPAMI 2020, as FAISS has it.
-
-    Attributes:
-        neighbours: Neighbours of a candidate in a layer; twice as many in the lowest.
-        build: Candidates held while a neighbour is looked for.
-        search: Candidates held while a query is answered, at least; more find more and take longer. None for as many
-            as it takes to find a little more than the parity gate asks for, on the queries that it is measured on.
-
-    Raises:
-        ConfigError: A number is out of its range.
+    Register one of your own with `@INDEXES.register`; a bundle keeps its settings, and is loaded where the module that
+    defines it was imported first. `twotower.testing.check_index` tries one out.
     """
 
-    neighbours: int = 32
-    build: int = 200
-    search: int | None = None
+    def make(self, embeddings: Tensor) -> Index:
+        """The index of a catalogue.
 
-    def __post_init__(self) -> None:
-        wide = 1 if self.search is None else self.search
-        if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= MOST or not 1 <= wide <= MOST:
-            raise ConfigError(
-                f"hnsw with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from 2 to "
-                f"256 neighbours, and from 1 to {MOST} for the others"
-            )
+        Args:
+            embeddings: Candidate embeddings, float32 `[C, d]`, at least one, on the processor.
+
+        Raises:
+            MissingExtraError: A library is not installed.
+            TwoTowerError: An embedding is not finite.
+        """
+        ...
+
+    def restore(self, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> Index:
+        """The index of which `tensors` were kept in a bundle, which may be a stranger's.
+
+        Args:
+            embeddings: The candidate embeddings that it had.
+            tensors: What its `tensors` gave, or anything else: check it before a library sees it.
+
+        Raises:
+            ValueError: They fit neither each other nor the embeddings.
+        """
+        ...
 
 
-IndexSettings: TypeAlias = Exact | Hnsw
+INDEXES: Kinds[type[IndexSettings]] = Kinds("index")
+"""Settings of indexes by kind."""
 
 
 def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:

@@ -23,9 +23,10 @@ from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
 from twotower.retrieval.conditions import matching_rows
+from twotower.retrieval.exact import Exact
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, pairs_of
+from twotower.retrieval.index import Index, IndexSettings, IntArray, pairs_of
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Query, Request, Requests
@@ -95,7 +96,7 @@ class Retriever:
                 hold candidates that training did not see. Where it lacks some that training saw, their events are
                 left out of the seen lists and the popularity, with a `DataWarning`.
             seen: The training split: what each query has chosen, and the query table.
-            index: How candidates are searched: `Exact()` or `Hnsw()`.
+            index: How candidates are searched: `Exact()`, `Hnsw()`, or settings of your own.
             parity: The share of what exact search finds that an approximate index has to find; None for any.
             title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
                 name holds `title` or `name`, or else the id.

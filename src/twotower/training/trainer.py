@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 
 from twotower.arguments import Follows, Settings, checks_arguments
@@ -13,7 +14,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
-from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
+from twotower.model.losses import LOSSES, BuiltInLoss, InBatchSoftmax, Loss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
@@ -196,3 +197,19 @@ class Trainer(Settings, frozen=True, kw_only=True):
         with watched(callbacks, progress) as watching:
             run.train(watching, saved)
         return run.state.history
+
+
+def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:
+    """Makes a trainer from plain data, as `[training]` of a config has it; its loss may be one that a user registered.
+
+    Raises:
+        ConfigError: The loss's kind is unknown, or a setting of a user's loss is wrong.
+        msgspec.ValidationError: Another setting is unknown or wrong.
+    """
+    loss = settings.get("loss")
+    kind = loss.get("kind") if isinstance(loss, Mapping) else None
+    if not isinstance(kind, str) or issubclass(LOSSES[kind], BuiltInLoss):
+        return msgspec.convert(settings, Trainer)
+    assert isinstance(loss, Mapping)
+    others = {name: value for name, value in settings.items() if name != "loss"}
+    return msgspec.structs.replace(msgspec.convert(others, Trainer), loss=LOSSES.make(loss))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from twotower.data.dataset import Dataset
 from twotower.evaluation.baselines.budget import Cost, Machine, inversion_seconds, product_seconds
 from twotower.evaluation.baselines.choices import Choices
+from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.baselines.symmetric import invert
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
@@ -19,6 +20,7 @@ BLOCK_NUMBERS = 1 << 22
 """Numbers of the Gram matrix counted at once: 16 MB, and as many again for their places."""
 
 
+@BASELINES.register
 class Ease(QueryScorer):
     """EASE: a linear model from what a query has chosen to what it will choose, in closed form.
 
@@ -38,6 +40,8 @@ class Ease(QueryScorer):
     Raises:
         TwoTowerError: λ is so small that the matrix has no inverse in float32.
     """
+
+    kind, label = "ease", "EASE"
 
     def __init__(self, train: Dataset, regularization: float = 400.0, step: ReportStep = no_report) -> None:
         self.choices = Choices(train)

@@ -10,6 +10,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.baselines.budget import Cost, Machine, product_seconds
+from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
 from twotower.extras import require
@@ -21,6 +22,7 @@ SPEED = 20.0
 """Multiplications of its dense factors in the time of one of a sparse product."""
 
 
+@BASELINES.register
 class Ials(QueryScorer):
     """Implicit ALS: factors of queries and candidates whose product is near the binary matrix of choices.
 
@@ -42,6 +44,8 @@ class Ials(QueryScorer):
     Raises:
         MissingExtraError: The extra `baselines` is not installed.
     """
+
+    kind, label = "ials", "iALS"
 
     def __init__(
         self,

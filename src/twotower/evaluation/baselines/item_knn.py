@@ -10,6 +10,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.evaluation.baselines.budget import Cost, Machine, product_seconds
 from twotower.evaluation.baselines.choices import Choices
+from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import FloatArray, IntArray
 from twotower.progress import ReportStep, no_report
@@ -24,6 +25,7 @@ STEPS_PER_PRODUCT = 3.0
 """What counting, weighing and choosing the nearest take, in multiplications of the product alone."""
 
 
+@BASELINES.register
 class ItemKnn(QueryScorer):
     """Item-kNN: a candidate scores the sum of its similarities to those of its neighbours that the query has chosen.
 
@@ -39,6 +41,8 @@ class ItemKnn(QueryScorer):
         shrinkage: s, which lowers the similarities that rest on few queries.
         step: Told the share that is done.
     """
+
+    kind, label = "item_knn", "item-kNN"
 
     def __init__(
         self, train: Dataset, neighbours: int = 100, shrinkage: float = 0.0, step: ReportStep = no_report

@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 
 from twotower.data.dataset import Dataset, Oracle
+from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.ranking import ScoreBlock
 
 
+@BASELINES.register
 class OracleScorer:
     """The true choice probabilities as scores: the ceiling of any model on simulated data.
 
     Args:
         oracle: The truth behind the data.
     """
+
+    kind, label = "oracle", "oracle"
 
     def __init__(self, oracle: Oracle) -> None:
         self.oracle = oracle

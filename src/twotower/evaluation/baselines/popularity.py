@@ -8,6 +8,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.stream import ParquetLog
+from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
 
@@ -15,12 +16,15 @@ LATEST_SHARE = 0.1
 """The half-life of `RecentPopularity` is by default the time that the latest tenth of train took."""
 
 
+@BASELINES.register
 class Popularity(QueryScorer):
     """Every query gets the candidates that were chosen most often in train.
 
     Args:
         train: The training split, in memory or streamed.
     """
+
+    kind, label = "popularity", "popularity"
 
     def __init__(self, train: Dataset | ParquetLog) -> None:
         if isinstance(train, ParquetLog):
@@ -33,6 +37,7 @@ class Popularity(QueryScorer):
         return self.counts.expand(len(queries), -1)
 
 
+@BASELINES.register
 class RecentPopularity(Popularity):
     """Every query gets the candidates that were chosen most often of late: what to beat on a temporal split.
 
@@ -48,6 +53,8 @@ class RecentPopularity(Popularity):
     Raises:
         DataError: The data has no time column.
     """
+
+    kind, label = "recent_popularity", "recent popularity"
 
     def __init__(self, train: Dataset, half_life: float | None = None) -> None:
         age = train.times.max() - train.times

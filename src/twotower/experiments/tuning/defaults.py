@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from twotower.data.dataset import Dataset
-from twotower.model.losses import BuiltInLoss, FullSoftmax, InBatchSoftmax
+from twotower.model.losses import LOSSES, BuiltInLoss, FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import Settings, value_at
 from twotower.recipes.recipe import FULL_SOFTMAX_CATALOGUE
@@ -53,12 +53,13 @@ def _choices(settings: Settings, key: str, *values: Any) -> Choices:
 
 def _losses(settings: dict[str, Any], train: Dataset) -> list[dict[str, Any]]:
     """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
-    own = msgspec.convert(settings, BuiltInLoss)
+    own = LOSSES.make(settings)
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     drawn = own.draw_probability if isinstance(own, InBatchSoftmax) else None
     in_batch = [InBatchSoftmax(mask_known=known, draw_probability=drawn) for known in (False, True)]
     others: list[BuiltInLoss] = [*([FullSoftmax()] if small else []), *in_batch]
-    return [_shortest(loss) for loss in (own, *(other for other in others if other != own))]
+    shortest = _shortest(own) if isinstance(own, BuiltInLoss) else settings
+    return [shortest, *(_shortest(other) for other in others if other != own)]
 
 
 def _shortest(loss: BuiltInLoss) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from twotower.recipes.complete import complete
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import value_at
 from twotower.recipes.space import Choices, Dimension, Interval, Space
-from twotower.training.trainer import Trainer
+from twotower.training.trainer import Trainer, trainer_from_settings
 
 Values = dict[str, Any]
 """Dotted config key to value."""
@@ -123,7 +123,7 @@ class SearchSpace:
 
 
 def _trainer(config: Config) -> Trainer:
-    return msgspec.convert(config.training, Trainer)
+    return trainer_from_settings(config.training)
 
 
 def _whole(interval: Interval) -> tuple[int, int]:

@@ -1,0 +1,307 @@
+"""The softmax losses as functions of plain tensors, for training loops of your own.
+
+They have the values, gradients and memory bounds of the loss classes, which call them: logits are made a few rows at a
+time, and B × C of them are never in memory (`twotower.model.softmax`). Values are differentiable once with respect to
+`query`, `candidates` and a `temperature` that is a tensor; what corrects and weights is constant. They work in the
+type of the embeddings: float32 or float64.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from twotower.errors import ConfigError
+from twotower.model.softmax import Removed, softmax_loss
+
+__all__ = [
+    "Distinct",
+    "Reduction",
+    "Removed",
+    "distinct",
+    "full_softmax",
+    "in_batch_softmax",
+    "mixed_log_probability",
+    "sampled_softmax",
+]
+
+Reduction = Literal["mean", "sum"]
+"""`mean` over the rows, weighted; or their weighted `sum`."""
+
+
+class Distinct(NamedTuple):
+    """The distinct candidates of a batch.
+
+    Attributes:
+        candidates: Their ids, int64 `[C]`, ascending.
+        target: Column of each event's own candidate, int64 `[B]`.
+        multiplicity: How often each was drawn, int64 `[C]`.
+    """
+
+    candidates: Tensor
+    target: Tensor
+    multiplicity: Tensor
+
+
+def distinct(events: Tensor, drawn: Tensor | None = None) -> Distinct:
+    """The distinct candidates that a batch's events name, and others drawn as negatives, so that each is embedded once.
+
+    Args:
+        events: Id of each event's candidate, int64 `[B]`.
+        drawn: Ids of further negatives, `[U]`.
+
+    Example:
+        >>> distinct(torch.tensor([7, 3, 7]))
+        Distinct(candidates=tensor([3, 7]), target=tensor([1, 0, 1]), multiplicity=tensor([1, 2]))
+    """
+    everything = events if drawn is None else torch.cat([events, drawn])
+    found, place, multiplicity = torch.unique(everything, return_inverse=True, return_counts=True)
+    return Distinct(found, place[: len(events)], multiplicity)
+
+
+def full_softmax(
+    query: Tensor,
+    candidates: Tensor,
+    target: Tensor,
+    *,
+    weights: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    removed: Removed | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Cross-entropy of each row's candidate against all candidates: `−log softmax(q·cᵀ / T)`.
+
+    Args:
+        query: Query embeddings, `[B, d]`.
+        candidates: Embeddings of the whole catalogue, `[C, d]`.
+        target: Column of each row's chosen candidate, int64 `[B]`.
+        weights: Weight of each row, `[B]`; None where all count the same.
+        temperature: What scores are divided by, above 0; a tensor may be learned.
+        removed: Logits left out, none of them a row's target.
+        label_smoothing: Share of each row's target that is spread evenly over all candidates that are left (Szegedy et
+            al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
+        reduction: `mean`, over the sum of the weights; or `sum`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: Shapes do not fit each other, or a removed logit is a target or out of order.
+
+    Example:
+        >>> query = torch.eye(2, requires_grad=True)
+        >>> loss = full_softmax(query, torch.eye(2), torch.tensor([0, 1]))
+        >>> round(loss.item(), 4)  # log(1 + 1/e)
+        0.3133
+        >>> loss.backward()
+    """
+    _check(query, candidates, target, weights, removed)
+    return softmax_loss(
+        _tempered(query, temperature),
+        candidates,
+        target,
+        _row_weights(query, weights, reduction),
+        removed=removed,
+        smoothing=label_smoothing,
+    )
+
+
+def in_batch_softmax(
+    query: Tensor,
+    candidates: Tensor,
+    target: Tensor | None = None,
+    *,
+    multiplicity: Tensor | None = None,
+    log_probability: Tensor | None = None,
+    weights: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    mask_same: bool = False,
+    removed: Removed | None = None,
+    hard_negatives: int | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Cross-entropy of each row's candidate against those of the batch: `−log softmax(q·cᵀ / T − log p)`.
+
+    The correction by `log p` is on every column, the chosen one's included (Yi et al., *Sampling-bias-corrected neural
+    modeling for large corpus item recommendations*, RecSys 2019). Columns are the batch's distinct candidates, each of
+    which counts as often as it was drawn: the loss and the gradient of a softmax over all B columns.
+
+    Args:
+        query: Query embeddings, `[B, d]`.
+        candidates: Candidate embeddings, `[C, d]`.
+        target: Column of each row's chosen candidate, int64 `[B]`; None: row i's is column i.
+        multiplicity: How often each column was drawn, `[C]`; None: once.
+        log_probability: Logarithm of how probable it is that a draw gives the column, `[C]`, such as the log of its
+            share of the training events; None corrects nothing, so that popular candidates are pushed down.
+        weights: Weight of each row, `[B]`; None where all count the same.
+        temperature: What scores are divided by, above 0; a tensor may be learned.
+        mask_same: Leave out the other draws of the row's own candidate.
+        removed: Logits left out besides, none of them a row's target.
+        hard_negatives: Keep only this many distinct negatives a row, those with the highest corrected logits.
+        reduction: `mean`, over the sum of the weights; or `sum`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: Shapes do not fit each other, or a removed logit is a target or out of order.
+
+    Example:
+        >>> events = torch.tensor([7, 3, 7])  # what each event chose
+        >>> embedding = torch.nn.Embedding(10, 4)
+        >>> share = torch.full((10,), 0.1)  # of each candidate in the training events
+        >>> columns = distinct(events)
+        >>> loss = in_batch_softmax(
+        ...     torch.ones(3, 4),
+        ...     embedding(columns.candidates),
+        ...     columns.target,
+        ...     multiplicity=columns.multiplicity,
+        ...     log_probability=share.log()[columns.candidates],
+        ... )
+        >>> loss.backward()
+        >>> embedding.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()
+        [3, 7]
+    """
+    if target is None:
+        target = torch.arange(len(query), device=query.device)
+    _check(query, candidates, target, weights, removed)
+    for name, given in (("multiplicity", multiplicity), ("log_probability", log_probability)):
+        if given is not None and given.shape != (len(candidates),):
+            raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(candidates)}], one a candidate")
+    log_multiplicity = query.new_zeros(len(candidates)) if multiplicity is None else multiplicity.log().to(query.dtype)
+    row_weights = _row_weights(query, weights, reduction)
+    own = log_multiplicity[target]
+    loss = softmax_loss(
+        _tempered(query, temperature),
+        candidates,
+        target,
+        row_weights,
+        bias=log_multiplicity if log_probability is None else log_multiplicity - log_probability.to(query.dtype),
+        target_shift=-own if mask_same else None,
+        removed=removed,
+        hard_negatives=hard_negatives,
+    )
+    return loss if mask_same else loss + torch.dot(row_weights, own)  # each row's own column is one of several
+
+
+def sampled_softmax(
+    query: Tensor,
+    candidates: Tensor,
+    target: Tensor,
+    *,
+    multiplicity: Tensor,
+    log_probability: Tensor,
+    drawn: int,
+    catalogue: int,
+    weights: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    mask_same: bool = False,
+    removed: Removed | None = None,
+    hard_negatives: int | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """`in_batch_softmax` with further negatives, drawn uniformly over the catalogue.
+
+    So candidates that hardly any event names are negatives as well (Yang et al., *Mixed negative sampling for learning
+    two-tower neural networks in recommendations*, companion of WWW 2020). The correction is by the mixture that a
+    row's other columns are drawn from, `mixed_log_probability` of B − 1 events and `drawn` others.
+
+    Args:
+        query: Query embeddings, `[B, d]`.
+        candidates: Embeddings of the distinct candidates of the events and of the draws, `[C, d]`.
+        target: Column of each row's chosen candidate, int64 `[B]`.
+        multiplicity: How often each column was drawn, by an event or else, `[C]`.
+        log_probability: Logarithm of how probable it is that an event names the column, `[C]`.
+        drawn: How many were drawn uniformly for the batch.
+        catalogue: How many candidates they were drawn from.
+        weights: As in `in_batch_softmax`; so are all that follow.
+        temperature: What scores are divided by.
+        mask_same: Leave out the other draws of the row's own candidate.
+        removed: Logits left out besides.
+        hard_negatives: Keep only this many distinct negatives a row.
+        reduction: `mean` or `sum`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: As `in_batch_softmax`.
+
+    Example:
+        >>> events, drawn = torch.tensor([7, 3, 7]), torch.tensor([0, 3])
+        >>> columns, share = distinct(events, drawn), torch.full((10,), 0.1)
+        >>> loss = sampled_softmax(
+        ...     torch.ones(3, 4),
+        ...     torch.ones(3, 4),
+        ...     columns.target,
+        ...     multiplicity=columns.multiplicity,
+        ...     log_probability=share.log()[columns.candidates],
+        ...     drawn=2,
+        ...     catalogue=10,
+        ... )
+        >>> round(loss.item(), 4)  # five columns, all alike: log 5
+        1.6094
+    """
+    return in_batch_softmax(
+        query,
+        candidates,
+        target,
+        multiplicity=multiplicity,
+        log_probability=mixed_log_probability(log_probability, len(query) - 1, drawn, catalogue),
+        weights=weights,
+        temperature=temperature,
+        mask_same=mask_same,
+        removed=removed,
+        hard_negatives=hard_negatives,
+        reduction=reduction,
+    )
+
+
+def mixed_log_probability(log_probability: Tensor, events: int, drawn: int, catalogue: int) -> Tensor:
+    """Log probability of each candidate in draws of which some are events' and some uniform, `[C]`.
+
+    Args:
+        log_probability: Logarithm of how probable it is that an event names each candidate, `[C]`.
+        events: How many of a row's other columns are events': B − 1, as its own event is no draw.
+        drawn: How many are uniform draws.
+        catalogue: How many candidates those are drawn from.
+
+    Example:
+        >>> mixed_log_probability(torch.tensor([0.5, 0.0]).log(), events=1, drawn=1, catalogue=4).exp()
+        tensor([0.3750, 0.1250])
+    """
+    if drawn == 0:
+        return log_probability
+    share = drawn / (events + drawn)
+    return ((1 - share) * log_probability.exp() + share / catalogue).log()
+
+
+def _tempered(query: Tensor, temperature: float | Tensor) -> Tensor:
+    is_one = not isinstance(temperature, Tensor) and temperature == 1
+    return query if is_one else query / temperature
+
+
+def _row_weights(query: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:
+    """Weight of each row, divided by their sum for `mean`, `[B]`."""
+    rows = query.new_ones(len(query)) if weights is None else weights.to(query.dtype)
+    if reduction == "sum":
+        return rows
+    return rows / rows.sum().clamp_min(torch.finfo(query.dtype).tiny)
+
+
+def _check(query: Tensor, candidates: Tensor, target: Tensor, weights: Tensor | None, removed: Removed | None) -> None:
+    """Refuses shapes that do not fit each other, and removed logits that the softmax cannot leave out."""
+    if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
+        raise ConfigError(
+            f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
+        )
+    for name, given in (("target", target), ("weights", weights)):
+        if given is not None and given.shape != (len(query),):
+            raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(query)}], one a row of query")
+    if removed is not None and len(removed.rows) > 0:
+        is_target = target[removed.rows] == removed.columns
+        if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):
+            raise ConfigError("removed holds a row's target, or rows out of order; expected others, rows ascending")

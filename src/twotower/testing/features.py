@@ -1,0 +1,106 @@
+"""`check_feature`: what every feature promises."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twotower.errors import DataError
+from twotower.features import Feature, feature_from_settings
+from twotower.features.base import FEATURES, Columns
+
+
+def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> None:
+    """Checks a feature that has learned nothing yet; it has learned from the column afterwards.
+
+    - Its kind finds its class, and its settings, written as JSON, make it anew.
+    - It gives `width` finite numbers a row, the same for a row alone as among others, and the same every time.
+    - Null is either a `DataError` or finite numbers.
+    - What it learned and its weights, kept and restored, give the same numbers to the bit.
+    - A gradient reaches each of its parameters.
+
+    Features of a record, such as `History`, need the log: check them in a tower, by `check_tower`.
+
+    Args:
+        feature: The feature.
+        column: What it reads: a column of three rows or more, or several by name.
+
+    Raises:
+        AssertionError: Something of it does not hold.
+
+    Example:
+        >>> from twotower import Category
+        >>> check_feature(Category("colour", 4), pa.array(["red", "blue", "red", None]))
+    """
+    columns = _columns(feature, column)
+    _check_settings(feature)
+    feature.fit_columns(columns)
+    feature.eval()
+    with torch.no_grad():
+        first = _embedded(feature, columns)
+        assert torch.equal(first, _embedded(feature, columns)), "the same rows give other numbers the second time"
+    rows = len(next(iter(columns.values())))
+    assert first.shape == (rows, feature.width), f"it gives {list(first.shape)}; expected {[rows, feature.width]}"
+    assert first.dtype.is_floating_point, f"it gives {first.dtype}; expected floats"
+    assert bool(first.isfinite().all()), "it gives numbers that are not finite"
+    for row in range(rows):
+        alone = _embedded(feature, {name: values.slice(row, 1) for name, values in columns.items()})
+        assert torch.allclose(alone[0], first[row], atol=1e-5), f"row {row} alone gives other numbers than among others"
+    _check_null(feature, columns)
+    _check_restored(feature, columns, first)
+    _check_gradient(feature, columns)
+
+
+def _columns(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> dict[str, pa.ChunkedArray]:
+    given = {feature.column: column} if isinstance(column, pa.Array | pa.ChunkedArray) else dict(column)
+    assert set(feature.learns_from) <= set(given), f"it reads {feature.learns_from}; given {list(given)}"
+    chunked = {
+        name: pa.chunked_array([values]) if isinstance(values, pa.Array) else values for name, values in given.items()
+    }
+    assert all(len(values) >= 3 for values in chunked.values()), "expected a column of three rows or more"
+    return chunked
+
+
+def _check_settings(feature: Feature) -> None:
+    kind = type(feature).kind
+    assert kind in FEATURES, f"kind {kind!r} is not registered"
+    assert FEATURES[kind] is type(feature), f"kind {kind!r} is {FEATURES[kind].__name__}, not {type(feature).__name__}"
+    again = feature_from_settings(msgspec.json.decode(msgspec.json.encode(feature.settings())))
+    assert again.settings() == feature.settings(), f"settings {feature.settings()} make one with {again.settings()}"
+    assert again.width == feature.width, "settings make one of another width"
+
+
+def _check_null(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
+    nulls = {name: pa.chunked_array([pa.nulls(1, values.type)]) for name, values in columns.items()}
+    try:
+        given = _embedded(feature, nulls)
+    except DataError:
+        return
+    assert bool(given.isfinite().all()), "null gives numbers that are not finite; expected these, or a DataError"
+
+
+def _check_restored(feature: Feature, columns: dict[str, pa.ChunkedArray], expected: Tensor) -> None:
+    again = feature_from_settings(feature.settings())
+    again.restore(feature.learned())
+    again.load_state_dict(feature.state_dict())
+    again.eval()
+    assert torch.equal(_embedded(again, columns), expected), "restored from what it learned, it gives other numbers"
+
+
+def _check_gradient(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
+    feature.zero_grad()
+    parameters = dict(feature.named_parameters())
+    if not parameters:
+        return
+    feature(feature.encode_columns(columns)).sum().backward()
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None, f"no gradient reaches {name}"
+    feature.zero_grad()
+
+
+def _embedded(feature: Feature, columns: Columns) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = feature(feature.encode_columns(columns))
+    return found

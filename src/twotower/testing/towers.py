@@ -1,0 +1,118 @@
+"""`check_tower` and `check_model`: what every tower and every model promises."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+
+from twotower.data.dataset import Dataset
+from twotower.features import Category
+from twotower.model.saving import load_model, model_version, save_model
+from twotower.model.tower import Tower, tower_from_settings
+from twotower.model.tower_module import TowerModule
+from twotower.model.two_tower import TwoTower
+from twotower.training import Trainer
+
+
+def check_tower(tower: TowerModule, log: Dataset, side: Literal["query", "candidate"] = "candidate") -> None:
+    """Checks a tower that has learned nothing yet, in a model beside a plain one; it is trained afterwards.
+
+    Its settings, written as JSON, make it anew, and `check_model` holds of the model.
+
+    Args:
+        tower: The tower.
+        log: What its features read.
+        side: Which tower of the model it is to be.
+
+    Raises:
+        AssertionError: Something of it does not hold.
+
+    Example:
+        >>> from twotower.testing import small_log
+        >>> check_tower(Tower([Category("movie_id", 4)], layers=[4]), small_log())
+    """
+    again = tower_from_settings(msgspec.json.decode(msgspec.json.encode(tower.settings())))
+    assert type(again) is type(tower), f"settings make a {type(again).__name__}; expected a {type(tower).__name__}"
+    assert again.settings() == tower.settings(), f"settings {tower.settings()} make one with {again.settings()}"
+    assert again.width == tower.width, "settings make a tower of another width"
+    other = Tower([Category(log.candidate_id if side == "query" else log.query_id, tower.width)])
+    check_model(TwoTower(tower, other) if side == "query" else TwoTower(other, tower), log)
+
+
+def check_model(model: TwoTower, log: Dataset) -> None:
+    """Checks a model that has learned nothing yet; it is trained afterwards.
+
+    - It learns the same from the same seed.
+    - Both sides give `width` finite floats, the same for a row alone as among others.
+    - `forward` gives the dot products of the two, of pairs and of all with all.
+    - A gradient reaches every parameter that a side has, and training changes the weights and has a finite loss.
+    - Saved and loaded, it gives the same embeddings to the bit.
+
+    Args:
+        model: The model.
+        log: What its features read.
+
+    Raises:
+        AssertionError: Something of it does not hold.
+    """
+    started = [model_version(model.learn(log, seed)) for seed in (3, 3, 4)]
+    assert started[0] == started[1], "the same seed starts other weights; expected reset to start all of them"
+    assert started[0] != started[2], "another seed starts the same weights"
+    _check_sides(model, log)
+    _check_forward(model, log)
+    history = Trainer(epochs=2, batch_size=256).fit(model, log)
+    assert math.isfinite(history.epochs[-1].loss), "training has diverged"
+    assert model_version(model) != started[2], "training has changed nothing"
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder) / "model")
+        loaded = load_model(Path(folder) / "model")
+    assert type(loaded) is type(model), f"saved, it is loaded as a {type(loaded).__name__}"
+    assert torch.equal(loaded.embed_queries(log), model.embed_queries(log)), "loaded, it embeds queries otherwise"
+    loaded_candidates = loaded.embed_candidates(log.candidates)
+    assert torch.equal(loaded_candidates, model.embed_candidates(log.candidates)), (
+        "loaded, it embeds candidates otherwise"
+    )
+
+
+def _check_sides(model: TwoTower, log: Dataset) -> None:
+    model.eval()
+    sides = {
+        "queries": (model.encode_queries(log), model.query_vectors, model.embed_queries(log)),
+        "candidates": (
+            model.encode_candidates(log.candidates),
+            model.candidate_vectors,
+            model.embed_candidates(log.candidates),
+        ),
+    }
+    for name, (encoded, vectors, embeddings) in sides.items():
+        expected = [len(encoded), model.width]
+        assert list(embeddings.shape) == expected, (
+            f"embeddings of {name} are {list(embeddings.shape)}; expected {expected}"
+        )
+        assert embeddings.dtype.is_floating_point, f"embeddings of {name} are {embeddings.dtype}; expected floats"
+        assert bool(embeddings.isfinite().all()), f"embeddings of {name} are not finite"
+        for row in (0, len(encoded) - 1):
+            with torch.no_grad():
+                alone = vectors(encoded.gather(torch.tensor([row])))[0]
+            assert torch.allclose(alone, embeddings[row], atol=1e-5), f"row {row} of {name} alone is embedded otherwise"
+
+
+def _check_forward(model: TwoTower, log: Dataset) -> None:
+    rows = torch.arange(min(8, len(log)))
+    chosen = torch.from_numpy(log.candidate_index)[rows]
+    query = model.encode_queries(log).gather(rows)
+    candidate = model.encode_candidates(log.candidates).gather(chosen)
+    scores = model(query, candidate)
+    assert scores.shape == (len(rows), len(rows)), f"forward gives {list(scores.shape)}; expected [n, m]"
+    products = model.query_vectors(query) @ model.candidate_vectors(candidate).T
+    assert torch.allclose(scores, products, atol=1e-5), "forward does not give the dot products of the embeddings"
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(scores, torch.arange(len(rows))).backward()  # type: ignore[no-untyped-call]
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without, f"no gradient reaches {', '.join(without)}"
+    model.zero_grad()
