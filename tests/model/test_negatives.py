@@ -88,46 +88,6 @@ def test_every_draw_is_a_column(
             torch.testing.assert_close(gradient, plain, rtol=1e-5, atol=1e-6)
 
 
-@given(
-    seed=st.integers(0, 2**31),
-    size=st.integers(1, 20),
-    uniform=st.integers(0, 4),
-    log_q=st.booleans(),
-    mask_same=st.booleans(),
-    hard_negatives=st.sampled_from([None, 1, 3]),
-    weighted=st.booleans(),
-)
-def test_what_fills_a_batch_up_has_no_part_in_loss_and_gradient(
-    seed: int,
-    size: int,
-    uniform: int,
-    log_q: bool,
-    mask_same: bool,
-    hard_negatives: int | None,
-    weighted: bool,
-) -> None:
-    draw = np.random.default_rng(seed)
-    train = log_of([(int(draw.integers(3)), int(draw.integers(8))) for _ in range(20)], queries=3, candidates=9)
-    who, what, others = (torch.from_numpy(draw.integers(n, size=k)) for n, k in ((3, size), (9, size), (9, uniform)))
-    batch = Batch(who, what, torch.from_numpy(draw.uniform(0.5, 2.0, size)) if weighted else None)
-    queries, table = (torch.from_numpy(draw.normal(size=(n, 4))).requires_grad_() for n in (size, 9))
-    loss = InBatchSoftmax(log_q, mask_same, hard_negatives=hard_negatives, uniform=uniform)
-    shapes = []
-
-    def embed(wanted: Tensor) -> Tensor:
-        shapes.append(len(wanted))
-        return table[wanted]
-
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "drawn_uniformly", lambda *_: others)
-        for fixed_shapes in (False, True):
-            value = loss.bind(train, fixed_shapes=fixed_shapes)(queries, batch, embed)
-            found.append((value, *torch.autograd.grad(value, [queries, table])))
-    assert shapes == [len({*what.tolist(), *others.tolist()}), min(size + uniform, 9)]
-    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
-
-
 def expected_gradient_with_uniform(loss: InBatchSoftmax, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Over all batches and draws, with respect to the scores [candidates, queries], at the true log p(y|x)."""
     truth = torch.from_numpy(np.log(JOINT / JOINT.sum(axis=1, keepdims=True))).T.contiguous().requires_grad_()

@@ -39,7 +39,7 @@ class Hinge:
     def embedded(self, events: int, catalogue: int) -> int:
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> Hinge:
+    def bind(self, train: Dataset | ParquetLog) -> Hinge:
         return self
 
     def start_epoch(self) -> None:

@@ -21,7 +21,7 @@ from twotower.data.seen import Seen
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.model.draws import checked_probability, probability_column, share_of_events
-from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
+from twotower.model.negatives import Embed, Memory, drawn_uniformly
 from twotower.model.softmax import Removed, softmax_loss
 
 Reduction = Literal["mean", "sum"]
@@ -69,7 +69,7 @@ class Loss(Protocol):
         ...         self.margin = margin
         ...     def embedded(self, events: int, catalogue: int) -> int:
         ...         return min(events, catalogue)
-        ...     def bind(self, train: Dataset, *, fixed_shapes: bool = False) -> "Hinge":
+        ...     def bind(self, train: Dataset) -> "Hinge":
         ...         return self
         ...     def start_epoch(self) -> None:
         ...         pass
@@ -89,8 +89,8 @@ class Loss(Protocol):
         """How many candidates a step of so many events embeds, at most."""
         ...
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
-        """The loss for this training data; with `fixed_shapes` (`capture`), batches of one size have one shape."""
+    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+        """The loss for this training data."""
         ...
 
 
@@ -175,17 +175,13 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(
-        self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None, *, fixed_shapes: bool = False
-    ) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
             draw_probability: Probability that an event of a batch names each candidate, `[candidates]`, or numbers
                 in proportion to it; default: the column that the loss names, or else the share of the training events.
-            fixed_shapes: Fill the distinct candidates of a batch up with some that have no part in the loss, so that
-                batches of one size have one shape; there is no `memory` then.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
@@ -199,7 +195,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         else:
             probability = share_of_events(train)
         known = _known(train) if self.mask_known else None
-        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows, fixed_shapes)
+        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
 
 
 class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
@@ -231,17 +227,15 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
         del events
         return catalogue
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
-            fixed_shapes: Of no account here, where batches of one size have one shape.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
         """
-        del fixed_shapes
         return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
 
@@ -250,11 +244,8 @@ BuiltInLoss = InBatchSoftmax | FullSoftmax
 
 
 class _BoundInBatch:
-    def __init__(
-        self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int, fixed_shapes: bool
-    ) -> None:
+    def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
-        self.fixed_shapes = fixed_shapes
         self.memory = Memory(loss.memory)
 
     def start_epoch(self) -> None:
@@ -264,10 +255,7 @@ class _BoundInBatch:
         others = batch.candidates[:0]
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
-        if self.fixed_shapes:
-            columns = fixed_columns(batch.candidates, others, self.catalogue, embed_candidates)
-        else:
-            columns = self.memory.columns(batch.candidates, others, embed_candidates)
+        columns = self.memory.columns(batch.candidates, others, embed_candidates)
         log_multiplicity = columns.multiplicity.log().to(query_embeddings.dtype)  # [C]
         bias = log_multiplicity
         if self.loss.log_q:

@@ -17,7 +17,7 @@ class Columns:
     """The distinct candidates of a softmax.
 
     Attributes:
-        candidates: Row of each in the candidate table, ascending but for what fills up, `[C]`.
+        candidates: Row of each in the candidate table, ascending, `[C]`.
         embeddings: Their embeddings, `[C, d]`.
         target: Column of each event's own candidate, `[B]`.
         multiplicity: How often each was drawn, `[C]`.
@@ -78,28 +78,6 @@ class Memory:
         fresh = torch.unique(now)
         mixed = embeddings[latest].index_copy(0, fresh, embed(distinct[fresh]))  # [C, d]
         return Columns(distinct, mixed, place[: len(events)], multiplicity)
-
-
-def fixed_columns(events: Tensor, others: Tensor, catalogue: int, embed: Embed) -> Columns:
-    """The distinct candidates of a batch's events `[B]` and of others drawn `[U]`, filled up to min(B + U, catalogue).
-
-    So shapes do not depend on the data, and a device need not be waited for. What fills up is candidate 0 with
-    a multiplicity of 0, whose logarithm is −∞: in a softmax with that for its bias it has no part.
-
-    Example:
-        >>> columns = fixed_columns(torch.tensor([7, 3, 7]), torch.tensor([2]), 9, lambda rows: rows[:, None].float())
-        >>> columns.candidates, columns.multiplicity, columns.target
-        (tensor([2, 3, 7, 0]), tensor([1, 1, 2, 0]), tensor([2, 1, 2]))
-    """
-    ordered, order = torch.cat([events, others]).sort(stable=True)
-    begins = torch.ones_like(ordered)
-    begins[1:] = ordered[1:] != ordered[:-1]
-    column = begins.cumsum(0) - 1  # of each draw in order, [B + U]
-    size = min(len(ordered), catalogue)
-    candidates = ordered.new_zeros(size).scatter_(0, column, ordered)
-    multiplicity = ordered.new_zeros(size).scatter_add_(0, column, torch.ones_like(column))
-    place = torch.empty_like(order).scatter_(0, order, column)
-    return Columns(candidates, embed(candidates), place[: len(events)], multiplicity)
 
 
 def drawn_uniformly(count: int, catalogue: int, device: torch.device) -> Tensor:

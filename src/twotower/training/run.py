@@ -25,7 +25,6 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.averaging import Average
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
-from twotower.training.captured import CapturedStep, check_capture
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
@@ -49,7 +48,6 @@ class Run:
     validation: Validation | None
     best: Weights
     average: Average | None
-    captured: CapturedStep | None
 
     @classmethod
     def prepare(
@@ -70,18 +68,15 @@ class Run:
             last_epoch,
             -(-len(train) // settings.batch_size),
         )
-        if settings.capture:
-            check_capture(settings, model, train, state.optimizer)
         return cls(
             settings=settings,
             state=state,
-            loss=settings.loss.bind(train, fixed_shapes=settings.capture),
+            loss=settings.loss.bind(train),
             source=source_of(model, train, settings.batch_size, settings.seed),
             candidates=model.encode_candidates(train.candidates).to(device),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
             average=None if settings.average is None else Average(model, settings.average),
-            captured=CapturedStep(state.optimizer, settings.batch_size, device) if settings.capture else None,
         )
 
     def resume(self, saved: Checkpoint) -> None:
@@ -137,10 +132,7 @@ class Run:
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    if self.captured is None:
-                        loss, counted = self._step(part, rows)
-                    else:
-                        loss, counted = self.captured(self._step, part, rows)
+                    loss, counted = self._step(part, rows)
                     if self.average is not None:
                         self.average.update((number - 1) * state.steps_per_epoch + step)
                     total += loss
@@ -232,11 +224,7 @@ class Run:
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:
-            rate = group["initial_lr"] * factor
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = group["initial_lr"] * factor
 
 
 def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:

@@ -79,11 +79,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
         precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
             float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
             multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
-        capture: On CUDA devices, record a step of `batch_size` events once and replay it, so that small steps do not
-            wait for hundreds of launches; the last, smaller batch of an epoch runs as it is. The loss is the same,
-            with the distinct candidates of an in-batch softmax filled up to a fixed number; random numbers, and so
-            the bits, are others. On other devices these very steps run without a recording. It needs the events in
-            memory, `tables="dense"` where tables are large, and a loss without `mask_known` and `memory`.
 
     Raises:
         ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
@@ -116,7 +111,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
     seed: int = 0
     device: str = "cpu"
     precision: Precision = "float32"
-    capture: bool = False
 
     def check(self) -> None:
         """Refuses what is out of range or not there."""
@@ -171,8 +165,7 @@ class Trainer(Settings, frozen=True, kw_only=True):
 
         Raises:
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
-                streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
-                no fixed shapes.
+                streamed log with features, a loss or a batch that it does not allow.
             DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
                 validation part is of other data.
             TwoTowerError: The loss is not finite any more.
