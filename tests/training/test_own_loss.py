@@ -42,9 +42,6 @@ class Hinge:
     def bind(self, train: Dataset | ParquetLog) -> Hinge:
         return self
 
-    def start_epoch(self) -> None:
-        pass
-
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]
         other = batch.candidates[:, None] != batch.candidates

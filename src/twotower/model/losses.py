@@ -21,7 +21,7 @@ from twotower.data.seen import Seen
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.model.draws import checked_probability, probability_column, share_of_events
-from twotower.model.negatives import Embed, Memory, drawn_uniformly
+from twotower.model.negatives import Embed, columns_of, drawn_uniformly
 from twotower.model.softmax import Removed, softmax_loss
 
 Reduction = Literal["mean", "sum"]
@@ -44,9 +44,6 @@ class Batch:
 
 class BoundLoss(Protocol):
     """A loss that knows its training data."""
-
-    def start_epoch(self) -> None:
-        """Forgets the batches before; called at the start of every epoch."""
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
@@ -71,8 +68,6 @@ class Loss(Protocol):
         ...         return min(events, catalogue)
         ...     def bind(self, train: Dataset) -> "Hinge":
         ...         return self
-        ...     def start_epoch(self) -> None:
-        ...         pass
         ...     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         ...         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]
         ...         return (self.margin + scores - scores.diagonal()[:, None]).clamp_min(0).mean()
@@ -104,20 +99,11 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     count as often as they occur: `log(multiplicity)` is added to their logits, which is the softmax over
     all B columns, value and gradient.
 
-    Two kinds of draws can be added to the batch's own:
-
-    - `uniform`: candidates drawn uniformly over the catalogue, so that those which hardly any event names
-      are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
-      recommendations*, companion of WWW 2020);
-    - `memory`: the candidates of earlier batches, with the embeddings that they had then (Wang et al.,
-      *Cross-batch negative sampling for training two-tower recommenders*, SIGIR 2021). They are constants:
-      queries learn from them, the candidate tower does not, so that it is pulled by every event but pushed
-      away from its share of the negatives alone. A candidate that is also in the batch has its fresh
-      embedding, and both count. The memory is empty at the start of an epoch.
-
-    With either, a row's other columns are B − 1 events of the batch, M of the memory and U uniform draws,
-    and the p of the correction is that of their mixture, `((B − 1 + M) · p + U / C) / (B − 1 + M + U)` for a
-    catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
+    With `uniform`, candidates drawn uniformly over the catalogue are added, so that those which hardly any event
+    names are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
+    recommendations*, companion of WWW 2020). A row's other columns are then B − 1 events of the batch and U
+    uniform draws, and the p of the correction is that of their mixture, `((B − 1) · p + U / C) / (B − 1 + U)` for
+    a catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
     true probabilities vanishes where all the others are of one kind, and nearly where they are of both.
 
     Attributes:
@@ -130,7 +116,6 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
             gradients are B times smaller: Adagrad with its usual initial accumulator of 0.1 learns
             almost nothing from them.
         uniform: How many candidates to draw uniformly for each batch.
-        memory: How many of the latest events before the batch to remember.
         draw_probability: A column of the candidate table: the probability that an event of a batch names the
             candidate, or a number in proportion to it, for batches that are not drawn like the training events.
             Finite, at least 0, and above 0 for every candidate that a training event names. None: the share of
@@ -156,15 +141,14 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     hard_negatives: int | None = None
     reduction: Reduction = "mean"
     uniform: int = 0
-    memory: int = 0
     draw_probability: str | None = None
 
     def check(self) -> None:
         """Refuses what is out of range."""
         if self.hard_negatives is not None and self.hard_negatives < 1:
             raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
-        if self.uniform < 0 or self.memory < 0:
-            raise ConfigError(f"uniform={self.uniform}, memory={self.memory}; expected numbers of at least 0")
+        if self.uniform < 0:
+            raise ConfigError(f"uniform={self.uniform}; expected a number of at least 0")
         if self.draw_probability is not None and not self.log_q:
             raise ConfigError(
                 f"draw_probability={self.draw_probability!r} with log_q=False, which does not correct by it; "
@@ -246,20 +230,16 @@ BuiltInLoss = InBatchSoftmax | FullSoftmax
 class _BoundInBatch:
     def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
-        self.memory = Memory(loss.memory)
-
-    def start_epoch(self) -> None:
-        self.memory.forget()
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         others = batch.candidates[:0]
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
-        columns = self.memory.columns(batch.candidates, others, embed_candidates)
+        columns = columns_of(batch.candidates, others, embed_candidates)
         log_multiplicity = columns.multiplicity.log().to(query_embeddings.dtype)  # [C]
         bias = log_multiplicity
         if self.loss.log_q:
-            bias = bias - self._log_drawn(columns.candidates, len(batch.candidates) - 1 + len(self.memory))
+            bias = bias - self._log_drawn(columns.candidates, len(batch.candidates) - 1)
         weights = row_weights(batch, query_embeddings, self.loss.reduction)
         own = log_multiplicity[columns.target]
         loss = softmax_loss(
@@ -274,7 +254,6 @@ class _BoundInBatch:
             else _known_columns(self.known, batch, columns.candidates, self.catalogue),
             hard_negatives=self.loss.hard_negatives,
         )
-        self.memory.remember(batch.candidates, columns)
         if self.loss.mask_same:
             return loss
         return loss + torch.dot(weights, own)  # each row's own column is one of several
@@ -293,9 +272,6 @@ class _BoundInBatch:
 class _BoundFull:
     def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
         self.loss, self.known, self.catalogue = loss, known, catalogue
-
-    def start_epoch(self) -> None:
-        pass
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)

@@ -67,8 +67,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
         loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`, or one of your own; see `twotower.model.losses.Loss`.
         schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
-        average: Average the weights over the steps, of which each keeps this share of the average, such as 0.999;
-            the averaged weights are those that are validated, kept and given back. None averages nothing.
         validate_every: Epochs between validations; the last epoch is always validated.
         monitor: The metric that says which epoch is best: `all.` or `unseen.`, then `mrr`, or `top_K` or `ndcg_K` with
             a K of `ks`.
@@ -103,7 +101,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
     loss: AnyLoss = InBatchSoftmax()
     schedule: AnySchedule = Constant()
     clip_norm: float | None = None
-    average: float | None = None
     validate_every: int = 1
     monitor: str = "all.top_100"
     early_stopping: EarlyStopping | None = None
@@ -121,10 +118,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
             raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         check_ks(self.ks)
         measured = rank_metrics(np.ones(1), self.ks)
         try:
