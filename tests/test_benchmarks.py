@@ -85,6 +85,15 @@ def test_training_on_a_gpu_is_measured_in_every_variant(tmp_path: Path) -> None:
     assert all(len(one["seconds"]) == 3 and one["events_per_second"] > 0 for one in report["large"])
 
 
+@pytest.mark.slow
+def test_compiled_steps_are_compared_with_plain_ones(tmp_path: Path) -> None:
+    sizes = ("--depths", "8", "--batches", 128, "--steps", 2, "--repetitions", 1)
+    run("compiled.py", "--data", "simulated:30,40,1500", *sizes, "--backend", "eager", "--out", tmp_path / "out.json")
+    outcomes = read(tmp_path / "out.json")["outcomes"]
+    assert [one["way"] for one in outcomes] == ["plain", "towers", "step"]
+    assert all(sum(one["cpu"]["seconds"]) > 0 for one in outcomes)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_benchmark_says_so(tmp_path: Path) -> None:
     command = [sys.executable, BENCHMARKS / "gpu.py", "--out", tmp_path / "gpu.json"]
