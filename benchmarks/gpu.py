@@ -1,13 +1,12 @@
 """Training on a GPU: the tutorial's three depths, and events per second with large tables, beside their floors.
 
     python benchmarks/gpu.py
-    python benchmarks/gpu.py --data simulated:5000,2000,100000 --precision tf32 --capture yes
+    python benchmarks/gpu.py --data simulated:5000,2000,100000 --precision tf32
 
-Each variant, a precision with or without `capture`, trains the tutorial's models for 300 epochs with a validation
-every 5, after a few epochs that do not count, and then a table of all ids and a dense layer in each of two towers, on
-events drawn with the probabilities of `scaling.py`. Captured steps update large tables densely, others only the rows
-of the batch. Floors are what `step.py` and `scaling.py` say that a step cannot do without, at this device's best
-rates. Prints two tables and writes JSON. Without a CUDA device it says so and ends with exit status 2.
+Each precision trains the tutorial's models for 300 epochs with a validation every 5, after a few epochs that do not
+count, and then a table of all ids and a dense layer in each of two towers, on events drawn with the probabilities of
+`scaling.py`. Floors are what `step.py` and `scaling.py` say that a step cannot do without, at this device's best rates.
+Prints two tables and writes JSON. Without a CUDA device it says so and ends with exit status 2.
 """
 
 from __future__ import annotations
@@ -47,17 +46,11 @@ class Variant(msgspec.Struct, frozen=True):
     """A way to train."""
 
     precision: Precision
-    capture: bool
     device: str
-
-    def __str__(self) -> str:
-        return f"{self.precision}{', captured' if self.capture else ''}"
 
     def of(self, trainer: Trainer, **changes: Any) -> Trainer:
         """The trainer in this way."""
-        return msgspec.structs.replace(
-            trainer, precision=self.precision, capture=self.capture, device=self.device, **changes
-        )
+        return msgspec.structs.replace(trainer, precision=self.precision, device=self.device, **changes)
 
 
 class Tutorial(msgspec.Struct, frozen=True):
@@ -168,7 +161,7 @@ def large(variant: Variant, size: Size, repetitions: int, data: tuple[Dataset, D
     trainer = Trainer(
         epochs=repetitions + 1,
         batch_size=size.batch,
-        optimizer=Adagrad(0.1, tables="dense" if variant.capture else "auto"),
+        optimizer=Adagrad(0.1),
         loss=InBatchSoftmax(log_q=False, reduction="sum"),
     )
     history = variant.of(trainer).fit(TwoTower(query, candidate).learn(every_id), events)
@@ -186,9 +179,9 @@ def tutorial_table(outcomes: list[Tutorial]) -> Table:
         own = list(group)
         for one in own:
             numbers = (one.epochs, one.seconds, one.validation_seconds, one.floor_seconds)
-            table.add_row(str(variant), ",".join(map(str, one.layers)), *times(*numbers), f"{one.top_100:.4f}")
+            table.add_row(variant.precision, ",".join(map(str, one.layers)), *times(*numbers), f"{one.top_100:.4f}")
         sums = (sum(getattr(one, name) for one in own) for name in ("seconds", "validation_seconds", "floor_seconds"))
-        table.add_row(str(variant), "all", *times(sum(one.epochs for one in own), *sums), "", end_section=True)
+        table.add_row(variant.precision, "all", *times(sum(one.epochs for one in own), *sums), "", end_section=True)
     return table
 
 
@@ -204,7 +197,7 @@ def large_table(outcomes: list[Large]) -> Table:
         table.add_column(name, justify="right")
     for one in outcomes:
         over = statistics.median(one.seconds[1:]) / one.floor_seconds
-        table.add_row(str(one.variant), f"{one.events_per_second:,.0f}", f"{over:.1f}")
+        table.add_row(one.variant.precision, f"{one.events_per_second:,.0f}", f"{over:.1f}")
     return table
 
 
@@ -215,7 +208,6 @@ def main() -> None:
         "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
     )
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=list(get_args(Precision)))
-    parser.add_argument("--capture", nargs="+", choices=("no", "yes"), default=["no", "yes"])
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
     parser.add_argument("--epochs", type=int, default=300, help="of each depth")
     parser.add_argument("--queries", type=int, default=1_000_000, help="of the large tables, as all that follows")
@@ -238,10 +230,9 @@ def main() -> None:
     size = Size(options.batch * options.steps, options.queries, options.candidates, options.dim, options.batch)
     data = large_events(size)
     tutorials, larges, found = [], [], {}
-    for precision, capture in itertools.product(options.precision, options.capture):
-        variant = Variant(precision, capture == "yes", options.device)
-        if precision not in found:
-            found[precision] = rates_of(variant, options.product, options.numbers)
+    for precision in options.precision:
+        variant = Variant(precision, options.device)
+        found[precision] = rates_of(variant, options.product, options.numbers)
         for depth in options.depths:
             layers = tuple(map(int, depth.split(",")))
             tutorials.append(tutorial(variant, layers, options.epochs, train, test, found[precision]))

@@ -31,12 +31,9 @@ class Hinge(Settings, frozen=True, tag="hinge", tag_field="kind"):
         """How many candidates a step embeds, at most: each distinct one of the batch once."""
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> Hinge:
+    def bind(self, train: Dataset | ParquetLog) -> Hinge:
         """It has nothing to know of the training data."""
         return self
-
-    def start_epoch(self) -> None:
-        """It remembers nothing."""
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         """The loss of a batch of B events."""

@@ -122,7 +122,6 @@ def test_the_loss_classes_have_the_same_values_to_the_bit(loss: Loss) -> None:
     query, catalogue = (torch.randn(count, D, generator=draw) for count in (64, LOG.candidates.num_rows))
     batch = Batch(*(torch.from_numpy(rows[:64]) for rows in (LOG.query_index, LOG.candidate_index)))
     bound = loss.bind(LOG)
-    bound.start_epoch()
     expected = bound(query, batch, lambda rows: catalogue[rows])
     if isinstance(loss, InBatchSoftmax):
         columns = distinct(batch.candidates)

@@ -77,16 +77,16 @@ def test_every_option_of_training_is_a_line(tmp_path: Path) -> None:
         learn_temperature = true
         temperature = 0.1
         [training]
-        average = 0.999
-        loss = {kind = "in_batch_softmax", uniform = 100, memory = 5000}
-        optimizer = {kind = "adamw", embedding_learning_rate = 0.02, embedding_weight_decay = 0.0}
+        clip_norm = 1.0
+        loss = {kind = "in_batch_softmax", uniform = 100}
+        optimizer = {kind = "adamw", learning_rate = 0.02, weight_decay = 0.0}
     """
     data = groups_log()
     config = read_config(write(tmp_path, text))
     trainer = config.resolved_recipe(data).trainer
-    assert trainer.average == 0.999
-    assert trainer.loss == InBatchSoftmax(uniform=100, memory=5000)
-    assert trainer.optimizer == AdamW(embedding_learning_rate=0.02, embedding_weight_decay=0.0)
+    assert trainer.clip_norm == 1.0
+    assert trainer.loss == InBatchSoftmax(uniform=100)
+    assert trainer.optimizer == AdamW(0.02, weight_decay=0.0)
     assert msgspec.convert(msgspec.to_builtins(trainer), Trainer) == trainer
     model = config.model.build(data, recipe("tuned", data, RandomSplit()))
     assert (model.learn_temperature, model.initial_temperature) == (True, 0.1)

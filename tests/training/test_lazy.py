@@ -254,8 +254,8 @@ def test_tables_are_lazy_where_they_are_large_for_what_a_step_looks_up(parts: tu
     assert lazy(AdamW()) == lazy(Adagrad()) == ["query.features.1.table"]  # 2,000 rows; 1,999 are too few
     assert lazy(AdamW(tables="dense")) == lazy(Adagrad(tables="dense")) == []
     assert len(lazy(AdamW(tables="lazy"))) == len(lazy(Adagrad(tables="lazy"))) == 4
-    assert lazy(Adagrad(embedding_weight_decay=0.1)) == []  # it would not be the same
-    assert len(lazy(Adagrad(embedding_weight_decay=0.1, tables="lazy"))) == 4
+    assert lazy(Adagrad(weight_decay=0.1)) == []  # it would not be the same
+    assert len(lazy(Adagrad(weight_decay=0.1, tables="lazy"))) == 4
     assert type(AdamW().build(model)) is torch.optim.AdamW
 
 

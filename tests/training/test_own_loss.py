@@ -40,11 +40,8 @@ class Hinge:
     def embedded(self, events: int, catalogue: int) -> int:
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> Hinge:
+    def bind(self, train: Dataset | ParquetLog) -> Hinge:
         return self
-
-    def start_epoch(self) -> None:
-        pass
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]

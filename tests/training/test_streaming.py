@@ -149,7 +149,7 @@ def test_a_resumed_training_on_a_stream_equals_an_uninterrupted_one(
         schedule=Cosine(),
         early_stopping=EarlyStopping(),
         monitor="all.mrr",
-        loss=InBatchSoftmax(uniform=20, memory=300),
+        loss=InBatchSoftmax(uniform=20),
     )
     one, other = toy_model(dropout=0.1), toy_model(dropout=0.1)
     expected = trainer.fit(one, opened(path, whole), measured)

@@ -23,7 +23,7 @@ from twotower.errors import ConfigError
 from twotower.kinds import Kinds
 from twotower.model.draws import checked_probability, probability_column, share_of_events
 from twotower.model.functional import Reduction, full_softmax, in_batch_softmax, mixed_log_probability
-from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
+from twotower.model.negatives import Embed, columns_of, drawn_uniformly
 from twotower.model.softmax import Removed
 
 
@@ -44,9 +44,6 @@ class Batch:
 
 class BoundLoss(Protocol):
     """A loss that knows its training data."""
-
-    def start_epoch(self) -> None:
-        """Forgets the batches before; called at the start of every epoch."""
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
@@ -70,10 +67,8 @@ class Loss(Protocol):
         ...         self.margin = margin
         ...     def embedded(self, events: int, catalogue: int) -> int:
         ...         return min(events, catalogue)
-        ...     def bind(self, train: Dataset, *, fixed_shapes: bool = False) -> "Hinge":
+        ...     def bind(self, train: Dataset) -> "Hinge":
         ...         return self
-        ...     def start_epoch(self) -> None:
-        ...         pass
         ...     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         ...         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]
         ...         return (self.margin + scores - scores.diagonal()[:, None]).clamp_min(0).mean()
@@ -90,8 +85,8 @@ class Loss(Protocol):
         """How many candidates a step of so many events embeds, at most."""
         ...
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
-        """The loss for this training data; with `fixed_shapes` (`capture`), batches of one size have one shape."""
+    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+        """The loss for this training data."""
         ...
 
 
@@ -111,20 +106,11 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     count as often as they occur: `log(multiplicity)` is added to their logits, which is the softmax over
     all B columns, value and gradient.
 
-    Two kinds of draws can be added to the batch's own:
-
-    - `uniform`: candidates drawn uniformly over the catalogue, so that those which hardly any event names
-      are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
-      recommendations*, companion of WWW 2020);
-    - `memory`: the candidates of earlier batches, with the embeddings that they had then (Wang et al.,
-      *Cross-batch negative sampling for training two-tower recommenders*, SIGIR 2021). They are constants:
-      queries learn from them, the candidate tower does not, so that it is pulled by every event but pushed
-      away from its share of the negatives alone. A candidate that is also in the batch has its fresh
-      embedding, and both count. The memory is empty at the start of an epoch.
-
-    With either, a row's other columns are B − 1 events of the batch, M of the memory and U uniform draws,
-    and the p of the correction is that of their mixture, `((B − 1 + M) · p + U / C) / (B − 1 + M + U)` for a
-    catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
+    With `uniform`, candidates drawn uniformly over the catalogue are added, so that those which hardly any event
+    names are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
+    recommendations*, companion of WWW 2020). A row's other columns are then B − 1 events of the batch and U
+    uniform draws, and the p of the correction is that of their mixture, `((B − 1) · p + U / C) / (B − 1 + U)` for
+    a catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
     true probabilities vanishes where all the others are of one kind, and nearly where they are of both.
 
     Attributes:
@@ -137,7 +123,6 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
             gradients are B times smaller: Adagrad with its usual initial accumulator of 0.1 learns
             almost nothing from them.
         uniform: How many candidates to draw uniformly for each batch.
-        memory: How many of the latest events before the batch to remember.
         draw_probability: A column of the candidate table: the probability that an event of a batch names the
             candidate, or a number in proportion to it, for batches that are not drawn like the training events.
             Finite, at least 0, and above 0 for every candidate that a training event names. None: the share of
@@ -163,15 +148,14 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     hard_negatives: int | None = None
     reduction: Reduction = "mean"
     uniform: int = 0
-    memory: int = 0
     draw_probability: str | None = None
 
     def check(self) -> None:
         """Refuses what is out of range."""
         if self.hard_negatives is not None and self.hard_negatives < 1:
             raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
-        if self.uniform < 0 or self.memory < 0:
-            raise ConfigError(f"uniform={self.uniform}, memory={self.memory}; expected numbers of at least 0")
+        if self.uniform < 0:
+            raise ConfigError(f"uniform={self.uniform}; expected a number of at least 0")
         if self.draw_probability is not None and not self.log_q:
             raise ConfigError(
                 f"draw_probability={self.draw_probability!r} with log_q=False, which does not correct by it; "
@@ -182,17 +166,13 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(
-        self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None, *, fixed_shapes: bool = False
-    ) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
             draw_probability: Probability that an event of a batch names each candidate, `[candidates]`, or numbers
                 in proportion to it; default: the column that the loss names, or else the share of the training events.
-            fixed_shapes: Fill the distinct candidates of a batch up with some that have no part in the loss, so that
-                batches of one size have one shape; there is no `memory` then.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
@@ -206,7 +186,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         else:
             probability = share_of_events(train)
         known = _known(train) if self.mask_known else None
-        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows, fixed_shapes)
+        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
 
 
 @LOSSES.register
@@ -239,17 +219,15 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
         del events
         return catalogue
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
+    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
         """The loss for this training data.
 
         Args:
             train: The events that batches are drawn from.
-            fixed_shapes: Of no account here, where batches of one size have one shape.
 
         Raises:
             ConfigError: `mask_known` with a log that is streamed.
         """
-        del fixed_shapes
         return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
 
@@ -258,30 +236,20 @@ BuiltInLoss = InBatchSoftmax | FullSoftmax
 
 
 class _BoundInBatch:
-    def __init__(
-        self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int, fixed_shapes: bool
-    ) -> None:
+    def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
-        self.fixed_shapes = fixed_shapes
-        self.memory = Memory(loss.memory)
-
-    def start_epoch(self) -> None:
-        self.memory.forget()
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         others = batch.candidates[:0]
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
-        if self.fixed_shapes:
-            columns = fixed_columns(batch.candidates, others, self.catalogue, embed_candidates)
-        else:
-            columns = self.memory.columns(batch.candidates, others, embed_candidates)
-        loss = in_batch_softmax(
+        columns = columns_of(batch.candidates, others, embed_candidates)
+        return in_batch_softmax(
             query_embeddings,
             columns.embeddings,
             columns.target,
             multiplicity=columns.multiplicity,
-            log_probability=self._log_drawn(columns.candidates, len(batch.candidates) - 1 + len(self.memory)),
+            log_probability=self._log_drawn(columns.candidates, len(batch.candidates) - 1),
             weights=batch.weights,
             mask_same=self.loss.mask_same,
             removed=None
@@ -290,8 +258,6 @@ class _BoundInBatch:
             hard_negatives=self.loss.hard_negatives,
             reduction=self.loss.reduction,
         )
-        self.memory.remember(batch.candidates, columns)
-        return loss
 
     def _log_drawn(self, candidates: Tensor, events: int) -> Tensor | None:
         """Log probability of each candidate in a row's other columns, of which so many are events', `[C]`."""
@@ -305,9 +271,6 @@ class _BoundInBatch:
 class _BoundFull:
     def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
         self.loss, self.known, self.catalogue = loss, known, catalogue
-
-    def start_epoch(self) -> None:
-        pass
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)

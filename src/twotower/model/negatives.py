@@ -17,7 +17,7 @@ class Columns:
     """The distinct candidates of a softmax.
 
     Attributes:
-        candidates: Row of each in the candidate table, ascending but for what fills up, `[C]`.
+        candidates: Row of each in the candidate table, ascending, `[C]`.
         embeddings: Their embeddings, `[C, d]`.
         target: Column of each event's own candidate, `[B]`.
         multiplicity: How often each was drawn, `[C]`.
@@ -29,77 +29,11 @@ class Columns:
     multiplicity: Tensor
 
 
-class Memory:
-    """The candidates of the latest events before a batch, with the embeddings that they had then.
-
-    Args:
-        size: How many events it remembers.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._latest: tuple[Tensor, Tensor] | None = None  # candidates [M], embeddings [M, d], the latest last
-
-    def __len__(self) -> int:
-        return 0 if self._latest is None else len(self._latest[0])
-
-    def forget(self) -> None:
-        """Empties it."""
-        self._latest = None
-
-    def remember(self, events: Tensor, columns: Columns) -> None:
-        """Adds a batch's events `[B]`, and drops the oldest beyond `size`."""
-        if self.size == 0:
-            return
-        embeddings = columns.embeddings.detach()[columns.target]
-        if self._latest is not None:
-            events = torch.cat([self._latest[0], events])
-            embeddings = torch.cat([self._latest[1], embeddings])
-        self._latest = events[-self.size :], embeddings[-self.size :]
-
-    def columns(self, events: Tensor, others: Tensor, embed: Embed) -> Columns:
-        """The distinct candidates of a batch's events `[B]`, of others drawn `[U]`, and of the memory.
-
-        A candidate that the batch names, by an event or another draw, has a fresh embedding, whatever the
-        memory holds; one that only the memory holds has its latest there, a constant without gradient. Every
-        draw counts, from wherever it comes.
-        """
-        if self._latest is None:
-            drawn = torch.cat([events, others])
-            distinct, place, multiplicity = torch.unique(drawn, return_inverse=True, return_counts=True)
-            return Columns(distinct, embed(distinct), place[: len(events)], multiplicity)
-        remembered, embeddings = self._latest
-        drawn = torch.cat([events, others, remembered])
-        distinct, place, multiplicity = torch.unique(drawn, return_inverse=True, return_counts=True)
-        now, before = place.split([len(drawn) - len(remembered), len(remembered)])
-        latest = torch.zeros_like(distinct).scatter_reduce(
-            0, before, torch.arange(len(before), device=place.device), "amax"
-        )
-        fresh = torch.unique(now)
-        mixed = embeddings[latest].index_copy(0, fresh, embed(distinct[fresh]))  # [C, d]
-        return Columns(distinct, mixed, place[: len(events)], multiplicity)
-
-
-def fixed_columns(events: Tensor, others: Tensor, catalogue: int, embed: Embed) -> Columns:
-    """The distinct candidates of a batch's events `[B]` and of others drawn `[U]`, filled up to min(B + U, catalogue).
-
-    So shapes do not depend on the data, and a device need not be waited for. What fills up is candidate 0 with
-    a multiplicity of 0, whose logarithm is −∞: in a softmax with that for its bias it has no part.
-
-    Example:
-        >>> columns = fixed_columns(torch.tensor([7, 3, 7]), torch.tensor([2]), 9, lambda rows: rows[:, None].float())
-        >>> columns.candidates, columns.multiplicity, columns.target
-        (tensor([2, 3, 7, 0]), tensor([1, 1, 2, 0]), tensor([2, 1, 2]))
-    """
-    ordered, order = torch.cat([events, others]).sort(stable=True)
-    begins = torch.ones_like(ordered)
-    begins[1:] = ordered[1:] != ordered[:-1]
-    column = begins.cumsum(0) - 1  # of each draw in order, [B + U]
-    size = min(len(ordered), catalogue)
-    candidates = ordered.new_zeros(size).scatter_(0, column, ordered)
-    multiplicity = ordered.new_zeros(size).scatter_add_(0, column, torch.ones_like(column))
-    place = torch.empty_like(order).scatter_(0, order, column)
-    return Columns(candidates, embed(candidates), place[: len(events)], multiplicity)
+def columns_of(events: Tensor, others: Tensor, embed: Embed) -> Columns:
+    """The distinct candidates of a batch's events `[B]` and of others drawn `[U]`."""
+    drawn = torch.cat([events, others])
+    distinct, place, multiplicity = torch.unique(drawn, return_inverse=True, return_counts=True)
+    return Columns(distinct, embed(distinct), place[: len(events)], multiplicity)
 
 
 def drawn_uniformly(count: int, catalogue: int, device: torch.device) -> Tensor:

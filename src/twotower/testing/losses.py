@@ -66,7 +66,6 @@ def _check_batch(loss: Loss, log: Dataset) -> None:
         return catalogue[rows]
 
     bound = loss.bind(log)
-    bound.start_epoch()
     value = bound(queries, batch, embed)
     assert value.shape == (), f"a batch gives {list(value.shape)}; expected a scalar"
     assert math.isfinite(value.item()), f"a batch gives {value.item()}"
@@ -92,7 +91,6 @@ def _value(loss: Loss, log: Dataset, closeness: float, weights: Tensor | None = 
     catalogue, bound = _catalogue(log), loss.bind(log)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of losses that draw
-        bound.start_epoch()
         return bound(_queries(log, closeness), _batch(log, weights), lambda rows: catalogue[rows]).item()
 
 

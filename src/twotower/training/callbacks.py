@@ -21,7 +21,7 @@ class TrainingState:
     """Where a training is; callbacks read it, and may ask it to stop.
 
     Attributes:
-        model: The model, as it is now; after an epoch with the averaged weights, where weights are averaged.
+        model: The model, as it is now.
         optimizer: Its optimiser.
         history: The epochs so far.
         epochs: Number of the last epoch to train.

@@ -53,11 +53,11 @@ class Checkpoint:
         self.folder, self.identity = folder, identity
         self._written = time.monotonic()
 
-    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[TrainingHistory, Weights, Weights] | None:
+    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[TrainingHistory, Weights] | None:
         """Puts the saved state into model and optimiser; None where there is none.
 
         Returns:
-            The history so far, the best weights so far and the averaged ones (both empty where none are kept).
+            The history so far, and the best weights so far, empty where none are kept.
 
         Raises:
             SavedFolderError: The folder holds another training, or cannot be read.
@@ -69,7 +69,6 @@ class Checkpoint:
             weights = load_file(self.folder / "weights.safetensors")
             moments = load_file(self.folder / "optimizer.safetensors")
             best = load_file(self.folder / "best.safetensors")
-            average = load_file(self.folder / "average.safetensors")
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             raise SavedFolderError(
                 f"the checkpoint {self.folder} cannot be read ({error}); delete it to start anew"
@@ -82,11 +81,9 @@ class Checkpoint:
             )
         model.load_state_dict(weights)
         _restore_optimizer(optimizer, moments)
-        return state.history, best, average
+        return state.history, best
 
-    def save(
-        self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights, average: Weights
-    ) -> None:
+    def save(self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights) -> None:
         """Replaces the folder's content, unless the last time was a moment ago."""
         if time.monotonic() - self._written < EVERY_SECONDS:
             return
@@ -95,7 +92,6 @@ class Checkpoint:
             save_file(model.state_dict(), building / "weights.safetensors")
             save_file(_optimizer_tensors(optimizer), building / "optimizer.safetensors")
             save_file(best, building / "best.safetensors")
-            save_file(average, building / "average.safetensors")
         self._written = time.monotonic()
 
 

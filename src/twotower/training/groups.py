@@ -1,4 +1,4 @@
-"""Which parameters of a model learn at which rate: embedding tables, dense layers, the temperature."""
+"""Which parameters of a model decay, and which embedding tables are updated lazily."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from twotower.features import Feature
 from twotower.features.lookups import Table
 from twotower.model.two_tower import TwoTower, features_of
 
@@ -21,59 +20,25 @@ WORTH_IT = 10
 """
 
 
-def parameter_groups(
-    model: nn.Module,
-    learning_rate: float,
-    weight_decay: float,
-    embedding_learning_rate: float | None,
-    embedding_weight_decay: float | None,
-) -> list[dict[str, Any]]:
-    """The parameters in groups for an optimiser, each with its rate and decay; `initial_lr` is what schedules scale.
+def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters in groups for an optimiser, each with its decay; `initial_lr` is what schedules scale.
 
-    An embedding table is what a feature has in its attribute `table`; all else that features have, such as a
-    recurrent unit or a missing number's value, counts as dense. Where nothing is given for embeddings they have
-    the rate and decay of the dense layers; a learned temperature has their rate and no decay.
+    A learned temperature has no decay.
 
     Example:
-        >>> from twotower.features import Hashed
+        >>> from twotower.features import Category
         >>> from twotower.model import Tower
-        >>> tower = Tower([Hashed("device", buckets=9, dim=2)], layers=[4])
-        >>> for group in parameter_groups(tower, 0.01, 0.0, 0.1, None):
-        ...     print(group["lr"], [tuple(parameter.shape) for parameter in group["params"]])
-        0.01 [(4, 2), (4,)]
-        0.1 [(10, 2)]
+        >>> user, item = Tower([Category("user", 2)]), Tower([Category("item", 2)])
+        >>> groups = parameter_groups(TwoTower(user, item, learn_temperature=True), 0.01, 0.1)
+        >>> [group["weight_decay"] for group in groups]
+        [0.1, 0.0]
     """
-    tables = {id(parameter) for parameter in _tables(model)}
     temperature = model.log_temperature if isinstance(model, TwoTower) else None
-    dense, embedding, undecayed = [], [], []
-    for parameter in model.parameters():
-        if id(parameter) in tables:
-            embedding.append(parameter)
-        elif parameter is temperature:
-            undecayed.append(parameter)
-        else:
-            dense.append(parameter)
-    table_rate = learning_rate if embedding_learning_rate is None else embedding_learning_rate
-    table_decay = weight_decay if embedding_weight_decay is None else embedding_weight_decay
-    groups = (
-        (dense, learning_rate, weight_decay),
-        (embedding, table_rate, table_decay),
-        (undecayed, learning_rate, 0.0),
-    )
+    decayed = [parameter for parameter in model.parameters() if parameter is not temperature]
+    groups = [(decayed, weight_decay)] + ([] if temperature is None else [([temperature], 0.0)])
     return [
-        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-        for parameters, rate, decay in groups
-        if parameters
-    ]
-
-
-def _tables(model: nn.Module) -> list[nn.Parameter]:
-    return [
-        parameter
-        for feature in model.modules()
-        if isinstance(feature, Feature)
-        for name, parameter in feature.named_parameters()
-        if name.split(".")[0] == "table"
+        {"params": parameters, "lr": learning_rate, "initial_lr": learning_rate, "weight_decay": decay}
+        for parameters, decay in groups
     ]
 
 

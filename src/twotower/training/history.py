@@ -18,7 +18,7 @@ class Epoch(msgspec.Struct, frozen=True):
     Attributes:
         epoch: Its number, from 1.
         loss: Mean loss of all its events.
-        learning_rate: At its end; that of the dense layers where embeddings have another.
+        learning_rate: At its end.
         seconds: Spent training.
         validation: Scores after it; None where it was not validated.
         validation_seconds: Spent validating.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -28,8 +28,6 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
         initial_accumulator: What the sum of squared gradients starts at.
         epsilon: Added outside the root.
         weight_decay: Added to the gradient, times the weights; not on a learned temperature.
-        embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
-        embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
         tables: `lazy` updates only the rows of embedding tables that a step has looked up, which where they have
             no weight decay is the very same; with it, only these rows decay. `dense` passes over all rows.
             `auto` is lazy where that is faster and the same: for large tables without weight decay.
@@ -39,8 +37,6 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
     initial_accumulator: float = 0.1
     epsilon: float = 1e-7
     weight_decay: float = 0.0
-    embedding_learning_rate: float | None = None
-    embedding_weight_decay: float | None = None
     tables: Updates = "auto"
 
     def check(self) -> None:
@@ -60,7 +56,7 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
             looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
                 without.
         """
-        groups = _groups(model, self)
+        groups = parameter_groups(model, self.learning_rate, self.weight_decay)
         same = [group for group in groups if group["weight_decay"] == 0] if self.tables == "auto" else groups
         if tables := lazy_tables(same, self.tables, looked_up or Counter()):
             return LazyAdagrad(groups, tables, self.initial_accumulator, self.epsilon)
@@ -77,8 +73,6 @@ class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
         weight_decay: Share of the weights taken off each step, times the learning rate; not of a learned
             temperature.
         betas: Decay of the running means of the gradient and of its square.
-        embedding_learning_rate: Of the embedding tables alone; None gives them the one above.
-        embedding_weight_decay: Of the embedding tables alone; None gives them the one above.
         tables: `lazy` updates only the rows of embedding tables that a step looks up, after what they have missed,
             which is the same but for rounding; `dense` passes over all rows; `auto` is lazy where that is faster,
             for large tables.
@@ -87,8 +81,6 @@ class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
     learning_rate: float = 0.002
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
-    embedding_learning_rate: float | None = None
-    embedding_weight_decay: float | None = None
     tables: Updates = "auto"
 
     def check(self) -> None:
@@ -105,7 +97,7 @@ class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
             looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
                 without.
         """
-        groups = _groups(model, self)
+        groups = parameter_groups(model, self.learning_rate, self.weight_decay)
         if tables := lazy_tables(groups, self.tables, looked_up or Counter()):
             return LazyAdamW(groups, tables, self.betas)
         return torch.optim.AdamW(groups, betas=self.betas, fused=True)
@@ -171,25 +163,11 @@ class Cosine(Settings, frozen=True, tag="cosine", tag_field="kind"):
 LearningRateSchedule = Constant | Cosine
 
 
-def _groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
-    return parameter_groups(
-        model,
-        settings.learning_rate,
-        settings.weight_decay,
-        settings.embedding_learning_rate,
-        settings.embedding_weight_decay,
-    )
-
-
 def _check(settings: Optimizer) -> None:
-    for name in ("learning_rate", "embedding_learning_rate"):
-        rate = getattr(settings, name)
-        if rate is not None and not rate > 0:
-            raise ConfigError(f"{name}={rate}; expected a number above 0")
-    for name in ("weight_decay", "embedding_weight_decay"):
-        decay = getattr(settings, name)
-        if decay is not None and not decay >= 0:
-            raise ConfigError(f"{name}={decay}; expected a number of at least 0")
+    if not settings.learning_rate > 0:
+        raise ConfigError(f"learning_rate={settings.learning_rate}; expected a number above 0")
+    if not settings.weight_decay >= 0:
+        raise ConfigError(f"weight_decay={settings.weight_decay}; expected a number of at least 0")
 
 
 def _check_warmup(warmup: float) -> None:

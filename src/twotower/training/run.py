@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,8 @@ from twotower.interruption import Interruption
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
-from twotower.training.averaging import Average
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
-from twotower.training.captured import CapturedStep, check_capture
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
@@ -48,8 +46,6 @@ class Run:
     candidates: EncodedSide
     validation: Validation | None
     best: Weights
-    average: Average | None
-    captured: CapturedStep | None
 
     @classmethod
     def prepare(
@@ -70,18 +66,14 @@ class Run:
             last_epoch,
             -(-len(train) // settings.batch_size),
         )
-        if settings.capture:
-            check_capture(settings, model, train, state.optimizer)
         return cls(
             settings=settings,
             state=state,
-            loss=settings.loss.bind(train, fixed_shapes=settings.capture),
+            loss=settings.loss.bind(train),
             source=source_of(model, train, settings.batch_size, settings.seed),
             candidates=model.encode_candidates(train.candidates).to(device),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
-            average=None if settings.average is None else Average(model, settings.average),
-            captured=CapturedStep(state.optimizer, settings.batch_size, device) if settings.capture else None,
         )
 
     def resume(self, saved: Checkpoint) -> None:
@@ -93,9 +85,7 @@ class Run:
         resumed = saved.resume(self.state.model, self.state.optimizer)
         if resumed is None:
             return
-        self.state.history, self.best, averaged = resumed
-        if self.average is not None:
-            self.average.restore(averaged)
+        self.state.history, self.best = resumed
         self.state.stop = self.out_of_patience()
 
     def train(self, callbacks: Sequence[Callback], saved: Checkpoint | None) -> None:
@@ -109,11 +99,9 @@ class Run:
                 state.history.epochs.append(epoch)
                 self.keep_best()
                 if saved is not None:
-                    averaged = {} if self.average is None else self.average.weights
-                    saved.save(state.model, state.optimizer, state.history, self.best, averaged)
-                with self.averaged():
-                    for callback in callbacks:
-                        callback.on_epoch(state, epoch)
+                    saved.save(state.model, state.optimizer, state.history, self.best)
+                for callback in callbacks:
+                    callback.on_epoch(state, epoch)
             interruption.raise_if_asked()
         self.finish()
         for callback in callbacks:
@@ -129,7 +117,6 @@ class Run:
         ):
             started = time.perf_counter()
             state.model.train()
-            self.loss.start_epoch()
             total, weight = torch.zeros(2, dtype=torch.float64, device=state.model.device)
             with self.source.epoch(number) as parts:
                 batches = ((part, rows) for part, order in parts for rows in torch.split(order, settings.batch_size))
@@ -137,12 +124,7 @@ class Run:
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    if self.captured is None:
-                        loss, counted = self._step(part, rows)
-                    else:
-                        loss, counted = self.captured(self._step, part, rows)
-                    if self.average is not None:
-                        self.average.update((number - 1) * state.steps_per_epoch + step)
+                    loss, counted = self._step(part, rows)
                     total += loss
                     weight += counted
                     state.step = step + 1
@@ -158,9 +140,8 @@ class Run:
                 f"the loss of epoch {number} is {mean}: training has diverged; "
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
-        with self.averaged():
-            rate = settings.optimizer.learning_rate * factor
-            return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=self.source.waited))
+        rate = settings.optimizer.learning_rate * factor
+        return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=self.source.waited))
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -168,8 +149,7 @@ class Run:
         if self.settings.early_stopping is None or epoch.validation is None:
             return
         if self.state.history.best is epoch:
-            with self.averaged():
-                self.best = {name: tensor.clone() for name, tensor in self.state.model.state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.state.model.state_dict().items()}
         self.state.stop |= self.out_of_patience()
 
     def out_of_patience(self) -> bool:
@@ -185,17 +165,11 @@ class Run:
         return waited >= stopping.patience
 
     def finish(self) -> None:
-        """Gives the best weights back where training stopped early or could have, else the averaged ones."""
+        """Gives the best weights back where training stopped early or could have."""
         self.state.model.eval()
-        if self.average is not None:
-            self.average.give()
         if self.best:
             self.state.model.load_state_dict(self.best)
             self.state.history.restored = self.state.history.best.epoch
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside the block the model has its averaged weights, where there are such."""
-        return nullcontext() if self.average is None else self.average.in_place()
 
     def _step(self, part: Part, rows: Tensor) -> tuple[Tensor, Tensor | int]:
         """Trains on the events of a part at `rows`; gives the sum of their losses and of their weights."""
@@ -232,11 +206,7 @@ class Run:
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:
-            rate = group["initial_lr"] * factor
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"] = group["initial_lr"] * factor
 
 
 def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:

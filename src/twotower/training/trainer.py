@@ -68,8 +68,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
         loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`, or one of your own; see `twotower.model.losses.Loss`.
         schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
-        average: Average the weights over the steps, of which each keeps this share of the average, such as 0.999;
-            the averaged weights are those that are validated, kept and given back. None averages nothing.
         validate_every: Epochs between validations; the last epoch is always validated.
         monitor: The metric that says which epoch is best: `all.` or `unseen.`, then `mrr`, or `top_K` or `ndcg_K` with
             a K of `ks`.
@@ -80,11 +78,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
         precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
             float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
             multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
-        capture: On CUDA devices, record a step of `batch_size` events once and replay it, so that small steps do not
-            wait for hundreds of launches; the last, smaller batch of an epoch runs as it is. The loss is the same,
-            with the distinct candidates of an in-batch softmax filled up to a fixed number; random numbers, and so
-            the bits, are others. On other devices these very steps run without a recording. It needs the events in
-            memory, `tables="dense"` where tables are large, and a loss without `mask_known` and `memory`.
 
     Raises:
         ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
@@ -109,7 +102,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
     loss: AnyLoss = InBatchSoftmax()
     schedule: AnySchedule = Constant()
     clip_norm: float | None = None
-    average: float | None = None
     validate_every: int = 1
     monitor: str = "all.top_100"
     early_stopping: EarlyStopping | None = None
@@ -117,7 +109,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
     seed: int = 0
     device: str = "cpu"
     precision: Precision = "float32"
-    capture: bool = False
 
     def check(self) -> None:
         """Refuses what is out of range or not there."""
@@ -128,10 +119,6 @@ class Trainer(Settings, frozen=True, kw_only=True):
             raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ConfigError(f"average={self.average}; expected a share between 0 and 1, or none given")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         check_ks(self.ks)
         measured = rank_metrics(np.ones(1), self.ks)
         try:
@@ -172,8 +159,7 @@ class Trainer(Settings, frozen=True, kw_only=True):
 
         Raises:
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
-                streamed log with features, a loss or a batch that it does not allow, or `capture` of a step that has
-                no fixed shapes.
+                streamed log with features, a loss or a batch that it does not allow.
             DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
                 validation part is of other data.
             TwoTowerError: The loss is not finite any more.

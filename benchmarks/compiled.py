@@ -1,0 +1,135 @@
+"""What `torch.compile` would do for small steps of training, beside the steps as they are.
+
+    python benchmarks/compiled.py --threads 1
+
+Trains the tutorial's models on the distinct batches of an epoch, by turns: as they are, with compiled towers, and with
+the whole step compiled. Shapes that depend on the data, such as how many distinct candidates a batch has, are dynamic.
+Times are CPU time of this process; the first step's, in which PyTorch compiles, is wall time. Prints a table and
+writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import msgspec
+import torch
+from measuring import Timing, by_turns, readable, write_report
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from twotower.data import Dataset, builtin
+from twotower.recipes.config import Config, ModelConfig
+from twotower.training.run import Run
+
+WAYS = ("plain", "towers", "step")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Steps of one depth and batch size, done in one way.
+
+    Attributes:
+        layers: Of both towers.
+        batch: Events in a step.
+        way: `plain`, or what was compiled: `towers` or `step`.
+        first: Seconds of the first step.
+        steps: Steps of a repetition.
+        cpu: CPU time of each repetition.
+    """
+
+    layers: list[int]
+    batch: int
+    way: str
+    first: float
+    steps: int
+    cpu: Timing
+
+
+def stepping(way: str, layers: tuple[int, ...], batch: int, train: Dataset, backend: str) -> Callable[[], object]:
+    """What does the next step of a fresh model in this way."""
+    config = Config(recipe="tutorial", model=ModelConfig(layers=layers))
+    recipe = config.resolved_recipe(train)
+    trainer = msgspec.structs.replace(recipe.trainer, batch_size=batch)
+    model = config.model.build(train, recipe).learn(train, trainer.seed)
+    run = Run.prepare(trainer, model, train, None, last_epoch=1)
+    model.train()
+    step: Callable[..., tuple[Tensor, object]] = run._step
+    if way == "towers":
+        for name in ("query_vectors", "candidate_vectors"):
+            setattr(model, name, torch.compile(getattr(model, name), dynamic=True, backend=backend))
+    elif way == "step":
+        step = torch.compile(step, dynamic=True, backend=backend)
+    with run.source.epoch(1) as parts:
+        ((part, order),) = parts
+    batches = cycle(torch.split(order, batch)[: len(order) // batch])
+    return lambda: step(part, next(batches))
+
+
+def measured(
+    layers: tuple[int, ...], batch: int, train: Dataset, backend: str, steps: int, repetitions: int
+) -> list[Outcome]:
+    """Every way of one depth and batch size."""
+    first, sides = {}, {}
+    for way in WAYS:
+        step = stepping(way, layers, batch, train, backend)
+        started = time.perf_counter()
+        step()
+        first[way] = time.perf_counter() - started
+        sides[way] = lambda step=step: [step() for _ in range(steps)]
+    found = by_turns(sides, repetitions, clock=time.process_time)
+    return [Outcome(list(layers), batch, way, first[way], steps, found[way]) for way in WAYS]
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """One row a way, with its ratio to the plain one."""
+    table = Table("layers", "batch", "compiled", show_edge=False)
+    for name in ("CPU a step", "over plain", "first step"):
+        table.add_column(name, justify="right")
+    for one in outcomes:
+        plain = next(
+            other for other in outcomes if (other.layers, other.batch, other.way) == (one.layers, one.batch, "plain")
+        )
+        table.add_row(
+            ",".join(map(str, one.layers)),
+            f"{one.batch:,}",
+            one.way,
+            readable(one.cpu.median / one.steps),
+            f"{one.cpu.median / plain.cpu.median:.2f}",
+            readable(one.first),
+        )
+    return table
+
+
+def main() -> None:
+    """Measures every depth, batch size and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="simulated:943,1682,100000", help="a built-in data set")
+    parser.add_argument("--depths", nargs="+", default=["32", "128,64,32"], help="layers of both towers")
+    parser.add_argument("--batches", nargs="+", type=int, default=[512, 2048], help="events in a step")
+    parser.add_argument("--steps", type=int, default=40, help="in a repetition")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--backend", default="inductor", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/compiled.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # or the distinct candidates would break the graph
+    log = builtin.load(options.data)
+    train, _ = Config().rule_for(log)(log)
+    outcomes = []
+    for depth in options.depths:
+        for batch in options.batches:
+            layers = tuple(map(int, depth.split(",")))
+            outcomes += measured(layers, batch, train, options.backend, options.steps, options.repetitions)
+    Console().print(table_of(outcomes))
+    report = {"data": options.data, "outcomes": outcomes}
+    Console().print(f"written to {write_report('compiled', report, options.out)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
