@@ -221,7 +221,7 @@ def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of
 
 def test_while_it_ends_it_is_not_ready(client: Any) -> None:
     assert client.get("/v2/health/ready").json()["status"] == "ready"
-    client.service.draining = True
+    client.service.backend.draining = True
     assert refusal(client.get("/v2/health/ready"))[:2] == (503, "draining")
     assert client.get("/v2/health/live").status_code == 200
 

@@ -15,7 +15,8 @@ from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.recipes.inputs import Inputs, Reach
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
-from twotower.training.trainer import EarlyStopping, Trainer
+from twotower.training.settings import EarlyStopping
+from twotower.training.trainer import Trainer
 
 RecipeName = Literal["tutorial", "tuned"]
 

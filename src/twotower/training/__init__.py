@@ -3,7 +3,8 @@
 from twotower.training.callbacks import Callback, ProgressBar, TrainingState
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
-from twotower.training.trainer import EarlyStopping, Trainer
+from twotower.training.settings import EarlyStopping
+from twotower.training.trainer import Trainer
 
 __all__ = [
     "Adagrad",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,7 @@ from twotower.model.softmax import DEVICE_LOGITS, LEAST_ROWS
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import Part
 from twotower.training.lazy import LazyAdagrad, LazyAdamW
-
-if TYPE_CHECKING:
-    from twotower.training.trainer import Trainer
+from twotower.training.settings import TrainerSettings
 
 Step = Callable[[Part, Tensor], tuple[Tensor, Tensor | int]]
 
@@ -100,7 +97,7 @@ class CapturedStep:
 
 
 def check_capture(
-    settings: Trainer, model: TwoTower, train: Dataset | ParquetLog, optimizer: torch.optim.Optimizer
+    settings: TrainerSettings, model: TwoTower, train: Dataset | ParquetLog, optimizer: torch.optim.Optimizer
 ) -> None:
     """Refuses what has no fixed shapes or needs the host in every step.
 

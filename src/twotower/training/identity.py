@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,16 +16,14 @@ from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.model.losses import InBatchSoftmax
 from twotower.model.two_tower import TwoTower
-
-if TYPE_CHECKING:
-    from twotower.training.trainer import Trainer
+from twotower.training.settings import TrainerSettings
 
 Identity = dict[str, str]
 """Sixteen digits for each of `settings`, `loss`, `model` and `data`."""
 
 
 def identity_of(
-    settings: Trainer, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
+    settings: TrainerSettings, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
 ) -> Identity:
     """What a training is: its settings, its loss, its model and its data.
 
@@ -71,7 +69,7 @@ def _data(train: Dataset | ParquetLog, validation: Dataset | None) -> list[str |
     return [fingerprint(*(part for part in (train, validation) if part is not None))]
 
 
-def _probabilities(settings: Trainer, train: Dataset | ParquetLog) -> Any:
+def _probabilities(settings: TrainerSettings, train: Dataset | ParquetLog) -> Any:
     """The column of the candidates that the loss reads, which no fingerprint of events has."""
     loss = settings.loss
     if not isinstance(loss, InBatchSoftmax) or loss.draw_probability is None:

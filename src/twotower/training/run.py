@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -32,16 +31,14 @@ from twotower.training.groups import look_ups
 from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.lazy import catch_up, lazy_look_ups
 from twotower.training.precision import products_in, towers_in
-
-if TYPE_CHECKING:
-    from twotower.training.trainer import Trainer
+from twotower.training.settings import TrainerSettings
 
 
 @dataclass
 class Run:
     """One training under way: the encoded data, the bound loss and where it is."""
 
-    settings: Trainer
+    settings: TrainerSettings
     state: TrainingState
     loss: BoundLoss
     source: Source
@@ -54,7 +51,7 @@ class Run:
     @classmethod
     def prepare(
         cls,
-        settings: Trainer,
+        settings: TrainerSettings,
         model: TwoTower,
         train: Dataset | ParquetLog,
         validation: Dataset | None,
@@ -239,7 +236,7 @@ class Run:
                 group["lr"] = rate
 
 
-def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:
+def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: TrainerSettings) -> Validation:
     known = train.events_of(events) if isinstance(train, ParquetLog) else train
     return Validation(model, events, known, settings.ks)
 
