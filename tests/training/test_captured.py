@@ -138,7 +138,7 @@ def test_a_streamed_log_is_refused(log: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pq.write_table(log.interactions, path)
     streamed = stream_parquet(path, query_id="user", candidate_id="item", time="at")
-    with pytest.raises(ConfigError, match="expected one in memory"):
+    with pytest.raises(ConfigError, match="needs the whole log in memory"):
         Trainer(capture=True).fit(plain_model(), streamed)
 
 

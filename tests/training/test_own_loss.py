@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toy import groups_log, toy_model
-from twotower.data import Dataset, ParquetLog, split_random
+from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.model import InBatchSoftmax
@@ -39,7 +39,7 @@ class Hinge:
     def embedded(self, events: int, catalogue: int) -> int:
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> Hinge:
+    def bind(self, train: Log, *, fixed_shapes: bool = False) -> Hinge:
         return self
 
     def start_epoch(self) -> None:

@@ -15,17 +15,13 @@ from twotower.data.checks import (
     require_columns,
     roles_of,
 )
-from twotower.data.dataset import (
-    LogTables,
-    distinct_ids,
-    no_event_left,
-    side_table,
-)
+from twotower.data.fingerprints import Fingerprint
+from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import ParquetRows, ParquetSource
 from twotower.data.sources import TableSource, read_source
-from twotower.data.splits import Fingerprint
 from twotower.data.stream import PIECES_OF_THE_BUFFER, ParquetLog
+from twotower.data.tables import LogTables, no_event_left, side_table
 from twotower.errors import ConfigError, DataError
 
 BUFFER = 4_000_000
@@ -146,7 +142,7 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
         size=size,
         dropped=dropped,
         fingerprint=str(digits),
-        candidate_weights=weights,
+        _candidate_weights=weights,
         latest_time=None if tables.time is None else latest,
         _candidate_counts=candidate_counts,
         _query_counts=query_counts,

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from twotower.data.stream import ParquetLog
 from twotower.errors import TwoTowerError
 from twotower.evaluation import DEFAULT_KS, BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
@@ -115,8 +114,7 @@ def bundle_of(parts: Parts, store: Store, key: str, notes: dict[str, Any], title
         title: Column that shows a candidate to people; None: chosen.
     """
     train = parts.train
-    seen = train.read() if isinstance(train, ParquetLog) else train
-    return Retriever.build(model_of(store, key), train.candidates, seen=seen, notes=notes, title=title)
+    return Retriever.build(model_of(store, key), train.candidates, seen=train.read(), notes=notes, title=title)
 
 
 def _partial_of(out: Path) -> Path:

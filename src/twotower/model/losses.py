@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from twotower.arguments import Settings
-from twotower.data.dataset import Dataset
+from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
-from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.model.draws import checked_probability, probability_column, share_of_events
 from twotower.model.negatives import Embed, Memory, drawn_uniformly, fixed_columns
@@ -69,7 +68,7 @@ class Loss(Protocol):
         ...         self.margin = margin
         ...     def embedded(self, events: int, catalogue: int) -> int:
         ...         return min(events, catalogue)
-        ...     def bind(self, train: Dataset, *, fixed_shapes: bool = False) -> "Hinge":
+        ...     def bind(self, train: Log, *, fixed_shapes: bool = False) -> "Hinge":
         ...         return self
         ...     def start_epoch(self) -> None:
         ...         pass
@@ -89,7 +88,7 @@ class Loss(Protocol):
         """How many candidates a step of so many events embeds, at most."""
         ...
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
+    def bind(self, train: Log, *, fixed_shapes: bool = False) -> BoundLoss:
         """The loss for this training data; with `fixed_shapes` (`capture`), batches of one size have one shape."""
         ...
 
@@ -175,9 +174,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(
-        self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None, *, fixed_shapes: bool = False
-    ) -> BoundLoss:
+    def bind(self, train: Log, draw_probability: Tensor | None = None, *, fixed_shapes: bool = False) -> BoundLoss:
         """The loss for this training data.
 
         Args:
@@ -231,7 +228,7 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
         del events
         return catalogue
 
-    def bind(self, train: Dataset | ParquetLog, *, fixed_shapes: bool = False) -> BoundLoss:
+    def bind(self, train: Log, *, fixed_shapes: bool = False) -> BoundLoss:
         """The loss for this training data.
 
         Args:
@@ -329,13 +326,8 @@ def row_weights(batch: Batch, like: Tensor, reduction: Reduction) -> Tensor:
     return weights / weights.sum().clamp_min(torch.finfo(like.dtype).tiny)
 
 
-def _known(train: Dataset | ParquetLog) -> Seen:
-    if isinstance(train, ParquetLog):
-        raise ConfigError(
-            "mask_known=True has to know all that each query chose, for which the log has to be in memory; "
-            "expected mask_known=False with a streamed log"
-        )
-    return Seen.of(train)
+def _known(train: Log) -> Seen:
+    return Seen.of(require_in_memory(train, "mask_known=True", "mask_known=False"))
 
 
 def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:

@@ -10,12 +10,15 @@ from typing import Any, Literal
 import msgspec
 
 from twotower.data import builtin
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset
+from twotower.data.fingerprints import fingerprint
 from twotower.data.given import given_parts, overlap
+from twotower.data.log import Log
 from twotower.data.opening import stream_parquet
 from twotower.data.simulation import simulated
-from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule, fingerprint
+from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule
 from twotower.data.stream import ParquetLog
+from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
 from twotower.recipes.imports import import_modules, located
@@ -300,13 +303,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         digits = fingerprint(train, parts["test"])
         return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
 
-    def resolved_recipe(self, train: Dataset | ParquetLog, validation: Dataset | None = None) -> Recipe:
+    def resolved_recipe(self, train: Log, validation: Dataset | None = None) -> Recipe:
         """The recipe for this much data, with what `training` replaces.
 
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
-        rule = self.rule_for(train) if isinstance(train, Dataset) and validation is None else None
+        events = train.in_memory if validation is None else None
+        rule = None if events is None else self.rule_for(events)
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import Place, check_ids, require_columns
-from twotower.data.dataset import Dataset, IntArray, LogTables, cast_ids, no_event_left
+from twotower.data.dataset import Dataset, IntArray
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
@@ -191,8 +192,4 @@ def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
     tables = LogTables(
         seen.name, seen.queries, candidates, seen.query_id, seen.candidate_id, seen.time, unknown_candidates="drop"
     )
-    left = tables.dataset(pa.table(log))
-    if len(left) == 0:
-        raise no_event_left(left.dropped, seen.candidate_id)
-    warn_of_dropped(left.dropped, len(seen), seen.candidate_id, left.dropped_candidates)
-    return left
+    return tables.events(pa.table(log))

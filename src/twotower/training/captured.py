@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log, require_in_memory
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.model.losses import BuiltInLoss, InBatchSoftmax
 from twotower.model.softmax import DEVICE_LOGITS, LEAST_ROWS
@@ -96,9 +95,7 @@ class CapturedStep:
             group["capturable"] = capturable
 
 
-def check_capture(
-    settings: TrainerSettings, model: TwoTower, train: Dataset | ParquetLog, optimizer: torch.optim.Optimizer
-) -> None:
+def check_capture(settings: TrainerSettings, model: TwoTower, train: Log, optimizer: torch.optim.Optimizer) -> None:
     """Refuses what has no fixed shapes or needs the host in every step.
 
     Raises:
@@ -106,8 +103,7 @@ def check_capture(
     """
     loss = settings.loss
     in_batch = isinstance(loss, InBatchSoftmax)
-    if isinstance(train, ParquetLog):
-        raise ConfigError("capture=True with a streamed log; expected one in memory")
+    require_in_memory(train, "capture=True", "capture=False")
     if isinstance(loss, BuiltInLoss) and loss.mask_known:
         raise ConfigError("capture=True with mask_known=True, which looks pairs up on the host; expected False")
     if isinstance(loss, InBatchSoftmax) and loss.memory > 0:

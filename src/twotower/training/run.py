@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import TwoTowerError
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
@@ -53,7 +53,7 @@ class Run:
         cls,
         settings: TrainerSettings,
         model: TwoTower,
-        train: Dataset | ParquetLog,
+        train: Log,
         validation: Dataset | None,
         last_epoch: int,
     ) -> Run:
@@ -236,9 +236,8 @@ class Run:
                 group["lr"] = rate
 
 
-def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: TrainerSettings) -> Validation:
-    known = train.events_of(events) if isinstance(train, ParquetLog) else train
-    return Validation(model, events, known, settings.ks)
+def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerSettings) -> Validation:
+    return Validation(model, events, train.events_of(events), settings.ks)
 
 
 @contextmanager

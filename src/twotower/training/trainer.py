@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, watched
@@ -72,7 +72,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
     def fit(
         self,
         model: TwoTower,
-        train: Dataset | ParquetLog,
+        train: Log,
         validation: Dataset | None = None,
         *,
         callbacks: Sequence[Callback] = (),
