@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toy import groups_log, toy_model
-from twotower.data import Dataset, split_random
+from twotower.data import Dataset, Log, split_random
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.model import InBatchSoftmax

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.errors import DataError
-from twotower.features.base import Columns
+from twotower.features.base import Columns, RecordKey
 from twotower.features.numeric import numbers_of
 from twotower.features.tables import cast_like, look_up, places_of, vocabulary_of
 
@@ -20,26 +20,6 @@ FloatArray = npt.NDArray[np.float64]
 
 UNKNOWN, PADDING, FIRST = 0, 1, 2
 """Rows of an item table: what training did not see, no item at all, and the first of the vocabulary."""
-
-
-@dataclass(frozen=True)
-class RecordKey:
-    """Which columns of the log a record is made of.
-
-    Attributes:
-        by: The id of the queries.
-        time: The time of the events.
-        item: What was chosen; None where only times matter.
-    """
-
-    by: str
-    time: str
-    item: str | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Their names."""
-        return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
-from twotower.features.recorded import Recorded
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 
@@ -96,8 +95,8 @@ class Tower(nn.Module):
         self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
         beside = cross > 0 and cross_place == "beside"
         self.joined = nn.Linear(width + self.width, self.width) if beside else None
-        ids = {feature.key.by for feature in features if isinstance(feature, Recorded)}
-        self._tell_queries_apart = [isinstance(feature, Recorded) or feature.column in ids for feature in features]
+        ids = {key.by for feature in features if (key := feature.record_key) is not None}
+        self._tell_queries_apart = [one.record_key is not None or one.column in ids for one in features]
         self.reset()
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.record import Record
-from twotower.features.recorded import Recorded, record_groups
+from twotower.features.recorded import record_groups
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.queries import QueryEncoder
 from twotower.model.tower import Tower, tower_from_settings
@@ -124,16 +124,12 @@ class TwoTower(nn.Module):
         events = self._events_to_learn(train, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            records: dict[int, Record] = {}
             for key, sharing in record_groups(features_of(self.query)):
                 record = Record.of(_training_columns(events, key.columns, seen_queries), key)
-                records |= {id(feature): record for feature in sharing}
+                for recorded in sharing:
+                    recorded.share_record(record)
             for feature in features_of(self.query):
-                columns = _training_columns(events, feature.learns_from, seen_queries)
-                if isinstance(feature, Recorded):
-                    feature.fit_record(records[id(feature)], columns)
-                else:
-                    feature.fit_columns(columns)
+                feature.fit_columns(_training_columns(events, feature.learns_from, seen_queries))
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
@@ -246,7 +242,7 @@ class TwoTower(nn.Module):
         """The events to learn from; of those on disk none where the query table says it all."""
         features = features_of(self.query)
         for feature in features:
-            if isinstance(feature, Recorded):
+            if feature.record_key is not None:
                 what = f"feature {feature.kind} of {feature.column!r}, which reads what its query did before,"
                 require_in_memory(log, what, "a model without it, or a column of the log that says the same")
         columns = event_columns(log, (name for feature in features for name in feature.learns_from))
