@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data import builtin
+from twotower.evaluation.history import TrainingHistory
 from twotower.evaluation.intervals import mean_interval
 from twotower.recipes.config import Config
-from twotower.training.history import TrainingHistory
 from twotower.version import VERSION
 
 HERE = Path(__file__).parent

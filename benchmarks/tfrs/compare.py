@@ -45,6 +45,7 @@ from twotower.study.curves import LIGHT, LINES
 
 from twotower.data import Dataset, Split, builtin
 from twotower.errors import TwoTowerError
+from twotower.evaluation.history import Epoch
 from twotower.evaluation.validation import Validation
 from twotower.features import Bucketized, Category, Text
 from twotower.features.lookups import Table as EmbeddingTable
@@ -52,7 +53,6 @@ from twotower.files import write_file
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.training.callbacks import Callback, TrainingState
-from twotower.training.history import Epoch
 from twotower.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

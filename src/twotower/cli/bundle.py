@@ -11,7 +11,7 @@ import typer
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
-from twotower.experiments.notes import study_notes
+from twotower.experiments.notes import study_note
 from twotower.locks import locked
 from twotower.retrieval import IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
@@ -50,8 +50,8 @@ def bundle(
     settings = parsed_index(index)
     with locked(out):
         old = Retriever.load(trained).bundle
-        notes = {} if study is None else study_notes(study, old.details)
-        made = rebuilt(old, candidates, settings, parity, notes)
+        note = None if study is None else study_note(study, old.details)
+        made = rebuilt(old, candidates, settings, parity, note)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 

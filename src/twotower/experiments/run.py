@@ -13,6 +13,7 @@ from twotower.errors import TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
@@ -25,7 +26,6 @@ from twotower.recipes.config import Config, DataConfig
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
-from twotower.training.history import Epoch, TrainingHistory
 from twotower.version import VERSION
 
 MODEL, RANKS, HISTORY = "model", "ranks.arrow", "history.json"

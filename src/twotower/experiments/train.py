@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -32,6 +31,7 @@ from twotower.recipes.parts import Parts
 from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
+from twotower.retrieval.notes import Notes
 
 STREAMED = "The other baselines are not in the table: they learn from a log in memory, and this one is streamed."
 
@@ -82,15 +82,16 @@ def train(
         store = Store(folder / "runs")
         model, beside, notes = _run(config, parts, store, budget or BaselineBudget(), console)
         evaluation = _evaluation(model, beside, notes, store, parts)
-        kept = {
-            "config": msgspec.to_builtins(config),
-            "split": parts.rule,
-            "remarks": list(parts.remarks),
-            "columns": msgspec.to_builtins(columns),
-            "fingerprint": parts.fingerprint,
-            "evaluation": msgspec.to_builtins(evaluation),
-            **_training_notes(model, store),
-        }
+        kept = Notes(
+            config=msgspec.to_builtins(config),
+            split=parts.rule,
+            fingerprint=parts.fingerprint,
+            remarks=list(parts.remarks),
+            columns=columns,
+            evaluation=evaluation,
+            best_epoch=_outcome(model, store).best_epoch,
+            history=history_of(store, model.key),
+        )
         retriever = bundle_of(parts, store, model.key, kept, config.data.title)
         retriever.save(out)
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,14 +104,14 @@ def for_serving(config: Config) -> Config:
     return msgspec.structs.replace(config, model=model)
 
 
-def bundle_of(parts: Parts, store: Store, key: str, notes: dict[str, Any], title: str | None) -> Retriever:
+def bundle_of(parts: Parts, store: Store, key: str, notes: Notes, title: str | None) -> Retriever:
     """The bundle of a finished run.
 
     Args:
         parts: What it was trained on.
         store: Where it is kept.
         key: Its name there.
-        notes: What the bundle keeps besides.
+        notes: How the model came to be, which the bundle keeps.
         title: Column that shows a candidate to people; None: chosen.
     """
     train = parts.train
@@ -153,11 +154,6 @@ def _outcome(model: Waiting, store: Store) -> ModelOutcome:
     if found is None:
         raise TwoTowerError(f"{store.folder_of(model.key)} was removed while it was needed; run the command again")
     return found
-
-
-def _training_notes(model: Waiting, store: Store) -> dict[str, Any]:
-    history = history_of(store, model.key)
-    return {"best_epoch": _outcome(model, store).best_epoch, "history": msgspec.to_builtins(history)}
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:

@@ -6,12 +6,14 @@ from twotower.retrieval.bundle import Details
 from twotower.retrieval.editing import editing
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Exact, Hits, Hnsw, Index, IndexSettings
+from twotower.retrieval.notes import Curve, Notes, StudyNote
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 
 __all__ = [
     "Answer",
     "ApproximateIndex",
+    "Curve",
     "Details",
     "Exact",
     "ExactIndex",
@@ -19,8 +21,10 @@ __all__ = [
     "Hnsw",
     "Index",
     "IndexSettings",
+    "Notes",
     "Parity",
     "Recommendation",
     "Retriever",
+    "StudyNote",
     "editing",
 ]

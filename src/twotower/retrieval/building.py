@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ from twotower.retrieval.approximate import build_index
 from twotower.retrieval.bundle import Bundle, Details, with_version
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Index, IndexSettings
+from twotower.retrieval.notes import Notes, StudyNote
 from twotower.retrieval.parity import QUERIES, Parity, fitted
 from twotower.retrieval.requests import Requests
 
@@ -34,7 +33,7 @@ def built(
     seen: Dataset,
     settings: IndexSettings,
     threshold: float | None,
-    notes: dict[str, Any],
+    notes: Notes,
     title: str | None = None,
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
@@ -58,7 +57,7 @@ def built(
         towers=model_version(model),
         revision=0,
         version="",
-        notes=notes,
+        notes=notes.as_written(),
     )
     lists = Seen.latest_first(catalogue)
     counts = catalogue.candidate_counts()
@@ -70,16 +69,16 @@ def rebuilt(
     candidates: TableSource | None,
     settings: IndexSettings,
     threshold: float | None,
-    notes: dict[str, Any],
+    study: StudyNote | None = None,
 ) -> Bundle:
-    """The same towers and record with another index, another catalogue or more notes.
+    """The same towers and record with another index, another catalogue or the results of a study.
 
     Args:
         bundle: What is there.
         candidates: The new catalogue; None for the one that it has.
         settings: The new index.
         threshold: The least recall of an approximate index; None for any.
-        notes: What to keep besides, as plain data.
+        study: A study to keep with it; None: the one that it has.
 
     Raises:
         DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
@@ -104,7 +103,7 @@ def rebuilt(
         title=details.title if details.title in catalogue.column_names else title_of(catalogue, name),
         index=settings,
         parity=parity,
-        notes=details.notes | notes,
+        notes=details.notes if study is None else msgspec.structs.replace(details.notes, study=study).as_written(),
     )
     seen = bundle.seen.renumbered(row_of)
     return with_version(Bundle(bundle.model, catalogue, bundle.queries, seen, popularity, index, details))

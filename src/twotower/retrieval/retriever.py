@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, pairs_of
+from twotower.retrieval.notes import Notes
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Query, Request, Requests
@@ -85,7 +85,7 @@ class Retriever:
         index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
         parity: float | None = THRESHOLD,
         title: str | None = None,
-        notes: dict[str, Any] | None = None,
+        notes: Notes | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
 
@@ -99,15 +99,15 @@ class Retriever:
             parity: The share of what exact search finds that an approximate index has to find; None for any.
             title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
                 name holds `title` or `name`, or else the id.
-            notes: What to keep with it, as plain data.
+            notes: How the model came to be, to keep with it; what is your own goes into `Notes(extra=…)`.
 
         Raises:
-            ConfigError: The catalogue lacks the column of titles.
+            ConfigError: The catalogue lacks the column of titles, or the notes are no plain data.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        return cls(built(model, candidates, seen, index, parity, notes or {}, title))
+        return cls(built(model, candidates, seen, index, parity, notes or Notes(), title))
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:

@@ -15,6 +15,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import TwoTowerError
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
 from twotower.interruption import Interruption
@@ -28,7 +29,6 @@ from twotower.training.captured import CapturedStep, check_capture
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
-from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.lazy import catch_up, lazy_look_ups
 from twotower.training.precision import products_in, towers_in
 from twotower.training.settings import TrainerSettings

@@ -9,11 +9,11 @@ from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError
+from twotower.evaluation.history import TrainingHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
-from twotower.training.history import TrainingHistory
 from twotower.training.identity import identity_of
 from twotower.training.run import Run
 from twotower.training.settings import TrainerSettings
