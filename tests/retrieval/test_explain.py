@@ -67,7 +67,8 @@ class Basket(Feature):
         return EncodedItems(self.column, encoded[0, slots].tolist(), without)
 
     def forward(self, encoded: torch.Tensor) -> torch.Tensor:
-        return (self.table(encoded.clamp_min(0)) * (encoded >= 0)[:, :, None]).sum(dim=1)
+        items: torch.Tensor = self.table(encoded.clamp_min(0)) * (encoded >= 0)[:, :, None]
+        return items.sum(dim=1)
 
 
 def test_the_items_of_a_feature_of_ones_own_are_told_apart() -> None:

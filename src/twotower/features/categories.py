@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError
 from twotower.features.bags import FIRST, PADDING, padded_rows
 from twotower.features.base import Feature, require_fitted
 from twotower.features.lookups import Table, embed_mean
-from twotower.features.tables import embedding_table, vocabulary_of
+from twotower.features.tables import embedding_table, vocabulary_of, wrong_kind
 
 
 class Categories(Feature):
@@ -89,8 +89,7 @@ class Categories(Feature):
         if pa.types.is_null(kind):
             return pa.array([None] * len(column), pa.list_(pa.string()))
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-            value = column[0].as_py() if len(column) else None
-            raise DataError(f"column {self.column!r}, row 0: {value!r} is {kind}; expected a list of labels")
+            raise wrong_kind(column, self.column, "a list of labels")
         lists = column.combine_chunks()
         return lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
 

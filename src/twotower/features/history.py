@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError
+from twotower.errors import CellError, ConfigError
 from twotower.features.base import Columns, EncodedItems, Feature, RecordKey, require_fitted
 from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
@@ -226,9 +226,11 @@ class History(Recorded):
             if ids is None:
                 continue
             latest = pa.chunked_array([pa.array(ids[::-1][: self.length], given.type.value_type)])
-            found = look_up(
-                cast_like(latest, self.vocabulary.type, GIVEN), self.vocabulary, first=FIRST, missing=UNKNOWN
-            ).numpy()
+            try:
+                read = cast_like(latest, self.vocabulary.type, GIVEN)
+            except CellError as error:
+                raise CellError(GIVEN, number, error.reason) from error
+            found = look_up(read, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
             items[number], gaps[number] = PADDING, GAPS
             items[number, : len(found)] = found
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import DataError
+from twotower.errors import CellError
 from twotower.features.base import Columns, RecordKey
 from twotower.features.numeric import numbers_of
 from twotower.features.tables import cast_like, look_up, places_of, vocabulary_of
@@ -74,7 +74,7 @@ class Record:
         seconds = numbers_of(columns[key.time], key.time)
         if np.isnan(seconds).any():
             row = int(np.flatnonzero(np.isnan(seconds))[0])
-            raise DataError(f"column {key.time!r}, row {row}: a training event has no time; expected one in every row")
+            raise CellError(key.time, row, "a training event has no time; expected one in every row")
         ids = columns[key.by]
         known = pc.unique(ids)
         known = known.take(pc.array_sort_indices(known))

@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError
+from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError, about
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
@@ -246,16 +246,17 @@ class Retriever:
         _check_k(k)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
-        bases = [self.requests.basis(request, row) for request, row in zip(requests, rows, strict=True)]
-        out, allowed = self.ids.rows(exclude), self.allowed(allow, where)
-        outs = [
-            np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out
-            for request, row in zip(requests, rows, strict=True)
-        ]
+        out, allowed = self._rows_of(exclude, "exclude"), self.allowed(allow, where)
+        bases, outs = [], []
+        for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
+            with about("query", row=place):
+                bases.append(self.requests.basis(request, row))
+                outs.append(np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out)
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
         found: dict[int, Ranked] = {}
         if asked:
-            vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
+            with about("query", rows=asked):
+                vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
             hits = self.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
             for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
                 left = candidates >= 0
@@ -284,7 +285,7 @@ class Retriever:
         """
         _check_k(k)
         row = self.candidate_row(candidate_id)
-        out = np.append(self.ids.rows(exclude), row)
+        out = np.append(self._rows_of(exclude, "exclude"), row)
         rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
         ranked = [Ranked(rows, cosines, "candidate")]
         return answers_of(ranked, self._rows, self.details.candidate_id, self.version)[0]
@@ -378,8 +379,9 @@ class Retriever:
             ConfigError: The condition cannot be read.
             DataError: An id is of the wrong type.
         """
-        listed = None if allow is None else self.ids.rows(allow)
-        matching = None if where is None else self._matching(where)
+        listed = None if allow is None else self._rows_of(allow, "allow")
+        with about("where"):
+            matching = None if where is None else self._matching(where)
         if listed is None or matching is None:
             return matching if listed is None else listed
         return np.intersect1d(listed, matching, assume_unique=True)
@@ -401,7 +403,13 @@ class Retriever:
         """Rows that the query has chosen: of the record, and as it says itself."""
         recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
         given = [value for value in query.get(GIVEN, ()) if value is not None]
-        return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
+        with about("query", column=GIVEN):
+            return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
+
+    def _rows_of(self, ids: Iterable[object], field: str) -> IntArray:
+        """Rows of the candidates that an argument names."""
+        with about(field):
+            return self.ids.rows(ids)
 
     def _matching_rows(self, where: str) -> IntArray:
         return matching_rows(self.candidates, where)
@@ -409,4 +417,4 @@ class Retriever:
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"k={k}; expected at least 1")
+        raise ConfigError(f"k={k}; expected at least 1", field="k")

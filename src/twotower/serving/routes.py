@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
 
 from msgspec import UNSET
 
 from twotower.errors import ConfigError, DataError, TwoTowerError, UnknownCandidateError
-from twotower.retrieval.answers import Answer, Filters
+from twotower.retrieval.answers import Answer
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.description import Titles
 from twotower.serving.endpoints import Call, Endpoint
@@ -50,7 +48,7 @@ async def recommend(call: Call) -> Reply:
     try:
         reply, bases = await call.backend.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
     except (ConfigError, DataError) as error:
-        raise await call.backend.engine.run(partial(_blamed, wanted, error)) from error
+        raise _refused(error, many=body.queries is not UNSET) from error
     call.backend.metrics.based_on(bases)
     return Reply(reply)
 
@@ -62,19 +60,18 @@ def _recommended(retriever: Retriever, found: list[Answer]) -> tuple[bytes, list
     return json_of(RecommendAnswer(retriever.version, answers)), [one.basis for one in found]
 
 
-def _blamed(filters: Filters, error: TwoTowerError, retriever: Retriever) -> Refusal:
-    """The refusal that names which part of the request cannot be used."""
-    parts: dict[str, Callable[[], object]] = {
-        "where": lambda: retriever.allowed(None, filters.where),
-        "exclude": lambda: retriever.ids.rows(filters.exclude),
-        "allow": lambda: retriever.allowed(filters.allow, None),
-    }
-    for field, read in parts.items():
-        try:
-            read()
-        except (ConfigError, DataError) as found:
-            return Refusal(400, "invalid", str(found), field)
-    return Refusal(400, "invalid", str(error), "query")
+def _refused(error: TwoTowerError, *, many: bool = False) -> Refusal:
+    """The refusal that names the part of the request that an error is about.
+
+    Args:
+        error: The error.
+        many: Whether the request has a list of queries.
+    """
+    field = error.field or "query"
+    if field == "query":
+        place = f"queries[{error.row}]" if many and error.row is not None else "queries" if many else "query"
+        field = place if error.column is None else f"{place}.{error.column}"
+    return Refusal(400, "invalid", str(error), field)
 
 
 async def similar(call: Call) -> Reply:
@@ -94,7 +91,7 @@ async def similar(call: Call) -> Reply:
     except UnknownCandidateError:
         raise
     except (ConfigError, DataError) as error:
-        raise Refusal(400, "invalid", str(error), "where") from error
+        raise _refused(error) from error
 
 
 async def explain(call: Call) -> Reply:
