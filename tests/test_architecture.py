@@ -99,6 +99,12 @@ def test_the_ground_stands_on_nothing(name: str) -> None:
     assert {layer_of(found) for found in imports_of(MODULES[name])} <= {"ground"}
 
 
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES.keys())
+def test_functions_have_at_most_50_lines_and_files_400(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert [name for name, lines in functions_of(path) if lines > 50] == []
+
+
 def test_nothing_unpickles() -> None:
     for path in ROOT.rglob("*.py"):
         source = path.read_text(encoding="utf-8")

@@ -76,13 +76,7 @@ class Tower(nn.Module):
                 f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
                 f"and none, layer or batch"
             )
-        if cross < 0 or (cross_rank is not None and cross_rank < 1) or cross_place not in ("before", "beside"):
-            raise ConfigError(
-                f"cross={cross}, cross_rank={cross_rank}, cross_place={cross_place!r}; expected at least 0, "
-                f"a rank of at least 1 or none given, and before or beside"
-            )
-        if cross > 0 and cross_place == "beside" and not layers:
-            raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
+        _check_cross(cross, cross_rank, cross_place, layers)
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
@@ -145,6 +139,16 @@ class Tower(nn.Module):
             "cross_place": self.cross_place,
             "strangers": self.strangers,
         }
+
+
+def _check_cross(cross: int, rank: int | None, place: str, layers: Sequence[int]) -> None:
+    if cross < 0 or (rank is not None and rank < 1) or place not in ("before", "beside"):
+        raise ConfigError(
+            f"cross={cross}, cross_rank={rank}, cross_place={place!r}; expected at least 0, "
+            f"a rank of at least 1 or none given, and before or beside"
+        )
+    if cross > 0 and place == "beside" and not layers:
+        raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
 
 
 def tower_from_settings(settings: dict[str, Any]) -> Tower:

@@ -22,7 +22,7 @@ from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
 from twotower.recipes.imports import import_modules, located
-from twotower.recipes.mistakes import explained, unknown_key
+from twotower.recipes.mistakes import mistake, unknown_key
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN, Parts, SplitConfig
@@ -314,12 +314,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
-            raise ConfigError(unknown_key(unknown[0], "training", list(settings)))
+            raise unknown_key(unknown[0], "training", list(settings))
         wanted = overlay(settings, self.training)
         try:
             trainer = msgspec.convert(wanted, Trainer)
         except msgspec.ValidationError as error:
-            raise ConfigError(explained(error, wanted, Trainer, "training")) from error
+            raise mistake(error, wanted, Trainer, table="training") from error
         return msgspec.structs.replace(base, trainer=trainer)
 
 
@@ -341,7 +341,7 @@ def read_config(path: Path) -> Config:
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"config {path}: {explained(error, raw, Config)}") from error
+        raise mistake(error, raw, Config, where=f"config {path}: ") from error
     if "data" not in raw:
         raise ConfigError(
             f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "

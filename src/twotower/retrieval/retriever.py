@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,21 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
 from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError, about
-from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
-from twotower.retrieval.conditions import matching_rows
+from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Exact, Index, IndexSettings, IntArray, pairs_of
+from twotower.retrieval.index import Exact, Index, IndexSettings, pairs_of
 from twotower.retrieval.notes import Notes
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Query, Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
-
-CONDITIONS = 16
-"""Conditions whose candidates are kept, for requests that ask for the same again."""
 
 BLOCK = 4096
 """Queries that are embedded at once."""
@@ -73,7 +68,7 @@ class Retriever:
         self._rows = bundle.candidates.combine_chunks()
         self._popularity = Popularity(bundle.popularity)
         self._similar = Similar(bundle.index.embeddings)
-        self._matching = lru_cache(CONDITIONS)(self._matching_rows)
+        self._eligible = Eligible(bundle.candidates, self.ids, bundle.seen)
 
     @classmethod
     def build(
@@ -246,12 +241,12 @@ class Retriever:
         _check_k(k)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
-        out, allowed = self._rows_of(exclude, "exclude"), self.allowed(allow, where)
+        out, allowed = self._eligible.named(exclude, "exclude"), self._eligible.allowed(allow, where)
         bases, outs = [], []
         for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
             with about("query", row=place):
                 bases.append(self.requests.basis(request, row))
-                outs.append(np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out)
+                outs.append(np.concatenate([out, self._eligible.chosen_by(request, row)]) if exclude_seen else out)
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
         found: dict[int, Ranked] = {}
         if asked:
@@ -285,8 +280,8 @@ class Retriever:
         """
         _check_k(k)
         row = self.candidate_row(candidate_id)
-        out = np.append(self._rows_of(exclude, "exclude"), row)
-        rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
+        out = np.append(self._eligible.named(exclude, "exclude"), row)
+        rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
         ranked = [Ranked(rows, cosines, "candidate")]
         return answers_of(ranked, self._rows, self.details.candidate_id, self.version)[0]
 
@@ -372,20 +367,6 @@ class Retriever:
             )
         return row
 
-    def allowed(self, allow: Iterable[object] | None, where: str | None) -> IntArray | None:
-        """Rows that an allow list and a condition leave, ascending; None where there is neither.
-
-        Raises:
-            ConfigError: The condition cannot be read.
-            DataError: An id is of the wrong type.
-        """
-        listed = None if allow is None else self._rows_of(allow, "allow")
-        with about("where"):
-            matching = None if where is None else self._matching(where)
-        if listed is None or matching is None:
-            return matching if listed is None else listed
-        return np.intersect1d(listed, matching, assume_unique=True)
-
     def embed(self, queries: Sequence[Request], rows: Sequence[int | None]) -> Tensor:
         """Embeddings of requests, `[n, d]`, ready for a dot product with those of the candidates.
 
@@ -398,21 +379,6 @@ class Retriever:
         """
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))
-
-    def _seen_by(self, query: Request, row: int | None) -> IntArray:
-        """Rows that the query has chosen: of the record, and as it says itself."""
-        recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
-        given = [value for value in query.get(GIVEN, ()) if value is not None]
-        with about("query", column=GIVEN):
-            return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
-
-    def _rows_of(self, ids: Iterable[object], field: str) -> IntArray:
-        """Rows of the candidates that an argument names."""
-        with about(field):
-            return self.ids.rows(ids)
-
-    def _matching_rows(self, where: str) -> IntArray:
-        return matching_rows(self.candidates, where)
 
 
 def _check_k(k: int) -> None:

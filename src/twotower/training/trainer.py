@@ -107,16 +107,8 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
-        if stop_after is not None and not 1 <= stop_after <= self.epochs:
-            raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
-        if self.early_stopping is not None and validation is None:
-            raise ConfigError("early stopping needs a validation part; give fit validation=…")
-        model.to(self.device)
-        if not model.is_fitted:
-            model.learn(train, self.seed)
-            model.to(self.device)
-        else:
-            warn_of_new_ids(model, train)
+        self._check_fit(validation, stop_after)
+        self._prepare(model, train)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
         saved = None
         if checkpoint is not None:
@@ -125,3 +117,18 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         with watched(callbacks, progress) as watching:
             run.train(watching, saved)
         return run.state.history
+
+    def _check_fit(self, validation: Dataset | None, stop_after: int | None) -> None:
+        if stop_after is not None and not 1 <= stop_after <= self.epochs:
+            raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
+        if self.early_stopping is not None and validation is None:
+            raise ConfigError("early stopping needs a validation part; give fit validation=…")
+
+    def _prepare(self, model: TwoTower, train: Log) -> None:
+        """Moves the model to the device; one that has learned nothing yet learns its vocabularies."""
+        model.to(self.device)
+        if not model.is_fitted:
+            model.learn(train, self.seed)
+            model.to(self.device)
+        else:
+            warn_of_new_ids(model, train)
