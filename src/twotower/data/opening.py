@@ -69,7 +69,7 @@ def stream_parquet(
         >>> import tempfile
         >>> import pyarrow.parquet as pq
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     pq.write_table(pa.table({"who": ["a", "b", "a"], "what": ["tea", "tea", "rum"]}), f"{folder}/log.parquet")
+        ...     pq.write_table(pa.table({"who": [1, 2, 1], "what": ["tea", "tea", "rum"]}), f"{folder}/log.parquet")
         ...     log = stream_parquet(folder, query_id="who", candidate_id="what")
         >>> len(log), log.candidate_counts().tolist()  # rum, tea
         (3, [1, 2])
