@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pyarrow as pa
 import pytest
 
 from toy import groups_log
 from twotower import Category, History, Retriever, Tower, TwoTower
 from twotower.data import from_tables
+from twotower.evaluation import Evaluation, Scores
+from twotower.evaluation.history import TrainingHistory
+from twotower.retrieval import Notes
 from twotower.serving.served import Served
 from twotower.serving.service import Service
 from twotower.serving.settings import Settings
@@ -50,19 +54,14 @@ def saved_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Tower([Category("item", 8)], [8]),
     )
     history = Trainer(epochs=3, batch_size=256, optimizer=AdamW(0.02)).fit(model, log)
-    notes = {
-        "evaluation": {
-            "rows": {"model": {"all": {"top_10": 0.4}, "unseen": {"top_10": 0.5}}},
-            "notes": ["It is good."],
-        },
-        "history": {
-            "monitor": "all.top_10",
-            "epochs": [
-                {"epoch": one.epoch, "loss": one.loss, "validation": {"all": {"top_10": one.epoch / 10}}}
-                for one in history.epochs
-            ],
-        },
-    }
+    epochs = [
+        msgspec.structs.replace(one, validation=Scores({"top_10": one.epoch / 10}, {"top_10": 0.0}))
+        for one in history.epochs
+    ]
+    notes = Notes(
+        evaluation=Evaluation({"model": Scores({"top_10": 0.4}, {"top_10": 0.5})}, ["It is good."], "top_10"),
+        history=TrainingHistory("all.top_10", epochs),
+    )
     folder = tmp_path_factory.mktemp("served") / "toy.tower"
     Retriever.build(model, log.candidates, seen=log, notes=notes).save(folder)
     return folder

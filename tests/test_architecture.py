@@ -1,8 +1,10 @@
-"""Imports go one way: the order below is that of docs/architecture.md."""
+"""Imports go one way, without circles, in the order of docs/architecture.md; functions and files stay short."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,17 @@ LAYERS = (
     *("ground", "data", "features", "model", "evaluation", "training"),
     *("recipes", "retrieval", "experiments", "serving", "cli", "testing"),
 )
-GROUND = (
-    *("arguments", "arrow", "errors", "extras", "files", "interruption", "kinds", "locks", "notebooks"),
-    *("processes", "progress", "saved", "version"),
-)
 FORBIDDEN = {("retrieval", "training"), ("serving", "training"), ("serving", "experiments")}
+
+
+def name_of(path: Path) -> str:
+    """The module of a file, such as `twotower.data.log`."""
+    parts = ["twotower", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+GROUND = [name for name, path in MODULES.items() if path.parent == ROOT and path.stem not in ("__init__", "__main__")]
 
 
 def layer_of(module: str) -> str:
@@ -28,13 +36,40 @@ def layer_of(module: str) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere, also for types alone: who names a type depends on it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.startswith("twotower.")}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found & MODULES.keys()
+
+
+def reached_from(layer: str) -> set[str]:
+    """All modules that a layer imports, directly or not."""
+    reached: set[str] = set()
+    waiting = [name for name in MODULES if layer_of(name) == layer]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imports_of(MODULES[name])
+    return reached
+
+
+def functions_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of lines of every function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def test_every_folder_is_a_layer() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders == set(LAYERS) - {"ground"}
 
 
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer != "ground"])
@@ -45,12 +80,29 @@ def test_a_folder_imports_only_from_those_above_it(layer: str) -> None:
         for name in imports_of(path):
             other = layer_of(name)
             assert LAYERS.index(other) <= LAYERS.index(layer), f"{path.name} imports {name}"
-            assert (layer, other) not in FORBIDDEN, f"{path.name} imports {name}"
 
 
-def test_the_ground_stands_on_nothing() -> None:
-    for name in GROUND:
-        assert all(layer_of(found) == "ground" for found in imports_of(ROOT / f"{name}.py"))
+@pytest.mark.parametrize(("layer", "other"), sorted(FORBIDDEN))
+def test_what_serves_does_not_reach_what_trains(layer: str, other: str) -> None:
+    assert not [name for name in reached_from(layer) if layer_of(name) == other]
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    try:
+        TopologicalSorter({name: imports_of(path) for name, path in MODULES.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_the_ground_stands_on_nothing(name: str) -> None:
+    assert {layer_of(found) for found in imports_of(MODULES[name])} <= {"ground"}
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES.keys())
+def test_functions_have_at_most_50_lines_and_files_400(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert [name for name, lines in functions_of(path) if lines > 50] == []
 
 
 def test_nothing_unpickles() -> None:

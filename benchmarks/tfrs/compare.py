@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from twotower.data import Dataset, Split, builtin
 from twotower.errors import TwoTowerError
+from twotower.evaluation.history import Epoch
 from twotower.evaluation.validation import Validation
 from twotower.experiments.report.page import LIGHT, LINES
 from twotower.features import Bucketized, Category, Text
@@ -53,7 +54,6 @@ from twotower.model.tower import Tower
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.training.callbacks import Callback, TrainingState
-from twotower.training.history import Epoch
 from twotower.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twotower import LOSSES, Settings
-from twotower.data import Dataset, ParquetLog
+from twotower.data import Log
 from twotower.model.functional import Reduction
 from twotower.model.losses import Batch
 from twotower.model.negatives import Embed
@@ -31,7 +31,7 @@ class Hinge(Settings, frozen=True, tag="hinge", tag_field="kind"):
         """How many candidates a step embeds, at most: each distinct one of the batch once."""
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog) -> Hinge:
+    def bind(self, train: Log) -> Hinge:
         """It has nothing to know of the training data."""
         return self
 

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import TracebackType
+
 
 class TwoTowerError(Exception):
-    """Base of every error that twotower raises on purpose."""
+    """Base of every error that twotower raises on purpose.
+
+    Attributes:
+        field: The argument or key that it is about, such as `where` or `[training] epochs`; None where it is not said.
+        column: The column that it is about.
+        row: The row of the table, or the place in the list of queries.
+    """
+
+    def __init__(
+        self, message: str = "", *, field: str | None = None, column: str | None = None, row: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.field, self.column, self.row = field, column, row
 
 
 class DataError(TwoTowerError, ValueError):
     """Data that cannot be used: names the column, the row, the value and what was expected."""
+
+
+class CellError(DataError):
+    """A value in a column that cannot be used.
+
+    Attributes:
+        reason: What the value is, and what was expected: the message without column and row.
+    """
+
+    def __init__(self, column: str, row: int, reason: str) -> None:
+        super().__init__(f"column {column!r}, row {row}: {reason}", column=column, row=row)
+        self.reason = reason
 
 
 class DataWarning(UserWarning):
@@ -45,3 +72,41 @@ class MissingExtraError(TwoTowerError, ImportError):
 
 class NewIdsWarning(UserWarning):
     """Training that goes on with a fitted model meets ids that it did not learn, which therefore share an embedding."""
+
+
+class about:  # noqa: N801 (read as a word: `with about("where"):`)
+    """Errors raised inside are about this, as far as they do not say it themselves.
+
+    Args:
+        field: The argument or key.
+        column: The column.
+        row: The row, or the place in a list.
+        rows: Where what runs inside sees some rows alone, the number of each.
+
+    Example:
+        >>> try:
+        ...     with about("exclude"):
+        ...         raise DataError("no such id")
+        ... except DataError as error:
+        ...     print(error.field)
+        exclude
+    """
+
+    def __init__(
+        self, field: str, *, column: str | None = None, row: int | None = None, rows: Sequence[int] | None = None
+    ) -> None:
+        self.field, self.column, self.row, self.rows = field, column, row, rows
+
+    def __enter__(self) -> None:
+        """Nothing is to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Completes the error."""
+        if isinstance(error, TwoTowerError):
+            if self.rows is not None and error.row is not None:
+                error.row = self.rows[error.row]
+            error.field = self.field if error.field is None else error.field
+            error.column = self.column if error.column is None else error.column
+            error.row = self.row if error.row is None else error.row

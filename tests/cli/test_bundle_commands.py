@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from toy import groups_log, toy_model
 from twotower.cli.main import app
 from twotower.errors import ConfigError, DataError, DataWarning, UnknownCandidateError
-from twotower.retrieval import Retriever
+from twotower.retrieval import Notes, Retriever
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     log = groups_log(500)
-    Retriever.build(toy_model().learn(log), log.candidates, seen=log, notes={"split": "none"}).save(tmp_path / "shop")
+    Retriever.build(toy_model().learn(log), log.candidates, seen=log, notes=Notes(split="none")).save(tmp_path / "shop")
     return tmp_path / "shop"
 
 
@@ -41,7 +41,7 @@ def test_a_bundle_gets_another_index_and_another_catalogue(trained: Path, tmp_pa
         )
     new = Retriever.load(tmp_path / "b")
     assert (said["version"], said["candidates"], said["index"]["kind"]) == (new.version, 3, "hnsw")
-    assert new.details.notes == {"split": "none"}
+    assert new.details.notes == Notes(split="none")
     assert new.history_of(4) == [one for one in old.history_of(4) if one in (7, 2)]
     scores = {one.id: one.score for one in old.recommend({"user": 3}, 30)}
     for one in new.recommend({"user": 3}, 3):

@@ -16,7 +16,7 @@ from toy import groups_log, toy_model
 from twotower.cli.main import app
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.experiments.results import Cut, Study, write_results
-from twotower.retrieval import Retriever
+from twotower.retrieval import Notes, Retriever
 
 COMMANDS = [("train", "no.toml"), ("study", "no.toml"), ("tune", "no.toml"), ("bundle", "no-bundle")]
 """What they read is not there: an error about the target comes first."""
@@ -39,7 +39,7 @@ def run(*arguments: object) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     log = groups_log(300)
-    notes = {"split": "last-out", "fingerprint": "f00d"}
+    notes = Notes(split="last-out", fingerprint="f00d")
     Retriever.build(toy_model().learn(log), log.candidates, seen=log, notes=notes).save(tmp_path / "shop")
     return tmp_path / "shop"
 
@@ -159,7 +159,9 @@ def test_a_bundle_takes_a_study_of_its_own_data_only(trained: Path, tmp_path: Pa
     name = Retriever.load(trained).details.data
     out = tmp_path / "out"
     run("bundle", trained, "--out", out, "--study", study_of(tmp_path / "own", name, "f00d"))
-    assert Retriever.load(out).details.notes["study"]["verdicts"] == ["It is good."]
+    note = Retriever.load(out).details.notes.study
+    assert note is not None
+    assert note.verdicts == ["It is good."]
     before = Retriever.load(out).version
     for other in (study_of(tmp_path / "a", name, "beef"), study_of(tmp_path / "b", "other", "f00d")):
         found = msgspec.json.decode((other / "results.json").read_bytes())["cuts"][0]

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data import from_tables, stream_parquet
+from twotower.data.fingerprints import fingerprint
 from twotower.data.lookalike import lookalike
 from twotower.data.sources import read_table
-from twotower.data.splits import fingerprint
 from twotower.errors import ConfigError, DataError, DataWarning
 
 IDS: dict[str, Any] = {"query_id": "who", "candidate_id": "what"}
@@ -251,7 +251,7 @@ def test_a_streamed_log_has_the_columns_of_its_folders(partitioned: Path) -> Non
     log = stream_parquet(partitioned, **IDS, time="day")
     assert log.fingerprint == fingerprint(whole)
     assert log.latest_time == whole.times.max() == 1_704_153_600
-    read = log.sample(10, ["shop"], seed=0)
+    read = log.events_to_learn(10, ["shop"], seed=0)
     assert read.interactions["shop"].to_pylist() == whole.interactions["shop"].to_pylist()
 
 

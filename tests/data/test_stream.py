@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data import Dataset, ParquetLog, from_tables, stream_parquet
+from twotower.data.fingerprints import fingerprint
 from twotower.data.parquet import ParquetRows
-from twotower.data.splits import fingerprint
 from twotower.errors import ConfigError, DataError, DataWarning
 
 IDS: dict[str, Any] = {"query_id": "who", "candidate_id": "what"}
@@ -75,8 +75,8 @@ def test_it_knows_what_a_data_set_in_memory_knows(folder: Path, whole: Dataset) 
     assert log.fingerprint == fingerprint(whole)
     assert np.array_equal(log.candidate_counts(), whole.candidate_counts())
     assert np.array_equal(log.query_counts(), whole.query_counts())
-    sums = np.bincount(whole.candidate_index, whole.weights, len(log.candidate_weights))
-    assert log.candidate_weights == pytest.approx(sums)
+    sums = np.bincount(whole.candidate_index, whole.weights, len(log.candidate_weights()))
+    assert log.candidate_weights() == pytest.approx(sums)
     assert log.latest_time == 999
     again = log.read()
     assert events_of(iter([again])) == events_of(iter([whole]))
@@ -146,17 +146,17 @@ def test_no_more_events_are_held_than_the_buffer_has(
 
 def test_a_sample_is_everything_or_a_uniform_part_in_the_order_of_the_log(folder: Path, whole: Dataset) -> None:
     log = opened(folder)
-    everything = log.sample(1000, ["device"], seed=1)
+    everything = log.events_to_learn(1000, ["device"], seed=1)
     assert everything.interactions["device"].to_pylist() == whole.interactions["device"].to_pylist()
     assert events_of(iter([everything])) == events_of(iter([whole]))
-    part = log.sample(300, [], seed=1)
+    part = log.events_to_learn(300, [], seed=1)
     assert 200 < len(part) <= 300
     times = part.times.tolist()
     assert times == sorted(set(times))
     assert set(events_of(iter([part]))) <= set(events_of(iter([whole])))
-    assert log.sample(300, [], seed=1).times.tolist() == times
-    assert log.sample(300, [], seed=2).times.tolist() != times
-    drawn = np.concatenate([log.sample(300, [], seed=seed).times for seed in range(40)])
+    assert log.events_to_learn(300, [], seed=1).times.tolist() == times
+    assert log.events_to_learn(300, [], seed=2).times.tolist() != times
+    drawn = np.concatenate([log.events_to_learn(300, [], seed=seed).times for seed in range(40)])
     shares = np.histogram(drawn, bins=4, range=(0, 1000))[0] / len(drawn)
     assert shares == pytest.approx([0.25] * 4, abs=0.02)  # 4 standard errors of about 10,000 draws
 

@@ -10,11 +10,13 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from toy import groups_log, toy_model
 from twotower.errors import SavedFolderError
 from twotower.evaluation import Comparison, Outcomes, Scores, Slice
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.comparisons import Verdict
 from twotower.evaluation.intervals import Interval
+from twotower.experiments.notes import note_of
 from twotower.experiments.report.curves import draw_curves, draw_over_value, write_curves
 from twotower.experiments.report.page import DARK, svg
 from twotower.experiments.report.study import report_html
@@ -35,6 +37,8 @@ from twotower.experiments.results import (
     write_results,
 )
 from twotower.experiments.verdicts import comparisons_of, strongest, verdicts
+from twotower.retrieval import Notes, Retriever
+from twotower.serving.description import study_of
 
 
 def scores(value: float) -> Scores:
@@ -148,6 +152,19 @@ SEEDS = study(
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_results(SEEDS, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == SEEDS
+
+
+def test_a_bundle_shows_the_curves_of_its_study(tmp_path: Path) -> None:
+    """The curve of each variant, of its first seed, and the baselines on the part that curves are measured on."""
+    log = groups_log(200)
+    bundle = Retriever.build(toy_model().learn(log), log.candidates, seen=log, notes=Notes(study=note_of(SEEDS)))
+    bundle.save(tmp_path / "shop")
+    shown = study_of(Retriever.load(tmp_path / "shop").details.notes, bundle.version)
+    assert shown.metric == "top_100"
+    assert [curve.name for curve in shown.curves] == ["[32]", "[64, 32]"]
+    assert [value for _, value in shown.curves[1].points] == pytest.approx([0.5 / 3, 1 / 3, 0.5])
+    assert shown.baselines == BASELINES
+    assert shown.remarks == SEEDS.verdicts
 
 
 def test_what_are_no_results_is_refused(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from toy import groups_log
 from twotower.data import split_random
 from twotower.errors import ConfigError, DataError, NotFittedError
 from twotower.features import Activity, Category, Elapsed, History, Normalized, feature_from_settings
-from twotower.features.base import Columns
+from twotower.features.base import Columns, RecordKey
 from twotower.features.encoders import ENCODERS, Kernels, Mean
 from twotower.features.history import GAPS, GIVEN, gap_buckets
-from twotower.features.record import PADDING, UNKNOWN, Record, RecordKey
+from twotower.features.record import PADDING, UNKNOWN, Record
 from twotower.features.recorded import Recorded, record_groups
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.retrieval import Retriever
@@ -71,7 +71,7 @@ def test_settings_state_and_weights_make_it_anew(feature: Recorded) -> None:
     again = feature_from_settings(feature.settings())
     assert isinstance(again, Recorded)
     assert feature.record is not None
-    again.take_record(Record.restored(*feature.record.tables(), feature.key))
+    again.take_record(Record.restored(*feature.record.tables(), feature.record_key))
     again.load_state_dict(feature.state_dict())
     columns = columns_of(LOG)
     found = [one.eval()(one.encode_columns(columns)) for one in (feature, again)]
@@ -400,7 +400,7 @@ def test_items_that_training_did_not_see_are_unknown_in_what_is_remembered() -> 
     history = fitted_history({"who": ["a", "a"], "what": [10, 11], "at": [1, 2]}, encoder="mean")
     assert history.record is not None
     later = columns_of({"who": ["a", "a", "b"], "what": [11, 99, 10], "at": [3, 4, 5]})
-    history.replace_record(Record.of(later, history.key, history.vocabulary))
+    history.replace_record(Record.of(later, history.record_key, history.vocabulary))
     encoded = history.encode_columns(columns_of({"who": ["a", "b"], "at": [9, 9]}))
     assert items_of(history, encoded)[1] == [10]
     assert encoded[0, 0].tolist() == [UNKNOWN, 3, PADDING]

@@ -13,6 +13,9 @@ from toy import groups_log, toy_model
 from twotower import arrow
 from twotower.errors import NotFittedError, SavedFolderError
 from twotower.features import Categories, Category, Normalized, Text
+from twotower.features.base import Columns, RecordKey
+from twotower.features.record import Record
+from twotower.features.recorded import Recorded
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.model.saving import model_version, write_model
 from twotower.retrieval import Retriever
@@ -47,6 +50,50 @@ def test_a_loaded_model_has_the_version_of_the_one_that_was_saved(tmp_path: Path
     assert model_version(load_model(tmp_path / "model")) == model_version(model)
     Retriever.build(model, catalogue, seen=log).save(tmp_path / "shop")
     assert len(Retriever.load(tmp_path / "shop").recommend({"user": 3})) == 10
+
+
+def test_what_a_feature_learns_beside_its_record_is_saved(tmp_path: Path) -> None:
+    """A kind of one's own that reads a record keeps a state of its own as well."""
+
+    class Pace(Recorded):
+        kind = "pace of a test"
+        width = 1
+
+        def __init__(self, column: str, by: str) -> None:
+            super().__init__()
+            self.column, self.by, self.usual = column, by, 1.0
+
+        @property
+        def record_key(self) -> RecordKey:
+            return RecordKey(self.by, self.column)
+
+        def take_record(self, record: Record) -> None:
+            self.record = record
+
+        def fit_record(self, record: Record, columns: Columns) -> None:
+            self.take_record(record)
+            self.usual = float(record.times.mean())
+
+        def learned(self) -> pa.Table:
+            return pa.table({"usual": [self.usual]})
+
+        def restore(self, state: pa.Table) -> None:
+            (self.usual,) = state["usual"].to_pylist()
+
+        def encode_columns(self, columns: Columns) -> torch.Tensor:
+            return torch.tensor(columns[self.column].to_pylist(), dtype=torch.float32)
+
+        def encode_training(self, columns: Columns) -> torch.Tensor:
+            return self.encode_columns(columns)
+
+        def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+            return encoded[:, None] / self.usual
+
+    log = groups_log(100)
+    model = TwoTower(Tower([Category("user", 4), Pace("at", "user")], [4]), Tower([Category("item", 4)], [4]))
+    model.learn(log).eval()
+    save_model(model, tmp_path / "model")
+    assert torch.equal(load_model(tmp_path / "model").embed_queries(log), model.embed_queries(log))
 
 
 def test_a_learned_temperature_is_saved_with_the_weights(tmp_path: Path) -> None:

@@ -135,6 +135,23 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
         use(write(tmp_path, TOML.replace(*change)))
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("[data]", "[date]"), "date"),
+        (("layers = [16]", 'layers = [16, "x"]'), "model.layers[1]"),
+        (("epochs = 2", "epoch = 2"), "training.epoch"),
+        (("epochs = 2", "epochs = 0"), "training"),
+        (('kind = "adagrad"', 'kind = "sgd"'), "training.optimizer.kind"),
+    ],
+)
+def test_a_mistake_carries_its_key(tmp_path: Path, change: tuple[str, str], key: str) -> None:
+    pq.write_table(pa.table({"u": [1, 1, 2], "i": [5, 6, 5], "t": [1, 2, 3]}), tmp_path / "log.parquet")
+    with pytest.raises(ConfigError) as caught:
+        use(write(tmp_path, TOML.replace(*change)))
+    assert caught.value.field == key
+
+
 def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
     assert config_of("movielens-100k").data.name == "movielens-100k"
     with pytest.raises(ConfigError, match=r"'movielens' is neither a data set \(simulated, movielens-100k"):

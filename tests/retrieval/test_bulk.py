@@ -291,6 +291,10 @@ def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, 
     pq.write_table(pa.table({"user": [1, 2, 3, 4], "at": [1.0, 2.0, 3.0, np.inf]}), tmp_path / "times.parquet")
     with pytest.raises(DataError, match=r"times\.parquet, row 3: .*at"):
         recommend_all(retriever, tmp_path / "times.parquet", out)
+    with pytest.raises(ConfigError, match=r"^condition, character 1"):  # of the filters, no row of the file
+        recommend_all(retriever, tmp_path / "good.parquet", out, filters=Filters(where="planet = 1"), restart=True)
+    with pytest.raises(DataError, match=r"^item 'war' is str"):
+        recommend_all(retriever, tmp_path / "good.parquet", out, filters=Filters(exclude=("war",)), restart=True)
     assert out.read_bytes() == before
 
 

@@ -25,10 +25,12 @@ from safetensors.torch import load_file, save_file
 from toy import groups_log, toy_model
 from twotower.arrow import read_table, write_table
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
+from twotower.evaluation import Evaluation, Scores
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.features import Category, History
 from twotower.files import MarkedFolder, exchanged, replaced_folder
 from twotower.model import Tower, TwoTower
-from twotower.retrieval import Hnsw, Retriever, editing
+from twotower.retrieval import Hnsw, Notes, Retriever, editing
 from twotower.saved import FileRecord, Manifest, _digest
 
 QUERY = {"user": 3}
@@ -41,7 +43,7 @@ def retriever() -> Retriever:
     query = Tower([Category("user", 8), History("item", by="user", time="at", dim=8)], [8])
     model = TwoTower(query, Tower([Category("item", 8)], [8])).learn(log)
     return Retriever.build(
-        model, log.candidates, seen=log, index=Hnsw(neighbours=4), notes={"metrics": {"top_10": 0.5}}
+        model, log.candidates, seen=log, index=Hnsw(neighbours=4), notes=Notes(extra={"metrics": {"top_10": 0.5}})
     )
 
 
@@ -81,9 +83,9 @@ def names_of(folder: Path) -> list[str]:
 
 def test_the_manifest_says_what_it_holds(retriever: Retriever, saved: Path) -> None:
     manifest = msgspec.json.decode((saved / "manifest.json").read_bytes(), type=Manifest)
-    assert (manifest.kind, manifest.format) == ("twotower retriever", 2)
+    assert (manifest.kind, manifest.format) == ("twotower retriever", 3)
     assert manifest.details["version"] == retriever.version == Retriever.load(saved).version
-    assert manifest.details["notes"] == {"metrics": {"top_10": 0.5}}
+    assert manifest.details["notes"] == {"extra": {"metrics": {"top_10": 0.5}}}
     assert manifest.details["parity"]["recall"] > 0.95
     assert manifest.details["title"] == "title"
     assert len(manifest.details["towers"]) == len(retriever.version) == 12
@@ -383,11 +385,39 @@ def test_a_bundle_with_a_file_of_ones_own_in_it_is_not_replaced(retriever: Retri
 
 
 def test_other_formats_say_what_to_do(folder: Path) -> None:
-    sign(folder, format=3)
+    sign(folder, format=4)
     with pytest.raises(SavedFolderError, match="upgrade twotower"):
         Retriever.load(folder)
-    sign(folder, format=1)
-    with pytest.raises(SavedFolderError, match=r"twotower\.load_model\('.*model'\).*Retriever\.build"):
+    sign(folder, format=2)
+    with pytest.raises(SavedFolderError, match=r"has format 2, of an earlier version; train it again"):
+        Retriever.load(folder)
+
+
+def test_notes_are_typed_and_leave_room_for_ones_own(retriever: Retriever, folder: Path) -> None:
+    """What `twotower train` keeps has its types; what somebody else keeps comes back as it was given."""
+    log = groups_log(1500)
+    scores = Scores({"top_10": 0.4}, {"top_10": 1})
+    notes = Notes(
+        split="last-out",
+        evaluation=Evaluation({"model": scores}, ["It is good."], "top_10"),
+        history=TrainingHistory("all.top_10", [Epoch(1, 2, 0.1, 3, scores)]),
+        extra={"ticket": (1, "two")},
+    )
+    Retriever.build(retriever.model, log.candidates, seen=log, notes=notes).save(folder)
+    read = Retriever.load(folder).details.notes
+    assert read.evaluation is not None
+    assert read.history is not None
+    assert read.evaluation.model.unseen["top_10"] == read.history.best.validation.unseen["top_10"] == 1.0  # type: ignore[union-attr]
+    assert (read.split, read.extra) == ("last-out", {"ticket": [1, "two"]})
+    with pytest.raises(ConfigError, match="notes cannot be kept"):
+        Retriever.build(retriever.model, log.candidates, seen=log, notes=Notes(extra={"model": retriever.model}))
+
+
+@pytest.mark.parametrize("notes", [{"split": 3}, {"verdict": "good"}, {"history": {"epochs": [{"epoch": "one"}]}}])
+def test_notes_of_another_shape_are_refused(folder: Path, notes: dict[str, object]) -> None:
+    details = msgspec.json.decode((folder / "manifest.json").read_bytes())["details"]
+    sign(folder, details=details | {"notes": notes})
+    with pytest.raises(SavedFolderError, match=r"has details that this version cannot read: .*notes"):
         Retriever.load(folder)
 
 

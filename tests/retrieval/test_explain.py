@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,8 @@ import torch
 from toy import groups_log
 from twotower.data import from_tables
 from twotower.errors import UnknownCandidateError
-from twotower.features import Bucketized, Category, Elapsed, History, Normalized, Text
+from twotower.features import Bucketized, Category, Elapsed, Feature, History, Normalized, Text
+from twotower.features.base import Columns, EncodedItems
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever, explain
 from twotower.retrieval.explain import Explanation
@@ -36,6 +38,50 @@ def retriever_of(model: TwoTower) -> Retriever:
 @pytest.fixture(scope="module", params=[False, True])
 def retriever(request: pytest.FixtureRequest) -> Retriever:
     return retriever_of(model_of(normalize=request.param))
+
+
+class Basket(Feature):
+    """What the query has in its basket: a feature of items that is no history."""
+
+    kind = "basket of a test"
+
+    def __init__(self, column: str, basket: str) -> None:
+        super().__init__()
+        self.column, self.basket, self.width = column, basket, 4
+        self.table = torch.nn.Embedding(30, 4)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.basket,)
+
+    def fit_columns(self, columns: Columns) -> None:
+        torch.nn.init.normal_(self.table.weight)
+
+    def encode_columns(self, columns: Columns) -> torch.Tensor:
+        return torch.tensor([(*(row or ()), -1, -1)[:2] for row in columns[self.basket].to_pylist()])
+
+    def items_of(self, encoded: torch.Tensor) -> EncodedItems:
+        slots = (encoded[0] >= 0).nonzero().squeeze(1).tolist()
+        without = encoded.repeat(len(slots), 1)
+        without[range(len(slots)), slots] = -1
+        return EncodedItems(self.column, encoded[0, slots].tolist(), without)
+
+    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        items: torch.Tensor = self.table(encoded.clamp_min(0)) * (encoded >= 0)[:, :, None]
+        return items.sum(dim=1)
+
+
+def test_the_items_of_a_feature_of_ones_own_are_told_apart() -> None:
+    plain = groups_log(200)
+    baskets = pa.array([[n % 30, (n + 1) % 30] for n in range(plain.queries.num_rows)])
+    log = replace(plain, queries=plain.queries.append_column("basket", baskets))
+    model = TwoTower(Tower([Category("user", 4), Basket("item", "basket")]), Tower([Category("item", 8)])).learn(log)
+    retriever = Retriever.build(model, log.candidates, seen=log)
+    found = retriever.explain({"user": 3}, 5)
+    (row,) = retriever.requests.encode([{"user": 3}], [3])[1].tolist()
+    assert [one.id for one in found.history] == row
+    assert total(found) == pytest.approx(found.score, abs=1e-5)
+    assert any(one.feature == "item (basket of a test)" for one in found.query) or "told apart" in found.method
 
 
 def total(found: Explanation) -> float:

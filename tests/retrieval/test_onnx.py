@@ -34,7 +34,7 @@ from twotower.features import (
 from twotower.features.encoders import ENCODERS
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever
-from twotower.retrieval.bundle import with_onnx
+from twotower.retrieval.bundle import FORMAT, with_onnx
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, exported, weight_bytes
 from twotower.saved import check_folder, write_manifest
 
@@ -237,7 +237,7 @@ def test_a_file_from_a_stranger_is_refused(folder: Path, tmp_path: Path, change:
     if change is not None:
         change(model)
     path.write_bytes(b"no protobuf" if change is None else model.SerializeToString())
-    manifest = check_folder(folder, "twotower retriever", 2)
+    manifest = check_folder(folder, "twotower retriever", FORMAT)
     (tmp_path / "shop" / "manifest.json").unlink()
     write_manifest(tmp_path / "shop", manifest.kind, manifest.format, manifest.library, manifest.details)
     with pytest.raises(SavedFolderError, match=said):

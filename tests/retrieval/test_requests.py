@@ -269,3 +269,37 @@ def test_the_column_that_shows_a_candidate_can_be_named() -> None:
     assert labelled.withdraw([3]).details.title == "label"
     with pytest.raises(ConfigError, match="title 'name' is no column of the candidates, which have item, title, label"):
         build("name")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "column", "said"),
+    [
+        ({"user": "u2", "age": float("inf")}, "age", "column 'age' of the query: inf; expected a finite number"),
+        ({"user": "u2", "age": 7, "at": -5}, "at", "column 'at' of the query: -5"),
+        ({"user": "u2", "planet": "Mars"}, "planet", "names 'planet'"),
+        ({"user": "u2", "history": "i1"}, "history", "column 'history' of the query"),
+        ({"user": "u2", "history": ["i1"]}, "history", "'i1' is str"),
+    ],
+)
+def test_an_error_carries_which_query_and_which_column_it_is_about(
+    wrong: dict[str, Any], column: str, said: str
+) -> None:
+    """Also where queries before it are answered by popularity, and not embedded."""
+    history = History("item", by="user", time="at", dim=4)
+    retriever = retriever_of(Category("user", 4), Normalized("age"), history)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        retriever.recommend_many([{"user": "u1", "age": 30}, {}, {"user": "u3"}, wrong, {"user": "u4"}])
+    error = caught.value
+    assert (error.field, error.column, error.row) == ("query", column, 3)
+    assert said in str(error)
+    assert ", row " not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("k", 0), ("exclude", ["war"]), ("allow", ["war"]), ("where", "planet = 1")]
+)
+def test_an_error_carries_which_filter_it_is_about(field: str, value: Any) -> None:
+    retriever = retriever_of(Category("user", 4))
+    with pytest.raises((ConfigError, DataError)) as caught:
+        retriever.recommend("u1", **{field: value})
+    assert (caught.value.field, caught.value.row) == (field, None)

@@ -9,7 +9,7 @@ import pytest
 from toy import groups_log, toy_model
 from twotower.data import Dataset
 from twotower.errors import ConfigError, DataError, DataWarning, SavedFolderError
-from twotower.retrieval import Retriever
+from twotower.retrieval import Notes, Retriever
 from twotower.training import AdamW, Trainer
 
 
@@ -22,7 +22,7 @@ def log() -> Dataset:
 def retriever(log: Dataset) -> Retriever:
     model = toy_model()
     Trainer(epochs=8, batch_size=128, optimizer=AdamW(0.02)).fit(model, log)
-    return Retriever.build(model, log.candidates, seen=log, notes={"why": "test"})
+    return Retriever.build(model, log.candidates, seen=log, notes=Notes(extra={"why": "test"}))
 
 
 def test_it_recommends_what_the_model_scores_highest(retriever: Retriever, log: Dataset) -> None:

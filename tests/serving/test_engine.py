@@ -79,6 +79,39 @@ def test_one_that_cannot_be_answered_does_not_harm_the_others() -> None:
     assert isinstance(bad, ConfigError)
 
 
+def test_an_error_that_says_whose_it_is_costs_no_further_search() -> None:
+    """The one at fault is told so, with the row among its own queries; the others are answered together."""
+
+    class Telling(Recording):
+        def recommend_many(self, queries: Sequence[Any], k: int, **filters: Any) -> list[Answer]:
+            try:
+                return super().recommend_many(queries, k, **filters)
+            except ConfigError as error:
+                error.field, error.row = "query", ["bad" in query for query in queries].index(True)
+                raise
+
+    recording = Telling()
+    bad = [{"user": 5}, {"bad": 1}]
+    requests = [(users(0), Wanted(k=5)), (users(1, 2), Wanted(k=5)), (bad, Wanted(k=5)), (users(3), Wanted(k=5))]
+    first, second, error, fourth = asyncio.run(together(recording, requests))
+    assert (first, second, fourth) == (["0 of 5"], ["1 of 5", "2 of 5"], ["3 of 5"])
+    assert isinstance(error, ConfigError)
+    assert error.row == 1
+    assert recording.asked == [(1, 5), (5, 5), (3, 5)]
+
+
+def test_a_condition_that_cannot_be_read_is_read_once_for_all_who_ask_it() -> None:
+    class Refusing(Recording):
+        def recommend_many(self, queries: Sequence[Any], k: int, **filters: Any) -> list[Answer]:
+            super().recommend_many(queries, k, **filters)
+            raise ConfigError("no such column", field="where")
+
+    recording = Refusing()
+    outcomes = asyncio.run(together(recording, [(users(number), Wanted(k=5)) for number in range(4)]))
+    assert all(isinstance(outcome, ConfigError) for outcome in outcomes)
+    assert recording.asked == [(1, 5), (3, 5)]
+
+
 def test_where_too_many_wait_another_is_told_to_come_again() -> None:
     requests = [(users(number), Wanted(k=5)) for number in range(4)]
     outcomes = asyncio.run(together(Recording(), requests, waiting=2))

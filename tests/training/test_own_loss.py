@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toy import groups_log, toy_model
-from twotower.data import Dataset, ParquetLog, split_random
+from twotower.data import Dataset, Log, split_random
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.model import InBatchSoftmax
@@ -40,7 +40,7 @@ class Hinge:
     def embedded(self, events: int, catalogue: int) -> int:
         return min(events, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog) -> Hinge:
+    def bind(self, train: Log) -> Hinge:
         return self
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:

@@ -11,7 +11,7 @@ import typer
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
-from twotower.experiments.notes import study_notes
+from twotower.experiments.notes import study_note
 from twotower.experiments.train import bundle_of_run
 from twotower.locks import locked
 from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing
@@ -54,8 +54,8 @@ def bundle(
     settings = parsed_index(index)
     with locked(out):
         old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
-        notes = {} if study is None else study_notes(study, old.details)
-        made = rebuilt(old, candidates, settings, parity, notes)
+        note = None if study is None else study_note(study, old.details)
+        made = rebuilt(old, candidates, settings, parity, note)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -25,7 +25,7 @@ from twotower.experiments.train import check_train_target
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
 from twotower.recipes.config import Config, config_of
-from twotower.retrieval import Retriever
+from twotower.retrieval import Notes, Retriever
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
@@ -75,9 +75,9 @@ def evaluate(
     config = with_baselines(_config_in(notes, folder) if source is None else config_of(source), baselines)
     parts = config.parts()
     _say(console, parts.remarks)
-    if parts.fingerprint != notes.get("fingerprint"):
+    if parts.fingerprint != notes.fingerprint:
         console.print(
-            f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.get('fingerprint')}: "
+            f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.fingerprint}: "
             f"test events may have been in its training.[/]"
         )
     with Display(console) as display:
@@ -94,7 +94,7 @@ def evaluate(
         write_json(evaluation)
 
 
-def _config_in(notes: Mapping[str, Any], folder: Path) -> Config:
+def _config_in(notes: Notes, folder: Path) -> Config:
     """The config that a bundle was trained with; the modules that it names are not imported.
 
     Raises:
@@ -102,13 +102,13 @@ def _config_in(notes: Mapping[str, Any], folder: Path) -> Config:
         DataUnavailableError: A file of its data is no longer there.
         SavedFolderError: What it says is no config.
     """
-    if "config" not in notes:
+    if notes.config is None:
         raise ConfigError(
             f"{folder} does not say what it was trained on; give a config or a data set: "
             f"twotower evaluate {folder} CONFIG.toml"
         )
     try:
-        config = msgspec.convert(notes["config"], Config)
+        config = msgspec.convert(notes.config, Config)
     except (msgspec.ValidationError, ConfigError) as error:
         raise SavedFolderError(f"{folder} holds no config that can be read: {error}") from error
     for key, path in config.data.paths.items():

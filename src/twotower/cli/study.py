@@ -36,41 +36,45 @@ DEPTHS = ((32,), (64, 32), (128, 64, 32))
 LAYERS_HELP = (
     "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless something else varies."
 )
+SOURCE_HELP = "simulated (embedded), movielens-100k (or another edition), or the path of a config."
+
+SourceArgument = Annotated[str, typer.Argument(metavar="[DATA|CONFIG.toml]", help=SOURCE_HELP)]
+LayersOption = Annotated[list[str] | None, typer.Option(help=LAYERS_HELP, show_default=False)]
+VaryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=V1,V2", help="Values of any key of the config: model.dim=16,32. Repeatable."),
+]
+TrainShareOption = Annotated[
+    list[float] | None, typer.Option(help="Shares of the training events to train on, such as 0.1 0.3 1.0.")
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="tuned (default): trains well. tutorial: TFRS's tutorial to the letter, 300 epochs."),
+]
+SplitSeedsOption = Annotated[
+    list[int] | None, typer.Option(help="Seeds of a random split, such as 42 43 44. Default: the config's, or 42.")
+]
+OnOption = Annotated[
+    str | None, typer.Option(help="test (default), or validation: a part of train, to choose by; test is not read.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
+]
 
 
 def study(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="[DATA|CONFIG.toml]",
-            help="simulated (embedded), movielens-100k (or another edition), or the path of a config.",
-        ),
-    ] = "simulated",
-    layers: Annotated[list[str] | None, typer.Option(help=LAYERS_HELP, show_default=False)] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=V1,V2", help="Values of any key of the config: model.dim=16,32. Repeatable."),
-    ] = None,
-    train_share: Annotated[
-        list[float] | None, typer.Option(help="Shares of the training events to train on, such as 0.1 0.3 1.0.")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="tuned (default): trains well. tutorial: TFRS's tutorial to the letter, 300 epochs."),
-    ] = None,
+    source: SourceArgument = "simulated",
+    layers: LayersOption = None,
+    vary: VaryOption = None,
+    train_share: TrainShareOption = None,
+    recipe: RecipeOption = None,
     split: SplitOption = None,
-    split_seeds: Annotated[
-        list[int] | None, typer.Option(help="Seeds of a random split, such as 42 43 44. Default: the config's, or 42.")
-    ] = None,
-    on: Annotated[
-        str | None, typer.Option(help="test (default), or validation: a part of train, to choose by; test is not read.")
-    ] = None,
+    split_seeds: SplitSeedsOption = None,
+    on: OnOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many training seeds each variant gets.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
-    ] = None,
+    workers: WorkersOption = None,
     baselines: BaselinesOption = None,
     baseline_seconds: BaselineSecondsOption = None,
     baseline_memory: BaselineMemoryOption = None,
@@ -102,9 +106,8 @@ def study(
     budget = budget_of(baseline_seconds, baseline_memory)
     result = run_study(plan, out, command=command, console=console, budget=budget)
     console.print(results_table(result))
-    for sentence in result.verdicts:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\nThe report: {out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    for line in (*result.verdicts, f"\nThe report: {out / REPORT}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(result)
 

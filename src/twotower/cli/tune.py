@@ -71,12 +71,9 @@ def tune(
         workers=allowed_threads() if workers is None else workers,
         seed=seed,
     )
-    command = shlex.join(["twotower", *sys.argv[1:]])
-    budget = budget_of(baseline_seconds, baseline_memory)
+    budget, command = budget_of(baseline_seconds, baseline_memory), shlex.join(["twotower", *sys.argv[1:]])
     result = search(plan, out, command=command, console=console, baselines=budget)
-    for sentence in result.verdicts:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\nThe best config: {out / BEST}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"The report: {out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    for line in (*result.verdicts, f"\nThe best config: {out / BEST}", f"The report: {out / REPORT}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if json:
         write_json(result)

@@ -1,7 +1,8 @@
 """Data sets: reading them, checking them, splitting them, and the simulated one."""
 
-from twotower.data.dataset import Dataset, Oracle, from_tables
+from twotower.data.dataset import Dataset, Oracle
 from twotower.data.describe import Description, describe
+from twotower.data.log import Log
 from twotower.data.lookalike import Lookalike, lookalike
 from twotower.data.movielens import movielens
 from twotower.data.opening import stream_parquet
@@ -20,11 +21,13 @@ from twotower.data.splits import (
     split_random,
 )
 from twotower.data.stream import ParquetLog
+from twotower.data.tables import from_tables
 
 __all__ = [
     "Dataset",
     "Description",
     "LastOut",
+    "Log",
     "Lookalike",
     "Oracle",
     "ParquetLog",

@@ -1,31 +1,16 @@
-"""The `Dataset`: an interaction log with its query side and its candidate side, checked on entry."""
+"""The `Dataset`: an interaction log with its query side and its candidate side, in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from twotower.data.checks import (
-    WHOLE,
-    Place,
-    UnknownCandidates,
-    check_ids,
-    check_times,
-    check_unknown_candidates,
-    check_weights,
-    refuse_no_weight,
-    require_columns,
-    roles_of,
-)
-from twotower.data.lookup import IdRows
-from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
-from twotower.data.sources import Source, TableSource, read_source, with_ids_like
+from twotower.data.fingerprints import fingerprint
 from twotower.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -83,6 +68,17 @@ class Dataset:
         return int(self.interactions.num_rows)
 
     @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the interactions."""
+        names: list[str] = self.interactions.column_names
+        return names
+
+    @property
+    def in_memory(self) -> Dataset:
+        """All events: these."""
+        return self
+
+    @property
     def times(self) -> npt.NDArray[np.float64]:
         """Seconds of each event, `[N]`.
 
@@ -120,6 +116,22 @@ class Dataset:
         """How many events each query has, `[queries]`."""
         return np.bincount(self.query_index, minlength=self.queries.num_rows)
 
+    def candidate_weights(self) -> npt.NDArray[np.float64]:
+        """Sum of the weights of each candidate's events, `[candidates]`."""
+        return self.sums_by_candidate(self.weights)
+
+    def sums_by_candidate(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """For each candidate the sum of its events' `values`, `[candidates]`: the same bits in every order of the log.
+
+        Args:
+            values: One number an event, `[N]`.
+        """
+        order = np.lexsort((values, self.candidate_index))
+        sums: npt.NDArray[np.float64] = np.bincount(
+            self.candidate_index[order], weights=values[order], minlength=self.candidates.num_rows
+        ).astype(np.float64)
+        return sums
+
     def query_column(self, column: str) -> tuple[pa.ChunkedArray, IntArray]:
         """A query-side column and, for each event, its row in that column.
 
@@ -152,229 +164,32 @@ class Dataset:
             )
         return self.candidates[column]
 
+    def identity(self) -> list[str]:
+        """Digits of the events, in any order."""
+        return [fingerprint(self)]
 
-def from_tables(
-    interactions: TableSource,
-    *,
-    query_id: str,
-    candidate_id: str,
-    time: str | None = None,
-    weight: str | None = None,
-    queries: TableSource | None = None,
-    candidates: TableSource | None = None,
-    unknown_candidates: UnknownCandidates = "refuse",
-    delimiter: str | None = None,
-    name: str = "data",
-) -> Dataset:
-    """Makes a `Dataset` of your own log.
-
-    Args:
-        interactions: One row an event. Anything with `__arrow_c_stream__` (pyarrow, Polars, pandas,
-            DuckDB), or the path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern with `*`;
-            see `TableSource`.
-        query_id: The column that says who chose (in `interactions`, and in `queries` where given).
-        candidate_id: The column that says what was chosen (likewise).
-        time: The column that says when: seconds since 1970 as a number, or a date or timestamp column (in UTC where
-            it names no zone), or text that writes one of these.
-        weight: The column that says how much an event counts, a non-negative number.
-        queries: One row a query. Default: the distinct ids of the log.
-        candidates: One row a candidate: the catalogue. Default: the distinct ids of the log.
-        unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
-            the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
-        delimiter: What stands between the cells of CSV files; default: told from the header of each.
-        name: What reports call the data.
-
-    Raises:
-        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be, or a column has two roles.
-        DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event
-            names an unknown query or candidate, a time or weight is not a sensible number, or no event
-            is left. The message names column, row, value and what was expected.
-
-    Example:
-        >>> import pyarrow as pa
-        >>> log = pa.table({"who": ["ann", "bob", "ann"], "what": ["tea", "tea", "rum"], "at": [1, 2, 3]})
-        >>> data = from_tables(log, query_id="who", candidate_id="what", time="at")
-        >>> len(data), data.candidates.num_rows
-        (3, 2)
-    """
-    check_unknown_candidates(unknown_candidates)
-    read = read_source(interactions, "interactions", delimiter=delimiter)
-    wanted = roles_of(query_id, candidate_id, time, weight)
-    require_columns(read.table, wanted, "interactions")
-    if read.table.num_rows == 0:
-        raise DataError("the interactions have no rows; expected at least one event")
-    place = Place(origin=read.origin)
-    check_ids(read.table[query_id], query_id, "interactions", place=place)
-    check_ids(read.table[candidate_id], candidate_id, "interactions", place=place)
-    warn_of_mistakes(read, "interactions", wanted)
-    log, query_table = _side_table(queries, read, query_id, "queries", delimiter)
-    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)
-    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
-    data = tables.dataset(log.table, place)
-    if len(data) == 0:
-        raise no_event_left(data.dropped, candidate_id)
-    warn_of_dropped(data.dropped, len(log.table), candidate_id, data.dropped_candidates)
-    if weight is not None:
-        refuse_no_weight(float(data.weights.sum()), weight)
-    return data
-
-
-class LogTables:
-    """What events refer to, and how they are read: the two side tables, the columns' names, and the rows of ids.
-
-    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables are checked already.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        queries: pa.Table,
-        candidates: pa.Table,
-        query_id: str,
-        candidate_id: str,
-        time: str | None = None,
-        weight: str | None = None,
-        unknown_candidates: UnknownCandidates = "refuse",
-    ) -> None:
-        self.name, self.queries, self.candidates = name, queries, candidates
-        self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
-        self.unknown_candidates = unknown_candidates
-        self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
-
-    def with_queries(self, queries: pa.Table) -> LogTables:
-        """The same with another query table."""
-        return LogTables(
-            self.name,
-            queries,
-            self.candidates,
-            self.query_id,
-            self.candidate_id,
-            self.time,
-            self.weight,
-            self.unknown_candidates,
-        )
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the interactions that are always read."""
-        return [column for column in (self.query_id, self.candidate_id, self.time, self.weight) if column is not None]
-
-    def dataset(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
-        """Checks interactions and finds their queries and candidates; there may be none.
+    def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Dataset:
+        """The events, or those of some queries.
 
         Args:
-            log: The interactions, with the id columns in the types of the side tables.
-            place: Where they lie, for errors.
-
-        Raises:
-            DataError: As `from_tables`.
+            queries: Of which queries, `[queries]`; default: of all.
         """
-        check_ids(log[self.query_id], self.query_id, "interactions", place=place)
-        check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
-        if self.time is not None:
-            log = _with_column(log, self.time, check_times(log[self.time], self.time, place))
-        if self.weight is not None:
-            log = _with_column(log, self.weight, check_weights(log[self.weight], self.weight, place))
-        query_rows = self._query_rows.of(log[self.query_id])
-        candidate_rows = self._candidate_rows.of(log[self.candidate_id])
-        _refuse_unknown(query_rows, log, self.query_id, "query table", place)
-        known = candidate_rows >= 0
-        dropped, lacking = int((~known).sum()), ()
-        if self.unknown_candidates == "refuse":
-            hint = ", or unknown_candidates='drop'"
-            _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
-        elif dropped:
-            lacking = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
-            log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
-        return Dataset(
-            name=self.name,
-            interactions=log,
-            queries=self.queries,
-            candidates=self.candidates,
-            query_id=self.query_id,
-            candidate_id=self.candidate_id,
-            time=self.time,
-            weight=self.weight,
-            query_index=query_rows,
-            candidate_index=candidate_rows,
-            dropped=dropped,
-            dropped_candidates=lacking,
-        )
+        return self if queries is None else self.take(queries[self.query_index])
 
+    def events_of(self, part: Dataset) -> Dataset:
+        """What the evaluation of a part has to know: all events, as they are in memory."""
+        del part
+        return self
 
-def no_event_left(dropped: int, candidate_id: str) -> DataError:
-    """The error for a log all of whose events were dropped."""
-    return DataError(f"no event is left: all {dropped} name a {candidate_id!r} that the candidate table lacks")
+    def events_to_learn(self, most: int, columns: Iterable[str], seed: int) -> Dataset:
+        """What features learn from: all events, as they are in memory."""
+        del most, columns, seed
+        return self
 
-
-def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
-    """The distinct values of an id column in ascending order: the same for every order of the rows."""
-    values = pc.unique(column)
-    return values.take(pc.array_sort_indices(values))
-
-
-def _side_table(
-    source: TableSource | None, log: Source, id_column: str, which: str, delimiter: str | None
-) -> tuple[Source, pa.Table]:
-    """The log and the table of the queries or candidates, their ids of one type."""
-    if source is None:
-        return log, pa.table({id_column: distinct_ids(log.table[id_column])})
-    side = read_source(source, which, delimiter=delimiter)
-    require_columns(side.table, [id_column], which)
-    log = with_ids_like(log, side.table[id_column].type, id_column)
-    return log, side_table(side, log.table.schema.field(id_column).type, id_column, which)
-
-
-def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
-    """The table of the queries or candidates, checked, its ids in the type that the log has.
-
-    Raises:
-        DataError: It lacks the id column, has no rows, or an id is null, repeated or of another kind than the log's.
-    """
-    require_columns(side.table, [id_column], which)
-    if side.table.num_rows == 0:
-        raise DataError(f"the {which} table has no rows; expected one row for each distinct {id_column!r}")
-    check_ids(side.table[id_column], id_column, which, unique=True, place=Place(origin=side.origin))
-    warn_of_mistakes(side, which, [id_column])
-    table = with_ids_like(side, kind, id_column).table
-    if table[id_column].type != kind:
-        table = _with_column(table, id_column, cast_ids(table[id_column], kind, id_column, which))
-    return table
-
-
-def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
-    """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
-
-    Raises:
-        DataError: One is text and the other not, or an id is too large for the log's type.
-    """
-    number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
-    text = (pa.types.is_string(column.type), pa.types.is_string(kind))
-    if not (all(number) or all(text)):
-        raise DataError(
-            f"column {name!r} is {column.type} in {which} and {kind} in interactions; "
-            f"expected one type, so that the ids can be compared"
-        )
-    try:
-        return column.cast(kind)
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"column {name!r} is {column.type} in {which} and {kind} in interactions: {error}; expected ids that fit"
-        ) from error
-
-
-def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, place: Place, hint: str = "") -> None:
-    unknown = np.flatnonzero(rows < 0)
-    if len(unknown):
-        first = int(unknown[0])
-        raise DataError(
-            f"interactions, column {column!r}, {place.row(first)}: {log[column][first].as_py()!r} is not "
-            f"in the {where} ({len(unknown)} events are so{place.where}); expected an id that the {where} has{hint}"
-        )
-
-
-def _with_column(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, column)
+    def shuffled(self, seed: int, epoch: int, batch_size: int, columns: Iterable[str] = ()) -> Iterator[Dataset]:
+        """All events in an order that (seed, epoch) determine, in one part; see `Log.shuffled`."""
+        del batch_size, columns
+        yield self.take(np.random.default_rng([seed, epoch]).permutation(len(self)))
 
 
 def concat(parts: Sequence[Dataset]) -> Dataset:

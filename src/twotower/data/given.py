@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.data.checks import Place, UnknownCandidates, check_ids, require_columns
-from twotower.data.dataset import Dataset, LogTables, cast_ids, distinct_ids, no_event_left
-from twotower.data.lookup import IdRows
-from twotower.data.notes import warn_of_dropped
+from twotower.data.dataset import Dataset
+from twotower.data.lookup import IdRows, distinct_ids
 from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import DataError
 
 
@@ -112,10 +112,6 @@ def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
 def _events(tables: LogTables, log: pa.Table, part: str, place: Place) -> Dataset:
     """The checked events of a part."""
     try:
-        data = tables.dataset(log, place)
-        if len(data) == 0:
-            raise no_event_left(data.dropped, tables.candidate_id)
+        return tables.events(log, place)
     except DataError as error:
         raise DataError(f"the {part} part: {error}") from error
-    warn_of_dropped(data.dropped, len(log), tables.candidate_id, data.dropped_candidates)
-    return data

@@ -51,3 +51,9 @@ class IdRows:
         place = ids.to_numpy().astype(np.int64) - self._low
         there = (place >= 0) & (place < len(self._row_at))
         return np.where(there, self._row_at[np.where(there, place, 0)], np.int64(-1))
+
+
+def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
+    """The distinct values of an id column in ascending order: the same for every order of the rows."""
+    values = pc.unique(column)
+    return values.take(pc.array_sort_indices(values))

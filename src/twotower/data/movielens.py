@@ -13,9 +13,11 @@ import pooch
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.dataset import Dataset, distinct_ids, from_tables
+from twotower.data.dataset import Dataset
 from twotower.data.download import fetch_archive, unpack
+from twotower.data.lookup import distinct_ids
 from twotower.data.movielens_files import READERS, Tables
+from twotower.data.tables import from_tables
 from twotower.errors import ConfigError, DataError
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens"

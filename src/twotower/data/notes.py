@@ -28,7 +28,7 @@ def warn_of_dropped(dropped: int, events: int, candidate_id: str, examples: Sequ
             f"{dropped:,} of {events:,} events ({dropped / events:.1%}) are left out: the candidate table lacks their "
             f"{candidate_id!r}, such as {shown}",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -45,5 +45,5 @@ def warn_of_mistakes(source: Source, which: str, checked: Collection[str]) -> No
         if found is not None and (found.strays or found.kind == "amount"):
             where = source.origin.of(found.row)
             warnings.warn(
-                f"{which}, column {name!r}, row {found.row}{where}: {found.reason}", DataWarning, stacklevel=3
+                f"{which}, column {name!r}, row {found.row}{where}: {found.reason}", DataWarning, stacklevel=4
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,17 +17,13 @@ from twotower.data.checks import (
     require_columns,
     roles_of,
 )
-from twotower.data.dataset import (
-    LogTables,
-    distinct_ids,
-    no_event_left,
-    side_table,
-)
+from twotower.data.fingerprints import Fingerprint
+from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import ParquetRows, ParquetSource
 from twotower.data.sources import TableSource, read_source
-from twotower.data.splits import Fingerprint
 from twotower.data.stream import PIECES_OF_THE_BUFFER, ParquetLog
+from twotower.data.tables import LogTables, no_event_left, side_table
 from twotower.errors import ConfigError, DataError
 
 BUFFER = 4_000_000
@@ -51,8 +49,7 @@ def stream_parquet(
     Memory holds the query table, the candidate table and at most `buffer` events, however many there are.
 
     Args:
-        interactions: One row an event: the path of a Parquet file, of a folder of them or a pattern with `*`, or
-            several of these. Folders named `column=value` give columns; see `TableSource`.
+        interactions: One row an event: Parquet files, by the path of one, of a folder, a pattern with `*`, or several.
         query_id: The column that says who chose; this and the next ones as in `from_tables`.
         candidate_id: The column that says what was chosen.
         time: The column that says when.
@@ -60,11 +57,9 @@ def stream_parquet(
         queries: One row a query. Default: the distinct ids of the log, for which it is read once more.
         candidates: One row a candidate: the catalogue. Default: likewise.
         unknown_candidates: `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
-        delimiter: What stands between the cells of `queries` and `candidates` where they are CSV; default: told from
-            the header of each.
+        delimiter: What stands between the cells of the side tables where they are CSV; default: told from the header.
         name: What reports call the data.
-        buffer: How many events are held at once. The more, the better the order of training is mixed: an event
-            meets in a batch only those of its pool, which holds half as many from several row groups.
+        buffer: How many events are held at once. The more, the better the order of training is mixed.
 
     Raises:
         ConfigError: The buffer holds no event, or `unknown_candidates` is none of what it may be.
@@ -74,33 +69,42 @@ def stream_parquet(
         >>> import tempfile
         >>> import pyarrow.parquet as pq
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = pa.table({"who": ["ann", "bob", "ann"], "what": ["tea", "tea", "rum"]})
-        ...     pq.write_table(table, f"{folder}/log.parquet")
+        ...     pq.write_table(pa.table({"who": [1, 2, 1], "what": ["tea", "tea", "rum"]}), f"{folder}/log.parquet")
         ...     log = stream_parquet(folder, query_id="who", candidate_id="what")
         >>> len(log), log.candidate_counts().tolist()  # rum, tea
         (3, [1, 2])
     """
+    check_unknown_candidates(unknown_candidates)
+    rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
+    sides = _sides(rows, {query_id: queries, candidate_id: candidates}, delimiter, buffer // 2)
+    tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates)
+    return _checked(tables, rows, buffer, own_queries=queries is None)
+
+
+def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> ParquetRows:
+    """The files, which have the wanted columns and some rows."""
     if buffer < PIECES_OF_THE_BUFFER:
         raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
-    check_unknown_candidates(unknown_candidates)
     rows = ParquetRows.open(interactions)
-    wanted = roles_of(query_id, candidate_id, time, weight)
     require_columns(rows.schema.empty_table(), wanted, "interactions")
     if len(rows) == 0:
         raise DataError("the interactions have no rows; expected at least one event")
-    unnamed = [column for column, source in ((query_id, queries), (candidate_id, candidates)) if source is None]
-    distinct = _distinct(rows, unnamed, buffer // 2)
+    return rows
 
-    def table_of(source: TableSource | None, column: str, which: str) -> pa.Table:
+
+def _sides(
+    rows: ParquetRows, sources: Mapping[str, TableSource | None], delimiter: str | None, at_once: int
+) -> tuple[pa.Table, pa.Table]:
+    """The tables of queries and candidates, by their id columns; of ids alone where there is no source."""
+    distinct = _distinct(rows, [column for column, source in sources.items() if source is None], at_once)
+    tables = []
+    for (column, source), which in zip(sources.items(), ("queries", "candidates"), strict=True):
         if source is None:
-            return pa.table({column: distinct[column]})
-        side = read_source(source, which, delimiter=delimiter)
-        return side_table(side, rows.schema.field(column).type, column, which)
-
-    query_table = table_of(queries, query_id, "queries")
-    candidate_table = table_of(candidates, candidate_id, "candidates")
-    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
-    return _checked(tables, rows, buffer, own_queries=queries is None)
+            tables.append(pa.table({column: distinct[column]}))
+        else:
+            side = read_source(source, which, delimiter=delimiter)
+            tables.append(side_table(side, rows.schema.field(column).type, column, which))
+    return tables[0], tables[1]
 
 
 def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, pa.Array]:
@@ -146,7 +150,7 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
         size=size,
         dropped=dropped,
         fingerprint=str(digits),
-        candidate_weights=weights,
+        _candidate_weights=weights,
         latest_time=None if tables.time is None else latest,
         _candidate_counts=candidate_counts,
         _query_counts=query_counts,

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset
 from twotower.data.simulation_tables import GENRES, candidate_table, query_table
+from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]

@@ -11,18 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.checks import Place, check_ids, require_columns
-from twotower.data.dataset import (
-    Dataset,
-    IntArray,
-    LogTables,
-    cast_ids,
-    concat,
-    distinct_ids,
-    no_event_left,
-)
-from twotower.data.notes import warn_of_dropped
+from twotower.data.dataset import Dataset, IntArray, concat
+from twotower.data.lookup import distinct_ids
 from twotower.data.parquet import ParquetRows
 from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
 
 PIECES_OF_THE_BUFFER = 64
@@ -58,7 +51,6 @@ class ParquetLog:
         size: Events, without those dropped.
         dropped: Events left out because their candidate is unknown.
         fingerprint: As that of a `Dataset` of the same events.
-        candidate_weights: Sum of the weights of each candidate's events, or their number, `[candidates]`.
         latest_time: Seconds of the latest event; None where the log has no time.
     """
 
@@ -68,8 +60,8 @@ class ParquetLog:
     size: int
     dropped: int
     fingerprint: str
-    candidate_weights: npt.NDArray[np.float64] = field(repr=False)
     latest_time: float | None
+    _candidate_weights: npt.NDArray[np.float64] = field(repr=False)
     _candidate_counts: IntArray = field(repr=False)
     _query_counts: IntArray = field(repr=False)
     _time_type: pa.DataType = field(repr=False)
@@ -115,9 +107,15 @@ class ParquetLog:
         return self.tables.weight
 
     @property
-    def layout(self) -> str:
-        """What the order of a shuffled epoch depends on besides the seed."""
-        return f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"
+    def columns(self) -> list[str]:
+        """Names of the columns of the files."""
+        names: list[str] = self.rows.schema.names
+        return names
+
+    @property
+    def in_memory(self) -> None:
+        """The events stay on disk."""
+        return None
 
     def candidate_counts(self) -> IntArray:
         """How often each candidate was chosen, `[candidates]`."""
@@ -127,14 +125,17 @@ class ParquetLog:
         """How many events each query has, `[queries]`."""
         return self._query_counts
 
+    def candidate_weights(self) -> npt.NDArray[np.float64]:
+        """Sum of the weights of each candidate's events, or their number, `[candidates]`."""
+        return self._candidate_weights
+
     def candidate_column(self, column: str) -> pa.ChunkedArray:
         """A column of the candidate table; see `Dataset.candidate_column`."""
         return self._empty().candidate_column(column)
 
-    def event_columns(self, names: Iterable[str]) -> list[str]:
-        """Those of the columns that are read event by event, as `Dataset.query_column` would; the others are not."""
-        per_query = {self.query_id, *(set(self.queries.column_names) - set(self.rows.schema.names))}
-        return [name for name in dict.fromkeys(names) if name in self.rows.schema.names and name not in per_query]
+    def identity(self) -> list[str]:
+        """Digits of the events, and the sizes of buffer and row groups, which decide their order in training."""
+        return [self.fingerprint, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
 
     def part(self, interactions: TableSource, name: str | None = None, *, delimiter: str | None = None) -> Dataset:
         """Other events in memory, such as those to validate on, with this log's candidates.
@@ -165,11 +166,7 @@ class ParquetLog:
             ids = distinct_ids(log[self.query_id])
             new = ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
             tables = tables.with_queries(pa.table({self.query_id: pa.chunked_array([known, new])}))
-        data = tables.dataset(log, place)
-        if len(data) == 0:
-            raise no_event_left(data.dropped, self.candidate_id)
-        warn_of_dropped(data.dropped, len(log), self.candidate_id, data.dropped_candidates)
-        return replace(data, name=name or self.name)
+        return replace(tables.events(log, place), name=name or self.name)
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Excerpt:
         """Events in memory, with their times and weights alone, in the order of the log.
@@ -199,17 +196,17 @@ class ParquetLog:
         named[part.query_index] = True
         return replace(self.read(named[:own]), queries=part.queries)
 
-    def sample(self, events: int, columns: Iterable[str], seed: int) -> Excerpt:
+    def events_to_learn(self, most: int, columns: Iterable[str], seed: int) -> Excerpt:
         """Events drawn uniformly from the whole log, in its order; all of them where there are no more.
 
         Args:
-            events: How many at most.
+            most: How many at most.
             columns: Columns of the interactions to read beside time and weight.
             seed: Seed of the draw.
         """
         total = len(self.rows)
         # The distinct ones of independent draws are a uniform sample of their number.
-        drawn = np.random.default_rng(seed).integers(total, size=events) if total > events else np.arange(total)
+        drawn = np.random.default_rng(seed).integers(total, size=most) if total > most else np.arange(total)
         rows = np.unique(drawn)
         parts, wanted = [self._empty(columns)], self._wanted(columns)
         for first_row, table in self.rows.in_order(wanted, self.buffer // 2):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log, require_in_memory
 from twotower.errors import TwoTowerError
 from twotower.evaluation.baselines import OracleScorer, Popularity
 from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Machine, check_cost
@@ -21,7 +21,7 @@ STREAMED = "it learns from a log in memory, and this one is streamed"
 
 def measure_baselines(
     test: Dataset,
-    train: Dataset | ParquetLog,
+    train: Log,
     ks: Sequence[int] = DEFAULT_KS,
     baselines: BaselineNames = "all",
     budget: BaselineBudget | None = None,
@@ -58,7 +58,7 @@ def without_budget(baselines: BaselineNames) -> BaselineNames:
     return [name for name in NAMES if not _has_budget(name) and (baselines == "all" or name in baselines)]
 
 
-def measurable(baselines: BaselineNames, test: Dataset, train: Dataset | ParquetLog) -> tuple[list[str], list[str]]:
+def measurable(baselines: BaselineNames, test: Dataset, train: Log) -> tuple[list[str], list[str]]:
     """Which of the baselines mean something on this split, in the order of reports; and why one named does not.
 
     `recent_popularity` does where no event of train is later than one of test: elsewhere, also where each query's
@@ -74,17 +74,18 @@ def measurable(baselines: BaselineNames, test: Dataset, train: Dataset | Parquet
     reasons = _reasons(test, train)
     wanted = [name for name in NAMES if baselines == "all" or name in baselines]
     notes = [left_out(name, reasons[name]) for name in wanted if name in reasons and baselines != "all"]
-    if baselines == "all" and isinstance(train, ParquetLog):
+    if baselines == "all" and train.in_memory is None:
         notes = [f"The other baselines are not in the table: {STREAMED.replace('it learns', 'they learn')}."]
     return [name for name in wanted if name not in reasons], notes
 
 
-def _reasons(test: Dataset, train: Dataset | ParquetLog) -> dict[str, str]:
+def _reasons(test: Dataset, train: Log) -> dict[str, str]:
     """Why baselines mean nothing on this split."""
-    if isinstance(train, ParquetLog):
+    events = train.in_memory
+    if events is None:
         return {name: STREAMED for name in NAMES if name != "popularity"}
     reasons = {}
-    if not follows(test, train):
+    if not follows(test, events):
         reasons["recent_popularity"] = "events of train are later than some of test, or have no times"
     if test.oracle is None:
         reasons["oracle"] = "only simulated data has one"
@@ -94,7 +95,7 @@ def _reasons(test: Dataset, train: Dataset | ParquetLog) -> dict[str, str]:
 def measure_baseline(
     name: str,
     test: Dataset,
-    train: Dataset | ParquetLog,
+    train: Log,
     ks: Sequence[int] = DEFAULT_KS,
     budget: BaselineBudget | None = None,
     machine: Machine | None = None,
@@ -116,15 +117,16 @@ def measure_baseline(
         MissingExtraError: It needs a library that is not installed.
     """
     report("learning")
-    if isinstance(train, ParquetLog):
+    if name == "popularity":
         return measure(Popularity(train), test, train.events_of(test), ks, report)
+    events = require_in_memory(train, NAMES[name], "popularity, the baseline of a streamed log")
     if not _has_budget(name):
-        return measure(_learned_at_once(name, test, train), test, train, ks, report)
+        return measure(_learned_at_once(name, test, events), test, events, ks, report)
     learn: Any = BASELINES[name]
     budget, machine = budget or BaselineBudget(), machine or Machine()
-    check_cost(learn.cost(train, machine), budget, machine)
+    check_cost(learn.cost(events, machine), budget, machine)
     clock = Clock(budget.seconds, report)
-    return measure(learn(train, step=clock), test, train, ks, clock)
+    return measure(learn(events, step=clock), test, events, ks, clock)
 
 
 def left_out(name: str, reason: object) -> str:

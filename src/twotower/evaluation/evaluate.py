@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import DataError
 from twotower.evaluation.baselines import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
@@ -149,7 +149,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 def evaluate(
     model: TwoTower | Scorer,
     test: Dataset,
-    exclude: Dataset | ParquetLog,
+    exclude: Log,
     ks: Sequence[int] = DEFAULT_KS,
     baselines: BaselineNames = "all",
     budget: BaselineBudget | None = None,
@@ -182,7 +182,7 @@ def evaluate(
     check_ks(ks)
     check_baselines(baselines)
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
-    known = exclude.events_of(test) if isinstance(exclude, ParquetLog) else exclude
+    known = exclude.events_of(test)
     require_same_catalogue(test, known)
     with opened(progress) as display:
         measured = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}

@@ -1,19 +1,17 @@
-"""A study's results as notes that a bundle keeps and shows."""
+"""A study's results as a note that a bundle keeps and shows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from twotower.errors import ConfigError
-from twotower.experiments.results import RESULTS, read_results
+from twotower.experiments.results import RESULTS, Study, read_results
 from twotower.retrieval.bundle import Details
+from twotower.retrieval.notes import Curve, StudyNote
 
 
-def study_notes(folder: Path, details: Details) -> dict[str, Any]:
-    """The results of a study of a bundle's own data, as notes of the bundle.
+def study_note(folder: Path, details: Details) -> StudyNote:
+    """The results of a study of a bundle's own data, as a note of the bundle.
 
     Args:
         folder: What `twotower study` wrote.
@@ -25,12 +23,32 @@ def study_notes(folder: Path, details: Details) -> dict[str, Any]:
         SavedFolderError: The folder holds no study's results.
     """
     study = read_results(folder / RESULTS)
-    split = details.notes.get("split", "unknown")
-    fingerprint = details.notes.get("fingerprint")  # only `twotower train` notes it
+    split, fingerprint = details.notes.split or "unknown", details.notes.fingerprint
     if not any(cut.name == details.data and fingerprint in (None, cut.fingerprint) for cut in study.cuts):
         first = study.cuts[0]
         raise ConfigError(
             f"{folder} is a study of {first.name}, split {first.split}, fingerprint {first.fingerprint}; the bundle is "
             f"of {details.data}, split {split}, fingerprint {fingerprint}: expected a study of the same data and split"
         )
-    return {"study": msgspec.to_builtins(study)}
+    return note_of(study)
+
+
+def note_of(study: Study) -> StudyNote:
+    """The curve of each variant (of its first split and seed), the baselines on the same part, and the verdicts."""
+    first = {number: runs[0] for number in range(len(study.variants)) if (runs := study.runs_of(number))}
+    curves = [
+        Curve(
+            study.variants[number].name,
+            [(point.epoch, point.all[study.metric]) for point in run.outcome.curve if study.metric in point.all],
+        )
+        for number, run in first.items()
+    ]
+    baselines = study.baseline_scores(study.curves_on, [run.cut for run in first.values()][:1])
+    return StudyNote(
+        metric=study.metric,
+        curves=curves,
+        baselines={name: scores.all[study.metric] for name, scores in baselines.items() if study.metric in scores.all},
+        verdicts=study.verdicts,
+        command=study.command,
+        created=study.created,
+    )

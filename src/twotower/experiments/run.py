@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from twotower.data.stream import ParquetLog
 from twotower.errors import SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Outcomes, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
@@ -28,7 +28,6 @@ from twotower.recipes.imports import import_modules
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
-from twotower.training.history import Epoch, TrainingHistory
 from twotower.version import VERSION
 
 RUNS = "runs"
@@ -228,7 +227,7 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
     given, or the log is streamed, it trains once and keeps the weights of the best epoch.
     """
     recipe = config.resolved_recipe(parts.train, parts.validation)
-    if recipe.validate_on == "test" or parts.validation is not None or isinstance(parts.train, ParquetLog):
+    if recipe.validate_on == "test" or parts.validation is not None or parts.train.in_memory is None:
         return _trained_once(config, recipe, order, key, parts, progress)
     history = searched(SearchRun(config), order, parts, progress)
     best = history.best.epoch
@@ -256,8 +255,7 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
 def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
     store = Store(Path(order.store))
     found = trained(config, order, key, parts, progress)
-    known = parts.train.events_of(parts.test) if isinstance(parts.train, ParquetLog) else parts.train
-    measured = measure(ModelScorer(found.model), parts.test, known)
+    measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
     save_model(found.model, store.folder_of(key) / MODEL)
     measured.outcomes.write(store.folder_of(key) / RANKS)
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))

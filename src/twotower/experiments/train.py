@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation import DEFAULT_KS, BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
@@ -43,6 +42,7 @@ from twotower.recipes.parts import Parts
 from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
+from twotower.retrieval.notes import Notes
 
 
 @dataclass(frozen=True)
@@ -124,20 +124,18 @@ def bundle_of(config: Config, parts: Parts, store: Store, key: str, evaluation: 
         evaluation: The model and the baselines on test.
     """
     train = parts.train
-    columns = config.model.columns(train, config.resolved_recipe(train, parts.validation))
-    notes = {
-        "config": msgspec.to_builtins(config),
-        "split": parts.rule,
-        "remarks": list(parts.remarks),
-        "columns": msgspec.to_builtins(columns),
-        "fingerprint": parts.fingerprint,
-        "best_epoch": outcome_of(store, key).best_epoch,
-        "history": msgspec.to_builtins(history_of(store, key)),
-        "evaluation": msgspec.to_builtins(evaluation),
-    }
-    seen = train.read() if isinstance(train, ParquetLog) else train
+    notes = Notes(
+        config=msgspec.to_builtins(config),
+        split=parts.rule,
+        fingerprint=parts.fingerprint,
+        remarks=list(parts.remarks),
+        columns=config.model.columns(train, config.resolved_recipe(train, parts.validation)),
+        evaluation=evaluation,
+        best_epoch=outcome_of(store, key).best_epoch,
+        history=history_of(store, key),
+    )
     model = model_of(store, key)
-    return Retriever.build(model, train.candidates, seen=seen, notes=notes, title=config.data.title)
+    return Retriever.build(model, train.candidates, seen=train.read(), notes=notes, title=config.data.title)
 
 
 def bundle_of_run(folder: Path, name: str) -> Retriever:

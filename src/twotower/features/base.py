@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,41 @@ BoolArray = npt.NDArray[np.bool_]
 
 FEATURES: Kinds[type] = Kinds("feature")
 """Features by kind; a subclass of `Feature` that has a kind is registered by being defined."""
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """Which columns of the log a record is made of.
+
+    Attributes:
+        by: The id of the queries.
+        time: The time of the events.
+        item: What was chosen; None where only times matter.
+    """
+
+    by: str
+    time: str
+    item: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
+
+
+@dataclass(frozen=True)
+class EncodedItems:
+    """The items that one encoded row is made of, as those of a history.
+
+    Attributes:
+        column: The column that the items are ids of.
+        ids: Each of them, the nearest to the event first; None for one that is not known.
+        without: The row without each of them in turn, `[items, …]`.
+    """
+
+    column: str
+    ids: list[object]
+    without: Tensor
 
 
 class Feature(nn.Module):
@@ -86,6 +122,11 @@ class Feature(nn.Module):
         return ()
 
     @property
+    def record_key(self) -> RecordKey | None:
+        """The columns of the record of training that it reads; None for one that reads none, see `Recorded`."""
+        return None
+
+    @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
         """The tables that it looks up in, each with how many rows one encoded row takes of it, at most.
 
@@ -142,6 +183,11 @@ class Feature(nn.Module):
         """
         del strangers
         return encoded
+
+    def items_of(self, encoded: Tensor) -> EncodedItems | None:
+        """The items that one encoded row `[1, …]` is made of, to explain by; None for a feature of no items."""
+        del encoded
+        return None
 
     @abstractmethod
     def forward(self, encoded: Tensor) -> Tensor:

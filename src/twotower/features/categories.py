@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError
 from twotower.features.bags import Bag
+from twotower.features.tables import wrong_kind
 
 
 class Categories(Bag):
@@ -55,7 +56,6 @@ class Categories(Bag):
         if pa.types.is_null(kind):
             return pa.array([None] * len(column), pa.list_(pa.string()))
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-            value = column[0].as_py() if len(column) else None
-            raise DataError(f"column {self.column!r}, row 0: {value!r} is {kind}; expected a list of labels")
+            raise wrong_kind(column, self.column, "a list of labels")
         lists = column.combine_chunks()
         return lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists

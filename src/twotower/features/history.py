@@ -10,13 +10,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError
-from twotower.features.base import Columns, Feature, require_fitted
+from twotower.errors import CellError, ConfigError
+from twotower.features.base import Columns, EncodedItems, Feature, RecordKey, require_fitted
 from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
 from twotower.features.lookups import Table
 from twotower.features.numeric import numbers_of
-from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record, RecordKey
+from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record
 from twotower.features.recorded import Recorded
 from twotower.features.tables import cast_like, embedding_table, look_up
 
@@ -106,7 +106,7 @@ class History(Recorded):
         self._source: tuple[Category, ...] = ()  # in a tuple, so that its parameters are not this feature's as well
 
     @property
-    def key(self) -> RecordKey:
+    def record_key(self) -> RecordKey:
         """The id, the time and what was chosen."""
         return RecordKey(self.by, self.time, self.column)
 
@@ -167,6 +167,15 @@ class History(Recorded):
         where = strangers[:, None]
         return torch.stack([encoded[:, 0].masked_fill(where, PADDING), encoded[:, 1].masked_fill(where, GAPS)], dim=1)
 
+    def items_of(self, encoded: Tensor) -> EncodedItems:
+        """The items of one row `[1, 2, slots]`, and the row without each: its slot is empty."""
+        rows = encoded[0, 0]  # [slots]
+        slots = (rows != PADDING).nonzero().squeeze(1)
+        without = encoded.repeat(len(slots), 1, 1)
+        without[torch.arange(len(slots)), 0, slots] = PADDING
+        ids = [self.vocabulary[row - FIRST].as_py() if row >= FIRST else None for row in rows[slots].tolist()]
+        return EncodedItems(self.column, ids, without)
+
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n, 2, slots]` as `[n, width]`."""
         items, gaps = encoded[:, 0], encoded[:, 1]
@@ -217,9 +226,11 @@ class History(Recorded):
             if ids is None:
                 continue
             latest = pa.chunked_array([pa.array(ids[::-1][: self.length], given.type.value_type)])
-            found = look_up(
-                cast_like(latest, self.vocabulary.type, GIVEN), self.vocabulary, first=FIRST, missing=UNKNOWN
-            ).numpy()
+            try:
+                read = cast_like(latest, self.vocabulary.type, GIVEN)
+            except CellError as error:
+                raise CellError(GIVEN, number, error.reason) from error
+            found = look_up(read, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
             items[number], gaps[number] = PADDING, GAPS
             items[number, : len(found)] = found
 

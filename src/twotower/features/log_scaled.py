@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError
-from twotower.features.base import Columns, require_fitted
+from twotower.features.base import Columns, RecordKey, require_fitted
 from twotower.features.lookups import Table, embed
 from twotower.features.numeric import numbers_of
-from twotower.features.record import FloatArray, IntArray, Places, Record, RecordKey
+from twotower.features.record import FloatArray, IntArray, Places, Record
 from twotower.features.recorded import Recorded
 from twotower.features.tables import embedding_table
 
@@ -59,7 +59,7 @@ class LogScaled(Recorded):
     """The number of a query without a record."""
 
     @property
-    def key(self) -> RecordKey:
+    def record_key(self) -> RecordKey:
         """The id and the time."""
         return RecordKey(self.by, self.column)
 

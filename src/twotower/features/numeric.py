@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from twotower.data.lookalike import lookalike
-from twotower.errors import DataError
+from twotower.errors import CellError, DataError
+from twotower.features.tables import wrong_kind
 
 
 def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
@@ -24,14 +25,13 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
         return np.full(len(column), np.nan)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         if (found := lookalike(column)) is not None:
-            raise DataError(f"column {name!r}, row {found.row}: {found.reason}; expected numbers")
-        value = column[0].as_py() if len(column) else None
-        raise DataError(f"column {name!r}, row 0: {value!r} is {kind}; expected a number")
+            raise CellError(name, found.row, f"{found.reason}; expected numbers")
+        raise wrong_kind(column, name, "a number")
     values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     bad = ~np.isfinite(values) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise DataError(f"column {name!r}, row {row}: {values[row]}; expected a finite number")
+        raise CellError(name, row, f"{values[row]}; expected a finite number")
     return values
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import DataError
-from twotower.features.base import Columns
+from twotower.errors import CellError
+from twotower.features.base import Columns, RecordKey
 from twotower.features.numeric import numbers_of
 from twotower.features.tables import cast_like, look_up, places_of, vocabulary_of
 
@@ -20,26 +20,6 @@ FloatArray = npt.NDArray[np.float64]
 
 UNKNOWN, PADDING, FIRST = 0, 1, 2
 """Rows of an item table: what training did not see, no item at all, and the first of the vocabulary."""
-
-
-@dataclass(frozen=True)
-class RecordKey:
-    """Which columns of the log a record is made of.
-
-    Attributes:
-        by: The id of the queries.
-        time: The time of the events.
-        item: What was chosen; None where only times matter.
-    """
-
-    by: str
-    time: str
-    item: str | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Their names."""
-        return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
 
 
 @dataclass(frozen=True)
@@ -94,7 +74,7 @@ class Record:
         seconds = numbers_of(columns[key.time], key.time)
         if np.isnan(seconds).any():
             row = int(np.flatnonzero(np.isnan(seconds))[0])
-            raise DataError(f"column {key.time!r}, row {row}: a training event has no time; expected one in every row")
+            raise CellError(key.time, row, "a training event has no time; expected one in every row")
         ids = columns[key.by]
         known = pc.unique(ids)
         known = known.take(pc.array_sort_indices(known))

@@ -8,38 +8,40 @@ from collections.abc import Iterable
 import pyarrow as pa
 from torch import Tensor
 
-from twotower.features.base import BoolArray, Columns, Feature, require_fitted
-from twotower.features.record import Record, RecordKey
+from twotower.features.base import BoolArray, Columns, Feature, RecordKey, require_fitted
+from twotower.features.record import Record
 from twotower.features.tables import cast_like, places_of
 
 
 class Recorded(Feature):
     """A feature that reads what its query did in training.
 
-    Features of one model that read the same columns share one `Record`. In training the event itself is
-    in the record, and is taken out of what its own encoding says: elsewhere it would not be there.
+    Features of one model that read the same columns share one `Record`, which is saved beside what each `learned`. In
+    training the event itself is in the record, and is taken out of what its own encoding says: elsewhere it would not
+    be there.
     """
 
     record: Record | None = None
+    _shared: Record | None = None
 
     @property
     @abstractmethod
-    def key(self) -> RecordKey:
+    def record_key(self) -> RecordKey:
         """The columns of its record."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The id and the time; never what was chosen."""
-        return (self.key.by, self.key.time)
+        return (self.record_key.by, self.record_key.time)
 
     @property
     def learns_from(self) -> tuple[str, ...]:
         """The id, the time and, where it matters, what was chosen."""
-        return self.key.columns
+        return self.record_key.columns
 
     def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
         """Which queries have events in the record."""
-        if column != self.key.by:
+        if column != self.record_key.by:
             return None
         require_fitted(self, self.record)
         assert self.record is not None
@@ -47,8 +49,13 @@ class Recorded(Feature):
         return known
 
     def fit_columns(self, columns: Columns) -> None:
-        """Learns from a record of its own."""
-        self.fit_record(Record.of(columns, self.key), columns)
+        """Learns from the record that it shares, or else from one of its own."""
+        record, self._shared = self._shared, None
+        self.fit_record(Record.of(columns, self.record_key) if record is None else record, columns)
+
+    def share_record(self, record: Record) -> None:
+        """Takes the record that the next `fit_columns` is to learn from."""
+        self._shared = record
 
     @abstractmethod
     def take_record(self, record: Record) -> None:
@@ -72,8 +79,8 @@ def record_groups(features: Iterable[Feature]) -> list[tuple[RecordKey, list[Rec
     """The records that features need, and who shares each: those without items join one that has them."""
     recorded = [feature for feature in features if isinstance(feature, Recorded)]
     groups: dict[RecordKey, list[Recorded]] = {}
-    for feature in sorted(recorded, key=lambda feature: feature.key.item is None):
-        wanted = feature.key
+    for feature in sorted(recorded, key=lambda feature: feature.record_key.item is None):
+        wanted = feature.record_key
         joined = next((key for key in groups if (key.by, key.time) == (wanted.by, wanted.time)), wanted)
         groups.setdefault(joined if wanted.item is None else wanted, []).append(feature)
     return list(groups.items())

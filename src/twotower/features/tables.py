@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from twotower.errors import DataError
+from twotower.errors import CellError
 from twotower.features.lookups import Table
 
 FEW = 4
@@ -74,9 +74,15 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
     row = next(row for row, value in enumerate(column) if not _can_cast(value, kind))
-    raise DataError(
-        f"column {name!r}, row {row}: {column[row].as_py()!r} is {column.type}; expected {kind}, as in training"
-    )
+    raise CellError(name, row, f"{column[row].as_py()!r} is {column.type}; expected {kind}, as in training")
+
+
+def wrong_kind(column: pa.ChunkedArray, name: str, expected: str) -> CellError:
+    """The error for a column of another type, with the first value that it has."""
+    present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
+    row = int(present[0]) if len(present) else 0
+    value = column[row].as_py() if len(column) else None
+    return CellError(name, row, f"{value!r} is {column.type}; expected {expected}")
 
 
 def _can_cast(value: pa.Scalar, kind: pa.DataType) -> bool:

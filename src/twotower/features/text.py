@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError
 from twotower.features.bags import Bag
+from twotower.features.tables import wrong_kind
 
 
 class Text(Bag):
@@ -49,8 +50,7 @@ class Text(Bag):
     def bags(self, column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
         """All words one after the other, and how many each text has, `[N]`."""
         if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
-            value = column[0].as_py() if len(column) else None
-            raise DataError(f"column {self.column!r}, row 0: {value!r} is {column.type}; expected text")
+            raise wrong_kind(column, self.column, "text")
         texts = pc.fill_null(column.cast(pa.string()), "").combine_chunks()
         plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), r"[\p{P}\p{S}]", ""))
         split = pc.utf8_split_whitespace(plain)

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import CellError, ConfigError
 from twotower.features.base import Feature, require_fitted
 from twotower.features.lookups import Table, embed
+from twotower.features.tables import wrong_kind
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -97,20 +98,18 @@ class Vector(Feature):
         if not any(
             check(column.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         ):
-            raise DataError(f"column {self.column!r}, row 0: {column[0].as_py()!r} is {column.type}; expected a list")
+            raise wrong_kind(column, self.column, "a list")
         present = np.asarray(pc.is_valid(column).to_numpy())
         lengths = pc.list_value_length(column).to_numpy()
         wrong = np.flatnonzero(present & (lengths != self.size))
         if len(wrong):
             row = int(wrong[0])
-            raise DataError(
-                f"column {self.column!r}, row {row}: a vector of {int(lengths[row])} numbers; expected {self.size}"
-            )
+            raise CellError(self.column, row, f"a vector of {int(lengths[row])} numbers; expected {self.size}")
         flat = np.asarray(pc.list_flatten(column.drop_null()).cast(pa.float64()).to_numpy(), dtype=np.float32)
         vectors[present] = flat.reshape(-1, self.size)
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
-            raise DataError(f"column {self.column!r}, row {int(bad[0])}: not finite; expected finite numbers")
+            raise CellError(self.column, int(bad[0]), "not finite; expected finite numbers")
         return vectors + 0.0  # no negative zeros, so that equal vectors have equal bytes
 
     def _take(self, known: FloatArray) -> None:

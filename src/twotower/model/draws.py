@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import DataError
 from twotower.features.numeric import numbers_of
 
@@ -14,13 +13,13 @@ TINY = torch.finfo(torch.float64).tiny
 """In place of 0, so that the logarithm is finite; only for candidates that no batch names."""
 
 
-def share_of_events(train: Dataset | ParquetLog) -> Tensor:
+def share_of_events(train: Log) -> Tensor:
     """Each candidate's share of the training events, float64 `[C]`."""
     counts = torch.from_numpy(train.candidate_counts()).double()
     return (counts / counts.sum()).clamp_min(TINY)
 
 
-def probability_column(column: str, train: Dataset | ParquetLog) -> Tensor:
+def probability_column(column: str, train: Log) -> Tensor:
     """The probabilities in a column of the candidate table, float64 `[C]`, with a sum of 1.
 
     Raises:
@@ -30,7 +29,7 @@ def probability_column(column: str, train: Dataset | ParquetLog) -> Tensor:
     return checked_probability(torch.tensor(values), train, f"draw_probability, candidate column {column!r}")
 
 
-def checked_probability(probability: Tensor, train: Dataset | ParquetLog, name: str) -> Tensor:
+def checked_probability(probability: Tensor, train: Log, name: str) -> Tensor:
     """Probabilities, or numbers in proportion to them, divided by their sum, float64 `[C]`.
 
     Args:

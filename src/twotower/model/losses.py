@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from twotower.arguments import Settings
-from twotower.data.dataset import Dataset
+from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
-from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.kinds import Kinds
 from twotower.model.draws import checked_probability, probability_column, share_of_events
@@ -67,7 +66,7 @@ class Loss(Protocol):
         ...         self.margin = margin
         ...     def embedded(self, events: int, catalogue: int) -> int:
         ...         return min(events, catalogue)
-        ...     def bind(self, train: Dataset) -> "Hinge":
+        ...     def bind(self, train: Log) -> "Hinge":
         ...         return self
         ...     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         ...         scores = query_embeddings @ embed_candidates(batch.candidates).T  # [B, B]
@@ -85,7 +84,7 @@ class Loss(Protocol):
         """How many candidates a step of so many events embeds, at most."""
         ...
 
-    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+    def bind(self, train: Log) -> BoundLoss:
         """The loss for this training data."""
         ...
 
@@ -166,7 +165,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         """How many candidates a step of so many events embeds, at most."""
         return min(events + self.uniform, catalogue)
 
-    def bind(self, train: Dataset | ParquetLog, draw_probability: Tensor | None = None) -> BoundLoss:
+    def bind(self, train: Log, draw_probability: Tensor | None = None) -> BoundLoss:
         """The loss for this training data.
 
         Args:
@@ -219,7 +218,7 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
         del events
         return catalogue
 
-    def bind(self, train: Dataset | ParquetLog) -> BoundLoss:
+    def bind(self, train: Log) -> BoundLoss:
         """The loss for this training data.
 
         Args:
@@ -285,13 +284,8 @@ class _BoundFull:
         )
 
 
-def _known(train: Dataset | ParquetLog) -> Seen:
-    if isinstance(train, ParquetLog):
-        raise ConfigError(
-            "mask_known=True has to know all that each query chose, for which the log has to be in memory; "
-            "expected mask_known=False with a streamed log"
-        )
-    return Seen.of(train)
+def _known(train: Log) -> Seen:
+    return Seen.of(require_in_memory(train, "mask_known=True", "mask_known=False"))
 
 
 def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:

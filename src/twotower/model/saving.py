@@ -16,14 +16,14 @@ from twotower.arrow import content_digest, read_table, write_table
 from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
 from twotower.features.record import Record
-from twotower.features.recorded import Recorded, record_groups
+from twotower.features.recorded import record_groups
 from twotower.files import replaced_folder
 from twotower.model.two_tower import TwoTower, features_of, model_from_settings
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.version import VERSION
 
 KIND = "twotower model"
-FORMAT = 3
+FORMAT = 4
 LARGEST_CONFIG = 1 << 18
 """Bytes: a larger config is not one of ours."""
 
@@ -37,9 +37,8 @@ def model_version(model: TwoTower) -> str:
     """
     digest = hashlib.sha256(msgspec.json.encode(_plain_numbers(msgspec.to_builtins(model.settings()))))
     for name, feature in _named_features(model):
-        if not isinstance(feature, Recorded):
-            digest.update(name.encode())
-            digest.update(content_digest(feature.learned()).encode())
+        digest.update(name.encode())
+        digest.update(content_digest(feature.learned()).encode())
     for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
         assert sharing[0].record is not None
         for table in sharing[0].record.tables():
@@ -96,8 +95,7 @@ def write_model(model: TwoTower, building: Path) -> Manifest:
     (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
     (building / VOCABULARIES).mkdir()
     for name, feature in _named_features(model):
-        if not isinstance(feature, Recorded):
-            write_table(feature.learned(), building / VOCABULARIES / name)
+        write_table(feature.learned(), building / VOCABULARIES / name)
     for number, (_, sharing) in enumerate(record_groups(features_of(model.query))):
         (building / RECORDS).mkdir(exist_ok=True)
         assert sharing[0].record is not None
@@ -141,8 +139,7 @@ def _restored(settings: dict[str, Any], tables: dict[str, pa.Table]) -> TwoTower
     """The model with what its features learned, and with weights that mean nothing yet."""
     model = model_from_settings(settings)
     for name, feature in _named_features(model):
-        if not isinstance(feature, Recorded):
-            feature.restore(tables[f"{VOCABULARIES}/{name}"])
+        feature.restore(tables[f"{VOCABULARIES}/{name}"])
     for number, (key, sharing) in enumerate(record_groups(features_of(model.query))):
         events, items = (tables[f"{RECORDS}/{number}-{part}.arrow"] for part in ("events", "items"))
         record = Record.restored(events, items, key)

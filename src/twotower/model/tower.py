@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
-from twotower.features.recorded import Recorded
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 from twotower.model.tower_module import TOWERS, TowerModule
@@ -76,13 +75,7 @@ class Tower(TowerModule):
                 f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
                 f"and none, layer or batch"
             )
-        if cross < 0 or (cross_rank is not None and cross_rank < 1) or cross_place not in ("before", "beside"):
-            raise ConfigError(
-                f"cross={cross}, cross_rank={cross_rank}, cross_place={cross_place!r}; expected at least 0, "
-                f"a rank of at least 1 or none given, and before or beside"
-            )
-        if cross > 0 and cross_place == "beside" and not layers:
-            raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
+        _check_cross(cross, cross_rank, cross_place, layers)
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
@@ -94,8 +87,8 @@ class Tower(TowerModule):
         self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
         beside = cross > 0 and cross_place == "beside"
         self.joined = nn.Linear(width + self.width, self.width) if beside else None
-        ids = {feature.key.by for feature in features if isinstance(feature, Recorded)}
-        self._tell_queries_apart = [isinstance(feature, Recorded) or feature.column in ids for feature in features]
+        ids = {key.by for feature in features if (key := feature.record_key) is not None}
+        self._tell_queries_apart = [one.record_key is not None or one.column in ids for one in features]
         self.reset()
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
@@ -143,6 +136,16 @@ class Tower(TowerModule):
             "cross_place": self.cross_place,
             "strangers": self.strangers,
         }
+
+
+def _check_cross(cross: int, rank: int | None, place: str, layers: Sequence[int]) -> None:
+    if cross < 0 or (rank is not None and rank < 1) or place not in ("before", "beside"):
+        raise ConfigError(
+            f"cross={cross}, cross_rank={rank}, cross_place={place!r}; expected at least 0, "
+            f"a rank of at least 1 or none given, and before or beside"
+        )
+    if cross > 0 and place == "beside" and not layers:
+        raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
 
 
 def tower_from_settings(settings: dict[str, Any]) -> TowerModule:

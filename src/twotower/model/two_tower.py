@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.log import Log, event_columns, require_in_memory
 from twotower.data.plain import plain_table
-from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.record import Record
-from twotower.features.recorded import Recorded, record_groups
+from twotower.features.recorded import record_groups
 from twotower.kinds import Kinds
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.queries import QueryEncoder
@@ -124,7 +124,7 @@ class TwoTower(nn.Module):
         """What scores are divided by, as it is now."""
         return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp().item()
 
-    def learn(self, train: Dataset | ParquetLog, seed: int = 0) -> TwoTower:
+    def learn(self, train: Log, seed: int = 0) -> TwoTower:
         """Lets every feature learn its state from the training split, and starts all weights anew.
 
         Queries and candidates that no training event names are not learned from: to the model they are
@@ -143,19 +143,15 @@ class TwoTower(nn.Module):
         """
         seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
         seen_queries = np.flatnonzero(train.query_counts())
-        events = train if isinstance(train, Dataset) else self._sample(train, seed)
+        events = self._events_to_learn(train, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            records: dict[int, Record] = {}
             for key, sharing in record_groups(features_of(self.query)):
                 record = Record.of(_training_columns(events, key.columns, seen_queries), key)
-                records |= {id(feature): record for feature in sharing}
+                for recorded in sharing:
+                    recorded.share_record(record)
             for feature in features_of(self.query):
-                columns = _training_columns(events, feature.learns_from, seen_queries)
-                if isinstance(feature, Recorded):
-                    feature.fit_record(records[id(feature)], columns)
-                else:
-                    feature.fit_columns(columns)
+                feature.fit_columns(_training_columns(events, feature.learns_from, seen_queries))
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
@@ -281,20 +277,16 @@ class TwoTower(nn.Module):
             "learn_temperature": self.learn_temperature,
         }
 
-    def _sample(self, log: ParquetLog, seed: int) -> Dataset:
-        """The events of a streamed log to learn from; none where the query table says it all."""
+    def _events_to_learn(self, log: Log, seed: int) -> Dataset:
+        """The events to learn from; of those on disk none where the query table says it all."""
         features = features_of(self.query)
         for feature in features:
-            if isinstance(feature, Recorded):
-                raise ConfigError(
-                    f"feature {feature.kind} of {feature.column!r} reads what its query did before, for which the "
-                    f"whole log has to be in memory; with a streamed log leave it out, or write what it would say "
-                    f"into a column of the log"
-                )
-        names = [name for feature in features for name in feature.learns_from]
-        columns = log.event_columns(names)
+            if feature.record_key is not None:
+                what = f"feature {feature.kind} of {feature.column!r}, which reads what its query did before,"
+                require_in_memory(log, what, "a model without it, or a column of the log that says the same")
+        columns = event_columns(log, (name for feature in features for name in feature.learns_from))
         needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
-        return log.sample(SAMPLE if needed else 0, columns, seed)
+        return log.events_to_learn(SAMPLE if needed else 0, columns, seed)
 
 
 def model_from_settings(settings: dict[str, Any]) -> TwoTower:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.features import (
     Activity,
     Bucketized,
@@ -83,15 +82,14 @@ def given_columns(features: Sequence[Feature], names: Iterable[str], tower: str)
     return uses + [ColumnUse(name, why_not=f"no [[model.{tower}]] names it") for name in left_out]
 
 
-def event_columns(data: Dataset | ParquetLog) -> list[ColumnUse]:
+def event_columns(data: Log) -> list[ColumnUse]:
     """The columns of the interactions that no feature is made of by default."""
-    names = data.interactions.column_names if isinstance(data, Dataset) else data.rows.schema.names
     known = {data.query_id, data.candidate_id, data.time, *data.queries.column_names}
     return [
         ColumnUse(name, why_not="it is the weight of the events")
         if name == data.weight
         else ColumnUse(name, why_not="columns of the interactions are read only where [[model.query]] names them")
-        for name in names
+        for name in data.columns
         if name not in known
     ]
 

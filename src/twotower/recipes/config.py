@@ -10,16 +10,19 @@ from typing import Any, Literal
 import msgspec
 
 from twotower.data import builtin
-from twotower.data.dataset import Dataset, from_tables
+from twotower.data.dataset import Dataset
+from twotower.data.fingerprints import fingerprint
 from twotower.data.given import given_parts, overlap
+from twotower.data.log import Log
 from twotower.data.opening import stream_parquet
 from twotower.data.simulation import simulated
-from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule, fingerprint
+from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule
 from twotower.data.stream import ParquetLog
+from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
 from twotower.recipes.imports import import_modules, located
-from twotower.recipes.mistakes import explained, unknown_key
+from twotower.recipes.mistakes import mistake, unknown_key
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN, Parts, SplitConfig
@@ -300,23 +303,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         digits = fingerprint(train, parts["test"])
         return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
 
-    def resolved_recipe(self, train: Dataset | ParquetLog, validation: Dataset | None = None) -> Recipe:
+    def resolved_recipe(self, train: Log, validation: Dataset | None = None) -> Recipe:
         """The recipe for this much data, with what `training` replaces.
 
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
         """
         is_cut = validation is None or self.split.rule is not None  # where both are given, nothing says how
-        rule = self.rule_for(train) if isinstance(train, Dataset) and is_cut else None
+        events = train.in_memory if is_cut else None
+        rule = None if events is None else self.rule_for(events)
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
-            raise ConfigError(unknown_key(unknown[0], "training", list(settings)))
+            raise unknown_key(unknown[0], "training", list(settings))
         wanted = overlay(settings, self.training)
         try:
             trainer = trainer_from_settings(wanted)
         except msgspec.ValidationError as error:
-            raise ConfigError(explained(error, wanted, Trainer, "training")) from error
+            raise mistake(error, wanted, Trainer, table="training") from error
         return msgspec.structs.replace(base, trainer=trainer)
 
 
@@ -339,7 +343,7 @@ def read_config(path: Path) -> Config:
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"config {path}: {explained(error, raw, Config)}") from error
+        raise mistake(error, raw, Config, where=f"config {path}: ") from error
     if "data" not in raw:
         raise ConfigError(
             f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "

@@ -9,8 +9,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.features import (
     Activity,
     Bucketized,
@@ -70,15 +69,13 @@ class ColumnUse:
 
 
 def query_inputs(
-    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
+    data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
 ) -> list[Feature]:
     """The features of `query_columns`."""
     return features_of(query_columns(data, dim, unknown_rate, inputs, reach))
 
 
-def candidate_inputs(
-    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all"
-) -> list[Feature]:
+def candidate_inputs(data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
     """The features of `candidate_columns`."""
     return features_of(candidate_columns(data, dim, unknown_rate, inputs))
 
@@ -89,13 +86,13 @@ def features_of(uses: Iterable[ColumnUse]) -> list[Feature]:
 
 
 def query_columns(
-    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
+    data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
 ) -> list[ColumnUse]:
     """The query id; the time, and what came before it or lies around it; the columns of the query table.
 
     What came before is left out with a streamed log, of which no record is kept.
     """
-    recorded = isinstance(data, Dataset)
+    recorded = data.in_memory is not None
     uses = [ColumnUse(data.query_id, (Category(data.query_id, dim, unknown_rate),))]
     if data.time is not None:
         buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
@@ -112,9 +109,7 @@ def query_columns(
     return uses + [ColumnUse(name, why_not=f'inputs = "{inputs}" reads no attributes of queries') for name in others]
 
 
-def candidate_columns(
-    data: Dataset | ParquetLog, dim: int, unknown_rate: float, inputs: Inputs = "all"
-) -> list[ColumnUse]:
+def candidate_columns(data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[ColumnUse]:
     """The candidate id, the words of every text column, and the other columns of the candidate table."""
     table, own_id = data.candidates, data.candidate_id
     uses = [ColumnUse(own_id, (Category(own_id, dim, unknown_rate),))]

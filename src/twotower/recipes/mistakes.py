@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from twotower.errors import ConfigError
+
 WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 EXPECTED = {
     "array": "a list in brackets",
@@ -26,14 +28,20 @@ Keys = list[str]
 """The way to a value: names of tables and keys; places in lists as `[3]`."""
 
 
-def explained(error: msgspec.ValidationError, settings: Any, kind: type, table: str = "") -> str:
-    """The message of a failed `msgspec.convert`, with the key as TOML writes it, its value and what was expected.
+def mistake(
+    error: msgspec.ValidationError, settings: Any, kind: type, *, table: str = "", where: str = ""
+) -> ConfigError:
+    """The error for a failed `msgspec.convert`: the key as TOML writes it, its value and what was expected.
 
     Args:
-        error: The error.
+        error: What `convert` raised.
         settings: What was converted.
         kind: What it was converted to.
         table: Name of the table that the settings stand in.
+        where: What the message begins with, such as `config FILE: `.
+
+    Returns:
+        An error whose `field` is the key, dotted, such as `training.optimizer.kind`.
 
     Example:
         >>> class Model(msgspec.Struct):
@@ -41,13 +49,21 @@ def explained(error: msgspec.ValidationError, settings: Any, kind: type, table: 
         >>> try:
         ...     msgspec.convert({"layers": "64,32"}, Model)
         ... except msgspec.ValidationError as error:
-        ...     print(explained(error, {"layers": "64,32"}, Model, "model"))
-        [model] layers = '64,32'; expected a list in brackets
+        ...     found = mistake(error, {"layers": "64,32"}, Model, table="model")
+        ...     print(found.field, "|", found)
+        model.layers | [model] layers = '64,32'; expected a list in brackets
     """
     found = WHERE.search(str(error))
     what = str(error) if found is None else str(error)[: found.start()]
     keys: Keys = [] if found is None else re.findall(r"\w+|\[\d+\]", found["path"])
     shown = [*([table] if table else []), *keys]
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
+    field = ".".join([*shown, *unknown.groups()] if unknown else shown).replace(".[", "[")
+    return ConfigError(f"{where}{_explained(what, settings, kind, keys, shown)}", field=field or None)
+
+
+def _explained(what: str, settings: Any, kind: type, keys: Keys, shown: Keys) -> str:
+    """What to say of a mistake at some keys, which are shown with the table before them."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         return _unknown_key(unknown[1], shown, _fields(_kind_at(kind, settings, keys), _value_at(settings, keys)))
     choices = _choices(_kind_at(kind, settings, keys))
@@ -66,14 +82,14 @@ def explained(error: msgspec.ValidationError, settings: Any, kind: type, table: 
     return f"{_key(shown)}: {what}"
 
 
-def unknown_key(name: str, table: str, known: Sequence[str]) -> str:
-    """What to say of a key that a table does not have.
+def unknown_key(name: str, table: str, known: Sequence[str]) -> ConfigError:
+    """The error for a key that a table does not have.
 
     Example:
-        >>> unknown_key("epoch", "training", ["epochs", "seed"])
-        "[training] has the unknown key 'epoch', did you mean 'epochs'? expected epochs, seed"
+        >>> print(unknown_key("epoch", "training", ["epochs", "seed"]))
+        [training] has the unknown key 'epoch', did you mean 'epochs'? expected epochs, seed
     """
-    return _unknown_key(name, [table], known)
+    return ConfigError(_unknown_key(name, [table], known), field=f"{table}.{name}")
 
 
 def _unknown_key(name: str, table: Keys, known: Sequence[str]) -> str:

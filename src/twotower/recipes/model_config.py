@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
@@ -69,7 +68,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     strangers: float | None = None
     tower: dict[str, Any] = {}
 
-    def build(self, data: Dataset | ParquetLog, recipe: Recipe) -> TwoTower:
+    def build(self, data: Log, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet.
 
         Raises:
@@ -87,7 +86,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             learn_temperature=self.learn_temperature,
         )
 
-    def columns(self, data: Dataset | ParquetLog, recipe: Recipe) -> TowerColumns:
+    def columns(self, data: Log, recipe: Recipe) -> TowerColumns:
         """Which columns each tower reads, and why it leaves the others out."""
         query, candidate = self._uses(data, recipe)
         return TowerColumns(
@@ -95,7 +94,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             [ColumnRead.of(use, data.candidate_id) for use in candidate],
         )
 
-    def _uses(self, data: Dataset | ParquetLog, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
+    def _uses(self, data: Log, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
         """What becomes of the columns of both sides."""
         inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
         if self.query:

@@ -11,8 +11,8 @@ import numpy as np
 
 from twotower.arrow import content_digest
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.splits import SplitRule, parse_rule
-from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 from twotower.recipes.recipe import Recipe
 
@@ -76,7 +76,7 @@ class Parts:
         remarks: Why it was cut so, and what to know of the parts: sentences for reports.
     """
 
-    train: Dataset | ParquetLog
+    train: Log
     test: Dataset
     validation: Dataset | None
     split: SplitConfig
@@ -84,14 +84,15 @@ class Parts:
     fingerprint: str
     remarks: tuple[str, ...] = ()
 
-    def fitted_and_validation(self) -> tuple[Dataset | ParquetLog, Dataset | None]:
+    def fitted_and_validation(self) -> tuple[Log, Dataset | None]:
         """What is trained on to find the best epoch, and what says which one is; None where a streamed log has none."""
-        if self.validation is not None or isinstance(self.train, ParquetLog):
+        events = self.train.in_memory
+        if self.validation is not None or events is None:
             return self.train, self.validation
-        fitted, validation = self.split.parsed()(self.train)
+        fitted, validation = self.split.parsed()(events)
         return fitted, validation
 
-    def for_recipe(self, recipe: Recipe) -> tuple[Dataset | ParquetLog, Dataset | None]:
+    def for_recipe(self, recipe: Recipe) -> tuple[Log, Dataset | None]:
         """What a recipe trains on first, and what it validates on."""
         return (self.train, self.test) if recipe.validate_on == "test" else self.fitted_and_validation()
 
@@ -99,7 +100,7 @@ class Parts:
     def identity(self) -> str:
         """Digits of all that a run on these parts depends on: the events, their weights, and both tables."""
         tables = [self.train.queries, self.train.candidates]
-        if isinstance(self.train, Dataset):
-            tables += [self.train.interactions, self.test.interactions]
+        if (events := self.train.in_memory) is not None:
+            tables += [events.interactions, self.test.interactions]
         digests = [content_digest(table) for table in tables]
         return hashlib.sha256("-".join([self.fingerprint, *digests]).encode()).hexdigest()[:16]

@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.splits import SplitRule
-from twotower.data.stream import ParquetLog
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.recipes.inputs import Inputs, Reach
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
-from twotower.training.trainer import EarlyStopping, Trainer
+from twotower.training.settings import EarlyStopping
+from twotower.training.trainer import Trainer
 
 RecipeName = Literal["tutorial", "tuned"]
 
@@ -60,9 +61,7 @@ class Recipe(msgspec.Struct, frozen=True):
     validate_on: Literal["test", "validation"]
 
 
-def recipe(
-    name: RecipeName, train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None = None
-) -> Recipe:
+def recipe(name: RecipeName, train: Log, rule: SplitRule | None, validation: Dataset | None = None) -> Recipe:
     """The recipe with this name.
 
     Args:
@@ -97,7 +96,7 @@ def _tutorial() -> Recipe:
     )
 
 
-def _tuned(train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
+def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     batch_size, rate = next((size, rate) for events, size, rate in PACES if len(train) < events)
@@ -123,10 +122,11 @@ def _tuned(train: Dataset | ParquetLog, rule: SplitRule | None, validation: Data
     )
 
 
-def _from_new_queries(train: Dataset | ParquetLog, rule: SplitRule | None, validation: Dataset | None) -> float:
+def _from_new_queries(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:
     """Share of the validation events whose query is not in what is trained on; none where there is no such part."""
-    if validation is None and rule is not None and isinstance(train, Dataset):
-        train, validation = rule(train)
+    events = train.in_memory
+    if validation is None and rule is not None and events is not None:
+        train, validation = rule(events)
     if validation is None:
         return 0.0
     counts = train.query_counts()

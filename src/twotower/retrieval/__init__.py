@@ -6,6 +6,7 @@ from twotower.retrieval.bundle import Details
 from twotower.retrieval.editing import editing
 from twotower.retrieval.exact import Exact, ExactIndex
 from twotower.retrieval.index import INDEXES, Hits, Index, IndexSettings
+from twotower.retrieval.notes import Curve, Notes, StudyNote
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 
@@ -13,6 +14,7 @@ __all__ = [
     "INDEXES",
     "Answer",
     "ApproximateIndex",
+    "Curve",
     "Details",
     "Exact",
     "ExactIndex",
@@ -20,8 +22,10 @@ __all__ = [
     "Hnsw",
     "Index",
     "IndexSettings",
+    "Notes",
     "Parity",
     "Recommendation",
     "Retriever",
+    "StudyNote",
     "editing",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -11,17 +9,19 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import Place, check_ids, require_columns
-from twotower.data.dataset import Dataset, IntArray, LogTables, cast_ids, no_event_left
+from twotower.data.dataset import Dataset, IntArray
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.bundle import Bundle, Details, with_version
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.index import Index, IndexSettings
+from twotower.retrieval.notes import Notes, StudyNote
 from twotower.retrieval.parity import QUERIES, Parity, fitted
 from twotower.retrieval.requests import Requests
 
@@ -32,7 +32,7 @@ def built(
     seen: Dataset,
     settings: IndexSettings,
     threshold: float | None,
-    notes: dict[str, Any],
+    notes: Notes,
     title: str | None = None,
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
@@ -56,7 +56,7 @@ def built(
         towers=model_version(model),
         revision=0,
         version="",
-        notes=notes,
+        notes=notes.as_written(),
     )
     lists = Seen.latest_first(catalogue)
     counts = catalogue.candidate_counts()
@@ -68,16 +68,16 @@ def rebuilt(
     candidates: TableSource | None,
     settings: IndexSettings,
     threshold: float | None,
-    notes: dict[str, Any],
+    study: StudyNote | None = None,
 ) -> Bundle:
-    """The same towers and record with another index, another catalogue or more notes.
+    """The same towers and record with another index, another catalogue or the results of a study.
 
     Args:
         bundle: What is there.
         candidates: The new catalogue; None for the one that it has.
         settings: The new index.
         threshold: The least recall of an approximate index; None for any.
-        notes: What to keep besides, as plain data.
+        study: A study to keep with it; None: the one that it has.
 
     Raises:
         DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
@@ -102,7 +102,7 @@ def rebuilt(
         title=details.title if details.title in catalogue.column_names else title_of(catalogue, name),
         index=settings,
         parity=parity,
-        notes=details.notes | notes,
+        notes=details.notes if study is None else msgspec.structs.replace(details.notes, study=study).as_written(),
     )
     seen = bundle.seen.renumbered(row_of)
     return with_version(Bundle(bundle.model, catalogue, bundle.queries, seen, popularity, index, details))
@@ -190,8 +190,4 @@ def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
     tables = LogTables(
         seen.name, seen.queries, candidates, seen.query_id, seen.candidate_id, seen.time, unknown_candidates="drop"
     )
-    left = tables.dataset(pa.table(log))
-    if len(left) == 0:
-        raise no_event_left(left.dropped, seen.candidate_id)
-    warn_of_dropped(left.dropped, len(seen), seen.candidate_id, left.dropped_candidates)
-    return left
+    return tables.events(pa.table(log))

@@ -175,12 +175,10 @@ def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: 
     try:
         return retriever.rank(requests, job.k, **filters)
     except DataError as error:
-        for place, request in enumerate(requests):
-            try:
-                retriever.rank([request], job.k, **filters)
-            except DataError as own:
-                raise DataError(f"{path}, row {first + place}: {own}") from own
-        raise DataError(f"{path}, rows {first} to {first + len(requests) - 1}: {error}") from error
+        if error.field not in (None, "query"):
+            raise
+        where = f"row {first + error.row}" if error.row is not None else f"rows {first} to {first + len(requests) - 1}"
+        raise DataError(f"{path}, {where}: {error}", column=error.column) from error
 
 
 def _opened(path: Path) -> pq.ParquetFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.exact import Exact, ExactIndex
 from twotower.retrieval.index import INDEXES, Index, IndexSettings, IntArray
+from twotower.retrieval.notes import Notes
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, weight_bytes, write_towers
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
@@ -35,7 +36,7 @@ Engine: TypeAlias = Literal["torch", "onnx"]
 """What embeds queries."""
 
 KIND = "twotower retriever"
-FORMAT = 2
+FORMAT = 3
 MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX = (
     "model",
     "candidates.arrow",
@@ -68,7 +69,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         towers: Version id of the model.
         revision: How often candidates were added, changed or withdrawn since it was built.
         version: Version id of everything: twelve digits that name this very content.
-        notes: What else the maker wants to keep: metrics, split, fingerprint.
+        notes: How the model came to be, and what else the maker wants to keep.
         onnx: Whether it keeps the towers as ONNX besides.
     """
 
@@ -83,7 +84,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     towers: str
     revision: int
     version: str
-    notes: dict[str, Any]
+    notes: Notes
     onnx: bool = False
 
 
@@ -256,12 +257,12 @@ def _of_a_stranger(model: TwoTower, queries: pa.Table, details: Details) -> list
 
 
 def _details(folder: Path, manifest: Manifest) -> Details:
-    rescue = f"open its model with twotower.load_model({str(folder / MODEL)!r}) and rebuild it with Retriever.build"
     if manifest.format < FORMAT:
-        raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version of twotower; {rescue}")
+        raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version; train it again")
     try:
         return msgspec.convert(manifest.details, Details, dec_hook=lambda _, index: INDEXES.make(index))
     except Exception as error:  # details may hold anything
+        rescue = f"open its model with twotower.load_model({str(folder / MODEL)!r}) and rebuild it with Retriever.build"
         raise SavedFolderError(
             f"{folder}, written by twotower {manifest.library}, has details that this version cannot read: {error}; "
             f"{rescue}"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
-from twotower.data.dataset import cast_ids
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.tables import cast_ids
 from twotower.errors import DataError, ParityError
 from twotower.retrieval.building import embedded, gated
 from twotower.retrieval.bundle import Bundle, with_version

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from twotower.features.base import Feature
-from twotower.features.history import History
-from twotower.features.record import FIRST, PADDING
 from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower, features_of
 
@@ -137,7 +135,7 @@ def _names(features: Sequence[Feature]) -> list[str]:
     names = []
     for feature in features:
         same_column = [other for other in features if other.column == feature.column]
-        if len(same_column) == 1 and not isinstance(feature, History):
+        if len(same_column) == 1 and feature.column in feature.reads:
             names.append(feature.column)
             continue
         own, others = feature.settings(), [other.settings() for other in same_column if other.kind == feature.kind]
@@ -205,23 +203,17 @@ def _by_item(
     right = model.candidate_vectors(candidate).squeeze(0).double()
     found = []
     for place, feature in enumerate(features_of(model.query)):
-        if not isinstance(feature, History) or feature.column != items:
+        told = feature.items_of(query[place])
+        if told is None or told.column != items or not told.ids:
             continue
-        rows = query[place][0, 0]  # [slots]
-        slots = (rows != PADDING).nonzero().squeeze(1)
-        if len(slots) == 0:
-            continue
-        without = query[place].repeat(len(slots) + 1, 1, 1)
-        without[torch.arange(len(slots)), 0, slots] = PADDING
-        encoded = [own.expand(len(slots) + 1, *own.shape[1:]) for own in query]
-        encoded[place] = without
+        encoded = [own.expand(len(told.ids) + 1, *own.shape[1:]) for own in query]
+        encoded[place] = torch.cat([told.without, query[place]])
         scores = model.query_vectors(encoded).double() @ right  # [items + 1], the last one with all of them
         effects = (scores[-1] - scores[:-1]).numpy()
-        effects += (shares[place] - effects.sum()) / len(slots)
-        known = [feature.vocabulary[row - FIRST].as_py() if row >= FIRST else None for row in rows[slots].tolist()]
+        effects += (shares[place] - effects.sum()) / len(told.ids)
         found += [
             _Item(place, value, float(effect))
-            for value, effect in zip(known, effects, strict=True)
-            if value is not None and shown(value)
+            for value, effect in zip(told.ids, effects, strict=True)
+            if isinstance(value, int | str) and shown(value)
         ]
     return found

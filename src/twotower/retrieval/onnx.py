@@ -135,11 +135,24 @@ def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) 
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "onnx")
-    module = _Vectors(model, side).eval()
     bytes_of = weight_bytes(model)
     if bytes_of > LARGEST:
         raise ConfigError(f"towers of {bytes_of} bytes are too large for one ONNX file; expected at most {LARGEST}")
     examples = [_widened(rows.cpu()) for rows in inputs]
+    program, expected = _program(model, side, examples)
+    proto = program.model_proto
+    proto.metadata_props.add(key=TOWERS, value=towers)
+    content: bytes = proto.SerializeToString()
+    tower = OnnxTower(content, towers, examples, expected.shape[1], bytes_of + GRAPH_BYTES)
+    off = float((tower(examples) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    if not off <= TOLERANCE:
+        raise TwoTowerError(f"the {side} tower in ONNX is {off:.1e} off; expected at most {TOLERANCE}")
+    return content
+
+
+def _program(model: TwoTower, side: str, examples: Sequence[Tensor]) -> tuple[Any, Tensor]:
+    """One tower as PyTorch exports it, and its embeddings of the examples."""
+    module = _Vectors(model, side).eval()
     shapes = [
         {place: _dynamic(place, rows) for place in range(rows.dim()) if _dynamic(place, rows) is not None}
         for rows in examples
@@ -163,14 +176,7 @@ def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) 
     finally:
         model.to(device)
     assert program is not None
-    proto = program.model_proto
-    proto.metadata_props.add(key=TOWERS, value=towers)
-    content: bytes = proto.SerializeToString()
-    tower = OnnxTower(content, towers, examples, expected.shape[1], bytes_of + GRAPH_BYTES)
-    off = float((tower(examples) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-    if not off <= TOLERANCE:
-        raise TwoTowerError(f"the {side} tower in ONNX is {off:.1e} off; expected at most {TOLERANCE}")
-    return content
+    return program, expected
 
 
 def weight_bytes(model: TwoTower) -> int:

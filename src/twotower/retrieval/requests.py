@@ -13,7 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from twotower.data.sources import ArrowStream, read_table
-from twotower.errors import ConfigError, DataError
+from twotower.errors import CellError, ConfigError, DataError, about
 from twotower.features.base import BoolArray
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, features_of
@@ -84,12 +84,15 @@ class Requests:
             )
         for name in query:
             if name not in self.columns:
-                raise ConfigError(f"the query names {name!r}; expected columns among {', '.join(self.columns)}")
+                expected = f"expected columns among {', '.join(self.columns)}"
+                raise ConfigError(f"the query names {name!r}; {expected}", column=name)
         request = {name: _plain(value) for name, value in query.items() if not _is_null(value)}
         if self.time is not None and self.time in request:
-            seconds_of(request[self.time], self.time)
+            with about("query", column=self.time):
+                seconds_of(request[self.time], self.time)
         if not isinstance(request.get(GIVEN, []), list | tuple):
-            raise DataError(f"column {GIVEN!r} of the query: {request[GIVEN]!r}; expected a list of candidate ids")
+            message = f"column {GIVEN!r} of the query: {request[GIVEN]!r}; expected a list of candidate ids"
+            raise DataError(message, column=GIVEN)
         return request
 
     def read_all(self, queries: Queries) -> list[Request]:
@@ -101,12 +104,19 @@ class Requests:
         if isinstance(queries, str | Mapping):
             raise ConfigError(f"expected several queries, in a list or a table; got the one {queries!r}")
         if isinstance(queries, Iterable) and not hasattr(queries, "__arrow_c_stream__"):
-            return [self.read(query) for query in queries]
+            return self._each(queries)
         if not hasattr(queries, "columns") and not hasattr(queries, "schema"):  # a column of ids
-            return [self.read({self.query_id: value}) for value in pa.chunked_array(queries).to_pylist()]
+            return self._each({self.query_id: value} for value in pa.chunked_array(queries).to_pylist())
         table = read_table(cast("ArrowStream", queries), "the queries")
         table = table.select([name for name in table.column_names if not name.startswith(INDEX)])
-        return [self.read(row) for row in table.to_pylist()]
+        return self._each(table.to_pylist())
+
+    def _each(self, queries: Iterable[Query]) -> list[Request]:
+        requests = []
+        for place, query in enumerate(queries):
+            with about("query", row=place):
+                requests.append(self.read(query))
+        return requests
 
     def row(self, request: Request) -> int | None:
         """Row of its query in the query table; None where its id is not there, or not given."""
@@ -160,7 +170,11 @@ class Requests:
         if self.reads_history and any(request.get(GIVEN) is not None for request in requests):
             wanted.add(GIVEN)
         columns = {name: self._column(name, requests, rows) for name in sorted(wanted)}
-        return [feature.encode_columns(columns) for feature in self.features]
+        try:
+            return [feature.encode_columns(columns) for feature in self.features]
+        except CellError as error:
+            message = f"column {error.column!r} of the query: {error.reason}"
+            raise DataError(message, column=error.column, row=error.row) from error
 
     @cached_property
     def _known(self) -> BoolArray:
@@ -174,13 +188,18 @@ class Requests:
         return known
 
     def _column(self, column: str, requests: Sequence[Request], rows: Sequence[int | None]) -> pa.ChunkedArray:
-        values = [self._value(column, request, row) for request, row in zip(requests, rows, strict=True)]
+        values = []
+        for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
+            with about("query", column=column, row=place):
+                values.append(self._value(column, request, row))
         recorded = self._recorded.get(column)
         kind = recorded.type if column != self.time and recorded is not None and is_date(recorded.type) else None
         try:
             return pa.chunked_array([pa.array(values, kind)])
         except CANNOT_CAST as error:
-            raise DataError(f"column {column!r} of the query: {values!r} are not of one kind: {error}") from error
+            raise DataError(
+                f"column {column!r} of the query: {values!r} are not of one kind: {error}", column=column
+            ) from error
 
     def _value(self, column: str, request: Request, row: int | None) -> object:
         """What the request says, or else what is known of its query; None where nothing is."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,26 +13,23 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError
-from twotower.features.history import GIVEN
+from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError, about
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
-from twotower.retrieval.conditions import matching_rows
+from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.exact import Exact
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Index, IndexSettings, IntArray, pairs_of
+from twotower.retrieval.index import Index, IndexSettings, pairs_of
+from twotower.retrieval.notes import Notes
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Query, Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
-
-CONDITIONS = 16
-"""Conditions whose candidates are kept, for requests that ask for the same again."""
 
 BLOCK = 4096
 """Queries that are embedded at once."""
@@ -74,7 +69,7 @@ class Retriever:
         self._rows = bundle.candidates.combine_chunks()
         self._popularity = Popularity(bundle.popularity)
         self._similar = Similar(bundle.index.embeddings)
-        self._matching = lru_cache(CONDITIONS)(self._matching_rows)
+        self._eligible = Eligible(bundle.candidates, self.ids, bundle.seen)
 
     @classmethod
     def build(
@@ -86,7 +81,7 @@ class Retriever:
         index: IndexSettings = Exact(),  # noqa: B008 (it is frozen)
         parity: float | None = THRESHOLD,
         title: str | None = None,
-        notes: dict[str, Any] | None = None,
+        notes: Notes | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
 
@@ -100,15 +95,15 @@ class Retriever:
             parity: The share of what exact search finds that an approximate index has to find; None for any.
             title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
                 name holds `title` or `name`, or else the id.
-            notes: What to keep with it, as plain data.
+            notes: How the model came to be, to keep with it; what is your own goes into `Notes(extra=…)`.
 
         Raises:
-            ConfigError: The catalogue lacks the column of titles.
+            ConfigError: The catalogue lacks the column of titles, or the notes are no plain data.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        return cls(built(model, candidates, seen, index, parity, notes or {}, title))
+        return cls(built(model, candidates, seen, index, parity, notes or Notes(), title))
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:
@@ -247,16 +242,17 @@ class Retriever:
         _check_k(k)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
-        bases = [self.requests.basis(request, row) for request, row in zip(requests, rows, strict=True)]
-        out, allowed = self.ids.rows(exclude), self.allowed(allow, where)
-        outs = [
-            np.concatenate([out, self._seen_by(request, row)]) if exclude_seen else out
-            for request, row in zip(requests, rows, strict=True)
-        ]
+        out, allowed = self._eligible.named(exclude, "exclude"), self._eligible.allowed(allow, where)
+        bases, outs = [], []
+        for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
+            with about("query", row=place):
+                bases.append(self.requests.basis(request, row))
+                outs.append(np.concatenate([out, self._eligible.chosen_by(request, row)]) if exclude_seen else out)
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
         found: dict[int, Ranked] = {}
         if asked:
-            vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
+            with about("query", rows=asked):
+                vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
             hits = self.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
             for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
                 left = candidates >= 0
@@ -285,8 +281,8 @@ class Retriever:
         """
         _check_k(k)
         row = self.candidate_row(candidate_id)
-        out = np.append(self.ids.rows(exclude), row)
-        rows, cosines = self._similar.to(row, k, out, self.allowed(allow, where))
+        out = np.append(self._eligible.named(exclude, "exclude"), row)
+        rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
         ranked = [Ranked(rows, cosines, "candidate")]
         return answers_of(ranked, self._rows, self.details.candidate_id, self.version)[0]
 
@@ -372,19 +368,6 @@ class Retriever:
             )
         return row
 
-    def allowed(self, allow: Iterable[object] | None, where: str | None) -> IntArray | None:
-        """Rows that an allow list and a condition leave, ascending; None where there is neither.
-
-        Raises:
-            ConfigError: The condition cannot be read.
-            DataError: An id is of the wrong type.
-        """
-        listed = None if allow is None else self.ids.rows(allow)
-        matching = None if where is None else self._matching(where)
-        if listed is None or matching is None:
-            return matching if listed is None else listed
-        return np.intersect1d(listed, matching, assume_unique=True)
-
     def embed(self, queries: Sequence[Request], rows: Sequence[int | None]) -> Tensor:
         """Embeddings of requests, `[n, d]`, ready for a dot product with those of the candidates.
 
@@ -398,16 +381,7 @@ class Retriever:
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))
 
-    def _seen_by(self, query: Request, row: int | None) -> IntArray:
-        """Rows that the query has chosen: of the record, and as it says itself."""
-        recorded = np.empty(0, dtype=np.int64) if row is None else self.seen.by(row)
-        given = [value for value in query.get(GIVEN, ()) if value is not None]
-        return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
-
-    def _matching_rows(self, where: str) -> IntArray:
-        return matching_rows(self.candidates, where)
-
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"k={k}; expected at least 1")
+        raise ConfigError(f"k={k}; expected at least 1", field="k")

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from twotower.features.history import GIVEN
 from twotower.retrieval.answers import Recommendation
+from twotower.retrieval.notes import Curve, Notes
 from twotower.retrieval.retriever import Retriever
-from twotower.serving.messages import Column, Curve, Found, Metric, ModelAnswer, Recommended, Refused, StudyAnswer
+from twotower.serving.messages import Column, Found, Metric, ModelAnswer, Recommended, Refused, StudyAnswer
 from twotower.version import VERSION
 
 MOST_CHOICES = 60
@@ -157,54 +158,25 @@ def _choices(values: pa.ChunkedArray) -> list[str]:
     return sorted(different.to_pylist()) if len(different) <= MOST_CHOICES else []
 
 
-def metrics_of(notes: dict[str, Any]) -> tuple[list[Metric], list[str]]:
+def metrics_of(notes: Notes) -> tuple[list[Metric], list[str]]:
     """Scores of the model and of its baselines, and what they say, where training noted them."""
-    evaluation = notes.get("evaluation")
-    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("rows"), dict):
+    if notes.evaluation is None:
         return [], []
-    rows = [
-        Metric(name, _numbers(scores.get("all")), _numbers(scores.get("unseen")))
-        for name, scores in evaluation["rows"].items()
-        if isinstance(scores, dict)
-    ]
-    return rows, _texts(evaluation.get("notes"))
+    rows = [Metric(name, scores.all, scores.unseen) for name, scores in notes.evaluation.rows.items()]
+    return rows, notes.evaluation.notes
 
 
-def study_of(notes: dict[str, Any], version: str) -> StudyAnswer:
-    """Curves of a study's depths (the first seed of each), or else those of the training."""
-    study, history = notes.get("study"), notes.get("history")
-    if isinstance(study, dict) and isinstance(study.get("runs"), list):
-        metric = str(study.get("metric", ""))
-        curves: dict[str, Curve] = {}
-        for run in study["runs"]:
-            points = [_point(one, one.get("all"), metric) for one in run.get("history", [])]
-            curves.setdefault(str(run.get("layers")), Curve(str(run.get("layers")), [one for one in points if one]))
-        baselines = {
-            name: _numbers(scores.get("all")).get(metric) for name, scores in study.get("curve_baselines", {}).items()
-        }
-        known = {name: value for name, value in baselines.items() if value is not None}
-        return StudyAnswer(version, metric, list(curves.values()), known, _texts(study.get("verdicts")))
-    if isinstance(history, dict) and isinstance(history.get("epochs"), list):
-        protocol, _, metric = str(history.get("monitor", "all.top_100")).rpartition(".")
-        epochs = history["epochs"]
-        points = [_point(one, (one.get("validation") or {}).get(protocol or "all"), metric) for one in epochs]
-        if shown := [one for one in points if one]:
-            return StudyAnswer(version, metric, [Curve("validation", shown)], {}, [])
-        losses = [_point(one, one, "loss") for one in epochs]
-        return StudyAnswer(version, "loss", [Curve("training loss", [one for one in losses if one])], {}, [])
-    return StudyAnswer(version, "", [], {}, [])
-
-
-def _point(epoch: dict[str, Any], scores: object, metric: str) -> tuple[float, float] | None:
-    value = _numbers(scores).get(metric)
-    return None if value is None else (float(epoch["epoch"]), value)
-
-
-def _numbers(scores: object) -> dict[str, float]:
-    if not isinstance(scores, dict):
-        return {}
-    return {str(name): float(value) for name, value in scores.items() if isinstance(value, int | float)}
-
-
-def _texts(values: object) -> list[str]:
-    return [str(value) for value in values] if isinstance(values, list) else []
+def study_of(notes: Notes, version: str) -> StudyAnswer:
+    """Curves of a study's variants, or else those of the training."""
+    if notes.study is not None:
+        study = notes.study
+        return StudyAnswer(version, study.metric, study.curves, study.baselines, study.verdicts)
+    if notes.history is None:
+        return StudyAnswer(version, "", [], {}, [])
+    history = notes.history
+    _, _, metric = history.monitor.rpartition(".")
+    if history.validated:
+        points = [(float(epoch.epoch), scores.value(history.monitor)) for epoch, scores in history.validated]
+        return StudyAnswer(version, metric, [Curve("validation", points)], {}, [])
+    losses = [(float(epoch.epoch), epoch.loss) for epoch in history.epochs]
+    return StudyAnswer(version, "loss", [Curve("training loss", losses)], {}, [])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twotower.errors import TwoTowerError
 from twotower.retrieval.answers import Answer, Filters
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
@@ -141,13 +142,42 @@ class Engine:
         group = [job for job in group if not job.future.cancelled()]
         if not group:
             return
-        retriever = self._current()
-        try:
-            outcomes = _together(retriever, group)
-        except Exception as error:
-            # One of them is at fault; the others are not to suffer.
-            outcomes = [error] if len(group) == 1 else [_outcome(job, retriever) for job in group]
+        outcomes = _outcomes(self._current(), group)
         group[0].future.get_loop().call_soon_threadsafe(_settle, group, outcomes)
+
+
+def _outcomes(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
+    """What each of a group gets; an error is for the one that it is about, and does not harm the others."""
+    try:
+        return _together(retriever, group)
+    except Exception as error:
+        if len(group) == 1 or _is_about_all(error):
+            return [error] * len(group)
+        place = _place_of(error, group)
+        if place is None:
+            return [_outcome(job, retriever) for job in group]
+        others = [*group[:place], *group[place + 1 :]]
+        try:
+            found = _together(retriever, others)
+        except Exception:
+            found = [_outcome(job, retriever) for job in others]
+        return [*found[:place], error, *found[place:]]
+
+
+def _is_about_all(error: Exception) -> bool:
+    """Whether an error is about what all of a group ask for alike, such as a condition."""
+    return isinstance(error, TwoTowerError) and error.field not in (None, "query")
+
+
+def _place_of(error: Exception, group: Sequence[_Job]) -> int | None:
+    """Whose query an error is about, whose queries its row is counted by from now on; None where it does not say."""
+    if not isinstance(error, TwoTowerError) or error.row is None:
+        return None
+    for place, job in enumerate(group):
+        if error.row < len(job.queries):
+            return place
+        error.row -= len(job.queries)
+    return None
 
 
 def _together(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from twotower.retrieval.answers import Basis
+from twotower.retrieval.notes import Curve
 from twotower.serving.settings import LARGEST_BATCH, LARGEST_K, LONGEST_CONDITION, LONGEST_LIST, LONGEST_TEXT
 
 Id: TypeAlias = int | str
@@ -226,15 +227,8 @@ class ModelAnswer(msgspec.Struct, frozen=True):
     last_refused: Refused | None
 
 
-class Curve(msgspec.Struct, frozen=True):
-    """A metric over the epochs of one training: `points` are pairs of epoch and value."""
-
-    name: str
-    points: list[tuple[float, float]]
-
-
 class StudyAnswer(msgspec.Struct, frozen=True):
-    """Curves of the depths of a study, or of the one training where there was none; empty where nothing was kept."""
+    """Curves of the variants of a study, or of the one training where there was none; empty where nothing was kept."""
 
     version: str
     metric: str

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from twotower.serving.endpoints import Endpoint
 from twotower.serving.messages import ErrorAnswer, NoParameters
 from twotower.serving.settings import LONGEST_TEXT
 from twotower.version import VERSION
-
-if TYPE_CHECKING:
-    from twotower.serving.routes import Endpoint
 
 OPENAPI = "3.1.0"
 REFERENCE = "#/components/schemas/{name}"

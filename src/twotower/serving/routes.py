@@ -1,20 +1,16 @@
-"""What can be asked: one `Endpoint` for each address, from which both the routes and their description are made."""
+"""What can be asked: a function for each address, and `ENDPOINTS`, of which routes and their description are made."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
 from msgspec import UNSET
 
 from twotower.errors import ConfigError, DataError, TwoTowerError, UnknownCandidateError
-from twotower.retrieval.answers import Answer, Filters
+from twotower.retrieval.answers import Answer
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.description import Titles
+from twotower.serving.endpoints import Call, Endpoint
 from twotower.serving.engine import Wanted
 from twotower.serving.messages import (
     ExplainAnswer,
@@ -26,7 +22,6 @@ from twotower.serving.messages import (
     HistoryParameters,
     HistoryShare,
     ModelAnswer,
-    NoParameters,
     RecommendAnswer,
     Recommendations,
     RecommendBody,
@@ -38,67 +33,6 @@ from twotower.serving.messages import (
 )
 from twotower.serving.refusals import Refusal
 from twotower.serving.replies import Reply, json_of
-from twotower.serving.settings import LONGEST_TEXT
-
-if TYPE_CHECKING:
-    from twotower.serving.service import Service
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request, read: the id in its path, its parameters and its body."""
-
-    service: Service
-    path: dict[str, str]
-    parameters: Any
-    body: Any
-
-    @property
-    def id(self) -> str:
-        """The id in the path.
-
-        Raises:
-            Refusal: It is longer than an id can be.
-        """
-        text = self.path["id"]
-        if len(text) > LONGEST_TEXT:
-            raise Refusal(400, "invalid", f"the id has {len(text)} letters; expected at most {LONGEST_TEXT}", "id")
-        return text
-
-
-Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One address.
-
-    Attributes:
-        method: GET (and HEAD) or POST.
-        path: Its path, as Starlette reads it.
-        handler: What answers.
-        summary: What it does, for the description.
-        answer: The struct that it answers with; None for plain text.
-        body: The struct that a body has to be; None for no body.
-        parameters: The struct that the address's parameters have to be.
-        refusals: Statuses of its own, besides those that all have.
-        guarded: Whether the token is asked for.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    answer: type[msgspec.Struct] | None
-    body: type[msgspec.Struct] | None = None
-    parameters: type[msgspec.Struct] = NoParameters
-    refusals: Sequence[int] = ()
-    guarded: bool = True
-
-    @property
-    def name(self) -> str:
-        """Its name in the description."""
-        return self.handler.__name__
 
 
 async def recommend(call: Call) -> Reply:
@@ -112,10 +46,10 @@ async def recommend(call: Call) -> Reply:
         k=body.k, exclude_seen=body.exclude_seen, exclude=tuple(body.exclude), allow=allow, where=body.where
     )
     try:
-        reply, bases = await call.service.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
+        reply, bases = await call.backend.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
     except (ConfigError, DataError) as error:
-        raise await call.service.engine.run(partial(_blamed, wanted, error)) from error
-    call.service.metrics.based_on(bases)
+        raise _refused(error, many=body.queries is not UNSET) from error
+    call.backend.metrics.based_on(bases)
     return Reply(reply)
 
 
@@ -126,19 +60,18 @@ def _recommended(retriever: Retriever, found: list[Answer]) -> tuple[bytes, list
     return json_of(RecommendAnswer(retriever.version, answers)), [one.basis for one in found]
 
 
-def _blamed(filters: Filters, error: TwoTowerError, retriever: Retriever) -> Refusal:
-    """The refusal that names which part of the request cannot be used."""
-    parts: dict[str, Callable[[], object]] = {
-        "where": lambda: retriever.allowed(None, filters.where),
-        "exclude": lambda: retriever.ids.rows(filters.exclude),
-        "allow": lambda: retriever.allowed(filters.allow, None),
-    }
-    for field, read in parts.items():
-        try:
-            read()
-        except (ConfigError, DataError) as found:
-            return Refusal(400, "invalid", str(found), field)
-    return Refusal(400, "invalid", str(error), "query")
+def _refused(error: TwoTowerError, *, many: bool = False) -> Refusal:
+    """The refusal that names the part of the request that an error is about.
+
+    Args:
+        error: The error.
+        many: Whether the request has a list of queries.
+    """
+    field = error.field or "query"
+    if field == "query":
+        place = f"queries[{error.row}]" if many and error.row is not None else "queries" if many else "query"
+        field = place if error.column is None else f"{place}.{error.column}"
+    return Refusal(400, "invalid", str(error), field)
 
 
 async def similar(call: Call) -> Reply:
@@ -154,11 +87,11 @@ async def similar(call: Call) -> Reply:
         return json_of(SimilarAnswer(retriever.version, candidate.id, candidate.title, named))
 
     try:
-        return Reply(await call.service.engine.run(found))
+        return Reply(await call.backend.engine.run(found))
     except UnknownCandidateError:
         raise
     except (ConfigError, DataError) as error:
-        raise Refusal(400, "invalid", str(error), "where") from error
+        raise _refused(error) from error
 
 
 async def explain(call: Call) -> Reply:
@@ -187,13 +120,13 @@ async def explain(call: Call) -> Reply:
             )
         )
 
-    return Reply(await call.service.engine.run(found))
+    return Reply(await call.backend.engine.run(found))
 
 
 async def find_queries(call: Call) -> Reply:
     """Queries whose id contains a text."""
     parameters: FindParameters = call.parameters
-    loaded = call.service.served.current
+    loaded = call.backend.served.current
     found = await asyncio.to_thread(loaded.description.find_queries, parameters.like, parameters.limit)
     return Reply(json_of(FoundAnswer(loaded.version, found)))
 
@@ -201,14 +134,14 @@ async def find_queries(call: Call) -> Reply:
 async def find_candidates(call: Call) -> Reply:
     """Candidates whose id or title contains a text."""
     parameters: FindParameters = call.parameters
-    loaded = call.service.served.current
+    loaded = call.backend.served.current
     found = await asyncio.to_thread(loaded.description.find_candidates, parameters.like, parameters.limit)
     return Reply(json_of(FoundAnswer(loaded.version, found)))
 
 
 async def history(call: Call) -> Reply:
     """What a query has chosen in training."""
-    loaded = call.service.served.current
+    loaded = call.backend.served.current
     retriever, name = loaded.retriever, loaded.retriever.details.query_id
     row = retriever.requests.row({name: call.id})
     if row is None:
@@ -221,19 +154,19 @@ async def history(call: Call) -> Reply:
 
 async def model(call: Call) -> Reply:
     """What is served: version, columns, scores beside the baselines."""
-    served = call.service.served
+    served = call.backend.served
     loaded = served.current
     return Reply(json_of(loaded.description.model(loaded.at, served.last_refused)))
 
 
 async def study(call: Call) -> Reply:
     """Curves of the study that the model comes from, or of its training."""
-    return Reply(json_of(call.service.served.current.description.study))
+    return Reply(json_of(call.backend.served.current.description.study))
 
 
 async def reload(call: Call) -> Reply:
     """Loads, checks and warms what is at the bundle's path now, and serves it; a bad one is refused."""
-    served = call.service.served
+    served = call.backend.served
     try:
         changed = await asyncio.shield(asyncio.to_thread(served.reload))
     except TwoTowerError as error:
@@ -243,19 +176,19 @@ async def reload(call: Call) -> Reply:
 
 async def live(call: Call) -> Reply:
     """Whether the process answers at all."""
-    return Reply(json_of(HealthAnswer("live", call.service.served.current.version)))
+    return Reply(json_of(HealthAnswer("live", call.backend.served.current.version)))
 
 
 async def ready(call: Call) -> Reply:
     """Whether requests should be sent here: not while it is ending."""
-    if call.service.draining:
+    if call.backend.draining:
         raise Refusal(503, "draining", "the service is ending; ask another one")
-    return Reply(json_of(HealthAnswer("ready", call.service.served.current.version)))
+    return Reply(json_of(HealthAnswer("ready", call.backend.served.current.version)))
 
 
 async def metrics(call: Call) -> Reply:
     """Counts and times, as Prometheus reads them."""
-    return Reply(call.service.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+    return Reply(call.backend.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 ENDPOINTS = (

@@ -104,10 +104,10 @@ def _server_class(uvicorn: Any) -> type[Any]:
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             del sig, frame
-            if self.service.draining:
+            if self.service.backend.draining:
                 self.force_exit = self.should_exit = True
                 return
-            self.service.draining = True
+            self.service.backend.draining = True
             self.loop.call_soon_threadsafe(self._end_soon)
 
         async def serve(self, sockets: Any = None) -> None:

@@ -160,7 +160,7 @@ def _warmed(retriever: Retriever, folder: Path) -> Loaded:
         return Loaded(retriever)
     except MissingExtraError:
         raise
-    except Exception as error:  # notes may hold anything, and parts that can be read need not fit together
+    except Exception as error:  # parts that can be read need not fit together
         raise _unusable(folder, error) from error
 
 

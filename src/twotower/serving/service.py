@@ -16,6 +16,7 @@ import msgspec
 from twotower.errors import TwoTowerError, UnknownCandidateError
 from twotower.extras import require
 from twotower.serving.bodies import CLOSE, body_of, decoded, parameters
+from twotower.serving.endpoints import Backend, Call, Endpoint
 from twotower.serving.engine import Engine
 from twotower.serving.logs import fields, log
 from twotower.serving.metrics import Metrics
@@ -23,7 +24,7 @@ from twotower.serving.openapi import description
 from twotower.serving.page import files
 from twotower.serving.refusals import Refusal
 from twotower.serving.replies import Receive, Reply, Scope, Send, json_of, refused
-from twotower.serving.routes import ENDPOINTS, Call, Endpoint
+from twotower.serving.routes import ENDPOINTS
 from twotower.serving.served import Served
 from twotower.serving.settings import Settings
 
@@ -60,10 +61,10 @@ class Service:
 
     def __init__(self, served: Served, settings: Settings | None = None) -> None:
         self.served, self.settings = served, settings or Settings()
-        self.draining = False
         self.in_flight = 0
         self.engine = Engine(served.retriever, self.settings.waiting)
         self.metrics = Metrics(served, self.engine.waiting)
+        self.backend = Backend(served, self.engine, self.metrics)
         self._app = self._application()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,7 +166,7 @@ class Service:
         body = None
         if decoder is not None:
             body = decoded(await body_of(request, self.settings.body_bytes), decoder)
-        return await endpoint.handler(Call(self, request.path_params, asked, body))
+        return await endpoint.handler(Call(self.backend, request.path_params, asked, body))
 
     def _check_token(self, request: Request) -> None:
         if self.settings.token is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log, event_columns
 from twotower.errors import DataError
 from twotower.model.encoding import EncodedSide
 from twotower.model.two_tower import TwoTower
@@ -70,11 +70,10 @@ class Source(Protocol):
         ...
 
 
-def source_of(model: TwoTower, train: Dataset | ParquetLog, batch_size: int, seed: int) -> Source:
+def source_of(model: TwoTower, train: Log, batch_size: int, seed: int) -> Source:
     """The source of batches for a model that has learned from these events."""
-    if isinstance(train, ParquetLog):
-        return _Streamed(model, train, batch_size, seed)
-    return _InMemory(model, train)
+    events = train.in_memory
+    return _Streamed(model, train, batch_size, seed) if events is None else _InMemory(model, events)
 
 
 class _InMemory:
@@ -95,10 +94,10 @@ class _InMemory:
 class _Streamed:
     """Parts that a background thread reads, shuffles and encodes while the one before is trained on."""
 
-    def __init__(self, model: TwoTower, train: ParquetLog, batch_size: int, seed: int) -> None:
+    def __init__(self, model: TwoTower, train: Log, batch_size: int, seed: int) -> None:
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
-        self.columns = train.event_columns(self.encoder.reads)
+        self.columns = event_columns(train, self.encoder.reads)
         self.waited = 0.0
 
     @contextmanager

@@ -11,9 +11,9 @@ import msgspec
 from rich.console import Console
 from torch.optim import Optimizer
 
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, is_watched
-from twotower.training.history import Epoch, TrainingHistory
 
 
 @dataclass

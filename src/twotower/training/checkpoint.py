@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from twotower.errors import SavedFolderError
+from twotower.evaluation.history import TrainingHistory
 from twotower.files import MarkedFolder, replaced_folder
 from twotower.model.two_tower import TwoTower
-from twotower.training.history import TrainingHistory
 from twotower.training.identity import Identity
 
 EVERY_SECONDS = 5.0

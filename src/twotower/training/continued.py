@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.dataset import Dataset, IntArray
-from twotower.data.stream import ParquetLog
+from twotower.data.dataset import IntArray
+from twotower.data.log import Log
 from twotower.errors import NewIdsWarning
 from twotower.features import Feature
 from twotower.model.two_tower import TwoTower, features_of
 
 
-def warn_of_new_ids(model: TwoTower, train: Dataset | ParquetLog) -> None:
+def warn_of_new_ids(model: TwoTower, train: Log) -> None:
     """Warns where the training events name ids that a fitted model did not learn.
 
     Its vocabularies do not grow: new ids of a column share one embedding, that of unknown ids.

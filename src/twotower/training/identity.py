@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.splits import fingerprint
-from twotower.data.stream import ParquetLog
+from twotower.data.fingerprints import fingerprint
+from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.model.losses import InBatchSoftmax
 from twotower.model.two_tower import TwoTower
-
-if TYPE_CHECKING:
-    from twotower.training.trainer import Trainer
+from twotower.training.settings import TrainerSettings
 
 Identity = dict[str, str]
 """Sixteen digits for each of `settings`, `loss`, `model` and `data`."""
 
 
-def identity_of(
-    settings: Trainer, model: TwoTower, train: Dataset | ParquetLog, validation: Dataset | None
-) -> Identity:
+def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validation: Dataset | None) -> Identity:
     """What a training is: its settings, its loss, its model and its data.
 
     Of a loss or a schedule of the user's own, it is the class and the attributes. Of a streamed log the size of the
@@ -65,13 +61,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def _data(train: Dataset | ParquetLog, validation: Dataset | None) -> list[str | None]:
-    if isinstance(train, ParquetLog):
-        return [train.fingerprint, str(train.layout), None if validation is None else fingerprint(validation)]
-    return [fingerprint(*(part for part in (train, validation) if part is not None))]
+def _data(train: Log, validation: Dataset | None) -> list[str | None]:
+    return [*train.identity(), None if validation is None else fingerprint(validation)]
 
 
-def _probabilities(settings: Trainer, train: Dataset | ParquetLog) -> Any:
+def _probabilities(settings: TrainerSettings, train: Log) -> Any:
     """The column of the candidates that the loss reads, which no fingerprint of events has."""
     loss = settings.loss
     if not isinstance(loss, InBatchSoftmax) or loss.draw_probability is None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import TwoTowerError
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
 from twotower.interruption import Interruption
@@ -27,19 +27,16 @@ from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
-from twotower.training.history import Epoch, TrainingHistory
 from twotower.training.lazy import catch_up, lazy_look_ups
 from twotower.training.precision import products_in, towers_in
-
-if TYPE_CHECKING:
-    from twotower.training.trainer import Trainer
+from twotower.training.settings import TrainerSettings
 
 
 @dataclass
 class Run:
     """One training under way: the encoded data, the bound loss and where it is."""
 
-    settings: Trainer
+    settings: TrainerSettings
     state: TrainingState
     loss: BoundLoss
     source: Source
@@ -50,9 +47,9 @@ class Run:
     @classmethod
     def prepare(
         cls,
-        settings: Trainer,
+        settings: TrainerSettings,
         model: TwoTower,
-        train: Dataset | ParquetLog,
+        train: Log,
         validation: Dataset | None,
         last_epoch: int,
     ) -> Run:
@@ -209,9 +206,8 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
 
 
-def _validation(model: TwoTower, events: Dataset, train: Dataset | ParquetLog, settings: Trainer) -> Validation:
-    known = train.events_of(events) if isinstance(train, ParquetLog) else train
-    return Validation(model, events, known, settings.ks)
+def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerSettings) -> Validation:
+    return Validation(model, events, train.events_of(events), settings.ks)
 
 
 @contextmanager

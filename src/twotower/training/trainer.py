@@ -4,57 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import msgspec
-import numpy as np
 
-from twotower.arguments import Follows, Settings, checks_arguments
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
-from twotower.model.losses import LOSSES, BuiltInLoss, InBatchSoftmax, Loss
+from twotower.evaluation.history import TrainingHistory
+from twotower.model.losses import LOSSES, BuiltInLoss
 from twotower.model.two_tower import TwoTower
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
-from twotower.training.devices import check_device
-from twotower.training.history import TrainingHistory
 from twotower.training.identity import identity_of
-from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer, Schedule
-from twotower.training.precision import Precision
 from twotower.training.run import Run
-
-if TYPE_CHECKING:
-    AnyLoss = Loss
-    AnySchedule = Schedule
-else:  # what configs can name, and whatever follows the protocol
-    AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
-    AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
+from twotower.training.settings import TrainerSettings
 
 
-class EarlyStopping(Settings, frozen=True):
-    """Stop when the monitored metric has not improved for a while, and give the best weights back.
-
-    Attributes:
-        patience: Validations without improvement before training stops.
-        min_delta: How much more than the best so far counts as an improvement.
-    """
-
-    patience: int = 3
-    min_delta: float = 0.0
-
-    def check(self) -> None:
-        """Refuses what is out of range."""
-        if self.patience < 1 or self.min_delta < 0:
-            raise ConfigError(
-                f"early stopping with patience={self.patience}, min_delta={self.min_delta}; "
-                f"expected a patience of at least 1 and a min_delta of at least 0"
-            )
-
-
-class Trainer(Settings, frozen=True, kw_only=True):
+class Trainer(TrainerSettings, frozen=True, kw_only=True):
     """How to train: everything about it but the model and the data.
 
     One seed gives one result, bit for bit, on one machine and thread count. The random numbers of an epoch
@@ -96,42 +65,11 @@ class Trainer(Settings, frozen=True, kw_only=True):
         [1, 2, 3]
     """
 
-    epochs: int = 20
-    batch_size: int = 1024
-    optimizer: Optimizer = AdamW()
-    loss: AnyLoss = InBatchSoftmax()
-    schedule: AnySchedule = Constant()
-    clip_norm: float | None = None
-    validate_every: int = 1
-    monitor: str = "all.top_100"
-    early_stopping: EarlyStopping | None = None
-    ks: tuple[int, ...] = DEFAULT_KS
-    seed: int = 0
-    device: str = "cpu"
-    precision: Precision = "float32"
-
-    def check(self) -> None:
-        """Refuses what is out of range or not there."""
-        for name in ("epochs", "batch_size", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
-        check_ks(self.ks)
-        measured = rank_metrics(np.ones(1), self.ks)
-        try:
-            Scores(measured, measured).value(self.monitor)
-        except ConfigError as error:
-            raise ConfigError(f"monitor={self.monitor!r} with ks={self.ks}: {error}") from None
-        check_device(self.device)
-
     @checks_arguments
     def fit(
         self,
         model: TwoTower,
-        train: Dataset | ParquetLog,
+        train: Log,
         validation: Dataset | None = None,
         *,
         callbacks: Sequence[Callback] = (),
@@ -165,16 +103,8 @@ class Trainer(Settings, frozen=True, kw_only=True):
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
-        if stop_after is not None and not 1 <= stop_after <= self.epochs:
-            raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
-        if self.early_stopping is not None and validation is None:
-            raise ConfigError("early stopping needs a validation part; give fit validation=…")
-        model.to(self.device)
-        if not model.is_fitted:
-            model.learn(train, self.seed)
-            model.to(self.device)
-        else:
-            warn_of_new_ids(model, train)
+        self._check_fit(validation, stop_after)
+        self._prepare(model, train)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
         saved = None
         if checkpoint is not None:
@@ -183,6 +113,21 @@ class Trainer(Settings, frozen=True, kw_only=True):
         with watched(callbacks, progress) as watching:
             run.train(watching, saved)
         return run.state.history
+
+    def _check_fit(self, validation: Dataset | None, stop_after: int | None) -> None:
+        if stop_after is not None and not 1 <= stop_after <= self.epochs:
+            raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
+        if self.early_stopping is not None and validation is None:
+            raise ConfigError("early stopping needs a validation part; give fit validation=…")
+
+    def _prepare(self, model: TwoTower, train: Log) -> None:
+        """Moves the model to the device; one that has learned nothing yet learns its vocabularies."""
+        model.to(self.device)
+        if not model.is_fitted:
+            model.learn(train, self.seed)
+            model.to(self.device)
+        else:
+            warn_of_new_ids(model, train)
 
 
 def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:

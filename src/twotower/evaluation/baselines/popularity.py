@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Dataset
-from twotower.data.stream import ParquetLog
+from twotower.data.log import Log
 from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
@@ -26,11 +25,8 @@ class Popularity(QueryScorer):
 
     kind, label = "popularity", "popularity"
 
-    def __init__(self, train: Dataset | ParquetLog) -> None:
-        if isinstance(train, ParquetLog):
-            self.counts = torch.from_numpy(train.candidate_weights)
-        else:
-            self.counts = weighted_counts(train, train.weights)
+    def __init__(self, train: Log) -> None:
+        self.counts = torch.from_numpy(train.candidate_weights())
 
     def score_queries(self, queries: IntArray) -> torch.Tensor:
         """The same scores for every query."""
@@ -60,13 +56,4 @@ class RecentPopularity(Popularity):
         age = train.times.max() - train.times
         # Where the whole latest tenth is of one instant, half a second keeps the decay defined.
         self.half_life = half_life or max(0.5, float(np.quantile(age, LATEST_SHARE)))
-        self.counts = weighted_counts(train, train.weights * np.exp2(-age / self.half_life))
-
-
-def weighted_counts(train: Dataset, weights: npt.NDArray[np.floating]) -> torch.Tensor:
-    """The sum of its events' weights for each candidate, `[C]` in float64."""
-    # In the order of (candidate, weight), so that the sums have the same bits for every order of the log.
-    order = np.lexsort((weights, train.candidate_index))
-    return torch.from_numpy(
-        np.bincount(train.candidate_index[order], weights=weights[order], minlength=train.candidates.num_rows)
-    )
+        self.counts = torch.from_numpy(train.sums_by_candidate(train.weights * np.exp2(-age / self.half_life)))

@@ -14,6 +14,7 @@ from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from twotower.errors import ConfigError, TwoTowerError
+from twotower.evaluation.history import TrainingHistory
 from twotower.experiments.desks import waiting_for
 from twotower.experiments.pool import Ended, Job
 from twotower.experiments.run import SearchRun
@@ -23,7 +24,6 @@ from twotower.experiments.tuning.sampler import SeededSampler
 from twotower.experiments.tuning.space import SearchSpace
 from twotower.experiments.tuning.trials import TrialLog, TrialRecord
 from twotower.recipes.recipe import Recipe
-from twotower.training.history import TrainingHistory
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 

@@ -13,7 +13,7 @@ import optuna
 import torch
 from rich.console import Console
 
-from twotower.data.dataset import Dataset
+from twotower.data.log import require_in_memory
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation import DEFAULT_KS, Outcomes, Scores, rank_metrics, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
@@ -112,12 +112,12 @@ class _Search:
     def prepare(cls, plan: TunePlan, folder: Path, budget: Budget, console: Console) -> _Search:
         """Reads and cuts the data, and refuses a space that cannot be searched."""
         parts = plan.config.parts()
-        assert isinstance(parts.train, Dataset)
+        train = require_in_memory(parts.train, "a tuning", "a log that fits, or a part of it")
         for line in parts.remarks:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         plan = msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, split=parts.split))
-        space = SearchSpace.of(plan.config, parts.train, parts.validation)
-        space.check(parts.train)
+        space = SearchSpace.of(plan.config, train, parts.validation)
+        space.check(train)
         return cls(plan, space, parts, folder, budget, console)
 
     @property

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import Scores
-from twotower.training.pictures import NotebookFigure, history_figure, history_html
+from twotower.evaluation.pictures import NotebookFigure, history_figure, history_html
 
 
 class Epoch(msgspec.Struct, frozen=True):

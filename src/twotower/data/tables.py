@@ -1,0 +1,256 @@
+"""`from_tables`: makes a `Dataset` of tables, checked on entry; `LogTables`: what the events of a log refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.checks import (
+    WHOLE,
+    Place,
+    UnknownCandidates,
+    check_ids,
+    check_times,
+    check_unknown_candidates,
+    check_weights,
+    refuse_no_weight,
+    require_columns,
+    roles_of,
+)
+from twotower.data.dataset import Dataset, IntArray
+from twotower.data.lookup import IdRows, distinct_ids
+from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
+from twotower.data.sources import Source, TableSource, read_source, with_ids_like
+from twotower.errors import DataError
+
+
+def from_tables(
+    interactions: TableSource,
+    *,
+    query_id: str,
+    candidate_id: str,
+    time: str | None = None,
+    weight: str | None = None,
+    queries: TableSource | None = None,
+    candidates: TableSource | None = None,
+    unknown_candidates: UnknownCandidates = "refuse",
+    delimiter: str | None = None,
+    name: str = "data",
+) -> Dataset:
+    """Makes a `Dataset` of your own log.
+
+    Args:
+        interactions: One row an event. Anything with `__arrow_c_stream__` (pyarrow, Polars, pandas,
+            DuckDB), or the path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern with `*`.
+        query_id: The column that says who chose (in `interactions`, and in `queries` where given).
+        candidate_id: The column that says what was chosen (likewise).
+        time: The column that says when: seconds since 1970 as a number, or a date or timestamp column (in UTC where
+            it names no zone), or text that writes one of these.
+        weight: The column that says how much an event counts, a non-negative number.
+        queries: One row a query. Default: the distinct ids of the log.
+        candidates: One row a candidate: the catalogue. Default: the distinct ids of the log.
+        unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
+            the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
+        delimiter: What stands between the cells of CSV files; default: told from the header of each.
+        name: What reports call the data.
+
+    Raises:
+        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be, or a column has two roles.
+        DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event
+            names an unknown query or candidate, a time or weight is not a sensible number, or no event
+            is left. The message names column, row, value and what was expected.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> log = pa.table({"who": ["ann", "bob", "ann"], "what": ["tea", "tea", "rum"], "at": [1, 2, 3]})
+        >>> data = from_tables(log, query_id="who", candidate_id="what", time="at")
+        >>> len(data), data.candidates.num_rows
+        (3, 2)
+    """
+    check_unknown_candidates(unknown_candidates)
+    log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight), delimiter)
+    log, query_table = _side_table(queries, log, query_id, "queries", delimiter)
+    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)
+    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
+    return _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
+
+
+def _read_log(interactions: TableSource, wanted: Sequence[str], delimiter: str | None) -> Source:
+    """The interactions, whose `wanted` columns (the ids first) are there."""
+    read = read_source(interactions, "interactions", delimiter=delimiter)
+    require_columns(read.table, wanted, "interactions")
+    if read.table.num_rows == 0:
+        raise DataError("the interactions have no rows; expected at least one event")
+    for column in wanted[:2]:
+        check_ids(read.table[column], column, "interactions", place=Place(origin=read.origin))
+    warn_of_mistakes(read, "interactions", wanted)
+    return read
+
+
+def _with_some_weight(data: Dataset) -> Dataset:
+    if data.weight is not None:
+        refuse_no_weight(float(data.weights.sum()), data.weight)
+    return data
+
+
+class LogTables:
+    """What events refer to, and how they are read: the two side tables, the columns' names, and the rows of ids.
+
+    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables are checked already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queries: pa.Table,
+        candidates: pa.Table,
+        query_id: str,
+        candidate_id: str,
+        time: str | None = None,
+        weight: str | None = None,
+        unknown_candidates: UnknownCandidates = "refuse",
+    ) -> None:
+        self.name, self.queries, self.candidates = name, queries, candidates
+        self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
+        self.unknown_candidates = unknown_candidates
+        self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
+
+    def with_queries(self, queries: pa.Table) -> LogTables:
+        """The same with another query table."""
+        return LogTables(
+            self.name,
+            queries,
+            self.candidates,
+            self.query_id,
+            self.candidate_id,
+            self.time,
+            self.weight,
+            self.unknown_candidates,
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the interactions that are always read."""
+        return [column for column in (self.query_id, self.candidate_id, self.time, self.weight) if column is not None]
+
+    def events(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
+        """`dataset` for a whole log, of which some event has to be left; warns of those that are dropped."""
+        data = self.dataset(log, place)
+        if len(data) == 0:
+            raise no_event_left(data.dropped, self.candidate_id)
+        warn_of_dropped(data.dropped, len(log), self.candidate_id, data.dropped_candidates)
+        return data
+
+    def dataset(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
+        """Checks interactions and finds their queries and candidates; there may be none.
+
+        Args:
+            log: The interactions, with the id columns in the types of the side tables.
+            place: Where they lie, for errors.
+
+        Raises:
+            DataError: As `from_tables`.
+        """
+        check_ids(log[self.query_id], self.query_id, "interactions", place=place)
+        check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
+        if self.time is not None:
+            log = _with_column(log, self.time, check_times(log[self.time], self.time, place))
+        if self.weight is not None:
+            log = _with_column(log, self.weight, check_weights(log[self.weight], self.weight, place))
+        query_rows = self._query_rows.of(log[self.query_id])
+        candidate_rows = self._candidate_rows.of(log[self.candidate_id])
+        _refuse_unknown(query_rows, log, self.query_id, "query table", place)
+        known = candidate_rows >= 0
+        dropped, lacking = int((~known).sum()), ()
+        if self.unknown_candidates == "refuse":
+            hint = ", or unknown_candidates='drop'"
+            _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
+        elif dropped:
+            lacking = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
+            log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
+        return Dataset(
+            name=self.name,
+            interactions=log,
+            queries=self.queries,
+            candidates=self.candidates,
+            query_id=self.query_id,
+            candidate_id=self.candidate_id,
+            time=self.time,
+            weight=self.weight,
+            query_index=query_rows,
+            candidate_index=candidate_rows,
+            dropped=dropped,
+            dropped_candidates=lacking,
+        )
+
+
+def no_event_left(dropped: int, candidate_id: str) -> DataError:
+    """The error for a log all of whose events were dropped."""
+    return DataError(f"no event is left: all {dropped} name a {candidate_id!r} that the candidate table lacks")
+
+
+def _side_table(
+    source: TableSource | None, log: Source, id_column: str, which: str, delimiter: str | None
+) -> tuple[Source, pa.Table]:
+    """The log and the table of the queries or candidates, their ids of one type."""
+    if source is None:
+        return log, pa.table({id_column: distinct_ids(log.table[id_column])})
+    side = read_source(source, which, delimiter=delimiter)
+    require_columns(side.table, [id_column], which)
+    log = with_ids_like(log, side.table[id_column].type, id_column)
+    return log, side_table(side, log.table.schema.field(id_column).type, id_column, which)
+
+
+def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
+    """The table of the queries or candidates, checked, its ids in the type that the log has.
+
+    Raises:
+        DataError: It lacks the id column, has no rows, or an id is null, repeated or of another kind than the log's.
+    """
+    require_columns(side.table, [id_column], which)
+    if side.table.num_rows == 0:
+        raise DataError(f"the {which} table has no rows; expected one row for each distinct {id_column!r}")
+    check_ids(side.table[id_column], id_column, which, unique=True, place=Place(origin=side.origin))
+    warn_of_mistakes(side, which, [id_column])
+    table = with_ids_like(side, kind, id_column).table
+    if table[id_column].type != kind:
+        table = _with_column(table, id_column, cast_ids(table[id_column], kind, id_column, which))
+    return table
+
+
+def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
+    """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
+
+    Raises:
+        DataError: One is text and the other not, or an id is too large for the log's type.
+    """
+    number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
+    text = (pa.types.is_string(column.type), pa.types.is_string(kind))
+    if not (all(number) or all(text)):
+        raise DataError(
+            f"column {name!r} is {column.type} in {which} and {kind} in interactions; "
+            f"expected one type, so that the ids can be compared"
+        )
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"column {name!r} is {column.type} in {which} and {kind} in interactions: {error}; expected ids that fit"
+        ) from error
+
+
+def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, place: Place, hint: str = "") -> None:
+    unknown = np.flatnonzero(rows < 0)
+    if len(unknown):
+        first = int(unknown[0])
+        raise DataError(
+            f"interactions, column {column!r}, {place.row(first)}: {log[column][first].as_py()!r} is not "
+            f"in the {where} ({len(unknown)} events are so{place.where}); expected an id that the {where} has{hint}"
+        )
+
+
+def _with_column(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)

@@ -1,0 +1,77 @@
+"""`TrainerSettings`: what a `Trainer` is told, apart from the training, so that every part of it may read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from twotower.arguments import Follows, Settings
+from twotower.errors import ConfigError
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
+from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
+from twotower.training.devices import check_device
+from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer, Schedule
+from twotower.training.precision import Precision
+
+if TYPE_CHECKING:
+    AnyLoss = Loss
+    AnySchedule = Schedule
+else:  # what configs can name, and whatever follows the protocol
+    AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
+    AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
+
+
+class EarlyStopping(Settings, frozen=True):
+    """Stop when the monitored metric has not improved for a while, and give the best weights back.
+
+    Attributes:
+        patience: Validations without improvement before training stops.
+        min_delta: How much more than the best so far counts as an improvement.
+    """
+
+    patience: int = 3
+    min_delta: float = 0.0
+
+    def check(self) -> None:
+        """Refuses what is out of range."""
+        if self.patience < 1 or self.min_delta < 0:
+            raise ConfigError(
+                f"early stopping with patience={self.patience}, min_delta={self.min_delta}; "
+                f"expected a patience of at least 1 and a min_delta of at least 0"
+            )
+
+
+class TrainerSettings(Settings, frozen=True, kw_only=True):
+    """How to train; `Trainer` describes each field."""
+
+    epochs: int = 20
+    batch_size: int = 1024
+    optimizer: Optimizer = AdamW()
+    loss: AnyLoss = InBatchSoftmax()
+    schedule: AnySchedule = Constant()
+    clip_norm: float | None = None
+    validate_every: int = 1
+    monitor: str = "all.top_100"
+    early_stopping: EarlyStopping | None = None
+    ks: tuple[int, ...] = DEFAULT_KS
+    seed: int = 0
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    def check(self) -> None:
+        """Refuses what is out of range or not there."""
+        for name in ("epochs", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
+        check_ks(self.ks)
+        measured = rank_metrics(np.ones(1), self.ks)
+        try:
+            Scores(measured, measured).value(self.monitor)
+        except ConfigError as error:
+            raise ConfigError(f"monitor={self.monitor!r} with ks={self.ks}: {error}") from None
+        check_device(self.device)
