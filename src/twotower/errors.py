@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+
+PACKAGE = str(Path(__file__).parent)
 
 
 class TwoTowerError(Exception):
@@ -110,3 +115,16 @@ class about:  # noqa: N801 (read as a word: `with about("where"):`)
             error.field = self.field if error.field is None else error.field
             error.column = self.column if error.column is None else error.column
             error.row = self.row if error.row is None else error.row
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns at the line of the user's code that called the package, however deep inside it this is.
+
+    Args:
+        message: What happened and what to do about it.
+        category: Its class.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -105,14 +105,14 @@ def test_a_bundle_is_evaluated_from_any_folder_while_its_data_are_there(
     twotower("train", "old/tiny.toml", "--out", "model")  # a relative path to a config with relative paths
     monkeypatch.chdir(tmp_path / "elsewhere")
     said = twotower("evaluate", "../model").stdout
-    assert "top_10" in said
+    assert "top-10" in said
     assert "test events may have been in its training" not in said
     (tmp_path / "old").rename(tmp_path / "new")
     gone = " ".join(twotower("evaluate", "../model", expect=4).stderr.split())
     assert f"[data] interactions = {tmp_path / 'old' / 'purchases.parquet'}, which is not there" in gone
     assert "twotower evaluate ../model CONFIG.toml" in gone
     moved = twotower("evaluate", "../model", "../new/tiny.toml").stdout
-    assert "top_10" in moved
+    assert "top-10" in moved
     assert "test events may have been in its training" not in moved
 
 

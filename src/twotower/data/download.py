@@ -8,8 +8,6 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-import pooch
-
 from twotower.errors import DataUnavailableError
 from twotower.files import replaced_folder
 
@@ -36,6 +34,8 @@ def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None
     Raises:
         DataUnavailableError: No network, no such file, or what arrived is not what was expected.
     """
+    import pooch  # now, as it brings tqdm, which warns in a notebook without ipywidgets
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
         archive = Path(temporary) / "archive.zip"

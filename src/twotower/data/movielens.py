@@ -9,7 +9,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import pooch
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -160,6 +159,8 @@ def data_home() -> Path:
     """The folder that data sets are kept in: `TWOTOWER_DATA_HOME`, or one in the user's cache folder."""
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home).expanduser().absolute()
+    import pooch  # see `fetch_archive`
+
     return Path(pooch.os_cache("twotower"))
 
 

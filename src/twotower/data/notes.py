@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Sequence
 
 from twotower.data.lookalike import lookalike
 from twotower.data.sources import Source
-from twotower.errors import DataWarning
+from twotower.errors import DataWarning, warn
 
 EXAMPLES = 3
 """Values that a warning shows."""
@@ -24,11 +23,10 @@ def warn_of_dropped(dropped: int, events: int, candidate_id: str, examples: Sequ
     """
     if dropped:
         shown = ", ".join(map(repr, examples[:EXAMPLES]))
-        warnings.warn(
+        warn(
             f"{dropped:,} of {events:,} events ({dropped / events:.1%}) are left out: the candidate table lacks their "
             f"{candidate_id!r}, such as {shown}",
             DataWarning,
-            stacklevel=4,
         )
 
 
@@ -44,6 +42,4 @@ def warn_of_mistakes(source: Source, which: str, checked: Collection[str]) -> No
         found = None if name in checked else lookalike(source.table[name])
         if found is not None and (found.strays or found.kind == "amount"):
             where = source.origin.of(found.row)
-            warnings.warn(
-                f"{which}, column {name!r}, row {found.row}{where}: {found.reason}", DataWarning, stacklevel=4
-            )
+            warn(f"{which}, column {name!r}, row {found.row}{where}: {found.reason}", DataWarning)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pyarrow as pa
 
 from twotower.data.dataset import IntArray
 from twotower.data.log import Log
-from twotower.errors import NewIdsWarning
+from twotower.errors import NewIdsWarning, warn
 from twotower.features import Feature
 from twotower.model.two_tower import TwoTower, features_of
 
@@ -25,11 +23,10 @@ def warn_of_new_ids(model: TwoTower, train: Log) -> None:
     )
     found = [text for side in sides if (text := _new_ids(*side))]
     if found:
-        warnings.warn(
+        warn(
             f"the model was fitted before, and the training events name ids it did not learn: {' and '.join(found)}. "
             f"They share the embedding of unknown ids; train a new model to give each its own",
             NewIdsWarning,
-            stacklevel=4,
         )
 
 
