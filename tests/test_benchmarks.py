@@ -131,6 +131,7 @@ def test_training_on_a_gpu_is_measured_in_every_variant(run: Run, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch._dynamo's own
 def test_compiled_steps_are_compared_with_plain_ones(run: Run, tmp_path: Path) -> None:
     sizes = ("--depths", "8", "--batches", 128, "--steps", 2, "--repetitions", 1)
     run("compiled.py", "--data", "simulated:30,40,1500", *sizes, "--backend", "eager", "--out", tmp_path / "out.json")
