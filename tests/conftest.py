@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+from commands import fork_workers
 from toy import groups_log
 from twotower.evaluation import BASELINES, METRICS
 from twotower.features.base import FEATURES
@@ -20,6 +21,7 @@ pytest_plugins = ["serving_fixtures"]
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
+fork_workers()
 
 
 @pytest.fixture(autouse=True)

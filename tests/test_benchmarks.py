@@ -22,6 +22,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from commands import run_python
 from twotower.cli.main import app
 from twotower.data import simulated
 from twotower.experiments.plans import StudyPlan, grid
@@ -142,8 +143,7 @@ def test_compiled_steps_are_compared_with_plain_ones(run: Run, tmp_path: Path) -
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_benchmark_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--out", tmp_path / "gpu.json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = run_python(BENCHMARKS / "gpu.py", "--out", tmp_path / "gpu.json")
     assert done.returncode == 2
     assert "there is no CUDA device here" in done.stderr
     assert not (tmp_path / "gpu.json").exists()
@@ -338,10 +338,8 @@ def test_the_other_side_ends_with_a_benchmark_that_fails_or_is_ended(
 
 
 def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", "--queries", 30, "--candidates", 40, "--batch", 8]
-    done = subprocess.run(
-        [*map(str, command), "--python", str(tmp_path / "none")], capture_output=True, text=True, check=False
-    )
+    sizes = ("--queries", 30, "--candidates", 40, "--batch", 8)
+    done = run_python(BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", tmp_path / "none")
     assert done.returncode == 1
     assert "make bench-tfrs" in done.stderr
 

@@ -26,6 +26,7 @@ import httpx
 import msgspec
 import pytest
 
+from commands import run_python
 from twotower.recipes.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,15 @@ class Session:
                 self.run(line)
 
     def run(self, line: str) -> None:
+        words = shlex.split(line, comments=True)
+        if words[0] in ("twotower", "python") and not set("|<>&;$`") & set(line):
+            arguments = ["-m", *words] if words[0] == "twotower" else words[1:]
+            done = run_python(*arguments, cwd=self.folder)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        else:
+            self.shell_line(line)
+
+    def shell_line(self, line: str) -> None:
         line = re.sub(r"^twotower ", f"{shlex.quote(sys.executable)} -m twotower ", line)
         line = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", line)
         if line.startswith("curl "):
@@ -121,7 +131,7 @@ class Session:
         """A benchmark has the options that the page gives it; it is not run."""
         words = [word for word in arguments[1:] if not word.startswith("-")]
         for command in ([arguments[0], "--help"], [arguments[0], *words[:1], "--help"]):
-            shown = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+            shown = run_python(*command, cwd=ROOT)
             if shown.returncode == 0:
                 help_text = shown.stdout
         for option in (word for word in arguments if word.startswith("--")):

@@ -24,6 +24,7 @@ def sends_its_threads(out: Connection) -> None:
 
 def test_every_library_of_a_worker_has_the_threads_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's own setting leaves BLAS and OpenMP as they are: the environment has to say it before they load."""
+    monkeypatch.setattr(processes, "START_METHOD", "spawn")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     before = dict(os.environ)

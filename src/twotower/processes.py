@@ -20,6 +20,9 @@ GRACE = 5.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What libraries with a pool of threads read, once, when they are loaded."""
 
+START_METHOD = "spawn"
+"""How workers start: anew, so that their libraries read the environment that they are given."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -72,7 +75,9 @@ def start_worker(work: Callable[..., None], *arguments: Any, threads: int) -> Sp
         threads: Of each of its libraries, PyTorch and BLAS among them; in its environment before they are loaded.
     """
     resource_tracker.ensure_running()  # it would be started below, and would unblock the signal
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
+    process: SpawnProcess = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
+        target=work, args=arguments, daemon=True
+    )
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; what comes meanwhile waits
     try:
         with _threads_in_environment(threads):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands import run_python
 from twotower.cli.study import parse_layers
 from twotower.errors import ConfigError
 from twotower.experiments.results import read_results
@@ -23,7 +24,7 @@ from twotower.experiments.results import read_results
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = """
 [data]
-interactions = "purchases.parquet"
+interactions = "few.parquet"
 candidates = "products.parquet"
 query_id = "customer"
 candidate_id = "sku"
@@ -34,8 +35,7 @@ epochs = 2
 
 
 def twotower(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "twotower", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = run_python("-m", "twotower", *arguments)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -49,6 +49,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(EXAMPLES / name, folder)
     make = runpy.run_path(str(folder / "make_shop_log.py"))["make"]
     make(folder / "shop")
+    pq.write_table(pq.read_table(folder / "shop" / "purchases.parquet").slice(0, 3000), folder / "shop" / "few.parquet")
     (folder / "shop" / "tiny.toml").write_text(TINY)
     return folder
 
@@ -109,7 +110,7 @@ def test_a_bundle_is_evaluated_from_any_folder_while_its_data_are_there(
     assert "test events may have been in its training" not in said
     (tmp_path / "old").rename(tmp_path / "new")
     gone = " ".join(twotower("evaluate", "../model", expect=4).stderr.split())
-    assert f"[data] interactions = {tmp_path / 'old' / 'purchases.parquet'}, which is not there" in gone
+    assert f"[data] interactions = {tmp_path / 'old' / 'few.parquet'}, which is not there" in gone
     assert "twotower evaluate ../model CONFIG.toml" in gone
     moved = twotower("evaluate", "../model", "../new/tiny.toml").stdout
     assert "top-10" in moved
@@ -223,7 +224,7 @@ def test_an_interrupted_study_resumes(shop: Path) -> None:
         "--layers",
         "128,128,8",  # still running when the other has finished
         "--epochs",
-        "40",
+        "15",
         "--out",
         out,
     ]
@@ -300,7 +301,7 @@ loss = {kind = "in_batch_softmax"}
 
 def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     folder = shop / "shop"
-    purchases = pq.read_table(folder / "purchases.parquet").sort_by("bought_at")
+    purchases = pq.read_table(folder / "purchases.parquet").slice(0, 8000).sort_by("bought_at")
     cut = [int(len(purchases) * share) for share in (0.7, 0.8)]
     (folder / "parts").mkdir()
     pq.write_table(purchases.slice(0, cut[0]), folder / "parts" / "a.parquet", row_group_size=500)

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from commands import run_python
 from toy import groups_log, toy_model
 from twotower import Retriever
 
@@ -149,7 +150,7 @@ def test_a_long_body_and_requests_close_behind_one_another_are_answered(impatien
 def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(command(bundle, "--port", port), capture_output=True, text=True, timeout=120, check=False)
+        done = run_python("-m", "twotower", "serve", bundle, "--port", port)
     assert done.returncode == 2
     assert f"port {port} of 127.0.0.1 is taken by another program" in done.stderr
     assert "serves" not in done.stderr
@@ -169,7 +170,7 @@ def test_what_cannot_be_served_is_said(
     bundle: Path, tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
     given = [str(bundle) if one == "BUNDLE" else one for one in arguments]
-    done = subprocess.run(command(*given), capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    done = run_python("-m", "twotower", "serve", *given, cwd=tmp_path)
     assert done.returncode == code
     assert said in done.stderr
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from commands import run_python
 from twotower.data import Dataset
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.experiments.plans import shown
@@ -33,7 +34,7 @@ def command_of(*arguments: object) -> list[str]:
 
 
 def twotower_tune(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command_of(*arguments), capture_output=True, text=True, timeout=300, check=False)
+    done = run_python("-m", "twotower", "tune", *arguments)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from commands import run_python
 from twotower import Category, Evaluation, Retriever, Tower, Trainer, TwoTower, evaluate, testing
 from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, SavedFolderError
@@ -130,16 +130,7 @@ def test_a_kind_that_is_not_imported_is_named_with_the_way_to_import_it(tmp_path
 
 def test_a_command_and_its_workers_import_them(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(CONFIG)
-    command = [
-        sys.executable,
-        "-m",
-        "twotower",
-        "train",
-        str(tmp_path / "own.toml"),
-        "--out",
-        str(tmp_path / "own.tower"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-m", "twotower", "train", tmp_path / "own.toml", "--out", tmp_path / "own.tower")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "latest first" in done.stdout
     assert "−log2 rank" in done.stdout

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
 
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import Scores
-from twotower.evaluation.pictures import NotebookFigure, history_figure, history_html
+from twotower.evaluation.tables import history_html
+
+if TYPE_CHECKING:
+    from twotower.evaluation.figures import NotebookFigure
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -109,6 +113,8 @@ class TrainingHistory(msgspec.Struct):
         Raises:
             ConfigError: There is no epoch yet, or a metric was not measured.
         """
+        from twotower.evaluation.figures import history_figure
+
         if not self.epochs:
             raise ConfigError("the history has no epochs; expected at least one to plot")
         losses = [(epoch.epoch, epoch.loss) for epoch in self.epochs]
