@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -163,6 +163,15 @@ class Feature(nn.Module):
     def fit_columns(self, columns: Columns) -> None:
         """`fit` for a kind that learns from several columns, one row an event."""
         self.fit(columns[self.column])
+
+    def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
+        """Learns what it reads of candidates, for a feature of the query that shares embeddings of theirs.
+
+        Called after the features of both towers have learned; default: nothing to learn.
+
+        Args:
+            rows_of: The columns of the candidate table, given ids: a row for each.
+        """
 
     def encode_columns(self, columns: Columns) -> Tensor:
         """`encode` for a kind that reads several columns, one row an event."""

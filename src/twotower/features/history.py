@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from twotower.features.lookups import Table
 from twotower.features.numeric import numbers_of
 from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record
 from twotower.features.recorded import Recorded
+from twotower.features.shared import SharedItems, shared_items
 from twotower.features.tables import cast_like, embedding_table, look_up
 
 GIVEN = "history"
@@ -58,7 +59,8 @@ class History(Recorded):
         encoder: What it makes of them; with `around` only `kernels`.
         reach: `before` or `around` the event.
         unknown_rate: Share of the items taken for unknown in training.
-        shared: Take the item embeddings of the candidate tower's `Category` of the same column and dim.
+        shared: Take the item embeddings of the candidate tower: its `Category` of the same column and dim; and, where
+            it sums its features, the sum of all of them.
 
     Example:
         >>> log = {"who": ["a", "a", "b"], "what": ["x", "y", "x"], "at": [1, 2, 3]}
@@ -103,7 +105,7 @@ class History(Recorded):
         self.width = self.encode_window.width
         self.table: Table | None = None
         self._kept_rows: tuple[Record, pa.Array, IntArray] | None = None
-        self._source: tuple[Category, ...] = ()  # in a tuple, so that its parameters are not this feature's as well
+        self._items: SharedItems | None = None
 
     @property
     def record_key(self) -> RecordKey:
@@ -118,7 +120,10 @@ class History(Recorded):
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
         """The item embeddings, its own or the candidate tower's: a row a slot."""
-        return [(self.embeddings, self.length if self.reach == "before" else 2 * self.length)]
+        slots = self.length if self.reach == "before" else 2 * self.length
+        if self._items is not None:
+            return self._items.look_ups(slots)
+        return [] if self.table is None else [(self.table, slots)]
 
     def take_record(self, record: Record) -> None:
         """Keeps the record, makes the table and starts the encoder anew."""
@@ -127,30 +132,38 @@ class History(Recorded):
             self.table = embedding_table(FIRST + len(record.vocabulary), self.dim)
         self.encode_window.start_anew()
 
-    def share(self, source: Category) -> None:
-        """Takes the item embeddings of the candidate tower's feature of the same column.
+    def share(self, items: SharedItems) -> None:
+        """Takes the item embeddings of the candidate tower.
 
         Raises:
-            ConfigError: Its embeddings have another width.
+            ConfigError: They have another width.
         """
-        if source.dim != self.dim:
-            raise ConfigError(f"{self}: shares embeddings of {source.dim} numbers; expected dim={source.dim} here, too")
-        self._source = (source,)
+        if items.ids.dim != self.dim:
+            raise ConfigError(
+                f"{self}: shares embeddings of {items.ids.dim} numbers; expected dim={items.ids.dim}, too"
+            )
+        self._items = items
 
-    @property
-    def embeddings(self) -> Table:
-        """Embeddings of the items, `[FIRST + vocabulary, dim]`."""
-        table = self._source[0].table if self._source else self.table
-        require_fitted(self, table)
-        assert table is not None
-        return table
+    def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
+        """Encodes the attributes of the items, where it shares what is made of them."""
+        if self._items is not None:
+            self._items.take(rows_of(self.vocabulary))
+
+    def learned(self) -> pa.Table:
+        """The attributes of the items, where it shares what is made of them."""
+        return pa.table({}) if self._items is None else self._items.learned()
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes the attributes back."""
+        if self._items is not None:
+            self._items.restore(state)
 
     @property
     def vocabulary(self) -> pa.Array:
         """The items that have a row of the table, from `FIRST` on."""
         require_fitted(self, self.record)
         assert self.record is not None
-        known = self._source[0].vocabulary if self._source else self.record.vocabulary
+        known = self.record.vocabulary if self._items is None else self._items.ids.vocabulary
         assert known is not None
         return known
 
@@ -182,7 +195,14 @@ class History(Recorded):
         if self.training and self.unknown_rate > 0:
             dropped = torch.rand(items.shape, device=items.device) < self.unknown_rate
             items = items.masked_fill(dropped & (items != PADDING), UNKNOWN)
-        embedded: Tensor = self.encode_window(Window(items, gaps, items != PADDING), self.embeddings)
+        present = items != PADDING
+        if self._items is None:
+            require_fitted(self, self.table)
+            assert self.table is not None
+            found: Tensor = self.encode_window(Window(items, gaps, present), self.table)
+            return found
+        table, places = self._items.embeddings(items)
+        embedded: Tensor = self.encode_window(Window(places, gaps, present), table)
         return embedded
 
     def _encoded(self, columns: Columns, chosen: pa.ChunkedArray | None) -> Tensor:
@@ -214,7 +234,7 @@ class History(Recorded):
         kept = self._kept_rows
         if kept is None or kept[0] is not record or kept[1] is not vocabulary:
             rows = record.items.astype(np.int64)
-            if self._source:
+            if self._items is not None:
                 found = look_up(record.vocabulary, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
                 rows = np.concatenate([[UNKNOWN, PADDING], found])[record.items]
             kept = self._kept_rows = (record, vocabulary, rows)
@@ -241,18 +261,24 @@ def gap_buckets(seconds: FloatArray) -> IntArray:
     return np.where(np.isnan(bucket), GAPS, bucket).astype(np.int64)
 
 
-def share_embeddings(query: list[Feature], candidate: list[Feature]) -> None:
+def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], combine: str = "concat") -> None:
     """Gives every history that wants to share them the item embeddings of the candidate tower.
+
+    Args:
+        query: The query tower's features.
+        candidate: The candidate tower's.
+        combine: How that combines them: of a `sum`, histories share the whole.
 
     Raises:
         ConfigError: The candidate tower has no `Category` of that column, or one of another width.
     """
-    sources = {feature.column: feature for feature in candidate if isinstance(feature, Category)}
     for feature in query:
         if isinstance(feature, History) and feature.shared:
-            if feature.column not in sources:
+            items = shared_items(feature.column, candidate, combine)
+            if items is None:
+                names = ", ".join(one.column for one in candidate if isinstance(one, Category))
                 raise ConfigError(
                     f"history {feature.column!r} shares the candidate tower's embeddings, which has no category "
-                    f"feature of that column; expected one of {', '.join(sources) or 'none'}"
+                    f"feature of that column; expected one of {names or 'none'}"
                 )
-            feature.share(sources[feature.column])
+            feature.share(items)

@@ -1,4 +1,4 @@
-"""`Tower`: features side by side, then cross layers and dense layers."""
+"""`Tower`: features side by side or summed, then cross layers and dense layers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
 from twotower.model.tower_module import TOWERS, TowerModule
 
+Combine = Literal["concat", "sum"]
+
 
 class Tower(TowerModule):
-    """Features, concatenated, and dense layers with an activation after each but the last.
+    """Features, concatenated or summed, and dense layers with an activation after each but the last.
 
     Nothing follows the last layer: a ReLU there would make every coordinate of an embedding non-negative.
     Dense layers start Glorot uniform with zero biases.
 
     Args:
         features: What the tower reads, side by side.
-        layers: Widths of the dense layers; empty for the concatenated features themselves.
+        layers: Widths of the dense layers; empty for the combined features themselves.
         dropout: Share of the inputs of every dense layer but the first that is dropped in training.
         input_dropout: Share of what the features give that is dropped in training.
         activation: What follows every dense layer but the last: `relu`, `gelu`, `silu` or `tanh`.
@@ -36,9 +38,12 @@ class Tower(TowerModule):
         strangers: Share of the rows that in training are taken for those of a query that nobody knows: its id
             unknown and nothing in the record, both at once. So the tower learns what to say of new queries by the
             rest of its features. It matters where features read a record; an id alone has its `unknown_rate`.
+        combine: How features become the input of the layers: side by side (`concat`), or added up (`sum`), for which
+            they need the same width. A history that shares embeddings with a candidate tower takes its sums.
 
     Raises:
-        ConfigError: No features, a width below 1, a share outside [0, 1), or cross layers beside no dense ones.
+        ConfigError: No features, a width below 1, a share outside [0, 1), cross layers beside no dense ones, or
+            features of different widths to be summed.
 
     Example:
         >>> from twotower.features import Normalized
@@ -62,6 +67,7 @@ class Tower(TowerModule):
         cross_rank: int | None = None,
         cross_place: Literal["before", "beside"] = "before",
         strangers: float = 0.0,
+        combine: Combine = "concat",
     ) -> None:
         super().__init__(features)
         if any(width < 1 for width in layers):
@@ -76,12 +82,16 @@ class Tower(TowerModule):
                 f"and none, layer or batch"
             )
         _check_cross(cross, cross_rank, cross_place, layers)
+        if combine == "sum" and len({feature.width for feature in features}) > 1:
+            widths = ", ".join(f"{feature.column} {feature.width}" for feature in features)
+            raise ConfigError(f"combine='sum' with features of different widths: {widths}; expected the same")
+        self.combine = combine
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
         self.strangers = strangers
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
-        width = self.input_width
+        width = self.input_width if combine == "concat" else features[0].width
         self.width = self.layers[-1] if self.layers else width
         self.stack = dense_stack(width, self.layers, dropout, activation, norm, residual)
         self.crossed = CrossLayers(width, cross, cross_rank) if cross > 0 else None
@@ -100,6 +110,8 @@ class Tower(TowerModule):
     def embed_inputs(self, inputs: Tensor) -> Tensor:
         """What the layers make of the features' embeddings side by side, `[n, sum of widths]`: `[n, width]`."""
         inputs = self.drop(inputs)
+        if self.combine == "sum":
+            inputs = inputs.view(len(inputs), len(self.features), -1).sum(dim=1)  # [n, features, dim] -> [n, dim]
         crossed = inputs if self.crossed is None else self.crossed(inputs)
         if self.joined is not None:
             joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))
@@ -135,6 +147,7 @@ class Tower(TowerModule):
             "cross_rank": self.cross_rank,
             "cross_place": self.cross_place,
             "strangers": self.strangers,
+            "combine": self.combine,
         }
 
 

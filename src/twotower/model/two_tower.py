@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,7 +96,7 @@ class TwoTower(nn.Module):
                 f"temperature={temperature} to learn from; expected one between {TEMPERATURES[0]} and {TEMPERATURES[1]}"
             )
         self.query, self.candidate = query, candidate
-        share_embeddings(features_of(query), features_of(candidate))
+        share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.is_fitted = False
@@ -155,6 +157,8 @@ class TwoTower(nn.Module):
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
+            for feature in features_of(self.query):
+                feature.learn_candidates(partial(_rows_of, train))
             self.reset()
         if self.log_temperature is not None:
             nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
@@ -322,6 +326,13 @@ def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
                 raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
     encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
     return EncodedSide(encoded, table.num_rows)
+
+
+def _rows_of(log: Log, ids: pa.Array) -> dict[str, pa.ChunkedArray]:
+    """The rows of these candidates in the candidate table, by column."""
+    rows = pc.index_in(ids, value_set=log.candidates[log.candidate_id].combine_chunks())
+    found = log.candidates.take(rows)
+    return {name: found[name] for name in found.column_names}
 
 
 def _training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntArray) -> dict[str, pa.ChunkedArray]:

@@ -68,32 +68,40 @@ class ColumnUse:
     hint: str = ""
 
 
-def query_inputs(
-    data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
-) -> list[Feature]:
-    """The features of `query_columns`."""
-    return features_of(query_columns(data, dim, unknown_rate, inputs, reach))
-
-
-def candidate_inputs(data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[Feature]:
-    """The features of `candidate_columns`."""
-    return features_of(candidate_columns(data, dim, unknown_rate, inputs))
-
-
 def features_of(uses: Iterable[ColumnUse]) -> list[Feature]:
     """All features of the columns, in their order."""
     return [feature for use in uses for feature in use.features]
 
 
-def query_columns(
-    data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all", reach: Reach = "before"
-) -> list[ColumnUse]:
+@dataclass(frozen=True)
+class InputPlan:
+    """What the towers are to read.
+
+    Attributes:
+        inputs: Which columns.
+        reach: Whether what is said of a query stops before the event.
+        dim: Numbers in an embedding.
+        unknown_rate: Share of ids taken for unknown in training.
+        share_items: Histories take the candidate tower's embeddings, the sum of its features, all of `dim` numbers.
+        read_id: The query tower reads the query's id.
+    """
+
+    inputs: Inputs
+    reach: Reach
+    dim: int
+    unknown_rate: float
+    share_items: bool = False
+    read_id: bool = True
+
+
+def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
     """The query id; the time, and what came before it or lies around it; the columns of the query table.
 
     What came before is left out with a streamed log, of which no record is kept.
     """
-    recorded = data.in_memory is not None
-    uses = [ColumnUse(data.query_id, (Category(data.query_id, dim, unknown_rate),))]
+    recorded, dim, inputs, reach = data.in_memory is not None, plan.dim, plan.inputs, plan.reach
+    own_id = ColumnUse(data.query_id, (Category(data.query_id, dim, plan.unknown_rate),))
+    uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="histories say more where they are short")]
     if data.time is not None:
         buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
         moments: list[Feature] = [Bucketized(data.time, buckets, dim), Normalized(data.time)]
@@ -101,25 +109,32 @@ def query_columns(
             moments += _from_the_record(data.time, data.query_id, dim, reach)
         uses.append(ColumnUse(data.time, tuple(moments)))
         if inputs == "all" and recorded:
-            history = History(data.candidate_id, by=data.query_id, time=data.time, dim=dim, reach=reach)
+            history = History(
+                data.candidate_id,
+                by=data.query_id,
+                time=data.time,
+                dim=dim,
+                reach=reach,
+                shared=plan.share_items,
+            )
             uses.append(ColumnUse(data.candidate_id, (history,)))
     if inputs == "all":
-        return uses + _attributes(data.queries, data.query_id, dim)
+        return uses + _attributes(data.queries, data.query_id, Widths(dim))
     others = (name for name in data.queries.column_names if name != data.query_id)
     return uses + [ColumnUse(name, why_not=f'inputs = "{inputs}" reads no attributes of queries') for name in others]
 
 
-def candidate_columns(data: Log, dim: int, unknown_rate: float, inputs: Inputs = "all") -> list[ColumnUse]:
+def candidate_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
     """The candidate id, the words of every text column, and the other columns of the candidate table."""
-    table, own_id = data.candidates, data.candidate_id
-    uses = [ColumnUse(own_id, (Category(own_id, dim, unknown_rate),))]
-    if inputs == "all":
-        return uses + _attributes(table, own_id, dim)
+    table, own_id, dim = data.candidates, data.candidate_id, plan.dim
+    uses = [ColumnUse(own_id, (Category(own_id, dim, plan.unknown_rate),))]
+    if plan.inputs == "all":
+        return uses + _attributes(table, own_id, Widths.equal(dim) if plan.share_items else Widths(dim))
     for name in table.column_names:
         if is_text(table[name]):
             uses.append(ColumnUse(name, (Text(name, dim),)))
         elif name != own_id:
-            uses.append(ColumnUse(name, why_not=f'inputs = "{inputs}" reads only the words of candidates'))
+            uses.append(ColumnUse(name, why_not=f'inputs = "{plan.inputs}" reads only the words of candidates'))
     return uses
 
 
@@ -143,32 +158,54 @@ def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature
     ]
 
 
-def _attributes(table: pa.Table, own_id: str, dim: int) -> list[ColumnUse]:
+@dataclass(frozen=True)
+class Widths:
+    """Numbers in the embeddings of a column.
+
+    Attributes:
+        words: Of words.
+        labels: Of labels.
+        lists: Of lists of labels.
+        numbers: Of buckets of a number.
+    """
+
+    words: int
+    labels: int = LABEL_DIM
+    lists: int = LIST_DIM
+    numbers: int = LABEL_DIM
+
+    @classmethod
+    def equal(cls, dim: int) -> Widths:
+        """The same for all, so that they can be summed."""
+        return cls(dim, dim, dim, dim)
+
+
+def _attributes(table: pa.Table, own_id: str, widths: Widths) -> list[ColumnUse]:
     """What becomes of every column but the id."""
-    return [_attribute(name, table[name], dim) for name in table.column_names if name != own_id]
+    return [_attribute(name, table[name], widths) for name in table.column_names if name != own_id]
 
 
-def _attribute(name: str, column: pa.ChunkedArray, dim: int) -> ColumnUse:
+def _attribute(name: str, column: pa.ChunkedArray, widths: Widths) -> ColumnUse:
     """A feature for a column that can tell rows apart without naming each."""
     present = len(column) - column.null_count
     if present == 0:
         return ColumnUse(name, why_not="every row is null")
     if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
-        return ColumnUse(name, (Categories(name, LIST_DIM),))
+        return ColumnUse(name, (Categories(name, widths.lists),))
     if is_text(column):
-        return ColumnUse(name, (Text(name, dim),), hint=_cast_hint(column))
+        return ColumnUse(name, (Text(name, widths.words),), hint=_cast_hint(column))
     if pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
-        return _label(name, column, present)
+        return _label(name, column, present, widths.labels)
     if _is_number(column.type):
-        return ColumnUse(name, (Bucketized(name, NUMBER_BUCKETS, LABEL_DIM),))
+        return ColumnUse(name, (Bucketized(name, NUMBER_BUCKETS, widths.numbers),))
     return ColumnUse(name, why_not=f"{column.type} is not read by default; cast it, or name a feature for it")
 
 
-def _label(name: str, column: pa.ChunkedArray, present: int) -> ColumnUse:
+def _label(name: str, column: pa.ChunkedArray, present: int, dim: int) -> ColumnUse:
     """A feature for a column of labels, unless most rows have one of their own."""
     distinct = pc.count_distinct(column).as_py()
     if present >= ROWS_A_LABEL * distinct:
-        return ColumnUse(name, (Category(name, LABEL_DIM),), hint=_cast_hint(column))
+        return ColumnUse(name, (Category(name, dim),), hint=_cast_hint(column))
     if looks := _looks_like(column):
         example = column.drop_null()[0].as_py()
         return ColumnUse(name, why_not=f"text that looks like {looks}, such as {example!r}: cast the column to read it")

@@ -14,7 +14,7 @@ from twotower.model.tower import Tower
 from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.model.two_tower import TwoTower
 from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
-from twotower.recipes.inputs import ColumnUse, Inputs, Reach, candidate_columns, features_of, query_columns
+from twotower.recipes.inputs import ColumnUse, InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
 from twotower.recipes.recipe import Recipe
 
 
@@ -42,6 +42,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         normalize: Divide embeddings by their length.
         temperature: What scores are divided by; default: the recipe's.
         learn_temperature: Train the temperature, from that on.
+        share_items: One embedding of each item, the sum of what is read of it, for histories and the candidate tower,
+            which then has no dense layers. Where no features are given; default: the recipe's.
+        read_id: Whether the query tower reads the query's id. Where no features are given; default: the recipe's.
         strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
             where features stop before the event, none where they read what lies around it, as no service does.
         tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `strangers` and all from
@@ -65,6 +68,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     normalize: bool = False
     temperature: float | None = None
     learn_temperature: bool = False
+    share_items: bool | None = None
+    read_id: bool | None = None
     strangers: float | None = None
     tower: dict[str, Any] = {}
 
@@ -80,7 +85,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         query, candidate = self._uses(data, recipe)
         return TwoTower(
             self._tower(features_of(query), recipe, strangers),
-            self._tower(features_of(candidate), recipe, 0.0),
+            self._candidate_tower(features_of(candidate), recipe),
             normalize=self.normalize,
             temperature=recipe.temperature if self.temperature is None else self.temperature,
             learn_temperature=self.learn_temperature,
@@ -96,16 +101,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def _uses(self, data: Log, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
         """What becomes of the columns of both sides."""
-        inputs, rate, reach = self.inputs or recipe.inputs, recipe.unknown_rate, self.reach or recipe.reach
+        plan = InputPlan(
+            self.inputs or recipe.inputs,
+            self.reach or recipe.reach,
+            self.dim,
+            recipe.unknown_rate,
+            self._shares(recipe),
+            recipe.read_id if self.read_id is None else self.read_id,
+        )
         if self.query:
             names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
             query = given_columns([feature_from_settings(one) for one in self.query], names, "query")
         else:
-            query = query_columns(data, self.dim, rate, inputs, reach) + event_columns(data)
+            query = query_columns(data, plan) + event_columns(data)
         if self.candidate:
             named = [feature_from_settings(one) for one in self.candidate]
             return query, given_columns(named, data.candidates.column_names, "candidate")
-        return query, candidate_columns(data, self.dim, rate, inputs)
+        return query, candidate_columns(data, plan)
 
     def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> TowerModule:
         if self.tower:
@@ -123,6 +135,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross_place=self.cross_place,
             strangers=strangers,
         )
+
+    def _candidate_tower(self, features: list[Feature], recipe: Recipe) -> TowerModule:
+        if self._shares(recipe) and not self.tower:
+            return Tower(features, combine="sum")
+        return self._tower(features, recipe, 0.0)
+
+    def _shares(self, recipe: Recipe) -> bool:
+        return recipe.share_items if self.share_items is None else self.share_items
 
     def _own_tower(self, features: list[Feature]) -> TowerModule:
         default = ModelConfig()

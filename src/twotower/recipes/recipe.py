@@ -45,6 +45,8 @@ class Recipe(msgspec.Struct, frozen=True):
         activation: Of hidden layers, when a config does not say.
         input_dropout: Share of what the features give dropped in training, when a config does not say.
         temperature: What scores are divided by when a config does not say.
+        share_items: Whether histories and the candidate tower share embeddings, when a config does not say.
+        read_id: Whether the query tower reads the id, when a config does not say.
         validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
             model is trained anew on all of train for the number of epochs that was best.
     """
@@ -58,6 +60,8 @@ class Recipe(msgspec.Struct, frozen=True):
     activation: Activation
     input_dropout: float
     temperature: float
+    share_items: bool
+    read_id: bool
     validate_on: Literal["test", "validation"]
 
 
@@ -92,6 +96,8 @@ def _tutorial() -> Recipe:
         activation="relu",
         input_dropout=0.0,
         temperature=1.0,
+        share_items=False,
+        read_id=True,
         validate_on="test",
     )
 
@@ -118,6 +124,8 @@ def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Re
         activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
+        share_items=False,
+        read_id=True,
         validate_on="validation",
     )
 

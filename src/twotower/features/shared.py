@@ -1,0 +1,109 @@
+"""`SharedItems`: the item embeddings of the candidate tower, as histories take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twotower.features.base import Columns, Feature
+from twotower.features.category import Category
+from twotower.features.lookups import Table, embed
+from twotower.features.record import FIRST, PADDING, UNKNOWN
+
+WITHOUT_ATTRIBUTES = FIRST
+"""Rows at the front, of the unknown item and of none, that have no attributes: they are encoded as nulls."""
+
+
+class SharedItems:
+    """What a candidate tower makes of items before its layers: the embedding of the id, plus those of the attributes.
+
+    Items are the vocabulary of the id. What a candidate tower reads of each is encoded once and kept.
+
+    Args:
+        ids: The candidate tower's feature of the id.
+        attributes: Its other features, whose embeddings are added; none where it does not sum.
+    """
+
+    def __init__(self, ids: Category, attributes: Sequence[Feature] = ()) -> None:
+        self.ids, self.attributes = ids, list(attributes)
+        self.encoded: list[Tensor] = []
+
+    def look_ups(self, slots: int) -> list[tuple[Table, int]]:
+        """The tables, each with how many rows this many items take of it, at most."""
+        tables = [found for feature in (self.ids, *self.attributes) for found in feature.look_ups]
+        return [(table, rows * slots) for table, rows in tables]
+
+    def take(self, items: Columns) -> None:
+        """Encodes the attributes.
+
+        Args:
+            items: Columns of the candidate table, a row for each item of the vocabulary.
+
+        Raises:
+            DataError: A column holds a value that cannot be encoded.
+        """
+        self.encoded = []
+        for feature in self.attributes:
+            columns = {}
+            for name in feature.reads:
+                front = pa.nulls(WITHOUT_ATTRIBUTES, items[name].type)
+                columns[name] = pa.chunked_array([front, *items[name].chunks], items[name].type)
+            self.encoded.append(feature.encode_columns(columns))
+
+    def learned(self) -> pa.Table:
+        """What is encoded, as plain data: a list a row."""
+        arrays = []
+        for rows in self.encoded:
+            flat = rows.reshape(len(rows), -1)
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat.flatten().numpy()), flat.shape[1]))
+        return pa.table(arrays, [str(number) for number in range(len(arrays))])
+
+    def restore(self, state: pa.Table) -> None:
+        """Takes back what `learned` gave."""
+        self.encoded = []
+        for name in state.column_names:
+            column = state[name].combine_chunks()
+            rows = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy())
+            rows = rows.reshape(len(column), column.type.list_size)
+            self.encoded.append(rows.squeeze(1) if rows.shape[1] == 1 else rows)
+
+    def embeddings(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """A table with a row for each item that is asked for, with gradient, and where in it each is.
+
+        Args:
+            items: Rows of the vocabulary's table, `[n, slots]`; `UNKNOWN` and `PADDING` stay what they are.
+
+        Returns:
+            The table `[rows, dim]` and rows of it, `[n, slots]`.
+        """
+        assert self.ids.table is not None
+        if not self.attributes:
+            return self.ids.table, items
+        if torch.compiler.is_exporting() or items.numel() >= len(self.ids.table):
+            wanted, places = torch.arange(len(self.ids.table), device=items.device), items
+        else:
+            front = torch.tensor([UNKNOWN, PADDING], dtype=items.dtype, device=items.device)
+            wanted, places = torch.unique(torch.cat([front, items.flatten()]), return_inverse=True)
+            places = places[len(front) :].view_as(items)
+        self.encoded = [rows.to(items.device) for rows in self.encoded]
+        table = embed(wanted, self.ids.table)
+        for feature, rows in zip(self.attributes, self.encoded, strict=True):
+            table = table + feature(rows.index_select(0, wanted))
+        return table, places
+
+
+def shared_items(column: str, candidate: Sequence[Feature], combine: str) -> SharedItems | None:
+    """What a history of this column shares with a candidate tower; None where that has no feature of its ids.
+
+    Args:
+        column: The column of the ids.
+        candidate: The candidate tower's features.
+        combine: How it combines them.
+    """
+    ids = next((feature for feature in candidate if isinstance(feature, Category) and feature.column == column), None)
+    if ids is None:
+        return None
+    return SharedItems(ids, [feature for feature in candidate if feature is not ids] if combine == "sum" else [])
