@@ -23,15 +23,16 @@ from twotower import Tower, TwoTower
 from twotower.data import Dataset, Seen, builtin, split_random
 from twotower.evaluation import ModelScorer, Validation, measure, rank_metrics
 from twotower.evaluation.ranking import DotProducts, Ranker
-from twotower.recipes.inputs import candidate_inputs, query_inputs
+from twotower.recipes.inputs import InputPlan, candidate_columns, features_of, query_columns
 
 DIM = 32
 
 
 def tutorial_model(train: Dataset, layers: list[int]) -> TwoTower:
     """The tutorial's features under these layers."""
-    query = Tower(query_inputs(train, DIM, 0.0, "tutorial"), layers)
-    return TwoTower(query, Tower(candidate_inputs(train, DIM, 0.0, "tutorial"), layers)).learn(train)
+    plan = InputPlan("tutorial", "before", DIM, 0.0)
+    query, candidate = query_columns(train, plan), candidate_columns(train, plan)
+    return TwoTower(Tower(features_of(query), layers), Tower(features_of(candidate), layers)).learn(train)
 
 
 def operations(model: TwoTower, events: int, candidates: int) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from twotower.features import Categories, Category, Hashed, History, Normalized,
 from twotower.features.encoders import ENCODERS, Window
 from twotower.features.lookups import Table, coalesced, embed, embed_mean, embed_sum, row_gradients
 from twotower.features.record import PADDING
+from twotower.features.shared import SharedItems
 
 ROWS, DIM = 9, 3
 bags = arrays.arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.integers(0, ROWS - 1))
@@ -112,7 +113,7 @@ def test_features_say_what_they_look_up() -> None:
     history = History("what", by="who", time="at", length=7, dim=4, reach="around", shared=True)
     own = History("what", by="who", time="at", length=7, dim=4)
     text, labels, hashed, number = Text("what"), Categories("is", max_length=3), Hashed("who"), Normalized("at")
-    history.share(items)
+    history.share(SharedItems(items))
     for feature in (items, history, own, text, labels, hashed, number):
         feature.fit_columns(columns)
     found = [list(feature.look_ups) for feature in (items, history, own, text, labels, hashed, number)]

@@ -149,13 +149,14 @@ def test_the_weighted_mean_follows_its_learned_recency() -> None:
     history = fitted_history(encoder="mean").eval()
     mean = history.encode_window
     assert isinstance(mean, Mean)
+    assert history.table is not None
     with torch.no_grad():
         mean.recency.copy_(torch.tensor([0.0, -100.0, -100.0]))
     encoded = history.encode_columns(columns_of(LOG))
-    torch.testing.assert_close(history(encoded)[5], history.embeddings[encoded[5, 0, 0].long()])
+    torch.testing.assert_close(history(encoded)[5], history.table[encoded[5, 0, 0].long()])
     with torch.no_grad():
         mean.recency.zero_()
-    torch.testing.assert_close(history(encoded)[5], history.embeddings[encoded[5, 0].long()].mean(dim=0))
+    torch.testing.assert_close(history(encoded)[5], history.table[encoded[5, 0].long()].mean(dim=0))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -177,13 +178,14 @@ def test_kernels_weigh_items_by_their_gap_in_time() -> None:
     history = fitted_history(log).eval()
     weights = history.encode_window
     assert isinstance(weights, Kernels)
+    assert history.table is not None
     with torch.no_grad():
         weights.place.zero_()
         weights.gap.zero_()
         weights.gap[gap_buckets(np.array([5.0])), 0] = 100.0  # the first kernel sees 5 s ago alone
     encoded = history.encode_columns(columns_of({"who": ["a"], "at": [100]}))
     kernels = history(encoded)[0].view(-1, history.dim)
-    y, x = (history.embeddings[row] for row in encoded[0, 0, :2].tolist())
+    y, x = (history.table[row] for row in encoded[0, 0, :2].tolist())
     torch.testing.assert_close(kernels[0], y)
     torch.testing.assert_close(kernels[1], (x + y) / 2)
 
@@ -350,7 +352,7 @@ def test_a_history_may_share_the_candidate_towers_item_embeddings(tmp_path: Path
     history = History("item", by="user", time="at", dim=8, encoder="mean", shared=True, unknown_rate=0.0)
     model = TwoTower(Tower([history], [8]), Tower([Category("item", 8, unknown_rate=0.0)], [8])).learn(log).eval()
     source = model.candidate.features[0]
-    assert history.embeddings is source.table
+    assert [table for table, _ in history.look_ups] == [source.table]
     assert sum(name.endswith("table") for name in model.state_dict()) == 1
     rows = source.encode(log.candidates["item"])  # type: ignore[operator]
     assert items_of(history, history.encode_columns(columns_of({"user": [999], "at": [0], GIVEN: [[4, 7]]}))) == [

@@ -11,11 +11,12 @@ import pytest
 
 from toy import groups_log, log_of
 from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
+from twotower.data.log import Log
 from twotower.errors import ConfigError
-from twotower.features import Activity, Bucketized, Category, Elapsed, History, Normalized, Text
+from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
-from twotower.recipes.inputs import Inputs, candidate_inputs, query_inputs
+from twotower.recipes.inputs import InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
 from twotower.recipes.recipe import Recipe, recipe
 from twotower.training import Adagrad, AdamW, Trainer
 
@@ -39,6 +40,14 @@ epochs = 2
 kind = "adagrad"
 learning_rate = 0.5
 """
+
+
+def query_inputs(data: Log, inputs: Inputs = "all", reach: Reach = "before") -> list[Feature]:
+    return features_of(query_columns(data, InputPlan(inputs, reach, 8, 0.0)))
+
+
+def candidate_inputs(data: Log, inputs: Inputs = "all") -> list[Feature]:
+    return features_of(candidate_columns(data, InputPlan(inputs, "before", 8, 0.0)))
 
 
 def use(path: Path) -> None:
@@ -170,7 +179,7 @@ def test_the_tutorials_recipe_is_the_tutorials() -> None:
 
 def test_the_tuned_recipe_takes_the_full_softmax_where_the_catalogue_allows() -> None:
     assert recipe("tuned", groups_log(), RandomSplit()).trainer.loss == FullSoftmax()
-    assert recipe("tuned", log_of([(0, 0)] * 5, 1, 30_000), RandomSplit()).trainer.loss == InBatchSoftmax()
+    assert recipe("tuned", log_of([(0, 0)] * 5, 1, 30_000), RandomSplit()).trainer.loss == InBatchSoftmax(uniform=512)
     assert isinstance(recipe("tuned", groups_log(), RandomSplit()).trainer.optimizer, AdamW)
 
 
@@ -188,15 +197,15 @@ def test_inputs_are_what_the_columns_offer() -> None:
     films = pa.table({"i": [1, 2], "name": ["Toy Story", "Heat of it"], "tag": ["a", "b"], "year": [1, 2]})
     data = from_tables(log, query_id="u", candidate_id="i", time="t", candidates=films)
     plain, record = [Category, Bucketized, Normalized], [Elapsed, Elapsed, Activity]
-    kinds = {inputs: [type(feature) for feature in query_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
+    kinds = {inputs: [type(feature) for feature in query_inputs(data, inputs)] for inputs in INPUTS}
     assert kinds == {"tutorial": plain, "log": plain + record, "all": [*plain, *record, History]}
     words = [(Category, "i"), (Text, "name")]
-    read = {inputs: [(type(f), f.column) for f in candidate_inputs(data, 8, 0.0, inputs)] for inputs in INPUTS}
+    read = {inputs: [(type(f), f.column) for f in candidate_inputs(data, inputs)] for inputs in INPUTS}
     assert read == {"tutorial": words, "log": words, "all": [*words, (Bucketized, "year")]}  # each tag is its own row's
-    around = [type(feature) for feature in query_inputs(data, 8, 0.0, "all", "around")]
+    around = [type(feature) for feature in query_inputs(data, "all", "around")]
     assert around == [*plain, *[Elapsed] * 4, *[Activity] * 4, History]
     bare = from_tables(log.select(["u", "i"]), query_id="u", candidate_id="i")
-    assert [type(feature) for feature in query_inputs(bare, 8, 0.0)] == [Category]
+    assert [type(feature) for feature in query_inputs(bare)] == [Category]
 
 
 def test_the_default_config_is_the_embedded_data_by_the_tuned_recipe() -> None:
@@ -254,9 +263,9 @@ def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
     events = pa.table({"user": log.query_index, "item": log.candidate_index, "at": log.times})
     pq.write_table(events, tmp_path / "log.parquet")
     opened = stream_parquet(tmp_path, query_id="user", candidate_id="item", time="at", candidates=log.candidates)
-    kinds = [feature.kind for feature in query_inputs(opened, 8, 0.0)]
+    kinds = [feature.kind for feature in query_inputs(opened)]
     assert kinds == ["category", "bucketized", "normalized"]
-    assert [feature.kind for feature in candidate_inputs(opened, 8, 0.0)] == ["category", "text"]
+    assert [feature.kind for feature in candidate_inputs(opened)] == ["category", "text"]
     assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted
 
 

@@ -109,6 +109,12 @@ CASES: dict[str, Any] = (
     | {f"layers: {name}": ([], [], layers, {}) for name, layers in LAYERS.items()}
     | {
         "no layers": ([], [], {}, {}),
+        "shared sums": (
+            [QUERY_FEATURES["history shared"]],
+            [lambda: Categories("labels", 4)],
+            {"layers": [4], "combine": "sum"},
+            {},
+        ),
         "cosines": ([], [], {"layers": [4]}, {"normalize": True, "temperature": 0.1}),
         "learned temperature": ([], [], {"layers": [4]}, {"temperature": 0.5, "learn_temperature": True}),
     }

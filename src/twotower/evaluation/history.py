@@ -74,6 +74,17 @@ class TrainingHistory(msgspec.Struct):
         return max(self.validated, key=lambda pair: pair[1].value(self.monitor))[0]
 
     @property
+    def best_value(self) -> float:
+        """The monitored metric of the best epoch.
+
+        Raises:
+            ConfigError: No epoch was validated.
+        """
+        scores = self.best.validation
+        assert scores is not None
+        return scores.value(self.monitor)
+
+    @property
     def train_seconds(self) -> float:
         """Seconds spent training."""
         return sum(epoch.seconds for epoch in self.epochs)

@@ -31,7 +31,7 @@ class Waiting:
     def cost(self) -> float:
         """Grows with how long it takes: what takes longest is begun first."""
         run = self.order.run
-        return 0.0 if isinstance(run, BaselineRun) else 1.0 + sum(run.config.model.layers)
+        return 0.0 if isinstance(run, BaselineRun) else 1.0 + sum(run.config.model.layers or ())
 
 
 def waiting_for(label: str, run: AnyRun, store: Store, data: str) -> Waiting:

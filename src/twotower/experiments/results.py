@@ -41,6 +41,26 @@ class Seconds(msgspec.Struct, frozen=True):
     validate: float
 
 
+class ChoiceOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several models that were tried on the validation part.
+
+    Attributes:
+        name: What the recipe calls it.
+        model: The keys of `[model]` that it sets.
+        metric: What was compared.
+        value: Its best value.
+        best_epoch: The epoch that had it.
+        seconds: Spent on it.
+    """
+
+    name: str
+    model: dict[str, Any]
+    metric: str
+    value: float
+    best_epoch: int
+    seconds: Seconds
+
+
 class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """One model, trained and measured.
 
@@ -53,6 +73,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
         losses: Mean loss of every epoch.
         seconds: Spent training and validating, the final training on all of train included.
         scores: The finished model on test.
+        choices: The models among which the validation part decided; none where there was no choice.
     """
 
     recipe: str
@@ -63,6 +84,22 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[float]
     seconds: Seconds
     scores: Scores
+    choices: list[ChoiceOutcome] = []
+
+    @property
+    def chosen(self) -> ChoiceOutcome | None:
+        """The model that was best on the validation part; None where there was no choice."""
+        return max(self.choices, key=lambda one: one.value, default=None)
+
+    @property
+    def choice_note(self) -> list[str]:
+        """What the validation part chose, in a sentence; nothing where there was no choice."""
+        if (best := self.chosen) is None:
+            return []
+        others = [f"{one.name} {one.value:.4f}" for one in self.choices if one is not best]
+        protocol, _, metric = best.metric.partition(".")
+        shown = f"{metric_label(metric)}, {protocol}"
+        return [f"On the validation part, {best.name} was best ({best.value:.4f} {shown}; {', '.join(others)})."]
 
 
 class BaselineOutcome(msgspec.Struct, frozen=True, kw_only=True):

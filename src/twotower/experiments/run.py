@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +18,7 @@ from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS
 from twotower.experiments.pool import Reporter, StoppedError
-from twotower.experiments.results import BaselineOutcome, CurvePoint, ModelOutcome, Seconds
+from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
 from twotower.experiments.store import SPEC, Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
@@ -211,12 +212,14 @@ class Trained:
         history: Of the training whose curve is shown.
         best_epoch: The epoch that validated best.
         seconds: Of all training and validating.
+        choices: The models that were tried, where there were several.
     """
 
     model: TwoTower
     history: TrainingHistory
     best_epoch: int
     seconds: Seconds
+    choices: list[ChoiceOutcome] = field(default_factory=list)
 
 
 def trained(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
@@ -224,20 +227,55 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
     validation part cut from train, and trains a fresh model on all of train for as many; where the validation part is
-    given, or the log is streamed, it trains once and keeps the weights of the best epoch.
+    given, or the log is streamed, it trains once and keeps the weights of the best epoch. Where the recipe leaves a
+    choice to the validation part, each of them is searched, and the best goes on.
     """
     recipe = config.resolved_recipe(parts.train, parts.validation)
     if recipe.validate_on == "test" or parts.validation is not None or parts.train.in_memory is None:
         return _trained_once(config, recipe, order, key, parts, progress)
-    history = searched(SearchRun(config), order, parts, progress)
+    config, history, choices = _chosen(config, recipe, order, parts, progress)
     best = history.best.epoch
     progress.label = f"{progress.label} on all of train"
     model = config.model.build(parts.train, recipe)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
     final = trainer.fit(model, parts.train, callbacks=[progress], checkpoint=checkpoint, stop_after=best)
-    seconds = Seconds(history.train_seconds + final.train_seconds, history.validation_seconds)
-    return Trained(model, history, best, seconds)
+    trained_for = sum(one.seconds.train for one in choices) or history.train_seconds
+    validated_for = sum(one.seconds.validate for one in choices) or history.validation_seconds
+    return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices)
+
+
+def _chosen(
+    config: Config, recipe: Recipe, order: Order, parts: Parts, progress: Progress
+) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
+    """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
+    choices = config.model.choices(recipe)
+    if not choices:
+        return config, searched(SearchRun(config), order, parts, progress), []
+    label, tried, outcomes = progress.label, [], []
+    for choice in choices:
+        progress.label = f"{label}, {choice.name}"
+        one = with_model(config, choice.model)
+        history = searched(SearchRun(one), order, parts, progress)
+        tried.append((one, history))
+        outcomes.append(
+            ChoiceOutcome(
+                name=choice.name,
+                model=choice.model,
+                metric=history.monitor,
+                value=history.best_value,
+                best_epoch=history.best.epoch,
+                seconds=Seconds(history.train_seconds, history.validation_seconds),
+            )
+        )
+    progress.label = label
+    best, history = max(tried, key=lambda one: one[1].best_value)
+    return best, history, outcomes
+
+
+def with_model(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with these keys of `[model]`."""
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, **settings))
 
 
 def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
@@ -271,6 +309,7 @@ def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, pro
             losses=[epoch.loss for epoch in found.history.epochs],
             seconds=found.seconds,
             scores=measured.scores,
+            choices=found.choices,
         ),
     )
 

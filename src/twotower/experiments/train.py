@@ -31,6 +31,7 @@ from twotower.experiments.run import (
     order_of,
     outcome_of,
     ranks_of,
+    with_model,
 )
 from twotower.experiments.store import Store
 from twotower.files import check_folder_target
@@ -90,6 +91,7 @@ def train(
         _say(console, [f"{cut}, {parts.fingerprint}", *parts.remarks, *columns.lines()])
         store = Store(folder / RUNS)
         model, beside, notes = _run(config, parts, store, budget or BaselineBudget(), console)
+        _say(console, outcome_of(store, model.key).choice_note)
         evaluation = _evaluation(model, beside, notes, store, parts)
         retriever = bundle_of(config, parts, store, model.key, evaluation)
         retriever.save(out)
@@ -123,15 +125,17 @@ def bundle_of(config: Config, parts: Parts, store: Store, key: str, evaluation: 
         key: Its name there.
         evaluation: The model and the baselines on test.
     """
-    train = parts.train
+    train, outcome = parts.train, outcome_of(store, key)
+    if outcome.chosen is not None:
+        config = with_model(config, outcome.chosen.model)
     notes = Notes(
         config=msgspec.to_builtins(config),
         split=parts.rule,
         fingerprint=parts.fingerprint,
-        remarks=list(parts.remarks),
+        remarks=[*parts.remarks, *outcome.choice_note],
         columns=config.model.columns(train, config.resolved_recipe(train, parts.validation)),
         evaluation=evaluation,
-        best_epoch=outcome_of(store, key).best_epoch,
+        best_epoch=outcome.best_epoch,
         history=history_of(store, key),
     )
     model = model_of(store, key)
@@ -175,7 +179,7 @@ def _run(
 ) -> tuple[Waiting, dict[str, Waiting], list[str]]:
     """Trains the model, and measures the baselines beside it."""
     data = parts.identity
-    model = waiting_for(str(list(config.model.layers)), ModelRun(config), store, data)
+    model = waiting_for("model", ModelRun(config), store, data)
     names, notes = measurable(config.baselines, parts.test, parts.train)
     beside = {name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget), store, data) for name in names}
     workers = 2 if beside else 1

@@ -70,6 +70,7 @@ def verdicts(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
         *verdict_sentences([one for one in comparisons if one.rival not in names]),
         *_towards_oracle(study, comparisons),
         *verdict_sentences([one for one in comparisons if one.rival in names], "is better than"),
+        *_choices_note(study),
         *_repetitions_note(study),
         *interval_note(comparisons),
     ]
@@ -90,6 +91,15 @@ def _towards_oracle(study: Study, comparisons: Sequence[Comparison]) -> list[str
         f"{best.name} closes {share:.0%} of the gap between popularity ({floor:.4f}) and the best that any model can "
         f"reach ({ceiling:.4f}; {metric_label(metric)}, all)."
     ]
+
+
+def _choices_note(study: Study) -> list[str]:
+    """What the validation part chose for each variant, by its first run."""
+    notes = []
+    for number, variant in enumerate(study.variants):
+        runs = study.runs_of(number)
+        notes += [f"{variant.name}: {note}" for note in (runs[0].outcome.choice_note if runs else [])]
+    return notes
 
 
 def _repetitions_note(study: Study) -> list[str]:

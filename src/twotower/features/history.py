@@ -140,7 +140,7 @@ class History(Recorded):
         """
         if items.ids.dim != self.dim:
             raise ConfigError(
-                f"{self}: shares embeddings of {items.ids.dim} numbers; expected dim={items.ids.dim}, too"
+                f"{self}: shares embeddings of {items.ids.dim} numbers; expected dim={items.ids.dim} here"
             )
         self._items = items
 

@@ -316,12 +316,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):
             raise unknown_key(unknown[0], "training", list(settings))
-        wanted = overlay(settings, self.training)
+        wanted = overlay(settings | {"monitor": self._monitor(base)}, self.training)
         try:
             trainer = trainer_from_settings(wanted)
         except msgspec.ValidationError as error:
             raise mistake(error, wanted, Trainer, table="training") from error
         return msgspec.structs.replace(base, trainer=trainer)
+
+    def _monitor(self, base: Recipe) -> str:
+        """The recipe's monitored metric, of the longest lists that `training` asks for where those are others."""
+        metric, _, length = base.trainer.monitor.rpartition("_")
+        ks = self.training.get("ks")
+        if not isinstance(ks, list) or not ks or not all(type(k) is int for k in ks) or int(length) in ks:
+            return base.trainer.monitor
+        return f"{metric}_{max(ks)}"
 
 
 def read_config(path: Path) -> Config:

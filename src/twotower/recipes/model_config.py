@@ -15,7 +15,7 @@ from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.model.two_tower import TwoTower
 from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
 from twotower.recipes.inputs import ColumnUse, InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
-from twotower.recipes.recipe import Recipe
+from twotower.recipes.recipe import Choice, Recipe
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,8 +29,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         reach: Where no features are given: whether what is said of a query stops `before` the event, as it does
             when serving, or reads what lies `around` it. Default: `around` where the split leaves both sides in
             train, as a random one does.
-        layers: Widths of the dense layers of both towers.
-        dim: Numbers in each embedding of features that are not given.
+        layers: Widths of the dense layers of both towers; default: the recipe's.
+        dim: Numbers in each embedding of features that are not given; default: the recipe's, or the last of the layers
+            where items are shared.
         dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
         input_dropout: Share of what the features give dropped in training; default: the recipe's.
         activation: `relu`, `gelu`, `silu` or `tanh`; default: the recipe's.
@@ -55,8 +56,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     candidate: list[dict[str, Any]] = []
     inputs: Inputs | None = None
     reach: Reach | None = None
-    layers: tuple[int, ...] = (64, 32)
-    dim: int = 32
+    layers: tuple[int, ...] | None = None
+    dim: int | None = None
     dropout: float = 0.0
     input_dropout: float | None = None
     activation: Activation | None = None
@@ -104,10 +105,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         plan = InputPlan(
             self.inputs or recipe.inputs,
             self.reach or recipe.reach,
-            self.dim,
+            self._dim(recipe),
             recipe.unknown_rate,
             self._shares(recipe),
-            recipe.read_id if self.read_id is None else self.read_id,
+            self._reads_id(recipe),
         )
         if self.query:
             names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
@@ -124,7 +125,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return self._own_tower(features)
         return Tower(
             features,
-            self.layers,
+            recipe.layers if self.layers is None else self.layers,
             self.dropout,
             recipe.input_dropout if self.input_dropout is None else self.input_dropout,
             activation=self.activation or recipe.activation,
@@ -141,8 +142,35 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return Tower(features, combine="sum")
         return self._tower(features, recipe, 0.0)
 
+    def _dim(self, recipe: Recipe) -> int:
+        if self.dim is not None:
+            return self.dim
+        return self.layers[-1] if self.layers and self._shares(recipe) else recipe.dim
+
     def _shares(self, recipe: Recipe) -> bool:
-        return recipe.share_items if self.share_items is None else self.share_items
+        if self.share_items is not None:
+            return self.share_items
+        return recipe.share_items and self._is_open(recipe)
+
+    def _reads_id(self, recipe: Recipe) -> bool:
+        if self.read_id is not None:
+            return self.read_id
+        return recipe.read_id or not self._shares(recipe)
+
+    def _is_open(self, recipe: Recipe) -> bool:
+        """Whether it leaves to the recipe what the towers read."""
+        return not (self.query or self.candidate or self.tower) and (self.inputs or recipe.inputs) == "all"
+
+    def choices(self, recipe: Recipe) -> list[Choice]:
+        """The models among which the validation part decides, by what they set; none where nothing is open."""
+        if not self._is_open(recipe) or self.share_items is False:
+            return []
+        found: list[Choice] = []
+        for choice in recipe.choices:
+            model = {key: value for key, value in choice.model.items() if getattr(self, key) is None}
+            if model and all(model != other.model for other in found):
+                found.append(Choice(choice.name, model))
+        return found if len(found) > 1 else []
 
     def _own_tower(self, features: list[Feature]) -> TowerModule:
         default = ModelConfig()

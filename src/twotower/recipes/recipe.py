@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,14 +14,19 @@ from twotower.data.splits import SplitRule
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.recipes.inputs import Inputs, Reach
+from twotower.recipes.shape import Shape
 from twotower.training.optimizers import Adagrad, AdamW, Cosine
 from twotower.training.settings import EarlyStopping
 from twotower.training.trainer import Trainer
 
 RecipeName = Literal["tutorial", "tuned"]
 
-FULL_SOFTMAX_CATALOGUE = 20_000
-"""Candidates up to which the exact softmax over all of them is affordable, and better."""
+FULL_SOFTMAX_CATALOGUE = 5_000
+"""Candidates up to which the softmax over all of them costs no more than one over a batch's and `UNIFORM` others."""
+
+UNIFORM = 512
+"""Negatives drawn uniformly for each batch where the catalogue is larger; without them, rare candidates that no batch
+holds are never pushed down."""
 
 PACES = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
 """Events of train below which a batch has so many and the rate is this: a small log needs more steps than it has large
@@ -29,6 +34,18 @@ batches, and large batches want a higher rate."""
 
 STRANGERS = 0.02, 0.3
 """The least and the most of the training events whose query is taken for one that nobody knows."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One of several models, among which the validation part decides.
+
+    Attributes:
+        name: What reports call it.
+        model: Keys of `[model]` that it sets, unless the config does.
+    """
+
+    name: str
+    model: dict[str, Any]
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -45,8 +62,11 @@ class Recipe(msgspec.Struct, frozen=True):
         activation: Of hidden layers, when a config does not say.
         input_dropout: Share of what the features give dropped in training, when a config does not say.
         temperature: What scores are divided by when a config does not say.
+        layers: Widths of the dense layers, when a config does not say.
+        dim: Numbers in each embedding, when a config does not say.
         share_items: Whether histories and the candidate tower share embeddings, when a config does not say.
         read_id: Whether the query tower reads the id, when a config does not say.
+        choices: Models that are all tried on the validation part, of which the best is trained on all of train.
         validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
             model is trained anew on all of train for the number of epochs that was best.
     """
@@ -60,9 +80,12 @@ class Recipe(msgspec.Struct, frozen=True):
     activation: Activation
     input_dropout: float
     temperature: float
+    layers: tuple[int, ...]
+    dim: int
     share_items: bool
     read_id: bool
     validate_on: Literal["test", "validation"]
+    choices: tuple[Choice, ...] = ()
 
 
 def recipe(name: RecipeName, train: Log, rule: SplitRule | None, validation: Dataset | None = None) -> Recipe:
@@ -96,6 +119,8 @@ def _tutorial() -> Recipe:
         activation="relu",
         input_dropout=0.0,
         temperature=1.0,
+        layers=(64, 32),
+        dim=32,
         share_items=False,
         read_id=True,
         validate_on="test",
@@ -104,19 +129,10 @@ def _tutorial() -> Recipe:
 
 def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
     """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
-    small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
-    batch_size, rate = next((size, rate) for events, size, rate in PACES if len(train) < events)
-    trainer = Trainer(
-        epochs=10,
-        batch_size=batch_size,
-        optimizer=AdamW(rate, weight_decay=0.05),
-        loss=FullSoftmax() if small else InBatchSoftmax(),
-        schedule=Cosine(warmup=0.02),
-        early_stopping=EarlyStopping(patience=3),
-    )
-    return Recipe(
+    shape = Shape.of(train, rule)
+    dense = Recipe(
         name="tuned",
-        trainer=trainer,
+        trainer=_trainer(shape),
         unknown_rate=0.02,
         strangers=float(np.clip(_from_new_queries(train, rule, validation), *STRANGERS)),
         inputs="all",
@@ -124,9 +140,50 @@ def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Re
         activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
+        layers=(256, 64) if shape.tells_past else (64, 32),
+        dim=64 if shape.tells_past else 32,
         share_items=False,
         read_id=True,
         validate_on="validation",
+    )
+    return _for_sparse(dense) if shape.is_sparse else dense
+
+
+def _trainer(shape: Shape) -> Trainer:
+    small = shape.candidates <= FULL_SOFTMAX_CATALOGUE
+    batch_size, rate = next((size, rate) for events, size, rate in PACES if shape.events < events)
+    return Trainer(
+        epochs=10,
+        batch_size=batch_size,
+        optimizer=AdamW(rate, weight_decay=0.05),
+        loss=FullSoftmax() if small else InBatchSoftmax(uniform=UNIFORM),
+        schedule=Cosine(warmup=0.02),
+        early_stopping=EarlyStopping(patience=3),
+        monitor=shape.monitor if shape.tells_past else "all.top_100",
+    )
+
+
+def _for_sparse(dense: Recipe) -> Recipe:
+    """The recipe for queries of a few events: what they chose says more than their id, and items need their attributes.
+
+    Items have one embedding, for histories and as candidates, so that each event teaches it twice. Such models overfit
+    within a few epochs, which a shorter schedule and a higher decay hold back. Whether the id helps as well depends on
+    the log.
+    """
+    trainer = msgspec.structs.replace(
+        dense.trainer,
+        epochs=6,
+        optimizer=AdamW(dense.trainer.optimizer.learning_rate, weight_decay=0.1),
+    )
+    return msgspec.structs.replace(
+        dense,
+        trainer=trainer,
+        input_dropout=0.3,
+        layers=(64,),
+        dim=64,
+        share_items=True,
+        read_id=False,
+        choices=(Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})),
     )
 
 

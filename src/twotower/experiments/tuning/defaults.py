@@ -55,8 +55,11 @@ def _losses(settings: dict[str, Any], train: Dataset) -> list[dict[str, Any]]:
     """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
     own = LOSSES.make(settings)
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
-    drawn = own.draw_probability if isinstance(own, InBatchSoftmax) else None
-    in_batch = [InBatchSoftmax(mask_known=known, draw_probability=drawn) for known in (False, True)]
+    base = own if isinstance(own, InBatchSoftmax) else InBatchSoftmax()
+    in_batch = [
+        InBatchSoftmax(mask_known=known, draw_probability=base.draw_probability, uniform=base.uniform)
+        for known in (False, True)
+    ]
     others: list[BuiltInLoss] = [*([FullSoftmax()] if small else []), *in_batch]
     shortest = _shortest(own) if isinstance(own, BuiltInLoss) else settings
     return [shortest, *(_shortest(other) for other in others if other != own)]

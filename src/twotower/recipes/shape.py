@@ -1,0 +1,63 @@
+"""The shape of a log: what the tuned recipe reads of it to decide how to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from twotower.data.log import Log
+from twotower.data.splits import SplitRule
+
+FEW_EVENTS = 20.0
+"""Events a query, on average, below which an embedding of the query's own has little to learn from."""
+
+OFTEN_REPEATED = 0.2
+"""Share of events that repeat a pair of their log, from which on repeats are part of what is asked for."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What matters of a log's training events.
+
+    Attributes:
+        events: How many.
+        candidates: Rows of the candidate table.
+        events_per_query: Mean number of events of the queries that have any.
+        repeated: Share of the events whose query chose the same candidate before.
+        tells_past: Whether histories can be read, and only what came before an event.
+    """
+
+    events: int
+    candidates: int
+    events_per_query: float
+    repeated: float
+    tells_past: bool
+
+    @classmethod
+    def of(cls, train: Log, rule: SplitRule | None) -> Shape:
+        """The shape of a log that is cut by this rule; repeats are not counted in a streamed one."""
+        counts = train.query_counts()
+        events = train.in_memory
+        repeated = 0.0
+        if events is not None and len(events) > 0:
+            pairs = events.query_index.astype(np.int64) * events.candidates.num_rows + events.candidate_index
+            repeated = 1.0 - len(np.unique(pairs)) / len(pairs)
+        around = rule is not None and rule.interpolates
+        return cls(
+            events=len(train),
+            candidates=train.candidates.num_rows,
+            events_per_query=len(train) / max(1, int((counts > 0).sum())),
+            repeated=repeated,
+            tells_past=events is not None and train.time is not None and not around,
+        )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether queries are better known by what they chose than by an embedding of their own."""
+        return self.tells_past and self.events_per_query < FEW_EVENTS
+
+    @property
+    def monitor(self) -> str:
+        """The metric that says which epoch is best: without what the query has, unless it often wants that again."""
+        return f"{'all' if self.repeated >= OFTEN_REPEATED else 'unseen'}.ndcg_10"

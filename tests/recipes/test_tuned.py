@@ -1,0 +1,82 @@
+"""What the tuned recipe decides from the shape of a log."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toy import groups_log, log_of
+from twotower.data import Dataset, LastOut, RandomSplit
+from twotower.data.splits import SplitRule
+from twotower.features import Category, History, Text
+from twotower.model.tower import Tower
+from twotower.model.two_tower import features_of
+from twotower.recipes.config import Config, DataConfig, SplitConfig
+from twotower.recipes.model_config import ModelConfig
+from twotower.recipes.recipe import recipe
+from twotower.recipes.shape import Shape
+
+
+def sparse_log(queries: int = 60) -> Dataset:
+    """Five events a query."""
+    draw = np.random.default_rng(0)
+    return log_of([(query, int(draw.integers(30))) for _ in range(5) for query in range(queries)], queries, 30)
+
+
+@pytest.mark.parametrize(
+    ("log", "rule", "shares", "layers", "tried"),
+    [
+        (sparse_log(), LastOut(), True, (64,), 2),
+        (groups_log(), LastOut(), False, (256, 64), 0),  # fifty events a query
+        (sparse_log(), RandomSplit(), False, (64, 32), 0),  # what lies around an event is read: nothing is shared
+    ],
+    ids=["sparse", "dense", "random"],
+)
+def test_queries_of_few_events_share_items_and_dense_logs_are_wide(
+    log: Dataset, rule: SplitRule, shares: bool, layers: tuple[int, ...], tried: int
+) -> None:
+    found = recipe("tuned", log, rule)
+    assert (found.share_items, found.layers) == (shares, layers)
+    assert len(ModelConfig().choices(found)) == tried
+    model = ModelConfig().build(log, found)
+    assert isinstance(model.candidate, Tower)
+    assert (model.candidate.combine == "sum") is shares
+
+
+def test_what_is_shared_has_one_width_and_no_layers() -> None:
+    log = sparse_log()
+    model = ModelConfig(layers=(48, 16)).build(log, recipe("tuned", log, LastOut()))
+    history, *_ = [one for one in features_of(model.query) if isinstance(one, History)]
+    assert (history.shared, history.dim, model.width) == (True, 16, 16)
+    assert [type(one) for one in features_of(model.candidate)] == [Category, Text]
+    assert not any(isinstance(one, Category) for one in features_of(model.query))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ModelConfig(query=[{"kind": "category", "column": "user"}]),
+        ModelConfig(inputs="log"),
+        ModelConfig(share_items=False),
+        ModelConfig(read_id=True),
+    ],
+    ids=["features", "inputs", "apart", "id"],
+)
+def test_what_a_config_says_is_not_left_to_the_validation_part(given: ModelConfig) -> None:
+    log = sparse_log()
+    found = recipe("tuned", log, LastOut())
+    assert given.choices(found) == []
+    names = [(type(one), one.column) for one in features_of(given.build(log, found).query)]
+    assert (Category, "user") in names
+
+
+def test_repeats_are_left_in_the_metric_where_queries_often_want_them_again() -> None:
+    once, again = log_of([(0, 0), (0, 1), (1, 0)], 2, 2), log_of([(0, 0), (0, 0), (1, 0)], 2, 2)
+    shapes = [Shape.of(log, LastOut()) for log in (once, again)]
+    assert [round(shape.repeated, 2) for shape in shapes] == [0.0, 0.33]
+    assert [shape.monitor for shape in shapes] == ["unseen.ndcg_10", "all.ndcg_10"]
+
+
+def test_a_config_with_other_lists_is_monitored_by_its_longest() -> None:
+    config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"), training={"ks": [3, 20]})
+    assert config.resolved_recipe(sparse_log()).trainer.monitor == "unseen.ndcg_20"
