@@ -91,7 +91,7 @@ def test_the_command_of_every_published_table_plans_a_study(command: str, monkey
         raise typer.Exit
 
     monkeypatch.setattr("twotower.cli.study.run_study", planned)
-    monkeypatch.setattr("twotower.recipes.config.builtin.load", lambda _: simulated(20, 30, 400))
+    monkeypatch.setattr("twotower.recipes.config.DataConfig.load", lambda _: simulated(20, 30, 400))
     monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -75,7 +75,7 @@ def test_a_few_items_are_embedded_as_all_are() -> None:
 
 
 def _tables(model: TwoTower) -> list[torch.Tensor]:
-    return [feature.table for feature in model.candidate.features]
+    return [feature.table for feature in model.candidate.features]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("tables", ["dense", "lazy"])

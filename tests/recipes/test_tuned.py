@@ -8,9 +8,12 @@ import pytest
 from toy import groups_log, log_of
 from twotower.data import Dataset, LastOut, RandomSplit
 from twotower.data.splits import SplitRule
+from twotower.experiments.plans import changed
+from twotower.experiments.tuning.defaults import default_space
 from twotower.features import Category, History, Text
 from twotower.model.tower import Tower
 from twotower.model.two_tower import features_of
+from twotower.recipes.complete import complete
 from twotower.recipes.config import Config, DataConfig, SplitConfig
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.recipe import recipe
@@ -50,6 +53,33 @@ def test_what_is_shared_has_one_width_and_no_layers() -> None:
     assert (history.shared, history.dim, model.width) == (True, 16, 16)
     assert [type(one) for one in features_of(model.candidate)] == [Category, Text]
     assert not any(isinstance(one, Category) for one in features_of(model.query))
+
+
+@pytest.mark.parametrize(
+    ("given", "shares", "width"),
+    [
+        (ModelConfig(dim=16), True, 16),
+        (ModelConfig(dim=16, layers=(24, 8)), False, 8),  # two widths: sharing would need one
+        (ModelConfig(layers=(24, 8)), True, 8),
+    ],
+)
+def test_widths_that_a_config_gives_are_kept(given: ModelConfig, shares: bool, width: int) -> None:
+    log = sparse_log()
+    found = recipe("tuned", log, LastOut())
+    assert given.shares(found) is shares
+    assert given.build(log, found).width == width
+
+
+def test_a_search_over_layers_keeps_what_is_shared_of_one_width() -> None:
+    log = sparse_log()
+    config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"))
+    base = complete(config, log)
+    assert (base.model.share_items, base.model.dim) == (True, None)
+    space = default_space(base, log)
+    assert "model.dim" not in space
+    for layers in space["model.layers"].probes():
+        model = changed(base, {"model.layers": layers}).model
+        assert model.build(log, config.resolved_recipe(log)).width == layers[-1]
 
 
 @pytest.mark.parametrize(

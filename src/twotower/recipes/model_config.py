@@ -107,7 +107,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             self.reach or recipe.reach,
             self._dim(recipe),
             recipe.unknown_rate,
-            self._shares(recipe),
+            self.shares(recipe),
             self._reads_id(recipe),
         )
         if self.query:
@@ -125,7 +125,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return self._own_tower(features)
         return Tower(
             features,
-            recipe.layers if self.layers is None else self.layers,
+            self._layers(recipe),
             self.dropout,
             recipe.input_dropout if self.input_dropout is None else self.input_dropout,
             activation=self.activation or recipe.activation,
@@ -138,16 +138,24 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
     def _candidate_tower(self, features: list[Feature], recipe: Recipe) -> TowerModule:
-        if self._shares(recipe) and not self.tower:
+        if self.shares(recipe) and not self.tower:
             return Tower(features, combine="sum")
         return self._tower(features, recipe, 0.0)
+
+    def _layers(self, recipe: Recipe) -> tuple[int, ...]:
+        if self.layers is not None:
+            return self.layers
+        if self.dim is not None and self.shares(recipe):
+            return (*recipe.layers[:-1], self.dim)
+        return recipe.layers
 
     def _dim(self, recipe: Recipe) -> int:
         if self.dim is not None:
             return self.dim
-        return self.layers[-1] if self.layers and self._shares(recipe) else recipe.dim
+        return self.layers[-1] if self.layers and self.shares(recipe) else recipe.dim
 
-    def _shares(self, recipe: Recipe) -> bool:
+    def shares(self, recipe: Recipe) -> bool:
+        """Whether histories and the candidate tower share embeddings."""
         if self.share_items is not None:
             return self.share_items
         return recipe.share_items and self._is_open(recipe)
@@ -155,11 +163,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def _reads_id(self, recipe: Recipe) -> bool:
         if self.read_id is not None:
             return self.read_id
-        return recipe.read_id or not self._shares(recipe)
+        return recipe.read_id or not self.shares(recipe)
 
     def _is_open(self, recipe: Recipe) -> bool:
-        """Whether it leaves to the recipe what the towers read."""
-        return not (self.query or self.candidate or self.tower) and (self.inputs or recipe.inputs) == "all"
+        """Whether it leaves to the recipe what the towers read, and has no two widths where sharing needs one."""
+        own = self.query or self.candidate or self.tower
+        two_widths = self.layers and self.dim is not None and self.layers[-1] != self.dim
+        return not (own or two_widths) and (self.inputs or recipe.inputs) == "all"
 
     def choices(self, recipe: Recipe) -> list[Choice]:
         """The models among which the validation part decides, by what they set; none where nothing is open."""

@@ -41,7 +41,8 @@ def default_space(base: Config, train: Dataset) -> Space:
         "training.loss": Choices(_losses(base.training["loss"], train)),
     }
     if not (base.model.query and base.model.candidate):
-        space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
+        if not base.model.share_items:  # else it is the last of the layers
+            space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
         space["model.inputs"] = _choices(settings, "model.inputs", "all", "log")
     return space
 
