@@ -70,6 +70,18 @@ def test_widths_that_a_config_gives_are_kept(given: ModelConfig, shares: bool, w
     assert given.build(log, found).width == width
 
 
+@pytest.mark.parametrize(
+    "given", [ModelConfig(), ModelConfig(inputs="log"), ModelConfig(dim=16), ModelConfig(read_id=True)]
+)
+def test_a_completed_config_builds_the_same_model(given: ModelConfig) -> None:
+    log = sparse_log()
+    found = recipe("tuned", log, LastOut())
+    whole = given.completed(found)
+    assert whole.completed(found) == whole
+    assert whole.choices(found) == []
+    assert str(whole.build(log, found)) == str(given.build(log, found))
+
+
 def test_a_search_over_layers_keeps_what_is_shared_of_one_width() -> None:
     log = sparse_log()
     config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"))

@@ -23,14 +23,7 @@ def complete(config: Config, train: Dataset, validation: Dataset | None = None) 
         ConfigError: `training` has an unknown key or a wrong value.
     """
     recipe = config.resolved_recipe(train, validation)
-    model = {
-        name: getattr(recipe, name)
-        for name in config.model.__struct_fields__
-        if getattr(config.model, name) is None and hasattr(recipe, name)
-    }
-    if config.model.shares(recipe) and config.model.dim is None:
-        model["dim"] = None  # the last of the layers, which may be varied
     training: dict[str, Any] = without_none(msgspec.to_builtins(recipe.trainer))
     return msgspec.structs.replace(
-        config, model=msgspec.structs.replace(config.model, **model), training=training, tune={}, variants={}
+        config, model=config.model.completed(recipe), training=training, tune={}, variants={}
     )

@@ -92,6 +92,21 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             learn_temperature=self.learn_temperature,
         )
 
+    def completed(self, recipe: Recipe) -> ModelConfig:
+        """The same with all that the recipe decides written out.
+
+        Of shared items, `dim` stays open: it is the last of the layers, which may be varied.
+        """
+        names = [name for name in self.__struct_fields__ if getattr(self, name) is None and hasattr(recipe, name)]
+        shares = self.shares(recipe)
+        decided = {
+            "share_items": shares,
+            "read_id": self._reads_id(recipe),
+            "layers": self._layers(recipe),
+            "dim": None if shares and self.dim is None else self._dim(recipe),
+        }
+        return msgspec.structs.replace(self, **({name: getattr(recipe, name) for name in names} | decided))
+
     def columns(self, data: Log, recipe: Recipe) -> TowerColumns:
         """Which columns each tower reads, and why it leaves the others out."""
         query, candidate = self._uses(data, recipe)
