@@ -1,13 +1,15 @@
 """Running commands in processes of their own, without each importing PyTorch again.
 
-`run_python` does what `subprocess.run([sys.executable, ...])` does: its own process, folder, environment, standard
-output and error, and exit code. The process is forked from a server that has imported twotower once, and so are the
-workers that it starts, which see the environment of that server.
+`run_python` does what `subprocess.run([sys.executable, ...])` does, and `start_python` what `subprocess.Popen` does:
+an own process, folder, environment, standard output and error, and exit code. The process is forked from a server that
+has imported twotower once, and so are the workers that it starts, which see the environment of that server.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -15,112 +17,150 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import IO, Any
 
 from twotower import processes
 
+COMMANDS = ("bundle", "data", "models", "recommend", "serve", "study", "tune")
+WORKERS = ("torch._dynamo", "twotower.experiments.run")  # an optimiser imports dynamo
+IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, "twotower.experiments.tuning.tune")
+
 _servers: dict[int, subprocess.Popen[str]] = {}
+
+
+@dataclass
+class Forked:
+    """A process that runs, or has ended with `returncode`; what it writes is in the files."""
+
+    pid: int
+    stdout: Path
+    stderr: Path
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """How it has ended; None where it runs."""
+        if self.returncode is None:
+            self.returncode = _asked({"wait": self.pid, "seconds": 0.0})
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        """Waits for its end.
+
+        Raises:
+            TimeoutExpired: It did not end; it is killed, and what is of its group with it.
+        """
+        if self.returncode is None:
+            self.returncode = _asked({"wait": self.pid, "seconds": timeout})
+        if self.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.returncode = _asked({"wait": self.pid, "seconds": timeout})
+            raise subprocess.TimeoutExpired(str(self.pid), timeout, self.stdout.read_text(), self.stderr.read_text())
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to it alone."""
+        os.kill(self.pid, number)
+
+
+def start_python(
+    *arguments: object, folder: Path, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
+) -> Forked:
+    """Starts `python ARGUMENTS`, where these are `-m MODULE …` or `SCRIPT …`.
+
+    Args:
+        arguments: What follows `python`.
+        folder: Where the files `stdout` and `stderr` go that it writes.
+        cwd: The folder to run it in; default: this process's.
+        env: Its environment; default: this process's.
+    """
+    streams = {name: str(folder / name) for name in ("stdout", "stderr")}
+    task = {
+        "argv": list(map(str, arguments)),
+        "cwd": str(cwd or Path.cwd()),
+        "env": dict(os.environ if env is None else env),
+    }
+    pid = _asked(task | streams)
+    assert pid is not None
+    return Forked(pid, *map(Path, streams.values()))
 
 
 def run_python(
     *arguments: object, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python ARGUMENTS`, where these are `-m MODULE …` or `SCRIPT …`.
-
-    Args:
-        arguments: What follows `python`.
-        cwd: The folder to run it in; default: this process's.
-        env: Its environment; default: this process's.
-        timeout: Seconds after which it is killed.
+    """Runs `python ARGUMENTS` as `start_python` starts it, and waits for its end.
 
     Raises:
-        TimeoutExpired: It was killed.
+        TimeoutExpired: It was killed after so many seconds.
     """
-    words = list(map(str, arguments))
-    server = _server()
     with tempfile.TemporaryDirectory() as folder:
-        streams = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
-        task = {
-            "argv": words,
-            "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
-            "timeout": timeout,
-        }
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps(task | streams) + "\n")
-        server.stdin.flush()
-        code = json.loads(server.stdout.readline())
-        out, err = (Path(path).read_text(encoding="utf-8") for path in streams.values())
-    if code is None:
-        raise subprocess.TimeoutExpired(words, timeout, out, err)
-    return subprocess.CompletedProcess(words, code, out, err)
+        done = start_python(*arguments, folder=Path(folder), cwd=cwd, env=env)
+        code = done.wait(timeout)
+        out, err = (path.read_text(encoding="utf-8") for path in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(list(map(str, arguments)), code, out, err)
 
 
 def fork_workers() -> None:
     """Has this process's workers forked from a server that has imported what they need, from the first worker on."""
     processes.START_METHOD = "forkserver"
-    forkserver.set_forkserver_preload(["torch._dynamo", "twotower.experiments.run"])  # an optimiser imports dynamo
+    forkserver.set_forkserver_preload(list(WORKERS))
 
 
-def _start_fork_server() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as workers have it
-    resource_tracker.ensure_running()
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _server() -> subprocess.Popen[str]:
-    """This process's server, started when it is first asked for."""
-    found = _servers.get(os.getpid())
-    if found is None or found.poll() is not None:
+def _asked(question: dict[str, Any]) -> int | None:
+    """This process's server's answer; the server is started when it is first asked."""
+    server = _servers.get(os.getpid())
+    if server is None or server.poll() is not None:
         command = [sys.executable, __file__]
-        found = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        _servers[os.getpid()] = found
-        atexit.register(found.kill)
-    return found
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        _servers[os.getpid()] = server
+        atexit.register(server.kill)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(question) + "\n")
+    server.stdin.flush()
+    answer: int | None = json.loads(server.stdout.readline())
+    return answer
 
 
-def _serve(tasks: IO[str], answers: IO[str]) -> None:
-    """Forks a child for each task and answers with its exit code; null where it was killed."""
-    from twotower import processes
-
-    processes.START_METHOD = "forkserver"
-    forkserver.set_forkserver_preload(["torch._dynamo", "twotower.experiments.run"])
+def _serve(questions: IO[str], answers: IO[str]) -> None:
+    """Forks a child for each task and answers with its number; or waits for one, and answers how it has ended."""
+    fork_workers()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as workers have it
     resource_tracker.ensure_running()
     forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    server = forkserver._forkserver
-    server.ensure_running = lambda: None  # type: ignore[method-assign]  # which the children may not ask, as it is none of theirs
-    for line in tasks:
-        task = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(task)
-        answers.write(json.dumps(_waited(child, task["timeout"])) + "\n")
+    # The children share the server of workers, but may not ask whether it runs, as it is no child of theirs.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    for line in questions:
+        question = json.loads(line)
+        if "wait" in question:
+            answer = _waited(question["wait"], question["seconds"])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(question)
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _waited(child: int, timeout: float) -> int | None:
-    killed = threading.Event()
-
-    def kill() -> None:
-        killed.set()
-        os.killpg(child, signal.SIGKILL)
-
-    watch = threading.Timer(timeout, kill)
-    watch.start()
-    try:
-        _, status = os.waitpid(child, 0)
-    finally:
-        watch.cancel()
-    return None if killed.is_set() else os.waitstatus_to_exitcode(status)
+def _waited(child: int, seconds: float) -> int | None:
+    """The exit code of a child; None where it still runs after so long."""
+    end = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.005)
 
 
 def _become(task: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import httpx
 import msgspec
 import pytest
 
-from commands import run_python
+from commands import Forked, run_python, start_python
 from twotower.recipes.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +37,14 @@ ADDRESS = "http://127.0.0.1:8000"
 
 LESS = (
     (r"--minutes \d+", "--minutes 0.1"),
-    (r"epochs=\d+", "epochs=1"),
+    (r"\bepochs( ?= ?)\d+", r"epochs\g<1>1"),
     (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
     (r"(twotower study [^\n#]*)", r"\1 --layers 8 --epochs 1 "),
-    (r"twotower study examples/movielens_table.toml", "twotower study quick-movielens-100k.toml"),
-    (r"twotower (train|tune) (movielens-100k|simulated)\b", r"twotower \1 quick-\2.toml"),
+    (r"twotower study examples/movielens_table.toml", "twotower study quick-simulated.toml"),
+    (r"twotower (study|tune) movielens-100k", r"twotower \1 quick-simulated.toml"),
+    (r"twotower train (movielens-100k|simulated)\b", r"twotower train quick-\1.toml"),
+    (r"(twotower tune [^\n#]*)", r"\1 --trials 1 "),
+    (r"(twotower (?:train|study|tune) [^\n#]*)", r"\1 --baselines popularity "),
     (r"--split-seeds? 42 43 44 45 46", "--split-seeds 42"),
 )
 """What is replaced so that a page runs in seconds: patterns and what stands in their place."""
@@ -51,6 +55,7 @@ name = "{name}"
 [model]
 layers = [8]
 dim = 8
+inputs = "{inputs}"
 [training]
 epochs = 1
 batch_size = 4096
@@ -71,7 +76,7 @@ class Session:
 
     folder: Path
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "snippet"})
-    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    servers: list[Forked] = field(default_factory=list)
     port: int = 0
 
     def python(self, source: str) -> None:
@@ -114,11 +119,11 @@ class Session:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "twotower", *arguments, "--port", str(self.port)]
-        process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.DEVNULL)
+        words = ("-m", "twotower", *arguments, "--port", self.port)
+        process = start_python(*words, folder=self.folder, cwd=self.folder)
         self.servers.append(process)
         while not self.ready():
-            assert process.poll() is None, f"twotower {shlex.join(arguments)} ended with {process.returncode}"
+            assert process.poll() is None, process.stderr.read_text()
             time.sleep(0.1)
 
     def ready(self) -> bool:
@@ -139,7 +144,7 @@ class Session:
 
     def end(self) -> None:
         for process in self.servers:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             process.wait()
         self.servers.clear()
 
@@ -179,9 +184,12 @@ def check_target(arguments: list[str]) -> None:
 def clone(folder: Path) -> Iterator[Session]:
     """A session in a folder that has what a clone has and snippets use."""
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("movielens-100k", "simulated"):
-        real = name == "simulated" or "TWOTOWER_DATA_HOME" in os.environ
-        (folder / f"quick-{name}.toml").write_text(QUICK.format(name=name if real else "simulated"))
+    for path in (folder / "examples").glob("*.toml"):
+        path.write_text(shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
+    small = QUICK.format(name="simulated:300,400,6000", inputs="all")
+    real = QUICK.format(name="movielens-100k", inputs="log") if "TWOTOWER_DATA_HOME" in os.environ else small
+    (folder / "quick-simulated.toml").write_text(small)
+    (folder / "quick-movielens-100k.toml").write_text(real)
     session = Session(folder)
     try:
         yield session

@@ -2,50 +2,60 @@
 
 From an interaction log to a measured candidate generator. See `data` for data sets and splits, `TwoTower`
 and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for recommendations.
+
+Each name is imported when it is first used: PyTorch takes seconds to load, which `twotower --help` need not wait for.
 """
 
-from twotower import data
-from twotower.arguments import Settings
-from twotower.evaluation import BASELINES, METRICS, Evaluation, evaluate
-from twotower.features import (
-    Activity,
-    Bucketized,
-    Categories,
-    Category,
-    Cyclic,
-    Elapsed,
-    Feature,
-    Hashed,
-    History,
-    Normalized,
-    Text,
-    Vector,
-)
-from twotower.model import (
-    LOSSES,
-    FullSoftmax,
-    InBatchSoftmax,
-    Tower,
-    TowerModule,
-    TwoTower,
-    functional,
-    load_model,
-    save_model,
-)
-from twotower.retrieval import INDEXES, Answer, Exact, Hnsw, Recommendation, Retriever, editing
-from twotower.training import (
-    Adagrad,
-    AdamW,
-    Callback,
-    Constant,
-    Cosine,
-    EarlyStopping,
-    ProgressBar,
-    Trainer,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from twotower.version import VERSION
 
+if TYPE_CHECKING:
+    from twotower import data
+    from twotower.arguments import Settings
+    from twotower.evaluation import BASELINES, METRICS, Evaluation, evaluate
+    from twotower.features import (
+        Activity,
+        Bucketized,
+        Categories,
+        Category,
+        Cyclic,
+        Elapsed,
+        Feature,
+        Hashed,
+        History,
+        Normalized,
+        Text,
+        Vector,
+    )
+    from twotower.model import (
+        LOSSES,
+        FullSoftmax,
+        InBatchSoftmax,
+        Tower,
+        TowerModule,
+        TwoTower,
+        functional,
+        load_model,
+        save_model,
+    )
+    from twotower.retrieval import INDEXES, Answer, Exact, Hnsw, Recommendation, Retriever, editing
+    from twotower.training import (
+        Adagrad,
+        AdamW,
+        Callback,
+        Constant,
+        Cosine,
+        EarlyStopping,
+        ProgressBar,
+        Trainer,
+    )
+
 __version__ = VERSION
+
+_PARTS = ("arguments", "data", "features", "model", "evaluation", "training", "retrieval")
+"""Those that may be used by name as well, and define the names below."""
 
 __all__ = [
     "BASELINES",
@@ -92,3 +102,18 @@ __all__ = [
     "load_model",
     "save_model",
 ]
+
+
+if not TYPE_CHECKING:  # which would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name in _PARTS:
+            return import_module(f"twotower.{name}")
+        if name in __all__:
+            parts = (import_module(f"twotower.{part}") for part in _PARTS)
+            return next(getattr(part, name) for part in parts if hasattr(part, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

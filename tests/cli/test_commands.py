@@ -6,7 +6,6 @@ import runpy
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from commands import run_python
+from commands import run_python, start_python
 from twotower.cli.study import parse_layers
 from twotower.errors import ConfigError
 from twotower.experiments.results import read_results
@@ -214,30 +213,18 @@ def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
     assert "top-100" in done.stderr
 
 
-def test_an_interrupted_study_resumes(shop: Path) -> None:
+def test_an_interrupted_study_resumes(shop: Path, tmp_path: Path) -> None:
     out = shop / "interrupted"
-    arguments = [
-        "study",
-        shop / "shop" / "tiny.toml",
-        "--layers",
-        "8",
-        "--layers",
-        "128,128,8",  # still running when the other has finished
-        "--epochs",
-        "15",
-        "--out",
-        out,
-    ]
-    command = [sys.executable, "-m", "twotower", *map(str, arguments)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    depths = ("--layers", "8", "--layers", "128,128,8")  # the second still runs when the first has finished
+    arguments = ("study", shop / "shop" / "tiny.toml", *depths, "--epochs", 15, "--baselines", "none", "--out", out)
+    running = start_python("-m", "twotower", *arguments, folder=tmp_path)
     deadline = time.monotonic() + 120
     while not (finished := kept_models(out)) and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
     assert finished
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "rerun the command to resume" in said
+    assert running.wait(60) == 130
+    assert "rerun the command to resume" in running.stderr.read_text()
     assert not (out / "results.json").exists()
     twotower(*arguments)
     assert (out / "results.json").exists()

@@ -1,9 +1,11 @@
-"""The help of every command says all that was written."""
+"""The help of every command says all that was written, and comes at once."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,16 +13,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from twotower.cli.main import app
-
-ROOT = typer.main.get_command(app)
+from twotower.cli.main import COMMANDS, app, imported
 
 
-def commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with the words that call it."""
-    yield path, command
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands(inner, (*path, name))
+    yield (), typer.main.get_command(app)
+    for name in COMMANDS:
+        command = imported(name)
+        yield (name,), command
+        for inner, part in getattr(command, "commands", {}).items():
+            yield (name, inner), part
 
 
 def words_of(text: str) -> str:
@@ -38,3 +41,24 @@ def test_nothing_in_brackets_is_swallowed(path: tuple[str, ...], command: Any) -
     for text in texts:
         for paragraph in text.split("\n\n"):
             assert words_of(paragraph) in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_their_own_help_begins_with(name: str) -> None:
+    assert imported(name).help.partition("\n\n")[0] == COMMANDS[name][1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["studdy"]], ids=" ".join)
+def test_what_needs_no_command_does_not_wait_for_libraries(arguments: list[str]) -> None:
+    source = (
+        "import sys\n"
+        "from twotower.cli.main import run\n"
+        "try:\n"
+        "    run()\n"
+        "finally:\n"
+        "    assert not {'torch', 'pyarrow', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source, *arguments], capture_output=True, text=True, check=False)
+    assert "AssertionError" not in done.stderr
+    assert done.returncode == (2 if arguments == ["studdy"] else 0)
+    assert ("Did you mean 'study'?" in done.stderr) == (arguments == ["studdy"])

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from commands import run_python
+from commands import Forked, run_python, start_python
 from toy import groups_log, toy_model
 from twotower import Retriever
 
@@ -29,15 +29,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "twotower", "serve", *map(str, arguments)]
-
-
 def lines_of(log: Path) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in log.read_bytes().splitlines() if line.startswith(b"{")]
 
 
-def listening(process: subprocess.Popen[bytes], log: Path) -> str:
+def listening(process: subprocess.Popen[bytes] | Forked, log: Path) -> str:
     while True:
         for line in lines_of(log):
             if line["event"] == "listening":
@@ -49,9 +45,10 @@ def listening(process: subprocess.Popen[bytes], log: Path) -> str:
 def test_it_serves_with_its_token_and_ends_cleanly(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     environment = {**os.environ, "TWOTOWER_TOKEN": "sesame"}
+    command = [sys.executable, "-m", "twotower", "serve", str(bundle), "--port", "0"]
     with (
         log.open("wb") as written,
-        subprocess.Popen(command(bundle, "--port", 0), stderr=written, env=environment) as process,
+        subprocess.Popen(command, stderr=written, env=environment) as process,
     ):
         address = listening(process, log)
         with httpx.Client(base_url=address, headers={"authorization": "Bearer sesame"}, trust_env=False) as client:
@@ -90,12 +87,11 @@ def all_of(address: str, *parts: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def impatient(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service that waits for a second."""
-    log = tmp_path_factory.mktemp("impatient") / "log"
-    started = command(bundle, "--port", 0, "--timeout", 1)
-    with log.open("wb") as written, subprocess.Popen(started, stderr=written) as process:
-        yield listening(process, log)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+    folder = tmp_path_factory.mktemp("impatient")
+    process = start_python("-m", "twotower", "serve", bundle, "--port", 0, "--timeout", 1, folder=folder)
+    yield listening(process, process.stderr)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

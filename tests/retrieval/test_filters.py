@@ -50,6 +50,7 @@ def whole_numbers(log: Dataset) -> TwoTower:
 
 
 LOG = films()
+FILMS = LOG.candidates.to_pylist()
 MODEL = whole_numbers(LOG)
 KINDS: dict[str, IndexSettings] = {
     "exact": Exact(),
@@ -104,14 +105,14 @@ def test_any_filters_equal_brute_force(
     request = {"user": query} | ({} if history is None else {"history": history})
     answer = retriever.recommend(request, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)
     seen = set(LOG.candidate_index[LOG.query_index == query].tolist()) if exclude_seen else set()
-    own = set(history or ()) if exclude_seen else set()
+    unwanted = {*exclude, *(history or ())} if exclude_seen else set(exclude)
+    allowed = None if allow is None else set(allow)
     left = [
         row
-        for row, film in enumerate(LOG.candidates.to_pylist())
-        if film["film"] not in exclude
-        and film["film"] not in own
+        for row, film in enumerate(FILMS)
+        if film["film"] not in unwanted
         and row not in seen
-        and (allow is None or film["film"] in allow)
+        and (allowed is None or film["film"] in allowed)
         and (year is None or (film["year"] is not None and film["year"] >= year))
         and (genre is None or genre in film["genres"])
     ]

@@ -70,7 +70,7 @@ def check(index: Index, queries: torch.Tensor, k: int, banned: npt.NDArray[np.bo
             assert there == rows[place]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, CANDIDATES + 50),

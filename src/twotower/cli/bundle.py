@@ -21,11 +21,14 @@ from twotower.retrieval.bundle import check_bundle_target, with_onnx
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 
+app = typer.Typer(rich_markup_mode="markdown")
 candidates = typer.Typer(
     help="Add, change and withdraw candidates of a bundle, without training.", no_args_is_help=True
 )
+app.add_typer(candidates, name="candidates")
 
 
+@app.command()
 def bundle(
     trained: BundleArgument,
     out: Annotated[Path, typer.Option(help="The folder to write; BUNDLE itself may be replaced.")],

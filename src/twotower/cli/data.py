@@ -16,11 +16,13 @@ from twotower.data.movielens import fetch as fetch_edition
 from twotower.errors import ConfigError
 from twotower.recipes.config import config_of
 
-app = typer.Typer(help="Data sets: list, fetch, describe.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode="markdown")
+sets = typer.Typer(help="Data sets: list, fetch, describe.", no_args_is_help=True)
+app.add_typer(sets, name="data")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 
 
-@app.command("list")
+@sets.command("list")
 def list_sets(json: JsonOption = False) -> None:
     """List the data sets that have a name, and which of them are on this machine."""
     editions = available()
@@ -34,7 +36,7 @@ def list_sets(json: JsonOption = False) -> None:
     console_for(json).print(table)
 
 
-@app.command()
+@sets.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="movielens-100k or another edition.")], json: JsonOption = False
 ) -> None:
@@ -49,7 +51,7 @@ def fetch(
         console_for(json).print(str(folder), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@sets.command()
 def describe(
     source: Annotated[
         str, typer.Argument(metavar="[DATA|CONFIG.toml]", help="A data set's name, or a config.")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from twotower.cli import bundle, data, models, recommend, serve, study, tune
-from twotower.cli.values import ValuesCommand
 from twotower.errors import (
     ConfigError,
     DataError,
@@ -31,9 +30,44 @@ EXIT_CODES: dict[type[TwoTowerError], int] = {
 }
 OTHER_ERROR, INTERRUPTED = 1, 130
 
+COMMANDS = {
+    "study": (
+        "study",
+        "Compare variants of a config: depths by default, or whatever --vary, --train-share or [variants] name.",
+    ),
+    "train": (
+        "models",
+        "Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.",
+    ),
+    "tune": (
+        "tune",
+        "Search for a better config on a part of train; measure the best, and the one built in, on test.",
+    ),
+    "evaluate": (
+        "models",
+        "Measure a trained model on the test part of its data and on slices of it, beside the baselines.",
+    ),
+    "recommend": (
+        "recommend",
+        "Recommend candidates to one query, or to every row of a Parquet, CSV or JSON Lines file.",
+    ),
+    "bundle": (
+        "bundle",
+        "Make a bundle of a trained one, or of a study's run: another index, another catalogue, results to show.",
+    ),
+    "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
+    "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),
+    "data": ("data", "Data sets: list, fetch, describe."),
+}
+"""Every command: the module beside this one that has it, and the first sentence of its help."""
+
 
 class _Commands(TyperGroup):
-    """Says what an interruption leaves behind, which typer would not."""
+    """Imports the module of a command when it is called, as that takes seconds; says what an interruption leaves."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, left = super().resolve_command(ctx, args)
+        return name, command if name is None else imported(name), left
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -56,15 +90,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("study", cls=ValuesCommand)(study.study)
-app.command("train")(models.train)
-app.command("tune")(tune.tune)
-app.command("evaluate")(models.evaluate)
-app.command("recommend")(recommend.recommend)
-app.command("bundle")(bundle.bundle)
-app.add_typer(bundle.candidates, name="candidates")
-app.command("serve")(serve.serve)
-app.add_typer(data.app, name="data")
+
+
+def imported(name: str) -> Any:
+    """The command of that name, from its module."""
+    commands: typer.Typer = import_module(f"twotower.cli.{COMMANDS[name][0]}").app
+    return typer.main.get_group(commands).commands[name]
+
+
+def _listed() -> None:
+    """Stands for a command until it is called."""
+
+
+for name, (_, does) in COMMANDS.items():
+    app.command(name, help=does)(_listed)
 
 
 @app.callback(invoke_without_command=True)

@@ -30,7 +30,10 @@ from twotower.retrieval import Notes, Retriever
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
 
+app = typer.Typer(rich_markup_mode="markdown")
 
+
+@app.command()
 def train(
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
@@ -56,6 +59,7 @@ def train(
         write_json(trained.evaluation)
 
 
+@app.command()
 def evaluate(
     folder: FolderArgument,
     source: Annotated[

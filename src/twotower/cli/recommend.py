@@ -23,7 +23,10 @@ BASES = {
     "popularity": "Nothing is known of it; these are the most popular.",
 }
 
+app = typer.Typer(rich_markup_mode="markdown")
 
+
+@app.command()
 def recommend(
     folder: FolderArgument,
     query: Annotated[

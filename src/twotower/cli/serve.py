@@ -27,7 +27,10 @@ TOKEN = "TWOTOWER_TOKEN"
 THREADS = min(4, allowed_threads())
 """Threads of a search: more than a few would only wait for the memory."""
 
+app = typer.Typer(rich_markup_mode="markdown")
 
+
+@app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",

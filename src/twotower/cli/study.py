@@ -20,6 +20,7 @@ from twotower.cli.baselines import (
 )
 from twotower.cli.options import ImportOption, SplitOption, configured
 from twotower.cli.output import console_for, write_json
+from twotower.cli.values import ValuesCommand
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
 from twotower.experiments.folder import STUDY
@@ -62,7 +63,10 @@ WorkersOption = Annotated[
     typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
 ]
 
+app = typer.Typer(rich_markup_mode="markdown")
 
+
+@app.command(cls=ValuesCommand)
 def study(
     source: SourceArgument = "simulated",
     layers: LayersOption = None,

@@ -25,7 +25,10 @@ from twotower.processes import allowed_threads
 
 MINUTES = 10.0
 
+app = typer.Typer(rich_markup_mode="markdown")
 
+
+@app.command()
 def tune(
     source: Annotated[
         str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, with or without [tune], or a data set's name.")
