@@ -87,7 +87,7 @@ def start_python(
     }
     pid = _asked(task | streams)
     assert pid is not None
-    return Forked(pid, *map(Path, streams.values()))
+    return Forked(pid, Path(streams["stdout"]), Path(streams["stderr"]))
 
 
 def run_python(
