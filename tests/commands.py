@@ -80,6 +80,8 @@ def start_python(
         env: Its environment; default: this process's.
     """
     streams = {name: str(folder / name) for name in ("stdout", "stderr")}
+    for path in streams.values():
+        Path(path).touch()  # now, as the caller may read before the process writes
     task = {
         "argv": list(map(str, arguments)),
         "cwd": str(cwd or Path.cwd()),
