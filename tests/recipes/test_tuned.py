@@ -82,6 +82,14 @@ def test_a_completed_config_builds_the_same_model(given: ModelConfig) -> None:
     assert str(whole.build(log, found)) == str(given.build(log, found))
 
 
+def test_a_query_of_other_layers_is_brought_to_the_width_of_items() -> None:
+    log = sparse_log()
+    found = recipe("tuned", log, LastOut())
+    model = ModelConfig(layers=(24, 8), dim=16, share_items=True).build(log, found)
+    assert isinstance(model.query, Tower)
+    assert model.query.layers == [24, 8, 16]
+
+
 def test_a_search_over_layers_keeps_what_is_shared_of_one_width() -> None:
     log = sparse_log()
     config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"))

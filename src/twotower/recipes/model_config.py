@@ -158,11 +158,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return self._tower(features, recipe, 0.0)
 
     def _layers(self, recipe: Recipe) -> tuple[int, ...]:
-        if self.layers is not None:
-            return self.layers
-        if self.dim is not None and self.shares(recipe):
+        if not self.shares(recipe) or self.dim is None:
+            return recipe.layers if self.layers is None else self.layers
+        if self.layers is None:
             return (*recipe.layers[:-1], self.dim)
-        return recipe.layers
+        return self.layers if self.layers[-1:] == (self.dim,) else (*self.layers, self.dim)  # into the items' space
 
     def _dim(self, recipe: Recipe) -> int:
         if self.dim is not None:
