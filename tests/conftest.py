@@ -16,6 +16,7 @@ from twotower.model import LOSSES
 from twotower.model.tower_module import TOWERS
 from twotower.model.two_tower import MODELS
 from twotower.retrieval import INDEXES
+from twotower.training import LOGGERS
 
 pytest_plugins = ["serving_fixtures"]
 
@@ -27,7 +28,7 @@ fork_workers()
 @pytest.fixture(autouse=True)
 def _forgets_own_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES):
+    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES, LOGGERS):
         monkeypatch.setattr(kinds, "_classes", dict(kinds._classes))
 
 

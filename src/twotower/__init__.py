@@ -42,14 +42,18 @@ if TYPE_CHECKING:
     )
     from twotower.retrieval import INDEXES, Answer, Exact, Hnsw, Recommendation, Retriever, editing
     from twotower.training import (
+        LOGGERS,
         Adagrad,
         AdamW,
         Callback,
         Constant,
         Cosine,
         EarlyStopping,
+        MLflow,
         ProgressBar,
+        TensorBoard,
         Trainer,
+        WandB,
     )
 
 __version__ = VERSION
@@ -60,6 +64,7 @@ _PARTS = ("arguments", "data", "features", "model", "evaluation", "training", "r
 __all__ = [
     "BASELINES",
     "INDEXES",
+    "LOGGERS",
     "LOSSES",
     "METRICS",
     "Activity",
@@ -83,17 +88,20 @@ __all__ = [
     "History",
     "Hnsw",
     "InBatchSoftmax",
+    "MLflow",
     "Normalized",
     "ProgressBar",
     "Recommendation",
     "Retriever",
     "Settings",
+    "TensorBoard",
     "Text",
     "Tower",
     "TowerModule",
     "Trainer",
     "TwoTower",
     "Vector",
+    "WandB",
     "__version__",
     "data",
     "editing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from twotower.errors import MissingExtraError
@@ -27,3 +28,20 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{module} is not installed: pip install 'twotower[{extra}]'") from error
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Refuses what needs a library that is not installed, without importing it.
+
+    Args:
+        module: The library's module.
+        extra: The extra that brings it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+
+    Example:
+        >>> check_installed("math", "baselines")
+    """
+    if find_spec(module) is None:
+        raise MissingExtraError(f"{module} is not installed: pip install 'twotower[{extra}]'")

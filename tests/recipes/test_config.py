@@ -17,8 +17,9 @@ from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, 
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
 from twotower.recipes.inputs import InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
+from twotower.recipes.loggers import loggers_for
 from twotower.recipes.recipe import Recipe, recipe
-from twotower.training import Adagrad, AdamW, Trainer
+from twotower.training import Adagrad, AdamW, TensorBoard, Trainer
 
 INPUTS: tuple[Inputs, ...] = ("tutorial", "log", "all")
 
@@ -364,6 +365,9 @@ def recipe_of(path: Path) -> Recipe:
         ('imports = ["./not_there.py"]\n' + OWN, r"not_there\.py does not exist"),
         ('imports = ["no name"]\n' + OWN, "expected a name such as my_features"),
         ('imports = ["breaks"]\n' + OWN, "breaks.* cannot be imported: ZeroDivisionError"),
+        (OWN + '[[loggers]]\nkind = "paper"', "logger kind 'paper' is unknown; expected one of mlflow, tensorboard"),
+        (OWN + '[[loggers]]\nkind = "tensorboard"\nfolder = 3', r"TensorBoard: folder=3; expected"),
+        (OWN + '[[loggers]]\nkind = "mlflow"\nurl = "x"', "logger 'mlflow' .* expected of experiment, uri, name"),
         ('imports = ["json"]\n' + OWN, "another one has its name"),
     ],
 )
@@ -391,3 +395,14 @@ def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
     data = read_config(write(tmp_path, text)).data.load()
     assert data.queries["who"].to_pylist() == ["ann", "bob"]
     assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]
+
+
+def test_a_loggers_folder_is_in_the_configs_and_its_name_begins_with_the_one_given(tmp_path: Path) -> None:
+    own_log(tmp_path)
+    text = OWN + '[[loggers]]\nkind = "tensorboard"\nfolder = "logs"\n[[loggers]]\nkind = "tensorboard"\nfolder = "/x"'
+    config = read_config(write(tmp_path, text + '\nname = "mine"'))
+    first, second = loggers_for(config.loggers, "seed 1")
+    assert isinstance(first, TensorBoard)
+    assert isinstance(second, TensorBoard)
+    assert (first.folder, first.name) == (str(tmp_path / "logs"), "seed 1")
+    assert (second.folder, second.name) == ("/x", "mine, seed 1")

@@ -26,6 +26,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
 from twotower.recipes.config import Config, DataConfig
 from twotower.recipes.imports import import_modules
+from twotower.recipes.loggers import loggers_for
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
@@ -111,7 +112,9 @@ def identity_of(config: Config) -> dict[str, Any]:
 
     Where the data lie, what reports call them, and what the config holds for other commands is not of it.
     """
-    bare = msgspec.structs.replace(config, data=DataConfig(), tune={}, variants={}, imports=(), baselines="all")
+    bare = msgspec.structs.replace(
+        config, data=DataConfig(), tune={}, variants={}, loggers=(), imports=(), baselines="all"
+    )
     settings: dict[str, Any] = msgspec.to_builtins(bare)
     return settings
 
@@ -177,7 +180,7 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
     model = run.config.model.build(parts.train, recipe)
-    callbacks: list[Callback] = [progress]
+    callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.label)]
     if run.reports:
         assert isinstance(progress, Reporter)
         callbacks.append(_Reports(progress, run.deadline))
@@ -239,7 +242,8 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
     model = config.model.build(parts.train, recipe)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    final = trainer.fit(model, parts.train, callbacks=[progress], checkpoint=checkpoint, stop_after=best)
+    callbacks = [progress, *loggers_for(config.loggers, progress.label)]
+    final = trainer.fit(model, parts.train, callbacks=callbacks, checkpoint=checkpoint, stop_after=best)
     trained_for = sum(one.seconds.train for one in choices) or history.train_seconds
     validated_for = sum(one.seconds.validate for one in choices) or history.validation_seconds
     return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices)
@@ -285,7 +289,8 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
         trainer = msgspec.structs.replace(trainer, early_stopping=None)
     model = config.model.build(parts.train, recipe)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    history = trainer.fit(model, fitted, validation, callbacks=[progress], checkpoint=checkpoint)
+    callbacks = [progress, *loggers_for(config.loggers, progress.label)]
+    history = trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
     best = history.best.epoch if recipe.validate_on == "test" else history.restored or len(history.epochs)
     return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds))
 

@@ -22,6 +22,7 @@ from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
 from twotower.recipes.imports import import_modules, located
+from twotower.recipes.loggers import LoggerSettings, in_folder, loggers_for
 from twotower.recipes.mistakes import mistake, unknown_key
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
@@ -181,6 +182,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
         variants: Named changes of this config, which `twotower study` compares.
         baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
+        loggers: What each training is logged to: tables with the `kind` of a logger and its arguments.
         imports: Modules with parts of one's own, imported when the file is read: names of files or packages in its
             folder or on `sys.path`.
     """
@@ -193,6 +195,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tune: dict[str, Any] = {}
     variants: dict[str, dict[str, Any]] = {}
     baselines: tuple[str, ...] | Literal["all", "none"] = "all"
+    loggers: tuple[LoggerSettings, ...] = ()
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -358,7 +361,10 @@ def read_config(path: Path) -> Config:
             f"or name = one of {', '.join(builtin.NAMES)}"
         )
     paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
-    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, **paths), imports=imports)
+    data = msgspec.structs.replace(config.data, **paths)
+    loggers = tuple(in_folder(settings, path.parent) for settings in config.loggers)
+    loggers_for(loggers, "training")  # refused before anything is read
+    return msgspec.structs.replace(config, data=data, loggers=loggers, imports=imports)
 
 
 def _imported(names: Any, folder: Path) -> tuple[str, ...]:

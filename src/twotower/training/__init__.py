@@ -1,12 +1,14 @@
-"""Training: optimisers and schedules, the loop, its history, its callbacks and its checkpoints."""
+"""Training: optimisers and schedules, the loop, its history, its callbacks, loggers and checkpoints."""
 
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.training.callbacks import Callback, ProgressBar, TrainingState
+from twotower.training.loggers import LOGGERS, Logger, MLflow, TensorBoard, WandB
 from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
 from twotower.training.settings import EarlyStopping
 from twotower.training.trainer import Trainer
 
 __all__ = [
+    "LOGGERS",
     "Adagrad",
     "AdamW",
     "Callback",
@@ -14,8 +16,12 @@ __all__ = [
     "Cosine",
     "EarlyStopping",
     "Epoch",
+    "Logger",
+    "MLflow",
     "ProgressBar",
+    "TensorBoard",
     "Trainer",
     "TrainingHistory",
     "TrainingState",
+    "WandB",
 ]

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, is_watched
+from twotower.training.settings import TrainerSettings
 
 
 @dataclass
@@ -22,6 +23,7 @@ class TrainingState:
 
     Attributes:
         model: The model, as it is now.
+        settings: How it is trained.
         optimizer: Its optimiser.
         history: The epochs so far.
         epochs: Number of the last epoch to train.
@@ -31,6 +33,7 @@ class TrainingState:
     """
 
     model: TwoTower
+    settings: TrainerSettings
     optimizer: Optimizer
     history: TrainingHistory
     epochs: int
@@ -59,6 +62,9 @@ class Callback:
 
     def on_end(self, state: TrainingState) -> None:
         """After the last epoch, when the model has its final weights."""
+
+    def on_failure(self, state: TrainingState, error: BaseException) -> None:
+        """When an error or an interruption has ended the training, instead of `on_end`."""
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -58,6 +58,7 @@ class Run:
         embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
         state = TrainingState(
             model,
+            settings,
             settings.optimizer.build(model, look_ups(model, settings.batch_size, embedded)),
             TrainingHistory(monitor=settings.monitor),
             last_epoch,

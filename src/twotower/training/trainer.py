@@ -111,7 +111,12 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             saved = Checkpoint(Path(checkpoint), identity_of(self, model, train, validation))
             run.resume(saved)
         with watched(callbacks, progress) as watching:
-            run.train(watching, saved)
+            try:
+                run.train(watching, saved)
+            except BaseException as error:
+                for callback in watching:
+                    callback.on_failure(run.state, error)
+                raise
         return run.state.history
 
     def _check_fit(self, validation: Dataset | None, stop_after: int | None) -> None:

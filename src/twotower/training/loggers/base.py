@@ -1,0 +1,117 @@
+"""`Logger`: what loggers have in common, and what there is to log of a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from twotower.arguments import checks_arguments
+from twotower.errors import ConfigError
+from twotower.evaluation.history import Epoch, TrainingHistory
+from twotower.kinds import Kinds
+from twotower.training.callbacks import Callback, TrainingState
+
+LOGGERS: Kinds[type[Logger]] = Kinds("logger")
+"""Loggers by kind. `@LOGGERS.register` makes one of your own known to `[[loggers]]` of a config."""
+
+
+class Logger(Callback):
+    """Writes each epoch's figures somewhere; a subclass says where.
+
+    A resumed training is logged whole: epochs of the checkpoint come first.
+
+    Args:
+        name: What the training is called there.
+
+    Example:
+        >>> class Lines(Logger):
+        ...     kind = "lines"
+        ...     def open(self, settings: Mapping[str, Any]) -> None:
+        ...         self.lines: list[str] = []
+        ...     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
+        ...         self.lines.append(f"{epoch}: {figures['training/loss']:.1f}")
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
+
+    def __init__(self, name: str = "training") -> None:
+        if not name:
+            raise ConfigError("name=''; expected what the training is called", field="name")
+        self.name = name
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Begins; `settings` are those of the training and of the model, as plain data."""
+
+    def log(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Writes an epoch's figures, such as `training/loss` and `all/top_100`."""
+        raise NotImplementedError
+
+    def close(self, failed: bool) -> None:
+        """Ends; `failed` where an error or an interruption ended the training."""
+
+    def on_start(self, state: TrainingState) -> None:
+        """Begins, with the epochs of a checkpoint where training resumes from one."""
+        self.open(settings_of(state))
+        for epoch in state.history.epochs:
+            self.log(epoch.epoch, figures_of(epoch))
+
+    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
+        """Writes the epoch's figures."""
+        del state
+        self.log(epoch.epoch, figures_of(epoch))
+
+    def on_end(self, state: TrainingState) -> None:
+        """Ends."""
+        del state
+        self.close(failed=False)
+
+    def on_failure(self, state: TrainingState, error: BaseException) -> None:
+        """Ends, and says that training failed."""
+        del state, error
+        self.close(failed=True)
+
+
+def figures_of(epoch: Epoch) -> dict[str, float]:
+    """An epoch's figures by name: those of training as `training/loss`, of validation as `all/mrr`.
+
+    Example:
+        >>> figures_of(Epoch(1, loss=2.5, learning_rate=0.01, seconds=0.1))["training/loss"]
+        2.5
+    """
+    (row,) = TrainingHistory(epochs=[epoch]).to_table().to_pylist()
+    return {
+        name.replace(".", "/", 1) if "." in name else f"training/{name}": float(value)
+        for name, value in row.items()
+        if name != "epoch" and value is not None
+    }
+
+
+def settings_of(state: TrainingState) -> dict[str, Any]:
+    """The settings of a training and its model as plain data; what is none is shown as Python shows it."""
+    return {
+        "training": msgspec.to_builtins(state.settings, enc_hook=repr),
+        "model": msgspec.to_builtins(state.model.settings(), enc_hook=repr),
+        "parameters": state.model.parameter_count,
+    }
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables as one, its keys dotted; lists as JSON.
+
+    Example:
+        >>> flat({"training": {"epochs": 3, "ks": [1, 5]}})
+        {'training.epochs': 3, 'training.ks': '[1, 5]'}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{below}": one for below, one in flat(value).items()}
+        else:
+            found[name] = json.dumps(value) if isinstance(value, list) else value
+    return found
