@@ -33,6 +33,12 @@ def test_a_history_is_a_table_with_a_row_an_epoch() -> None:
     assert frame.loc[frame["all.mrr"].idxmax(), "epoch"] == 2
 
 
+def test_accuracy_in_training_has_columns_of_its_own() -> None:
+    epochs = [Epoch(1, 2.0, 0.1, 1.0), Epoch(2, 2.0, 0.1, 1.0, accuracy={"top_5": 0.25})]
+    table = TrainingHistory(epochs=epochs).to_table()
+    assert table["training.top_5"].to_pylist() == [None, 0.25]
+
+
 def test_the_plot_has_the_loss_and_what_was_asked_for_of_validation() -> None:
     loss, validation = HISTORY.plot().axes
     assert points_of(loss) == [[1, 3.0], [2, 1.5], [3, 1.0]]

@@ -22,9 +22,9 @@ def plain(
     banned: Tensor | None,
     hard_negatives: int | None,
     smoothing: float,
-) -> Tensor:
-    """Σ_i w_i (log Σ_j exp z_ij − (1 − ε) z_it − ε mean_j z_ij), row by row, with all logits at once."""
-    total = queries.new_zeros(())
+) -> tuple[Tensor, list[int]]:
+    """Σ_i w_i (log Σ_j exp z_ij − (1 − ε) z_it − ε mean_j z_ij), row by row, with all logits at once; z_it's ranks."""
+    total, ranks = queries.new_zeros(()), []
     for i in range(len(queries)):
         logits = candidates @ queries[i]
         if bias is not None:
@@ -39,7 +39,8 @@ def plain(
         left = torch.cat([negatives, positive[None]])
         wanted = (1 - smoothing) * positive + smoothing * left.mean()
         total = total + weights[i] * (torch.logsumexp(left, 0) - wanted)
-    return total
+        ranks.append(1 + int((negatives >= positive).sum()))
+    return total, ranks
 
 
 @given(
@@ -54,6 +55,7 @@ def plain(
     with_removed=st.booleans(),
     hard_negatives=st.none() | st.integers(1, 9),
     smoothing=st.just(0.0) | st.floats(0.01, 0.9),
+    ranked=st.floats(0, 1),
 )
 def test_value_and_gradient_are_the_plain_formulas(
     seed: int,
@@ -67,6 +69,7 @@ def test_value_and_gradient_are_the_plain_formulas(
     with_removed: bool,
     hard_negatives: int | None,
     smoothing: float,
+    ranked: float,
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
 
@@ -83,8 +86,11 @@ def test_value_and_gradient_are_the_plain_formulas(
         banned = torch.rand(rows, columns, generator=draw) < 0.4
         banned[torch.arange(rows), target] = False
         removed = Removed(*banned.nonzero(as_tuple=True))
-    expected = plain(queries, candidates, target, weights, bias, shift, banned, hard_negatives, smoothing)
+    expected, expected_ranks = plain(
+        queries, candidates, target, weights, bias, shift, banned, hard_negatives, smoothing
+    )
     expected_gradients = torch.autograd.grad(expected, [queries, candidates])
+    ranks = torch.full((round(ranked * rows),), 99, dtype=torch.int32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax, "CACHED_LOGITS", cached)
         patch.setattr(softmax, "TILE_ROWS", tile_rows)
@@ -99,9 +105,11 @@ def test_value_and_gradient_are_the_plain_formulas(
             removed=removed,
             hard_negatives=hard_negatives,
             smoothing=smoothing,
+            ranks=ranks,
         )
         gradients = torch.autograd.grad(loss, [queries, candidates])
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    assert ranks.tolist() == expected_ranks[: len(ranks)]
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
 
@@ -167,3 +175,12 @@ def test_memory_does_not_hold_all_logits(rows: int, columns: int, logits: int, m
         softmax_loss(queries, candidates, torch.arange(rows), torch.ones(rows)).backward()  # type: ignore[no-untyped-call]
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert largest <= 4 * logits * torch.get_num_threads()
+
+
+@pytest.mark.parametrize("cached", [softmax.CACHED_LOGITS, 64])
+def test_of_candidates_that_are_alike_the_target_is_last(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax, "CACHED_LOGITS", cached)
+    queries, candidates = torch.randn(200, 24), torch.randn(24).expand(90, 24).contiguous()
+    ranks = torch.zeros(200, dtype=torch.int32)
+    softmax_loss(queries, candidates, torch.arange(200) % 90, torch.ones(200), ranks=ranks)
+    assert set(ranks.tolist()) == {90}

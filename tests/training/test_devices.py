@@ -7,6 +7,7 @@ from twotower.features import Bucketized, Category, Elapsed, History, Normalized
 from twotower.features.encoders import ENCODERS, Encoder
 from twotower.model import FullSoftmax, Tower, TwoTower
 from twotower.training import Trainer
+from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.run import Run
 
 
@@ -27,6 +28,6 @@ def test_a_step_on_the_full_softmax_never_waits_for_the_device(encoder: Encoder)
     run.state.optimizer.step = lambda: None  # type: ignore[assignment]  # fused, on real devices alone
     with run.source.epoch(1) as parts:
         ((part, order),) = parts
-    loss, _ = run._step(part, order[:128])
+    loss, _ = run._step(part, order[:128], StreamedAccuracy((1, 5), model.device))
     assert loss.shape == ()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -36,6 +36,7 @@ def test_a_person_at_a_terminal_sees_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert "training" in shown
     assert "100%" in shown
     assert "epoch 2 of 2 · loss " in shown
+    assert " · training.top_100 " in shown
     assert " · all.mrr 0." in shown
 
 

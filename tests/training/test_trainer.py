@@ -14,6 +14,7 @@ from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.features import Category, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
+from twotower.model.functional import Reduction
 from twotower.training import Adagrad, AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 
@@ -53,6 +54,48 @@ def test_training_learns_what_popularity_cannot_know(
     Trainer(epochs=12, batch_size=128, optimizer=FAST, loss=loss).fit(model, train)
     own = measure(ModelScorer(model), test, train).scores.all["top_10"]
     assert own > measure(Popularity(train), test, train).scores.all["top_10"] + 0.3
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]])
+def test_accuracy_in_training_is_that_of_the_steps_logits(
+    weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.training.accuracy.SAMPLED", 1)
+    pairs = [(query, (query * 7 + query // 3) % 5) for query in range(12)]
+    log = log_of(pairs, 12, 5, None if weights is None else weights * 4)
+    model = TwoTower(*(Tower([Category(column, 8, unknown_rate=0.0)]) for column in ("user", "item"))).learn(
+        log, seed=3
+    )
+    trainer = Trainer(epochs=1, ks=(1, 3), monitor="all.mrr", loss=FullSoftmax())
+    everything = torch.arange(12)
+    with torch.no_grad():
+        scores = model(
+            model.encode_queries(log).gather(everything), model.encode_candidates(log.candidates).gather(everything[:5])
+        )
+    own = scores.gather(1, torch.from_numpy(log.candidate_index)[:, None])
+    ranks, weight = (scores >= own).sum(dim=1), torch.tensor(log.weights)
+    expected = [(weight[ranks <= k].sum() / weight.sum()).item() for k in (1, 3)]
+    accuracy = trainer.fit(model, log).epochs[0].accuracy
+    assert list(accuracy.values()) == pytest.approx(expected)
+    assert 0 < expected[0] < expected[1] < 1
+
+
+def test_a_loss_that_ranks_nothing_has_no_accuracy(parts: tuple[Dataset, Dataset]) -> None:
+    class Pull:
+        reduction: Reduction = "sum"
+
+        def embedded(self, events: int, catalogue: int) -> int:
+            return events
+
+        def bind(self, train: Any) -> Pull:
+            return self
+
+        def __call__(self, query_embeddings: torch.Tensor, batch: Any, embed_candidates: Any) -> torch.Tensor:
+            scores: torch.Tensor = (query_embeddings * embed_candidates(batch.candidates)).sum(dim=1)
+            return -scores.sigmoid().sum()
+
+    history = Trainer(epochs=1, loss=Pull()).fit(toy_model(), parts[0])
+    assert history.epochs[0].accuracy == {}
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(parts: tuple[Dataset, Dataset]) -> None:

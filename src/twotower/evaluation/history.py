@@ -27,6 +27,9 @@ class Epoch(msgspec.Struct, frozen=True):
         validation: Scores after it; None where it was not validated.
         validation_seconds: Spent validating.
         waiting_seconds: Of those spent training, the ones in which it waited for a streamed log.
+        accuracy: Share of the training events whose candidate was among the k most probable of those that the loss
+            compared it with, as `top_1`, `top_10` and so on: in-batch top-k accuracy, measured on some of each batch's
+            events as the epoch went on. Empty where the loss does not say.
     """
 
     epoch: int
@@ -36,6 +39,7 @@ class Epoch(msgspec.Struct, frozen=True):
     validation: Scores | None = None
     validation_seconds: float = 0.0
     waiting_seconds: float = 0.0
+    accuracy: dict[str, float] = {}
 
 
 class TrainingHistory(msgspec.Struct):
@@ -97,11 +101,13 @@ class TrainingHistory(msgspec.Struct):
     def to_table(self) -> pa.Table:
         """One row an epoch, as Arrow; `.to_pandas()` makes a DataFrame of it.
 
-        Columns are those of `Epoch`, and the metrics of validation as `all.mrr`, `unseen.top_100` and so on, null for
-        epochs that were not validated.
+        Columns are those of `Epoch`, the accuracy in training as `training.top_10`, and the metrics of validation as
+        `all.mrr`, `unseen.top_100` and so on, null for epochs that were not validated.
         """
-        plain = [name for name in Epoch.__struct_fields__ if name != "validation"]
+        plain = [name for name in Epoch.__struct_fields__ if name not in ("validation", "accuracy")]
         columns = {name: [getattr(epoch, name) for epoch in self.epochs] for name in plain}
+        for name in dict.fromkeys(name for epoch in self.epochs for name in epoch.accuracy):
+            columns[f"training.{name}"] = [epoch.accuracy.get(name) for epoch in self.epochs]
         for protocol in ("all", "unseen"):
             scores = [epoch.validation for epoch in self.epochs]
             values = [None if one is None else getattr(one, protocol) for one in scores]

@@ -71,6 +71,7 @@ def full_softmax(
     removed: Removed | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
+    ranks: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each row's candidate against all candidates: `−log softmax(q·cᵀ / T)`.
 
@@ -84,6 +85,8 @@ def full_softmax(
         label_smoothing: Share of each row's target that is spread evenly over all candidates that are left (Szegedy et
             al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
         reduction: `mean`, over the sum of the weights; or `sum`.
+        ranks: Where the ranks of the first rows' candidates are written, an integer tensor `[n]` for n ≤ B rows: how
+            many columns are at least as probable, the row's own included.
 
     Returns:
         A scalar.
@@ -98,7 +101,7 @@ def full_softmax(
         0.3133
         >>> loss.backward()
     """
-    _check(query, candidates, target, weights, removed)
+    _check(query, candidates, target, weights, removed, ranks)
     return softmax_loss(
         _tempered(query, temperature),
         candidates,
@@ -106,6 +109,7 @@ def full_softmax(
         _row_weights(query, weights, reduction),
         removed=removed,
         smoothing=label_smoothing,
+        ranks=ranks,
     )
 
 
@@ -122,6 +126,7 @@ def in_batch_softmax(
     removed: Removed | None = None,
     hard_negatives: int | None = None,
     reduction: Reduction = "mean",
+    ranks: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each row's candidate against those of the batch: `−log softmax(q·cᵀ / T − log p)`.
 
@@ -142,6 +147,8 @@ def in_batch_softmax(
         removed: Logits left out besides, none of them a row's target.
         hard_negatives: Keep only this many distinct negatives a row, those with the highest corrected logits.
         reduction: `mean`, over the sum of the weights; or `sum`.
+        ranks: Where the ranks of the first rows' candidates are written, an integer tensor `[n]` for n ≤ B rows: how
+            many columns are at least as probable, the row's own included.
 
     Returns:
         A scalar.
@@ -167,7 +174,7 @@ def in_batch_softmax(
     """
     if target is None:
         target = torch.arange(len(query), device=query.device)
-    _check(query, candidates, target, weights, removed)
+    _check(query, candidates, target, weights, removed, ranks)
     for name, given in (("multiplicity", multiplicity), ("log_probability", log_probability)):
         if given is not None and given.shape != (len(candidates),):
             raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(candidates)}], one a candidate")
@@ -183,6 +190,7 @@ def in_batch_softmax(
         target_shift=-own if mask_same else None,
         removed=removed,
         hard_negatives=hard_negatives,
+        ranks=ranks,
     )
     return loss if mask_same else loss + torch.dot(row_weights, own)  # each row's own column is one of several
 
@@ -202,6 +210,7 @@ def sampled_softmax(
     removed: Removed | None = None,
     hard_negatives: int | None = None,
     reduction: Reduction = "mean",
+    ranks: Tensor | None = None,
 ) -> Tensor:
     """`in_batch_softmax` with further negatives, drawn uniformly over the catalogue.
 
@@ -223,6 +232,7 @@ def sampled_softmax(
         removed: Logits left out besides.
         hard_negatives: Keep only this many distinct negatives a row.
         reduction: `mean` or `sum`.
+        ranks: Where ranks are written.
 
     Returns:
         A scalar.
@@ -257,6 +267,7 @@ def sampled_softmax(
         removed=removed,
         hard_negatives=hard_negatives,
         reduction=reduction,
+        ranks=ranks,
     )
 
 
@@ -292,7 +303,14 @@ def _row_weights(query: Tensor, weights: Tensor | None, reduction: Reduction) ->
     return rows / rows.sum().clamp_min(torch.finfo(query.dtype).tiny)
 
 
-def _check(query: Tensor, candidates: Tensor, target: Tensor, weights: Tensor | None, removed: Removed | None) -> None:
+def _check(
+    query: Tensor,
+    candidates: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    removed: Removed | None,
+    ranks: Tensor | None,
+) -> None:
     """Refuses shapes that do not fit each other, and removed logits that the softmax cannot leave out."""
     if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
         raise ConfigError(
@@ -301,6 +319,10 @@ def _check(query: Tensor, candidates: Tensor, target: Tensor, weights: Tensor | 
     for name, given in (("target", target), ("weights", weights)):
         if given is not None and given.shape != (len(query),):
             raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(query)}], one a row of query")
+    if ranks is not None and (ranks.dim() != 1 or len(ranks) > len(query) or ranks.is_floating_point()):
+        raise ConfigError(
+            f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most the {len(query)} rows"
+        )
     if removed is not None and len(removed.rows) > 0:
         is_target = target[removed.rows] == removed.columns
         if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):

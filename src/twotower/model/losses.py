@@ -34,11 +34,14 @@ class Batch:
         queries: Row of each event's query in the query table, int64 `[B]`.
         candidates: Row of each event's candidate in the candidate table, int64 `[B]`.
         weights: Weight of each event, float32 `[B]`; None where all count the same.
+        ranks: Where a loss that compares each event's candidate with others writes the rank that it gives it, int32
+            `[n]` for the first n events; in-batch top-k accuracy is made of them. Left at 0 by other losses.
     """
 
     queries: Tensor
     candidates: Tensor
     weights: Tensor | None = None
+    ranks: Tensor | None = None
 
 
 class BoundLoss(Protocol):
@@ -256,6 +259,7 @@ class _BoundInBatch:
             else _known_columns(self.known, batch, columns.candidates, self.catalogue),
             hard_negatives=self.loss.hard_negatives,
             reduction=self.loss.reduction,
+            ranks=batch.ranks,
         )
 
     def _log_drawn(self, candidates: Tensor, events: int) -> Tensor | None:
@@ -281,6 +285,7 @@ class _BoundFull:
             removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
             label_smoothing=self.loss.label_smoothing,
             reduction=self.loss.reduction,
+            ranks=batch.ranks,
         )
 
 

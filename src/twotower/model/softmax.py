@@ -42,6 +42,10 @@ TILE_ROWS = 512
 HELD_LOGITS = 1 << 25
 """Exponentials held at once where the columns are cut, at most: 128 MiB in float32."""
 
+EQUAL = 1e-5
+"""Logits that differ by less than this share of themselves are equal where ranks are counted: products of one pair of
+embeddings in two ways differ by that much, and a model that cannot tell candidates apart must not look good."""
+
 LOG2_E = math.log2(math.e)
 
 
@@ -69,6 +73,7 @@ def softmax_loss(
     removed: Removed | None = None,
     hard_negatives: int | None = None,
     smoothing: float = 0.0,
+    ranks: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
 
@@ -85,6 +90,8 @@ def softmax_loss(
             of the above; None keeps all.
         smoothing: Share of each row's target that is spread evenly over all columns that are left, the
             chosen one's included.
+        ranks: Where the ranks of the first rows' targets are written, `[n]` for n ≤ B rows: how many columns have a
+            logit at least as high, the target's own included. For all rows this costs a tenth of the loss's time.
 
     Returns:
         A scalar, differentiable once with respect to `queries` and `candidates`.
@@ -96,7 +103,7 @@ def softmax_loss(
     """
     offset = torch.zeros(len(candidates), dtype=queries.dtype, device=queries.device) if bias is None else bias
     loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
-        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing
+        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing, ranks
     )
     return loss
 
@@ -114,6 +121,7 @@ class _Softmax(torch.autograd.Function):
         removed: Removed | None,
         hard_negatives: int | None,
         smoothing: float,
+        ranks: Tensor | None,
     ) -> Tensor:
         problem = _Problem(
             queries=queries,
@@ -124,11 +132,14 @@ class _Softmax(torch.autograd.Function):
             bias=bias * LOG2_E,
             target_shift=None if target_shift is None else target_shift * LOG2_E,
             removed=removed,
+            ranks=ranks,
         )
         gradients = None
         if any(ctx.needs_input_grad[:2]):
             gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates))
             ctx.save_for_backward(gradients.queries, gradients.candidates)
+        if ranks is not None:
+            ranks.zero_()
         on_cpu = queries.device.type == "cpu"
         logits = CACHED_LOGITS * torch.get_num_threads() if on_cpu else DEVICE_LOGITS
         rows = max(1, logits // max(1, len(candidates)))
@@ -140,7 +151,7 @@ class _Softmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         query_gradient, candidate_gradient = ctx.saved_tensors
-        return (query_gradient * outer, candidate_gradient * outer, *[None] * 7)
+        return (query_gradient * outer, candidate_gradient * outer, *[None] * 8)
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,16 @@ class _Problem:
     bias: Tensor
     target_shift: Tensor | None
     removed: Removed | None
+    ranks: Tensor | None
+
+    def count(self, logits: Tensor, start: int, wanted: Tensor) -> None:
+        """Adds to the ranks of rows from `start` on, where they are counted, the logits that reach their target's."""
+        if self.ranks is None or start >= len(self.ranks):
+            return
+        rows = min(len(self.ranks) - start, len(logits))
+        bar = wanted[:rows] - EQUAL * wanted[:rows].abs().clamp_min(1)
+        reached = torch.ge(logits[:rows], bar.unsqueeze(1), out=torch.empty_like(logits[:rows]))
+        self.ranks[start : start + rows].add_(reached.sum(dim=1).to(self.ranks.dtype))
 
 
 @dataclass(frozen=True)
@@ -190,6 +211,7 @@ def _in_whole_rows(
             _keep_hardest(logits, problem.target[part].unsqueeze(1), hard_negatives)
         torch.amax(logits, 1, out=top)
         torch.index_select(line, 0, chosen, out=wanted[part])
+        problem.count(logits, start, wanted[part])
         if smoothing > 0:
             left_out = logits == -torch.inf
             kept = width - left_out.sum(dim=1)
@@ -237,6 +259,7 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
             line.index_copy_(0, targets.place[within], wanted.index_select(0, targets.rows[within]))
             if removed is not None:
                 line.index_fill_(0, removed.place[removed.within(start, first)], -torch.inf)
+            problem.count(tile, start, wanted[part])
             before = highest[part].clone()
             torch.maximum(before, tile.amax(dim=1), out=highest[part])
             kept = line if gradients is None else held[height * first : height * columns.stop]

@@ -118,9 +118,13 @@ class Progress(Callback):
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         """Says the epoch's figures."""
+        monitor = state.history.monitor
         self._figures = f" · loss {epoch.loss:.3f}"
+        if epoch.accuracy:
+            length = monitor.rpartition(".")[2]
+            shown = length if length in epoch.accuracy else list(epoch.accuracy)[-1]
+            self._figures += f" · training.{shown} {epoch.accuracy[shown]:.4f}"
         if state.history.validated:
-            monitor = state.history.monitor
             last = state.history.validated[-1][1].value(monitor)
             self._figures += f" · {monitor} {last:.4f}"
         total = epoch.epoch * state.steps_per_epoch if state.stop else self.line.total

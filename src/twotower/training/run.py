@@ -22,6 +22,7 @@ from twotower.interruption import Interruption
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
+from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights
@@ -116,13 +117,14 @@ class Run:
             started = time.perf_counter()
             state.model.train()
             total, weight = torch.zeros(2, dtype=torch.float64, device=state.model.device)
+            accuracy = StreamedAccuracy(settings.ks, state.model.device)
             with self.source.epoch(number) as parts:
                 batches = ((part, rows) for part, order in parts for rows in torch.split(order, settings.batch_size))
                 for step, (part, rows) in enumerate(batches):
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    loss, counted = self._step(part, rows)
+                    loss, counted = self._step(part, rows, accuracy)
                     total += loss
                     weight += counted
                     state.step = step + 1
@@ -139,7 +141,8 @@ class Run:
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
         rate = settings.optimizer.learning_rate * factor
-        return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=self.source.waited))
+        waited, means = self.source.waited, accuracy.means()
+        return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=waited, accuracy=means))
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -169,11 +172,13 @@ class Run:
             self.state.model.load_state_dict(self.best)
             self.state.history.restored = self.state.history.best.epoch
 
-    def _step(self, part: Part, rows: Tensor) -> tuple[Tensor, Tensor | int]:
+    def _step(self, part: Part, rows: Tensor, accuracy: StreamedAccuracy) -> tuple[Tensor, Tensor | int]:
         """Trains on the events of a part at `rows`; gives the sum of their losses and of their weights."""
         model, optimizer = self.state.model, self.state.optimizer
         weights = None if part.weights is None else part.weights.index_select(0, rows)
-        batch = Batch(part.query_rows.index_select(0, rows), part.candidate_rows.index_select(0, rows), weights)
+        query_rows, candidate_rows = (side.index_select(0, rows) for side in (part.query_rows, part.candidate_rows))
+        ranks = accuracy.ranks_of_batch(len(rows))
+        batch = Batch(query_rows, candidate_rows, weights, ranks)
         loss = self.loss(
             self._embedded(model.query_vectors, part.queries, rows),
             batch,
@@ -185,6 +190,7 @@ class Run:
             clip_gradient(model.parameters(), self.settings.clip_norm)
         optimizer.step()
         model.clamp_temperature()
+        accuracy.add(ranks, weights)
         counted = len(rows) if weights is None else weights.sum()
         return loss.detach() * (counted if self.settings.loss.reduction == "mean" else 1), counted
 
