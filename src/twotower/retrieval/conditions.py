@@ -1,29 +1,40 @@
 """Conditions on candidates, as people write them: `year >= 1990 and genres contains "Comedy"`.
 
-`GRAMMAR` says what can be written. A text is parsed into a tree, and the tree becomes an Arrow expression; nothing is
-ever run as code. As in SQL, a test of a missing value is neither true nor false, and only what is true is found:
-`not year > 1990` does not find a candidate without a year. `contains` finds an equal element of a list, or a part of
-a text, of the latter in upper or lower case. Dates and times are compared with text such as "1994-06-30" or
-"1994-06-30T12:00:00"; where a column has a time zone and the text names none, that is UTC.
+`GRAMMAR` says what can be written. A text is parsed into a tree (`condition_tree.py`), of which stores make Arrow's
+expressions, SQL and the like; nothing is ever run as code. As in SQL, a test of a missing value is neither true nor
+false, and only what is true is found: `not year > 1990` does not find a candidate without a year. `contains` finds an
+equal element of a list, or a part of a text, of the latter in upper or lower case. Dates and times are compared with
+text such as "1994-06-30" or "1994-06-30T12:00:00"; where a column has a time zone and the text names none, it is UTC.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken, v_args
 from lark.exceptions import VisitError
 from lark.visitors import Transformer_NonRecursive
 
 from twotower.errors import ConfigError
+from twotower.retrieval.condition_tree import (
+    COMPARISONS,
+    All,
+    ArrowWords,
+    Column,
+    Contains,
+    Either,
+    Missing,
+    Node,
+    Not,
+    among,
+    compared,
+)
 
 GRAMMAR = r"""
 ?condition: conjunction (_OR conjunction)*
@@ -68,44 +79,22 @@ SHOWN = 40
 ROW = " row"
 """The column of row numbers while a table is filtered."""
 
-COMPARISONS = {
-    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
 ORDERED = ("<", "<=", ">", ">=")
 
 CANNOT_READ = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeError)
 
 
 @dataclass(frozen=True)
-class Contained:
-    """A test whether a list has an element; its result becomes a column of its own, `name`."""
-
-    name: str
-    column: str
-    value: pa.Scalar
-
-    def of(self, table: pa.Table) -> pa.Array:
-        """For each row whether its list has the element; null where there is no list."""
-        lists = table[self.column].combine_chunks()
-        hit = pc.equal(lists.flatten(), self.value).fill_null(False).to_numpy(zero_copy_only=False)
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()  # of a null list, `flatten` skips the values
-        parents = np.repeat(np.arange(len(lists)), lengths)
-        found = np.zeros(len(lists), dtype=bool)
-        found[parents[hit]] = True
-        return pa.array(found, mask=lists.is_null().to_numpy(zero_copy_only=False))
-
-
-@dataclass(frozen=True)
 class Condition:
-    """A parsed condition.
+    """A parsed condition on tables of one schema.
 
     Attributes:
-        expression: What has to be true, over the table's columns and those of `contained`.
-        contained: Tests of lists, for which Arrow has no expression.
+        tree: What it tests; stores translate it into their own words.
+        schema: The schema of the tables.
     """
 
-    expression: pc.Expression
-    contained: tuple[Contained, ...]
+    tree: Node
+    schema: pa.Schema
 
     @classmethod
     def parse(cls, text: str, schema: pa.Schema) -> Condition:
@@ -121,12 +110,10 @@ class Condition:
         """
         if len(text) > LONGEST:
             raise ConfigError(f"the condition has {len(text)} characters; expected at most {LONGEST}")
-        expressions = _Expressions(schema)
         try:
-            expression = expressions.transform(_parsed(text, schema))
+            return cls(_Nodes(schema).transform(_parsed(text, schema)), schema)
         except VisitError as error:
             raise error.orig_exc from None
-        return cls(expression, tuple(expressions.contained))
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int64]:
         """Rows of a table for which it is true, ascending.
@@ -136,11 +123,13 @@ class Condition:
         """
         if table.num_rows == 0:
             return np.empty(0, dtype=np.int64)
-        for test in self.contained:
+        words = ArrowWords(self.schema)
+        expression = words.expression(self.tree)
+        for test in words.contained:
             table = table.append_column(test.name, test.of(table))
         table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
         try:
-            rows: npt.NDArray[np.int64] = table.filter(self.expression)[ROW].to_numpy().copy()
+            rows: npt.NDArray[np.int64] = table.filter(expression)[ROW].to_numpy().copy()
         except CANNOT_READ as error:
             raise ConfigError(f"the condition cannot be used on this table: {error}") from error
         return rows
@@ -191,7 +180,7 @@ def _parsed(text: str, schema: pa.Schema) -> Tree[Token]:
 
 
 class _Column:
-    """A column as a condition names it: how Arrow compares it, and the type of its values or its lists' elements."""
+    """A column as a condition names it, and the type of its values or its lists' elements."""
 
     def __init__(self, token: Token, schema: pa.Schema) -> None:
         self.token, self.name = token, token.strip("`")
@@ -201,7 +190,7 @@ class _Column:
         self.has_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         values = kind.value_type if self.has_lists else kind
         self.kind = values.value_type if pa.types.is_dictionary(values) else values
-        self.field = pc.field(self.name).cast(self.kind) if pa.types.is_dictionary(kind) else pc.field(self.name)
+        self.column = Column(self.name, self.kind, self.has_lists)
 
     def check(self, token: Token) -> None:
         """Refuses a test that values of its type do not have."""
@@ -230,45 +219,41 @@ class _Column:
 
 
 @v_args(inline=True)
-class _Expressions(Transformer_NonRecursive[Token, pc.Expression]):
-    """Makes the expression of a tree, from its leaves up: a method for each rule of the grammar."""
+class _Nodes(Transformer_NonRecursive[Token, Node]):
+    """Makes the tree of a condition, from its leaves up: a method for each rule of the grammar."""
 
     def __init__(self, schema: pa.Schema) -> None:
         super().__init__()
         self.schema = schema
-        self.contained: list[Contained] = []
 
     def COLUMN(self, token: Token) -> _Column:  # noqa: N802 (the name of the terminal)
         return _Column(token, self.schema)
 
-    def condition(self, *parts: pc.Expression) -> pc.Expression:
-        return _joined(operator.or_, parts)
+    def condition(self, *parts: Node) -> Node:
+        return Either(parts)
 
-    def conjunction(self, *parts: pc.Expression) -> pc.Expression:
-        return _joined(operator.and_, parts)
+    def conjunction(self, *parts: Node) -> Node:
+        return All(parts)
 
-    def negation(self, *parts: Any) -> pc.Expression:
-        return parts[-1] if len(parts) % 2 else ~parts[-1]
+    def negation(self, *parts: Any) -> Node:
+        node: Node = parts[-1]
+        return node if len(parts) % 2 else Not(node)
 
-    def missing(self, column: _Column, negated: Token | None) -> pc.Expression:
-        field = pc.field(column.name)
-        return field.is_valid() if negated else field.is_null()
+    def missing(self, column: _Column, negated: Token | None) -> Node:
+        return _negated(Missing(column.column), negated)
 
-    def comparison(self, column: _Column, sign: Token, value: Token) -> pc.Expression:
-        return COMPARISONS["=" if sign == "==" else sign](column.field, column.value(value))
+    def comparison(self, column: _Column, sign: Token, value: Token) -> Node:
+        return compared(column.column, "=" if sign == "==" else str(sign), column.value(value))
 
-    def among(self, column: _Column, negated: Token | None, *values: Token) -> pc.Expression:
-        found = _joined(operator.or_, [column.field == column.value(value) for value in values])
-        return ~found if negated else found
+    def among(self, column: _Column, negated: Token | None, *values: Token) -> Node:
+        return _negated(among(column.column, [column.value(value) for value in values]), negated)
 
-    def contains(self, column: _Column, negated: Token | None, value: Token) -> pc.Expression:
-        if column.has_lists:
-            test = Contained(f" list {len(self.contained)}", column.name, column.value(value))
-            self.contained.append(test)
-            found = pc.field(test.name)
-        else:
-            found = pc.match_substring(column.field, column.value(value).as_py(), ignore_case=True)
-        return ~found if negated else found
+    def contains(self, column: _Column, negated: Token | None, value: Token) -> Node:
+        return _negated(Contains(column.column, column.value(value)), negated)
+
+
+def _negated(node: Node, negated: Token | None) -> Node:
+    return Not(node) if negated else node
 
 
 def _mistake(token: Token, expected: str) -> ConfigError:
@@ -294,14 +279,6 @@ def _expected(accepted: set[str], column: _Column | None, schema: pa.Schema) -> 
 
 def _columns_of(schema: pa.Schema) -> str:
     return f"a column: {', '.join(schema.names)}"
-
-
-def _joined(join: Callable[[Any, Any], Any], parts: Sequence[pc.Expression]) -> pc.Expression:
-    """The parts joined by halves, so that many of them make no deep expression."""
-    if len(parts) == 1:
-        return parts[0]
-    half = len(parts) // 2
-    return join(_joined(join, parts[:half]), _joined(join, parts[half:]))
 
 
 def _value(token: Token, kind: pa.DataType) -> pa.Scalar | None:

@@ -1,0 +1,223 @@
+"""The tree of a condition: what each part tests, and the same as an Arrow expression.
+
+Every store translates this one tree into its own words. A test of a missing value is neither true nor false.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+OPPOSITES = {"=": "!=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+"""The comparison that is true where the other is false."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a test reads.
+
+    Attributes:
+        name: Its name.
+        kind: The type of its values or, of a column of lists, of their elements.
+        has_lists: Whether its values are lists.
+    """
+
+    name: str
+    kind: pa.DataType
+    has_lists: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Whether a column has no value."""
+
+    column: Column
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a column's value compares with another.
+
+    Attributes:
+        column: The column.
+        sign: One of `COMPARISONS`.
+        value: What it is compared with.
+    """
+
+    column: Column
+    sign: str
+    value: pa.Scalar
+
+
+@dataclass(frozen=True)
+class Among:
+    """Whether a column's value is one of several; none are allowed, too."""
+
+    column: Column
+    values: tuple[pa.Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Contains:
+    """Whether a list has an element, or a text has a part, in upper or lower case."""
+
+    column: Column
+    value: pa.Scalar
+
+
+@dataclass(frozen=True)
+class Not:
+    """Whether a test is false."""
+
+    inner: Node
+
+
+@dataclass(frozen=True)
+class All:
+    """Whether all parts are true; there is at least one."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Either:
+    """Whether one of the parts is true; there is at least one."""
+
+    parts: tuple[Node, ...]
+
+
+Node: TypeAlias = Missing | Compared | Among | Contains | Not | All | Either
+
+
+@dataclass(frozen=True)
+class Contained:
+    """A test whether a list has an element; its result becomes a column of its own, `name`."""
+
+    name: str
+    column: str
+    value: pa.Scalar
+
+    def of(self, table: pa.Table) -> pa.Array:
+        """For each row whether its list has the element; null where there is no list."""
+        lists = table[self.column].combine_chunks()
+        hit = pc.equal(lists.flatten(), self.value).fill_null(False).to_numpy(zero_copy_only=False)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()  # of a null list, `flatten` skips the values
+        parents = np.repeat(np.arange(len(lists)), lengths)
+        found = np.zeros(len(lists), dtype=bool)
+        found[parents[hit]] = True
+        return pa.array(found, mask=lists.is_null().to_numpy(zero_copy_only=False))
+
+
+def compared(column: Column, sign: str, value: pa.Scalar) -> Node:
+    """A comparison; of a column of integers with a fraction, or with more than it holds, the same with an integer.
+
+    So that no store has to compare numbers of two types.
+
+    Example:
+        >>> year = Column("year", pa.int16())
+        >>> compared(year, "<", pa.scalar(1990.5)).sign, compared(year, "<", pa.scalar(1990.5)).value.as_py()
+        ('<=', 1990)
+        >>> compared(year, "=", pa.scalar(1990.5)) == Among(year, ())
+        True
+    """
+    if not pa.types.is_integer(column.kind) or pa.types.is_integer(value.type):
+        return Compared(column, sign, value)
+    lowest, highest = _range(column.kind)
+    number = value.as_py()
+    number = Fraction(number) if math.isfinite(number) else math.copysign(1, number) * 10**30  # beyond all integers
+    never = Among(column, ())
+    if sign in ("=", "!="):
+        is_held = number == int(number) and lowest <= number <= highest
+        node = Compared(column, "=", pa.scalar(int(number), column.kind)) if is_held else never
+        return Not(node) if sign == "!=" else node
+    if sign in (">", ">="):
+        return Not(compared(column, "<=" if sign == ">" else "<", value))
+    most = math.floor(number) if sign == "<=" else math.ceil(number) - 1
+    if most >= highest:
+        return Not(never)
+    return never if most < lowest else Compared(column, "<=", pa.scalar(most, column.kind))
+
+
+def among(column: Column, values: Sequence[pa.Scalar]) -> Among:
+    """A test for several values; of a column of integers, without those that it cannot hold."""
+    tests = [compared(column, "=", value) for value in values]
+    return Among(column, tuple(test.value for test in tests if isinstance(test, Compared)))
+
+
+def _range(kind: pa.DataType) -> tuple[int, int]:
+    """The lowest and the highest integer of a type."""
+    signed = pa.types.is_signed_integer(kind)
+    return (-(1 << kind.bit_width - 1), (1 << kind.bit_width - 1) - 1) if signed else (0, (1 << kind.bit_width) - 1)
+
+
+@dataclass
+class ArrowWords:
+    """Translates a tree into an Arrow expression.
+
+    Attributes:
+        schema: That of the tables.
+        contained: Tests of lists, for which Arrow has no expression, met so far.
+    """
+
+    schema: pa.Schema
+    contained: list[Contained] = field(default_factory=list)
+
+    def expression(self, node: Node) -> pc.Expression:
+        """What has to be true, over the table's columns and those of `contained`."""
+        match node:
+            case Missing(column):
+                return pc.field(column.name).is_null()
+            case Compared(column, sign, value):
+                return COMPARISONS[sign](self._field(column), value)
+            case Among(column, ()):
+                return self._field(column) != self._field(column)
+            case Among(column, values):
+                own = self._field(column)
+                return _joined(operator.or_, [own == value for value in values])
+            case Contains(column, value) if column.has_lists:
+                test = Contained(f" list {len(self.contained)}", column.name, value)
+                self.contained.append(test)
+                return pc.field(test.name)
+            case Contains(column, value):
+                return pc.match_substring(pc.utf8_lower(self._field(column)), lower(value.as_py()))
+            case Not(inner):
+                return ~self.expression(inner)
+            case All(parts):
+                return _joined(operator.and_, [self.expression(part) for part in parts])
+            case Either(parts):
+                return _joined(operator.or_, [self.expression(part) for part in parts])
+
+    def _field(self, column: Column) -> pc.Expression:
+        own = pc.field(column.name)
+        return own.cast(column.kind) if pa.types.is_dictionary(self.schema.field(column.name).type) else own
+
+
+def lower(text: str) -> str:
+    """A text in lower case, as all stores have it.
+
+    Example:
+        >>> lower("Straße ÉTÉ")
+        'straße été'
+    """
+    lowered: str = pc.utf8_lower(pa.scalar(text, pa.string())).as_py()
+    return lowered
+
+
+def _joined(join: Callable[[Any, Any], Any], parts: Sequence[pc.Expression]) -> pc.Expression:
+    """The parts joined by halves, so that many of them make no deep expression."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return join(_joined(join, parts[:half]), _joined(join, parts[half:]))
