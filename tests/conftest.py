@@ -16,9 +16,10 @@ from twotower.model import LOSSES
 from twotower.model.tower_module import TOWERS
 from twotower.model.two_tower import MODELS
 from twotower.retrieval import INDEXES
+from twotower.retrieval.stores import STORES
 from twotower.training import LOGGERS
 
-pytest_plugins = ["serving_fixtures"]
+pytest_plugins = ["serving_fixtures", "store_fixtures"]
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
@@ -28,7 +29,7 @@ fork_workers()
 @pytest.fixture(autouse=True)
 def _forgets_own_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES, LOGGERS):
+    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES, LOGGERS, STORES):
         monkeypatch.setattr(kinds, "_classes", dict(kinds._classes))
 
 

@@ -67,6 +67,14 @@ class ParityError(TwoTowerError):
     """An approximate index finds too few of the candidates that exact search finds."""
 
 
+class StoreUnavailableError(TwoTowerError):
+    """A store of candidates cannot be reached, or does not answer in time; the same call may succeed later."""
+
+
+class StoreVersionError(TwoTowerError):
+    """A store has no vectors of these towers: scores with vectors of others would mean nothing."""
+
+
 class NotFittedError(TwoTowerError, RuntimeError):
     """A feature or model was asked for embeddings before it had learned from data."""
 

@@ -9,6 +9,7 @@ from twotower.testing.indexes import check_index
 from twotower.testing.logs import small_log
 from twotower.testing.losses import check_loss
 from twotower.testing.scorers import check_baseline, check_metric
+from twotower.testing.stores import check_store
 from twotower.testing.towers import check_model, check_tower
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "check_loss",
     "check_metric",
     "check_model",
+    "check_store",
     "check_tower",
     "small_log",
 ]

@@ -1,0 +1,51 @@
+"""The parity gate of a store: recall@100 against exact search, as wide a search as it takes."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.errors import ParityError
+from twotower.retrieval.exact import ExactIndex
+from twotower.retrieval.parity import MARGIN, THRESHOLD, K, Parity
+from twotower.retrieval.stores.store import Publication, Store
+
+S = TypeVar("S", bound="Widens")
+
+
+class Widens(Store, Protocol):
+    """A store whose wider one is of the same class."""
+
+    def wider(self: S) -> S | None:
+        """See `Store.wider`."""
+        ...
+
+
+def fitted_store(store: S, publication: Publication) -> tuple[S, Parity]:
+    """The store, made to look more widely until it finds a little more than is demanded, and what it then finds.
+
+    Raises:
+        ParityError: The recall is below the threshold, however widely it looks.
+    """
+    queries, threshold = publication.queries, publication.threshold
+    k = min(K, len(publication.candidates))
+    true = ExactIndex.over(publication.embeddings).search(queries, k).scores  # [n, k]
+    lowest = true[:, -1:] - 1e-5 * true.abs().amax(dim=1, keepdim=True)
+    least = THRESHOLD if threshold is None else threshold
+    aim = least + MARGIN * (1 - least)
+    while (recall := _recall(store, queries, k, lowest)) < aim and (wider := store.wider()) is not None:
+        store = wider
+    if threshold is not None and recall < threshold:
+        raise ParityError(
+            f"the {store.kind} store finds {recall:.3f} of the {k} best candidates of {len(queries)} queries; expected "
+            f"at least {threshold}: let it search more widely, or lower the threshold (parity)"
+        )
+    return store, Parity(k, len(queries), recall, threshold)
+
+
+def _recall(store: Store, queries: Tensor, k: int, lowest: Tensor) -> float:
+    found = np.stack([one.scores for one in store.search(queries, k)]) if len(queries) else np.ones((1, k))
+    return float((torch.from_numpy(found) >= lowest).float().mean())

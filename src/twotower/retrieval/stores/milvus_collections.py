@@ -1,0 +1,233 @@
+"""What a store of candidates is in Milvus: a collection for each catalogue that was published, and an alias.
+
+A collection is filled and measured beside the one that is live; then the alias is moved, which Milvus does at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from twotower.errors import DataError
+from twotower.retrieval.stores.columns import StoredColumn, kept_schema, stored_columns, to_stored
+from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
+from twotower.retrieval.stores.milvus_client import Client
+from twotower.retrieval.stores.milvus_words import tamed
+from twotower.retrieval.stores.store import Publication
+
+VECTOR = "embedding"
+
+MOST_FOUND = 16_384
+"""Candidates that Milvus finds at once, at most."""
+
+LONGEST_TEXT, LONGEST_LIST = 65_535, 4_096
+"""Bytes of a text, and elements of a list, at most."""
+
+BATCH = 1000
+"""Rows that are sent at once."""
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+WORDS = frozenset(
+    {VECTOR, "score", "distance", "entity", "and", "or", "not", "in", "like", "is", "null", "true", "false"}
+)
+"""Names that would mean something else in an expression or an answer."""
+
+TOWERS, LENGTH, WIDTH, COLUMNS, CANDIDATE_ID, READY = (
+    f"twotower.{name}" for name in ("towers", "length", "width", "columns", "candidate_id", "ready")
+)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One catalogue that was published, and the collection it is in.
+
+    Attributes:
+        collection: Name of the collection.
+        towers: Version id of the towers.
+        candidate_id: Name of the id column.
+        length: Length of all lengthened vectors.
+        width: d, numbers of an embedding.
+        catalogue: Columns that are kept.
+    """
+
+    collection: str
+    towers: str
+    candidate_id: str
+    length: float
+    width: int
+    catalogue: pa.Schema
+
+    @cached_property
+    def columns(self) -> list[StoredColumn]:
+        """The columns, as they are stored."""
+        return stored_columns(self.catalogue, lambda name: bool(NAME.fullmatch(name)) and name.lower() not in WORDS)
+
+    @cached_property
+    def by_name(self) -> dict[str, StoredColumn]:
+        """The columns by name."""
+        return {column.name: column for column in self.columns}
+
+    @property
+    def key(self) -> StoredColumn:
+        """The id column."""
+        return self.by_name[self.candidate_id]
+
+
+def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | None, list[str]]:
+    """The live generation of these towers or else their newest, and the towers of all that are ready."""
+    live = _live(client, name)
+    others = set()
+    for collection in sorted(_collections(client, name), key=lambda own: (own != live, -_number(own))):
+        kept = client.describe_collection(collection)["properties"]
+        if kept.get(READY) != "true":
+            continue
+        if kept[TOWERS] == towers:
+            schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept[COLUMNS])))
+            return Generation(collection, towers, kept[CANDIDATE_ID], float(kept[LENGTH]), int(kept[WIDTH]), schema), []
+        others.add(kept[TOWERS])
+    return None, sorted(others)
+
+
+def next_number(client: Any, name: str) -> int:
+    """The number of the next generation; what an interrupted publication left is dropped."""
+    numbers = [0]
+    for collection in _collections(client, name):
+        numbers.append(_number(collection))
+        if client.describe_collection(collection)["properties"].get(READY) != "true":
+            drop(client, collection)
+    return max(numbers) + 1
+
+
+def fill(
+    connection: Client, client: Any, name: str, number: int, publication: Publication, sizes: tuple[int, int]
+) -> Generation:
+    """Makes the collection of a generation, with its graph; nobody searches it yet."""
+    schema = kept_schema(publication.candidates.schema)
+    width, length = publication.embeddings.shape[1], longest(publication.embeddings)
+    own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema)
+    drop(client, own.collection)
+    properties = {
+        TOWERS: own.towers,
+        LENGTH: repr(length),
+        WIDTH: str(width),
+        CANDIDATE_ID: own.candidate_id,
+        COLUMNS: base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        READY: "false",
+    }
+    client.create_collection(
+        own.collection, schema=_schema(connection, client, own), properties=properties, consistency_level="Strong"
+    )
+    for start in range(0, len(publication.candidates), BATCH):
+        part = publication.candidates.slice(start, BATCH)
+        vectors = lengthened(publication.embeddings[start : start + BATCH], length)
+        client.insert(own.collection, rows_of(part, own, vectors))
+    client.flush(own.collection)
+    index = client.prepare_index_params()
+    neighbours, build = sizes
+    index.add_index(VECTOR, index_type="HNSW", metric_type="IP", params={"M": neighbours, "efConstruction": build})
+    client.create_index(own.collection, index)
+    client.load_collection(own.collection)
+    return own
+
+
+def make_live(client: Any, name: str, own: Generation) -> None:
+    """Moves the alias to a generation; the one before stays, those before that are dropped."""
+    before = _live(client, name)
+    client.alter_collection_properties(own.collection, {READY: "true"})
+    if before is None:
+        client.create_alias(own.collection, name)
+    else:
+        client.alter_alias(own.collection, name)
+    for collection in _collections(client, name):
+        if collection not in (own.collection, before):
+            drop(client, collection)
+
+
+def drop(client: Any, collection: str) -> None:
+    """Drops a collection, where it is there."""
+    if client.has_collection(collection):
+        client.drop_collection(collection)
+
+
+def put(client: Any, own: Generation, rows: Sequence[dict[str, Any]], seconds: float) -> None:
+    """Adds and changes rows."""
+    for start in range(0, len(rows), BATCH):
+        client.upsert(own.collection, rows[start : start + BATCH], timeout=max(seconds, 60.0))
+
+
+def rows_of(candidates: pa.Table, own: Generation, vectors: Matrix) -> list[dict[str, Any]]:
+    """The rows as Milvus takes them.
+
+    Raises:
+        DataError: A text or a list is longer than Milvus keeps.
+    """
+    rows: list[dict[str, Any]] = to_stored(candidates, own.columns).to_pylist()
+    lowers = {column.lower for column in own.columns if column.is_text}
+    for row, vector in zip(rows, vectors.tolist(), strict=True):
+        for name, value in row.items():
+            if isinstance(value, list):
+                row[name] = [one for one in value if one is not None]  # its lists hold no nulls
+            elif name in lowers and value is not None:
+                row[name] = tamed(value)
+            _check(name, row[name])
+        row[VECTOR] = vector
+    return rows
+
+
+def _check(name: str, value: object) -> None:
+    if isinstance(value, list):
+        if len(value) > LONGEST_LIST:
+            raise DataError(f"column {name!r}: a list has {len(value)} elements; Milvus keeps at most {LONGEST_LIST}")
+        for one in value:
+            _check(name, one)
+    elif isinstance(value, str) and len(value.encode()) > LONGEST_TEXT:
+        raise DataError(f"column {name!r}: a text has {len(value.encode())} bytes; Milvus keeps at most {LONGEST_TEXT}")
+
+
+def _schema(connection: Client, client: Any, own: Generation) -> Any:
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    for column in own.columns:
+        inner = column.kind.value_type if pa.types.is_list(column.kind) else column.kind
+        given: dict[str, Any] = {"max_length": LONGEST_TEXT} if pa.types.is_string(inner) else {}
+        kind = connection.data_type(_type(inner))
+        if inner != column.kind:
+            given |= {"element_type": kind, "max_capacity": LONGEST_LIST}
+            kind = connection.data_type("ARRAY")
+        is_key = column.name == own.candidate_id
+        schema.add_field(column.stored, kind, **given, **({"is_primary": True} if is_key else {"nullable": True}))
+        if column.is_text:
+            schema.add_field(column.lower, kind, max_length=LONGEST_TEXT, nullable=True)
+    schema.add_field(VECTOR, connection.data_type("FLOAT_VECTOR"), dim=own.width + 1)
+    return schema
+
+
+def _type(kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind):
+        return "BOOL"
+    if pa.types.is_integer(kind):
+        return "INT64"
+    if pa.types.is_string(kind):
+        return "VARCHAR"
+    return "FLOAT" if pa.types.is_float32(kind) else "DOUBLE"
+
+
+def _collections(client: Any, name: str) -> list[str]:
+    """The generations of a store."""
+    return [own for own in client.list_collections() if re.fullmatch(rf"{name}_\d+", own)]
+
+
+def _live(client: Any, name: str) -> str | None:
+    for collection in _collections(client, name):
+        if name in client.list_aliases(collection)["aliases"]:
+            return collection
+    return None
+
+
+def _number(collection: str) -> int:
+    return int(collection.rpartition("_")[2])

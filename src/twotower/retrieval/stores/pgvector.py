@@ -1,0 +1,247 @@
+"""`PgVector`: candidates in PostgreSQL with pgvector, searched by its graph (HNSW)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from twotower.arguments import Settings
+from twotower.errors import ConfigError, StoreVersionError
+from twotower.retrieval.conditions import Condition
+from twotower.retrieval.parity import Parity
+from twotower.retrieval.stores.addresses import check_address
+from twotower.retrieval.stores.columns import to_stored
+from twotower.retrieval.stores.gate import fitted_store
+from twotower.retrieval.stores.lengthened import asked, lengthened
+from twotower.retrieval.stores.pg_tables import (
+    VECTOR,
+    Generation,
+    copied,
+    fill,
+    forget,
+    found_generation,
+    make_live,
+    only_publisher,
+    query_of,
+    table_of,
+)
+from twotower.retrieval.stores.postgres import Connections
+from twotower.retrieval.stores.sql import quoted, sql_type
+from twotower.retrieval.stores.store import STORES, Found, Id, Publication, check_name, check_search
+
+WIDEST = 1000
+"""Vectors that a search of the graph holds, at most, before it goes on in the next round."""
+
+NARROWEST = 64
+WIDER = 1.6
+WIDEST_VECTOR = 2000
+"""Numbers of a vector that pgvector's graph takes, at most."""
+
+
+class PgVectorStore:
+    """The candidates of one model's towers in PostgreSQL; see `Store`.
+
+    The graph is searched by rounds until k candidates are found that may be; where it ends before, all that may be
+    found are looked at.
+
+    Args:
+        settings: Where it is.
+        towers: Version id of the towers whose vectors it searches.
+        generation: The catalogue to search; default: the live one of these towers, or else the newest.
+    """
+
+    kind = "pgvector"
+
+    def __init__(self, settings: PgVector, towers: str, generation: Generation | None = None) -> None:
+        self.settings, self.version = settings, towers
+        self.connections = Connections(settings.address, settings.timeout)
+        self._generation = generation
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that it keeps."""
+        return self.generation.catalogue
+
+    @property
+    def generation(self) -> Generation:
+        """The catalogue that is searched.
+
+        Raises:
+            StoreUnavailableError: The database is away.
+            StoreVersionError: It has none of these towers.
+        """
+        if self._generation is None:
+            self._generation = self.connections.repeatable(self._find)
+        return self._generation
+
+    def __len__(self) -> int:
+        count: int = self._on_table(
+            lambda connection, own: connection.execute(f"SELECT count(*) FROM {quoted(own.table)}").fetchone()[0]
+        )
+        return count
+
+    def search(
+        self,
+        embeddings: Tensor,
+        k: int,
+        excluded: Sequence[Sequence[Id]] | None = None,
+        condition: Condition | None = None,
+    ) -> list[Found]:
+        """The k best candidates of each query that may be found; see `Store.search`."""
+        own = self.generation
+        check_search(embeddings, k, own.width)
+        outs = [()] * len(embeddings) if excluded is None else excluded
+        queries = [
+            query_of(own, vector, k, out, condition) for vector, out in zip(asked(embeddings), outs, strict=True)
+        ]
+        rows = self._on_table(lambda connection, _: self._rows(connection, queries, k))
+        counts = [len(one) for one in rows]
+        table, scores = table_of([row for one in rows for row in one], own)
+        ends = np.cumsum([0, *counts])
+        return [
+            Found(table.slice(start, count), scores[start : start + count])
+            for start, count in zip(ends.tolist(), counts, strict=False)
+        ]
+
+    def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
+        """Adds and changes candidates in one transaction; see `Store.upsert`."""
+        own = self.generation
+        stored = to_stored(candidates, own.columns)
+        vectors = lengthened(embeddings, own.length)
+        names = [quoted(name) for name in [*stored.column_names, VECTOR]]
+        changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != quoted(own.key.stored))
+
+        def put(connection: Any, own: Generation) -> None:
+            connection.execute("SET LOCAL statement_timeout = 0")
+            connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.table)}) ON COMMIT DROP")
+            copied(connection, "incoming", stored, vectors)
+            connection.execute(
+                f"INSERT INTO {quoted(own.table)} ({', '.join(names)}) SELECT {', '.join(names)} FROM incoming "
+                f"ON CONFLICT ({quoted(own.key.stored)}) DO UPDATE SET {changed}"
+            )
+
+        self._on_table(put)
+
+    def withdraw(self, ids: Iterable[Id]) -> None:
+        """Takes candidates out; see `Store.withdraw`."""
+        gone = list(ids)
+
+        def take(connection: Any, own: Generation) -> None:
+            kind = sql_type(own.key.kind)
+            statement = f"DELETE FROM {quoted(own.table)} WHERE {quoted(own.key.stored)} = ANY(%s::{kind}[])"
+            connection.execute(statement, [gone])
+
+        self._on_table(take)
+
+    def wider(self) -> PgVectorStore | None:
+        """The same store, of which a search looks at more vectors; see `Store.wider`."""
+        wide = self.settings.search or NARROWEST
+        if wide >= WIDEST:
+            return None
+        settings = msgspec.structs.replace(self.settings, search=min(WIDEST, int(WIDER * wide)))
+        return PgVectorStore(settings, self.version, self._generation)
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self.connections.close()
+
+    def _find(self, connection: Any) -> Generation:
+        found, others = found_generation(connection, self.settings.name, self.version)
+        if found is None:
+            there = f"has vectors of towers {' and '.join(others)}" if others else "has none"
+            raise StoreVersionError(
+                f"store {self.settings.name!r} at {self.settings.address} {there}; expected towers {self.version}: "
+                f"publish them with twotower bundle --store"
+            )
+        return found
+
+    def _on_table(self, work: Any) -> Any:
+        """What a function makes of a connection and the table, which may have been dropped since it was found."""
+        try:
+            return self.connections.repeatable(lambda connection: work(connection, self.generation))
+        except self.connections.psycopg.errors.UndefinedTable:
+            self._generation = None
+            return self.connections.repeatable(lambda connection: work(connection, self.generation))
+
+    def _rows(self, connection: Any, queries: Sequence[tuple[str, list[Any]]], k: int) -> list[list[Any]]:
+        """Rows of what each query finds: by the graph, and of all where it finds too few."""
+        wide = self.settings.search or NARROWEST
+        connection.execute(f"SET LOCAL hnsw.ef_search = {wide}")
+        found = [connection.execute(*query).fetchall() for query in queries]
+        short = [place for place, rows in enumerate(found) if len(rows) < k]
+        if short:
+            connection.execute("SET LOCAL enable_indexscan = off")
+            for place in short:
+                found[place] = connection.execute(*queries[place]).fetchall()
+        return found
+
+
+@STORES.register
+class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
+    """Where candidates are in PostgreSQL with pgvector, and how its graph is made and searched.
+
+    Attributes:
+        address: `postgresql://USER@HOST/DATABASE`, without a password: that comes from `PGPASSWORD`, or the file that
+            `PGPASSFILE` names.
+        name: Which store of the database; also the name of the view of what is live.
+        neighbours: Neighbours of a candidate in a layer of the graph (`m`).
+        build: Candidates held while a neighbour is looked for (`ef_construction`).
+        search: Candidates held while a query is answered (`hnsw.ef_search`); None for as many as the parity gate needs.
+        timeout: Seconds that connecting and a search may take.
+
+    Raises:
+        ConfigError: The address has a password, the name cannot be a table's, or a number is out of its range.
+
+    Example:
+        >>> PgVector("postgresql://ann@db/shop", "movies").search is None
+        True
+    """
+
+    address: str
+    name: str = "candidates"
+    neighbours: int = 16
+    build: int = 100
+    search: int | None = None
+    timeout: float = 5.0
+
+    def check(self) -> None:
+        """Refuses what cannot be an address, a name, or is out of range."""
+        check_address(self.address, ("postgresql", "postgres"), "PGPASSWORD, or name a file with PGPASSFILE")
+        check_name(self.name)
+        wide = 1 if self.search is None else self.search
+        if not 2 <= self.neighbours <= 100 or not 2 * self.neighbours <= self.build <= 1000 or not 1 <= wide <= WIDEST:
+            raise ConfigError(
+                f"pgvector with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from "
+                f"2 to 100 neighbours, build from twice as many to 1000, and search from 1 to {WIDEST}"
+            )
+        if self.timeout <= 0:
+            raise ConfigError(f"timeout={self.timeout}; expected seconds above 0", field="timeout")
+
+    def open(self, towers: str) -> PgVectorStore:
+        """See `StoreSettings.open`."""
+        return PgVectorStore(self, towers)
+
+    def publish(self, publication: Publication) -> tuple[PgVector, Parity]:
+        """See `StoreSettings.publish`."""
+        width = publication.embeddings.shape[1]
+        if width >= WIDEST_VECTOR:
+            raise ConfigError(f"embeddings have {width} numbers; pgvector searches at most {WIDEST_VECTOR - 1}")
+        return Connections(self.address, self.timeout).once(lambda connection: self._published(connection, publication))
+
+    def _published(self, connection: Any, publication: Publication) -> tuple[PgVector, Parity]:
+        with only_publisher(connection, self.name) as number:
+            own = fill(connection, self.name, number, publication, self.neighbours, self.build)
+            try:
+                store = PgVectorStore(self, publication.towers, own)
+                store, parity = fitted_store(store, publication)
+                store.close()
+            except BaseException:
+                forget(connection, self.name, f"generation = {number}")
+                raise
+            make_live(connection, self.name, number, own)
+            return store.settings, parity

@@ -1,0 +1,241 @@
+"""What every store promises, whichever way it keeps candidates; and what those beyond the process promise besides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from store_fixtures import MilvusServer, Postgres
+from twotower.errors import ConfigError, DataError, ParityError, StoreUnavailableError, StoreVersionError
+from twotower.retrieval import Exact, Hnsw
+from twotower.retrieval.conditions import Condition
+from twotower.retrieval.stores.local import LocalStore
+from twotower.retrieval.stores.milvus import Milvus
+from twotower.retrieval.stores.pgvector import PgVector
+from twotower.retrieval.stores.store import Publication, Store, StoreSettings
+from twotower.testing import check_store
+from twotower.testing.stores import catalogue
+
+TOWERS = "0123456789ab"
+EMBEDDINGS = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+
+
+def publication(
+    embeddings: Tensor = EMBEDDINGS, towers: str = TOWERS, threshold: float | None = 0.9, table: pa.Table | None = None
+) -> Publication:
+    table = catalogue(range(len(embeddings))) if table is None else table
+    return Publication(table, embeddings, "id", towers, embeddings[:20].flip(1), threshold)
+
+
+@pytest.mark.parametrize("kind", [Exact(), Hnsw(neighbours=8, build=40, search=64)], ids=["exact", "hnsw"])
+def test_a_store_in_memory_keeps_what_stores_promise(kind: Exact | Hnsw) -> None:
+    check_store(lambda table, embeddings: LocalStore(kind.make(embeddings), table, "id", TOWERS))
+
+
+@pytest.fixture(params=["pgvector", "milvus"])
+def settings(request: pytest.FixtureRequest, store_name: Callable[[], str]) -> Iterator[PgVector | Milvus]:
+    """A store of each kind beyond the process, with nothing in it."""
+    if request.param == "pgvector":
+        server: Postgres = request.getfixturevalue("postgres")
+        yield PgVector(server.address, store_name())
+        return
+    milvus: MilvusServer = request.getfixturevalue("milvus")
+    yield Milvus(milvus.address, store_name())
+
+
+def test_milvus_lite_keeps_candidates_in_a_file(tmp_path: Path) -> None:
+    manager = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
+    settings = Milvus(str(tmp_path / "own.db"), "own")
+    published, _ = settings.publish(publication())
+    before = published.open(TOWERS).search(EMBEDDINGS[:2], 5, [[1, 2], []])
+    manager.release_server(settings.address)
+    again = published.open(TOWERS).search(EMBEDDINGS[:2], 5, [[1, 2], []])
+    assert [one.candidates for one in again] == [one.candidates for one in before]
+    manager.release_server(settings.address)
+
+
+def test_a_store_beyond_the_process_keeps_what_stores_promise(settings: PgVector | Milvus) -> None:
+    def make(table: pa.Table, embeddings: Tensor) -> Store:
+        published, parity = settings.publish(publication(embeddings, table=table))
+        assert parity.recall >= 0.9
+        return published.open(TOWERS)
+
+    check_store(make)
+
+
+def test_other_towers_are_refused(settings: PgVector | Milvus) -> None:
+    empty = settings.open(TOWERS)
+    with pytest.raises(StoreVersionError, match=f"has none; expected towers {TOWERS}"):
+        empty.search(EMBEDDINGS[:1], 3)
+    settings.publish(publication())
+    assert len(empty.search(EMBEDDINGS[:1], 3)[0].scores) == 3
+    other = settings.open("ba9876543210")
+    for work in (lambda: other.search(EMBEDDINGS[:1], 3), lambda: other.upsert(catalogue([1]), EMBEDDINGS[:1])):
+        with pytest.raises(StoreVersionError, match=f"has vectors of towers {TOWERS}; expected towers ba9876543210"):
+            work()
+
+
+def test_a_new_models_vectors_take_over_while_the_old_ones_still_answer(settings: PgVector | Milvus) -> None:
+    settings.publish(publication())
+    old = settings.open(TOWERS)
+    before = old.search(EMBEDDINGS[:3], 5)
+    settings.publish(publication(torch.randn(70, 6), "ba9876543210", None))
+    again, anew = old.search(EMBEDDINGS[:3], 5), settings.open("ba9876543210")
+    assert [one.candidates for one in again] == [one.candidates for one in before]
+    assert [len(old), len(anew), len(settings.open(TOWERS))] == [60, 70, 60]
+    assert anew.schema.names == catalogue([]).column_names
+    settings.publish(publication(torch.randn(80, 6), "ba9876543210", None))
+    assert len(settings.open("ba9876543210")) == 80
+    with pytest.raises(StoreVersionError, match="has vectors of towers ba9876543210; expected towers 0123456789ab"):
+        old.search(EMBEDDINGS[:3], 5)  # two models later they are gone
+
+
+def test_what_finds_too_little_does_not_become_live(settings: PgVector | Milvus) -> None:
+    settings.publish(publication())
+    with pytest.raises(ParityError, match=r"store finds 1\.000 .*; expected at least 1\.5"):
+        settings.publish(publication(torch.randn(30, 4), threshold=1.5))
+    assert len(settings.open(TOWERS)) == 60
+
+
+def test_what_cannot_be_kept_is_refused_and_the_live_one_stays(settings: PgVector | Milvus) -> None:
+    settings.publish(publication())
+    table = pa.table({"id": [1, 2], "price": [1.0, float("inf")]})
+    with pytest.raises(DataError, match="column 'price' has a number that is not finite"):
+        settings.publish(publication(EMBEDDINGS[:2], table=table))
+    assert len(settings.open(TOWERS)) == 60
+    settings.publish(publication(torch.randn(9, 4)))  # what the failure left is not in the way
+    assert len(settings.open(TOWERS)) == 9
+
+
+def test_ids_may_be_text_and_columns_of_any_name(settings: PgVector | Milvus) -> None:
+    ids = ["a'b", 'c"d', "e\\f", "g\nh", "%s", "é"]
+    table = pa.table({"the id": ids, 'x "y" %s; --': [1, 2, 3, 4, 5, None], "embedding": ["a"] * 6, "raw": [b"x"] * 6})
+    vectors = torch.eye(6)
+    published, _ = settings.publish(Publication(table, vectors, "the id", TOWERS, vectors, None))
+    store = published.open(TOWERS)
+    assert store.schema.names == ["the id", 'x "y" %s; --', "embedding"]
+    for place, own in enumerate(ids):
+        (found,) = store.search(vectors[place : place + 1], 1)
+        assert found.candidates["the id"].to_pylist() == [own]
+        (found,) = store.search(vectors[place : place + 1], 9, [[own, "other"]])
+        assert sorted(found.candidates["the id"].to_pylist()) == sorted(set(ids) - {own})
+    condition = Condition.parse('`x "y" %s; --` > 3 and embedding = "a"', store.schema)
+    (found,) = store.search(vectors[:1], 9, condition=condition)
+    assert sorted(found.candidates["the id"].to_pylist()) == ["%s", "g\nh"]
+    store.withdraw(["a'b", "%s"])
+    assert len(store) == 4
+
+
+def test_many_excluded_leave_exactly_k(settings: PgVector | Milvus) -> None:
+    embeddings = torch.randn(1500, 4, generator=torch.Generator().manual_seed(2))
+    published, _ = settings.publish(publication(embeddings))
+    store = published.open(TOWERS)
+    best = (embeddings @ EMBEDDINGS[0]).argsort(descending=True).tolist()
+    for out in (best[:700], best[:1495], best):
+        (found,) = store.search(EMBEDDINGS[:1], 10, [out])
+        assert found.candidates["id"].to_pylist()[:5] == best[len(out) : len(out) + 10][:5]
+        assert len(found.scores) == min(10, 1500 - len(out))
+
+
+@pytest.mark.parametrize("address", ["postgresql://ann:s3cret@db/x", "postgresql://db/x?password=s3cret"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"has a password in it.*PGPASSWORD") as refused:
+        PgVector(address)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PgVector("mysql://db/x"), "expected postgresql://"),
+        (lambda: PgVector("postgresql://[db/x"), "cannot be read as a URL"),
+        (lambda: PgVector("postgresql://db/x", "Movies; drop"), "store name .*; expected up to 40 small letters"),
+        (lambda: PgVector("postgresql://db/x", build=10), "expected from 2 to 100 neighbours"),
+        (lambda: PgVector("postgresql://db/x", timeout=0.0), "expected seconds above 0"),
+        (lambda: Milvus("milvus://root:s3cret@db"), "has a password in it.*MILVUS_TOKEN"),
+        (lambda: Milvus("shop.sqlite"), "expected milvus://"),
+        (lambda: Milvus("x.db", search=0), "search from 1 to"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(make: Callable[[], StoreSettings], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+def test_a_server_that_is_away_is_said_so_and_answers_when_it_is_back(
+    postgres: Postgres, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.retrieval.stores.postgres.PAUSE_SECONDS", 0.0)
+    published, _ = PgVector(postgres.address, store_name()).publish(publication())
+    store = published.open(TOWERS)
+    before = store.search(EMBEDDINGS[:2], 3)
+    postgres.kill()
+    try:
+        with pytest.raises(StoreUnavailableError, match=f"PostgreSQL at {postgres.address} is away") as away:
+            store.search(EMBEDDINGS[:2], 3)
+        assert postgres.password not in str(away.value)
+    finally:
+        postgres.start()
+    assert [one.candidates for one in store.search(EMBEDDINGS[:2], 3)] == [one.candidates for one in before]
+    postgres.stop()  # connections that are kept break while nobody looks
+    postgres.start()
+    store.upsert(catalogue([99]), 9 * EMBEDDINGS[:1])
+    assert store.search(EMBEDDINGS[:1], 1)[0].candidates["id"].to_pylist() == [99]
+
+
+def test_milvus_that_is_away_is_said_so_and_answers_when_it_is_back(
+    milvus: MilvusServer, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.retrieval.stores.milvus_client.PAUSE_SECONDS", 0.0)
+    published, _ = Milvus(milvus.address, store_name(), timeout=1.0).publish(publication())
+    store = published.open(TOWERS)
+    before = store.search(EMBEDDINGS[:2], 3)
+    milvus.stop()
+    try:
+        with pytest.raises(StoreUnavailableError, match=f"Milvus at {milvus.address} is away"):
+            store.search(EMBEDDINGS[:2], 3)
+    finally:
+        milvus.start()
+    end = time.monotonic() + 30
+    while True:
+        try:
+            again = store.search(EMBEDDINGS[:2], 3)
+            break
+        except StoreUnavailableError:  # gRPC waits a while before it connects anew
+            assert time.monotonic() < end
+    assert [one.candidates for one in again] == [one.candidates for one in before]
+
+
+def test_a_search_that_takes_too_long_is_given_up(postgres: Postgres, store_name: Callable[[], str]) -> None:
+    import psycopg
+
+    published, _ = PgVector(postgres.address, store_name(), timeout=0.3).publish(publication())
+    store = published.open(TOWERS)
+    assert len(store) == 60
+    with psycopg.connect(postgres.address) as other:
+        other.execute(f"LOCK TABLE {published.name}_1 IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailableError, match="statement timeout"):
+            store.search(EMBEDDINGS[:1], 3)
+    assert len(store.search(EMBEDDINGS[:1], 3)[0].scores) == 3
+
+
+def test_readers_see_one_model_or_the_other(postgres: Postgres, store_name: Callable[[], str]) -> None:
+    import psycopg
+
+    settings = PgVector(postgres.address, store_name())
+    settings.publish(publication())
+    settings.publish(publication(torch.randn(70, 4)))
+    with psycopg.connect(postgres.address) as other:
+        rows: Any = other.execute(f"SELECT count(*) FROM {settings.name}").fetchone()
+        assert rows[0] == 70
+        live: Any = other.execute(
+            "SELECT generation FROM twotower_stores WHERE name = %s AND is_live", [settings.name]
+        ).fetchall()
+    assert live == [(2,)]
