@@ -17,6 +17,7 @@ from twotower.locks import locked
 from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing
 from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import check_bundle_target, with_onnx
+from twotower.retrieval.publishing import store_at, with_store
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
@@ -41,6 +42,14 @@ def bundle(
     parity: Annotated[
         float, typer.Option(min=0, max=1, help="Least recall of an approximate index against exact search.")
     ] = 0.95,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish the candidates in a store to search there: postgresql://… (the extra pgvector), milvus://… "
+            "or a path that ends in .db (the extra milvus), or a JSON object. Passwords come from the environment."
+        ),
+    ] = None,
+    store_name: Annotated[str | None, typer.Option(help="Which store of the database. Default: candidates.")] = None,
     study: Annotated[
         Path | None, typer.Option(help="A folder that `twotower study` wrote, to keep its results with it.")
     ] = None,
@@ -51,14 +60,16 @@ def bundle(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a bundle of a trained one, or of a study's run: another index, another catalogue, results to show."""
+    """Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show."""
     del imports  # done, before a bundle is read
     check_bundle_target(out)
     settings = parsed_index(index)
+    beyond = None if store is None else store_at(store, store_name)
     with locked(out):
         old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
         note = None if study is None else study_note(study, old.details)
         made = rebuilt(old, candidates, settings, parity, note)
+        made = made if beyond is None else with_store(made, beyond, parity)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
@@ -113,7 +124,7 @@ def _saved(retriever: Retriever, folder: Path, json: bool) -> None:
     details = retriever.details
     shown = "" if details.parity is None else f", recall@{details.parity.k} {details.parity.recall:.3f}"
     console_for(json).print(
-        f"{folder}: version {details.version}, {len(retriever.index):,} candidates, {retriever.index.kind}{shown}",
+        f"{folder}: version {details.version}, {len(retriever.index):,} candidates, {details.searched_by}{shown}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -126,5 +137,6 @@ def _saved(retriever: Retriever, folder: Path, json: bool) -> None:
                 "candidates": len(retriever.index),
                 "index": details.index,
                 "parity": details.parity,
+                "store": details.store,
             }
         )

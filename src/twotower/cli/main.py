@@ -53,7 +53,7 @@ COMMANDS = {
     ),
     "bundle": (
         "bundle",
-        "Make a bundle of a trained one, or of a study's run: another index, another catalogue, results to show.",
+        "Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show.",
     ),
     "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
     "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),

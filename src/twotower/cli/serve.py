@@ -47,6 +47,9 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
     ] = "torch",
+    store: Annotated[
+        str | None, typer.Option(help="Another address of the store that the bundle names, as seen from here.")
+    ] = None,
     imports: ImportOption = None,
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
@@ -57,7 +60,7 @@ def serve(
     del imports  # done, before a bundle is read
     token = _token(token_file)
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
-    service = Service(Served(bundle, partial(Retriever.load, engine=_engine(engine))), settings)
+    service = Service(Served(bundle, partial(Retriever.load, engine=_engine(engine), store=store)), settings)
     console = Console(stderr=True)
     if token is None and not _is_own(host):
         console.print(

@@ -9,9 +9,11 @@ from twotower.retrieval.index import INDEXES, Hits, Index, IndexSettings
 from twotower.retrieval.notes import Curve, Notes, StudyNote
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
+from twotower.retrieval.stores import STORES, Milvus, PgVector, Store, StoreSettings
 
 __all__ = [
     "INDEXES",
+    "STORES",
     "Answer",
     "ApproximateIndex",
     "Curve",
@@ -22,10 +24,14 @@ __all__ = [
     "Hnsw",
     "Index",
     "IndexSettings",
+    "Milvus",
     "Notes",
     "Parity",
+    "PgVector",
     "Recommendation",
     "Retriever",
+    "Store",
+    "StoreSettings",
     "StudyNote",
     "editing",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -91,12 +92,25 @@ class Ranked:
         scores: Their scores.
         basis: What they are based on; see `Answer.basis`.
         notes: What to know of them; see `Answer.notes`.
+        found: The candidates themselves, where a store found them; there are no `rows` then.
     """
 
     rows: IntArray
     scores: FloatArray
     basis: Basis
     notes: tuple[str, ...] = ()
+    found: pa.Table | None = None
+
+    def ids(self, candidates: pa.Table, candidate_id: str) -> pa.Array:
+        """The ids of what was found.
+
+        Args:
+            candidates: The catalogue that `rows` are of.
+            candidate_id: Name of its id column.
+        """
+        if self.found is not None:
+            return self.found[candidate_id].combine_chunks()
+        return candidates[candidate_id].combine_chunks().take(pa.array(self.rows))
 
 
 def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str, version: str) -> list[Answer]:
@@ -109,7 +123,10 @@ def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str
         version: Version id of the bundle.
     """
     rows = np.concatenate([one.rows for one in ranked]) if ranked else np.empty(0, dtype=np.int64)
-    columns = iter(candidates.take(pa.array(rows)).to_pylist())
+    own = iter(candidates.take(pa.array(rows)).to_pylist())
+    columns = (
+        row for one in ranked for row in (islice(own, len(one.rows)) if one.found is None else one.found.to_pylist())
+    )
     return [
         Answer(
             [

@@ -102,6 +102,7 @@ def rebuilt(
         title=details.title if details.title in catalogue.column_names else title_of(catalogue, name),
         index=settings,
         parity=parity,
+        store=None,
         notes=details.notes if study is None else msgspec.structs.replace(details.notes, study=study).as_written(),
     )
     seen = bundle.seen.renumbered(row_of)

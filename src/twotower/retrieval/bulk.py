@@ -153,9 +153,9 @@ def _answered(
         if retriever.details.query_id in table.column_names
         else pa.array(np.arange(part.first, part.first + part.size))
     )
-    ends = np.cumsum([0, *(len(one.rows) for one in ranked)]).astype(np.int32)
-    rows_found = np.concatenate([one.rows for one in ranked])
-    found = retriever.candidates[retriever.details.candidate_id].combine_chunks().take(pa.array(rows_found))
+    ends = np.cumsum([0, *(len(one.scores) for one in ranked)]).astype(np.int32)
+    catalogue = retriever.candidates.select([retriever.details.candidate_id]).combine_chunks()
+    found = pa.concat_arrays([one.ids(catalogue, retriever.details.candidate_id) for one in ranked])
     scores = np.concatenate([one.scores for one in ranked]).astype(np.float32)
     return pa.Table.from_arrays(
         [

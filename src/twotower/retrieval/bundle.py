@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from twotower.data.checks import check_ids
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
 from twotower.files import check_folder_target, replaced_folder
+from twotower.kinds import kind_of
 from twotower.locks import locked
 from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
@@ -29,6 +30,7 @@ from twotower.retrieval.notes import Notes
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, weight_bytes, write_towers
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
+from twotower.retrieval.stores import STORES, StoreSettings
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.version import VERSION
 
@@ -65,12 +67,13 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         latest_time: Seconds of the latest training event: "now" for requests that do not say when.
         title: Name of the column that shows a candidate to people.
         index: Settings of the index.
-        parity: What was measured of an approximate index when it was made; None of an exact one.
+        parity: What was measured of an approximate index, or of the store, when it was made; None of an exact index.
         towers: Version id of the model.
         revision: How often candidates were added, changed or withdrawn since it was built.
         version: Version id of everything: twelve digits that name this very content.
         notes: How the model came to be, and what else the maker wants to keep.
         onnx: Whether it keeps the towers as ONNX besides.
+        store: Where candidates are searched, if not in the bundle's own index.
     """
 
     data: str
@@ -86,6 +89,12 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     notes: Notes
     onnx: bool = False
+    store: StoreSettings | None = None
+
+    @property
+    def searched_by(self) -> str:
+        """The kind of the store or, without one, of the index."""
+        return kind_of(type(self.index if self.store is None else self.store)) or ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,13 +269,18 @@ def _details(folder: Path, manifest: Manifest) -> Details:
     if manifest.format < FORMAT:
         raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version; train it again")
     try:
-        return msgspec.convert(manifest.details, Details, dec_hook=lambda _, index: INDEXES.make(index))
+        return msgspec.convert(manifest.details, Details, dec_hook=_settings)
     except Exception as error:  # details may hold anything
         rescue = f"open its model with twotower.load_model({str(folder / MODEL)!r}) and rebuild it with Retriever.build"
         raise SavedFolderError(
             f"{folder}, written by twotower {manifest.library}, has details that this version cannot read: {error}; "
             f"{rescue}"
         ) from error
+
+
+def _settings(kind: type, found: Any) -> Any:
+    """The settings of an index or of a store."""
+    return (INDEXES if kind is IndexSettings else STORES).make(found)
 
 
 def _layout(index: Index) -> str:

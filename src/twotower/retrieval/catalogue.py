@@ -23,8 +23,12 @@ from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
 
 
-def with_candidates(bundle: Bundle, candidates: TableSource) -> Bundle:
-    """The bundle with these candidates: new ids after the others, known ids in their place; see `Retriever.add`."""
+def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, IntArray]:
+    """The bundle with these candidates: new ids after the others, known ids in their place; see `Retriever.add`.
+
+    Returns:
+        The bundle, and the rows of these candidates in it.
+    """
     name = bundle.details.candidate_id
     read = read_source(candidates, "the added candidates")
     require_columns(read.table, [name], "the added candidates")
@@ -43,9 +47,10 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> Bundle:
     everything = torch.cat([bundle.index.embeddings, embeddings])
     popularity = np.concatenate([bundle.popularity, np.zeros(len(new), dtype=np.int64)])
     origin = np.where(source < size, source, -1)
-    return _moved(
+    moved = _moved(
         bundle, both.take(pa.array(source)), everything[torch.from_numpy(source)], origin, bundle.seen, popularity
     )
+    return moved, np.flatnonzero(origin < 0)
 
 
 def without_candidates(bundle: Bundle, rows: IntArray) -> Bundle:
@@ -65,6 +70,8 @@ def _moved(
     bundle: Bundle, candidates: pa.Table, embeddings: Tensor, origin: IntArray, seen: Seen, popularity: IntArray
 ) -> Bundle:
     index, parity = _index(bundle, embeddings, origin)
+    if bundle.details.store is not None:  # it was measured when it was published
+        parity = bundle.details.parity
     details = msgspec.structs.replace(bundle.details, revision=bundle.details.revision + 1, parity=parity)
     return with_version(Bundle(bundle.model, candidates, bundle.queries, seen, popularity, index, details))
 

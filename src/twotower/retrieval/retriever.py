@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, SavedFolderError, UnknownCandidateError, about
+from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, UnknownCandidateError
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
@@ -23,10 +23,11 @@ from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.exact import Exact
 from twotower.retrieval.explain import Explanation, explain
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Index, IndexSettings, pairs_of
+from twotower.retrieval.index import Index, IndexSettings
 from twotower.retrieval.notes import Notes
 from twotower.retrieval.parity import THRESHOLD
-from twotower.retrieval.popularity import Popularity
+from twotower.retrieval.publishing import at_address
+from twotower.retrieval.ranking import Ranker
 from twotower.retrieval.requests import Queries, Query, Request, Requests
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
@@ -67,9 +68,10 @@ class Retriever:
         )
         self.ids = Ids(bundle.candidates[details.candidate_id], details.candidate_id)
         self._rows = bundle.candidates.combine_chunks()
-        self._popularity = Popularity(bundle.popularity)
         self._similar = Similar(bundle.index.embeddings)
         self._eligible = Eligible(bundle.candidates, self.ids, bundle.seen)
+        self.store = None if details.store is None else details.store.open(details.towers)
+        self._ranker = Ranker(bundle, self.requests, self._eligible, self.embed, self.store)
 
     @classmethod
     def build(
@@ -106,22 +108,30 @@ class Retriever:
         return cls(built(model, candidates, seen, index, parity, notes or Notes(), title))
 
     @classmethod
-    def load(cls, folder: str | Path, *, engine: Engine = "torch") -> Retriever:
+    def load(cls, folder: str | Path, *, engine: Engine = "torch", store: str | None = None) -> Retriever:
         """Reads what `save` wrote; it gives the same answers.
+
+        A store is not asked for anything yet.
 
         Args:
             folder: The folder.
             engine: What embeds queries: `torch`, or ONNX Runtime with `onnx`, where the bundle was written with
                 `twotower bundle --onnx`; its scores are the same to about 1e-5.
+            store: Another address of the store that the bundle names.
 
         Raises:
-            ConfigError: The engine is unknown, or the bundle has no towers as ONNX.
-            MissingExtraError: The extra `onnx` is not installed.
+            ConfigError: The engine is unknown, the bundle has no towers as ONNX, or no store whose address could be
+                another.
+            MissingExtraError: The extra `onnx`, or that of the store, is not installed.
             SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
         """
         bundle = load_bundle(Path(folder), engine)
+        if store is not None:
+            bundle = at_address(bundle, store)
         try:
             return cls(bundle)
+        except MissingExtraError:
+            raise
         except Exception as error:  # its parts can be read, and may still not fit together
             raise SavedFolderError(f"{folder} holds no bundle that can be used: {error}") from error
 
@@ -240,29 +250,8 @@ class Retriever:
             ConfigError, DataError: As `recommend`.
         """
         _check_k(k)
-        requests = self.requests.read_all(queries)
-        rows = [self.requests.row(request) for request in requests]
-        out, allowed = self._eligible.named(exclude, "exclude"), self._eligible.allowed(allow, where)
-        bases, outs = [], []
-        for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
-            with about("query", row=place):
-                bases.append(self.requests.basis(request, row))
-                outs.append(np.concatenate([out, self._eligible.chosen_by(request, row)]) if exclude_seen else out)
-        asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
-        found: dict[int, Ranked] = {}
-        if asked:
-            with about("query", rows=asked):
-                vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
-            hits = self.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
-            for place, candidates, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
-                left = candidates >= 0
-                note = self.requests.note_on_time(requests[place])
-                found[place] = Ranked(candidates[left], scores[left], bases[place], () if note is None else (note,))
-        for place, basis in enumerate(bases):
-            if basis == "popularity":
-                candidates, events = self._popularity.best(k, outs[place], allowed)
-                found[place] = Ranked(candidates, events.astype(np.float32), basis)
-        return [found[place] for place in range(len(requests))]
+        allowed = None if allow is None else list(allow)
+        return self._ranker.rank(queries, k, exclude_seen, list(exclude), allowed, where)
 
     def similar(
         self,
@@ -335,6 +324,8 @@ class Retriever:
     def add(self, candidates: TableSource) -> Retriever:
         """A retriever with these candidates besides; known ids are changed, all of their columns.
 
+        In a store they are changed at once, for all who search it.
+
         Args:
             candidates: Rows with all columns of the catalogue, a table or a path.
 
@@ -342,10 +333,13 @@ class Retriever:
             DataError: A column is missing or of another type, or an id is null or repeated.
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
-        return type(self)(with_candidates(self.bundle, candidates), self._embed)
+        bundle, rows = with_candidates(self.bundle, candidates)
+        if self.store is not None:
+            self.store.upsert(bundle.candidates.take(pa.array(rows)), bundle.index.embeddings[torch.from_numpy(rows)])
+        return type(self)(bundle, self._embed)
 
     def withdraw(self, ids: Iterable[object]) -> Retriever:
-        """A retriever without these candidates.
+        """A retriever without these candidates; from a store they are withdrawn at once.
 
         Raises:
             UnknownCandidateError: The catalogue lacks one of them.
@@ -353,7 +347,10 @@ class Retriever:
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
         rows = np.array(sorted({self.candidate_row(value) for value in ids}), dtype=np.int64)
-        return type(self)(without_candidates(self.bundle, rows), self._embed)
+        bundle = without_candidates(self.bundle, rows)
+        if self.store is not None:
+            self.store.withdraw(self.ids.values(rows))
+        return type(self)(bundle, self._embed)
 
     def candidate_row(self, candidate_id: object) -> int:
         """Row of a candidate in the candidate table.

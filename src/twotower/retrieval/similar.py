@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,7 +27,12 @@ class Similar:
 
     def __init__(self, embeddings: Tensor) -> None:
         self.embeddings = embeddings
-        self._lengths = embeddings.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """Their lengths; embeddings that a store searches are not read before somebody asks for similar ones."""
+        lengths: Tensor = self.embeddings.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        return lengths
 
     def to(
         self, row: int, k: int, excluded: IntArray, allowed: IntArray | None

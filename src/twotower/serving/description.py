@@ -73,7 +73,7 @@ class Description(Titles):
             title=details.title,
             queries=retriever.queries.num_rows,
             candidates=retriever.candidates.num_rows,
-            index=retriever.index.kind,
+            index=details.searched_by,
             recall=getattr(details.parity, "recall", None),
             revision=details.revision,
             loaded_at=loaded_at,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.errors import TwoTowerError
+from twotower.errors import StoreUnavailableError, StoreVersionError, TwoTowerError
 from twotower.retrieval.answers import Answer, Filters
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
@@ -165,7 +165,9 @@ def _outcomes(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
 
 
 def _is_about_all(error: Exception) -> bool:
-    """Whether an error is about what all of a group ask for alike, such as a condition."""
+    """Whether an error is about what all of a group ask for alike, such as a condition, or of a store."""
+    if isinstance(error, StoreUnavailableError | StoreVersionError):
+        return True
     return isinstance(error, TwoTowerError) and error.field not in (None, "query")
 
 

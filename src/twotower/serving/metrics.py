@@ -41,6 +41,7 @@ class Metrics:
         self._bases = client.Counter(
             "twotower_answers", "Answers by what they were based on; popularity is the last resort.", ["basis"], **own
         )
+        self._failures = client.Counter("twotower_store_failures", "Requests that a store could not answer.", **own)
         self._registry.register(_Bundles(served, waiting))
         self._counter = cache(self._requests.labels)
         self._histogram = cache(self._seconds.labels)
@@ -55,6 +56,10 @@ class Metrics:
         """Counts what answers were based on."""
         for basis in bases:
             self._basis(basis).inc()
+
+    def store_failed(self) -> None:
+        """Counts a request that a store could not answer."""
+        self._failures.inc()
 
     def text(self) -> bytes:
         """All of it, in Prometheus's text format."""

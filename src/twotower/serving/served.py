@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from twotower.errors import MissingExtraError, SavedFolderError, TwoTowerError
+from twotower.errors import MissingExtraError, SavedFolderError, StoreUnavailableError, TwoTowerError
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.description import Description
 from twotower.serving.logs import fields, log
@@ -66,7 +66,7 @@ class Served:
         self._watcher: threading.Thread | None = None
         self.last_refused: Refused | None = None
         self.swaps = self.refusals = 0
-        self.current, self._tried = self._ready()
+        self.current, self._tried = self._first()
 
     def retriever(self) -> Retriever:
         """The one that answers now."""
@@ -83,7 +83,8 @@ class Served:
             try:
                 loaded, self._tried = self._ready()
             except TwoTowerError as error:
-                self._tried = identity
+                if not isinstance(error, StoreUnavailableError):  # then it is tried again
+                    self._tried = identity
                 self.refusals += 1
                 self.last_refused = Refused(now(), str(error))
                 log.warning("bundle refused", extra=fields(reason=str(error), version=self.current.version))
@@ -106,6 +107,15 @@ class Served:
         self._ended.set()
         if self._watcher is not None:
             self._watcher.join()
+
+    def _first(self) -> tuple[Loaded, Identity]:
+        """What is at the path; where its store is away, it waits for that, and other requests are answered."""
+        try:
+            return self._ready()
+        except StoreUnavailableError as error:
+            log.warning("store away", extra=fields(reason=str(error)))
+            identity = identity_of(self.folder)
+            return Loaded(self._read_copy()), identity
 
     def _watch(self, seconds: float) -> None:
         with suppress(OSError):  # where it may not, it need not
@@ -158,7 +168,7 @@ def _warmed(retriever: Retriever, folder: Path) -> Loaded:
     try:
         warm(retriever)
         return Loaded(retriever)
-    except MissingExtraError:
+    except (MissingExtraError, StoreUnavailableError):
         raise
     except Exception as error:  # parts that can be read need not fit together
         raise _unusable(folder, error) from error
@@ -179,7 +189,7 @@ def warm(retriever: Retriever) -> None:
     known = retriever.queries[details.query_id].slice(0, WARMING).to_pylist()
     for query in [*known, None]:
         retriever.recommend({} if query is None else {details.query_id: query}, 10, exclude_seen=True)
-    if retriever.candidates.num_rows:
+    if retriever.candidates.num_rows and retriever.store is None:  # else its embeddings would be read
         retriever.similar(retriever.candidates[details.candidate_id][0].as_py(), 1)
 
 

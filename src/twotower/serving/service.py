@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from twotower.errors import TwoTowerError, UnknownCandidateError
+from twotower.errors import StoreUnavailableError, StoreVersionError, TwoTowerError, UnknownCandidateError
 from twotower.extras import require
 from twotower.serving.bodies import CLOSE, body_of, decoded, parameters
 from twotower.serving.endpoints import Backend, Call, Endpoint
@@ -183,6 +183,8 @@ class Service:
             return error
         if isinstance(error, UnknownCandidateError):
             return Refusal(404, "unknown_candidate", str(error), "candidate")
+        if isinstance(error, StoreUnavailableError | StoreVersionError):
+            return self._away(error)
         if isinstance(error, TwoTowerError):
             return Refusal(400, "invalid", str(error))
         if isinstance(error, TimeoutError):
@@ -192,6 +194,16 @@ class Service:
             return Refusal(400, "disconnected", "the client has gone before its body was there")
         log.error("failure", exc_info=error, extra=fields(kind=type(error).__name__))
         return Refusal(500, "failure", "the service failed; its log says how")
+
+    def _away(self, error: TwoTowerError) -> Refusal:
+        """What those who ask are told of a store that cannot answer; where it is, only the log says."""
+        self.metrics.store_failed()
+        log.warning("store failed", extra=fields(kind=type(error).__name__, reason=str(error)))
+        if isinstance(error, StoreUnavailableError):
+            message = "the store of candidates is away; come again in a moment"
+            return Refusal(503, "store_away", message, headers={"retry-after": "1"})
+        message = "the store of candidates has vectors of another model; a bundle that fits it has to be served"
+        return Refusal(503, "store_changed", message, headers={"retry-after": "10"})
 
     async def _not_routed(self, request: Request, error: Any) -> Reply:
         """404 and 405 in the one shape; OPTIONS is told what an address takes."""
