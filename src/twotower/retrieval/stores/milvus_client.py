@@ -79,7 +79,7 @@ class Client:
                     raise UnloadedCollectionError(str(error)) from error
                 if code == NOT_FOUND or "not exist" in str(error) or "not found" in str(error):
                     raise MissingCollectionError(str(error)) from error
-                is_away = not isinstance(error, self._pymilvus.MilvusException) or code in AWAY
+                is_away = not isinstance(error, self._pymilvus.MilvusException) or code in AWAY or _is_of_grpc(error)
                 self.close()
                 if not is_away:
                     raise TwoTowerError(f"Milvus at {self.address}: {_said(error)}") from error
@@ -149,6 +149,11 @@ def token() -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{TOKEN_FILE}={file}: {error}") from error
     return os.environ.get(TOKEN, "")
+
+
+def _is_of_grpc(error: Exception) -> bool:
+    """Whether an error of the client says that the network failed, after its own tries."""
+    return "StatusCode." in str(error)
 
 
 def _said(error: Exception) -> str:
