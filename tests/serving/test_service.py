@@ -45,6 +45,19 @@ def test_it_answers_what_the_bundle_answers(client: Any, retriever: Retriever) -
     assert only["recommendations"][0]["title"] == expected[0].candidate["title"]
 
 
+@pytest.mark.parametrize("value", [True, 1.5, [1], "x"])
+def test_what_cannot_be_an_id_is_refused_wherever_it_comes_in(client: Any, value: Any) -> None:
+    for query in ({"user": value}, {"user": value, "history": [1]}):
+        answer = client.post("/v1/recommend", json={"queries": [{"user": 1}, query]})
+        assert refusal(answer) == (400, "invalid", "queries[1].user")
+        assert "expected an id, which is a whole number" in answer.json()["error"]["message"]
+        assert refusal(client.post("/v1/explain", json={"query": query, "candidate": 1}))[0] == 400
+    if value != "x":
+        for body in ({"exclude": [value]}, {"allow": [value]}, {"query": {"history": [value]}}):
+            assert refusal(client.post("/v1/recommend", json={"query": {"user": 1}} | body))[0] == 400
+        assert refusal(client.post("/v1/explain", json={"query": {"user": 1}, "candidate": value}))[0] == 400
+
+
 def test_a_null_is_not_named_and_times_are_read_as_people_write_them(client: Any) -> None:
     def ids(query: dict[str, Any], basis: str = "query") -> list[int]:
         (answer,) = client.post("/v1/recommend", json={"query": query}).json()["answers"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ class Ids:
         self._values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         self._order = pc.array_sort_indices(self._values).to_numpy().astype(np.int64)
         self._is_text = not pa.types.is_integer(self.kind)
+        self._range = range(0) if self._is_text else _range_of(self.kind)
         self._ascending: Any = (
             _TextInOrder(self._values, self._order) if self._is_text else self._values.to_numpy()[self._order]
         )
@@ -45,12 +49,18 @@ class Ids:
         return len(self._order)
 
     def row(self, value: object) -> int | None:
-        """Row of an id; None where the table lacks it, or the value cannot be such an id."""
+        """Row of an id; None where the table lacks it, as it lacks text where ids are integers.
+
+        Raises:
+            DataError: The value cannot be an id; see `plain_id`.
+        """
         read = self.read(value)
         if read is None:
-            return None
+            if isinstance(value, str) and _is_unicode(value):
+                return None
+            raise self._wrong(value)
         ascending = self._ascending
-        place = int(bisect_left(ascending, read) if self._is_text else np.searchsorted(ascending, read))
+        place = bisect_left(ascending, read)
         if place == len(ascending) or ascending[place] != read:
             return None
         return int(self._order[place])
@@ -59,17 +69,24 @@ class Ids:
         """Rows of those ids that the table has, ascending and each once.
 
         Raises:
-            DataError: A value cannot be such an id.
+            DataError: A value cannot be such an id, or it is no list of them.
         """
-        wanted = list(values)
+        wanted = self.listed(values)
         if len(wanted) > FEW:
             found = pc.is_in(self._values, value_set=self._array(wanted))
             return np.flatnonzero(found.to_numpy(zero_copy_only=False)).astype(np.int64)
-        for value in wanted:
-            if self.read(value) is None:
-                raise self._wrong(value)
-        rows = {self.row(value) for value in wanted}
+        rows = {self.row(self.required(value)) for value in wanted}
         return np.array(sorted(row for row in rows if row is not None), dtype=np.int64)
+
+    def listed(self, values: Iterable[object]) -> list[object]:
+        """Several values as a list.
+
+        Raises:
+            DataError: It is one value, or a mapping.
+        """
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise DataError(f"{values!r} is {type(values).__name__}; expected a list of ids, each of {self.name}")
+        return list(values)
 
     def value(self, row: int) -> int | str:
         """The id of a row."""
@@ -83,33 +100,63 @@ class Ids:
 
     def read(self, value: object) -> int | str | None:
         """The value in the type of the ids; None where it cannot be read so."""
-        if value is None or isinstance(value, bool):
-            return None
-        if isinstance(value, str) and self._is_text:
-            return value if _is_unicode(value) else None
-        if isinstance(value, int) and not self._is_text:
-            return value if -(2**63) <= value < 2**63 else None
+        plain = plain_id(value)
+        if isinstance(plain, int) and not self._is_text:
+            return plain if plain in self._range else None
+        if plain is None or (self._is_text and isinstance(plain, str)):
+            return plain
         try:
-            read: int | str | None = pa.scalar(value).cast(self.kind).as_py()
+            read: int | str = pa.scalar(str(plain)).cast(self.kind).as_py()
         except CANNOT_CAST:
             return None
         return read
 
+    def required(self, value: object) -> int | str:
+        """The value in the type of the ids.
+
+        Raises:
+            DataError: It cannot be read so.
+        """
+        read = self.read(value)
+        if read is None:
+            raise self._wrong(value)
+        return read
+
     def _array(self, values: list[object]) -> pa.Array:
-        try:
-            read = pa.array(values)
-            if not pa.types.is_boolean(read.type) and not read.null_count:
-                return read.cast(self.kind)
-        except CANNOT_CAST:
-            pass
-        one_by_one = [self.read(value) for value in values]
-        for value, read in zip(values, one_by_one, strict=True):
-            if read is None:
-                raise self._wrong(value)
-        return pa.array(one_by_one, self.kind)
+        if not {bool, np.bool_} & set(map(type, values)):  # of which Arrow takes one for an integer
+            with suppress(*CANNOT_CAST, ValueError):
+                read = pa.array(values)
+                if not read.null_count and (pa.types.is_integer(read.type) or pa.types.is_string(read.type)):
+                    return read.cast(self.kind)
+        return pa.array([self.required(value) for value in values], self.kind)
 
     def _wrong(self, value: object) -> DataError:
-        return DataError(f"{self.name} {value!r} is {type(value).__name__}; expected ids that are {self.kind}")
+        kind = "text" if self._is_text else f"a whole number ({self.kind})"
+        return DataError(f"{self.name} {value!r} is {type(value).__name__}; expected an id, which is {kind}")
+
+
+def plain_id(value: object) -> int | str | None:
+    """An id as Python's integer or text; None of what is neither text nor a whole number.
+
+    Example:
+        >>> plain_id(np.int64(7)), plain_id(7.0), plain_id("seven"), plain_id(True), plain_id(7.5)
+        (7, 7, 'seven', None, None)
+    """
+    if isinstance(value, pa.Scalar):
+        value = value.as_py()
+    if isinstance(value, str):
+        return value if _is_unicode(value) else None
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float | np.floating | Decimal) and np.isfinite(float(value)) and value == int(value):
+        return int(value)
+    return None
+
+
+def _range_of(kind: pa.DataType) -> range:
+    """The integers that a type holds."""
+    limits = np.iinfo(kind.to_pandas_dtype())
+    return range(limits.min, limits.max + 1)
 
 
 class _TextInOrder:

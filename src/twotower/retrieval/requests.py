@@ -17,7 +17,7 @@ from twotower.errors import CellError, ConfigError, DataError, about
 from twotower.features.base import BoolArray
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, features_of
-from twotower.retrieval.ids import CANNOT_CAST, Ids
+from twotower.retrieval.ids import CANNOT_CAST, Ids, plain_id
 from twotower.retrieval.moments import date_of, in_words, is_date, seconds_of
 
 Request: TypeAlias = Mapping[str, Any]
@@ -69,7 +69,7 @@ class Requests:
 
         Raises:
             ConfigError: It is neither a request nor an id, or names a column that nobody reads.
-            DataError: Its time or its history is none.
+            DataError: Its id, its time or its history is none.
         """
         if hasattr(query, "__arrow_c_stream__"):
             raise ConfigError(
@@ -77,7 +77,7 @@ class Requests:
                 f"recommend_many, which answers each row"
             )
         if isinstance(query, str | Integral) and not isinstance(query, bool):
-            return {self.query_id: query}
+            query = {self.query_id: query}
         if not isinstance(query, Mapping):
             raise ConfigError(
                 f"a query is {query!r}, a {type(query).__name__}; expected its {self.query_id}, or its columns by name"
@@ -90,9 +90,11 @@ class Requests:
         if self.time is not None and self.time in request:
             with about("query", column=self.time):
                 seconds_of(request[self.time], self.time)
-        if not isinstance(request.get(GIVEN, []), list | tuple):
-            message = f"column {GIVEN!r} of the query: {request[GIVEN]!r}; expected a list of candidate ids"
-            raise DataError(message, column=GIVEN)
+        if self.query_id in request:
+            with about("query", column=self.query_id):
+                request[self.query_id] = self.ids.required(request[self.query_id])
+        if GIVEN in request:
+            request[GIVEN] = _history(request[GIVEN])
         return request
 
     def read_all(self, queries: Queries) -> list[Request]:
@@ -125,7 +127,7 @@ class Requests:
 
     def ids_of(self, requests: Sequence[Request]) -> pa.Array:
         """The id of each request, null where it names none."""
-        return pa.array([self.ids.read(request.get(self.query_id)) for request in requests], self.ids.kind)
+        return pa.array([request.get(self.query_id) for request in requests], self.ids.kind)
 
     def basis(self, request: Request, row: int | None) -> Literal["query", "features", "popularity"]:
         """What the score of a request comes from; see `Answer.basis`.
@@ -213,17 +215,27 @@ class Requests:
 
     def _said(self, column: str, value: object) -> object:
         """A value of a request in the type that the column has, so that requests with 1 and "2" go together."""
-        if column == self.query_id:
-            if (read := self.ids.read(value)) is None:
-                raise DataError(
-                    f"column {column!r} of the query: {value!r} is {type(value).__name__}; expected {self.ids.kind}, "
-                    f"as in training"
-                )
-            return read
         if column == self.time:
             return seconds_of(value, column)
         recorded = self._recorded.get(column)
         return date_of(value, column, recorded.type) if recorded is not None and is_date(recorded.type) else value
+
+
+def _history(given: object) -> list[int | str | None]:
+    """The ids of a history, some of which may be null.
+
+    Raises:
+        DataError: It is no list of ids.
+    """
+    expected = "expected a list of candidate ids, each text or a whole number"
+    if not isinstance(given, list | tuple):
+        raise DataError(f"column {GIVEN!r} of the query: {given!r}; {expected}", column=GIVEN)
+    ids = [None if value is None else plain_id(value) for value in given]
+    for value, read in zip(given, ids, strict=True):
+        if value is not None and read is None:
+            message = f"column {GIVEN!r} of the query: {value!r} is {type(value).__name__}; {expected}"
+            raise DataError(message, column=GIVEN)
+    return ids
 
 
 def _is_null(value: object) -> bool:

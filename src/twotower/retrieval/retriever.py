@@ -317,8 +317,12 @@ class Retriever:
         return with_embeddings(self.details.query_id, self.requests.ids_of(requests), embeddings)
 
     def history_of(self, query_id: object) -> list[int | str]:
-        """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown."""
-        row = self.requests.row({self.details.query_id: query_id})
+        """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown.
+
+        Raises:
+            DataError: It cannot be an id.
+        """
+        row = self.requests.ids.row(query_id)
         return [] if row is None else self.ids.values(self.seen.by(row))
 
     def add(self, candidates: TableSource) -> Retriever:
@@ -343,10 +347,10 @@ class Retriever:
 
         Raises:
             UnknownCandidateError: The catalogue lacks one of them.
-            DataError: None would be left.
+            DataError: None would be left, or one cannot be an id.
             ParityError: An approximate index, made anew, finds too little of what exact search finds.
         """
-        rows = np.array(sorted({self.candidate_row(value) for value in ids}), dtype=np.int64)
+        rows = np.array(sorted({self.candidate_row(value) for value in self.ids.listed(ids)}), dtype=np.int64)
         bundle = without_candidates(self.bundle, rows)
         if self.store is not None:
             self.store.withdraw(self.ids.values(rows))
@@ -357,6 +361,7 @@ class Retriever:
 
         Raises:
             UnknownCandidateError: The catalogue does not have it.
+            DataError: It cannot be an id.
         """
         row = self.ids.row(candidate_id)
         if row is None:
