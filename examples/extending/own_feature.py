@@ -14,6 +14,7 @@ class Hour(Feature):
     """An embedding of each hour; a missing time has one of its own."""
 
     kind = "hour"
+    read_as = "hour of the day"
 
     def __init__(self, column: str, dim: int = 4) -> None:
         super().__init__()

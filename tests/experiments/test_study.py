@@ -16,7 +16,7 @@ from twotower.errors import ConfigError, TwoTowerError
 from twotower.experiments.plans import StudyPlan, grid
 from twotower.experiments.report.terminal import results_table
 from twotower.experiments.results import Study
-from twotower.experiments.study import run_study
+from twotower.experiments.study import _columns_of, _cuts, run_study
 from twotower.model import load_model
 from twotower.recipes.config import Config, DataConfig, ModelConfig
 
@@ -169,3 +169,18 @@ def test_each_training_of_a_study_is_logged_under_its_name(config: Config, tmp_p
     names = {"[4]", "[4] on all of train", "[8, 4]", "[8, 4] on all of train"}
     assert {path.name for path in (tmp_path / "logs").iterdir()} == names
     assert [run.key for run in study_of(plan_of(config), tmp_path / "out").runs] == [run.key for run in first.runs]
+
+
+def test_what_each_variant_reads_is_said(config: Config) -> None:
+    alike = plan_of(config, split_seeds=[42, 43])
+    lines = _columns_of(alike, _cuts(list(alike.runs())).values())
+    assert lines[0].startswith("query tower reads: user (id), at (20 buckets, ")
+    assert sum("tower reads" in line for line in lines) == 2
+    variants = grid({"model.inputs": ["log", "tutorial"], "model.layers": [[4], [8]]})
+    plan = plan_of(config, variants=variants)
+    lines = _columns_of(plan, _cuts(list(plan.runs())).values())
+    assert [line for line in lines if "query tower reads" in line] == [
+        "inputs log, [4]; inputs log, [8]: query tower reads: user (id), at (20 buckets, standardised, time between "
+        "events, counts of events)",
+        "inputs tutorial, [4]; inputs tutorial, [8]: query tower reads: user (id), at (1000 buckets, standardised)",
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +60,7 @@ class _CutData:
     baselines: list[str]
     curve_baselines: list[str]
     remarks: tuple[str, ...]
-    columns: list[str]
+    columns: dict[int, tuple[str, ...]]
     looking_ahead: frozenset[int]
 
     def wanted(self, number: int) -> list[tuple[Part, str]]:
@@ -96,7 +96,7 @@ def run_study(
     with working_in(out, STUDY) as folder:
         cuts = _cuts(planned)
         first = next(iter(cuts.values()))
-        for line in (*first.columns, *first.remarks):
+        for line in (*_columns_of(plan, cuts.values()), *first.remarks):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         desk = _StudyDesk(Store(folder / RUNS), planned, cuts, budget or BaselineBudget(), console)
         with Display(console) as display:
@@ -125,7 +125,9 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
     config = runs[0].config
     parts = config.parts()
     pinned = msgspec.structs.replace(config, split=parts.split)
-    recipe = pinned.resolved_recipe(parts.train, parts.validation)
+    variants = {run.variant: msgspec.structs.replace(run.config, split=parts.split) for run in runs}
+    recipes = {number: one.resolved_recipe(parts.train, parts.validation) for number, one in variants.items()}
+    recipe = recipes[runs[0].variant]
     fitted, validation = parts.for_recipe(recipe)
     names, notes = measurable(config.baselines, parts.test, parts.train)
     on_validation = recipe.validate_on == "validation" and validation is not None
@@ -138,8 +140,10 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
         baselines=names,
         curve_baselines=curves,
         remarks=(*parts.remarks, *notes),
-        columns=pinned.model.columns(parts.train, recipe).lines(),
-        looking_ahead=frozenset(run.variant for run in runs if _looks_ahead(run.config, parts)),
+        columns={
+            number: tuple(one.model.columns(parts.train, recipes[number]).lines()) for number, one in variants.items()
+        },
+        looking_ahead=frozenset(number for number, one in variants.items() if _looks_ahead(one, recipes[number])),
     )
 
 
@@ -281,9 +285,19 @@ def _versions(workers: int) -> dict[str, str]:
     }
 
 
-def _looks_ahead(config: Config, parts: Parts) -> bool:
+def _columns_of(plan: StudyPlan, cuts: Iterable[_CutData]) -> list[str]:
+    """What the towers read, said once of all variants of which it is true."""
+    said: dict[tuple[str, ...], dict[str, None]] = {}
+    for cut in cuts:
+        for number, lines in cut.columns.items():
+            said.setdefault(lines, {})[plan.variants[number].name] = None
+    return [
+        line if len(said) == 1 else f"{'; '.join(names)}: {line}" for lines, names in said.items() for line in lines
+    ]
+
+
+def _looks_ahead(config: Config, recipe: Recipe) -> bool:
     """Whether a model reads what a service would not have."""
-    recipe = msgspec.structs.replace(config, split=parts.split).resolved_recipe(parts.train, parts.validation)
     if config.model.query or (config.model.inputs or recipe.inputs) == "tutorial":
         return False
     return (config.model.reach or recipe.reach) == "around"

@@ -35,6 +35,7 @@ class Activity(LogScaled):
     """
 
     kind = "activity"
+    read_as = "counts of events"
     of_strangers = 0.0
 
     def __init__(

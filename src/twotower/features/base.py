@@ -122,6 +122,11 @@ class Feature(nn.Module):
         return ()
 
     @property
+    def read_as(self) -> str:
+        """What it makes of its column, in words for people; default: its kind."""
+        return self.kind
+
+    @property
     def record_key(self) -> RecordKey | None:
         """The columns of the record of training that it reads; None for one that reads none, see `Recorded`."""
         return None

@@ -46,6 +46,11 @@ class Bucketized(Feature):
         self.table: Table | None = None
 
     @property
+    def read_as(self) -> str:
+        """What it makes of its column, in words."""
+        return f"{self.buckets} buckets"
+
+    @property
     def learned_range(self) -> tuple[float, float] | None:
         """The range of the training split."""
         return self.range

@@ -34,6 +34,7 @@ class Categories(Bag):
     """
 
     kind = "categories"
+    read_as = "lists of labels"
     value_name = "label"
 
     def __init__(self, column: str, dim: int = 16, max_labels: int = 10_000, max_length: int = 64) -> None:

@@ -35,6 +35,7 @@ class Category(Feature):
     """
 
     kind = "category"
+    read_as = "labels"
 
     def __init__(self, column: str, dim: int = 32, unknown_rate: float = 0.02) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class Elapsed(LogScaled):
     """
 
     kind = "elapsed"
+    read_as = "time between events"
 
     def __init__(
         self,

@@ -108,6 +108,11 @@ class History(Recorded):
         self._items: SharedItems | None = None
 
     @property
+    def read_as(self) -> str:
+        """What it makes of its column, in words."""
+        return "earlier choices" if self.reach == "before" else "choices around the event"
+
+    @property
     def record_key(self) -> RecordKey:
         """The id, the time and what was chosen."""
         return RecordKey(self.by, self.time, self.column)

@@ -32,6 +32,7 @@ class Normalized(Feature):
     """
 
     kind = "normalized"
+    read_as = "standardised"
 
     def __init__(self, column: str) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class Text(Bag):
     """
 
     kind = "text"
+    read_as = "words"
     value_name = "word"
 
     def __init__(self, column: str, dim: int = 32, max_tokens: int = 10_000, max_length: int = 64) -> None:

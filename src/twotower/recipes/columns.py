@@ -7,17 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from twotower.data.log import Log
-from twotower.features import (
-    Activity,
-    Bucketized,
-    Categories,
-    Category,
-    Elapsed,
-    Feature,
-    History,
-    Normalized,
-    Text,
-)
+from twotower.features import Category, Feature
 from twotower.recipes.inputs import ColumnUse
 
 
@@ -39,7 +29,9 @@ class ColumnRead(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, use: ColumnUse, own_id: str) -> ColumnRead:
         """What becomes of a column of the tower whose id column this is."""
-        words = dict.fromkeys(_words(feature, own_id) for feature in use.features)
+        words = dict.fromkeys(feature.read_as for feature in use.features)
+        if use.column == own_id:
+            words = dict.fromkeys("id" if word == Category.read_as else word for word in words)
         return cls(use.column, ", ".join(words), use.why_not, use.hint)
 
 
@@ -100,25 +92,3 @@ def _columns(features: Sequence[Feature]) -> list[str]:
 
 def _shown(use: ColumnRead) -> str:
     return f"{use.column} ({use.read_as}{'; ' if use.hint else ''}{use.hint})"
-
-
-def _words(feature: Feature, own_id: str) -> str:
-    """What a feature makes of its column."""
-    match feature:
-        case Category():
-            return "id" if feature.column == own_id else "labels"
-        case Categories():
-            return "lists of labels"
-        case Text():
-            return "words"
-        case Bucketized():
-            return f"{feature.buckets} buckets"
-        case Normalized():
-            return "standardised"
-        case History():
-            return "earlier choices" if feature.reach == "before" else "choices around the event"
-        case Elapsed():
-            return "time between events"
-        case Activity():
-            return "counts of events"
-    return feature.kind
