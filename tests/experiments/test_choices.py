@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from twotower.experiments.study import run_study
 from twotower.experiments.train import train
 from twotower.features import Category
 from twotower.model.two_tower import features_of
+from twotower.progress import Display
 from twotower.recipes.config import Config, DataConfig
 from twotower.retrieval import Retriever
 
@@ -35,10 +37,29 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return Config(data=data, training={"epochs": 2}, baselines="none")
 
 
+STEPS: list[str] = []
+
+
+class Steps(Display):
+    """Keeps what it is asked to show."""
+
+    def show(self, label: str, step: str, share: float | None = None, source: int = 0) -> None:
+        STEPS.append(f"{label}: {step}")
+        super().show(label, step, share, source)
+
+
 @pytest.fixture(scope="module")
-def study(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     plan = StudyPlan(config=config, variants=grid({"model.layers": [[8]]}, {}), split_seeds=[42], seeds=[0], workers=1)
-    return run_study(plan, tmp_path_factory.mktemp("study") / "out", command="study", console=Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.experiments.study.Display", Steps)
+        yield run_study(plan, tmp_path_factory.mktemp("study") / "out", command="study", console=Console(quiet=True))
+
+
+def test_progress_says_which_choice_is_searched(study: Study) -> None:
+    del study
+    trainings = {step.partition(" epoch ")[0] for step in STEPS if " epoch " in step}
+    assert trainings == {"[8]: histories,", "[8]: histories and the id,", "[8]: on all of train,"}
 
 
 def test_every_choice_is_tried_and_the_best_goes_on(study: Study) -> None:

@@ -235,6 +235,16 @@ def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
     assert [trainer.optimizer.learning_rate for trainer in trainers] == [0.005, 0.005, 0.01]
 
 
+def test_a_study_on_validation_trains_as_the_recipe_does_on_that_much() -> None:
+    data = groups_log(400).take(np.tile(np.arange(400), 200))
+    batches = {}
+    for on in ("test", "validation"):
+        config = Config(split=SplitConfig(rule="random:0.25", on=on))
+        parts = config.parts(data)
+        batches[len(parts.train)] = config.resolved_recipe(parts.train, parts.validation).trainer.batch_size
+    assert batches == {60_000: 512, 45_000: 256}
+
+
 def stream(lines: str, folder: Path) -> Config:
     data = f'[data]\nstream = true\ninteractions = "log.parquet"\nquery_id = "u"\ncandidate_id = "i"\n{lines}'
     return read_config(write(folder, data))

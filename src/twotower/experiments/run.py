@@ -238,7 +238,7 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
         return _trained_once(config, recipe, order, key, parts, progress)
     config, history, choices = _chosen(config, recipe, order, parts, progress)
     best = history.best.epoch
-    progress.label = f"{progress.label} on all of train"
+    progress.stage = "on all of train"
     model = config.model.build(parts.train, recipe)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
@@ -256,9 +256,9 @@ def _chosen(
     choices = config.model.choices(recipe)
     if not choices:
         return config, searched(SearchRun(config), order, parts, progress), []
-    label, tried, outcomes = progress.label, [], []
+    tried, outcomes = [], []
     for choice in choices:
-        progress.label = f"{label}, {choice.name}"
+        progress.stage = choice.name
         one = with_model(config, choice.model)
         history = searched(SearchRun(one), order, parts, progress)
         tried.append((one, history))
@@ -272,7 +272,6 @@ def _chosen(
                 seconds=Seconds(history.train_seconds, history.validation_seconds),
             )
         )
-    progress.label = label
     best, history = max(tried, key=lambda one: one[1].best_value)
     return best, history, outcomes
 

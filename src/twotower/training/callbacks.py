@@ -92,10 +92,13 @@ class Progress(Callback):
 
     Args:
         label: What is trained.
+
+    Attributes:
+        stage: Which of the trainings that it takes, where there are several.
     """
 
     def __init__(self, label: str = "training") -> None:
-        self.label = label
+        self.label, self.stage = label, ""
         self.line = Line(0, label, 0, 0)
         self._figures = ""
 
@@ -136,7 +139,8 @@ class Progress(Callback):
         self._move(msgspec.structs.replace(self.line, is_over=True))
 
     def _note(self, epoch: int, state: TrainingState) -> str:
-        return f"epoch {epoch} of {state.epochs}{self._figures}"
+        stage = f"{self.stage}, " if self.stage else ""
+        return f"{stage}epoch {epoch} of {state.epochs}{self._figures}"
 
     def _move(self, line: Line) -> None:
         self.line = line
