@@ -103,7 +103,7 @@ def checked(owner: str, name: str, value: Any, hint: Any) -> Any:
     try:
         return _as(value, hint)
     except _MismatchError:
-        raise ConfigError(f"{owner}: {name}={_shortened(value)}; expected {described(hint)}") from None
+        raise ConfigError(f"{owner}: {name}={shortened(value)}; expected {described(hint)}") from None
 
 
 def described(hint: Any) -> str:
@@ -133,7 +133,7 @@ def described(hint: Any) -> str:
     return f"{name}(…)" if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else f"a {name}"
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A value as an error shows it: not all of a table."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

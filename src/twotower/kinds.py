@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from twotower.arguments import shortened
 from twotower.errors import ConfigError
 
 T = TypeVar("T", bound=type)
@@ -96,8 +97,12 @@ import the module that defines it first; in commands: --import MODULE)
             inspect.signature(implementation).bind(**arguments)
         except (TypeError, msgspec.ValidationError) as error:
             expected = ", ".join(inspect.signature(implementation).parameters)
-            raise ConfigError(f"{self.what} {kind!r} with {arguments}: {error}; expected of {expected}") from error
-        return implementation(**arguments)
+            given = shortened(arguments)
+            raise ConfigError(f"{self.what} {kind!r} with {given}: {error}; expected of {expected}") from error
+        try:
+            return implementation(**arguments)
+        except TypeError as error:  # of one that hands what it does not know on
+            raise ConfigError(f"{self.what} {kind!r} cannot be made: {error}") from error
 
 
 def kind_of(implementation: type) -> str | None:

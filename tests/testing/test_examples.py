@@ -10,6 +10,7 @@ from types import ModuleType
 import msgspec
 import pyarrow as pa
 import pytest
+import torch
 
 from commands import run_python
 from twotower import Category, Evaluation, Retriever, Tower, Trainer, TwoTower, evaluate, testing
@@ -37,6 +38,7 @@ interactions = 900
 [model]
 query = [{{kind = "category", column = "user_id", dim = 8}}, {{kind = "hour", column = "timestamp"}}]
 tower = {{kind = "gated", hidden = 8, width = 4}}
+two_tower = {{kind = "bilinear", start = 0.5}}
 [training]
 epochs = 2
 loss = {{kind = "hinge", margin = 0.5}}
@@ -59,7 +61,7 @@ def test_each_passes_its_suite(own: dict[str, ModuleType]) -> None:
     testing.check_feature(own["own_feature"].Hour("at"), pa.array([0.0, 7300.0, 1e9, None]))
     testing.check_tower(own["own_tower"].Gated([Category("movie_id", 4)]), log)
     towers = (Tower([Category(name, 8)], [4]) for name in ("user_id", "movie_id"))
-    testing.check_model(own["own_model"].Bilinear(*towers, normalize=True), log)
+    testing.check_model(own["own_model"].Bilinear(*towers, start=0.5, normalize=True), log)
     testing.check_loss(own["own_loss"].Hinge(margin=0.5))
     testing.check_metric(own["own_metric"].LogRank)
     testing.check_baseline(own["own_baseline"].Latest)
@@ -77,6 +79,9 @@ def test_a_config_names_them_all(own: dict[str, ModuleType], tmp_path: Path) -> 
     assert msgspec.to_builtins(recipe.trainer)["loss"] == {"kind": "hinge", "margin": 0.5}
     model = config.model.build(fitted, recipe)
     assert [type(tower).__name__ for tower in (model.query, model.candidate)] == ["Gated", "Gated"]
+    assert type(model) is own["own_model"].Bilinear
+    assert model.settings()["start"] == 0.5
+    assert config.model.columns(fitted, recipe).query[1].read_as == "hour of the day"
     losses = default_space(complete(config, fitted, validation), fitted)["training.loss"]
     assert isinstance(losses, Choices)
     assert losses.choices[0] == {"kind": "hinge", "margin": 0.5}
@@ -123,9 +128,27 @@ def test_a_kind_that_is_not_imported_is_named_with_the_way_to_import_it(tmp_path
     parts = read.parts()
     with pytest.raises(ConfigError, match=r"loss kind 'hinge' is unknown.*--import MODULE"):
         read.resolved_recipe(*parts.fitted_and_validation())
+    training = {"loss": {"kind": "full_softmax"}}
+    recipe = msgspec.structs.replace(read, training=training).resolved_recipe(*parts.fitted_and_validation())
+    model = msgspec.structs.replace(read.model, query=[], tower={})
+    with pytest.raises(ConfigError, match=r"model kind 'bilinear' is unknown.*--import MODULE"):
+        model.build(parts.train, recipe)
     (tmp_path / "own.toml").write_text('baselines = ["latest"]\n' + config)
     with pytest.raises(ConfigError, match="baseline 'latest' is unknown"):
         read_config(tmp_path / "own.toml")
+
+
+def test_a_config_makes_the_model_with_what_else_it_says(own: dict[str, ModuleType]) -> None:
+    config = read_config(FOLDER / "own_model.toml")
+    log = testing.small_log()
+    recipe = config.resolved_recipe(log)
+    model = msgspec.structs.replace(config.model, layers=(4,), normalize=True).build(log, recipe)
+    assert type(model) is own["own_model"].Bilinear
+    assert (model.normalize, model.initial_temperature, model.width) == (True, recipe.temperature, 4)
+    torch.testing.assert_close(model.learn(log).between.weight, torch.eye(4) / 2)  # type: ignore[union-attr]
+    wrong = msgspec.structs.replace(config.model, two_tower={"kind": "bilinear", "begin": 2})
+    with pytest.raises(ConfigError, match="begin"):
+        wrong.build(log, recipe)
 
 
 def test_a_command_and_its_workers_import_them(tmp_path: Path) -> None:

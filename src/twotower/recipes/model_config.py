@@ -12,7 +12,7 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.tower_module import TOWERS, TowerModule
-from twotower.model.two_tower import TwoTower
+from twotower.model.two_tower import MODELS, TwoTower
 from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
 from twotower.recipes.inputs import ColumnUse, InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
 from twotower.recipes.recipe import Choice, Recipe
@@ -48,6 +48,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         read_id: Whether the query tower reads the query's id. Where no features are given; default: the recipe's.
         strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
             where features stop before the event, none where they read what lies around it, as no service does.
+        two_tower: A model of your own in place of `TwoTower`, by its `kind` and what settings it has besides.
         tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `strangers` and all from
             `dropout` to `cross_place` have to be left out.
     """
@@ -72,25 +73,30 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     share_items: bool | None = None
     read_id: bool | None = None
     strangers: float | None = None
+    two_tower: dict[str, Any] = {}
     tower: dict[str, Any] = {}
 
     def build(self, data: Log, recipe: Recipe) -> TwoTower:
         """The model for this data; it has learned nothing yet.
 
         Raises:
-            ConfigError: A feature or a setting of the towers cannot be used.
+            ConfigError: A feature, or a setting of the towers or the model, cannot be used.
         """
         reach = self.reach or recipe.reach
         usual = recipe.strangers if reach == "before" else 0.0
         strangers = usual if self.strangers is None else self.strangers
         query, candidate = self._uses(data, recipe)
-        return TwoTower(
-            self._tower(features_of(query), recipe, strangers),
-            self._candidate_tower(features_of(candidate), recipe),
-            normalize=self.normalize,
-            temperature=recipe.temperature if self.temperature is None else self.temperature,
-            learn_temperature=self.learn_temperature,
-        )
+        arguments: dict[str, Any] = {
+            "query": self._tower(features_of(query), recipe, strangers),
+            "candidate": self._candidate_tower(features_of(candidate), recipe),
+            "normalize": self.normalize,
+            "temperature": recipe.temperature if self.temperature is None else self.temperature,
+            "learn_temperature": self.learn_temperature,
+        }
+        if not self.two_tower:
+            return TwoTower(**arguments)
+        own: TwoTower = MODELS.make(self.two_tower | arguments)
+        return own
 
     def completed(self, recipe: Recipe) -> ModelConfig:
         """The same with all that the recipe decides written out.
