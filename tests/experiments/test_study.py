@@ -166,7 +166,7 @@ def test_each_training_of_a_study_is_logged_under_its_name(config: Config, tmp_p
     pytest.importorskip("tensorboard")
     logged = msgspec.structs.replace(config, loggers=({"kind": "tensorboard", "folder": str(tmp_path / "logs")},))
     first = study_of(plan_of(logged), tmp_path / "out")
-    names = {"[4]", "[4] on all of train", "[8, 4]", "[8, 4] on all of train"}
+    names = {"[4]", "[4], on all of train", "[8, 4]", "[8, 4], on all of train"}
     assert {path.name for path in (tmp_path / "logs").iterdir()} == names
     assert [run.key for run in study_of(plan_of(config), tmp_path / "out").runs] == [run.key for run in first.runs]
 

@@ -180,7 +180,7 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
     model = run.config.model.build(parts.train, recipe)
-    callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.label)]
+    callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.name)]
     if run.reports:
         assert isinstance(progress, Reporter)
         callbacks.append(_Reports(progress, run.deadline))
@@ -242,7 +242,7 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
     model = config.model.build(parts.train, recipe)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    callbacks = [progress, *loggers_for(config.loggers, progress.label)]
+    callbacks = [progress, *loggers_for(config.loggers, progress.name)]
     final = trainer.fit(model, parts.train, callbacks=callbacks, checkpoint=checkpoint, stop_after=best)
     trained_for = sum(one.seconds.train for one in choices) or history.train_seconds
     validated_for = sum(one.seconds.validate for one in choices) or history.validation_seconds
@@ -288,7 +288,7 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
         trainer = msgspec.structs.replace(trainer, early_stopping=None)
     model = config.model.build(parts.train, recipe)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    callbacks = [progress, *loggers_for(config.loggers, progress.label)]
+    callbacks = [progress, *loggers_for(config.loggers, progress.name)]
     history = trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
     best = history.best.epoch if recipe.validate_on == "test" else history.restored or len(history.epochs)
     return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds))

@@ -102,6 +102,11 @@ class Progress(Callback):
         self.line = Line(0, label, 0, 0)
         self._figures = ""
 
+    @property
+    def name(self) -> str:
+        """What is trained, and which of its trainings this is."""
+        return f"{self.label}, {self.stage}" if self.stage else self.label
+
     def show(self, line: Line) -> None:
         """Shows where a training is."""
         raise NotImplementedError
