@@ -132,3 +132,24 @@ def test_a_file_of_queries_is_refused_with_the_row(retriever: Retriever, tmp_pat
 def test_a_boolean_alone_is_no_query(retriever: Retriever) -> None:
     with pytest.raises(ConfigError, match="a query is True, a bool; expected its user"):
         retriever.recommend(True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 0}, "k=0; expected at least 1"),
+        ({"k": 1.5}, "k=1.5; expected a whole number"),
+        ({"k": True}, "k=True; expected a whole number"),
+        ({"k": "3"}, "k='3'; expected a whole number"),
+        ({"where": 3}, "where=3; expected text or None"),
+        ({"exclude_seen": "no"}, "exclude_seen='no'; expected True or False"),
+    ],
+)
+def test_settings_of_another_type_are_refused(retriever: Retriever, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        retriever.recommend({"age": 3}, **settings)
+    assert [raised.value.field] == list(settings)
+    if "exclude_seen" not in settings:
+        with pytest.raises(ConfigError, match=message):
+            retriever.similar(retriever.ids.value(0), **settings)
+    assert len(retriever.recommend({"age": 3}, k=np.int64(3))) == 3  # type: ignore[arg-type]

@@ -110,8 +110,7 @@ class StoreSearch:
 
     def ids_of(self, rows: IntArray, said: Iterable[object]) -> list[Id]:
         """The ids of rows, and of what a request says, which the catalogue need not have."""
-        read = (self.ids.read(value) for value in said if value is not None)
-        return list(dict.fromkeys([*self.ids.values(rows), *(one for one in read if one is not None)]))
+        return list(dict.fromkeys([*self.ids.values(rows), *map(self.ids.required, said)]))
 
     def condition(self, allow: Sequence[object] | None, where: str | None) -> Condition | None:
         """What an allow list and a condition ask of a candidate.
@@ -128,7 +127,9 @@ class StoreSearch:
                 parts.append(Condition.parse(where, schema).tree)
         if allow is not None:
             column = Column(self.ids.name, self.ids.kind)
-            parts.append(Among(column, tuple(pa.scalar(own, self.ids.kind) for own in self.ids_of(NO_ROWS, allow))))
+            with about("allow"):
+                listed = self.ids_of(NO_ROWS, allow)
+            parts.append(Among(column, tuple(pa.scalar(own, self.ids.kind) for own in listed)))
         return Condition(All(tuple(parts)), schema)
 
     def search(
@@ -149,5 +150,4 @@ class StoreSearch:
 
 def _given(request: Request) -> Iterable[object]:
     """The history that a request has."""
-    given: Iterable[object] = request.get(GIVEN, ())
-    return given
+    return [value for value in request.get(GIVEN, ()) if value is not None]

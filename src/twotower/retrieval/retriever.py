@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from twotower.arguments import checked
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, UnknownCandidateError
+from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, UnknownCandidateError, about
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
@@ -249,9 +251,12 @@ class Retriever:
         Raises:
             ConfigError, DataError: As `recommend`.
         """
-        _check_k(k)
-        allowed = None if allow is None else list(allow)
-        return self._ranker.rank(queries, k, exclude_seen, list(exclude), allowed, where)
+        _check_settings(k=(k, int), exclude_seen=(exclude_seen, bool), where=(where, str | None))
+        with about("exclude"):
+            excluded = self.ids.listed(exclude)
+        with about("allow"):
+            allowed = None if allow is None else self.ids.listed(allow)
+        return self._ranker.rank(queries, k, exclude_seen, excluded, allowed, where)
 
     def similar(
         self,
@@ -268,7 +273,7 @@ class Retriever:
             UnknownCandidateError: The catalogue does not have it.
             ConfigError, DataError: As `recommend`.
         """
-        _check_k(k)
+        _check_settings(k=(k, int), where=(where, str | None))
         row = self.candidate_row(candidate_id)
         out = np.append(self._eligible.named(exclude, "exclude"), row)
         rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
@@ -384,6 +389,10 @@ class Retriever:
             return self._embed(self.requests.encode(queries, rows))
 
 
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise ConfigError(f"k={k}; expected at least 1", field="k")
+def _check_settings(**settings: tuple[object, Any]) -> None:
+    """Refuses settings, each with its annotation, that are of another type, and k below 1."""
+    for name, (value, hint) in settings.items():
+        with about(name):
+            read = checked("recommend", name, value, hint)
+            if name == "k" and read < 1:
+                raise ConfigError(f"k={value}; expected at least 1")
