@@ -42,6 +42,9 @@ def queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+EVERYTHING = Filters(exclude_seen=False)
+
+
 def write(table: pa.Table, path: Path) -> None:
     """Plainly, so that the same values in another order take as many bytes."""
     pq.write_table(table, path, row_group_size=16, compression="none", use_dictionary=False)
@@ -60,6 +63,23 @@ def test_a_file_is_answered_as_its_rows_are(retriever: Retriever, queries: Path,
         assert (answer["basis"], answer["version"]) == (alone.basis, retriever.version)
     assert {answer["basis"] for answer in answers} == {"query", "popularity"}
     assert not (tmp_path / "out.parquet.partial").exists()
+
+
+def test_each_row_of_a_file_may_exclude_for_itself(retriever: Retriever, tmp_path: Path) -> None:
+    table = pa.table({"user": [1, 2, 3], "exclude": [[0, 1], None, []]})
+    pq.write_table(table, tmp_path / "queries.parquet")
+    recommend_all(retriever, tmp_path / "queries.parquet", tmp_path / "out.parquet", 100, filters=EVERYTHING)
+    found = pq.read_table(tmp_path / "out.parquet")["candidates"].to_pylist()
+    assert [len(row) for row in found] == [28, 30, 30]
+    assert not {0, 1} & set(found[0])
+
+
+def test_a_file_may_be_answered_with_diverse_lists(retriever: Retriever, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": [1, 2]}), tmp_path / "queries.parquet")
+    diverse = Filters(diversity=0.7)
+    recommend_all(retriever, tmp_path / "queries.parquet", tmp_path / "out.parquet", 5, filters=diverse)
+    alone = [[one.id for one in retriever.recommend(user, 5, diversity=0.7)] for user in (1, 2)]
+    assert pq.read_table(tmp_path / "out.parquet")["candidates"].to_pylist() == alone
 
 
 def test_an_interrupted_file_goes_on_and_ends_the_same(

@@ -18,6 +18,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.features import Bucketized, Category, Cyclic, Elapsed, Hashed, History, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Answer, Retriever
+from twotower.retrieval.requests import Query
 
 START = 1_700_000_000
 NEVER_TRAINED = 39
@@ -184,7 +185,9 @@ def test_the_id_alone_is_a_query(retriever: Retriever) -> None:
     for answer in retriever.recommend_many(["u4", {"user": "u4"}], 5):
         assert [one.id for one in answer] == [one.id for one in expected]
     assert retriever.explain("u4", 3) == retriever.explain({"user": "u4"}, 3)
-    with pytest.raises(ConfigError, match="names 'usr'; expected columns among age, at, history, joined, user"):
+    with pytest.raises(
+        ConfigError, match="names 'usr'; expected columns among age, at, exclude, history, joined, user"
+    ):
         retriever.recommend({"usr": "u4"})
     for wrong in (3.5, None, ["u4"], True):
         with pytest.raises(ConfigError, match="expected its user, or its columns by name"):
@@ -279,6 +282,8 @@ def test_the_column_that_shows_a_candidate_can_be_named() -> None:
         ({"user": "u2", "planet": "Mars"}, "planet", "names 'planet'"),
         ({"user": "u2", "history": "i1"}, "history", "column 'history' of the query"),
         ({"user": "u2", "history": ["i1"]}, "history", "'i1' is str"),
+        ({"user": "u2", "exclude": 3}, "exclude", "column 'exclude' of the query: 3; expected a list"),
+        ({"user": "u2", "exclude": ["i1"]}, "exclude", "'i1' is str"),
     ],
 )
 def test_an_error_carries_which_query_and_which_column_it_is_about(
@@ -296,10 +301,32 @@ def test_an_error_carries_which_query_and_which_column_it_is_about(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("k", 0), ("exclude", ["war"]), ("allow", ["war"]), ("where", "planet = 1")]
+    ("field", "value"),
+    [("k", 0), ("exclude", ["war"]), ("allow", ["war"]), ("where", "planet = 1"), ("diversity", 1.5)],
 )
 def test_an_error_carries_which_filter_it_is_about(field: str, value: Any) -> None:
     retriever = retriever_of(Category("user", 4))
     with pytest.raises((ConfigError, DataError)) as caught:
         retriever.recommend("u1", **{field: value})
     assert (caught.value.field, caught.value.row) == (field, None)
+
+
+def test_each_query_of_a_batch_may_exclude_for_itself(retriever: Retriever) -> None:
+    everything = [set(range(30)) - {3, 4}, set(range(30)) - {7}, set(range(30))]
+    queries: list[Query] = [{"user": "u1", "exclude": [3, "4", 999]}, {"exclude": [7]}, {"user": "u1", "exclude": None}]
+    answers = retriever.recommend_many(queries, 100, exclude_seen=False)
+    assert [{found.id for found in answer} for answer in answers] == everything
+    both = retriever.recommend_many(queries, 100, exclude_seen=False, exclude=[8])
+    assert [{found.id for found in answer} for answer in both] == [left - {8} for left in everything]
+    table = pa.table({"user": ["u1", "u2"], "exclude": [[1], None]})
+    assert [len(answer) for answer in retriever.recommend_many(table, 100, exclude_seen=False)] == [29, 30]
+
+
+def test_a_column_of_the_models_named_exclude_is_that_column() -> None:
+    log = from_tables(
+        pa.table({"user": ["a", "b"], "item": [1, 2], "exclude": [0.5, 1.5]}), query_id="user", candidate_id="item"
+    )
+    query = Tower([Category("user", 4), Normalized("exclude")], [4])
+    model = TwoTower(query, Tower([Category("item", 4)])).learn(log)
+    retriever = Retriever.build(model, log.candidates, seen=log)
+    assert len(retriever.recommend({"user": "a", "exclude": 1.0}, exclude_seen=False)) == 2

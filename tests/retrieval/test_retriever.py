@@ -90,7 +90,7 @@ def test_candidates_that_training_did_not_see_can_be_recommended(retriever: Retr
 def test_wrong_requests_are_refused(retriever: Retriever) -> None:
     with pytest.raises(ConfigError, match="k=0"):
         retriever.recommend({"user": 1}, k=0)
-    with pytest.raises(ConfigError, match=r"'usr'; expected columns among at, history, user"):
+    with pytest.raises(ConfigError, match=r"'usr'; expected columns among at, exclude, history, user"):
         retriever.recommend({"usr": 1})
     with pytest.raises(DataError, match="'at'"):
         retriever.recommend({"user": 1, "at": "yesterday"})

@@ -91,6 +91,21 @@ def test_an_allow_list_leaves_only_what_it_names(client: Any) -> None:
     assert sorted(one["id"] for one in answer["recommendations"]) == [4, 9]
 
 
+def test_each_of_several_queries_may_exclude_for_itself(client: Any) -> None:
+    body = {"queries": [{"user": 3}, {"user": 3, "exclude": [4, 9]}], "k": 100, "exclude_seen": False}
+    first, second = client.post("/v1/recommend", json=body).json()["answers"]
+    found = [[one["id"] for one in answer["recommendations"]] for answer in (first, second)]
+    assert found[1] == [candidate for candidate in found[0] if candidate not in (4, 9)]
+
+
+def test_a_list_may_be_diverse(client: Any, retriever: Retriever) -> None:
+    body = {"query": {"user": 3}, "k": 6, "diversity": 0.6}
+    (answer,) = client.post("/v1/recommend", json=body).json()["answers"]
+    own = [one.id for one in retriever.recommend(3, 6, diversity=0.6)]
+    assert [one["id"] for one in answer["recommendations"]] == own
+    assert own != [one.id for one in retriever.recommend(3, 6)]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -109,6 +124,8 @@ def test_an_allow_list_leaves_only_what_it_names(client: Any) -> None:
         (b'{"query": {"user": 1}, "where": ""}', "where"),
         (b'{"query": {"user": 1}, "exclude": ["war"]}', "exclude"),
         (b'{"query": {"user": 1}, "allow": ["war"]}', "allow"),
+        (b'{"query": {"user": 1}, "diversity": 1.1}', "diversity"),
+        (b'{"query": {"user": 1, "exclude": 3}}', "query.exclude"),
         (b'{"query": {"user": 1}, "queries": []}', "queries"),
         (b'{"query": {"user": 1}, "queries": [{}]}', "query"),
         (b"{}", "query"),

@@ -47,6 +47,9 @@ def recommend(
     where: Annotated[
         str | None, typer.Option(help="A condition, such as 'year >= 1990 and genres contains \"Comedy\"'.")
     ] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="How much it counts that recommendations are unlike each other.")
+    ] = 0.0,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
@@ -67,6 +70,7 @@ def recommend(
         exclude=tuple(exclude or ()),
         allow=tuple(allow) if allow else None,
         where=where,
+        diversity=diversity,
     )
     retriever, console = Retriever.load(folder), console_for(json)
     if queries is not None and out is not None:

@@ -21,19 +21,21 @@ Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
 
 
 class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be found; see `Retriever.recommend`.
+    """What may be found, and how diverse it is; see `Retriever.recommend`.
 
     Attributes:
         exclude_seen: Leave out what a query has chosen in training, and its own `history`.
         exclude: Ids to leave out.
         allow: The only ids that may be found; None for all.
         where: A condition on the candidates' columns.
+        diversity: How much it counts that recommendations are unlike each other, from 0 to 1.
     """
 
     exclude_seen: bool = True
     exclude: tuple[int | str, ...] = ()
     allow: tuple[int | str, ...] | None = None
     where: str | None = None
+    diversity: float = 0.0
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from twotower.features.history import GIVEN
 from twotower.retrieval.conditions import matching_rows
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import IntArray
-from twotower.retrieval.requests import Request
+from twotower.retrieval.requests import EXCLUDED, Request
 
 CONDITIONS = 16
 """Conditions whose candidates are kept, for requests that ask for the same again."""
@@ -70,6 +70,15 @@ class Eligible:
         given = [value for value in query.get(GIVEN, ()) if value is not None]
         with about("query", column=GIVEN):
             return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
+
+    def excluded_by(self, ids: Iterable[object]) -> IntArray:
+        """Rows that a query asks not to get, of those that the catalogue has.
+
+        Raises:
+            DataError: An id is of the wrong type.
+        """
+        with about("query", column=EXCLUDED):
+            return self.ids.rows(ids)
 
     def _matching_rows(self, where: str) -> IntArray:
         return matching_rows(self.candidates, where)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from twotower.errors import about
@@ -14,6 +16,7 @@ from twotower.retrieval.answers import Ranked
 from twotower.retrieval.bundle import Bundle
 from twotower.retrieval.condition_tree import All, Among, Column
 from twotower.retrieval.conditions import Condition
+from twotower.retrieval.diversity import marginal_relevance, pool_of
 from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import IntArray, pairs_of
@@ -52,8 +55,10 @@ class Ranker:
         exclude: Sequence[object],
         allow: Sequence[object] | None,
         where: str | None,
+        diversity: float,
     ) -> list[Ranked]:
         """The k best candidates of each query; see `Retriever.rank`."""
+        pool = pool_of(k, diversity)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
         out = self.eligible.named(exclude, "exclude")
@@ -62,7 +67,9 @@ class Ranker:
         for place, (request, row) in enumerate(zip(requests, rows, strict=True)):
             with about("query", row=place):
                 bases.append(self.requests.basis(request, row))
-                outs.append(np.concatenate([out, self.eligible.chosen_by(request, row)]) if exclude_seen else out)
+                chosen = [self.eligible.chosen_by(request, row)] if exclude_seen else []
+                own = self.eligible.excluded_by(self.requests.exclusions(request))
+                outs.append(np.concatenate([out, own, *chosen]))
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
         vectors = None
         if asked:
@@ -70,26 +77,39 @@ class Ranker:
                 vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
         found: dict[int, Ranked] = {}
         if vectors is not None and self._store is None:
-            hits = self.bundle.index.search(vectors, k, pairs_of([outs[place] for place in asked]), allowed)
+            hits = self.bundle.index.search(vectors, pool, pairs_of([outs[place] for place in asked]), allowed)
             for place, own, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
                 left = own >= 0
                 found[place] = Ranked(own[left], scores[left], bases[place], self._notes(requests[place]))
         elif vectors is not None and self._store is not None:
-            without = [
-                self._store.ids_of(outs[place], [*exclude, *(_given(requests[place]) if exclude_seen else ())])
-                for place in asked
+            said = [
+                [*exclude, *self.requests.exclusions(request), *(_given(request) if exclude_seen else ())]
+                for request in requests
             ]
+            without = [self._store.ids_of(outs[place], said[place]) for place in asked]
             condition = self._store.condition(allow, where)
-            for place, one in zip(asked, self._store.search(vectors, k, without, condition), strict=True):
+            for place, one in zip(asked, self._store.search(vectors, pool, without, condition), strict=True):
                 found[place] = Ranked(NO_ROWS, one.scores, bases[place], self._notes(requests[place]), one.candidates)
-        return [
-            found[place] if place in found else self._most_popular(k, outs[place], allow, where)
+        ranked = [
+            found[place] if place in found else self._most_popular(pool, outs[place], allow, where)
             for place in range(len(requests))
         ]
+        return ranked if diversity == 0 else [self._diversified(one, k, diversity) for one in ranked]
 
     def _notes(self, request: Request) -> tuple[str, ...]:
         note = self.requests.note_on_time(request)
         return () if note is None else (note,)
+
+    def _diversified(self, ranked: Ranked, k: int, diversity: float) -> Ranked:
+        """The k of those found that a diverse list has."""
+        if ranked.found is None:
+            embeddings = self.bundle.index.embeddings[torch.from_numpy(ranked.rows)]
+        else:
+            embeddings = self.bundle.model.embed_candidates(ranked.found)
+        places = marginal_relevance(ranked.scores, embeddings.numpy(), k, diversity)
+        if ranked.found is None:
+            return replace(ranked, rows=ranked.rows[places], scores=ranked.scores[places])
+        return replace(ranked, found=ranked.found.take(pa.array(places)), scores=ranked.scores[places])
 
     def _most_popular(self, k: int, excluded: IntArray, allow: Sequence[object] | None, where: str | None) -> Ranked:
         candidates, events = self._popularity.best(k, excluded, self.eligible.allowed(allow, where))

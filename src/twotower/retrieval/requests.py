@@ -29,6 +29,9 @@ Query: TypeAlias = Request | str | int
 Queries: TypeAlias = Iterable[Query] | ArrowStream
 """Several queries: a list of them, or a table (Arrow, Polars, pandas, DuckDB) with a row for each."""
 
+EXCLUDED = "exclude"
+"""The key of a request with the ids of candidates that it does not want; a column of that name goes before."""
+
 INDEX = "__index_level_"
 """How the columns begin that pandas makes of an index."""
 
@@ -60,6 +63,9 @@ class Requests:
         self.reads_history = any(GIVEN in feature.may_read for feature in self.features)
         self._reads = {name for feature in self.features for name in feature.reads}
         self.columns = sorted({*self._reads, query_id, GIVEN, *queries.column_names, *([time] if time else [])})
+        self._may_exclude = EXCLUDED not in self.columns
+        if self._may_exclude:
+            self.columns = sorted([*self.columns, EXCLUDED])
         self._telling = self._reads - {query_id, time}  # what tells of a query that is not known
         self._recorded = {name: queries[name].combine_chunks() for name in queries.column_names}
         self._has_events = np.ones(queries.num_rows, dtype=bool) if has_events is None else has_events
@@ -93,9 +99,15 @@ class Requests:
         if self.query_id in request:
             with about("query", column=self.query_id):
                 request[self.query_id] = self.ids.required(request[self.query_id])
-        if GIVEN in request:
-            request[GIVEN] = _history(request[GIVEN])
+        for name in (GIVEN, EXCLUDED) if self._may_exclude else (GIVEN,):
+            if name in request:
+                request[name] = _candidate_ids(name, request[name])
         return request
+
+    def exclusions(self, request: Request) -> list[object]:
+        """Ids of candidates that a request, once read, does not want."""
+        given = request.get(EXCLUDED, ()) if self._may_exclude else ()
+        return [value for value in given if value is not None]
 
     def read_all(self, queries: Queries) -> list[Request]:
         """Each of several queries, read.
@@ -221,20 +233,20 @@ class Requests:
         return date_of(value, column, recorded.type) if recorded is not None and is_date(recorded.type) else value
 
 
-def _history(given: object) -> list[int | str | None]:
-    """The ids of a history, some of which may be null.
+def _candidate_ids(column: str, given: object) -> list[int | str | None]:
+    """The ids of candidates that a request lists, some of which may be null.
 
     Raises:
         DataError: It is no list of ids.
     """
     expected = "expected a list of candidate ids, each text or a whole number"
     if not isinstance(given, list | tuple):
-        raise DataError(f"column {GIVEN!r} of the query: {given!r}; {expected}", column=GIVEN)
+        raise DataError(f"column {column!r} of the query: {given!r}; {expected}", column=column)
     ids = [None if value is None else plain_id(value) for value in given]
     for value, read in zip(given, ids, strict=True):
         if value is not None and read is None:
-            message = f"column {GIVEN!r} of the query: {value!r} is {type(value).__name__}; {expected}"
-            raise DataError(message, column=GIVEN)
+            message = f"column {column!r} of the query: {value!r} is {type(value).__name__}; {expected}"
+            raise DataError(message, column=column)
     return ids
 
 

@@ -21,6 +21,7 @@ from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddin
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
+from twotower.retrieval.diversity import check_diversity
 from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.exact import Exact
 from twotower.retrieval.explain import Explanation, explain
@@ -192,6 +193,7 @@ class Retriever:
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
+        diversity: float = 0.0,
     ) -> Answer:
         """The k best candidates for one query; all that are left where fewer are.
 
@@ -201,19 +203,23 @@ class Retriever:
         Args:
             query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`, and,
                 as `history`, ids of candidates that it chose, the latest last. Times are seconds since 1970,
-                `datetime` or `date` objects, or text in ISO 8601.
+                `datetime` or `date` objects, or text in ISO 8601. As `exclude` it may have ids to leave out.
             k: How many.
             exclude_seen: Leave out what the query has chosen in training, and the request's `history`.
             exclude: Ids to leave out; those that the catalogue lacks do no harm, here and in `allow`.
             allow: The only ids that may be found; default: all.
             where: A condition on the candidates' columns, such as `year >= 1990 and genres contains "Comedy"`.
+            diversity: How much it counts that recommendations are unlike each other, from 0 to 1. The list is chosen
+                from the 5·k best, at least 100, in the order of `twotower.retrieval.diversity`.
 
         Raises:
-            ConfigError: k is below 1, the request names a column that the model does not know, or the condition
-                cannot be read.
+            ConfigError: k or diversity is out of range, the request names a column that the model does not know, or
+                the condition cannot be read.
             DataError: A value cannot be read as what the column holds, or a time is not between 1970 and 2200.
         """
-        return self.recommend_many([query], k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)[0]
+        return self.recommend_many(
+            [query], k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where, diversity=diversity
+        )[0]
 
     def recommend_many(
         self,
@@ -224,6 +230,7 @@ class Retriever:
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
+        diversity: float = 0.0,
     ) -> list[Answer]:
         """`recommend` for each of several queries, with the same filters.
 
@@ -233,7 +240,9 @@ class Retriever:
         Raises:
             ConfigError, DataError: As `recommend`.
         """
-        ranked = self.rank(queries, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where)
+        ranked = self.rank(
+            queries, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where, diversity=diversity
+        )
         return answers_of(ranked, self._rows, self.details.candidate_id, self.version)
 
     def rank(
@@ -245,6 +254,7 @@ class Retriever:
         exclude: Iterable[object] = (),
         allow: Iterable[object] | None = None,
         where: str | None = None,
+        diversity: float = 0.0,
     ) -> list[Ranked]:
         """`recommend_many` without the candidates' columns: their rows and scores.
 
@@ -252,11 +262,12 @@ class Retriever:
             ConfigError, DataError: As `recommend`.
         """
         _check_settings(k=(k, int), exclude_seen=(exclude_seen, bool), where=(where, str | None))
+        check_diversity(diversity)
         with about("exclude"):
             excluded = self.ids.listed(exclude)
         with about("allow"):
             allowed = None if allow is None else self.ids.listed(allow)
-        return self._ranker.rank(queries, k, exclude_seen, excluded, allowed, where)
+        return self._ranker.rank(queries, k, exclude_seen, excluded, allowed, where, diversity)
 
     def similar(
         self,

@@ -13,6 +13,15 @@ from twotower.serving.settings import LARGEST_BATCH, LARGEST_K, LONGEST_CONDITIO
 
 Id: TypeAlias = int | str
 K: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_K, description="How many candidates, at most.")]
+Diversity: TypeAlias = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        description="How much it counts that recommendations are unlike each other: 0 for not at all. The list is "
+        "then in the order of maximal marginal relevance.",
+    ),
+]
 Ids: TypeAlias = Annotated[list[Id], Meta(max_length=LONGEST_LIST)]
 Where: TypeAlias = Annotated[
     str,
@@ -31,8 +40,8 @@ Query: TypeAlias = Annotated[
     dict[str, Value],
     Meta(
         description="Columns of the query by name: its id; its time, in seconds since 1970 or as text in ISO 8601; "
-        "what else the query tower reads; and as `history` the ids of candidates that it chose, the latest last. A "
-        "null counts as not named."
+        "what else the query tower reads; as `history` the ids of candidates that it chose, the latest last; and as "
+        "`exclude` those that it does not want. A null counts as not named."
     ),
 ]
 Row: TypeAlias = dict[str, Any]
@@ -52,6 +61,7 @@ class RecommendBody(_Body, frozen=True):
     exclude: Ids = []
     allow: Ids | None = None
     where: Where | None = None
+    diversity: Diversity = 0.0
 
 
 class ExplainBody(_Body, frozen=True):

@@ -43,7 +43,12 @@ async def recommend(call: Call) -> Reply:
     queries = [body.query] if body.queries is UNSET else body.queries
     allow = None if body.allow is None else tuple(body.allow)
     wanted = Wanted(
-        k=body.k, exclude_seen=body.exclude_seen, exclude=tuple(body.exclude), allow=allow, where=body.where
+        k=body.k,
+        exclude_seen=body.exclude_seen,
+        exclude=tuple(body.exclude),
+        allow=allow,
+        where=body.where,
+        diversity=body.diversity,
     )
     try:
         reply, bases = await call.backend.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
