@@ -11,6 +11,7 @@ import torch
 
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
+from twotower.evaluation.beyond_accuracy import ListQuality, popularity_ranks, serendipity
 from twotower.evaluation.by_query import QueryScorer, TakeLists, rank_by_query
 from twotower.evaluation.metrics import (
     DEFAULT_KS,
@@ -74,10 +75,14 @@ def measure(
     test = events_that_count(test)
     weights = event_weights(test)
     popularity, seen = train.candidate_counts().astype(np.float64), Seen.of(train)
-    lists = {"all": ListStatistics(popularity, ks), "unseen": ListStatistics(popularity, ks)}
+    lists = {protocol: ListStatistics(popularity, ks) for protocol in PROTOCOLS}
+    qualities = {protocol: ListQuality(seen, len(popularity), len(test), ks) for protocol in PROTOCOLS}
+    popular = popularity_ranks(test, seen, popularity)
 
     def take_lists(protocol: Literal["all", "unseen"], best: IntArray, numbers: IntArray) -> None:
-        lists[protocol].add(best, test.candidate_index[numbers], None if weights is None else weights[numbers])
+        counts = None if weights is None else weights[numbers]
+        lists[protocol].add(best, test.candidate_index[numbers], counts)
+        qualities[protocol].add(best, numbers, counts)
 
     if isinstance(scorer, QueryScorer):
         ranks = list_ranks = rank_by_query(scorer, test, seen, max(ks), take_lists, step)
@@ -86,8 +91,10 @@ def measure(
     everything, unseen = (
         rank_metrics(own, ks, weights)
         | query_metrics(in_list, test.query_index, test.candidate_index, ks, weights)
-        | statistics.metrics()
-        for own, in_list, statistics in zip(ranks, list_ranks, lists.values(), strict=True)
+        | lists[protocol].metrics()
+        | qualities[protocol].metrics()
+        | serendipity(own, trivial, ks, weights)
+        for protocol, own, in_list, trivial in zip(PROTOCOLS, ranks, list_ranks, popular, strict=True)
     )
     half_widths = {
         f"{protocol}.{metric}": width
