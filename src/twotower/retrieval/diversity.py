@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
-from twotower.errors import ConfigError
 from twotower.retrieval.index import IntArray
 
 POOL = 5
@@ -15,17 +12,6 @@ POOL = 5
 
 LEAST_POOL = 100
 """Candidates that a short diverse list is chosen from."""
-
-
-def check_diversity(diversity: float) -> None:
-    """Refuses what is no trade-off.
-
-    Raises:
-        ConfigError: It is not between 0 and 1.
-    """
-    is_number = isinstance(diversity, int | float) and not isinstance(diversity, bool)
-    if not is_number or not math.isfinite(diversity) or not 0 <= diversity <= 1:
-        raise ConfigError(f"diversity={diversity!r}; expected a number from 0 to 1", field="diversity")
 
 
 def pool_of(k: int, diversity: float) -> int:

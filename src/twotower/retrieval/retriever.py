@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.arguments import checked
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
-from twotower.errors import ConfigError, MissingExtraError, SavedFolderError, UnknownCandidateError, about
+from twotower.errors import MissingExtraError, SavedFolderError, UnknownCandidateError, about
 from twotower.model.two_tower import TwoTower, encode_table
 from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
-from twotower.retrieval.diversity import check_diversity
 from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.exact import Exact
 from twotower.retrieval.explain import Explanation, explain
@@ -32,6 +29,7 @@ from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.publishing import at_address
 from twotower.retrieval.ranking import Ranker
 from twotower.retrieval.requests import Queries, Query, Request, Requests
+from twotower.retrieval.settings import check_settings
 from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
 
@@ -261,8 +259,7 @@ class Retriever:
         Raises:
             ConfigError, DataError: As `recommend`.
         """
-        _check_settings(k=(k, int), exclude_seen=(exclude_seen, bool), where=(where, str | None))
-        check_diversity(diversity)
+        check_settings(k=k, exclude_seen=exclude_seen, where=where, diversity=diversity)
         with about("exclude"):
             excluded = self.ids.listed(exclude)
         with about("allow"):
@@ -284,7 +281,7 @@ class Retriever:
             UnknownCandidateError: The catalogue does not have it.
             ConfigError, DataError: As `recommend`.
         """
-        _check_settings(k=(k, int), where=(where, str | None))
+        check_settings(k=k, where=where)
         row = self.candidate_row(candidate_id)
         out = np.append(self._eligible.named(exclude, "exclude"), row)
         rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
@@ -398,12 +395,3 @@ class Retriever:
         """
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))
-
-
-def _check_settings(**settings: tuple[object, Any]) -> None:
-    """Refuses settings, each with its annotation, that are of another type, and k below 1."""
-    for name, (value, hint) in settings.items():
-        with about(name):
-            read = checked("recommend", name, value, hint)
-            if name == "k" and read < 1:
-                raise ConfigError(f"k={value}; expected at least 1")

@@ -1,0 +1,30 @@
+"""Settings of a request for candidates, checked before anything is searched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twotower.arguments import checked
+from twotower.errors import ConfigError, about
+
+HINTS: dict[str, Any] = {"k": int, "exclude_seen": bool, "where": str | None, "diversity": float}
+
+
+def check_settings(**settings: object) -> None:
+    """Refuses settings of another type, k below 1, and a diversity that is not between 0 and 1.
+
+    Raises:
+        ConfigError: One is wrong; the error's `field` is its name.
+
+    Example:
+        >>> check_settings(k=10, diversity=1.5)
+        Traceback (most recent call last):
+        twotower.errors.ConfigError: diversity=1.5; expected a number from 0 to 1
+    """
+    for name, value in settings.items():
+        with about(name):
+            read = checked("recommend", name, value, HINTS[name])
+            if name == "k" and read < 1:
+                raise ConfigError(f"k={value}; expected at least 1")
+            if name == "diversity" and not 0 <= read <= 1:
+                raise ConfigError(f"diversity={value}; expected a number from 0 to 1")
