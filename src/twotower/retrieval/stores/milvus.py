@@ -51,7 +51,8 @@ PAGE = 1000
 class MilvusStore:
     """The candidates of one model's towers in Milvus; see `Store`.
 
-    Where a search finds fewer than were asked for, and more may be found, all that may be are read and scored here.
+    Where a search finds fewer than were asked for, it looks as widely as it can; where that still finds fewer, and more
+    may be found, all that may be are read and scored here.
 
     Args:
         settings: Where it is.
@@ -159,9 +160,11 @@ class MilvusStore:
             self._generation = None
         return self.client.repeatable(lambda client: work(client, self.generation))
 
-    def _hits(self, client: Any, own: Generation, embeddings: Tensor, k: int, text: str) -> list[list[dict[str, Any]]]:
+    def _hits(
+        self, client: Any, own: Generation, embeddings: Tensor, k: int, text: str, wide: int | None = None
+    ) -> list[list[dict[str, Any]]]:
         """Rows of what each query finds, each with its score."""
-        wide = max(k, self.settings.search or NARROWEST)
+        wide = max(k, wide or self.settings.search or NARROWEST)
         found = client.search(
             own.collection,
             asked(embeddings).tolist(),
@@ -182,6 +185,12 @@ class MilvusStore:
     ) -> list[dict[str, Any]]:
         """The k best of all that may be found, or what was found where that is all."""
         own = self.generation
+        spare = min(1 << len(excluded).bit_length() if excluded else 0, MOST_FOUND - k)
+        (rows,) = self._on(partial(self._hits, embeddings=query.unsqueeze(0), k=k + spare, text=base, wide=WIDEST))
+        found = [row for row in rows if row[own.key.stored] not in excluded][:k]
+        if len(found) == k:
+            return found
+        left = max(left, found, key=len)
         without = among(own.key.stored, sorted(excluded), False) if excluded else ""
         text = " and ".join(part for part in (base, without) if part) or f"{own.key.stored} not in []"
         if self._on(lambda client, own: self._count(client, own, text)) <= len(left):

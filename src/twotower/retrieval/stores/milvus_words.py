@@ -97,7 +97,7 @@ def literal(value: bool | int | float | str) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + '"'
-    return repr(value)
+    return repr(float(value) if isinstance(value, float) else int(value))
 
 
 def _compared(name: str, sign: str, value: bool | int | float | str, key: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from twotower.extras import require
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.stores.columns import StoredColumn, from_stored, kept_schema, stored_columns, to_stored
 from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
@@ -188,15 +189,25 @@ def fill(connection: Any, name: str, number: int, publication: Publication, neig
     columns += [f"{VECTOR} vector({width + 1}) NOT NULL", f"PRIMARY KEY ({quoted(own.key.stored)})"]
     connection.execute(f"CREATE TABLE {quoted(own.table)} ({', '.join(columns)})")
     copied(connection, own.table, stored, lengthened(publication.embeddings, length))
-    memory = 1.5 * stored.num_rows * (4 * (width + 1) + 24 * neighbours + 64) / 2**20
+    _index(connection, own, stored.num_rows, neighbours, build)
+    connection.execute(f"ANALYZE {quoted(own.table)}")
+    return own
+
+
+def _index(connection: Any, own: Generation, rows: int, neighbours: int, build: int) -> None:
+    """Builds the graph, in memory where that is allowed; alone where processes find no memory to share."""
+    memory = 1.5 * rows * (4 * (own.width + 1) + 24 * neighbours + 64) / 2**20
     memory = int(min(max(memory, BUILD_MEMORY[0]), BUILD_MEMORY[1]))
-    connection.execute(f"SET maintenance_work_mem = '{memory}MB'")
-    connection.execute(
+    statement = (
         f"CREATE INDEX ON {quoted(own.table)} USING hnsw ({VECTOR} vector_ip_ops) "
         f"WITH (m = {neighbours}, ef_construction = {build})"
     )
-    connection.execute(f"ANALYZE {quoted(own.table)}")
-    return own
+    connection.execute(f"SET maintenance_work_mem = '{memory}MB'")
+    try:
+        connection.execute(statement)
+    except require("psycopg", "pgvector").errors.DiskFull:  # as where a container has little /dev/shm
+        connection.execute("SET max_parallel_maintenance_workers = 0")
+        connection.execute(statement)
 
 
 def make_live(connection: Any, name: str, number: int, own: Generation) -> None:

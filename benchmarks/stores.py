@@ -1,0 +1,215 @@
+"""Stores of candidates side by side: recall@100 and how long a search takes, with filters inside of it.
+
+    python benchmarks/stores.py --candidates 1000000 --stores exact hnsw pgvector milvus
+
+Embeddings are those of `benchmarks/retriever.py`: clusters of unequal sizes. Every query has seen 50 of its 200 best
+candidates, which it may not find; the condition leaves one candidate in a hundred. Recall is the share of what exact
+search finds under the same filter. PostgreSQL and Milvus Lite are started here, unless `--postgres` or `--milvus` says
+where they are; rows are read back with every search, as a service needs them. Queries come one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+from measuring import readable, write_report
+from retriever import embeddings_of
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from twotower.cli.bundle import parsed_index
+from twotower.retrieval.conditions import Condition
+from twotower.retrieval.exact import ExactIndex
+from twotower.retrieval.parity import fitted
+from twotower.retrieval.publishing import store_at
+from twotower.retrieval.stores import Found, LocalStore, Publication, Store
+from twotower.testing.servers import MilvusServer, Postgres
+
+TOWERS = "benchmark"
+SEEN = 50
+"""Candidates that a query has seen."""
+
+CONDITION = "shelf = 7"
+"""Leaves one in a hundred."""
+
+FILTERS = ("none", "seen", "seen and 1%")
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Searches of one store with one filter.
+
+    Attributes:
+        recall: Share of what exact search finds.
+        fewest: The fewest candidates that a query found.
+        seconds: Of each search.
+    """
+
+    recall: float
+    fewest: int
+    seconds: list[float]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was measured of one store.
+
+    Attributes:
+        store: Its name.
+        publish_seconds: To load and index the candidates, and to find out how widely to search.
+        search: Candidates held by a search, where that was found out.
+        filters: Searches by filter.
+    """
+
+    store: str
+    publish_seconds: float
+    search: int | None
+    filters: dict[str, Measured]
+
+
+@contextmanager
+def opened(name: str, publication: Publication, options: argparse.Namespace) -> Iterator[tuple[Store, int | None]]:
+    """A store with the catalogue in it, and how widely it searches."""
+    if name in ("exact", "hnsw"):
+        index, _ = fitted(parsed_index(name).make(publication.embeddings), publication.queries, options.parity)
+        store = LocalStore(index, publication.candidates, publication.candidate_id, TOWERS)
+        yield store, getattr(getattr(index, "graph", None), "width", None)
+        return
+    with running(name, options) as address:
+        published, _ = store_at(address).publish(publication)
+        settings: Any = published
+        beyond = msgspec.structs.replace(settings, timeout=options.timeout).open(TOWERS)
+        yield beyond, settings.search
+        beyond.close()
+
+
+@contextmanager
+def running(name: str, options: argparse.Namespace) -> Iterator[str]:
+    """The address of a server, started here unless it is somewhere else."""
+    given = options.postgres if name == "pgvector" else options.milvus
+    if given:
+        yield given
+    elif name == "pgvector":
+        server = Postgres.made(("shared_buffers=1GB", "max_wal_size=8GB"))
+        os.environ["PGPASSWORD"] = server.password
+        server.start()
+        try:
+            yield server.address
+        finally:
+            server.stop()
+            server.remove()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            milvus = MilvusServer(Path(folder))
+            milvus.start()
+            try:
+                yield milvus.address
+            finally:
+                milvus.stop()
+
+
+def seen_of(embeddings: Tensor, queries: Tensor, draw: np.random.Generator) -> list[list[int]]:
+    """What each query has seen: some of the candidates that are best for it."""
+    best = ExactIndex.over(embeddings).search(queries, 4 * SEEN).candidates.numpy()
+    return [draw.choice(own, SEEN, replace=False).tolist() for own in best]
+
+
+def measured(
+    store: Store, queries: Tensor, k: int, seen: list[list[int]] | None, condition: Condition | None, best: list[Tensor]
+) -> Measured:
+    """Searches for one query after the other; the first few do not count."""
+    seconds, shares, fewest = [], [], k
+    for number in range(-3, len(queries)):
+        place = max(number, 0)
+        excluded = None if seen is None else [seen[place]]
+        started = time.perf_counter()
+        (found,) = store.search(queries[place : place + 1], k, excluded, condition)
+        if number >= 0:
+            seconds.append(time.perf_counter() - started)
+            shares.append(share_of(found, best[place]))
+            fewest = min(fewest, len(found.scores))
+    return Measured(float(np.mean(shares)), fewest, seconds)
+
+
+def share_of(found: Found, best: Tensor) -> float:
+    """Share of the best scores `[≤ k]` that was found, ties counted."""
+    if len(best) == 0:
+        return 1.0
+    lowest = float(best[-1]) - 1e-4 * float(best.abs().max())
+    return min(1.0, float((found.scores >= lowest).sum()) / len(best))
+
+
+def best_of(table: pa.Table, embeddings: Tensor, queries: Tensor, k: int, seen: Any, condition: Any) -> list[Tensor]:
+    """The scores that exact search finds for each query."""
+    allowed = None if condition is None else condition.rows(table)
+    pairs = None if seen is None else (np.repeat(np.arange(len(queries)), SEEN), np.concatenate(seen))
+    scores = ExactIndex.over(embeddings).search(queries, k, pairs, allowed).scores
+    return [own[own > -torch.inf] for own in scores]
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """A row for each store and filter."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("store", "publish", "search", "filter", "recall", "fewest", "p50", "p99"):
+        table.add_column(heading, justify="right")
+    for one in outcomes:
+        for name, own in one.filters.items():
+            times = [readable(float(np.percentile(own.seconds, part))) for part in (50, 99)]
+            wide = "" if one.search is None else str(one.search)
+            row = one.store, readable(one.publish_seconds), wide, name, f"{own.recall:.4f}", str(own.fewest)
+            table.add_row(*row, *times)
+    return table
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--stores", nargs="+", default=["exact", "hnsw", "pgvector", "milvus"])
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--k", type=int, default=100, help="candidates to find")
+    parser.add_argument("--parity", type=float, default=0.95, help="the least recall of an approximate search")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a search may take")
+    parser.add_argument("--postgres", help="postgresql://…; default: one is started")
+    parser.add_argument("--milvus", help="milvus://… or a path that ends in .db; default: Milvus Lite is started")
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/stores.json beside this script")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    queries, embeddings = embeddings_of(options.candidates, options.queries + 256, options.dim, "clusters")
+    queries, held = queries[: options.queries], queries[options.queries :]
+    draw = np.random.default_rng(0)
+    numbers = np.arange(options.candidates)
+    shelves = draw.integers(0, 100, options.candidates)
+    table = pa.table({"item": numbers, "title": [f"item {number}" for number in numbers], "shelf": shelves})
+    seen = seen_of(embeddings, queries, draw)
+    condition = Condition.parse(CONDITION, table.schema)
+    cases = dict(zip(FILTERS, [(None, None), (seen, None), (seen, condition)], strict=True))
+    best = {name: best_of(table, embeddings, queries, options.k, *case) for name, case in cases.items()}
+    publication = Publication(table, embeddings, "item", TOWERS, held, options.parity)
+    outcomes, console = [], Console()
+    for name in options.stores:
+        started = time.perf_counter()
+        with opened(name, publication, options) as (store, wide):
+            published = time.perf_counter() - started
+            found = {case: measured(store, queries, options.k, *own, best[case]) for case, own in cases.items()}
+        outcomes.append(Outcome(name, published, wide, found))
+        console.print(table_of(outcomes[-1:]))
+    console.print(table_of(outcomes))
+    given = {key: value for key, value in vars(options).items() if key not in ("out", "postgres", "milvus")}
+    path = write_report("stores", {"options": given, "results": outcomes}, options.out)
+    console.print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
