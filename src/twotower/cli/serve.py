@@ -17,10 +17,12 @@ from twotower.errors import ConfigError
 from twotower.processes import allowed_threads
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
+from twotower.serving.copies import Copies
 from twotower.serving.running import listening, run
 from twotower.serving.served import Served
 from twotower.serving.service import Service
 from twotower.serving.settings import Settings, checked_token, read_token
+from twotower.serving.workers import Workers
 
 TOKEN = "TWOTOWER_TOKEN"
 
@@ -43,6 +45,9 @@ def serve(
     ] = 0.25,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
     drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer; they share the files of the bundle in memory.")
+    ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = THREADS,
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
@@ -60,15 +65,15 @@ def serve(
     del imports  # done, before a bundle is read
     token = _token(token_file)
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
-    service = Service(Served(bundle, partial(Retriever.load, engine=_engine(engine), store=store)), settings)
+    load = partial(Retriever.load, engine=_engine(engine), store=store)
+
+    def service(copies: Copies | None = None) -> Service:
+        return Service(Served(bundle, load, copies), settings)
+
+    alone = service() if workers == 1 else None  # so that a bundle that cannot be served is refused before all else
     console = Console(stderr=True)
     if token is None and not _is_own(host):
-        console.print(
-            f"[yellow]warning:[/] {host} can be reached from elsewhere and there is no token: anybody there may ask, "
-            f"and see what queries have chosen; give --token-file, or set {TOKEN}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _warn_of_strangers(console, host)
     with listening(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         console.print(
@@ -77,7 +82,19 @@ def serve(
             markup=False,
             soft_wrap=True,
         )
-        run(service, listener, threads)
+        if alone is not None:
+            run(alone, listener, threads)
+        else:
+            Workers(workers, service, listener, threads).run()
+
+
+def _warn_of_strangers(console: Console, host: str) -> None:
+    console.print(
+        f"[yellow]warning:[/] {host} can be reached from elsewhere and there is no token: anybody there may ask, "
+        f"and see what queries have chosen; give --token-file, or set {TOKEN}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _engine(name: str) -> Engine:

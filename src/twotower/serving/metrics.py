@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
 from twotower.extras import require
 from twotower.serving.served import Served
+
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client knows where workers count together."""
 
 SECONDS = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper ends of the histogram's bins."""
@@ -42,7 +46,8 @@ class Metrics:
             "twotower_answers", "Answers by what they were based on; popularity is the last resort.", ["basis"], **own
         )
         self._failures = client.Counter("twotower_store_failures", "Requests that a store could not answer.", **own)
-        self._registry.register(_Bundles(served, waiting))
+        self._bundles = _Bundles(served, waiting)
+        self._registry.register(self._bundles)
         self._counter = cache(self._requests.labels)
         self._histogram = cache(self._seconds.labels)
         self._basis = cache(self._bases.labels)
@@ -64,7 +69,14 @@ class Metrics:
     def text(self) -> bytes:
         """All of it, in Prometheus's text format."""
         text: bytes = self._client.generate_latest(self._registry)
-        return text
+        if METRICS not in os.environ:
+            return text
+        # Of several workers: what all have counted, and of the rest what is so in this one.
+        together = self._client.CollectorRegistry()
+        require("prometheus_client.multiprocess", "serve").MultiProcessCollector(together)
+        together.register(self._bundles)
+        summed: bytes = self._client.generate_latest(together)
+        return summed
 
 
 class _Bundles:

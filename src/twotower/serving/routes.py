@@ -173,7 +173,7 @@ async def reload(call: Call) -> Reply:
     """Loads, checks and warms what is at the bundle's path now, and serves it; a bad one is refused."""
     served = call.backend.served
     try:
-        changed = await asyncio.shield(asyncio.to_thread(served.reload))
+        changed = await asyncio.shield(asyncio.to_thread(served.reload_all))
     except TwoTowerError as error:
         raise Refusal(422, "bundle_refused", str(error)) from error
     return Reply(json_of(ReloadAnswer(served.current.version, changed)))

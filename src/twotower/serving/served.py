@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +12,7 @@ from typing import TypeAlias
 
 from twotower.errors import MissingExtraError, SavedFolderError, StoreUnavailableError, TwoTowerError
 from twotower.retrieval.retriever import Retriever
+from twotower.serving.copies import Copies, OwnCopies
 from twotower.serving.description import Description
 from twotower.serving.logs import fields, log
 from twotower.serving.messages import Refused
@@ -54,19 +53,27 @@ class Served:
     Args:
         folder: Where the bundle is.
         load: Reads a bundle.
+        copies: Makes the copies that are read; default: its own, which are gone when they have been read.
 
     Raises:
         SavedFolderError: There is none that can be served.
     """
 
-    def __init__(self, folder: Path, load: Loader = Retriever.load) -> None:
+    def __init__(self, folder: Path, load: Loader = Retriever.load, copies: Copies | None = None) -> None:
         self.folder, self._load = folder, load
+        self._copies: Copies = copies or OwnCopies()
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         self.last_refused: Refused | None = None
         self.swaps = self.refusals = 0
         self.current, self._tried = self._first()
+        self._copies.serves(self.current.version)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there are workers beside this one."""
+        return not isinstance(self._copies, OwnCopies)
 
     def retriever(self) -> Retriever:
         """The one that answers now."""
@@ -92,14 +99,30 @@ class Served:
             changed = loaded.version != self.current.version
             if changed:
                 before, self.current = self.current.version, loaded
+                self._copies.serves(loaded.version)
                 self.swaps += 1
                 log.info("bundle swapped", extra=fields(version=loaded.version, before=before))
             return changed
 
-    def watch(self, seconds: float) -> None:
-        """Looks at the path every so many seconds, in a thread of its own, and reloads when something has changed."""
+    def reload_all(self) -> bool:
+        """`reload`, here and then in all workers beside this one.
+
+        Raises:
+            TwoTowerError: As `reload`.
+        """
+        changed = self.reload()
+        self._copies.tell(self.current.version)
+        return changed
+
+    def watch(self, seconds: float, only_told: bool = False) -> None:
+        """Looks at the path every so many seconds, in a thread of its own, and reloads when something has changed.
+
+        Args:
+            seconds: How often.
+            only_told: Reload only when another worker says so.
+        """
         self._ended.clear()
-        self._watcher = threading.Thread(target=self._watch, args=(seconds,), name="watch", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, args=(seconds, only_told), name="watch", daemon=True)
         self._watcher.start()
 
     def stop(self) -> None:
@@ -115,15 +138,16 @@ class Served:
         except StoreUnavailableError as error:
             log.warning("store away", extra=fields(reason=str(error)))
             identity = identity_of(self.folder)
-            return Loaded(self._read_copy()), identity
+            return Loaded(self._read_copy(identity)), identity
 
-    def _watch(self, seconds: float) -> None:
+    def _watch(self, seconds: float, only_told: bool) -> None:
         with suppress(OSError):  # where it may not, it need not
             give_way()
         while not self._ended.wait(seconds):
             try:
                 identity = identity_of(self.folder)
-                if identity and identity != self._tried:
+                is_told = self._copies.is_told()
+                if identity and (is_told or not only_told) and identity != self._tried:
                     self.reload()
             except TwoTowerError:
                 continue  # it is logged, and tried again when the folder changes
@@ -135,7 +159,7 @@ class Served:
         for _ in range(ATTEMPTS):
             identity = identity_of(self.folder)
             try:
-                retriever = self._read_copy()
+                retriever = self._read_copy(identity)
             except TwoTowerError:
                 if identity_of(self.folder) == identity:
                     raise
@@ -144,14 +168,8 @@ class Served:
                 return _warmed(retriever, self.folder), identity
         raise SavedFolderError(f"{self.folder} changed {ATTEMPTS} times while it was being read")
 
-    def _read_copy(self) -> Retriever:
-        private = Path(tempfile.mkdtemp(prefix="twotower-serve-"))
-        try:
-            copy = private / "bundle"
-            try:
-                shutil.copytree(self.folder, copy, symlinks=True)
-            except OSError as error:  # shutil.Error is one, too
-                raise SavedFolderError(f"{self.folder} cannot be read: {error}") from error
+    def _read_copy(self, identity: Identity) -> Retriever:
+        with self._copies.of(self.folder, identity) as copy:
             try:
                 return self._load(copy)
             except SavedFolderError as error:
@@ -160,8 +178,6 @@ class Served:
                 raise
             except BaseException as error:  # a panic of a library's other side is no Exception
                 raise _unusable(self.folder, error) from error
-        finally:
-            shutil.rmtree(private, ignore_errors=True)
 
 
 def _warmed(retriever: Retriever, folder: Path) -> Loaded:

@@ -45,6 +45,9 @@ HEADERS = {
 
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
+TOLD_SECONDS = 0.25
+"""How often a worker that does not watch the folder looks whether another one was told to reload."""
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -137,6 +140,8 @@ class Service:
         self.engine.start()
         if self.settings.watch_seconds is not None:
             self.served.watch(self.settings.watch_seconds)
+        elif self.served.has_others:
+            self.served.watch(TOLD_SECONDS, only_told=True)
 
     def _fixed(self, path: str, reply: Reply) -> Callable[[Request], Awaitable[Reply]]:
         async def handle(request: Request) -> Reply:
