@@ -16,7 +16,7 @@ from twotower.data import Dataset, ParquetLog, stream_parquet
 from twotower.data.log import event_columns
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.evaluation import Validation, evaluate
-from twotower.features import Activity, Category, Cyclic, Elapsed, History, Normalized
+from twotower.features import Category, Cyclic, Normalized
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, two_tower
 from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
@@ -211,19 +211,6 @@ def test_what_cannot_be_read_in_the_middle_of_training_is_said(
     with pytest.raises(DataError, match=r"log\.parquet, row group \d+ .* cannot be read"):
         Trainer(epochs=1, batch_size=64).fit(toy_model(), log)
     assert not threads()
-
-
-@pytest.mark.parametrize(
-    "feature",
-    [Elapsed("at", by="user"), Activity("at", by="user"), History("item", by="user", time="at")],
-    ids=lambda feature: feature.kind,
-)
-def test_features_of_a_querys_past_are_refused(feature: Any, log: ParquetLog) -> None:
-    model = TwoTower(Tower([Category("user", 4), feature], [4]), Tower([Category("item", 4)], [4]))
-    with pytest.raises(
-        ConfigError, match=f"feature {feature.kind} of .* needs the whole log in memory, .*expected a model without it"
-    ):
-        Trainer(epochs=1).fit(model, log)
 
 
 @pytest.mark.parametrize("loss", [InBatchSoftmax(mask_known=True), FullSoftmax(mask_known=True)])

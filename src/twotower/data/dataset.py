@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from twotower.data.fingerprints import fingerprint
+from twotower.data.ordered import SortedEvents
 from twotower.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -163,6 +165,19 @@ class Dataset:
                 f"column {column!r} is not in the candidate table, which has {', '.join(self.candidates.column_names)}"
             )
         return self.candidates[column]
+
+    def sorted_events(self) -> SortedEvents:
+        """All events by query id, time and place in the log."""
+        ids = self.queries[self.query_id].combine_chunks()
+        queries = pc.array_sort_indices(ids).to_numpy().astype(np.int64)
+        place = np.empty(len(queries), dtype=np.int64)
+        place[queries] = np.arange(len(queries))
+        times = None if self.time is None else self.times
+        keys = place[self.query_index]
+        order = np.argsort(keys, kind="stable") if times is None else np.lexsort((times, keys))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=len(queries)))]).astype(np.int64)
+        candidates = self.candidate_index[order].astype(np.int32)
+        return SortedEvents(queries, offsets, candidates, None if times is None else times[order], order)
 
     def identity(self) -> list[str]:
         """Digits of the events, in any order."""

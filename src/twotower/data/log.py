@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.ordered import SortedEvents
 from twotower.errors import ConfigError
 
 
@@ -96,6 +97,10 @@ class Log(Protocol):
         Raises:
             DataError: The candidate table does not have the column.
         """
+        ...
+
+    def sorted_events(self) -> SortedEvents:
+        """All events by query, time and place in the log: mapped from disk where they stay there."""
         ...
 
     def identity(self) -> list[str]:

@@ -156,4 +156,5 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
         _query_counts=query_counts,
         _time_type=pa.int64() if whole_times else pa.float64(),
         _own_queries=own_queries,
+        _sums=sums,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +21,8 @@ from twotower.errors import DataError
 
 ParquetSource: TypeAlias = str | Path | Sequence[str | Path]
 """The path of a Parquet file, of a folder of them or a pattern with `*`, or several of these."""
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 BY_TURNS = 8
 """Row groups that are open at a time when they are read by turns."""
@@ -56,10 +60,12 @@ class ParquetRows:
     Attributes:
         groups: The row groups that have rows, in order.
         schema: Names and plain types of the columns of all files, with those that the names of folders give.
+        kept: Which rows there are, `[rows of the files]`; None for all.
     """
 
     groups: tuple[RowGroup, ...]
     schema: pa.Schema
+    kept: BoolArray | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, source: ParquetSource) -> ParquetRows:
@@ -91,7 +97,24 @@ class ParquetRows:
         return cls(tuple(groups), schema)
 
     def __len__(self) -> int:
+        return self.in_files if self.kept is None else int(np.count_nonzero(self.kept))
+
+    @property
+    def in_files(self) -> int:
+        """How many rows the files have."""
         return sum(group.rows for group in self.groups)
+
+    def whole(self) -> ParquetRows:
+        """All rows of the files."""
+        return replace(self, kept=None)
+
+    def only(self, kept: BoolArray) -> ParquetRows:
+        """Some rows of the files; row groups that have none of them are not read.
+
+        Args:
+            kept: Which, `[rows of the files]`.
+        """
+        return replace(self, kept=kept)
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
         """These columns without a row."""
@@ -103,6 +126,19 @@ class ParquetRows:
         Raises:
             DataError: It cannot be read, lacks a column, or has a value that does not fit the column's type.
         """
+        if self.kept is None:
+            yield from self._read(group, columns, rows)
+            return
+        kept, first_row = self.kept[group.first_row : group.first_row + group.rows], 0
+        if not kept.any():
+            return
+        for piece in self._read(group, columns, rows):
+            wanted = kept[first_row : first_row + piece.num_rows]
+            first_row += piece.num_rows
+            if wanted.any():
+                yield piece if wanted.all() else piece.filter(pa.array(wanted))
+
+    def _read(self, group: RowGroup, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         schema, which = self._schema_of(columns), f"interactions, {group.path}"
         stored = [name for name in columns if name not in group.partition]
         try:

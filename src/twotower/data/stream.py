@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,16 @@ import pyarrow.compute as pc
 from twotower.data.checks import Place, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.lookup import distinct_ids
-from twotower.data.parquet import ParquetRows
+from twotower.data.ordered import SortedEvents
+from twotower.data.parquet import BoolArray, ParquetRows
+from twotower.data.preparation import prepared
+from twotower.data.scratch import scratch
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
+from twotower.progress import Display, opened
+
+IntegersToAdd: TypeAlias = npt.NDArray[np.uint64]
 
 PIECES_OF_THE_BUFFER = 64
 """A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
@@ -66,6 +74,7 @@ class ParquetLog:
     _query_counts: IntArray = field(repr=False)
     _time_type: pa.DataType = field(repr=False)
     _own_queries: bool = field(repr=False)
+    _sums: IntegersToAdd = field(repr=False)
 
     def __len__(self) -> int:
         """Number of interactions."""
@@ -128,6 +137,31 @@ class ParquetLog:
     def candidate_weights(self) -> npt.NDArray[np.float64]:
         """Sum of the weights of each candidate's events, or their number, `[candidates]`."""
         return self._candidate_weights
+
+    def sorted_events(self, progress: Display | bool = True) -> SortedEvents:
+        """All events by query and time, mapped from disk; the first time, the files are prepared for it.
+
+        That is sorted out of core and kept in a folder `_twotower` beside the files, or, where that cannot be written,
+        among the data sets (`TWOTOWER_DATA_HOME`). Files that change are prepared again.
+
+        Args:
+            progress: Shows how far the preparation is: a display that is open, or True for one of its own where a
+                person watches.
+
+        Raises:
+            ConfigError: There is no folder that can be written.
+            DataError: The files cannot be read any more, or have changed.
+            MissingExtraError: DuckDB is not installed.
+        """
+        if (known := self._known.get("events")) is None:
+            with opened(progress) as display:
+                report = display.reporter(f"preparing {self.name}")
+                everything = prepared(self, self.rows.whole(), self._encoded, report)
+            known = everything if self.rows.kept is None else _only(everything, self.rows.kept)
+            if len(known) != self.size:
+                raise DataError(f"{self._changed}: expected {self.size} events, found {len(known)}")
+            self._known["events"] = known
+        return known
 
     def candidate_column(self, column: str) -> pa.ChunkedArray:
         """A column of the candidate table; see `Dataset.candidate_column`."""
@@ -277,6 +311,17 @@ class ParquetLog:
     def _changed(self) -> str:
         return f"the files of {self.name!r} have changed since they were opened"
 
+    def _encoded(self, table: pa.Table) -> Dataset:
+        try:
+            return self.tables.dataset(table, Place(whole=False))
+        except (DataError, pa.ArrowInvalid) as error:
+            raise DataError(f"{self._changed}: {error}") from error
+
+    @cached_property
+    def _known(self) -> dict[str, SortedEvents]:
+        """What has been read of the prepared folder."""
+        return {}
+
     def _wanted(self, columns: Iterable[str]) -> list[str]:
         return list(dict.fromkeys([*self.tables.columns, *columns]))
 
@@ -300,3 +345,23 @@ class ParquetLog:
     def _excerpt(self, events: Dataset) -> Excerpt:
         own = {one.name: getattr(events, one.name) for one in fields(Dataset)}
         return Excerpt(**own, counts=self._candidate_counts)
+
+
+def _only(events: SortedEvents, kept: BoolArray) -> SortedEvents:
+    """Those events whose rows are kept, in files without names."""
+    number = int(np.count_nonzero(kept))
+    candidates, rows = scratch(number, np.int32, events.folder), scratch(number, np.int64, events.folder)
+    times = None if events.times is None else scratch(number, np.float64, events.folder)
+    counts, done = np.zeros(len(events.queries), dtype=np.int64), 0
+    for piece in events.pieces():
+        inside = kept[events.rows[piece.events]]
+        place = slice(done, done + int(np.count_nonzero(inside)))
+        done = place.stop
+        candidates[place], rows[place] = events.candidates[piece.events][inside], events.rows[piece.events][inside]
+        if times is not None and events.times is not None:
+            times[place] = events.times[piece.events][inside]
+        own = piece.queries
+        numbers = events.query_numbers(piece)[inside] - own.start
+        counts[own] = np.bincount(numbers, minlength=own.stop - own.start)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return SortedEvents(events.queries, offsets, candidates, times, rows, events.folder)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
 from twotower.features.lookups import Table
 from twotower.features.numeric import numbers_of
-from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Record
+from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Places, Record
 from twotower.features.recorded import Recorded
 from twotower.features.shared import SharedItems, shared_items
 from twotower.features.tables import cast_like, embedding_table, look_up
@@ -29,6 +30,9 @@ GAPS = 24
 
 GAP_BUCKETS_A_FOLD = 1.3
 """Buckets for each factor of e in the gap: 24 of them reach from an instant to three years."""
+
+BLOCK = 65_536
+"""Events encoded at once, so that what lies between the record and the encoding takes little memory."""
 
 
 class History(Recorded):
@@ -216,36 +220,45 @@ class History(Recorded):
         record = self.record
         times = numbers_of(columns[self.time], self.time)
         places = record.places(columns[self.by], times)
+        own = None
+        if self.reach == "around" and chosen is not None:
+            own = record.own(places, chosen)
+        slots = self.length if self.reach == "before" else 2 * self.length
+        encoded = np.empty((len(times), 2, slots), dtype=np.int32)
+        for start in range(0, len(times), BLOCK):
+            block = slice(start, start + BLOCK)
+            encoded[block] = self._window(record, places[block], times[block], None if own is None else own[block])
+        if GIVEN in columns:
+            self._take_given(encoded[:, 0], encoded[:, 1], columns[GIVEN])
+        return torch.from_numpy(encoded)
+
+    def _window(self, record: Record, places: Places, times: FloatArray, own: IntArray | None) -> IntArray:
+        """Rows of the table and buckets of the gaps of some events, `[n, 2, slots]`."""
         steps = np.arange(self.length)
-        before = places.instant[:, None] - 1 - steps  # [N, length]
+        before = places.instant[:, None] - 1 - steps  # [n, length]
         place, there = before, before >= places.begin[:, None]
         if self.reach == "around":
             ahead = places.instant[:, None] + steps
-            if chosen is not None:
-                own = record.own(places, chosen)[:, None]
-                ahead = ahead + ((own >= 0) & (ahead >= own))  # the event itself is stepped over
+            if own is not None:
+                ahead = ahead + ((own[:, None] >= 0) & (ahead >= own[:, None]))  # the event itself is stepped over
             place = np.concatenate([before, ahead], axis=1)
             there = np.concatenate([there, ahead < places.end[:, None]], axis=1)
         place = np.clip(place, 0, len(record.items) - 1)
-        items = np.where(there, self._rows(record)[place], PADDING)
+        items = np.where(there, self._rows(record, record.items[place]), PADDING)
         gaps = np.where(there, gap_buckets(record.times[place] - times[:, None]), GAPS)
-        if GIVEN in columns:
-            self._take_given(items, gaps, columns[GIVEN])
-        return torch.from_numpy(np.stack([items, gaps], axis=1).astype(np.int32))
+        return np.stack([items, gaps], axis=1)
 
-    def _rows(self, record: Record) -> IntArray:
-        """Row of the table of each event of the record; made once, as each request asks for them."""
-        vocabulary = self.vocabulary
-        kept = self._kept_rows
-        if kept is None or kept[0] is not record or kept[1] is not vocabulary:
-            rows = record.items.astype(np.int64)
-            if self._items is not None:
-                found = look_up(record.vocabulary, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
-                rows = np.concatenate([[UNKNOWN, PADDING], found])[record.items]
-            kept = self._kept_rows = (record, vocabulary, rows)
-        return kept[2]
+    def _rows(self, record: Record, items: npt.NDArray[np.int32]) -> IntArray:
+        """Rows of the table of some of the record's items."""
+        if self._items is None:
+            return items.astype(np.int64)
+        vocabulary, kept = self.vocabulary, self._kept_rows
+        if kept is None or kept[0] is not record or kept[1] is not vocabulary:  # each request asks for them
+            found = look_up(record.vocabulary, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+            kept = self._kept_rows = (record, vocabulary, np.concatenate([[UNKNOWN, PADDING], found]))
+        return kept[2][items]
 
-    def _take_given(self, items: IntArray, gaps: IntArray, given: pa.ChunkedArray) -> None:
+    def _take_given(self, items: npt.NDArray[np.int32], gaps: npt.NDArray[np.int32], given: pa.ChunkedArray) -> None:
         """Replaces the record by what a request brings."""
         for number, ids in enumerate(given.to_pylist()):
             if ids is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import CellError
+from twotower.data.log import Log
+from twotower.data.ordered import SortedEvents
+from twotower.data.scratch import scratch
+from twotower.errors import CellError, ConfigError
 from twotower.features.base import Columns, RecordKey
 from twotower.features.numeric import numbers_of
 from twotower.features.tables import cast_like, look_up, places_of, vocabulary_of
@@ -20,6 +23,9 @@ FloatArray = npt.NDArray[np.float64]
 
 UNKNOWN, PADDING, FIRST = 0, 1, 2
 """Rows of an item table: what training did not see, no item at all, and the first of the vocabulary."""
+
+FEW_RANGES = 64
+"""Ranges that are searched one by one, as when a request is served."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,10 @@ class Places:
     instant: IntArray
     later: IntArray
     end: IntArray
+
+    def __getitem__(self, rows: slice) -> Places:
+        """Those of some of the moments."""
+        return Places(self.begin[rows], self.instant[rows], self.later[rows], self.end[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +100,24 @@ class Record:
         return cls(key, known, np.concatenate([[0], np.cumsum(counts)]), seconds[order], vocabulary, items[order])
 
     @classmethod
+    def of_log(cls, log: Log, key: RecordKey, vocabulary: pa.Array | None = None) -> Record:
+        """The record of a log; of one on disk, its arrays are mapped from there.
+
+        Args:
+            log: The log.
+            key: The columns to read; of a log on disk its ids and its time, by which it is sorted.
+            vocabulary: Items that have a row already; default: the distinct items of the log.
+
+        Raises:
+            ConfigError: A log on disk is asked for other columns, or cannot be prepared.
+            DataError: A column or a time is missing.
+        """
+        if (events := log.in_memory) is None:
+            return _mapped(log, key, vocabulary)
+        sources = {name: events.query_column(name) for name in key.columns}
+        return cls.of({name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}, key, vocabulary)
+
+    @classmethod
     def restored(cls, events: pa.Table, vocabulary: pa.Table, key: RecordKey) -> Record:
         """The record that `tables` gave."""
         ids = events["id"].combine_chunks()
@@ -118,38 +146,108 @@ class Record:
         row = places_of(cast_like(ids, self.ids.type, self.key.by), self.ids)
         known = row >= 0
         row = np.maximum(row, 0)
-        instants, keys = self._instants, self._keys
-        moment = np.searchsorted(instants, np.nan_to_num(times))
-        there = instants[np.minimum(moment, len(instants) - 1)] == times
-        moment = np.where(np.isnan(times), len(instants), moment)
-        instant = np.searchsorted(keys, row * self._width + moment)
-        later = np.where(there, np.searchsorted(keys, row * self._width + moment + 1), instant)
-        found_places = self.offsets[row], instant, later, self.offsets[row + 1]
-        return Places(*(np.where(known, place, 0) for place in found_places))
+        begin, end = self.offsets[row], self.offsets[row + 1]
+        moments = np.where(np.isnan(times), np.inf, times)
+        instant = first_place(self.times, begin, end, moments, "left")
+        later = first_place(self.times, instant, end, moments, "right")
+        return Places(*(np.where(known, place, 0) for place in (begin, instant, later, end)))
 
     def own(self, places: Places, items: pa.ChunkedArray) -> IntArray:
         """The place of each event itself, given what it chose: −1 where the record does not have it, `[n]`."""
         assert self.key.item is not None
         rows = look_up(items, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
-        width = FIRST + len(self.vocabulary)
-        _, group = np.unique(self._keys, return_inverse=True)
-        keys = group * width + self.items  # ascending, as the record is sorted by query, time and item
-        last = len(keys) - 1
-        place = np.searchsorted(keys, group[np.minimum(places.instant, last)] * width + rows)
-        there = places.instant < places.later
-        itself = there & (place < places.later) & (self.items[np.minimum(place, last)] == rows)
+        # The record is sorted by query, time and item.
+        place = first_place(self.items, places.instant, places.later, rows, "left")
+        there = place < places.later
+        itself = there & (self.items[np.where(there, place, 0)] == rows)
         return np.where(itself, place, -1)
 
-    @cached_property
-    def _instants(self) -> FloatArray:
-        return np.unique(self.times)
 
-    @property
-    def _width(self) -> int:
-        return len(self._instants) + 1
+def first_place(
+    values: npt.NDArray[Any], begin: IntArray, end: IntArray, wanted: npt.NDArray[Any], side: Literal["left", "right"]
+) -> IntArray:
+    """Where in each range its value would be put: before its equals (`left`) or after them (`right`).
 
-    @cached_property
-    def _keys(self) -> IntArray:
-        """(query, time) of each event as one whole number, ascending: times become places among all times."""
-        query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
-        return query * self._width + np.searchsorted(self._instants, self.times)
+    All ranges are searched at once, each by halves, so that of `values`, which may be mapped from disk, only what is
+    compared is read.
+
+    Args:
+        values: Ascending within each range, `[events]`.
+        begin: Where each range begins, `[n]`.
+        end: One past its last place, `[n]`.
+        wanted: What is looked for in each, `[n]`.
+        side: As `numpy.searchsorted` has it.
+
+    Example:
+        >>> begin, end = np.array([0, 3]), np.array([3, 5])
+        >>> first_place(np.array([1, 2, 2, 0, 5]), begin, end, np.array([2, 9]), "left").tolist()
+        [1, 5]
+    """
+    if len(begin) <= FEW_RANGES:
+        ranges = zip(begin.tolist(), end.tolist(), wanted, strict=True)
+        found = [first + int(np.searchsorted(values[first:last], value, side)) for first, last, value in ranges]
+        return np.array(found, dtype=np.int64)
+    low, high = begin.astype(np.int64), end.astype(np.int64)
+    open_ranges = np.flatnonzero(low < high)
+    while len(open_ranges):
+        middle = (low[open_ranges] + high[open_ranges]) // 2
+        at = values[middle]
+        below = at < wanted[open_ranges] if side == "left" else at <= wanted[open_ranges]
+        low[open_ranges[below]] = middle[below] + 1
+        high[open_ranges[~below]] = middle[~below]
+        open_ranges = open_ranges[low[open_ranges] < high[open_ranges]]
+    return low
+
+
+def _mapped(log: Log, key: RecordKey, vocabulary: pa.Array | None) -> Record:
+    """The record of a log on disk, over arrays that stay there."""
+    _check_key(log, key)
+    events = log.sorted_events()
+    assert events.times is not None
+    counts = np.diff(events.offsets)
+    ids = log.queries[log.query_id].combine_chunks().take(pa.array(events.queries[counts > 0]))
+    offsets = np.concatenate([[0], np.cumsum(counts[counts > 0])])
+    if key.item is None:
+        return Record(key, ids, offsets, events.times, pa.array([], pa.null()), np.zeros(len(events), dtype=np.int32))
+    candidates = log.candidates[log.candidate_id]
+    if vocabulary is None:
+        vocabulary = _most_frequent(candidates, log.candidate_counts())
+    chosen = cast_like(candidates, vocabulary.type, key.item)
+    row_of = look_up(chosen, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
+    return Record(key, ids, offsets, events.times, vocabulary, _items(events, row_of))
+
+
+def _check_key(log: Log, key: RecordKey) -> None:
+    """Refuses columns by which a log on disk is not sorted.
+
+    Raises:
+        ConfigError: They are none of the log's ids and time.
+    """
+    roles = (key.by == log.query_id, key.time == log.time, key.item in (None, log.candidate_id))
+    if not all(roles):
+        raise ConfigError(
+            f"a feature reads what each {key.by!r} did by {key.time!r}"
+            f"{'' if key.item is None else f' of {key.item!r}'}, and {log.name!r} is streamed; expected by = "
+            f"{log.query_id!r}, the time {log.time!r} and the item {log.candidate_id!r}, by which it is sorted"
+        )
+
+
+def _most_frequent(ids: pa.ChunkedArray, counts: IntArray) -> pa.Array:
+    """The ids that have events, the most frequent first and equally frequent ones in ascending order."""
+    there = pa.array(np.flatnonzero(counts))
+    table = pa.table({"id": ids.take(there), "count": counts[counts > 0]})
+    order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("id", "ascending")])
+    return table["id"].combine_chunks().take(order)
+
+
+def _items(events: SortedEvents, row_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The row of each event's item, ascending among events of one query and instant, in a file without a name."""
+    assert events.times is not None
+    items = scratch(len(events), np.int32, events.folder)
+    for piece in events.pieces():
+        own, times, query = row_of[events.candidates[piece.events]], events.times[piece.events], None
+        if (times[1:] == times[:-1]).any():
+            query = events.query_numbers(piece)
+            own = own[np.lexsort((own, times, query))]
+        items[piece.events] = own
+    return items

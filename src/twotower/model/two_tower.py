@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset, IntArray
-from twotower.data.log import Log, event_columns, require_in_memory
+from twotower.data.log import Log, event_columns
 from twotower.data.plain import plain_table
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
@@ -133,14 +133,16 @@ class TwoTower(nn.Module):
         as unknown as those that come later.
 
         Of a streamed log, columns of the query and the candidate table are learned from as ever; those that have a
-        value an event, such as times, from a uniform sample of a million events.
+        value an event, such as times, from a uniform sample of a million events. What features read of a query's past
+        is mapped from disk; the log is prepared for that, see `ParquetLog.sorted_events`.
 
         Args:
             train: The training split.
             seed: Seed of the initial weights and of the sample; the caller's random numbers are left as they were.
 
         Raises:
-            ConfigError: The log is streamed, and a feature reads what its query did before.
+            ConfigError: The log is streamed, and a feature reads its query's past by other columns than its ids and
+                its time.
             DataError: A column is missing or cannot be used.
         """
         seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
@@ -149,7 +151,7 @@ class TwoTower(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for key, sharing in record_groups(features_of(self.query)):
-                record = Record.of(_training_columns(events, key.columns, seen_queries), key)
+                record = Record.of_log(train, key)
                 for recorded in sharing:
                     recorded.share_record(record)
             for feature in features_of(self.query):
@@ -182,7 +184,7 @@ class TwoTower(nn.Module):
         """
         return self.query_vectors(query) @ self.candidate_vectors(candidate).T
 
-    def remember(self, events: Dataset) -> None:
+    def remember(self, events: Log) -> None:
         """Replaces the record of what each query did by these events, without training.
 
         Histories, counts and elapsed times are read from it from now on: of queries that training did not
@@ -194,10 +196,9 @@ class TwoTower(nn.Module):
         Raises:
             DataError: A column is missing, or an event has no time.
         """
-        for key, sharing in record_groups(features_of(self.query)):
+        for _, sharing in record_groups(features_of(self.query)):
             assert sharing[0].record is not None
-            columns = _training_columns(events, key.columns, np.flatnonzero(events.query_counts()))
-            record = Record.of(columns, sharing[0].record.key, sharing[0].record.vocabulary)
+            record = Record.of_log(events, sharing[0].record.key, sharing[0].record.vocabulary)
             for feature in sharing:
                 feature.replace_record(record)
 
@@ -284,10 +285,6 @@ class TwoTower(nn.Module):
     def _events_to_learn(self, log: Log, seed: int) -> Dataset:
         """The events to learn from; of those on disk none where the query table says it all."""
         features = features_of(self.query)
-        for feature in features:
-            if feature.record_key is not None:
-                what = f"feature {feature.kind} of {feature.column!r}, which reads what its query did before,"
-                require_in_memory(log, what, "a model without it, or a column of the log that says the same")
         columns = event_columns(log, (name for feature in features for name in feature.learns_from))
         needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
         return log.events_to_learn(SAMPLE if needed else 0, columns, seed)

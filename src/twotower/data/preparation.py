@@ -1,0 +1,359 @@
+"""`prepared`: a log on disk sorted once by query and time, out of core, into columns that are mapped from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.arrow import content_digest
+from twotower.data.dataset import Dataset
+from twotower.data.movielens import HOME_VARIABLE, data_home
+from twotower.data.ordered import SortedEvents
+from twotower.data.parquet import ParquetRows, RowGroup
+from twotower.errors import ConfigError, DataError
+from twotower.extras import require
+from twotower.files import write_file
+from twotower.locks import locked, partial_of
+from twotower.processes import allowed_threads
+from twotower.progress import ReportStep, no_report
+
+FOLDER = "_twotower"
+"""Beside the files of the log; whoever reads the folder of a log passes over names that begin so."""
+
+FORMAT, MANIFEST = 1, "prepared.json"
+
+UNIT = 4_000_000
+"""Events that are encoded into one file, about: what a killed preparation has to do again at most."""
+
+PIECE = 500_000
+"""Events that are encoded, sorted or written at a time."""
+
+MEMORY = "1GB"
+"""What DuckDB may hold; the rest of the events it sorts lies on disk."""
+
+EVENT = np.dtype([("query", "<i4"), ("candidate", "<i4"), ("time", "<f8"), ("row", "<i8")])
+"""An encoded event: place of its query in the order of ids, row of its candidate, seconds, place in the files."""
+
+COLUMNS = {"candidates": "<i4", "times": "<f8", "rows": "<i8"}
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a prepared folder holds.
+
+    Attributes:
+        format: Of the folder.
+        key: Of the log; see `key_of`.
+        events: How many there are.
+        queries: Rows of the query table.
+        timed: Whether they have times.
+    """
+
+    format: int
+    key: str
+    events: int
+    queries: int
+    timed: bool
+
+
+class Prepares(Protocol):
+    """What has to be known of a log to prepare it."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def queries(self) -> pa.Table:
+        """One row a query."""
+        ...
+
+    @property
+    def candidates(self) -> pa.Table:
+        """One row a candidate."""
+        ...
+
+    @property
+    def query_id(self) -> str:
+        """Name of the queries' ids."""
+        ...
+
+    @property
+    def candidate_id(self) -> str:
+        """Name of the candidates' ids."""
+        ...
+
+    @property
+    def time(self) -> str | None:
+        """Name of the times."""
+        ...
+
+    @property
+    def weight(self) -> str | None:
+        """Name of the weights."""
+        ...
+
+
+def prepared(
+    log: Prepares,
+    rows: ParquetRows,
+    encode: Callable[[pa.Table], Dataset],
+    report: ReportStep = no_report,
+) -> SortedEvents:
+    """All events of the files, sorted; from the folder that an earlier preparation left, where there is one.
+
+    Preparing has two steps: the events are encoded in files of some millions, and DuckDB sorts them. What is finished
+    when the process is killed is not done again.
+
+    Args:
+        log: The log.
+        rows: Its files, all rows of them.
+        encode: Makes events of the log's own columns; it may leave some out.
+        report: Told how far it is.
+
+    Raises:
+        ConfigError: No folder for them can be written.
+        DataError: The files cannot be read any more, or have changed.
+        MissingExtraError: DuckDB is not installed.
+    """
+    key = key_of(log, rows)
+    for home in _homes(rows):
+        if (found := _opened(home / key, key)) is not None:
+            return found
+    require("duckdb", "large")
+    target = _writable(_homes(rows), log.name) / key
+    with locked(target):
+        if (found := _opened(target, key)) is None:  # else another process has prepared it meanwhile
+            _prepare(_Work(log, rows, encode, report, key), target)
+            found = _opened(target, key)
+    if found is None:
+        raise DataError(f"{target} was prepared and cannot be read; delete it and try again")
+    return found
+
+
+def key_of(log: Prepares, rows: ParquetRows) -> str:
+    """Digits that change with the files' names, sizes and times of change, the columns' roles, and the ids.
+
+    Raises:
+        DataError: A file is no longer there.
+    """
+    base = _base(rows)
+    try:
+        stats = {path.relative_to(base).as_posix(): path.stat() for path in _paths(rows)}
+    except OSError as error:
+        raise DataError(f"the files of {log.name!r} have changed since they were opened: {error}") from error
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
+    ids = [content_digest(table.select([name])) for table, name in _sides(log)]
+    roles = [log.query_id, log.candidate_id, log.time, log.weight]
+    return hashlib.sha256(msgspec.json.encode([FORMAT, files, roles, ids])).hexdigest()[:16]
+
+
+def _sides(log: Prepares) -> Iterable[tuple[pa.Table, str]]:
+    return (log.queries, log.query_id), (log.candidates, log.candidate_id)
+
+
+def _paths(rows: ParquetRows) -> list[Path]:
+    return list(dict.fromkeys(group.path for group in rows.groups))
+
+
+def _base(rows: ParquetRows) -> Path:
+    """The folder that holds all the files."""
+    return Path(os.path.commonpath([path.absolute().parent for path in _paths(rows)]))
+
+
+def _homes(rows: ParquetRows) -> list[Path]:
+    """Where a prepared log may lie: beside its files, or with the data sets."""
+    return [_base(rows) / FOLDER, data_home() / "prepared"]
+
+
+def _writable(homes: list[Path], name: str) -> Path:
+    """The first of the folders that can be written."""
+    for home in homes:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            Path(tempfile.mkdtemp(prefix=".try.", dir=home)).rmdir()
+        except OSError:
+            continue
+        return home
+    raise ConfigError(
+        f"{name!r} cannot be prepared: neither {homes[0]} nor {homes[1]} can be written; expected one of them to be, "
+        f"or {HOME_VARIABLE} to name a folder that can"
+    )
+
+
+def _opened(folder: Path, key: str) -> SortedEvents | None:
+    """The events of a prepared folder; None where it is not there or not whole."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        if (manifest.format, manifest.key) != (FORMAT, key):
+            return None
+        kinds = COLUMNS if manifest.timed else {name: kind for name, kind in COLUMNS.items() if name != "times"}
+        lengths = dict.fromkeys(kinds, manifest.events) | {"queries": manifest.queries}
+        kinds = kinds | {"queries": "<i8", "offsets": "<i8"}
+        lengths["offsets"] = manifest.queries + 1
+        found = {name: _mapped(folder / f"{name}.npy", kind, lengths[name]) for name, kind in kinds.items()}
+    except (OSError, ValueError, UnicodeDecodeError, msgspec.DecodeError):
+        return None
+    return SortedEvents(
+        queries=np.array(found["queries"]),
+        offsets=np.array(found["offsets"]),
+        candidates=found["candidates"],
+        times=found.get("times"),
+        rows=found["rows"],
+        folder=folder.parent if os.access(folder.parent, os.W_OK) else None,
+    )
+
+
+def _mapped(path: Path, kind: str, length: int) -> npt.NDArray[Any]:
+    array = np.load(path, mmap_mode="r")
+    if array.dtype != np.dtype(kind) or array.shape != (length,):
+        raise ValueError(f"{path} is {array.dtype} {array.shape}; expected {kind} ({length},)")
+    # A plain array over the map: slices of a `memmap` are slower, as each of them is one, too.
+    return np.asarray(array)
+
+
+class _Work:
+    """One preparation under way."""
+
+    def __init__(
+        self,
+        log: Prepares,
+        rows: ParquetRows,
+        encode: Callable[[pa.Table], Dataset],
+        report: ReportStep,
+        key: str,
+    ) -> None:
+        self.log, self.rows, self.encode, self.report, self.key = log, rows, encode, report, key
+        self.columns = [name for name in (log.query_id, log.candidate_id, log.time, log.weight) if name is not None]
+        self.order = pc.array_sort_indices(log.queries[log.query_id].combine_chunks()).to_numpy().astype(np.int64)
+        self.place = np.empty(len(self.order), dtype=np.int32)
+        self.place[self.order] = np.arange(len(self.order), dtype=np.int32)
+
+    def units(self) -> Iterator[list[RowGroup]]:
+        """The row groups in their order, as many together as make a unit."""
+        unit: list[RowGroup] = []
+        for group in self.rows.groups:
+            unit.append(group)
+            if sum(one.rows for one in unit) >= UNIT:
+                yield unit
+                unit = []
+        if unit:
+            yield unit
+
+    def encoded(self, group: RowGroup) -> Iterator[npt.NDArray[Any]]:
+        """The events of a row group, encoded, in pieces."""
+        first_row = group.first_row
+        for table in self.rows.read(group, self.columns, PIECE):
+            numbered = table.append_column(ROW, pa.array(np.arange(first_row, first_row + table.num_rows)))
+            first_row += table.num_rows
+            events = self.encode(numbered)
+            piece = np.empty(len(events), dtype=EVENT)
+            piece["query"], piece["candidate"] = self.place[events.query_index], events.candidate_index
+            piece["time"] = 0.0 if events.time is None else events.times
+            piece["row"] = events.interactions[ROW].to_numpy()
+            yield piece
+
+
+ROW = "\x00row"
+"""A column of the rows' numbers; no file has one of this name."""
+
+
+def _prepare(work: _Work, target: Path) -> None:
+    """Encodes and sorts the events, and puts the finished folder in its place."""
+    building = partial_of(target)
+    try:
+        building.mkdir(exist_ok=True)
+        encoded = _encode(work, building)
+        sorted_folder = building / "sorted"
+        shutil.rmtree(sorted_folder, ignore_errors=True)
+        sorted_folder.mkdir()
+        _sort(work, encoded, sorted_folder)
+        shutil.rmtree(target, ignore_errors=True)  # not whole, or it would have been opened
+        sorted_folder.rename(target)
+        shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(f"{work.log.name!r} cannot be prepared in {target.parent}: {error}") from error
+
+
+def _encode(work: _Work, folder: Path) -> list[Path]:
+    """Encodes all events into files of some millions each; those that are there stay."""
+    paths, done = [], 0
+    for unit in work.units():
+        rows = sum(group.rows for group in unit)
+        path = folder / f"encoded-{unit[0].first_row}-{rows}.bin"
+        paths.append(path)
+        if not path.exists():
+            building = path.with_suffix(".building")
+            with building.open("wb") as file:
+                for group in unit:
+                    for piece in work.encoded(group):
+                        file.write(piece.tobytes())
+                        work.report("encoding", (done + file.tell() / EVENT.itemsize) / max(1, len(work.rows)))
+            building.replace(path)
+        done += rows
+        work.report("encoding", done / max(1, len(work.rows)))
+    return paths
+
+
+def _sort(work: _Work, paths: list[Path], folder: Path) -> None:
+    """Sorts the encoded events into columns, with the manifest as the last."""
+    events = sum(path.stat().st_size for path in paths) // EVENT.itemsize
+    timed = work.log.time is not None
+    kinds = COLUMNS if timed else {name: kind for name, kind in COLUMNS.items() if name != "times"}
+    columns = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(events,))
+        for name, kind in kinds.items()
+    }
+    counts, done = np.zeros(len(work.order), dtype=np.int64), 0
+    work.report("sorting", 0.0)
+    for batch in _sorted_batches(paths, folder.parent / "spilled"):
+        place = slice(done, done + batch.num_rows)
+        columns["candidates"][place] = batch["candidate"].to_numpy()
+        columns["rows"][place] = batch["row"].to_numpy()
+        if timed:
+            columns["times"][place] = batch["time"].to_numpy()
+        counts += np.bincount(batch["query"].to_numpy(), minlength=len(counts))
+        done += batch.num_rows
+        work.report("sorting", done / max(1, events))
+    for column in columns.values():
+        column.flush()
+    np.save(folder / "queries.npy", work.order)
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    manifest = Manifest(FORMAT, work.key, events, len(work.order), timed)
+    write_file(folder / MANIFEST, msgspec.json.encode(manifest))
+
+
+def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch]:
+    """The encoded events by query, time and place in the log, in batches; DuckDB keeps what is too much on disk."""
+    duckdb = require("duckdb", "large")
+    shutil.rmtree(spilled, ignore_errors=True)
+    schema = pa.schema({"query": pa.int32(), "candidate": pa.int32(), "time": pa.float64(), "row": pa.int64()})
+    settings = {
+        "memory_limit": MEMORY,
+        "temp_directory": str(spilled),
+        "threads": allowed_threads(),
+        "preserve_insertion_order": False,
+    }
+    with duckdb.connect(config=settings) as connection:
+        connection.register("events", pa.RecordBatchReader.from_batches(schema, _batches(paths, schema)))
+        yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(PIECE)
+    shutil.rmtree(spilled, ignore_errors=True)
+
+
+def _batches(paths: list[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        with path.open("rb") as file:
+            while len(events := np.fromfile(file, dtype=EVENT, count=PIECE)):
+                columns = [np.ascontiguousarray(events[name]) for name in schema.names]
+                yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
