@@ -21,10 +21,10 @@ import torch
 from measuring import Timing, by_turns, readable, write_report
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from twotower.data import Dataset, builtin
 from twotower.recipes.config import Config, ModelConfig
+from twotower.training.objective import StepLoss
 from twotower.training.run import Run
 
 WAYS = ("plain", "towers", "step")
@@ -58,7 +58,7 @@ def stepping(way: str, layers: tuple[int, ...], batch: int, train: Dataset, back
     model = config.model.build(train, recipe).learn(train, trainer.seed)
     run = Run.prepare(trainer, model, train, None, last_epoch=1)
     model.train()
-    step: Callable[..., tuple[Tensor, object]] = run._step
+    step: Callable[..., StepLoss] = run._step
     if way == "towers":
         for name in ("query_vectors", "candidate_vectors"):
             setattr(model, name, torch.compile(getattr(model, name), dynamic=True, backend=backend))

@@ -11,12 +11,14 @@ from hypothesis import settings
 from commands import fork_workers
 from toy import groups_log
 from twotower.evaluation import BASELINES, METRICS
+from twotower.evaluation.rating_baselines import RATING_BASELINES
 from twotower.features.base import FEATURES
-from twotower.model import LOSSES
+from twotower.model import HEADS, LOSSES
 from twotower.model.tower_module import TOWERS
 from twotower.model.two_tower import MODELS
 from twotower.retrieval import INDEXES
 from twotower.retrieval.stores import STORES
+from twotower.tasks import TASKS
 from twotower.training import LOGGERS
 
 pytest_plugins = ["serving_fixtures", "store_fixtures"]
@@ -29,7 +31,8 @@ fork_workers()
 @pytest.fixture(autouse=True)
 def _forgets_own_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    for kinds in (FEATURES, TOWERS, MODELS, LOSSES, METRICS, BASELINES, INDEXES, LOGGERS, STORES):
+    of_models = FEATURES, TOWERS, MODELS, LOSSES, HEADS, TASKS, INDEXES, STORES
+    for kinds in (*of_models, METRICS, BASELINES, RATING_BASELINES, LOGGERS):
         monkeypatch.setattr(kinds, "_classes", dict(kinds._classes))
 
 

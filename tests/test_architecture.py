@@ -13,7 +13,7 @@ import twotower
 
 ROOT = Path(twotower.__file__).parent
 LAYERS = (
-    *("ground", "data", "features", "model", "evaluation", "training"),
+    *("ground", "data", "features", "model", "evaluation", "tasks", "training"),
     *("recipes", "retrieval", "experiments", "serving", "cli", "testing"),
 )
 FORBIDDEN = {("retrieval", "training"), ("serving", "training"), ("serving", "experiments")}

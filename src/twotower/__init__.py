@@ -30,9 +30,14 @@ if TYPE_CHECKING:
         Vector,
     )
     from twotower.model import (
+        HEADS,
         LOSSES,
+        CrossHead,
+        DotHead,
         FullSoftmax,
         InBatchSoftmax,
+        InteractionHead,
+        StackHead,
         Tower,
         TowerModule,
         TwoTower,
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
         save_model,
     )
     from twotower.retrieval import INDEXES, Answer, Exact, Hnsw, Recommendation, Retriever, editing
+    from twotower.tasks import TASKS, Ranking, Rating, Retrieval, Task, predict
     from twotower.training import (
         LOGGERS,
         Adagrad,
@@ -58,15 +64,17 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-_PARTS = ("arguments", "data", "features", "model", "evaluation", "training", "retrieval")
+_PARTS = ("arguments", "data", "features", "model", "evaluation", "tasks", "training", "retrieval")
 """Those that may be used by name as well, and define the names below."""
 
 __all__ = [
     "BASELINES",
+    "HEADS",
     "INDEXES",
     "LOGGERS",
     "LOSSES",
     "METRICS",
+    "TASKS",
     "Activity",
     "Adagrad",
     "AdamW",
@@ -77,7 +85,9 @@ __all__ = [
     "Category",
     "Constant",
     "Cosine",
+    "CrossHead",
     "Cyclic",
+    "DotHead",
     "EarlyStopping",
     "Elapsed",
     "Evaluation",
@@ -88,12 +98,18 @@ __all__ = [
     "History",
     "Hnsw",
     "InBatchSoftmax",
+    "InteractionHead",
     "MLflow",
     "Normalized",
     "ProgressBar",
+    "Ranking",
+    "Rating",
     "Recommendation",
+    "Retrieval",
     "Retriever",
     "Settings",
+    "StackHead",
+    "Task",
     "TensorBoard",
     "Text",
     "Tower",
@@ -108,6 +124,7 @@ __all__ = [
     "evaluate",
     "functional",
     "load_model",
+    "predict",
     "save_model",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from twotower import (
     Hnsw,
     InBatchSoftmax,
     Normalized,
+    Ranking,
+    Rating,
     Text,
     Tower,
     TwoTower,
@@ -176,3 +179,32 @@ def test_what_is_wrong_is_found() -> None:
 
     with pytest.raises(AssertionError, match="depend on what was chosen"):
         testing.check_baseline(Clairvoyant)
+
+
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+def test_our_ratings(loss: Any) -> None:
+    log = testing.small_log()
+    testing.check_task(Rating(target="stars", loss=loss), _with_stars(log))
+
+
+def test_our_clicks() -> None:
+    log = testing.small_log()
+    stars = _with_stars(log)
+    clicks = pa.array(stars.interactions["stars"].to_numpy() > 3)
+    log = replace(log, interactions=log.interactions.append_column("click", clicks))
+    testing.check_task(Rating(target="click", loss="cross_entropy", name="click"), log)
+
+
+def _with_stars(log: Dataset) -> Dataset:
+    """Even candidates please even queries."""
+    stars = 3.0 + 1.5 * np.cos(np.pi * (log.query_index + log.candidate_index))
+    return replace(log, interactions=log.interactions.append_column("stars", pa.array(stars)))
+
+
+@pytest.mark.parametrize("settings", [{"target": "stars"}, {"negatives": 3}, {"target": "stars", "by": "timestamp"}])
+def test_our_rankings(settings: Any) -> None:
+    log = _with_stars(testing.small_log())
+    by_day = pa.array(log.times // 1e6)  # requests of several events
+    place = log.interactions.column_names.index("timestamp")
+    log = replace(log, interactions=log.interactions.set_column(place, "timestamp", by_day))
+    testing.check_task(Ranking(**settings), log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.evaluation.baselines import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_baselines
 from twotower.evaluation.beside import measure_baselines
@@ -23,9 +24,11 @@ from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, metric_label, verdict_metric
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.ranking import ModelScorer, Scorer
+from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.verdicts import differences_grid, interval_note, verdict_sentences
+from twotower.model.heads import Head
 from twotower.model.two_tower import TwoTower
-from twotower.progress import Display, opened
+from twotower.progress import Display, ReportStep, no_report, opened
 
 FIGURES = pa.schema(
     {
@@ -49,17 +52,31 @@ class Evaluation(msgspec.Struct, frozen=True):
         metric: What the sentences compare by: accuracy in the longest list asked for that is shorter than the
             catalogue, or MRR where there is none.
         comparisons: How much more the model has than each baseline, with the interval that the sentences rest on.
+        tasks: The tasks besides retrieval, each with its own metrics, baselines and sentences. Where there is no
+            retrieval, `rows` is empty.
     """
 
     rows: dict[str, Scores]
     notes: list[str]
     metric: str
     comparisons: list[Comparison] = []
+    tasks: list[TaskEvaluation] = []
 
     @property
     def model(self) -> Scores:
         """The model's scores."""
         return self.rows["model"]
+
+    def task(self, name: str) -> TaskEvaluation:
+        """What measuring a task gave.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        for one in self.tasks:
+            if one.task == name:
+                return one
+        raise ConfigError(f"no task {name!r} was measured; expected one of {', '.join(one.task for one in self.tasks)}")
 
     @property
     def slices(self) -> dict[str, list[Slice]]:
@@ -81,8 +98,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     def to_table(self) -> pa.Table:
         """All figures as an Arrow table with one row a scorer, protocol and metric.
 
-        Columns are `scorer`, `protocol`, `metric`, `value` and `half_width`, which is that of the 95% interval over
-        queries and null for metrics without one. `to_table().to_pandas()` makes a data frame of it.
+        Columns are `scorer`, `protocol` (of a task its name), `metric`, `value` and `half_width`, which is that of the
+        95% interval over queries and null for metrics without one. `to_table().to_pandas()` makes a data frame of it.
         """
         figures = [
             {
@@ -96,6 +113,7 @@ class Evaluation(msgspec.Struct, frozen=True):
             for protocol in PROTOCOLS
             for metric, value in getattr(scores, protocol).items()
         ]
+        figures += [figure for task in self.tasks for figure in task.figures()]
         return pa.Table.from_pylist(figures, schema=FIGURES)
 
     def _grid(self) -> Grid:
@@ -130,20 +148,43 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
+        of_tasks = "".join(task._repr_html_() for task in self.tasks)
+        if not self.rows:
+            return of_tasks + notes_html(self.notes)
         grids = [self._grid(), *([differences_grid(self.comparisons)] if self.comparisons else [])]
         tables = "".join(grid.html() for grid in (*grids, self._slices_grid("unseen")))
-        return tables + notes_html(self.notes)
+        return tables + of_tasks + notes_html(self.notes)
 
     def __str__(self) -> str:
         console = Console(width=120)
         with console.capture() as capture:
-            console.print(self.table())
-            console.print()
-            console.print(self.slices_table())
-            console.print()
-            for note in self.notes:
+            tables = [self.table(), self.slices_table()] if self.rows else []
+            for table in (*tables, *(task.table() for task in self.tasks)):
+                console.print(table)
+                console.print()
+            for note in (*self.notes, *(note for task in self.tasks for note in task.notes)):
                 console.print(note, highlight=False, markup=False)
         return capture.get().rstrip()
+
+
+class MeasuredTask(Protocol):
+    """What `evaluate` needs of a task; see `twotower.tasks.Task`."""
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def head(self) -> Head | None:
+        """What it makes of a query and a candidate; None for retrieval, which is measured by ranks."""
+        ...
+
+    def evaluate(
+        self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
+    ) -> TaskEvaluation:
+        """The task's metrics, beside its baselines."""
+        ...
 
 
 def evaluate(
@@ -154,6 +195,7 @@ def evaluate(
     baselines: BaselineNames = "all",
     budget: BaselineBudget | None = None,
     progress: Display | bool = True,
+    tasks: Sequence[MeasuredTask] = (),
 ) -> Evaluation:
     """Measures a model on test events over the whole catalogue, beside the baselines.
 
@@ -173,6 +215,7 @@ def evaluate(
         budget: What each baseline may cost; None: a minute and a quarter of the free memory. What costs more is left
             out, and `notes` say so.
         progress: Show what is measured where a person watches, at a terminal or in a notebook; False: show nothing.
+        tasks: What the model was trained for, as its `Trainer` has them; none given is retrieval.
 
     Raises:
         ConfigError: A baseline's name is not known, or `ks` are not distinct whole numbers of at least 1.
@@ -181,13 +224,25 @@ def evaluate(
     """
     check_ks(ks)
     check_baselines(baselines)
+    if tasks and not isinstance(model, TwoTower):
+        raise ConfigError("tasks are measured of a TwoTower that has their heads; expected one, or no tasks")
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     known = exclude.events_of(test)
     require_same_catalogue(test, known)
     with opened(progress) as display:
+        found = [
+            task.evaluate(
+                model, test, exclude, baselines=baselines != "none", step=display.reporter(f"the task {task.title}")
+            )
+            for task in tasks
+            if task.head is not None and isinstance(model, TwoTower)
+        ]
+        if found and len(found) == len(tasks):
+            return Evaluation({}, [], "", tasks=found)
         measured = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}
         beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
-    return compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
+    ranks = compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
+    return msgspec.structs.replace(ranks, tasks=found)
 
 
 def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:

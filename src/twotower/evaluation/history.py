@@ -30,6 +30,8 @@ class Epoch(msgspec.Struct, frozen=True):
         accuracy: Share of the training events whose candidate was among the k most probable of those that the loss
             compared it with, as `top_1`, `top_10` and so on: in-batch top-k accuracy, measured on some of each batch's
             events as the epoch went on. Empty where the loss does not say.
+        losses: Mean loss of each task, by its name; `loss` is their sum, weighted as the tasks are. Empty where the
+            model has no tasks but retrieval.
     """
 
     epoch: int
@@ -40,6 +42,7 @@ class Epoch(msgspec.Struct, frozen=True):
     validation_seconds: float = 0.0
     waiting_seconds: float = 0.0
     accuracy: dict[str, float] = {}
+    losses: dict[str, float] = {}
 
 
 class TrainingHistory(msgspec.Struct):
@@ -68,14 +71,14 @@ class TrainingHistory(msgspec.Struct):
 
     @property
     def best(self) -> Epoch:
-        """The validated epoch with the highest monitored metric; the earliest of equals.
+        """The validated epoch with the best monitored metric; the earliest of equals.
 
         Raises:
             ConfigError: No epoch was validated.
         """
         if not self.validated:
             raise ConfigError("no epoch was validated; give fit a validation part")
-        return max(self.validated, key=lambda pair: pair[1].value(self.monitor))[0]
+        return max(self.validated, key=lambda pair: pair[1].merit(self.monitor))[0]
 
     @property
     def best_value(self) -> float:
@@ -101,19 +104,23 @@ class TrainingHistory(msgspec.Struct):
     def to_table(self) -> pa.Table:
         """One row an epoch, as Arrow; `.to_pandas()` makes a DataFrame of it.
 
-        Columns are those of `Epoch`, the accuracy in training as `training.top_10`, and the metrics of validation as
-        `all.mrr`, `unseen.top_100` and so on, null for epochs that were not validated.
+        Columns are those of `Epoch`, the accuracy in training as `training.top_10`, the loss of each task as
+        `rating.loss`, and the metrics of validation as `all.mrr`, `unseen.top_100`, `rating.rmse` and so on, null for
+        epochs that were not validated.
         """
-        plain = [name for name in Epoch.__struct_fields__ if name not in ("validation", "accuracy")]
+        plain = [name for name in Epoch.__struct_fields__ if name not in ("validation", "accuracy", "losses")]
         columns = {name: [getattr(epoch, name) for epoch in self.epochs] for name in plain}
         for name in dict.fromkeys(name for epoch in self.epochs for name in epoch.accuracy):
             columns[f"training.{name}"] = [epoch.accuracy.get(name) for epoch in self.epochs]
-        for protocol in ("all", "unseen"):
-            scores = [epoch.validation for epoch in self.epochs]
-            values = [None if one is None else getattr(one, protocol) for one in scores]
+        for task in dict.fromkeys(name for epoch in self.epochs for name in epoch.losses):
+            columns[f"{task}.loss"] = [epoch.losses.get(task) for epoch in self.epochs]
+        scores = [None if epoch.validation is None else epoch.validation.by_group for epoch in self.epochs]
+        groups = dict.fromkeys(group for one in scores if one is not None for group in one)
+        for group in groups:
+            values = [None if one is None else one.get(group, {}) for one in scores]
             names = dict.fromkeys(name for metrics in values if metrics is not None for name in metrics)
             columns |= {
-                f"{protocol}.{name}": [None if metrics is None else metrics[name] for metrics in values]
+                f"{group}.{name}": [None if metrics is None else metrics.get(name) for metrics in values]
                 for name in names
             }
         return pa.table(columns)

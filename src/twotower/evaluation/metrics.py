@@ -52,30 +52,60 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
             queries might move the figure; of means over seeds, how far other seeds might. Those not known are
             not there.
         slices: The same model on parts of the events; empty where they were not measured.
+        tasks: Metrics of tasks besides retrieval, by their names; `all` and `unseen` are empty without retrieval.
     """
 
     all: Metrics
     unseen: Metrics
     half_widths: Metrics = {}
     slices: list[Slice] = []
+    tasks: dict[str, Metrics] = {}
+
+    @property
+    def by_group(self) -> dict[str, Metrics]:
+        """All metrics, by protocol and by task."""
+        return {"all": self.all, "unseen": self.unseen, **self.tasks}
 
     def value(self, metric: str) -> float:
-        """The value of `all.top_100`, `unseen.mrr`, …; a bare name means `all`.
+        """The value of `all.top_100`, `unseen.mrr`, `rating.rmse`, …; a bare name means `all`.
 
         Raises:
             ConfigError: It was not measured.
         """
-        protocol, _, name = metric.rpartition(".")
-        metrics = {"": self.all, "all": self.all, "unseen": self.unseen}.get(protocol, {})
+        group, _, name = metric.rpartition(".")
+        metrics = self.by_group.get(group or "all", {})
         if name not in metrics:
-            raise ConfigError(
-                f"metric {metric!r} was not measured; expected one of {', '.join(self.all)}, after 'all.' or 'unseen.'"
-            )
+            of_tasks = [f"{task}.{known}" for task, known_metrics in self.tasks.items() for known in known_metrics]
+            of_ranks = f"{', '.join(self.all)}, after 'all.' or 'unseen.'" if self.all else ""
+            expected = " or ".join(filter(None, [of_ranks, ", ".join(of_tasks)]))
+            raise ConfigError(f"metric {metric!r} was not measured; expected one of {expected}")
         return metrics[name]
+
+    def merit(self, metric: str) -> float:
+        """The value of a metric, or less than nothing where it is an error: more is better.
+
+        Raises:
+            ConfigError: It was not measured.
+
+        Example:
+            >>> Scores({}, {}, tasks={"rating": {"rmse": 0.9}}).merit("rating.rmse")
+            -0.9
+        """
+        value = self.value(metric)
+        return -value if is_error(metric) else value
 
     def interval(self, protocol: str, metric: str) -> Interval:
         """A metric with its 95% interval over the queries, where that was measured."""
         return Interval(self.value(f"{protocol}.{metric}"), self.half_widths.get(f"{protocol}.{metric}"))
+
+
+ERRORS = frozenset({"rmse", "mae", "log_loss", "calibration_error"})
+"""Metrics that are lower where a model is better."""
+
+
+def is_error(metric: str) -> bool:
+    """Whether a metric such as `rating.rmse` is lower where a model is better."""
+    return metric.rpartition(".")[2] in ERRORS
 
 
 def check_ks(ks: Sequence[int]) -> None:

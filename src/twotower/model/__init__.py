@@ -1,6 +1,8 @@
 """Models: towers of features and dense layers, how two towers score, and the losses that train them."""
 
 from twotower.model import functional
+from twotower.model.cross import Cross, DotInteraction
+from twotower.model.heads import HEADS, CrossHead, DotHead, Head, InteractionHead, StackHead
 from twotower.model.losses import LOSSES, FullSoftmax, InBatchSoftmax, Loss
 from twotower.model.saving import load_model, save_model
 from twotower.model.softmax import softmax_loss
@@ -9,10 +11,18 @@ from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower
 
 __all__ = [
+    "HEADS",
     "LOSSES",
+    "Cross",
+    "CrossHead",
+    "DotHead",
+    "DotInteraction",
     "FullSoftmax",
+    "Head",
     "InBatchSoftmax",
+    "InteractionHead",
     "Loss",
+    "StackHead",
     "Tower",
     "TowerModule",
     "TwoTower",

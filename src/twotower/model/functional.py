@@ -1,19 +1,22 @@
-"""The softmax losses as functions of plain tensors, for training loops of your own.
+"""Losses as functions of plain tensors, for training loops of your own.
 
-They have the values, gradients and memory bounds of the loss classes, which call them: logits are made a few rows at a
-time, and B × C of them are never in memory (`twotower.model.softmax`). Values are differentiable once with respect to
-`query`, `candidates` and a `temperature` that is a tensor; what corrects and weights is constant. They work in the
-type of the embeddings: float32 or float64.
+The softmax losses have the values, gradients and memory bounds of the loss classes, which call them: logits are made a
+few rows at a time, and B × C of them are never in memory (`twotower.model.softmax`). Values are differentiable once
+with respect to `query`, `candidates` and a `temperature` that is a tensor; what corrects and weights is constant. They
+work in the type of the embeddings: float32 or float64.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError
+from twotower.model.listwise import listwise_loss
+from twotower.model.pointwise import pointwise_loss
+from twotower.model.reduction import Reduction
 from twotower.model.softmax import Removed, softmax_loss
 
 __all__ = [
@@ -23,12 +26,11 @@ __all__ = [
     "distinct",
     "full_softmax",
     "in_batch_softmax",
+    "listwise_loss",
     "mixed_log_probability",
+    "pointwise_loss",
     "sampled_softmax",
 ]
-
-Reduction = Literal["mean", "sum"]
-"""`mean` over the rows, weighted; or their weighted `sum`."""
 
 
 class Distinct(NamedTuple):

@@ -1,4 +1,4 @@
-"""Layers of towers: dense ones with norm, activation and residual, and cross layers."""
+"""Dense layers of towers and heads, with norm, activation and residual."""
 
 from __future__ import annotations
 
@@ -43,34 +43,6 @@ class HiddenLayer(nn.Module):
         given: Tensor = self.activation(self.norm(self.dense(inputs)))
         dropped: Tensor = self.dropout(given + inputs if self.adds_input else given)
         return dropped
-
-
-class CrossLayers(nn.Module):
-    """Cross layers: `x_(l+1) = x_0 ⊙ (W x_l + b) + x_l`, W of full or low rank.
-
-    Wang et al., *DCN V2: improved deep & cross network*, WWW 2021.
-
-    Args:
-        width: Numbers in and out.
-        count: How many layers.
-        rank: W is a product of `[width, rank]` and `[rank, width]`; None for a full matrix.
-    """
-
-    def __init__(self, width: int, count: int, rank: int | None) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Linear(width, width)
-            if rank is None
-            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
-            for _ in range(count)
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """`[n, width]` to `[n, width]`."""
-        crossed = inputs
-        for layer in self.layers:
-            crossed = inputs * layer(crossed) + crossed
-        return crossed
 
 
 def dense_stack(

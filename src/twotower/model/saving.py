@@ -155,6 +155,9 @@ def _check_weights(settings: dict[str, Any], tables: dict[str, pa.Table], weight
     for side in ("query", "candidate"):
         if settings[side].get("cross", 0) > len(shapes):
             raise ValueError(f"{settings[side]['cross']} cross layers of the {side} tower, {len(shapes)} weights")
+    for name, head in settings.get("heads", {}).items():
+        if head.get("count", 0) > len(shapes):
+            raise ValueError(f"{head['count']} cross layers of the head {name!r}, {len(shapes)} weights")
     wanted = {name: tuple(tensor.shape) for name, tensor in _restored(settings, tables).state_dict().items()}
     for name in wanted.keys() | shapes.keys():
         if wanted.get(name) != shapes.get(name):

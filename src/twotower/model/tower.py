@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
+from twotower.model.cross import CrossLayers
 from twotower.model.dropout import Dropout
-from twotower.model.layers import ACTIVATIONS, Activation, CrossLayers, Norm, dense_stack, start_anew
+from twotower.model.layers import ACTIVATIONS, Activation, Norm, dense_stack, start_anew
 from twotower.model.tower_module import TOWERS, TowerModule
 
 Combine = Literal["concat", "sum"]
@@ -101,11 +102,11 @@ class Tower(TowerModule):
         self._tell_queries_apart = [one.record_key is not None or one.column in ids for one in features]
         self.reset()
 
-    def forward(self, encoded: Sequence[Tensor]) -> Tensor:
-        """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
+    def read(self, encoded: Sequence[Tensor]) -> Tensor:
+        """The features' embeddings side by side, `[n, input_width]`, given each one's encoded rows `[n, …]`."""
         if self.training and self.strangers > 0:
             encoded = self._with_strangers(encoded)
-        return super().forward(encoded)
+        return super().read(encoded)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
         """What the layers make of the features' embeddings side by side, `[n, sum of widths]`: `[n, width]`."""

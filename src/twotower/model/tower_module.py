@@ -79,8 +79,11 @@ class TowerModule(nn.Module):
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
-        embedded = [feature(rows) for feature, rows in zip(self.features, encoded, strict=True)]
-        return self.embed_inputs(torch.cat(embedded, dim=1))
+        return self.embed_inputs(self.read(encoded))
+
+    def read(self, encoded: Sequence[Tensor]) -> Tensor:
+        """The features' embeddings side by side, `[n, input_width]`, given each one's encoded rows `[n, …]`."""
+        return torch.cat([feature(rows) for feature, rows in zip(self.features, encoded, strict=True)], dim=1)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
         """What it makes of the features' embeddings side by side, `[n, input_width]`: `[n, width]`.

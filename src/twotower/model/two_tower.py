@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.kinds import Kinds
 from twotower.model.encoding import EncodedColumn, EncodedSide
+from twotower.model.head_modules import HeadModules
+from twotower.model.heads import Head, Shape, head_from_settings
 from twotower.model.queries import QueryEncoder
 from twotower.model.tower import tower_from_settings
 from twotower.model.tower_module import TowerModule
@@ -59,6 +61,8 @@ class TwoTower(nn.Module):
         learn_temperature: Train the temperature's logarithm with the towers, from `temperature` on (as CLIP
             does: Radford et al., *Learning transferable visual models from natural language supervision*,
             ICML 2021); it stays between 0.01 and 100.
+        heads: What tasks besides retrieval make of a query and a candidate together, by the tasks' names. `Trainer`
+            adds those of its tasks.
 
     Raises:
         ConfigError: The towers' widths differ, or the temperature is not above 0 or cannot be learned from.
@@ -82,6 +86,7 @@ class TwoTower(nn.Module):
         normalize: bool = False,
         temperature: float = 1.0,
         learn_temperature: bool = False,
+        heads: Mapping[str, Head] | None = None,
     ) -> None:
         super().__init__()
         if query.width != candidate.width:
@@ -99,7 +104,9 @@ class TwoTower(nn.Module):
         share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
+        self.heads = HeadModules()
         self.is_fitted = False
+        self.add_heads({} if heads is None else heads)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -168,9 +175,23 @@ class TwoTower(nn.Module):
         return self
 
     def reset(self) -> None:
-        """Starts the weights of both towers anew, but for those of their features."""
+        """Starts the weights of both towers and of heads anew, but for those of their features."""
         self.query.reset()
         self.candidate.reset()
+        self.heads.reset()
+
+    def add_heads(self, heads: Mapping[str, Head], seed: int = 0) -> None:
+        """Adds those heads that the model does not have.
+
+        Args:
+            heads: By the names of their tasks.
+            seed: Seed of their initial weights; the caller's random numbers are left as they were.
+
+        Raises:
+            ConfigError: The model has another head of that name, or a head cannot be made anew from settings.
+        """
+        widths = [tuple(feature.width for feature in features_of(tower)) for tower in (self.query, self.candidate)]
+        self.heads.add(heads, Shape(widths[0], widths[1], self.width), self.device, seed)
 
     def forward(self, query: Sequence[Tensor], candidate: Sequence[Tensor]) -> Tensor:
         """Scores of every query with every candidate, with gradient: what DDP and `torch.export` call.
@@ -274,13 +295,17 @@ class TwoTower(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The arguments that make this model anew, as plain data, with its `kind` where it has one."""
         kind = getattr(self, "kind", None)
-        return ({} if kind is None else {"kind": kind}) | {
-            "query": self.query.settings(),
-            "candidate": self.candidate.settings(),
-            "normalize": self.normalize,
-            "temperature": self.initial_temperature,
-            "learn_temperature": self.learn_temperature,
-        }
+        return (
+            ({} if kind is None else {"kind": kind})
+            | {
+                "query": self.query.settings(),
+                "candidate": self.candidate.settings(),
+                "normalize": self.normalize,
+                "temperature": self.initial_temperature,
+                "learn_temperature": self.learn_temperature,
+            }
+            | ({"heads": self.heads.settings} if self.heads.settings else {})
+        )
 
     def _events_to_learn(self, log: Log, seed: int) -> Dataset:
         """The events to learn from; of those on disk none where the query table says it all."""
@@ -298,10 +323,13 @@ def model_from_settings(settings: dict[str, Any]) -> TwoTower:
     """
     arguments = dict(settings)
     query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
+    heads = {name: head_from_settings(head) for name, head in arguments.pop("heads", {}).items()}
     if "kind" not in arguments:
-        return TwoTower(query, candidate, **arguments)
-    own: TwoTower = MODELS.make(arguments | {"query": query, "candidate": candidate})
-    return own
+        model = TwoTower(query, candidate, **arguments)
+    else:
+        model = MODELS.make(arguments | {"query": query, "candidate": candidate})
+    model.add_heads(heads)
+    return model
 
 
 def features_of(tower: TowerModule) -> list[Feature]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from twotower.data.log import Log, event_columns
 from twotower.errors import DataError
 from twotower.model.encoding import EncodedSide
 from twotower.model.two_tower import TwoTower
+from twotower.tasks.targets import target_columns
 from twotower.training.prefetch import one_ahead
 
 
@@ -28,18 +29,21 @@ class Part:
         query_rows: Row of each event's query, `[N]`.
         candidate_rows: Row of each event's candidate, `[N]`.
         weights: Weight of each event, `[N]`; None where all count the same.
+        columns: Columns that tasks read, `[N]` each, NaN where a value is missing.
     """
 
     queries: EncodedSide
     query_rows: Tensor
     candidate_rows: Tensor
     weights: Tensor | None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, events: Dataset, queries: EncodedSide) -> Part:
-        """The part of these events, given their encoded query side."""
+    def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = ()) -> Part:
+        """The part of these events, given their encoded query side and the columns that tasks read."""
         weights = None if events.weight is None else torch.from_numpy(events.weights)
-        return cls(queries, torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index), weights)
+        rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
+        return cls(queries, *rows, weights, target_columns(events, columns))
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -51,6 +55,7 @@ class Part:
             self.query_rows.to(device),
             self.candidate_rows.to(device),
             None if self.weights is None else self.weights.to(device),
+            {name: column.to(device) for name, column in self.columns.items()},
         )
 
 
@@ -70,10 +75,20 @@ class Source(Protocol):
         ...
 
 
-def source_of(model: TwoTower, train: Log, batch_size: int, seed: int) -> Source:
-    """The source of batches for a model that has learned from these events."""
+def source_of(model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str] = ()) -> Source:
+    """The source of batches for a model that has learned from these events.
+
+    Args:
+        model: The model.
+        train: The events.
+        batch_size: Events of a step.
+        seed: Seed of the order in which a streamed log comes.
+        columns: Columns of the interactions that tasks read.
+    """
     events = train.in_memory
-    return _Streamed(model, train, batch_size, seed) if events is None else _InMemory(model, events)
+    if events is None:
+        return _Streamed(model, train, batch_size, seed, columns)
+    return _InMemory(model, events, columns)
 
 
 class _InMemory:
@@ -81,8 +96,8 @@ class _InMemory:
 
     waited = 0.0
 
-    def __init__(self, model: TwoTower, train: Dataset) -> None:
-        self.part = Part.of(train, model.encode_queries(train, of_training=True)).to(model.device)
+    def __init__(self, model: TwoTower, train: Dataset, columns: Sequence[str]) -> None:
+        self.part = Part.of(train, model.encode_queries(train, of_training=True), columns).to(model.device)
         self.device = model.device
 
     def epoch(self, number: int) -> AbstractContextManager[Iterator[tuple[Part, Tensor]]]:
@@ -94,10 +109,11 @@ class _InMemory:
 class _Streamed:
     """Parts that a background thread reads, shuffles and encodes while the one before is trained on."""
 
-    def __init__(self, model: TwoTower, train: Log, batch_size: int, seed: int) -> None:
+    def __init__(self, model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str]) -> None:
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
-        self.columns = event_columns(train, self.encoder.reads)
+        self.targets = columns
+        self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *columns]))
         self.waited = 0.0
 
     @contextmanager
@@ -109,10 +125,10 @@ class _Streamed:
     def _encoded(self, number: int) -> Generator[Part]:
         for events in self.log.shuffled(self.seed, number, self.batch_size, self.columns):
             try:
-                queries = self.encoder.encode(events)
+                part = Part.of(events, self.encoder.encode(events), self.targets)
             except DataError as error:
                 raise DataError(f"{error}; rows are counted in a shuffled part of the streamed log") from error
-            yield Part.of(events, queries)
+            yield part
 
     def _moved(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
         started = time.perf_counter()

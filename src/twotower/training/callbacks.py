@@ -127,7 +127,8 @@ class Progress(Callback):
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         """Says the epoch's figures."""
         monitor = state.history.monitor
-        self._figures = f" · loss {epoch.loss:.3f}"
+        each = ", ".join(f"{task} {loss:.3f}" for task, loss in epoch.losses.items())
+        self._figures = f" · loss {epoch.loss:.3f}" + (f" ({each})" if len(epoch.losses) > 1 else "")
         if epoch.accuracy:
             length = monitor.rpartition(".")[2]
             shown = length if length in epoch.accuracy else list(epoch.accuracy)[-1]

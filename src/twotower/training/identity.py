@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
+from twotower.arrow import content_digest
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import fingerprint
 from twotower.data.log import Log
@@ -31,12 +33,14 @@ def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validati
     Raises:
         ConfigError: An attribute of a loss or schedule cannot be written down.
     """
-    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name != "loss"}
+    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in ("loss", "tasks")}
+    if settings.tasks:
+        others["tasks"] = [[_name_of(type(task)), task] for task in settings.tasks]
     return {
         "settings": digest(others | {"schedule": [_name_of(type(settings.schedule)), settings.schedule]}),
         "loss": digest([_name_of(type(settings.loss)), settings.loss, _probabilities(settings, train)]),
         "model": digest(model.settings()),
-        "data": digest(_data(train, validation)),
+        "data": digest(_data(train, validation, [task.column for task in settings.tasks if task.column is not None])),
     }
 
 
@@ -61,8 +65,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def _data(train: Log, validation: Dataset | None) -> list[str | None]:
-    return [*train.identity(), None if validation is None else fingerprint(validation)]
+def _data(train: Log, validation: Dataset | None, columns: Sequence[str]) -> list[str | None]:
+    """What names the events, and the columns of them that tasks learn from, which no fingerprint of events has."""
+    events = train.in_memory
+    read = [] if events is None or not columns else [content_digest(events.interactions.select(list(columns)))]
+    return [*train.identity(), None if validation is None else fingerprint(validation), *read]
 
 
 def _probabilities(settings: TrainerSettings, train: Log) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,9 +19,8 @@ from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
 from twotower.interruption import Interruption
-from twotower.model.encoding import EncodedSide
-from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
+from twotower.tasks.validation import TaskValidation
 from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
@@ -29,7 +28,8 @@ from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
 from twotower.training.groups import look_ups
 from twotower.training.lazy import catch_up, lazy_look_ups
-from twotower.training.precision import products_in, towers_in
+from twotower.training.objective import Objective, StepLoss, objective_of
+from twotower.training.precision import products_in
 from twotower.training.settings import TrainerSettings
 
 
@@ -39,10 +39,9 @@ class Run:
 
     settings: TrainerSettings
     state: TrainingState
-    loss: BoundLoss
+    objective: Objective
     source: Source
-    candidates: EncodedSide
-    validation: Validation | None
+    validation: Validation | TaskValidation | None
     best: Weights
 
     @classmethod
@@ -57,6 +56,8 @@ class Run:
         """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
         device = model.device
         embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
+        columns = list(dict.fromkeys(task.column for task in settings.tasks if task.column is not None))
+        candidates = model.encode_candidates(train.candidates).to(device)
         state = TrainingState(
             model,
             settings,
@@ -68,9 +69,8 @@ class Run:
         return cls(
             settings=settings,
             state=state,
-            loss=settings.loss.bind(train),
-            source=source_of(model, train, settings.batch_size, settings.seed),
-            candidates=model.encode_candidates(train.candidates).to(device),
+            objective=objective_of(settings, model, train, candidates),
+            source=source_of(model, train, settings.batch_size, settings.seed, columns),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
         )
@@ -116,7 +116,9 @@ class Run:
         ):
             started = time.perf_counter()
             state.model.train()
-            total, weight = torch.zeros(2, dtype=torch.float64, device=state.model.device)
+            totals, weights = torch.zeros(
+                2, max(1, len(self.objective.names)), dtype=torch.float64, device=state.model.device
+            )
             accuracy = StreamedAccuracy(settings.ks, state.model.device)
             with self.source.epoch(number) as parts:
                 batches = ((part, rows) for part, order in parts for rows in torch.split(order, settings.batch_size))
@@ -124,14 +126,16 @@ class Run:
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    loss, counted = self._step(part, rows, accuracy)
-                    total += loss
-                    weight += counted
+                    loss = self._step(part, rows, accuracy)
+                    for task, (total, weight) in enumerate(zip(loss.totals, loss.weights, strict=True)):
+                        totals[task] += total
+                        weights[task] += weight
                     state.step = step + 1
                     for callback in callbacks:
                         callback.on_step(state)
                     interruption.raise_if_asked()
-            mean = (total / weight).item()
+            means = totals / weights
+            mean = self.objective.mean(means).item()
             catch_up(state.optimizer)
             state.model.eval()
         seconds = time.perf_counter() - started
@@ -141,8 +145,11 @@ class Run:
                 f"a lower learning rate than {settings.optimizer.learning_rate} or clip_norm=1 may help"
             )
         rate = settings.optimizer.learning_rate * factor
-        waited, means = self.source.waited, accuracy.means()
-        return self._validated(Epoch(number, mean, rate, seconds, waiting_seconds=waited, accuracy=means))
+        losses = dict(zip(self.objective.names, means.tolist(), strict=False))
+        waited, streamed = self.source.waited, accuracy.means()
+        return self._validated(
+            Epoch(number, mean, rate, seconds, waiting_seconds=waited, accuracy=streamed, losses=losses)
+        )
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -160,7 +167,7 @@ class Run:
             return False
         best, waited = -np.inf, 0
         for _, scores in self.state.history.validated:
-            value = scores.value(self.settings.monitor)
+            value = scores.merit(self.settings.monitor)
             waited = 0 if value > best + stopping.min_delta else waited + 1
             best = max(best, value)
         return waited >= stopping.patience
@@ -172,32 +179,21 @@ class Run:
             self.state.model.load_state_dict(self.best)
             self.state.history.restored = self.state.history.best.epoch
 
-    def _step(self, part: Part, rows: Tensor, accuracy: StreamedAccuracy) -> tuple[Tensor, Tensor | int]:
-        """Trains on the events of a part at `rows`; gives the sum of their losses and of their weights."""
+    def _step(self, part: Part, rows: Tensor, accuracy: StreamedAccuracy) -> StepLoss:
+        """Trains on the events of a part at `rows`."""
         model, optimizer = self.state.model, self.state.optimizer
-        weights = None if part.weights is None else part.weights.index_select(0, rows)
-        query_rows, candidate_rows = (side.index_select(0, rows) for side in (part.query_rows, part.candidate_rows))
         ranks = accuracy.ranks_of_batch(len(rows))
-        batch = Batch(query_rows, candidate_rows, weights, ranks)
-        loss = self.loss(
-            self._embedded(model.query_vectors, part.queries, rows),
-            batch,
-            lambda wanted: self._embedded(model.candidate_vectors, self.candidates, wanted),
-        )
+        loss = self.objective(part, rows, ranks)
+        if loss.value is None:
+            return loss
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.value.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
             clip_gradient(model.parameters(), self.settings.clip_norm)
         optimizer.step()
         model.clamp_temperature()
-        accuracy.add(ranks, weights)
-        counted = len(rows) if weights is None else weights.sum()
-        return loss.detach() * (counted if self.settings.loss.reduction == "mean" else 1), counted
-
-    def _embedded(self, vectors: Callable[[list[Tensor]], Tensor], side: EncodedSide, rows: Tensor) -> Tensor:
-        """Embeds the `rows` of a side in the precision of training."""
-        with towers_in(self.settings.precision, rows.device):
-            return vectors(side.gather(rows))
+        accuracy.add(ranks, None if part.weights is None else part.weights.index_select(0, rows))
+        return loss
 
     def _validated(self, epoch: Epoch) -> Epoch:
         settings = self.settings
@@ -213,7 +209,9 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
 
 
-def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerSettings) -> Validation:
+def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerSettings) -> Validation | TaskValidation:
+    if settings.tasks:
+        return TaskValidation(model, settings.tasks, events, train.events_of(events), settings.ks)
     return Validation(model, events, train.events_of(events), settings.ks)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import numpy as np
 
 from twotower.arguments import Follows, Settings
 from twotower.errors import ConfigError
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
 from twotower.model.losses import BuiltInLoss, InBatchSoftmax, Loss
+from twotower.tasks import BuiltInTask, Retrieval, Task
 from twotower.training.devices import check_device
 from twotower.training.optimizers import AdamW, Constant, LearningRateSchedule, Optimizer, Schedule
 from twotower.training.precision import Precision
@@ -17,9 +19,14 @@ from twotower.training.precision import Precision
 if TYPE_CHECKING:
     AnyLoss = Loss
     AnySchedule = Schedule
+    AnyTask = Task
 else:  # what configs can name, and whatever follows the protocol
     AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
     AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
+    AnyTask = Annotated[BuiltInTask, Follows(Task)]
+
+MONITOR = "all.top_100"
+"""What is monitored where nothing else is said, of models that retrieve."""
 
 
 class EarlyStopping(Settings, frozen=True):
@@ -52,7 +59,8 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
     schedule: AnySchedule = Constant()
     clip_norm: float | None = None
     validate_every: int = 1
-    monitor: str = "all.top_100"
+    tasks: tuple[AnyTask, ...] = ()
+    monitor: str = MONITOR
     early_stopping: EarlyStopping | None = None
     ks: tuple[int, ...] = DEFAULT_KS
     seed: int = 0
@@ -69,9 +77,33 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
         check_ks(self.ks)
-        measured = rank_metrics(np.ones(1), self.ks)
+        names = [task.title for task in self.tasks]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"two tasks are called {twice[0]!r}; expected a name of its own for each", field="tasks")
+        if not self.retrieves and self.monitor == MONITOR:
+            msgspec.structs.force_setattr(self, "monitor", f"{names[0]}.{self.tasks[0].metric}")
+        self._check_monitor()
+        check_device(self.device)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether retrieval is one of the tasks, or all there is."""
+        return not self.tasks or any(task.head is None for task in self.tasks)
+
+    @property
+    def resolved_tasks(self) -> list[AnyTask]:
+        """The tasks, retrieval with a loss."""
+        return [
+            msgspec.structs.replace(task, loss=self.loss) if isinstance(task, Retrieval) and task.loss is None else task
+            for task in self.tasks
+        ]
+
+    def _check_monitor(self) -> None:
+        group, _, _ = self.monitor.rpartition(".")
+        if group in [task.title for task in self.tasks if task.head is not None]:
+            return  # a task knows its metrics once it has measured them
+        measured = rank_metrics(np.ones(1), self.ks) if self.retrieves else {}
         try:
             Scores(measured, measured).value(self.monitor)
         except ConfigError as error:
             raise ConfigError(f"monitor={self.monitor!r} with ks={self.ks}: {error}") from None
-        check_device(self.device)

@@ -35,11 +35,14 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         batch_size: Events in a step; the last batch of an epoch may be smaller.
         optimizer: `AdamW(…)` or `Adagrad(…)`.
         loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`, or one of your own; see `twotower.model.losses.Loss`.
+        tasks: What to train for: `Retrieval(…)`, `Rating(…)`, `Ranking(…)`, or one of your own. Several at once
+            share the towers and their features, and the loss of a step is the sum of theirs by their weights. None
+            given is retrieval by `loss`.
         schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
         validate_every: Epochs between validations; the last epoch is always validated.
         monitor: The metric that says which epoch is best: `all.` or `unseen.`, then `mrr`, or `top_K` or `ndcg_K` with
-            a K of `ks`.
+            a K of `ks`; or a task's, such as `rating.rmse`. Without retrieval it is by default the first task's own.
         early_stopping: When to stop early, and then restore the best weights; None never does.
         ks: Lengths of lists in validation.
         seed: Seed of the initial weights, of the order of the events and of dropout.
@@ -126,13 +129,18 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             raise ConfigError("early stopping needs a validation part; give fit validation=…")
 
     def _prepare(self, model: TwoTower, train: Log) -> None:
-        """Moves the model to the device; one that has learned nothing yet learns its vocabularies."""
+        """Moves the model to the device, with heads for the tasks; one that has learned nothing learns from data."""
         model.to(self.device)
+        new = [task for task in self.tasks if task.head is not None and task.title not in model.heads]
+        model.add_heads({task.title: task.head for task in self.tasks if task.head is not None}, self.seed)
         if not model.is_fitted:
             model.learn(train, self.seed)
             model.to(self.device)
+            new = [task for task in self.tasks if task.head is not None]
         else:
             warn_of_new_ids(model, train)
+        for task in new:
+            task.start(model.heads[task.title], train)
 
 
 def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:

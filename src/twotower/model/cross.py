@@ -1,0 +1,116 @@
+"""Layers that multiply features with each other: cross layers (DCN-v2) and pairwise dot products (DLRM)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from twotower.errors import ConfigError
+
+
+class Cross(nn.Module):
+    """One cross layer: `x_0 ⊙ f(W x + b + α x) + x`, W of full or low rank.
+
+    Wang et al., *DCN V2: improved deep & cross network*, WWW 2021. With several layers, each gets what the one before
+    it gave as x, and all get the same x_0.
+
+    Args:
+        width: Numbers in and out.
+        rank: W is a product of `[width, rank]` and `[rank, width]`; None for a full matrix.
+        bias: Whether there is a b.
+        diagonal: α, added to the diagonal of W, which keeps training stable where W is small.
+        activation: f; None for none.
+
+    Raises:
+        ConfigError: The width or the rank is below 1, or the diagonal is negative.
+
+    Example:
+        >>> inputs = torch.randn(3, 8)
+        >>> layer = Cross(8, rank=2)
+        >>> layer(inputs, layer(inputs, inputs)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        rank: int | None = None,
+        *,
+        bias: bool = True,
+        diagonal: float = 0.0,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if width < 1 or (rank is not None and rank < 1):
+            raise ConfigError(f"a cross layer with width={width}, rank={rank}; expected at least 1")
+        if diagonal < 0:
+            raise ConfigError(f"a cross layer with diagonal={diagonal}; expected at least 0")
+        self.diagonal, self.activation = diagonal, activation
+        self.dense: nn.Module = (
+            nn.Linear(width, width, bias)
+            if rank is None
+            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias))
+        )
+
+    def forward(self, first: Tensor, inputs: Tensor) -> Tensor:
+        """What the layer makes of `inputs` `[n, width]` and of the `first` layer's inputs `[n, width]`."""
+        mapped: Tensor = self.dense(inputs)
+        if self.diagonal > 0:
+            mapped = mapped + self.diagonal * inputs
+        if self.activation is not None:
+            mapped = self.activation(mapped)
+        return first * mapped + inputs
+
+
+class CrossLayers(nn.Module):
+    """Cross layers one after the other.
+
+    Args:
+        width: Numbers in and out.
+        count: How many layers.
+        rank: Of their matrices; None for full ones.
+    """
+
+    def __init__(self, width: int, count: int, rank: int | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Cross(width, rank) for _ in range(count))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[n, width]` to `[n, width]`."""
+        crossed = inputs
+        for layer in self.layers:
+            crossed = layer(inputs, crossed)
+        return crossed
+
+
+class DotInteraction(nn.Module):
+    """Dot products of all pairs of embeddings.
+
+    Naumov et al., *Deep learning recommendation model for personalization and recommendation systems*, 2019.
+
+    Args:
+        itself: Count the product of each embedding with itself as well.
+
+    Example:
+        >>> one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+        >>> DotInteraction()([one, other]), DotInteraction(itself=True)([one, other])
+        (tensor([[11.]]), tensor([[ 5., 11., 25.]]))
+    """
+
+    def __init__(self, itself: bool = False) -> None:
+        super().__init__()
+        self.itself = itself
+
+    def products(self, count: int) -> int:
+        """How many products `count` embeddings have."""
+        return count * (count + 1) // 2 if self.itself else count * (count - 1) // 2
+
+    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """The products `[n, pairs]` of embeddings that are `[n, d]` each, those of the first pairs first."""
+        stacked = torch.stack(list(embeddings), dim=1)  # [n, count, d]
+        products = stacked @ stacked.transpose(1, 2)  # [n, count, count]
+        count = len(embeddings)
+        rows, columns = torch.tril_indices(count, count, 0 if self.itself else -1, device=products.device)
+        return products[:, rows, columns]

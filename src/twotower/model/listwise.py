@@ -1,0 +1,95 @@
+"""The losses of lists, as a function of plain tensors: softmax, ListMLE and pairwise logistic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from twotower.errors import ConfigError
+from twotower.model.reduction import Reduction, reduced
+
+ListLoss = Literal["softmax", "list_mle", "pairwise_logistic"]
+
+
+def listwise_loss(
+    scores: Tensor,
+    relevance: Tensor,
+    mask: Tensor | None = None,
+    loss: ListLoss = "softmax",
+    *,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """How far the order of lists by score is from that by relevance.
+
+    A list in which all is equally relevant has nothing to say and does not count; nor, for `softmax`, does one without
+    anything relevant.
+
+    Args:
+        scores: Of the members of each list, `[L, n]`.
+        relevance: How relevant each is, at least 0, `[L, n]`.
+        mask: Which members are there, `[L, n]`; None where all lists have n.
+        loss: `softmax`: the cross-entropy of the softmax of the scores against the relevance in proportion (Bruch et
+            al., *An analysis of the softmax cross entropy loss for learning-to-rank with binary relevance*, ICTIR
+            2019); `list_mle`: the negative log-likelihood of the order by relevance under the Plackett-Luce model (Xia
+            et al., *Listwise approach to learning to rank*, ICML 2008), in which equally relevant ones keep the order
+            that they are given in; `pairwise_logistic`: the mean of `log(1 + exp(s_j − s_i))` over the pairs in which i
+            is more relevant than j (Burges et al., *Learning to rank using gradient descent*, ICML 2005).
+        weights: Weight of each list, `[L]`; None where all count the same.
+        reduction: `mean`, over the weights of the lists that count; or `sum`.
+
+    Returns:
+        A scalar; 0 where no list counts.
+
+    Raises:
+        ConfigError: Shapes do not fit each other.
+
+    Example:
+        >>> scores, relevance = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+        >>> round(listwise_loss(scores, relevance).item(), 4)
+        0.4076
+        >>> round(listwise_loss(scores, relevance, loss="pairwise_logistic").item(), 4)
+        0.2201
+    """
+    mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    for name, given in (("relevance", relevance), ("mask", mask)):
+        if given.shape != scores.shape:
+            raise ConfigError(f"{name} is {list(given.shape)}; expected {list(scores.shape)}, as scores")
+    relevance = relevance.to(scores.dtype).masked_fill(~mask, 0.0)
+    counted = lists_that_count(relevance, mask, loss)
+    if not bool(counted.any()):
+        return scores.sum() * 0.0
+    values = _VALUES[loss](scores[counted], relevance[counted], mask[counted])
+    return reduced(values, None if weights is None else weights[counted], reduction)
+
+
+def lists_that_count(relevance: Tensor, mask: Tensor, loss: ListLoss) -> Tensor:
+    """Which lists have something to say, `[L]`; see `listwise_loss`."""
+    highest = relevance.masked_fill(~mask, -torch.inf).amax(dim=1)
+    lowest = relevance.masked_fill(~mask, torch.inf).amin(dim=1)
+    counted = highest > lowest
+    return counted & (highest > 0) if loss == "softmax" else counted
+
+
+def _softmax(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
+    log_share = scores.masked_fill(~mask, -torch.inf).log_softmax(dim=1).masked_fill(~mask, 0.0)
+    return -(relevance * log_share).sum(dim=1) / relevance.sum(dim=1)
+
+
+def _list_mle(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
+    order = relevance.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    sorted_scores, there = scores.gather(1, order), mask.gather(1, order)
+    left = sorted_scores.masked_fill(~there, -torch.inf).flip(1).logcumsumexp(dim=1).flip(1)  # of each and all after it
+    return (left - sorted_scores).masked_fill(~there, 0.0).sum(dim=1)
+
+
+def _pairwise_logistic(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
+    pairs = (relevance[:, :, None] > relevance[:, None, :]) & mask[:, :, None] & mask[:, None, :]  # [L, n, n]
+    losses = F.softplus(scores[:, None, :] - scores[:, :, None]).masked_fill(~pairs, 0.0)
+    return losses.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))
+
+
+_VALUES = {"softmax": _softmax, "list_mle": _list_mle, "pairwise_logistic": _pairwise_logistic}

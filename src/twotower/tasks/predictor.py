@@ -1,0 +1,81 @@
+"""`Predictor`: a head's answers for events, encoded once and answered again and again as the model changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.data.dataset import Dataset
+from twotower.errors import TwoTowerError
+from twotower.model.sides import candidate_side, query_side
+from twotower.model.two_tower import BLOCK, TwoTower
+
+
+class Predictor:
+    """Events, encoded for a model that has learned its vocabularies.
+
+    Args:
+        model: The model that will be asked.
+        events: The events.
+    """
+
+    def __init__(self, model: TwoTower, events: Dataset) -> None:
+        self.queries = model.encode_queries(events).to(model.device)
+        self.candidates = model.encode_candidates(events.candidates).to(model.device)
+        self.own = torch.from_numpy(events.candidate_index).to(model.device)
+
+    @torch.no_grad()
+    def answers(
+        self, model: TwoTower, head: str, rows: Tensor | None = None, candidates: Tensor | None = None
+    ) -> npt.NDArray[np.float64]:
+        """A head's answers for pairs of an event's query and a candidate, `[n]`.
+
+        Args:
+            model: The model as it is now.
+            head: The head's name.
+            rows: The events of the pairs, `[n]`; default: each event once.
+            candidates: Row of each pair's candidate, `[n]`; default: the event's own.
+
+        Raises:
+            TwoTowerError: An answer is not finite.
+        """
+        rows = torch.arange(len(self.own), device=self.own.device) if rows is None else rows
+        candidates = self.own[rows] if candidates is None else candidates
+        was_training = model.training
+        model.eval()
+        parts = [
+            self._block(model, head, *block)
+            for block in zip(torch.split(rows, BLOCK), torch.split(candidates, BLOCK), strict=True)
+        ]
+        model.train(was_training)
+        found: npt.NDArray[np.float64] = torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
+        if not np.isfinite(found).all():
+            raise TwoTowerError(
+                f"an answer of the head {head!r} is not finite: training has diverged; a lower learning rate may help"
+            )
+        return found
+
+    def _block(self, model: TwoTower, head: str, rows: Tensor, candidates: Tensor) -> Tensor:
+        module = model.heads[head]
+        asked, query = torch.unique(rows, return_inverse=True)
+        named, candidate = torch.unique(candidates, return_inverse=True)
+        queries = query_side(model, self.queries.gather(asked), module.reads_vectors)
+        sides = candidate_side(model, self.candidates.gather(named), module.reads_vectors)
+        answers: Tensor = module(queries.take(query), sides.take(candidate))
+        return answers
+
+
+def predict(model: TwoTower, events: Dataset, head: str) -> npt.NDArray[np.float64]:
+    """A head's answer for each event: what it would say of this query and this candidate, `[N]`.
+
+    Args:
+        model: A trained model.
+        events: Who asks about what, such as a test part; its targets are not read.
+        head: The name of its task, such as `rating`.
+
+    Raises:
+        ConfigError: The model has no such head.
+    """
+    return Predictor(model, events).answers(model, head)

@@ -1,0 +1,341 @@
+"""`Ranking`: the order of a list: what one request showed, or a choice among candidates that were not chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.arguments import Follows, Settings
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log, require_in_memory
+from twotower.errors import ConfigError, DataError
+from twotower.evaluation.intervals import cluster_interval, weighted_mean
+from twotower.evaluation.lists import BoolArray, average_precision, ndcg, padded
+from twotower.evaluation.metrics import FloatArray, IntArray, Metrics
+from twotower.evaluation.rating_baselines import RATING_BASELINES
+from twotower.evaluation.task_scores import Measured, TaskEvaluation, TaskScores, Units, evaluated
+from twotower.model.heads import BuiltInHead, DotHead, Head, HeadModule
+from twotower.model.listwise import ListLoss, lists_that_count, listwise_loss
+from twotower.model.two_tower import TwoTower
+from twotower.progress import ReportStep, no_report
+from twotower.tasks.base import TASKS, BoundTask, TaskLoss
+from twotower.tasks.checks import check_task_name
+from twotower.tasks.lists import (
+    Alone,
+    DrawnFromGroup,
+    Groups,
+    ListSource,
+    WholeGroups,
+    groups_by,
+    with_hard,
+    with_uniform,
+)
+from twotower.tasks.predictor import Predictor
+from twotower.tasks.step import Step
+from twotower.tasks.targets import known_targets, require_target, targets_of
+
+if TYPE_CHECKING:
+    AnyHead = Head
+else:
+    AnyHead = Annotated[BuiltInHead, Follows(Head)]
+
+MEASURED_NEGATIVES = 100
+"""Candidates that a choice is measured among, where events have no relevance."""
+
+
+@TASKS.register
+class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kind"):
+    """Lists whose members are more or less relevant, which the model puts in order.
+
+    A list is one of these:
+
+    - the events that have the same value in the column `by`, such as the id of a request: what was shown, of which some
+      was chosen (`target`);
+    - `sampled` events of one query that have a `target`, drawn anew in each epoch; in evaluation, all its events;
+    - without a `target`, an event, which is a choice, and `negatives`.
+
+    `negatives` may be added to any of them, with relevance 0.
+
+    Attributes:
+        target: The column of the interactions that says how relevant an event is, at least 0; missing ones do not
+            count.
+        by: The column of the interactions that says which list an event is in; missing ones are in none.
+        sampled: Members of a list where no column says it.
+        longest: Members of a list of the column `by`, at most, in training.
+        negatives: Candidates drawn for each list.
+        negatives_from: `uniform`, over the catalogue; or `retriever`: those of a drawn pool that the towers score
+            highest, for which retrieval has to be trained as well.
+        loss: `softmax`, `list_mle` or `pairwise_logistic`; see `twotower.functional.listwise_loss`.
+        head: What scores are made by.
+        relevant: From which relevance on an event is relevant to MAP; None: above the lowest of train.
+        ks: Lengths of lists in NDCG; the longest is what models are compared by.
+        weight: How much its loss counts beside those of other tasks.
+        name: What histories, tables and the model's head are called.
+
+    Raises:
+        ConfigError: A setting is of the wrong type or out of range, or lists are left open.
+
+    Example:
+        >>> Ranking(target="stars", sampled=5, loss="list_mle").metric
+        'ndcg_10'
+    """
+
+    target: str | None = None
+    by: str | None = None
+    sampled: int = 5
+    longest: int = 100
+    negatives: int = 0
+    negatives_from: Literal["uniform", "retriever"] = "uniform"
+    loss: ListLoss = "softmax"
+    head: AnyHead = DotHead()
+    relevant: float | None = None
+    ks: tuple[int, ...] = (5, 10)
+    weight: float = 1.0
+    name: str = "ranking"
+
+    def check(self) -> None:
+        """Refuses what is out of range."""
+        check_task_name(self.name, self.weight)
+        if self.target is None and self.by is not None:
+            raise ConfigError(f"by={self.by!r} without target; expected the column that says what was chosen of a list")
+        if self.target is None and self.negatives == 0:
+            raise ConfigError("neither target nor negatives; expected a column of relevance, or negatives=…")
+        if self.sampled < 1 or self.longest < 2 or self.negatives < 0:
+            raise ConfigError(
+                f"sampled={self.sampled}, longest={self.longest}, negatives={self.negatives}; "
+                f"expected at least 1, 2 and 0"
+            )
+        if self.target is not None and self.by is None and self.sampled + self.negatives < 2:
+            raise ConfigError("sampled=1 without negatives; expected lists of at least 2")
+        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
+            raise ConfigError(f"ks={list(self.ks)}; expected distinct whole numbers of at least 1")
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def column(self) -> str | None:
+        """The column of relevance."""
+        return self.target
+
+    @property
+    def metric(self) -> str:
+        """NDCG in the longest list asked for."""
+        return f"ndcg_{max(self.ks)}"
+
+    def bind(self, train: Log) -> BoundTask:
+        """The task for this training data.
+
+        Raises:
+            ConfigError: The log is streamed.
+            DataError: A column is missing or holds nothing to learn from.
+        """
+        events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", "a log in memory")
+        return _Bound(self, self._source(events), events.candidates.num_rows)
+
+    def start(self, head: HeadModule, train: Log) -> None:
+        """Nothing: only the order of scores counts."""
+
+    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
+        """What measures the model on lists of these events again and again."""
+        lists = self._lists(events)
+        predictors: list[Predictor] = []
+
+        def measure(model: TwoTower) -> Metrics:
+            if not predictors:
+                predictors.append(Predictor(model, lists.events))
+            values = self._values(lists, lists.scores(model, self.name, predictors[0]), _lowest(lists))
+            return {name: weighted_mean(one, lists.weights) for name, one in values.items()}
+
+        return measure
+
+    def evaluate(
+        self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
+    ) -> TaskEvaluation:
+        """NDCG and MAP over lists of test with intervals over queries, beside popularity and predicted relevance."""
+        lists = self._lists(test)
+        units = Units("lists", lists.queries, lists.weights)
+        lowest = _lowest(lists) if self.target is None else float(known_targets(train, self.target)[1].min())
+        step(f"{self.name}: predicting")
+        own = self._measured(lists, lists.scores(model, self.name, Predictor(model, lists.events)), units, lowest)
+        beside = {}
+        if baselines:
+            counts = train.candidate_weights().astype(np.float64)
+            beside["popularity"] = "popularity", self._measured(lists, counts[lists.candidates], units, lowest)
+        for kind in ("means", "matrix_factorization") if baselines and self.target is not None else ():
+            assert self.target is not None
+            step(f"{self.name}: {RATING_BASELINES[kind].label}")
+            predictions = RATING_BASELINES[kind](*known_targets(train, self.target)).predict(lists.events)
+            scored = self._measured(lists, predictions[lists.members], units, lowest)
+            beside[kind] = RATING_BASELINES[kind].label, scored
+        return evaluated(self.name, "ranking", self.metric, units, own, beside, lists.notes)
+
+    def _source(self, events: Dataset) -> ListSource:
+        if self.target is None:
+            return Alone(None)
+        targets = self._relevance(events)
+        counted = ~np.isnan(targets) & (events.weights > 0)
+        if not counted.any():
+            raise DataError(f"column {self.target!r} has no value in train; expected some", column=self.target)
+        if self.by is not None:
+            require_target(events, self.by)
+        groups = Groups(np.where(counted, groups_by(events, self.by), -1))
+        relevance = torch.from_numpy(np.nan_to_num(targets)).float()
+        if self.by is not None:
+            return WholeGroups(groups, relevance, self.longest)
+        return DrawnFromGroup(groups, relevance, self.sampled) if self.sampled > 1 else Alone(relevance)
+
+    def _relevance(self, events: Dataset) -> FloatArray:
+        assert self.target is not None
+        targets = targets_of(events, self.target)
+        if (negative := np.flatnonzero(targets < 0)).size:
+            row = int(negative[0])
+            raise DataError(
+                f"column {self.target!r}, row {row}: {targets[row]:g}; expected a relevance of at least 0",
+                column=self.target,
+                row=row,
+            )
+        return targets
+
+    def _lists(self, events: Dataset) -> _MeasuredLists:
+        if self.target is None:
+            return _among_negatives(events)
+        targets = self._relevance(events)
+        groups = groups_by(events, self.by)
+        counted = ~np.isnan(targets) & (events.weights > 0) & (groups >= 0)
+        return _of_events(events.take(counted), targets[counted], groups[counted], self.target)
+
+    def _values(self, lists: _MeasuredLists, scores: FloatArray, lowest: float) -> dict[str, FloatArray]:
+        """What each list adds to each metric, `[L]`."""
+        relevant = lists.relevance > lowest if self.relevant is None else lists.relevance >= self.relevant
+        found = {f"ndcg_{k}": ndcg(scores, lists.relevance, lists.mask, k) for k in self.ks}
+        return found | {"map": average_precision(scores, relevant, lists.mask)}
+
+    def _measured(self, lists: _MeasuredLists, scores: FloatArray, units: Units, lowest: float) -> Measured:
+        values = self._values(lists, scores, lowest)
+        found = {name: cluster_interval(one, units.queries, units.weights) for name, one in values.items()}
+        half_widths = {name: one.half_width for name, one in found.items() if one.half_width is not None}
+        return Measured(TaskScores({name: one.mean for name, one in found.items()}, half_widths), values[self.metric])
+
+
+@dataclass(frozen=True, eq=False)
+class _MeasuredLists:
+    """Lists of test, padded.
+
+    Attributes:
+        events: The events that they are of.
+        members: Row of the event whose query each member is asked about by, `[L, n]`.
+        candidates: Row of each member's candidate, `[L, n]`.
+        relevance: Of each member, 0 where it is not there, `[L, n]`.
+        mask: Which members are there, `[L, n]`.
+        notes: What to know of them.
+    """
+
+    events: Dataset
+    members: IntArray
+    candidates: IntArray
+    relevance: FloatArray
+    mask: BoolArray
+    notes: list[str]
+
+    @property
+    def queries(self) -> IntArray:
+        """Row of each list's query, `[L]`."""
+        return self.events.query_index[self.members[:, 0]]
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """Mean weight of each list's events, `[L]`; None where the log has no weights."""
+        if self.events.weight is None:
+            return None
+        weights = np.where(self.mask, self.events.weights[self.members], 0.0)
+        mean: FloatArray = weights.sum(axis=1) / self.mask.sum(axis=1)
+        return mean
+
+    def scores(self, model: TwoTower, head: str, predictor: Predictor) -> FloatArray:
+        """A head's answer for each member, `[L, n]`."""
+        rows, candidates = (torch.from_numpy(of[self.mask]).to(model.device) for of in (self.members, self.candidates))
+        found = np.zeros(self.mask.shape)
+        found[self.mask] = predictor.answers(model, head, rows, candidates)
+        return found
+
+
+class _Bound:
+    def __init__(self, task: Ranking, source: ListSource, catalogue: int) -> None:
+        self.task, self.source, self.catalogue = task, source, catalogue
+
+    def __call__(self, step: Step) -> TaskLoss | None:
+        task, lists = self.task, self.source(step)
+        if lists is not None and task.negatives > 0:
+            if task.negatives_from == "uniform":
+                lists = with_uniform(lists, task.negatives, self.catalogue)
+            else:
+                lists = with_hard(lists, task.negatives, self.catalogue, step)
+        if lists is None:
+            return None
+        weights = self._weights(step, lists.events, lists.mask)
+        counted = lists_that_count(lists.relevance, lists.mask, task.loss) & (weights > 0)
+        if not bool(counted.any()):
+            return None
+        there = lists.mask
+        asked, place = torch.unique(lists.events[there], return_inverse=True)
+        scores = lists.relevance.new_zeros(there.shape)
+        logits = step.logits(task.name, step.queries_of(asked).take(place), lists.candidates[there])
+        scores = scores.masked_scatter(there, logits)
+        total = listwise_loss(scores, lists.relevance, there, task.loss, weights=weights, reduction="sum")
+        weight = weights[counted].sum()
+        return TaskLoss(total / weight, total.detach(), weight)
+
+    def _weights(self, step: Step, events: Tensor, mask: Tensor) -> Tensor:
+        """Mean weight of each list's events, `[L]`."""
+        if step.events.weights is None:
+            return torch.ones(len(events), device=events.device)
+        return (step.events.weights[events] * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _of_events(events: Dataset, targets: FloatArray, groups: IntArray, column: str) -> _MeasuredLists:
+    """The lists that have something to order.
+
+    Raises:
+        DataError: There are none.
+    """
+    members, mask = padded(groups)
+    relevance = np.where(mask, targets[members], 0.0) if len(events) else np.zeros(members.shape)
+    highest = np.where(mask, relevance, -np.inf).max(axis=1, initial=-np.inf)
+    lowest = np.where(mask, relevance, np.inf).min(axis=1, initial=np.inf)
+    kept = highest > lowest
+    if not kept.any():
+        raise DataError(f"column {column!r}: no list to measure on has members of different relevance", column=column)
+    members, mask, relevance = members[kept], mask[kept], relevance[kept]
+    left = int((~kept).sum())
+    note = f"{left:,} of the {len(kept):,} lists of test are left out: all in them is equally relevant."
+    return _MeasuredLists(events, members, events.candidate_index[members], relevance, mask, [note] if left else [])
+
+
+def _among_negatives(events: Dataset) -> _MeasuredLists:
+    """Each event's choice among candidates drawn uniformly, the same in every measurement."""
+    catalogue = events.candidates.num_rows
+    events = events.take(events.weights > 0)
+    if len(events) == 0:
+        raise DataError(f"column {events.weight!r}: every event to measure on has weight 0", column=events.weight)
+    count = min(MEASURED_NEGATIVES, catalogue)
+    drawn = np.random.default_rng(0).integers(catalogue, size=(len(events), count))
+    candidates = np.hstack([events.candidate_index[:, np.newaxis], drawn])
+    mask = np.ones(candidates.shape, dtype=bool)
+    mask[:, 1:] = drawn != events.candidate_index[:, np.newaxis]
+    relevance = np.zeros(candidates.shape)
+    relevance[:, 0] = 1.0
+    members = np.repeat(np.arange(len(events))[:, np.newaxis], candidates.shape[1], axis=1)
+    note = f"Ranking is measured among {count} candidates drawn for each event, not over the whole catalogue."
+    return _MeasuredLists(events, members, candidates, relevance, mask, [note])
+
+
+def _lowest(lists: _MeasuredLists) -> float:
+    return float(lists.relevance[lists.mask].min())

@@ -1,0 +1,237 @@
+"""`Rating`: a number that an event has, such as stars, seconds watched, or whether it was a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from twotower.arguments import Follows, Settings
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.errors import ConfigError, DataError
+from twotower.evaluation.intervals import cluster_interval, weighted_mean
+from twotower.evaluation.metrics import FloatArray, Metrics
+from twotower.evaluation.predictions import (
+    auc_interval,
+    calibration_error,
+    log_losses,
+    reliability,
+    rmse_interval,
+    squared_errors,
+)
+from twotower.evaluation.rating_baselines import RATING_BASELINES
+from twotower.evaluation.task_scores import Measured, TaskEvaluation, TaskScores, Units, evaluated
+from twotower.model.heads import BuiltInHead, DotHead, Head, HeadModule
+from twotower.model.pointwise import pointwise_loss
+from twotower.model.two_tower import TwoTower
+from twotower.progress import ReportStep, no_report
+from twotower.tasks.base import TASKS, BoundTask, TaskLoss
+from twotower.tasks.checks import check_task_name
+from twotower.tasks.predictor import Predictor
+from twotower.tasks.step import Step
+from twotower.tasks.targets import known_targets, targets_of
+
+if TYPE_CHECKING:
+    AnyHead = Head
+else:  # what configs can name, and whatever follows the protocol
+    AnyHead = Annotated[BuiltInHead, Follows(Head)]
+
+
+@TASKS.register
+class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"):
+    """Each event has a number, which the model predicts. Events whose number is missing do not count.
+
+    Attributes:
+        target: The column of the interactions that holds the number.
+        loss: `squared`, `huber`, or `cross_entropy` where the number is a probability, or 0 or 1.
+        head: What the prediction is made by.
+        delta: Beyond which error the `huber` loss grows linearly, in the column's units.
+        weight: How much its loss counts beside those of other tasks.
+        name: What histories, tables and the model's head are called.
+
+    Raises:
+        ConfigError: A setting is of the wrong type or out of range.
+
+    Example:
+        >>> from twotower import Category, Tower, Trainer, TwoTower, data
+        >>> log = data.simulated(50, 40, 1000)
+        >>> stars = np.where(log.candidate_index % 2 == 0, 5.0, 1.0)  # even candidates please
+        >>> import dataclasses, pyarrow as pa
+        >>> log = dataclasses.replace(log, interactions=log.interactions.append_column("stars", pa.array(stars)))
+        >>> model = TwoTower(Tower([Category("user_id", 8)]), Tower([Category("movie_id", 8)]))
+        >>> trainer = Trainer(epochs=5, batch_size=64, tasks=[Rating(target="stars")])
+        >>> history = trainer.fit(model, log)
+        >>> history.epochs[-1].losses["rating"] < history.epochs[0].losses["rating"]
+        True
+    """
+
+    target: str
+    loss: Literal["squared", "huber", "cross_entropy"] = "squared"
+    head: AnyHead = DotHead()
+    delta: float = 1.0
+    weight: float = 1.0
+    name: str = "rating"
+
+    def check(self) -> None:
+        """Refuses what is out of range, and makes the head's answers probabilities where the loss needs them."""
+        check_task_name(self.name, self.weight)
+        if not self.delta > 0:
+            raise ConfigError(f"delta={self.delta}; expected a number above 0", field="delta")
+        link = "sigmoid" if self.is_probability else "identity"
+        if isinstance(self.head, msgspec.Struct) and self.head.link != link:
+            msgspec.structs.force_setattr(self, "head", msgspec.structs.replace(self.head, link=link))
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def column(self) -> str:
+        """The target's column."""
+        return self.target
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether the number is a probability."""
+        return self.loss == "cross_entropy"
+
+    @property
+    def metric(self) -> str:
+        """What it is judged by: the metric that its loss brings down."""
+        return {"squared": "rmse", "huber": "mae", "cross_entropy": "log_loss"}[self.loss]
+
+    def bind(self, train: Log) -> BoundTask:
+        """The task for this training data.
+
+        Raises:
+            DataError: The column is missing, has no value, or one that is no probability where one is expected.
+        """
+        self._known(train)
+        return _Bound(self)
+
+    def start(self, head: HeadModule, train: Log) -> None:
+        """Lets the head begin with the targets' mean and deviation, and keeps its answers within their range."""
+        events, targets = self._known(train)
+        mean = float(np.average(targets, weights=events.weights))
+        if self.is_probability:
+            p = min(max(mean, 1e-6), 1 - 1e-6)
+            head.set_range(float(np.log(p / (1 - p))), 1.0, -np.inf, np.inf)
+        else:
+            deviation = float(np.sqrt(np.average((targets - mean) ** 2, weights=events.weights)))
+            head.set_range(mean, deviation or 1.0, float(targets.min()), float(targets.max()))
+
+    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
+        """What measures the model on these events again and again."""
+        events, targets = _counting(events, self.target)
+        weights = None if events.weight is None else events.weights.astype(np.float64)
+        predictors: list[Predictor] = []
+
+        def measure(model: TwoTower) -> Metrics:
+            if not predictors:
+                predictors.append(Predictor(model, events))
+            predictions = predictors[0].answers(model, self.name)
+            found = {
+                "rmse": weighted_mean(squared_errors(predictions, targets), weights) ** 0.5,
+                "mae": weighted_mean(np.abs(predictions - targets), weights),
+            }
+            if self.is_probability:
+                found["log_loss"] = weighted_mean(log_losses(predictions, targets), weights)
+                auc = auc_interval(predictions, targets, events.query_index, weights)
+                found |= {} if auc is None else {"auc": auc.mean}
+            return found
+
+        return measure
+
+    def evaluate(
+        self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
+    ) -> TaskEvaluation:
+        """Errors on test with intervals over queries, beside the means, biases and matrix factorisation of train."""
+        known, learned = self._known(train)
+        events, targets = _counting(test, self.target)
+        weights = None if events.weight is None else events.weights.astype(np.float64)
+        units = Units("events", events.query_index, weights)
+        step(f"{self.name}: predicting")
+        own = self.score(Predictor(model, events).answers(model, self.name), targets, units)
+        beside = {}
+        for kind in RATING_BASELINES if baselines else ():
+            step(f"{self.name}: {RATING_BASELINES[kind].label}")
+            predictions = RATING_BASELINES[kind](known, learned).predict(events)
+            predictions = np.clip(predictions, learned.min(), learned.max())
+            beside[kind] = RATING_BASELINES[kind].label, self.score(predictions, targets, units)
+        return evaluated(self.name, "rating", self.metric, units, own, beside, _missing_note(test, events, self.target))
+
+    def score(self, predictions: FloatArray, targets: FloatArray, units: Units) -> Measured:
+        """Every metric of some predictions.
+
+        Args:
+            predictions: A number for each event, `[N]`.
+            targets: The true one, `[N]`.
+            units: The events.
+        """
+        queries, weights = units.queries, units.weights
+        curve = reliability(predictions, targets, weights)
+        found = {
+            "rmse": rmse_interval(predictions, targets, queries, weights),
+            "mae": cluster_interval(np.abs(predictions - targets), queries, weights),
+        }
+        values = {"rmse": squared_errors(predictions, targets), "mae": np.abs(predictions - targets)}
+        if self.is_probability:
+            values["log_loss"] = log_losses(predictions, targets)
+            found["log_loss"] = cluster_interval(values["log_loss"], queries, weights)
+            if (auc := auc_interval(predictions, targets, queries, weights)) is not None:
+                found["auc"] = auc
+        metrics = {name: one.mean for name, one in found.items()} | {"calibration_error": calibration_error(curve)}
+        half_widths = {name: one.half_width for name, one in found.items() if one.half_width is not None}
+        return Measured(TaskScores(metrics, half_widths, curve), values[self.metric], self.metric == "rmse")
+
+    def _known(self, train: Log) -> tuple[Dataset, FloatArray]:
+        events, targets = known_targets(train, self.target)
+        if self.is_probability and (wrong := np.flatnonzero((targets < 0) | (targets > 1))).size:
+            raise DataError(
+                f"column {self.target!r} holds {targets[wrong[0]]:g}; expected numbers from 0 to 1 for cross_entropy",
+                column=self.target,
+            )
+        return events, targets
+
+
+class _Bound:
+    def __init__(self, task: Rating) -> None:
+        self.task = task
+
+    def __call__(self, step: Step) -> TaskLoss | None:
+        targets = step.column(self.task.target)
+        known = (~targets.isnan()).nonzero().squeeze(1)
+        if len(known) == 0:
+            return None
+        everything = len(known) == len(targets)
+        queries = step.queries if everything else step.queries.take(known)
+        logits = step.logits(self.task.name, queries, step.batch.candidates[known])
+        weights = logits.new_ones(len(known)) if step.batch.weights is None else step.batch.weights[known]
+        total = pointwise_loss(
+            logits, targets[known], self.task.loss, weights=weights, delta=self.task.delta, reduction="sum"
+        )
+        weight = weights.sum()
+        return TaskLoss(total / weight.clamp_min(torch.finfo(total.dtype).tiny), total.detach(), weight)
+
+
+def _counting(events: Dataset, column: str) -> tuple[Dataset, FloatArray]:
+    """The events that have a target and a weight above 0, and the targets.
+
+    Raises:
+        DataError: There are none.
+    """
+    targets = targets_of(events, column)
+    counted = ~np.isnan(targets) & (events.weights > 0)
+    if not counted.any():
+        raise DataError(f"column {column!r}: no event to measure on has a value and a weight above 0", column=column)
+    return events.take(counted), targets[counted]
+
+
+def _missing_note(test: Dataset, measured: Dataset, column: str) -> list[str]:
+    missing = len(test) - len(measured)
+    return [f"{missing:,} of the {len(test):,} test events have no {column} and are not measured."] if missing else []

@@ -1,0 +1,114 @@
+"""`Step`: the events of one training step as tasks read them; what several tasks read is embedded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from twotower.model.encoding import EncodedSide
+from twotower.model.heads import HeadModule, Side
+from twotower.model.losses import Batch
+from twotower.model.sides import candidate_side, query_side
+from twotower.model.two_tower import TwoTower
+
+
+class Events(Protocol):
+    """Encoded events, of which a step is some."""
+
+    @property
+    def queries(self) -> EncodedSide:
+        """The query side of each."""
+        ...
+
+    @property
+    def query_rows(self) -> Tensor:
+        """Row of each one's query, `[N]`."""
+        ...
+
+    @property
+    def candidate_rows(self) -> Tensor:
+        """Row of each one's candidate, `[N]`."""
+        ...
+
+    @property
+    def weights(self) -> Tensor | None:
+        """Weight of each, `[N]`; None where all count the same."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, Tensor]:
+        """Columns that tasks read, `[N]` each, NaN where a value is missing."""
+        ...
+
+
+class Step:
+    """The events at some rows, of which tasks make losses.
+
+    Args:
+        model: The model.
+        events: All encoded events, or the part of them that is in memory.
+        rows: Which of them are the step's, `[B]`.
+        candidates: The candidate table, encoded.
+        vectors: Whether any task reads the towers' embeddings.
+        embedding: A context in which towers embed, such as one of lower precision.
+        ranks: Where losses of retrieval write the ranks of some events; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        model: TwoTower,
+        events: Events,
+        rows: Tensor,
+        candidates: EncodedSide,
+        vectors: bool,
+        embedding: Callable[[], AbstractContextManager[object]],
+        ranks: Tensor | None = None,
+    ) -> None:
+        self.model, self.events, self.rows, self.encoded = model, events, rows, candidates
+        self._vectors, self._embedding = vectors, embedding
+        weights = None if events.weights is None else events.weights.index_select(0, rows)
+        queries, own = (of.index_select(0, rows) for of in (events.query_rows, events.candidate_rows))
+        self.batch = Batch(queries, own, weights, ranks)
+
+    @cached_property
+    def queries(self) -> Side:
+        """The query side of the step's events, `[B]`."""
+        return self.queries_of(self.rows)
+
+    def queries_of(self, rows: Tensor) -> Side:
+        """The query side of the events at `rows` of all those in memory."""
+        with self._embedding():
+            return query_side(self.model, self.events.queries.gather(rows), self._vectors)
+
+    def candidates_of(self, rows: Tensor) -> Side:
+        """The candidates at `rows` of the candidate table."""
+        with self._embedding():
+            return candidate_side(self.model, self.encoded.gather(rows), self._vectors)
+
+    def embed_candidates(self, rows: Tensor) -> Tensor:
+        """Embeddings of the candidates at `rows`, ready for a dot product, as losses of retrieval ask for them."""
+        with self._embedding():
+            return self.model.candidate_vectors(self.encoded.gather(rows))
+
+    def column(self, name: str) -> Tensor:
+        """A column of the step's events, `[B]`, NaN where a value is missing."""
+        return self.events.columns[name].index_select(0, self.rows)
+
+    def logits(self, head: str, queries: Side, candidates: Tensor) -> Tensor:
+        """A head's answers before its link for pairs of a query and a candidate, `[n]`; each candidate embedded once.
+
+        Args:
+            head: Its name.
+            queries: The query side of each pair.
+            candidates: Row of each pair's candidate, `[n]`.
+        """
+        distinct, place = torch.unique(candidates, return_inverse=True)
+        module: HeadModule = self.model.heads[head]
+        side = self.candidates_of(distinct).take(place)
+        with self._embedding():
+            return module.logits(queries, side)

@@ -1,0 +1,75 @@
+"""Columns that tasks learn from: numbers an event, NaN where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
+from twotower.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def targets_of(events: Dataset, column: str) -> FloatArray:
+    """The column of the interactions as numbers, NaN where a value is missing, `[N]`.
+
+    Raises:
+        DataError: There is no such column, it holds no numbers, or one of them is infinite.
+
+    Example:
+        >>> from twotower.data import from_tables
+        >>> log = pa.table({"who": [1, 2], "what": [1, 2], "stars": [4, None]})
+        >>> targets_of(from_tables(log, query_id="who", candidate_id="what"), "stars").tolist()
+        [4.0, nan]
+    """
+    require_target(events, column)
+    values = events.interactions[column]
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise DataError(f"column {column!r} is {values.type}; expected numbers to learn from", column=column)
+    numbers: FloatArray = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    if (infinite := np.flatnonzero(np.isinf(numbers))).size:
+        row = int(infinite[0])
+        raise DataError(
+            f"column {column!r}, row {row}: {numbers[row]}; expected a finite number, or none", column=column, row=row
+        )
+    return numbers
+
+
+def require_target(events: Log, column: str) -> None:
+    """Refuses a log whose interactions lack a column.
+
+    Raises:
+        DataError: They do.
+    """
+    if column not in events.columns:
+        raise DataError(
+            f"column {column!r} is not in the interactions, which have {', '.join(events.columns)}", column=column
+        )
+
+
+def target_columns(events: Dataset, names: Iterable[str]) -> dict[str, Tensor]:
+    """The columns as tensors, float32 `[N]` each, by name."""
+    return {name: torch.from_numpy(targets_of(events, name)).float() for name in names}
+
+
+def known_targets(train: Log, column: str) -> tuple[Dataset, FloatArray]:
+    """The events of train that have a target and count, and the targets, `[n]`; of a log on disk a sample of them.
+
+    Raises:
+        DataError: There are none.
+    """
+    require_target(train, column)
+    events = train.events_to_learn(1_000_000, [column], seed=0)
+    targets = targets_of(events, column)
+    known = ~np.isnan(targets) & (events.weights > 0)
+    if not known.any():
+        raise DataError(f"column {column!r} has no value in train; expected some to learn from", column=column)
+    return events.take(known), targets[known]

@@ -1,0 +1,208 @@
+"""`Ranking`: which lists are made, what is learned from them, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import twotower as tt
+from toy import groups_log
+from toy_ratings import rated, with_column
+from twotower.data import Dataset, split_random
+from twotower.errors import ConfigError, DataError
+from twotower.model import Tower, TwoTower
+from twotower.tasks import Step
+from twotower.tasks.lists import Alone, DrawnFromGroup, Groups, Lists, WholeGroups, with_hard, with_uniform
+from twotower.training import AdamW, Trainer
+from twotower.training.batches import Part
+
+
+def ids_model() -> TwoTower:
+    user, item = (tt.Category(column, 8, unknown_rate=0.0) for column in ("user", "item"))
+    return TwoTower(Tower([user]), Tower([item]))
+
+
+def step_of(log: Dataset, rows: list[int], vectors: bool = True) -> Step:
+    model = ids_model().learn(log)
+    part = Part.of(log, model.encode_queries(log))
+    candidates = model.encode_candidates(log.candidates)
+    return Step(model, part, torch.tensor(rows), candidates, vectors, nullcontext)
+
+
+def requests(events: int = 3000, seed: int = 0) -> Dataset:
+    """Requests of six events, in one of which at most a query met a candidate of its group, and chose it."""
+    log, draw = groups_log(events, seed=seed), np.random.default_rng(seed)
+    request = np.arange(events) // 6
+    query = (request * 7) % 40
+    candidate = draw.integers(30, size=events)
+    chosen = (candidate % 5 == query % 5).astype(np.int64)
+    table = pa.table({"user": query, "item": candidate, "at": log.times, "request": request, "click": chosen})
+    made = tt.data.from_tables(
+        table, query_id="user", candidate_id="item", time="at", queries=log.queries, candidates=log.candidates
+    )
+    assert len(made) == events
+    return made
+
+
+def test_whole_groups_come_once_an_epoch_with_all_their_members() -> None:
+    log = groups_log(100)
+    groups = np.arange(100) // 7
+    groups[:7] = -1
+    source = WholeGroups(Groups(groups), torch.arange(100.0), longest=10)
+    order = torch.randperm(100)
+    found = [source(step_of(log, rows.tolist())) for rows in torch.split(order, 9)]
+    members = [lists.events[lists.mask] for lists in found if lists is not None]
+    assert torch.equal(torch.cat(members).sort().values, torch.arange(7, 100))
+    for lists in found:
+        for row in range(0 if lists is None else len(lists)):
+            assert lists is not None
+            own = lists.events[row][lists.mask[row]]
+            assert len(set(groups[own.numpy()])) == 1
+            assert torch.equal(lists.candidates[row][lists.mask[row]], torch.from_numpy(log.candidate_index)[own])
+            assert torch.equal(lists.relevance[row][lists.mask[row]], own.float())
+
+
+def test_of_long_groups_some_members_are_drawn() -> None:
+    log = groups_log(60)
+    source = WholeGroups(Groups(np.zeros(60, dtype=np.int64)), torch.ones(60), longest=20)
+    step, drawn = step_of(log, list(range(60))), set()
+    for _ in range(30):
+        lists = source(step)
+        assert lists is not None
+        assert lists.mask.shape == (1, 20)
+        assert len(set(lists.events[0].tolist())) == 20
+        drawn |= set(lists.events[0].tolist())
+    assert drawn == set(range(60))
+
+
+def test_lists_drawn_from_a_group_are_of_it_and_hold_an_event_once() -> None:
+    log = groups_log(200)
+    groups = log.query_index.copy()
+    groups[50:60] = -1
+    source = DrawnFromGroup(Groups(groups), torch.arange(200.0), size=4)
+    lists = source(step_of(log, list(range(40, 80))))
+    assert lists is not None
+    assert lists.events[:, 0].tolist() == [*range(40, 50), *range(60, 80)]
+    for events, mask in zip(lists.events, lists.mask, strict=True):
+        own = events[mask].tolist()
+        assert len(set(own)) == len(own)
+        assert set(groups[own]) == {groups[own[0]]}
+
+
+def test_negatives_are_not_the_lists_own_and_have_no_relevance() -> None:
+    log = groups_log(300)
+    step = step_of(log, list(range(100)))
+    lists = Alone(None)(step)
+    assert lists is not None
+    for drawn in (with_uniform(lists, 20, 30), with_hard(lists, 20, 30, step)):
+        assert drawn.mask.shape[1] == 21
+        for row in range(len(drawn)):
+            negatives = drawn.candidates[row, 1:][drawn.mask[row, 1:]].tolist()
+            assert log.candidate_index[row] not in negatives
+            assert len(set(negatives)) == len(negatives)
+        assert not drawn.relevance[:, 1:].any()
+        assert (drawn.events == drawn.events[:, :1]).all()
+
+
+def test_hard_negatives_score_higher_with_the_towers_than_uniform_ones() -> None:
+    log = groups_log(300)
+    step = step_of(log, list(range(100)))
+    lists = Alone(None)(step)
+    assert lists is not None
+
+    @torch.no_grad()
+    def mean_score(drawn: Lists) -> float:
+        query = step.queries_of(drawn.events[:, 0]).vectors
+        scores = (query[:, None] * step.candidates_of(torch.arange(30)).vectors[drawn.candidates]).sum(dim=2)
+        return float(scores[:, 1:][drawn.mask[:, 1:]].mean())
+
+    assert mean_score(with_hard(lists, 5, 30, step)) > mean_score(with_uniform(lists, 5, 30)) + 1e-4
+
+
+@pytest.mark.parametrize("loss", ["softmax", "list_mle", "pairwise_logistic"])
+def test_requests_are_put_in_order(loss: str) -> None:
+    train, test = requests(), requests(1200, seed=1)
+    task = tt.Ranking(target="click", by="request", loss=loss, ks=(3,))  # type: ignore[arg-type]
+    model = ids_model()
+    history = Trainer(epochs=8, batch_size=128, optimizer=AdamW(0.05), tasks=(task,)).fit(
+        model, train, test, progress=False
+    )
+    assert history.monitor == "ranking.ndcg_3"
+    found = tt.evaluate(model, test, train, tasks=[task]).task("ranking")
+    assert found.units == "lists"
+    assert found.model.metrics["ndcg_3"] > 0.9 > found.rows["popularity"].metrics["ndcg_3"]
+    assert {one.rival for one in found.comparisons if one.verdict == "better"} >= {"popularity", "means"}
+    assert "lists of test are left out" in found.notes[-1]
+
+
+def test_sampled_lists_of_stars_are_put_in_order() -> None:
+    train, test = split_random(rated(3000), test=0.3, seed=0)
+    stars = tt.Ranking(target="stars", sampled=6, loss="list_mle", relevant=3.5)
+    train, test = (with_column_clipped(part) for part in (train, test))
+    model = ids_model()
+    Trainer(epochs=6, batch_size=128, optimizer=AdamW(0.03), tasks=(stars,)).fit(model, train, progress=False)
+    found = tt.evaluate(model, test, train, tasks=[stars]).task("ranking")
+    assert found.model.metrics["ndcg_10"] > found.rows["means"].metrics["ndcg_10"]
+    assert 0 < found.model.metrics["map"] < 1
+
+
+def with_column_clipped(log: Dataset) -> Dataset:
+    stars = np.clip(log.interactions["stars"].to_numpy(), 0, None)
+    place = log.interactions.column_names.index("stars")
+    return dataclasses.replace(log, interactions=log.interactions.set_column(place, "stars", pa.array(stars)))
+
+
+@pytest.mark.parametrize("negatives_from", ["uniform", "retriever"])
+def test_choices_are_ranked_among_negatives_beside_retrieval(negatives_from: str) -> None:
+    train, test = split_random(groups_log(2000), test=0.2, seed=0)
+    task = tt.Ranking(negatives=5, negatives_from=negatives_from, head=tt.StackHead(layers=(16,)))  # type: ignore[arg-type]
+    tasks = (tt.Retrieval(loss=tt.FullSoftmax()), task)
+    model = ids_model()
+    history = Trainer(epochs=8, batch_size=64, optimizer=AdamW(0.02), tasks=tasks).fit(model, train, progress=False)
+    if negatives_from == "uniform":  # hard ones grow harder
+        assert history.epochs[-1].losses["ranking"] < history.epochs[0].losses["ranking"]
+    found = tt.evaluate(model, test, train, baselines=["popularity"], tasks=tasks).task("ranking")
+    if negatives_from == "uniform":  # which is what it is measured among
+        assert found.comparisons[0].verdict == "better"
+    assert "among 30 candidates drawn for each event" in found.notes[-1]
+
+
+def test_hard_negatives_without_retrieval_are_refused() -> None:
+    task = tt.Ranking(negatives=5, negatives_from="retriever", head=tt.StackHead(reads="features"))
+    with pytest.raises(ConfigError, match="negatives from the retriever need embeddings"):
+        Trainer(epochs=1, tasks=(task,)).fit(ids_model(), groups_log(50), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "neither target nor negatives"),
+        ({"by": "request", "negatives": 3}, "by='request' without target"),
+        ({"target": "click", "sampled": 1}, "expected lists of at least 2"),
+        ({"target": "click", "longest": 1}, "longest=1"),
+        ({"target": "click", "ks": ()}, "ks="),
+    ],
+)
+def test_settings_that_make_no_lists_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tt.Ranking(**settings)  # type: ignore[arg-type]
+
+
+def test_columns_that_make_no_lists_are_refused() -> None:
+    log = requests(60)
+    for task, message in (
+        (tt.Ranking(target="clicks"), "column 'clicks' is not in the interactions"),
+        (tt.Ranking(target="click", by="requests"), "column 'requests' is not in the interactions"),
+        (tt.Ranking(target="low"), "column 'low', row 0: -1; expected a relevance of at least 0"),
+    ):
+        low = with_column(log, "low", [-1.0] * 60)
+        with pytest.raises(DataError, match=message):
+            Trainer(epochs=1, tasks=(task,)).fit(ids_model(), low, progress=False)
+    same = with_column(log, "same", [1.0] * 60)
+    with pytest.raises(DataError, match="no list to measure on has members of different relevance"):
+        tt.Ranking(target="same").measured(same)
