@@ -77,7 +77,7 @@ def test_every_variant_of_a_published_study_can_be_trained(path: Path) -> None:
 
 def published_commands() -> list[str]:
     """Every `twotower study` of the pages whose tables they give, and of the comments of configs."""
-    pages = [ROOT / "docs" / name for name in ("tuning.md", "simulated.md")]
+    pages = [ROOT / "docs" / name for name in ("benchmarks/tuning.md", "concepts/simulated-data.md")]
     texts = [path.read_text(encoding="utf-8").replace(" \\\n#", "") for path in [*pages, *STUDIES]]
     return [found for text in texts for found in re.findall(r"^(?:#  +)?twotower (study .+)$", text, re.MULTILINE)]
 

@@ -94,7 +94,7 @@ class Loss(Protocol):
 
 LOSSES: Kinds[type] = Kinds("loss")
 """Losses by kind. `@LOSSES.register` makes one of your own known to configs: a frozen `Settings` with a tag, so that it
-can be written down; see the example in docs/extending.md."""
+can be written down; see the example in docs/how-to/extending.md."""
 
 
 @LOSSES.register
