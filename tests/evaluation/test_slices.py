@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from toy import groups_log, log_of
 from twotower.data import split_random
 from twotower.evaluation import Popularity, measure
-from twotower.evaluation.slices import HISTORY, measure_slices, popularity_thirds, slice_masks
+from twotower.evaluation.slices import (
+    HISTORY,
+    NEW_CHOICES,
+    REPEATED_CHOICES,
+    measure_slices,
+    popularity_thirds,
+    slice_masks,
+)
 
 
 def test_thirds_of_the_events_by_hand() -> None:
@@ -35,6 +42,8 @@ def test_events_are_told_apart_by_their_candidate_and_by_their_query() -> None:
     test = log_of([(0, 0), (1, 1), (2, 2), (3, 0), (4, 0)], queries=5, candidates=3)
     masks = {key: np.flatnonzero(mask).tolist() for key, mask in slice_masks(test, train).items()}
     assert masks == {
+        ("choice", NEW_CHOICES): [0, 1, 2],
+        ("choice", REPEATED_CHOICES): [3, 4],
         ("candidate", "head"): [0, 3, 4],
         ("candidate", "tail"): [1],
         ("candidate", "new candidates"): [2],
@@ -50,11 +59,22 @@ def test_slices_measure_their_own_events() -> None:
     test = log_of([(0, 0), (1, 1), (1, 2)], queries=2, candidates=3)
     slices = measure_slices(test, train, (np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 2.0])), ks=(1, 2))
     by_name = {part.name: part for part in slices}
-    assert list(by_name) == ["head", "tail", "new candidates", "new queries", "1–9 events"]
+    assert list(by_name) == [
+        *("head", "tail", "new candidates", "new queries", "1–9 events", "new choices", "repeated choices")
+    ]
     assert by_name["new queries"].events == 2
-    assert by_name["new queries"].all == {"top_1": 0.0, "top_2": 0.5, "mrr": 0.375}
-    assert by_name["new queries"].unseen == {"top_1": 0.5, "top_2": 1.0, "mrr": 0.75}
-    assert by_name["head"].all == {"top_1": 1.0, "top_2": 1.0, "mrr": 1.0}
+    half = 0.5 / np.log2(3)
+    assert by_name["new queries"].all == {"top_1": 0.0, "top_2": 0.5, "mrr": 0.375, "ndcg_1": 0.0, "ndcg_2": half}
+    assert by_name["new queries"].unseen == {
+        **{"top_1": 0.5, "top_2": 1.0, "mrr": 0.75, "ndcg_1": 0.5},
+        "ndcg_2": pytest.approx(0.5 + half),
+    }
+    assert by_name["head"].all == {"top_1": 1.0, "top_2": 1.0, "mrr": 1.0, "ndcg_1": 1.0, "ndcg_2": 1.0}
+
+
+def test_choices_are_a_slice_only_where_some_repeat() -> None:
+    train, test = log_of([(0, 0), (1, 1)], queries=2, candidates=3), log_of([(0, 1), (1, 2)], queries=2, candidates=3)
+    assert not [by for by, _ in slice_masks(test, train) if by == "choice"]
 
 
 @pytest.mark.parametrize("weights", [None, [0.0, 1.0, 2.5, 0.5] * 500], ids=["plain", "weighted"])
@@ -63,7 +83,7 @@ def test_the_slices_of_each_kind_add_up_to_the_whole(weights: list[float] | None
     pairs = list(zip(log.query_index.tolist(), log.candidate_index.tolist(), strict=True))
     train, test = split_random(log_of(pairs, 40, 30, weights))
     scores = measure(Popularity(train), test, train).scores
-    for by in ("candidate", "history"):
+    for by in ("candidate", "history", "choice"):
         parts = [part for part in scores.slices if part.by == by]
         assert sum(part.events for part in parts) == int((test.weights > 0).sum())
         for protocol in ("all", "unseen"):

@@ -25,12 +25,12 @@ class Slice(msgspec.Struct, frozen=True):
     """A part of the test events, measured on its own; `evaluation/slices.py` says which parts there are.
 
     Attributes:
-        by: What the events are grouped by: `candidate` or `history`.
+        by: What the events are grouped by: `candidate`, `history` or `choice`.
         name: Which part: `head`, `new queries`, …
         events: How many events of test are in it, those of weight 0 not counted.
         weight: The sum of their weights: how much the slice counts in the metrics of the whole. Their number where the
             log has no weights.
-        all: Top-k accuracy and MRR, nothing excluded.
+        all: The metrics of ranks, nothing excluded.
         unseen: The same, what the query has in train excluded.
     """
 

@@ -1,4 +1,4 @@
-"""Slices: the events of test grouped by how popular their candidate is and how much is known of their query."""
+"""Slices: the events of test by their candidate's popularity, their query's history, and whether they repeat."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset
-from twotower.evaluation.metrics import DEFAULT_KS, FloatArray, IntArray, Metrics, Slice, rank_metrics
+from twotower.evaluation.metrics import DEFAULT_KS, FloatArray, IntArray, Slice, rank_metrics
+from twotower.evaluation.outcomes import repeats_of
 
 NEW_QUERIES, NEW_CANDIDATES = "new queries", "new candidates"
 """What train has no event of."""
 
 POPULARITY = ("head", "middle", "tail")
+NEW_CHOICES, REPEATED_CHOICES = "new choices", "repeated choices"
+"""Events whose query does not have their candidate in train, and those whose query does."""
+
 HISTORY = ((1, "1–9 events"), (10, "10–49 events"), (50, "50+ events"))
 """From how many events of its query in train an event belongs to which part."""
 
@@ -26,6 +30,9 @@ def slice_masks(test: Dataset, train: Dataset) -> dict[tuple[str, str], npt.NDAr
       as many events are together: a candidate is where those that have more events than it leave off. Those with
       none are `new candidates`.
     - By `history`: how many events the query has in train, from none (`new queries`) to 50 or more.
+    - By `choice`, where some events repeat: `new choices`, and `repeated choices`, whose query has their candidate in
+      train. Under `unseen` a repeated choice is ranked among candidates that are all new but itself, which makes it
+      easy to hit; compare `unseen` with a protocol that recommends nothing twice on the new choices.
     """
     third = popularity_thirds(train.candidate_counts())[test.candidate_index]
     length = np.bincount(train.query_index, minlength=train.queries.num_rows)[test.query_index]
@@ -34,6 +41,9 @@ def slice_masks(test: Dataset, train: Dataset) -> dict[tuple[str, str], npt.NDAr
     masks |= {
         ("history", name): part == number for number, name in enumerate((NEW_QUERIES, *(name for _, name in HISTORY)))
     }
+    repeats = repeats_of(test, train)
+    if repeats.any():
+        masks |= {("choice", NEW_CHOICES): ~repeats, ("choice", REPEATED_CHOICES): repeats}
     return {key: mask for key, mask in masks.items() if mask.any()}
 
 
@@ -57,7 +67,7 @@ def measure_slices(
     ks: Sequence[int] = DEFAULT_KS,
     weights: FloatArray | None = None,
 ) -> list[Slice]:
-    """Top-k accuracy and MRR in each slice that has events.
+    """The metrics of ranks in each slice that has events.
 
     Args:
         test: The events that were ranked.
@@ -70,11 +80,6 @@ def measure_slices(
     for (by, name), mask in slice_masks(test, train).items():
         counts = None if weights is None else weights[mask]
         events = int(mask.sum())
-        metrics = (_top_and_mrr(own[mask], ks, counts) for own in ranks)
+        metrics = (rank_metrics(own[mask], ks, counts) for own in ranks)
         slices.append(Slice(by, name, events, float(events if counts is None else counts.sum()), *metrics))
     return slices
-
-
-def _top_and_mrr(ranks: FloatArray, ks: Sequence[int], weights: FloatArray | None) -> Metrics:
-    metrics = rank_metrics(ranks, ks, weights)
-    return {name: metrics[name] for name in (*(f"top_{k}" for k in ks), "mrr")}

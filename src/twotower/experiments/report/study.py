@@ -21,6 +21,7 @@ from twotower.files import write_file
 GROUPS = {
     "candidate": "by how popular the true candidate is in train: thirds of its events",
     "history": "by how many events the query has in train",
+    "choice": "by whether the query has the true candidate in train",
 }
 
 
