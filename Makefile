@@ -1,11 +1,12 @@
-# make study: the deep retrieval study on the embedded data. make test: every check. Both make .venv first.
+# make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
+# Each makes .venv first.
 # make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
 
-.PHONY: study test bench-tfrs clean
+.PHONY: study test docs bench-tfrs clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -15,6 +16,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
@@ -33,4 +37,4 @@ bench-tfrs: .venv/installed .venv-tfrs/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tfrs build study study.partial .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-tfrs build site study study.partial .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""Imports go one way, without circles, in the order of docs/concepts/architecture.md; functions and files stay short."""
+"""Imports go one way, without circles, as docs/concepts/architecture.md has it; functions and files stay short."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,17 @@ def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
                     json.loads(source)
                 case other:
                     assert other in ("ini", "text", "mermaid"), f"a block of {other!r} that nothing runs"
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="the extra `docs` is not installed")
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    built = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site", cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    generated = {
+        "reference/cli": "twotower recommend",
+        "reference/config-keys": "label_smoothing",
+        "reference/http": "/v1/recommend",
+        "reference/api": "split_by_time",
+    }
+    for page, named in generated.items():
+        assert named in (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8"), page

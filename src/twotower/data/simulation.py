@@ -76,7 +76,7 @@ class _World:
 def simulated(
     queries: int = 943, candidates: int = 1682, interactions: int = 100_000, *, seed: int = 0, name: str = "simulated"
 ) -> Dataset:
-    """A log in the shape of MovieLens 100K, drawn from known choice probabilities (see docs/concepts/simulated-data.md).
+    """A log in the shape of MovieLens 100K, drawn from known probabilities (docs/concepts/simulated-data.md).
 
     Candidates belong to clusters, clusters to genres. A query chooses a cluster by a softmax of its lasting
     tastes and of tastes that turn with time, each query from its own beginning; then a candidate of the

@@ -1,0 +1,44 @@
+"""The hook of `mkdocs.yml`: adds generated pages, and files of the repository that pages link.
+
+A page links a file beside `docs/` as it lies in the repository (`../../examples/own_log.toml`). The site has copies of
+those folders at its root, so that the link is rewritten there and works in both places.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from command_line import command_line_page
+from config_keys import config_keys_page
+from http_api import http_page
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("examples", "benchmarks/studies")
+"""Folders of the repository that pages link."""
+
+PAGES = {
+    "reference/cli.md": command_line_page,
+    "reference/config-keys.md": config_keys_page,
+    "reference/http.md": http_page,
+}
+"""Generated pages by where they stand in the site."""
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds what is not in `docs/`."""
+    for address, page in PAGES.items():
+        files.append(File.generated(config, address, content=page()))
+    for folder in COPIED:
+        for path in sorted((ROOT / folder).rglob("*.*")):
+            if path.suffix in (".py", ".toml", ".ipynb"):
+                address = path.relative_to(ROOT).as_posix()
+                files.append(File.generated(config, address, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Points links that leave `docs/` at the copies."""
+    return re.sub(rf"\]\(((?:\.\./)*)\.\./({'|'.join(COPIED)})/", r"](\1\2/", markdown)
