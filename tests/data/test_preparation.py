@@ -111,6 +111,13 @@ def test_a_log_that_changed_is_prepared_again(folder: Path) -> None:
     assert len(opened(folder).sorted_events()) == 507
 
 
+def test_a_path_from_the_working_folder_names_the_same_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = opened(folder).sorted_events()
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(preparation, "_prepare", None)
+    assert same(opened(Path(folder.name)).sorted_events(), first)
+
+
 def test_other_roles_are_another_preparation(folder: Path) -> None:
     timed, untimed = opened(folder).sorted_events(), opened(folder, time=None).sorted_events()
     assert timed.times is not None

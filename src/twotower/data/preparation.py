@@ -150,7 +150,7 @@ def key_of(log: Prepares, rows: ParquetRows) -> str:
     """
     base = _base(rows)
     try:
-        stats = {path.relative_to(base).as_posix(): path.stat() for path in _paths(rows)}
+        stats = {path.absolute().relative_to(base).as_posix(): path.stat() for path in _paths(rows)}
     except OSError as error:
         raise DataError(f"the files of {log.name!r} have changed since they were opened: {error}") from error
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
