@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toy import groups_log, log_of
+from toy import groups_log, log_of, toy_model
 from twotower.data import split_random
-from twotower.evaluation import Popularity, measure
+from twotower.evaluation import ModelScorer, Popularity, measure
 from twotower.evaluation.slices import (
     HISTORY,
     NEW_CHOICES,
@@ -16,6 +16,7 @@ from twotower.evaluation.slices import (
     popularity_thirds,
     slice_masks,
 )
+from twotower.evaluation.validation import Validation
 
 
 def test_thirds_of_the_events_by_hand() -> None:
@@ -90,3 +91,19 @@ def test_the_slices_of_each_kind_add_up_to_the_whole(weights: list[float] | None
             total = sum(part.weight * getattr(part, protocol)["top_10"] for part in parts)
             mean = total / test.weights.sum(dtype=np.float64)
             np.testing.assert_allclose(mean, getattr(scores, protocol)["top_10"], rtol=1e-12)
+
+
+def test_a_validation_and_a_measurement_tell_new_choices_alike() -> None:
+    """Query 0 repeats candidate 0, which recalling train ranks first; its new choice is what `new` measures."""
+    train = log_of([(0, 0), (0, 0), (0, 1), (1, 2)], queries=2, candidates=4)
+    test = log_of([(0, 0), (0, 3), (1, 3)], queries=2, candidates=4)
+    model = toy_model().learn(train)
+    measured = measure(ModelScorer(model), test, train, ks=(1, 2)).scores
+    validated = Validation(model, test, train, ks=(1, 2)).measure(model)
+    (part,) = [part for part in measured.slices if part.name == NEW_CHOICES]
+    assert part.events == 2
+    assert validated.new == pytest.approx(part.unseen)
+    assert validated.value("new.mrr") == pytest.approx(measured.new["mrr"])
+    everything_new = Validation(model, test.take(np.array([1, 2])), train, ks=(1,)).measure(model)
+    assert everything_new.new == {}
+    assert everything_new.value("new.mrr") == everything_new.unseen["mrr"]

@@ -127,6 +127,11 @@ def test_repeats_are_left_in_the_metric_where_queries_often_want_them_again() ->
     assert [shape.monitor for shape in shapes] == ["unseen.ndcg_10", "all.ndcg_10"]
 
 
+def test_new_choices_decide_where_few_events_repeat() -> None:
+    log = log_of([(0, 0), (0, 0), *((query, candidate) for query in range(1, 4) for candidate in range(3))], 4, 3)
+    assert Shape.of(log, LastOut()).monitor == "new.ndcg_10"
+
+
 def test_a_config_with_other_lists_is_monitored_by_its_longest() -> None:
     config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"), training={"ks": [3, 20]})
-    assert config.resolved_recipe(sparse_log()).trainer.monitor == "unseen.ndcg_20"
+    assert config.resolved_recipe(sparse_log()).trainer.monitor == "new.ndcg_20"

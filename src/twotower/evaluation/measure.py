@@ -19,6 +19,7 @@ from twotower.evaluation.metrics import (
     IntArray,
     ListStatistics,
     Scores,
+    new_choice_metrics,
     query_metrics,
     rank_half_widths,
     rank_metrics,
@@ -102,8 +103,9 @@ def measure(
         for metric, width in rank_half_widths(own, test.query_index, ks, weights).items()
     }
     slices = measure_slices(test, train, (ranks[0], ranks[1]), ks, weights)
-    scores = Scores(everything, unseen, half_widths, slices)
-    outcomes = Outcomes(ranks.astype(np.float32), test.query_index, repeats_of(test, train), weights)
+    repeats = repeats_of(test, train)
+    scores = Scores(everything, unseen, half_widths, slices, new=new_choice_metrics(ranks[1], repeats, ks, weights))
+    outcomes = Outcomes(ranks.astype(np.float32), test.query_index, repeats, weights)
     return Measurement(scores, outcomes)
 
 

@@ -53,6 +53,8 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
             not there.
         slices: The same model on parts of the events; empty where they were not measured.
         tasks: Metrics of tasks besides retrieval, by their names; `all` and `unseen` are empty without retrieval.
+        new: The metrics of ranks under `unseen` over new choices alone, whose query does not have their candidate in
+            train; empty where all are new, or none is.
     """
 
     all: Metrics
@@ -60,11 +62,12 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     half_widths: Metrics = {}
     slices: list[Slice] = []
     tasks: dict[str, Metrics] = {}
+    new: Metrics = {}
 
     @property
     def by_group(self) -> dict[str, Metrics]:
         """All metrics, by protocol and by task."""
-        return {"all": self.all, "unseen": self.unseen, **self.tasks}
+        return {"all": self.all, "unseen": self.unseen, "new": self.new or self.unseen, **self.tasks}
 
     def value(self, metric: str) -> float:
         """The value of `all.top_100`, `unseen.mrr`, `rating.rmse`, …; a bare name means `all`.
@@ -76,7 +79,7 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
         metrics = self.by_group.get(group or "all", {})
         if name not in metrics:
             of_tasks = [f"{task}.{known}" for task, known_metrics in self.tasks.items() for known in known_metrics]
-            of_ranks = f"{', '.join(self.all)}, after 'all.' or 'unseen.'" if self.all else ""
+            of_ranks = f"{', '.join(self.all)}, after 'all.', 'unseen.' or 'new.'" if self.all else ""
             expected = " or ".join(filter(None, [of_ranks, ", ".join(of_tasks)]))
             raise ConfigError(f"metric {metric!r} was not measured; expected one of {expected}")
         return metrics[name]
@@ -135,6 +138,22 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
         0.75
     """
     return {name: weighted_mean(event_values(ranks, name), weights) for name in rank_metric_names(ks)}
+
+
+def new_choice_metrics(
+    ranks: FloatArray, repeats: npt.NDArray[np.bool_], ks: Sequence[int], weights: FloatArray | None = None
+) -> Metrics:
+    """`rank_metrics` over the new choices; none where all are new, or none is.
+
+    Args:
+        ranks: Rank of each event's true candidate under `unseen`, `[N]`.
+        repeats: Whether its query has it in train, `[N]`.
+        ks: Lengths of lists.
+        weights: How much each event counts, `[N]`; None where all count the same.
+    """
+    if repeats.all() or not repeats.any():
+        return {}
+    return rank_metrics(ranks[~repeats], ks, None if weights is None else weights[~repeats])
 
 
 def rank_half_widths(

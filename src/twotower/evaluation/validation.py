@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.evaluate import require_same_catalogue
-from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, rank_metrics
-from twotower.evaluation.outcomes import event_weights, events_that_count
+from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, new_choice_metrics, rank_metrics
+from twotower.evaluation.outcomes import event_weights, events_that_count, repeats_of
 from twotower.evaluation.ranking import DotProducts, Ranker
 from twotower.model.two_tower import TwoTower
 
@@ -30,7 +30,7 @@ class Validation:
         check_ks(ks)
         require_same_catalogue(events, train)
         events = events_that_count(events)
-        self.weights = event_weights(events)
+        self.weights, self.repeats = event_weights(events), repeats_of(events, train)
         self.ks, self.ranker = tuple(ks), Ranker(events, Seen.of(train), model.device)
         self.queries = model.encode_queries(events).to(model.device)
         self.candidates = model.encode_candidates(events.candidates).to(model.device)
@@ -47,4 +47,4 @@ class Validation:
         )
         ranks, unseen_ranks = self.ranker.ranks(score)
         everything, unseen = (rank_metrics(own, self.ks, self.weights) for own in (ranks, unseen_ranks))
-        return Scores(everything, unseen)
+        return Scores(everything, unseen, new=new_choice_metrics(unseen_ranks, self.repeats, self.ks, self.weights))

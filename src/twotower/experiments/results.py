@@ -307,7 +307,8 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     }
     means = {protocol: _means([getattr(one, protocol) for one in scores]) for protocol in PROTOCOLS}
     half_widths = {name: one.half_width for name, one in intervals.items() if one.half_width is not None}
-    return Scores(means["all"], means["unseen"], half_widths, _mean_slices(scores))
+    new = _means([one.new for one in scores]) if all(one.new for one in scores) else {}
+    return Scores(means["all"], means["unseen"], half_widths, _mean_slices(scores), new=new)
 
 
 def _means(metrics: Sequence[Metrics]) -> Metrics:

@@ -59,5 +59,11 @@ class Shape:
 
     @property
     def monitor(self) -> str:
-        """The metric that says which epoch is best: without what the query has, unless it often wants that again."""
-        return f"{'all' if self.repeated >= OFTEN_REPEATED else 'unseen'}.ndcg_10"
+        """The metric that says which epoch is best: without what the query has, unless it often wants that again.
+
+        Where few events repeat, the new choices alone decide. Under `unseen`, a repeated choice is the only one left of
+        what its query has, so that a model that recalls train would win.
+        """
+        if self.repeated >= OFTEN_REPEATED:
+            return "all.ndcg_10"
+        return "new.ndcg_10" if self.repeated > 0 else "unseen.ndcg_10"

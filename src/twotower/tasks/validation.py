@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from twotower.data.dataset import Dataset
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.evaluation.validation import Validation
@@ -39,4 +41,4 @@ class TaskValidation:
             TwoTowerError: An embedding or an answer is not finite.
         """
         ranks = Scores({}, {}) if self.ranks is None else self.ranks.measure(model)
-        return Scores(ranks.all, ranks.unseen, tasks={name: measure(model) for name, measure in self.tasks.items()})
+        return msgspec.structs.replace(ranks, tasks={name: measure(model) for name, measure in self.tasks.items()})

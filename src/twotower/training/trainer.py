@@ -41,7 +41,8 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
         clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
         validate_every: Epochs between validations; the last epoch is always validated.
-        monitor: The metric that says which epoch is best: `all.` or `unseen.`, then `mrr`, or `top_K` or `ndcg_K` with
+        monitor: The metric that says which epoch is best: `all.`, `unseen.` or `new.` (`unseen` over the new choices
+            alone, where some events repeat what their query has in train), then `mrr`, or `top_K` or `ndcg_K` with
             a K of `ks`; or a task's, such as `rating.rmse`. Without retrieval it is by default the first task's own.
         early_stopping: When to stop early, and then restore the best weights; None never does.
         ks: Lengths of lists in validation.
