@@ -106,6 +106,17 @@ def checked(owner: str, name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{owner}: {name}={shortened(value)}; expected {described(hint)}") from None
 
 
+def refuse_below(least: float, owner: str, **numbers: float) -> None:
+    """Refuses numbers below the least that they may be.
+
+    Raises:
+        ConfigError: One is; the message names it.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ConfigError(f"{owner}: {name}={number}; expected at least {least:g}", field=name)
+
+
 def described(hint: Any) -> str:
     """What an annotation accepts, in words.
 
@@ -178,7 +189,8 @@ def _as(value: Any, hint: Any) -> Any:
     kind = origin or hint
     if not isinstance(kind, type) or (getattr(kind, "_is_protocol", False) and not _is_runtime(kind)):
         return value  # nothing that can be looked at, such as a type variable
-    return _require(value, isinstance(value, kind))
+    is_class = getattr(kind, "_is_protocol", False) and isinstance(value, type)  # which has its methods, unbound
+    return _require(value, isinstance(value, kind) and not is_class)
 
 
 def _as_one_of(value: Any, members: Sequence[Any]) -> Any:

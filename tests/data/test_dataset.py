@@ -93,7 +93,7 @@ def test_unknown_candidates_are_refused_or_dropped_and_counted() -> None:
     assert len(data) == 2
     assert data.dropped == 1
     assert data.times.tolist() == [20.0, 30.0]
-    with pytest.raises(ConfigError, match="unknown_candidates='ignore'; expected 'refuse' or 'drop'"):
+    with pytest.raises(ConfigError, match="unknown_candidates='ignore'; expected one of 'refuse', 'drop'"):
         build(candidates=candidates, unknown_candidates="ignore")
 
 

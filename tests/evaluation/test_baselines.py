@@ -299,7 +299,7 @@ def test_what_learns_in_steps_is_stopped_between_them(name: str) -> None:
 
 def test_a_budget_above_nothing_is_asked_for() -> None:
     for seconds, memory in ((0.0, None), (float("nan"), None), (1.0, 0)):
-        with pytest.raises(ConfigError, match=r"a baseline's budget is .*; expected more than 0"):
+        with pytest.raises(ConfigError, match=r"(?i)budget.*; expected (more than 0|a finite number)"):
             BaselineBudget(seconds, memory)
 
 
@@ -315,7 +315,7 @@ def test_baselines_are_named() -> None:
     ]
     with pytest.raises(ConfigError, match="baseline 'eas' is unknown; expected all, none, or some of popularity, rec"):
         measure_baselines(test, train, baselines=["ease", "eas"])
-    with pytest.raises(ConfigError, match="baselines = 'ease'; expected 'all', 'none', or a list of some of popul"):
+    with pytest.raises(ConfigError, match="baselines='ease'; expected a sequence, each text, or one of 'all', 'none'"):
         measure_baselines(test, train, baselines="ease")
 
 

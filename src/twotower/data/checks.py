@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,16 +52,6 @@ class Place:
 
 WHOLE = Place()
 """All rows of a table, checked at once."""
-
-
-def check_unknown_candidates(value: str) -> None:
-    """Refuses what is none of `UnknownCandidates`.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if value not in get_args(UnknownCandidates):
-        raise ConfigError(f"unknown_candidates={value!r}; expected 'refuse' or 'drop'")
 
 
 def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | None) -> list[str]:

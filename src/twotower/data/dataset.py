@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import shortened
 from twotower.data.fingerprints import fingerprint
 from twotower.data.ordered import SortedEvents
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 
 IntArray = npt.NDArray[np.int64]
 
@@ -101,8 +102,12 @@ class Dataset:
         return column
 
     def take(self, rows: npt.NDArray[Any]) -> Dataset:
-        """The events at `rows` (numbers or a boolean mask), in that order, with the same queries and candidates."""
-        numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
+        """The events at `rows` (numbers or a boolean mask), in that order, with the same queries and candidates.
+
+        Raises:
+            ConfigError: They are neither, or there are no such events.
+        """
+        numbers = _row_numbers(rows, len(self))
         return replace(
             self,
             interactions=self.interactions.take(pa.array(numbers)),
@@ -216,3 +221,19 @@ def concat(parts: Sequence[Dataset]) -> Dataset:
         query_index=np.concatenate([part.query_index for part in parts]),
         candidate_index=np.concatenate([part.candidate_index for part in parts]),
     )
+
+
+def _row_numbers(rows: npt.ArrayLike, size: int) -> IntArray:
+    """Numbers of rows, given as such or as a mask.
+
+    Raises:
+        ConfigError: They are neither, or beyond the size.
+    """
+    given = np.asarray(rows)
+    is_mask = given.dtype == np.bool_ and given.shape == (size,)
+    if given.ndim != 1 or not (is_mask or given.dtype.kind in "iu" or len(given) == 0):
+        raise ConfigError(f"take: rows={shortened(rows)}; expected numbers of rows, or a mask of {size}", field="rows")
+    numbers = np.flatnonzero(given) if is_mask else given.astype(np.int64)
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < size:
+        raise ConfigError(f"take: rows from {numbers.min()} to {numbers.max()}; expected 0 to {size - 1}", field="rows")
+    return numbers

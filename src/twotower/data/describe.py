@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Group
 from rich.table import Table
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 
 
@@ -72,6 +73,7 @@ class Description(msgspec.Struct, frozen=True):
     terms: str
 
 
+@checks_arguments
 def describe(data: Dataset) -> Description:
     """Counts what a data set holds."""
     counts = data.candidate_counts()

@@ -8,6 +8,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import checks_arguments
 from twotower.data.inference import CODE, without_null_words
 
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -60,7 +61,8 @@ class Lookalike:
         return f"all {self.present:,} values are {what} held as text, such as {self.value!r}; cast the column to {what}"
 
 
-def lookalike(column: pa.ChunkedArray) -> Lookalike | None:
+@checks_arguments
+def lookalike(column: pa.ChunkedArray | pa.Array) -> Lookalike | None:
     """What a column looks like without being it; None where it is no text, or text that looks like text.
 
     Codes, numbers with leading zeros, are text.

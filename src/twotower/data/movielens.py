@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.download import fetch_archive, unpack
 from twotower.data.lookup import distinct_ids
@@ -87,6 +88,7 @@ class Availability(msgspec.Struct, frozen=True):
     url: str
 
 
+@checks_arguments
 def movielens(edition: str = "100k", *, same_title: Literal["merge", "keep"] = "merge") -> Dataset:
     """MovieLens, with all columns of all its files.
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import checks_arguments
 from twotower.data.checks import (
     Place,
     UnknownCandidates,
     check_ids,
-    check_unknown_candidates,
     refuse_no_weight,
     require_columns,
     roles_of,
@@ -30,6 +30,7 @@ BUFFER = 4_000_000
 """Events held at once, unless the caller says otherwise."""
 
 
+@checks_arguments
 def stream_parquet(
     interactions: ParquetSource,
     *,
@@ -74,7 +75,6 @@ def stream_parquet(
         >>> len(log), log.candidate_counts().tolist()  # rum, tea
         (3, [1, 2])
     """
-    check_unknown_candidates(unknown_candidates)
     rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
     sides = _sides(rows, {query_id: queries, candidate_id: candidates}, delimiter, buffer // 2)
     tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates)

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.simulation_tables import GENRES, candidate_table, query_table
 from twotower.data.tables import from_tables
-from twotower.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -73,6 +73,7 @@ class _World:
         return (clusters[:, self.cluster] + self.log_share).astype(np.float32)
 
 
+@checks_arguments
 def simulated(
     queries: int = 943, candidates: int = 1682, interactions: int = 100_000, *, seed: int = 0, name: str = "simulated"
 ) -> Dataset:
@@ -99,10 +100,8 @@ def simulated(
         >>> probabilities.sum(axis=1).round(5).tolist()
         [1.0, 1.0]
     """
-    sizes = {"queries": queries, "candidates": candidates, "interactions": interactions}
-    for parameter, value, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"simulated: {parameter}={value}; expected a whole number of at least {least}")
+    refuse_below(1, "simulated", queries=queries, candidates=candidates, interactions=interactions)
+    refuse_below(0, "simulated", seed=seed)
     draw = np.random.default_rng(seed)
     genre_of_cluster, world = _world(queries, candidates, draw)
     who = _activity(queries, interactions, draw)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from twotower.arguments import checks_arguments
 from twotower.data.files import partition_values, table_files
 from twotower.data.inference import inferred
 from twotower.data.origin import Origin, TableFile
@@ -50,6 +51,7 @@ class Source:
     told_from_text: bool = False
 
 
+@checks_arguments
 def read_table(source: TableSource, which: str = "table", *, delimiter: str | None = None) -> pa.Table:
     """Reads `source` into an Arrow table of plain types.
 

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arguments import checked, checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import fingerprint
 from twotower.errors import ConfigError, DataError
@@ -74,7 +75,8 @@ class RandomSplit:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        _check_share(self.test)
+        _check_share(self)
+        object.__setattr__(self, "seed", checked("RandomSplit", "seed", self.seed, int))
         if self.seed < 0:
             raise ConfigError(f"split seed {self.seed}; expected a whole number of at least 0")
 
@@ -100,7 +102,7 @@ class TimeSplit:
     test: float = DEFAULT_SHARE
 
     def __post_init__(self) -> None:
-        _check_share(self.test)
+        _check_share(self)
 
     def __str__(self) -> str:
         return f"time:{self.test:g}"
@@ -140,21 +142,25 @@ class LastOut:
         return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self))
 
 
+@checks_arguments
 def split_random(data: Dataset, test: float = 0.2, seed: int = 42) -> Split:
     """Cuts a random share of the events off as test; see `RandomSplit`."""
     return RandomSplit(test, seed)(data)
 
 
+@checks_arguments
 def split_by_time(data: Dataset, test: float = 0.2) -> Split:
     """Cuts the latest share of the events off as test; see `TimeSplit`."""
     return TimeSplit(test)(data)
 
 
+@checks_arguments
 def split_last_out(data: Dataset) -> Split:
     """Cuts the last event of each query off as test; see `LastOut`."""
     return LastOut()(data)
 
 
+@checks_arguments
 def parse_rule(text: str, seed: int = 42) -> SplitRule:
     """Reads a rule as the command line writes it: `random:0.2`, `time:0.2` or `last-out`.
 
@@ -186,6 +192,7 @@ class ChosenRule:
     reason: str
 
 
+@checks_arguments
 def choose_rule(data: Dataset, seed: int = 42, part: str = "test") -> ChosenRule:
     """The rule that measures what a service can reach, as far as the log allows.
 
@@ -254,6 +261,7 @@ def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int
     return Split(*parts, rule=rule, fingerprint=fingerprint(*parts))
 
 
-def _check_share(test: float) -> None:
-    if not 0 < test < 1:
-        raise ConfigError(f"a test share of {test:g} leaves a part empty; expected a number between 0 and 1")
+def _check_share(rule: RandomSplit | TimeSplit) -> None:
+    object.__setattr__(rule, "test", checked(type(rule).__name__, "test", rule.test, float))
+    if not 0 < rule.test < 1:
+        raise ConfigError(f"a test share of {rule.test:g} leaves a part empty; expected a number between 0 and 1")

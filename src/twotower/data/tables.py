@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import checks_arguments
 from twotower.data.checks import (
     WHOLE,
     Place,
     UnknownCandidates,
     check_ids,
     check_times,
-    check_unknown_candidates,
     check_weights,
     refuse_no_weight,
     require_columns,
@@ -27,6 +27,7 @@ from twotower.data.sources import Source, TableSource, read_source, with_ids_lik
 from twotower.errors import DataError
 
 
+@checks_arguments
 def from_tables(
     interactions: TableSource,
     *,
@@ -70,7 +71,6 @@ def from_tables(
         >>> len(data), data.candidates.num_rows
         (3, 2)
     """
-    check_unknown_candidates(unknown_candidates)
     log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight), delimiter)
     log, query_table = _side_table(queries, log, query_id, "queries", delimiter)
     log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)

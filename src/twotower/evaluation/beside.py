@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log, require_in_memory
 from twotower.errors import TwoTowerError
@@ -12,13 +13,14 @@ from twotower.evaluation.baselines import OracleScorer, Popularity
 from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Machine, check_cost
 from twotower.evaluation.baselines.names import BASELINES, NAMES, BaselineNames, check_baselines
 from twotower.evaluation.measure import Measurement, measure
-from twotower.evaluation.metrics import DEFAULT_KS
+from twotower.evaluation.metrics import DEFAULT_KS, check_ks
 from twotower.evaluation.ranking import Scorer
 from twotower.progress import Display, ReportStep, no_report
 
 STREAMED = "it learns from a log in memory, and this one is streamed"
 
 
+@checks_arguments
 def measure_baselines(
     test: Dataset,
     train: Log,
@@ -40,6 +42,7 @@ def measure_baselines(
     Raises:
         ConfigError: A baseline's name is not known.
     """
+    check_ks(ks)
     names, notes = measurable(baselines, test, train)
     machine, rows = Machine(), {}
     for name in names:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError
@@ -187,6 +188,7 @@ class MeasuredTask(Protocol):
         ...
 
 
+@checks_arguments
 def evaluate(
     model: TwoTower | Scorer,
     test: Dataset,

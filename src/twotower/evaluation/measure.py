@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.beyond_accuracy import ListQuality, popularity_ranks, serendipity
@@ -19,6 +20,7 @@ from twotower.evaluation.metrics import (
     IntArray,
     ListStatistics,
     Scores,
+    check_ks,
     new_choice_metrics,
     query_metrics,
     rank_half_widths,
@@ -50,6 +52,7 @@ class Measurement:
     outcomes: Outcomes
 
 
+@checks_arguments
 def measure(
     scorer: Scorer,
     test: Dataset,
@@ -73,6 +76,7 @@ def measure(
         DataError: Every event of test has weight 0.
         TwoTowerError: A score is not a number.
     """
+    check_ks(ks)
     test = events_that_count(test)
     weights = event_weights(test)
     popularity, seen = train.candidate_counts().astype(np.float64), Seen.of(train)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arguments import checked, checks_arguments
 from twotower.errors import ConfigError
 from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.intervals import Interval, cluster_interval, weighted_mean
@@ -112,11 +113,13 @@ def is_error(metric: str) -> bool:
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Refuses lengths of lists below 1, repeated ones, and none at all."""
+    """Refuses lengths of lists that are no whole numbers or below 1, repeated ones, and none at all."""
+    ks = checked("evaluate", "ks", ks, tuple[int, ...])
     if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
         raise ConfigError(f"k = {list(ks)}; expected distinct whole numbers of at least 1")
 
 
+@checks_arguments
 def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None) -> Metrics:
     """Means over events of what one true candidate's rank says, weighted where events have weights.
 
@@ -137,6 +140,7 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
         >>> rank_metrics(np.array([1.0, 3.0]), ks=[1], weights=np.array([3.0, 1.0]))["top_1"]
         0.75
     """
+    check_ks(ks)
     return {name: weighted_mean(event_values(ranks, name), weights) for name in rank_metric_names(ks)}
 
 
@@ -215,6 +219,7 @@ def metric_label(metric: str) -> str:
     return label if k is None else f"{label}-{k}"
 
 
+@checks_arguments
 def query_metrics(
     ranks: FloatArray,
     queries: IntArray,
@@ -241,6 +246,7 @@ def query_metrics(
         ks: Lengths of lists.
         weights: How much each event counts, above 0, `[N]`; None where all count the same.
     """
+    check_ks(ks)
     _, first = np.unique(np.stack([queries, candidates], axis=1), axis=0, return_index=True)
     order = first[np.lexsort((ranks[first], queries[first]))]
     sorted_ranks = ranks[order]

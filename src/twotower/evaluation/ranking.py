@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ ScoreBlock = Callable[[IntArray], Tensor]
 """Scores of every candidate for the events with these numbers: `[n]` to `[n, C]`."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Anything that scores the whole catalogue for events: a baseline, an oracle, a model of your own."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.evaluate import require_same_catalogue
@@ -26,6 +27,7 @@ class Validation:
         DataError: The events are of other data than `train`, or all have weight 0.
     """
 
+    @checks_arguments
     def __init__(self, model: TwoTower, events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS) -> None:
         check_ks(ks)
         require_same_catalogue(events, train)

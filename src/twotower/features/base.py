@@ -223,6 +223,7 @@ class Feature(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if name != "kind")
 
 
+@checks_arguments
 def feature_from_settings(settings: dict[str, Any]) -> Feature:
     """Makes a feature from what `Feature.settings` gives, or from a table of a TOML config.
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from twotower.arguments import checked, checks_arguments
 from twotower.errors import ConfigError
 from twotower.model.listwise import listwise_loss
 from twotower.model.pointwise import pointwise_loss
@@ -47,6 +48,7 @@ class Distinct(NamedTuple):
     multiplicity: Tensor
 
 
+@checks_arguments
 def distinct(events: Tensor, drawn: Tensor | None = None) -> Distinct:
     """The distinct candidates that a batch's events name, and others drawn as negatives, so that each is embedded once.
 
@@ -104,6 +106,8 @@ def full_softmax(
         >>> loss.backward()
     """
     _check(query, candidates, target, weights, removed, ranks)
+    if not 0 <= checked("softmax", "label_smoothing", label_smoothing, float) < 1:
+        raise ConfigError(f"label_smoothing={label_smoothing}; expected a share in [0, 1)", field="label_smoothing")
     return softmax_loss(
         _tempered(query, temperature),
         candidates,
@@ -178,7 +182,7 @@ def in_batch_softmax(
         target = torch.arange(len(query), device=query.device)
     _check(query, candidates, target, weights, removed, ranks)
     for name, given in (("multiplicity", multiplicity), ("log_probability", log_probability)):
-        if given is not None and given.shape != (len(candidates),):
+        if given is not None and checked("softmax", name, given, Tensor).shape != (len(candidates),):
             raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(candidates)}], one a candidate")
     log_multiplicity = query.new_zeros(len(candidates)) if multiplicity is None else multiplicity.log().to(query.dtype)
     row_weights = _row_weights(query, weights, reduction)
@@ -293,12 +297,17 @@ def mixed_log_probability(log_probability: Tensor, events: int, drawn: int, cata
 
 
 def _tempered(query: Tensor, temperature: float | Tensor) -> Tensor:
+    if not isinstance(temperature, Tensor):
+        temperature = checked("softmax", "temperature", temperature, float)
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature}; expected a number above 0", field="temperature")
     is_one = not isinstance(temperature, Tensor) and temperature == 1
     return query if is_one else query / temperature
 
 
 def _row_weights(query: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:
     """Weight of each row, divided by their sum for `mean`, `[B]`."""
+    checked("softmax", "reduction", reduction, Reduction)
     rows = query.new_ones(len(query)) if weights is None else weights.to(query.dtype)
     if reduction == "sum":
         return rows
@@ -313,14 +322,25 @@ def _check(
     removed: Removed | None,
     ranks: Tensor | None,
 ) -> None:
-    """Refuses shapes that do not fit each other, and removed logits that the softmax cannot leave out."""
+    """Refuses what are no tensors, shapes that do not fit each other, and removed logits that cannot be left out."""
+    given = {"query": query, "candidates": candidates, "target": target}
+    for name, tensor in (given if weights is None else given | {"weights": weights}).items():
+        checked("softmax", name, tensor, Tensor)
+    if query.dtype != candidates.dtype or not query.is_floating_point():
+        raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected one type of floats")
     if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
         raise ConfigError(
             f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
         )
-    for name, given in (("target", target), ("weights", weights)):
-        if given is not None and given.shape != (len(query),):
-            raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(query)}], one a row of query")
+    for name, rows in (("target", target), ("weights", weights)):
+        if rows is not None and rows.shape != (len(query),):
+            raise ConfigError(f"{name} is {list(rows.shape)}; expected [{len(query)}], one a row of query")
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ConfigError(f"target is {target.dtype}; expected whole numbers, columns of candidates")
+    if target.device.type == "cpu" and len(target) and not torch.compiler.is_compiling():  # elsewhere it would wait
+        low, high = target.min().item(), target.max().item()
+        if low < 0 or high >= len(candidates):
+            raise ConfigError(f"target is from {low} to {high}; expected columns from 0 to {len(candidates) - 1}")
     if ranks is not None and (ranks.dim() != 1 or len(ranks) > len(query) or ranks.is_floating_point()):
         raise ConfigError(
             f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most the {len(query)} rows"

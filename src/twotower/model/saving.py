@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from twotower.arguments import checks_arguments
 from twotower.arrow import content_digest, read_table, write_table
 from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
@@ -50,6 +51,7 @@ def model_version(model: TwoTower) -> str:
     return digest.hexdigest()[:12]
 
 
+@checks_arguments
 def save_model(model: TwoTower, folder: str | Path) -> Manifest:
     """Writes the model to a folder: beside its target, read once as `load_model` does, and then renamed over it.
 
@@ -107,6 +109,7 @@ def write_model(model: TwoTower, building: Path) -> Manifest:
     return write_manifest(building, KIND, FORMAT, VERSION, details)
 
 
+@checks_arguments
 def load_model(folder: str | Path) -> TwoTower:
     """Reads what `save_model` wrote; the model gives the same scores, to the bit, and is in evaluation mode.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.arguments import checks_arguments
+from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.log import Log, event_columns
 from twotower.data.plain import plain_table
@@ -133,6 +133,7 @@ class TwoTower(nn.Module):
         """What scores are divided by, as it is now."""
         return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp().item()
 
+    @checks_arguments
     def learn(self, train: Log, seed: int = 0) -> TwoTower:
         """Lets every feature learn its state from the training split, and starts all weights anew.
 
@@ -152,6 +153,7 @@ class TwoTower(nn.Module):
                 its time.
             DataError: A column is missing or cannot be used.
         """
+        refuse_below(0, "learn", seed=seed)
         seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
         seen_queries = np.flatnonzero(train.query_counts())
         events = self._events_to_learn(train, seed)
@@ -205,6 +207,7 @@ class TwoTower(nn.Module):
         """
         return self.query_vectors(query) @ self.candidate_vectors(candidate).T
 
+    @checks_arguments
     def remember(self, events: Log) -> None:
         """Replaces the record of what each query did by these events, without training.
 
@@ -248,10 +251,12 @@ class TwoTower(nn.Module):
         """
         return encode_table(self.candidate, candidates)
 
+    @checks_arguments
     def embed_queries(self, events: Dataset) -> Tensor:
         """Query embeddings of every event, `[N, d]`, without gradient."""
         return self.embed_side(self.encode_queries(events).to(self.device), self.query_vectors)
 
+    @checks_arguments
     def embed_candidates(self, candidates: pa.Table) -> Tensor:
         """Candidate embeddings of every row of a candidate table, `[C, d]`, without gradient."""
         return self.embed_side(self.encode_candidates(candidates).to(self.device), self.candidate_vectors)

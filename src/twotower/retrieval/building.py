@@ -36,6 +36,8 @@ def built(
     title: str | None = None,
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"parity={threshold}; expected a share between 0 and 1, or None", field="parity")
     catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
     if title is not None:
         check_title(catalogue.candidates, title)

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from twotower.arguments import checks_arguments
 from twotower.locks import locked
 from twotower.retrieval.bundle import check_bundle_target
 from twotower.retrieval.retriever import Retriever
 
 
 @contextmanager
+@checks_arguments
 def editing(folder: str | Path) -> Iterator[Retriever]:
     """Loads a bundle to be changed and saved to the same folder; other processes that write there wait meanwhile.
 

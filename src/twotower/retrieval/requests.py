@@ -119,6 +119,8 @@ class Requests:
             raise ConfigError(f"expected several queries, in a list or a table; got the one {queries!r}")
         if isinstance(queries, Iterable) and not hasattr(queries, "__arrow_c_stream__"):
             return self._each(queries)
+        if not hasattr(queries, "__arrow_c_stream__"):
+            raise ConfigError(f"expected several queries, in a list or a table; got {queries!r}")
         if not hasattr(queries, "columns") and not hasattr(queries, "schema"):  # a column of ids
             return self._each({self.query_id: value} for value in pa.chunked_array(queries).to_pylist())
         table = read_table(cast("ArrowStream", queries), "the queries")

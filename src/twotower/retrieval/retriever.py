@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
@@ -75,6 +76,7 @@ class Retriever:
         self._ranker = Ranker(bundle, self.requests, self._eligible, self.embed, self.store)
 
     @classmethod
+    @checks_arguments
     def build(
         cls,
         model: TwoTower,
@@ -109,6 +111,7 @@ class Retriever:
         return cls(built(model, candidates, seen, index, parity, notes or Notes(), title))
 
     @classmethod
+    @checks_arguments
     def load(cls, folder: str | Path, *, engine: Engine = "torch", store: str | None = None) -> Retriever:
         """Reads what `save` wrote; it gives the same answers.
 
@@ -136,6 +139,7 @@ class Retriever:
         except Exception as error:  # its parts can be read, and may still not fit together
             raise SavedFolderError(f"{folder} holds no bundle that can be used: {error}") from error
 
+    @checks_arguments
     def save(self, folder: str | Path) -> Manifest:
         """Writes everything to a folder: beside its target, read once as `load` does, and then put in its place.
 
@@ -285,8 +289,7 @@ class Retriever:
         row = self.candidate_row(candidate_id)
         out = np.append(self._eligible.named(exclude, "exclude"), row)
         rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
-        ranked = [Ranked(rows, cosines, "candidate")]
-        return answers_of(ranked, self._rows, self.details.candidate_id, self.version)[0]
+        return answers_of([Ranked(rows, cosines, "candidate")], self._rows, self.details.candidate_id, self.version)[0]
 
     def explain(self, query: Query, candidate_id: object) -> Explanation:
         """Which features and which items of the history the score of a candidate comes from.

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from torch.optim import Optimizer
 
+from twotower.arguments import checks_arguments
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, is_watched
@@ -164,6 +165,7 @@ class ProgressBar(Progress):
         label: What is trained.
     """
 
+    @checks_arguments
     def __init__(self, console: Console | None = None, label: str = "training") -> None:
         super().__init__(label)
         self.display = Display(Console(stderr=True) if console is None else console)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from twotower.arguments import Settings
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.baselines.symmetric import invert
 from twotower.progress import ReportStep, no_report
@@ -37,7 +38,7 @@ TRIAL_PRODUCTS = 4_000_000
 """Multiplications of the sparse product timed likewise."""
 
 
-class BaselineBudget(msgspec.Struct, frozen=True):
+class BaselineBudget(Settings, frozen=True):
     """What each baseline may cost.
 
     Attributes:
@@ -56,7 +57,8 @@ class BaselineBudget(msgspec.Struct, frozen=True):
     seconds: float = DEFAULT_SECONDS
     memory: int | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses nothing to spend."""
         if not self.seconds > 0 or (self.memory is not None and self.memory <= 0):
             raise ConfigError(
                 f"a baseline's budget is {self.seconds:g} seconds and {self.memory} bytes; expected more than 0"

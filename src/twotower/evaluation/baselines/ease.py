@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.evaluation.baselines.budget import Cost, Machine, inversion_seconds, product_seconds
 from twotower.evaluation.baselines.choices import Choices
@@ -43,7 +44,9 @@ class Ease(QueryScorer):
 
     kind, label = "ease", "EASE"
 
+    @checks_arguments
     def __init__(self, train: Dataset, regularization: float = 400.0, step: ReportStep = no_report) -> None:
+        refuse_below(0, "Ease", regularization=regularization)
         self.choices = Choices(train)
         size = len(self.choices.known)
         gram = torch.empty(size, size)

@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.baselines.budget import Cost, Machine, product_seconds
@@ -47,6 +48,7 @@ class Ials(QueryScorer):
 
     kind, label = "ials", "iALS"
 
+    @checks_arguments
     def __init__(
         self,
         train: Dataset,
@@ -57,6 +59,8 @@ class Ials(QueryScorer):
         seed: int = 0,
         step: ReportStep = no_report,
     ) -> None:
+        refuse_below(1, "Ials", factors=factors, iterations=iterations)
+        refuse_below(0, "Ials", regularization=regularization, alpha=alpha, seed=seed)
         threads = require("threadpoolctl", "baselines")
         als = require("implicit.cpu.als", "baselines")
         seen = Seen.of(train)

@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.evaluation.baselines.budget import Cost, Machine, product_seconds
 from twotower.evaluation.baselines.choices import Choices
@@ -44,9 +45,12 @@ class ItemKnn(QueryScorer):
 
     kind, label = "item_knn", "item-kNN"
 
+    @checks_arguments
     def __init__(
         self, train: Dataset, neighbours: int = 100, shrinkage: float = 0.0, step: ReportStep = no_report
     ) -> None:
+        refuse_below(1, "ItemKnn", neighbours=neighbours)
+        refuse_below(0, "ItemKnn", shrinkage=shrinkage)
         self.choices = choices = Choices(train)
         found = []
         for start, stop in choices.blocks(BLOCK_ENTRIES):

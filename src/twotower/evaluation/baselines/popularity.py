@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import BASELINES
 from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
@@ -25,6 +27,7 @@ class Popularity(QueryScorer):
 
     kind, label = "popularity", "popularity"
 
+    @checks_arguments
     def __init__(self, train: Log) -> None:
         self.counts = torch.from_numpy(train.candidate_weights())
 
@@ -52,7 +55,10 @@ class RecentPopularity(Popularity):
 
     kind, label = "recent_popularity", "recent popularity"
 
+    @checks_arguments
     def __init__(self, train: Dataset, half_life: float | None = None) -> None:
+        if half_life is not None and half_life <= 0:
+            raise ConfigError(f"RecentPopularity: half_life={half_life}; expected seconds above 0", field="half_life")
         age = train.times.max() - train.times
         # Where the whole latest tenth is of one instant, half a second keeps the decay defined.
         self.half_life = half_life or max(0.5, float(np.quantile(age, LATEST_SHARE)))
