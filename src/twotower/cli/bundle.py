@@ -14,7 +14,7 @@ from twotower.errors import ConfigError
 from twotower.experiments.notes import study_note
 from twotower.experiments.train import bundle_of_run
 from twotower.locks import locked
-from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing
+from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing, write_triton
 from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import check_bundle_target, with_onnx
 from twotower.retrieval.publishing import store_at, with_store
@@ -71,6 +71,29 @@ def bundle(
         made = rebuilt(old, candidates, settings, parity, note)
         made = made if beyond is None else with_store(made, beyond, parity)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
+
+
+@app.command()
+def triton(
+    folder: BundleArgument,
+    out: Annotated[Path, typer.Option(help="The model repository to write.")],
+    name: Annotated[str, typer.Option(help="What the names of its models begin with.")] = "twotower",
+    imports: ImportOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write both towers of a bundle as a model repository for Triton Inference Server."""
+    del imports  # done, before a bundle is read
+    with locked(out):
+        manifest = write_triton(Retriever.load(folder).bundle, out, name)
+    models = [f"{name}_query", f"{name}_candidate"]
+    console_for(json).print(
+        f"{out}: {' and '.join(models)}, of towers {manifest.details['towers']}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if json:
+        write_json({"models": models, **manifest.details})
 
 
 @candidates.command("add")

@@ -56,6 +56,7 @@ COMMANDS = {
         "Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show.",
     ),
     "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
+    "triton": ("bundle", "Write both towers of a bundle as a model repository for Triton Inference Server."),
     "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),
     "data": ("data", "Data sets: list, fetch, describe."),
 }

@@ -10,6 +10,7 @@ from twotower.retrieval.notes import Curve, Notes, StudyNote
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.retriever import Retriever
 from twotower.retrieval.stores import STORES, Milvus, PgVector, Store, StoreSettings
+from twotower.retrieval.triton import write_triton
 
 __all__ = [
     "INDEXES",
@@ -34,4 +35,5 @@ __all__ = [
     "StoreSettings",
     "StudyNote",
     "editing",
+    "write_triton",
 ]

@@ -177,7 +177,7 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
         save_file(bundle.index.tensors(), building / INDEX, marks)
     if bundle.details.onnx:
         first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
-        write_towers(bundle.model, _of_a_stranger(bundle.model, bundle.queries, bundle.details), first, building)
+        write_towers(bundle.model, stranger_inputs(bundle.model, bundle.queries, bundle.details), first, building)
     return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
 
 
@@ -255,11 +255,11 @@ def _read(folder: Path, engine: Engine) -> Bundle:
 def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Details) -> OnnxTower:
     largest = weight_bytes(model) + GRAPH_BYTES
     _require(path.stat().st_size <= largest, f"{QUERY} has {path.stat().st_size} bytes; expected at most {largest}")
-    inputs = _of_a_stranger(model, queries, details)
+    inputs = stranger_inputs(model, queries, details)
     return OnnxTower(path.read_bytes(), details.towers, inputs, model.width, largest)
 
 
-def _of_a_stranger(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
+def stranger_inputs(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
     """What the query tower takes of a request that says nothing."""
     requests = Requests(model, queries, details.query_id, details.time, details.latest_time)
     return requests.encode([{}], [None])

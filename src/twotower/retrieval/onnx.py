@@ -67,8 +67,8 @@ class OnnxTower:
         except Exception as error:  # of what lies in such a file, both libraries may fail in any way
             raise SavedFolderError(f"the ONNX tower cannot be read: {type(error).__name__}: {error}") from error
         self._names = [given.name for given in self._session.get_inputs()]
-        if self._names != _names(len(inputs)):
-            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {_names(len(inputs))}")
+        if self._names != input_names(len(inputs)):
+            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {input_names(len(inputs))}")
         given = self._run(inputs)
         if given.dtype != torch.float32 or given.shape != (len(inputs[0]), width):
             raise SavedFolderError(f"the ONNX tower gives {given.dtype} {list(given.shape)}; expected {width} float32")
@@ -163,7 +163,7 @@ def _program(model: TwoTower, side: str, examples: Sequence[Tensor]) -> tuple[An
             program = torch.onnx.export(
                 module.cpu(),
                 tuple(examples),
-                input_names=_names(len(examples)),
+                input_names=input_names(len(examples)),
                 output_names=[OUTPUT],
                 opset_version=OPSET,
                 dynamic_shapes={"encoded": tuple(shapes)},
@@ -187,10 +187,10 @@ def weight_bytes(model: TwoTower) -> int:
 def _widened(rows: Tensor) -> Tensor:
     """Two rows and, of bags, two places or more: the exporter takes a size of one for fixed."""
     rows = torch.cat([rows[:1], rows[-1:]])
-    return F.pad(rows, (0, max(0, 2 - rows.shape[1]))) if _is_bag(rows) else rows
+    return F.pad(rows, (0, max(0, 2 - rows.shape[1]))) if is_bag(rows) else rows
 
 
-def _is_bag(rows: Tensor) -> bool:
+def is_bag(rows: Tensor) -> bool:
     """Whether they are padded rows of a table, as many places as the longest has."""
     return rows.dim() == 2 and not rows.dtype.is_floating_point
 
@@ -198,10 +198,11 @@ def _is_bag(rows: Tensor) -> bool:
 def _dynamic(place: int, rows: Tensor) -> Any:
     if place == 0:
         return torch.export.Dim.DYNAMIC
-    return torch.export.Dim.AUTO if place == 1 and _is_bag(rows) else None
+    return torch.export.Dim.AUTO if place == 1 and is_bag(rows) else None
 
 
-def _names(count: int) -> list[str]:
+def input_names(count: int) -> list[str]:
+    """Names of a tower's inputs, in the order of its features."""
     return [f"feature_{place}" for place in range(count)]
 
 

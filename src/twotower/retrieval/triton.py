@@ -1,0 +1,113 @@
+"""A model repository for Triton Inference Server: both towers of a bundle as ONNX, each with its `config.pbtxt`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from twotower.errors import ConfigError
+from twotower.features import Feature
+from twotower.files import replaced_folder
+from twotower.model.two_tower import features_of
+from twotower.retrieval.bundle import Bundle, stranger_inputs
+from twotower.retrieval.onnx import OUTPUT, exported, input_names, is_bag
+from twotower.saved import Manifest, SavedKind, write_manifest
+from twotower.version import VERSION
+
+KIND = "twotower triton repository"
+FORMAT = 1
+
+LARGEST_BATCH = 1024
+"""Rows that Triton puts into one call, at most."""
+
+QUEUE_MICROSECONDS = 100
+"""How long a request waits for others to be batched with."""
+
+TYPES = {torch.int64: "TYPE_INT64", torch.float32: "TYPE_FP32", torch.int32: "TYPE_INT32", torch.bool: "TYPE_BOOL"}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """An input or output of a model, as Triton describes it: each row's shape, −1 where it varies."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        # Triton has no tensors of rows without a shape: they come as [n, 1] and are reshaped to [n].
+        dims, reshape = (self.shape, "") if self.shape else ((1,), " reshape { shape: [ ] }")
+        listed = ", ".join(map(str, dims))
+        return f"  {{ name: {json.dumps(self.name)} data_type: {self.kind} dims: [ {listed} ]{reshape} }}"
+
+
+def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manifest:
+    """Writes a model repository with the models NAME_query and NAME_candidate, each as version 1.
+
+    Args:
+        bundle: Whose towers, such as `retriever.bundle`.
+        folder: The repository; it may be empty, or one that this has written.
+        name: What the names of the models begin with.
+
+    Raises:
+        ConfigError: The name is none that a folder can have, the folder may not be replaced, or a tower cannot be
+            exported.
+        MissingExtraError: The extra `onnx` is not installed.
+    """
+    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+        raise ConfigError(f"name={name!r}; expected letters, digits, '_' and '-'", field="name")
+    model, towers = bundle.model, bundle.details.towers
+    with replaced_folder(folder, SavedKind(KIND)) as building:
+        for side, tower, inputs in (
+            ("query", model.query, stranger_inputs(model, bundle.queries, bundle.details)),
+            ("candidate", model.candidate, model.encode_candidates(bundle.candidates.slice(0, 1)).whole()),
+        ):
+            place = building / f"{name}_{side}"
+            (place / "1").mkdir(parents=True)
+            (place / "1" / "model.onnx").write_bytes(exported(model, side, inputs, towers))
+            config = _config(place.name, inputs, features_of(tower), model.width, towers)
+            (place / "config.pbtxt").write_text(config, encoding="utf-8")
+        return write_manifest(building, KIND, FORMAT, VERSION, {"towers": towers, "bundle": bundle.details.version})
+
+
+def _config(name: str, inputs: Sequence[Tensor], features: Sequence[Feature], width: int, towers: str) -> str:
+    """The `config.pbtxt` of one tower; its parameters say which feature each input is, and of which towers it is."""
+    names = input_names(len(inputs))
+    given = [_Tensor(own, _type_of(rows), _shape_of(rows)).text for own, rows in zip(names, inputs, strict=True)]
+    output = _Tensor(OUTPUT, "TYPE_FP32", (width,)).text
+    said = {"towers": towers} | {own: str(one) for own, one in zip(names, features, strict=True)}
+    parameters = [
+        f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
+        for key, value in said.items()
+    ]
+    lines = [
+        f"name: {json.dumps(name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {LARGEST_BATCH}",
+        "input [",
+        ",\n".join(given),
+        "]",
+        "output [",
+        output,
+        "]",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}",
+        *parameters,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _type_of(rows: Tensor) -> str:
+    if rows.dtype not in TYPES:
+        raise ConfigError(f"a feature encodes {rows.dtype}; expected for Triton one of {', '.join(map(str, TYPES))}")
+    return TYPES[rows.dtype]
+
+
+def _shape_of(rows: Tensor) -> tuple[int, ...]:
+    """The shape of each row; of bags, the number of places varies."""
+    return (-1,) if is_bag(rows) else tuple(rows.shape[1:])
