@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.fingerprints import Tables
 from twotower.data.ordered import SortedEvents
 from twotower.errors import ConfigError
 
 
 @runtime_checkable
-class Log(Protocol):
+class Log(Tables, Protocol):
     """Who chose what, and when: what learns from events takes any log, wherever its events are.
 
     Example:
@@ -28,26 +29,6 @@ class Log(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
-        ...
-
-    @property
-    def queries(self) -> pa.Table:
-        """One row a query."""
-        ...
-
-    @property
-    def candidates(self) -> pa.Table:
-        """One row a candidate."""
-        ...
-
-    @property
-    def query_id(self) -> str:
-        """Name of the id column in interactions and queries."""
-        ...
-
-    @property
-    def candidate_id(self) -> str:
-        """Name of the id column in interactions and candidates."""
         ...
 
     @property

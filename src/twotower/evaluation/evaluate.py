@@ -92,10 +92,6 @@ class Evaluation(msgspec.Struct, frozen=True):
         """Every scorer in every slice, by the metric that the sentences compare by."""
         return self._slices_grid(protocol).rich()
 
-    def differences_table(self) -> Table:
-        """How much more the model has than each baseline, with the intervals that the sentences rest on."""
-        return differences_grid(self.comparisons).rich()
-
     def to_table(self) -> pa.Table:
         """All figures as an Arrow table with one row a scorer, protocol and metric.
 

@@ -90,13 +90,7 @@ class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
             raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
 
     def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
-        """The optimiser of all the model's parameters.
-
-        Args:
-            model: The model.
-            looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
-                without.
-        """
+        """The optimiser of all the model's parameters; see `Adagrad.build`."""
         groups = parameter_groups(model, self.learning_rate, self.weight_decay)
         if tables := lazy_tables(groups, self.tables, looked_up or Counter()):
             return LazyAdamW(groups, tables, self.betas)
