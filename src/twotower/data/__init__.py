@@ -21,6 +21,7 @@ from twotower.data.splits import (
     split_random,
 )
 from twotower.data.stream import ParquetLog
+from twotower.data.streamed_splits import LogSplit, split_log
 from twotower.data.tables import from_tables
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Description",
     "LastOut",
     "Log",
+    "LogSplit",
     "Lookalike",
     "Oracle",
     "ParquetLog",
@@ -45,6 +47,7 @@ __all__ = [
     "simulated",
     "split_by_time",
     "split_last_out",
+    "split_log",
     "split_random",
     "stream_parquet",
 ]

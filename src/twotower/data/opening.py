@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from twotower.data.checks import (
 from twotower.data.fingerprints import Fingerprint
 from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
-from twotower.data.parquet import ParquetRows, ParquetSource
+from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
 from twotower.data.sources import TableSource, read_source
 from twotower.data.stream import PIECES_OF_THE_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table
@@ -79,6 +80,19 @@ def stream_parquet(
     sides = _sides(rows, {query_id: queries, candidate_id: candidates}, delimiter, buffer // 2)
     tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates)
     return _checked(tables, rows, buffer, own_queries=queries is None)
+
+
+def narrowed(log: ParquetLog, kept: BoolArray) -> ParquetLog:
+    """The same log with some of its rows.
+
+    Args:
+        log: The log.
+        kept: Which, `[rows of its files]`: events of the log, whose candidates are known.
+
+    Raises:
+        DataError: The files cannot be read any more, or have changed.
+    """
+    return replace(_checked(log.tables, log.rows.only(kept), log.buffer, log.own_queries), dropped=log.dropped)
 
 
 def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> ParquetRows:
@@ -155,6 +169,6 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
         _candidate_counts=candidate_counts,
         _query_counts=query_counts,
         _time_type=pa.int64() if whole_times else pa.float64(),
-        _own_queries=own_queries,
-        _sums=sums,
+        own_queries=own_queries,
+        sums=sums,
     )

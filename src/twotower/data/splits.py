@@ -15,6 +15,7 @@ import numpy.typing as npt
 from twotower.arguments import checked, checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import fingerprint
+from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError
 
 BoolArray = npt.NDArray[np.bool_]
@@ -193,7 +194,7 @@ class ChosenRule:
 
 
 @checks_arguments
-def choose_rule(data: Dataset, seed: int = 42, part: str = "test") -> ChosenRule:
+def choose_rule(data: Log, seed: int = 42, part: str = "test") -> ChosenRule:
     """The rule that measures what a service can reach, as far as the log allows.
 
     By time where the log has times. Where most of the last events are of queries without earlier ones, or the times
@@ -219,14 +220,14 @@ def choose_rule(data: Dataset, seed: int = 42, part: str = "test") -> ChosenRule
             f"A service sees only the past; its figures may be lower.",
         )
     by_time = TimeSplit()
-    known = _share_of_known(data, by_time)
+    known, several = _share_of_known(data, by_time)
     if known is not None and known >= ENOUGH_KNOWN:
         return ChosenRule(
             by_time,
             f"Split by time ({by_time}): the last {DEFAULT_SHARE:.0%} of the events are {part}, because the log has "
             f"times. A random split would train on choices made after those it is measured on.",
         )
-    if data.query_counts().max() > 2 and len(np.unique(data.times)) > 1:
+    if data.query_counts().max() > 2 and several:
         why = (
             "the times are too few to cut by"
             if known is None
@@ -240,25 +241,51 @@ def choose_rule(data: Dataset, seed: int = 42, part: str = "test") -> ChosenRule
     )
 
 
-def _share_of_known(data: Dataset, rule: TimeSplit) -> float | None:
-    """Share of the test events whose query train knows; None where test or a validation part would leave none."""
-    times = data.times
-    is_test = rule.is_test(times)
-    if is_test.all() or rule.is_test(times[~is_test]).all():
-        return None
-    knows = np.zeros(data.queries.num_rows, dtype=bool)
-    knows[data.query_index[~is_test]] = True
-    return float(knows[data.query_index[is_test]].mean())
+def _share_of_known(data: Log, rule: TimeSplit) -> tuple[float | None, bool]:
+    """Share of the test events whose query train knows, and whether there are several times.
+
+    The share is None where test or a validation part would leave nothing.
+    """
+    events = data.sorted_events()
+    assert events.times is not None
+    several = events.border(1.0) < events.border(0.0)
+    border = events.border(rule.test)
+    left = events.before(border)
+    if left == 0 or events.before(events.border(rule.test, left)) == 0:
+        return None, several
+    there = np.diff(events.offsets) > 0
+    knows = np.zeros(len(events.queries), dtype=bool)
+    knows[there] = events.times[events.offsets[:-1][there]] < border
+    found = 0
+    for piece in events.pieces():
+        is_test = events.times[piece.events] >= border
+        found += int(np.count_nonzero(knows[events.query_numbers(piece)[is_test]]))
+    return found / (len(events) - left), several
 
 
 def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], rule: str) -> Split:
     for rows, which in ((train, "train"), (test, "test")):
-        if len(rows) == 0:
-            raise DataError(
-                f"split {rule} of {len(data)} events leaves {which} empty; expected at least one event in each part"
-            )
+        refuse_empty(len(rows), which, rule, len(data))
     parts = data.take(train), data.take(test)
     return Split(*parts, rule=rule, fingerprint=fingerprint(*parts))
+
+
+def refuse_empty(rows: int, which: str, rule: str, events: int) -> None:
+    """Refuses a part of no rows.
+
+    Args:
+        rows: How many it has.
+        which: `train` or `test`.
+        rule: How it was cut.
+        events: How many events were cut.
+
+    Raises:
+        DataError: It has none.
+    """
+    if rows == 0:
+        raise DataError(
+            f"split {rule} of {events} events leaves {which} empty; expected at least one event in each part"
+        )
 
 
 def _check_share(rule: RandomSplit | TimeSplit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,6 @@ from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
-
-IntegersToAdd: TypeAlias = npt.NDArray[np.uint64]
 
 PIECES_OF_THE_BUFFER = 64
 """A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
@@ -60,6 +58,8 @@ class ParquetLog:
         dropped: Events left out because their candidate is unknown.
         fingerprint: As that of a `Dataset` of the same events.
         latest_time: Seconds of the latest event; None where the log has no time.
+        own_queries: Whether the query table was made of the log's ids.
+        sums: What the fingerprint is made of; see `Fingerprint.sums`.
     """
 
     tables: LogTables
@@ -73,8 +73,8 @@ class ParquetLog:
     _candidate_counts: IntArray = field(repr=False)
     _query_counts: IntArray = field(repr=False)
     _time_type: pa.DataType = field(repr=False)
-    _own_queries: bool = field(repr=False)
-    _sums: IntegersToAdd = field(repr=False)
+    own_queries: bool = field(repr=False)
+    sums: npt.NDArray[np.uint64] = field(repr=False)
 
     def __len__(self) -> int:
         """Number of interactions."""
@@ -194,7 +194,7 @@ class ParquetLog:
             ids = cast_ids(with_ids_like(read, kind, column).table[column], kind, column, "the part")
             log = log.set_column(log.column_names.index(column), column, ids)
         tables = self.tables
-        if self._own_queries:
+        if self.own_queries:
             known = self.queries[self.query_id].combine_chunks()
             check_ids(log[self.query_id], self.query_id, "interactions", place=place)
             ids = distinct_ids(log[self.query_id])
@@ -311,6 +311,45 @@ class ParquetLog:
     def _changed(self) -> str:
         return f"the files of {self.name!r} have changed since they were opened"
 
+    def require_time(self) -> None:
+        """Refuses a log without times.
+
+        Raises:
+            DataError: It has none.
+        """
+        if self.time is None:
+            raise DataError(f"data set {self.name!r} has no time column, which this needs; name one with time=…")
+
+    def event_rows(self) -> BoolArray:
+        """Which rows of the files are events of this log, `[rows of the files]`."""
+        if self.rows.kept is not None:
+            return self.rows.kept
+        own: BoolArray = scratch(self.rows.in_files, np.bool_)
+        if self.dropped == 0:
+            own[:] = True
+        else:
+            events = self.sorted_events()
+            for piece in events.pieces():
+                own[events.rows[piece.events]] = True
+        return own
+
+    def events_at(self, rows: BoolArray) -> Dataset:
+        """Events in memory, with all their columns, in the order of the log.
+
+        Args:
+            rows: Which rows of the files, `[rows of the files]`.
+        """
+        names = self.rows.schema.names
+        parts = [self._timed(self.tables.dataset(self.rows.empty(names), Place(whole=False)))]
+        for _, table in self.rows.only(rows).in_order(names, self.buffer // 2):
+            parts.append(self._timed(self._encoded(table)))
+        return concat(parts)
+
+    @cached_property
+    def cuts(self) -> dict[str, Any]:
+        """The parts that `split_log` has made of this log, by rule."""
+        return {}
+
     def _encoded(self, table: pa.Table) -> Dataset:
         try:
             return self.tables.dataset(table, Place(whole=False))
@@ -331,13 +370,19 @@ class ParquetLog:
 
     def _events(self, table: pa.Table, columns: Iterable[str]) -> Dataset:
         """Rows of the files as events, without their ids, which take the most memory and of which only rows matter."""
-        data = self.tables.dataset(table, Place(whole=False))
+        data = self._timed(self.tables.dataset(table, Place(whole=False)))
         log = data.interactions
-        if self.time is not None:
-            log = log.set_column(log.column_names.index(self.time), self.time, log[self.time].cast(self._time_type))
         kept = [name for name in log.column_names if name in (self.time, self.weight, *columns)]
         # A table without a column forgets how many rows it has.
         return replace(data, interactions=log.select(kept or [self.query_id]))
+
+    def _timed(self, data: Dataset) -> Dataset:
+        """The same with times of the type that those of the whole log have."""
+        if self.time is None:
+            return data
+        log = data.interactions
+        log = log.set_column(log.column_names.index(self.time), self.time, log[self.time].cast(self._time_type))
+        return replace(data, interactions=log)
 
     def _empty(self, columns: Iterable[str] = ()) -> Dataset:
         return self._events(self.rows.empty(self._wanted(columns)), columns)

@@ -1,0 +1,173 @@
+"""`split_log`: cuts any log in train and test; of one on disk, train stays there, as flags of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.data.dataset import Dataset
+from twotower.data.fingerprints import Fingerprint, fingerprint
+from twotower.data.log import Log
+from twotower.data.opening import narrowed
+from twotower.data.ordered import PIECE, SortedEvents
+from twotower.data.parquet import BoolArray
+from twotower.data.scratch import scratch
+from twotower.data.splits import LastOut, RandomSplit, SplitRule, TimeSplit, refuse_empty
+from twotower.data.stream import ParquetLog
+from twotower.errors import ConfigError
+
+IsTest: TypeAlias = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int32]], BoolArray]
+"""Says which events of some whole queries are test, given their times, queries and candidates."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogSplit:
+    """Two parts of one log; unpacks as `train, test = split`.
+
+    Attributes:
+        train: The events to learn from, on disk where the log is.
+        test: The events to be measured on, in memory.
+        rule: How it was cut.
+        fingerprint: As that of `Split`.
+    """
+
+    train: Log
+    test: Dataset
+    rule: str
+    fingerprint: str
+
+    def __iter__(self) -> Iterator[Log]:
+        yield self.train
+        yield self.test
+
+
+def split_log(log: Log, rule: SplitRule) -> LogSplit:
+    """Cuts a log in two by a rule: the same events as in memory, wherever they are.
+
+    Of a log on disk, train is the log without some rows, and test is read into memory. By time and by last events, its
+    files are prepared first; see `ParquetLog.sorted_events`. A log is cut by a rule once, and remembers the parts.
+
+    Args:
+        log: The log.
+        rule: How; of a log on disk one of `RandomSplit`, `TimeSplit` and `LastOut`.
+
+    Raises:
+        ConfigError: The rule is another one, and the log is on disk.
+        DataError: A part would be empty, or the files cannot be read any more.
+
+    Example:
+        >>> from twotower.data import simulated
+        >>> train, test = split_log(simulated(20, 30, 100), TimeSplit(0.1))
+        >>> len(train), len(test)
+        (90, 10)
+    """
+    if (events := log.in_memory) is not None:
+        cut = rule(events)
+        return LogSplit(cut.train, cut.test, cut.rule, cut.fingerprint)
+    if not isinstance(log, ParquetLog):
+        raise ConfigError(f"{log.name!r} is neither in memory nor a ParquetLog; expected one of them, to be split")
+    key = f"{rule}, seed {rule.seed}" if isinstance(rule, RandomSplit) else str(rule)
+    if (known := log.cuts.get(key)) is None:
+        known = log.cuts[key] = _cut(log, _test_rows(log, rule), key)
+    assert isinstance(known, LogSplit)
+    return known
+
+
+def share_of(log: ParquetLog, share: float, seed: int) -> ParquetLog:
+    """A share of a log's events, drawn at random; a smaller one is part of a larger.
+
+    Args:
+        log: The log.
+        share: Above 0, and at most 1.
+        seed: Seed of the draw.
+    """
+    order = _permuted(len(log), [seed, len(log)])
+    kept = scratch(len(log), np.bool_)
+    kept[order[: max(1, round(len(log) * share))]] = True
+    return narrowed(log, _spread(kept, log.event_rows()))
+
+
+def joint_fingerprint(train: Log, test: Dataset) -> str:
+    """The digits of `fingerprint` for train and test over the same tables, wherever train is."""
+    if not isinstance(train, ParquetLog):
+        events = train.in_memory
+        assert events is not None
+        return fingerprint(events, test)
+    digits = Fingerprint(train.tables)
+    digits.add(len(train), train.sums)
+    digits.add(len(test), digits.sums(test))
+    return str(digits)
+
+
+def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
+    """The log without the test rows, and these in memory."""
+    own = log.event_rows()
+    is_train = scratch(len(own), np.bool_)
+    np.greater(own, is_test, out=is_train)  # those that are the log's and not test
+    for rows, which in ((is_train, "train"), (is_test, "test")):
+        refuse_empty(int(np.count_nonzero(rows)), which, rule, len(log))
+    train, test = narrowed(log, is_train), replace(log.events_at(is_test), dropped=log.dropped)
+    return LogSplit(train, test, rule, joint_fingerprint(train, test))
+
+
+def _test_rows(log: ParquetLog, rule: SplitRule) -> BoolArray:
+    """Which rows of the files are test."""
+    match rule:
+        case RandomSplit():
+            order = _permuted(len(log), rule.seed)
+            flags = scratch(len(log), np.bool_)
+            flags[order[len(log) - round(len(log) * rule.test) :]] = True
+            return _spread(flags, log.event_rows())
+        case TimeSplit():
+            log.require_time()
+            events = log.sorted_events()
+            border = events.border(rule.test)
+            return _rows_where(log, events, lambda times, *_: times >= border)
+        case LastOut():
+            log.require_time()
+            return _rows_where(log, log.sorted_events(), _is_last)
+    raise ConfigError(f"the split {rule} is one of your own, and {log.name!r} is streamed; expected a built-in rule")
+
+
+def _rows_where(log: ParquetLog, events: SortedEvents, is_test: IsTest) -> BoolArray:
+    assert events.times is not None
+    flags = scratch(log.rows.in_files, np.bool_, events.folder)
+    for piece in events.pieces():
+        place = piece.events
+        chosen = is_test(events.times[place], events.query_numbers(piece), events.candidates[place])
+        flags[events.rows[place][chosen]] = True
+    return flags
+
+
+def _is_last(
+    times: npt.NDArray[np.float64], queries: npt.NDArray[np.int64], candidates: npt.NDArray[np.int32]
+) -> BoolArray:
+    """The last event of each query that has two; equal times go by candidate row, as in memory."""
+    order = np.lexsort((candidates, times, queries))
+    ends = queries[1:] != queries[:-1]
+    chosen = np.zeros(len(times), dtype=bool)
+    chosen[order[np.append(ends, True) & ~np.insert(ends, 0, True)]] = True
+    return chosen
+
+
+def _permuted(length: int, seed: int | list[int]) -> npt.NDArray[np.int64]:
+    """`default_rng(seed).permutation(length)`, in a file without a name."""
+    order: npt.NDArray[np.int64] = scratch(length, np.int64)
+    order[:] = np.arange(length)
+    np.random.default_rng(seed).shuffle(order)
+    return order
+
+
+def _spread(flags: BoolArray, own: BoolArray) -> BoolArray:
+    """Flags of the events, in the order of the log, as flags of the files' rows, of which `own` are the events'."""
+    spread, done = scratch(len(own), np.bool_), 0
+    for start in range(0, len(own), PIECE):
+        here = own[start : start + PIECE]
+        count = int(np.count_nonzero(here))
+        spread[start : start + PIECE][here] = flags[done : done + count]
+        done += count
+    return spread
