@@ -2,15 +2,18 @@
 
 python benchmarks/scaling.py --interactions 100000 1000000 20000000 --candidates 500000
 python benchmarks/scaling.py --interactions 1000000 --candidates 1000 10000 100000 1000000
+python benchmarks/scaling.py --interactions 20000000 --candidates 500000 --history 20
 
 Each size is trained in a process of its own, so that its peak memory is its own; the sizes take turns, round after
-round, and figures are medians over the rounds. The log is in Parquet, drawn from power laws with a fixed seed.
+round, and figures are medians over the rounds. The log is in Parquet, drawn from power laws with a fixed seed. With
+`--history N`, each size is measured without and with histories of N items; each process with them prepares the log.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,8 +32,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from twotower import Adagrad, Category, InBatchSoftmax, Tower, Trainer, TwoTower
+from twotower import Adagrad, Category, History, InBatchSoftmax, Tower, Trainer, TwoTower
 from twotower.data import ParquetLog, stream_parquet
+from twotower.data.preparation import FOLDER
+from twotower.features import Feature
 from twotower.files import replaced_folder
 from twotower.training import Callback, TrainingState
 from twotower.training.batches import source_of
@@ -61,6 +66,7 @@ class Size(msgspec.Struct, frozen=True):
     candidates: int
     dim: int
     batch: int
+    history: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -68,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         open_seconds: Checking and counting the whole log.
+        prepare_seconds: Sorting it, where there are histories.
         rows: Rows of the embedding tables.
         steps: Steps that the clock saw.
         step_seconds: Seconds a step, waiting for events included.
@@ -76,6 +83,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     open_seconds: float
+    prepare_seconds: float
     rows: int
     steps: int
     step_seconds: float
@@ -143,9 +151,15 @@ def measure(size: Size, path: Path, steps: int, optimizer: Optimizer) -> Outcome
         candidates=path / "candidates.parquet",
     )
     open_seconds = time.perf_counter() - started
-    model = TwoTower(
-        Tower([Category("query", size.dim)], [size.dim]), Tower([Category("candidate", size.dim)], [size.dim])
-    )
+    features: list[Feature] = [Category("query", size.dim)]
+    prepare_seconds = 0.0
+    if size.history:
+        features.append(History("candidate", by="query", time="at", length=size.history, dim=size.dim, shared=True))
+        shutil.rmtree(path / FOLDER, ignore_errors=True)
+        started = time.perf_counter()
+        log.sorted_events()
+        prepare_seconds = time.perf_counter() - started
+    model = TwoTower(Tower(features, [size.dim]), Tower([Category("candidate", size.dim)], [size.dim]))
     loss = InBatchSoftmax(reduction="sum" if isinstance(optimizer, Adagrad) else "mean")
     clock = Clock(steps)
     epochs = 1 + (steps + WARM_UP) * size.batch // len(log)
@@ -155,6 +169,7 @@ def measure(size: Size, path: Path, steps: int, optimizer: Optimizer) -> Outcome
     peak = measuring.peak_memory()
     return Outcome(
         open_seconds=open_seconds,
+        prepare_seconds=prepare_seconds,
         rows=sum(parameter.shape[0] for name, parameter in model.named_parameters() if name.endswith("table")),
         steps=steps,
         step_seconds=clock.seconds / steps,
@@ -209,15 +224,25 @@ def median(outcomes: list[Outcome]) -> Outcome:
 def table_of(results: list[dict[str, Any]], batch: int) -> Table:
     """One row a size."""
     table = Table(show_edge=False, pad_edge=False)
-    for heading in ("interactions", "candidates", "rows of tables", "events/s", "µs/event", "× first", "× floor"):
+    for heading in (
+        "interactions",
+        "candidates",
+        "history",
+        "rows of tables",
+        "events/s",
+        "µs/event",
+        "× first",
+        "× floor",
+    ):
         table.add_column(heading, justify="right")
-    for heading in ("reading, µs/event", "opening, s", "peak, GiB"):
+    for heading in ("reading, µs/event", "opening, s", "preparing, events/min", "peak, GiB"):
         table.add_column(heading, justify="right")
     for result in results:
         size, one = result["size"], result["median"]
         table.add_row(
             f"{size.interactions:,}",
             f"{size.candidates:,}",
+            f"{size.history}",
             f"{one.rows:,}",
             f"{batch / one.step_seconds:,.0f}",
             f"{one.step_seconds / batch * 1e6:.2f}",
@@ -225,6 +250,7 @@ def table_of(results: list[dict[str, Any]], batch: int) -> Table:
             f"{result['times_floor']:.2f}",
             f"{one.read_seconds / batch * 1e6:.3f}",
             f"{one.open_seconds:.1f}",
+            f"{size.interactions / one.prepare_seconds * 60:,.0f}" if one.prepare_seconds else "",
             f"{one.peak_bytes / 2**30:.2f}",
         )
     return table
@@ -237,6 +263,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[500_000])
     parser.add_argument("--queries", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--history", type=int, default=0, help="items of histories, beside a training without")
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=300, help="that are timed; reading is ahead of them")
     parser.add_argument("--repetitions", type=int, default=3)
@@ -252,8 +279,9 @@ def main() -> None:
         sys.stdout.write(msgspec.json.encode(outcome).decode())
         return
     sizes = [
-        Size(interactions, options.queries, candidates, options.dim, options.batch)
+        Size(interactions, options.queries, candidates, options.dim, options.batch, history)
         for candidates, interactions in itertools.product(options.candidates, options.interactions)
+        for history in dict.fromkeys((0, options.history))
     ]
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -263,7 +291,8 @@ def main() -> None:
         for round_number in range(options.repetitions):
             for size, path, own in zip(sizes, paths, outcomes, strict=True):
                 own.append(in_a_process_of_its_own(size, options, path))
-                console.print(f"round {round_number + 1}: {size.interactions:,} × {size.candidates:,}: {own[-1]}")
+                label = f"{size.interactions:,} × {size.candidates:,}, history {size.history}"
+                console.print(f"round {round_number + 1}: {label}: {own[-1]}")
     rates = measuring.rates()
     medians = [median(own) for own in outcomes]
     results = []

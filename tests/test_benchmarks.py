@@ -113,6 +113,16 @@ def test_scaling_measures_each_size_in_a_process_of_its_own(run: Run, tmp_path: 
 
 
 @pytest.mark.slow
+def test_histories_are_measured_beside_a_training_without(run: Run, tmp_path: Path) -> None:
+    small = ("--queries", 300, "--dim", 4, "--batch", 64, "--steps", 5, "--repetitions", 1)
+    sizes = ("--interactions", 2000, "--candidates", 200, "--history", 3)
+    run("scaling.py", *sizes, *small, "--out", tmp_path / "scaling.json")
+    without, having = read(tmp_path / "scaling.json")["results"]
+    assert [one["size"]["history"] for one in (without, having)] == [0, 3]
+    assert without["median"]["prepare_seconds"] == 0 < having["median"]["prepare_seconds"]
+
+
+@pytest.mark.slow
 def test_what_training_did_not_see_is_measured(run: Run, toy_config: Path, tmp_path: Path) -> None:
     run("cold_start.py", "--data", toy_config, "--rates", 0.1, "--out", tmp_path / "cold.json")
     (outcome,) = read(tmp_path / "cold.json")["outcomes"]

@@ -296,8 +296,9 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     pq.write_table(purchases.slice(cut[1]), folder / "test.parquet")
     config = folder / "streamed.toml"
     config.write_text(STREAMED)
+    assert "5,600 events of" in twotower("prepare", config).stdout
     said = twotower("train", config, "--out", shop / "streamed").stdout
-    assert "query tower reads: customer (id), bought_at (20 buckets, standardised)" in said
+    assert "sku (earlier choices)" in said
     assert f"{cut[0]:,} train, {len(purchases) - cut[1]:,} test; split given" in said
     evaluation = msgspec.json.decode(twotower("evaluate", shop / "streamed", "--json").stdout, type=dict[str, Any])
     assert list(evaluation["rows"]) == ["model", "popularity"]
@@ -306,7 +307,13 @@ def test_a_streamed_log_trains_evaluates_and_recommends(shop: Path) -> None:
     assert len(msgspec.json.decode(found.stdout)["recommendations"]) == 10
     studied = twotower("study", config, "--layers", "4", "--epochs", 1, "--out", shop / "streamed-study").stdout
     assert "The other baselines are not in the table" in studied
-    assert "stream = true" in twotower("tune", config, "--out", shop / "no", expect=2).stderr
+    whole = STREAMED.replace('test = "test.parquet"\nvalidation = "validation.parquet"\n', "")
+    config.write_text(whole.replace("epochs = 3", "epochs = 1"))
+    tuned = twotower("tune", config, "--trials", 1, "--workers", 1, "--out", shop / "streamed-tuning").stdout
+    assert "Split by time (time:0.2)" in tuned
+    assert (shop / "streamed-tuning" / "best.toml").exists()
+    config.write_text(whole.replace("stream = true", ""))
+    assert "has no stream = true" in twotower("prepare", config, expect=2).stderr
 
 
 def test_a_file_of_queries_is_answered_to_a_file(shop: Path, trained: Path) -> None:

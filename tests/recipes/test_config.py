@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of
-from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables, stream_parquet
+from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables
 from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, History, Normalized, Text
@@ -250,7 +250,7 @@ def stream(lines: str, folder: Path) -> Config:
     return read_config(write(folder, data))
 
 
-def test_a_streamed_log_needs_its_test_part_given(tmp_path: Path) -> None:
+def test_a_streamed_log_takes_parts_that_are_given(tmp_path: Path) -> None:
     for name, users in (("log", [1, 1, 2]), ("test", [1, 2, 9]), ("validation", [2, 2, 1])):
         pq.write_table(pa.table({"u": users, "i": [5, 6, 5]}), tmp_path / f"{name}.parquet")
     parts = stream('test = "test.parquet"\nvalidation = "validation.parquet"', tmp_path).parts()
@@ -260,24 +260,32 @@ def test_a_streamed_log_needs_its_test_part_given(tmp_path: Path) -> None:
     known = recipe("tuned", parts.train, TimeSplit(), parts.validation)
     new = recipe("tuned", parts.train, TimeSplit(), parts.test)
     assert (known.strangers, new.strangers) == (0.02, 0.3)  # one in three is of query 9, which the log lacks
-    assert stream('test = "test.parquet"', tmp_path).parts().validation is None
-    with pytest.raises(ConfigError, match=r"stream = true without test; .*a log that is streamed is not split"):
-        stream("", tmp_path).parts()
-    with pytest.raises(ConfigError, match=r"\[split\] with stream = true"):
-        stream('test = "test.parquet"\n[split]\nrule = "last-out"', tmp_path).parts()
+    one_given = stream('test = "test.parquet"', tmp_path).parts()
+    assert one_given.validation is None
+    assert len(one_given.fitted_and_validation()[1]) == 1
     with pytest.raises(ConfigError, match="expected data that fits in memory"):
         stream('test = "test.parquet"', tmp_path).data.load()
+    with pytest.raises(ConfigError, match="stream = true without interactions"):
+        read_config(write(tmp_path, "[data]\nstream = true")).parts()
 
 
-def test_inputs_of_a_streamed_log_leave_the_past_out(tmp_path: Path) -> None:
-    log = groups_log()
-    events = pa.table({"user": log.query_index, "item": log.candidate_index, "at": log.times})
-    pq.write_table(events, tmp_path / "log.parquet")
-    opened = stream_parquet(tmp_path, query_id="user", candidate_id="item", time="at", candidates=log.candidates)
-    kinds = [feature.kind for feature in query_inputs(opened)]
-    assert kinds == ["category", "bucketized", "normalized"]
-    assert [feature.kind for feature in candidate_inputs(opened)] == ["category", "text"]
-    assert ModelConfig().build(opened, recipe("tuned", opened, TimeSplit())).learn(opened).is_fitted
+@pytest.mark.parametrize("split", ["", '[split]\nrule = "last-out"', '[split]\nrule = "random:0.3"\ntrain_share = 0.5'])
+def test_a_streamed_log_is_cut_and_trained_as_one_in_memory(split: str, tmp_path: Path) -> None:
+    own_log(tmp_path)
+    in_memory = read_config(write(tmp_path, f"{OWN}{split}"))
+    on_disk = read_config(write(tmp_path, f"{OWN}stream = true\n{split}"))
+    found, expected = on_disk.parts(), in_memory.parts()
+    assert found.train.in_memory is None
+    assert (found.rule, found.split, found.remarks) == (expected.rule, expected.split, expected.remarks)
+    assert len(found.train) == len(expected.train)
+    chosen, wanted = (one.resolved_recipe(parts.train) for one, parts in ((on_disk, found), (in_memory, expected)))
+    if "train_share" not in split:  # which of the events are kept depends on their order
+        assert found.fingerprint == expected.fingerprint
+        assert chosen == wanted
+    fitted, validation = found.fitted_and_validation()
+    assert len(fitted) + len(validation) == len(found.train)
+    built, other = on_disk.model.build(found.train, chosen), in_memory.model.build(expected.train, wanted)
+    assert built.settings() == other.settings()
 
 
 OWN = """

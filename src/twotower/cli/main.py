@@ -58,6 +58,10 @@ COMMANDS = {
     "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
     "triton": ("bundle", "Write both towers of a bundle as a model repository for Triton Inference Server."),
     "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),
+    "prepare": (
+        "prepare",
+        "Sort a streamed log by query and time, as histories and splits of it need; otherwise the first of them does.",
+    ),
     "data": ("data", "Data sets: list, fetch, describe."),
 }
 """Every command: the module beside this one that has it, and the first sentence of its help."""

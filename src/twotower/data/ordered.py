@@ -136,7 +136,8 @@ class _Bins:
     def values_in(self, number: int) -> FloatArray:
         """The values of a bin."""
         values, bins = self._bins()
-        return values[bins == number]
+        found: FloatArray = values[bins == number]
+        return found
 
     def _bins(self) -> tuple[FloatArray, IntArray]:
         values = self.values[(self.values >= self.low) & (self.values <= self.high)]

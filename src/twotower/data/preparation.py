@@ -150,7 +150,7 @@ def key_of(log: Prepares, rows: ParquetRows) -> str:
     """
     base = _base(rows)
     try:
-        stats = {path.absolute().relative_to(base).as_posix(): path.stat() for path in _paths(rows)}
+        stats = {path.relative_to(base).as_posix(): path.stat() for path in _paths(rows)}
     except OSError as error:
         raise DataError(f"the files of {log.name!r} have changed since they were opened: {error}") from error
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
@@ -164,12 +164,12 @@ def _sides(log: Prepares) -> Iterable[tuple[pa.Table, str]]:
 
 
 def _paths(rows: ParquetRows) -> list[Path]:
-    return list(dict.fromkeys(group.path for group in rows.groups))
+    return list(dict.fromkeys(group.path.absolute() for group in rows.groups))
 
 
 def _base(rows: ParquetRows) -> Path:
     """The folder that holds all the files."""
-    return Path(os.path.commonpath([path.absolute().parent for path in _paths(rows)]))
+    return Path(os.path.commonpath([path.parent for path in _paths(rows)]))
 
 
 def _homes(rows: ParquetRows) -> list[Path]:

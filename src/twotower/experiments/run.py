@@ -230,11 +230,11 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
     validation part cut from train, and trains a fresh model on all of train for as many; where the validation part is
-    given, or the log is streamed, it trains once and keeps the weights of the best epoch. Where the recipe leaves a
+    given, it trains once and keeps the weights of the best epoch. Where the recipe leaves a
     choice to the validation part, each of them is searched, and the best goes on.
     """
     recipe = config.resolved_recipe(parts.train, parts.validation)
-    if recipe.validate_on == "test" or parts.validation is not None or parts.train.in_memory is None:
+    if recipe.validate_on == "test" or parts.validation is not None:
         return _trained_once(config, recipe, order, key, parts, progress)
     config, history, choices = _chosen(config, recipe, order, parts, progress)
     best = history.best.epoch
@@ -283,13 +283,10 @@ def with_model(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
     fitted, validation = parts.for_recipe(recipe)
-    trainer = recipe.trainer
-    if validation is None:
-        trainer = msgspec.structs.replace(trainer, early_stopping=None)
     model = config.model.build(parts.train, recipe)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
     callbacks = [progress, *loggers_for(config.loggers, progress.name)]
-    history = trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
+    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
     best = history.best.epoch if recipe.validate_on == "test" else history.restored or len(history.epochs)
     return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds))
 
@@ -320,7 +317,6 @@ def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, pro
 
 def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, progress: Progress) -> None:
     train, test = (parts.train, parts.test) if run.part == "test" else parts.fitted_and_validation()
-    assert test is not None
     report = progress if isinstance(progress, Reporter) else no_report
     started = time.perf_counter()
     try:

@@ -130,10 +130,10 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
     recipe = recipes[runs[0].variant]
     fitted, validation = parts.for_recipe(recipe)
     names, notes = measurable(config.baselines, parts.test, parts.train)
-    on_validation = recipe.validate_on == "validation" and validation is not None
-    curves = measurable(without_budget(config.baselines), validation, fitted)[0] if on_validation and validation else []
+    on_validation = recipe.validate_on == "validation"
+    curves = measurable(without_budget(config.baselines), validation, fitted)[0] if on_validation else []
     return _CutData(
-        cut=cut_of(parts, len(validation) if on_validation and validation else 0),
+        cut=cut_of(parts, len(validation) if on_validation else 0),
         config=pinned,
         identity=parts.identity,
         recipe=recipe,

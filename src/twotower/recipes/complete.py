@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import without_none
 
 
-def complete(config: Config, train: Dataset, validation: Dataset | None = None) -> Config:
+def complete(config: Config, train: Log, validation: Dataset | None = None) -> Config:
     """The same config with all that its recipe decides for this data written out, and nothing to tune or vary.
 
     Args:

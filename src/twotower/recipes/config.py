@@ -13,11 +13,12 @@ from twotower.data import builtin
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import fingerprint
 from twotower.data.given import given_parts, overlap
-from twotower.data.log import Log
+from twotower.data.log import Log, require_in_memory
 from twotower.data.opening import stream_parquet
 from twotower.data.simulation import simulated
 from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule
 from twotower.data.stream import ParquetLog
+from twotower.data.streamed_splits import joint_fingerprint, split_log
 from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
@@ -63,7 +64,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         title: Column of the candidates that shows one to people; default: one whose name holds `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         delimiter: What stands between the cells of CSV files; default: told from the header of each.
-        stream: Leave the interactions on disk, in Parquet, and train on them piece by piece; `twotower train` can.
+        stream: Leave the interactions on disk, in Parquet, and train on them piece by piece.
         test: The events to measure on, in a table of their own; left out: cut from the interactions.
         validation: Likewise those that say which epoch is best.
     """
@@ -103,16 +104,25 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             DataUnavailableError: The built-in data set cannot be had.
         """
         if self.stream:
-            raise ConfigError("[data] stream = true is for `twotower train`; expected data that fits in memory here")
-        if self.validation is not None and self.test is None:
-            raise ConfigError("[data] has validation without test; expected both, test alone, or neither")
+            raise ConfigError("[data] stream = true; expected data that fits in memory here")
+        self._check_given()
         if self.interactions is None:
             return self._load_builtin()
         if self.simulated is not None:
             raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
         return from_tables(self.interactions, **self._tables())
 
-    def given(self, train: Dataset) -> tuple[Dataset, dict[str, Dataset]]:
+    def log(self) -> Log:
+        """Reads and checks the interactions, or opens those that are to be streamed.
+
+        Raises:
+            ConfigError: As `load` and `open`.
+            DataError: The tables cannot be used.
+            DataUnavailableError: The built-in data set cannot be had.
+        """
+        return self.open() if self.stream else self.load()
+
+    def given(self, train: Log) -> tuple[Log, dict[str, Dataset]]:
         """Train, and the parts that are in tables of their own, over the same queries.
 
         Raises:
@@ -120,7 +130,11 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """
         named = {"test": self.test, "validation": self.validation}
         sources = {part: path for part, path in named.items() if path is not None}
+        if isinstance(train, ParquetLog):
+            read = {part: train.part(path, delimiter=self.delimiter) for part, path in sources.items()}
+            return train, read
         own = self.queries is None
+        train = require_in_memory(train, "a given part", "a log in memory or a ParquetLog")
         return given_parts(
             train,
             sources,
@@ -133,16 +147,17 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Opens and checks the log that is streamed.
 
         Raises:
-            ConfigError: Its path, the name of an id column or the test part is missing.
+            ConfigError: Its path or the name of an id column is missing.
             DataError: The tables cannot be used.
         """
-        if self.interactions is None or self.test is None:
-            missing = "interactions" if self.interactions is None else "test"
-            raise ConfigError(
-                f"[data] stream = true without {missing}; expected the path of the log and that of a test part, cut "
-                f"off beforehand: a log that is streamed is not split"
-            )
+        if self.interactions is None:
+            raise ConfigError("[data] stream = true without interactions; expected the path of a log in Parquet")
+        self._check_given()
         return stream_parquet(self.interactions, **self._tables())
+
+    def _check_given(self) -> None:
+        if self.validation is not None and self.test is None:
+            raise ConfigError("[data] has validation without test; expected both, test alone, or neither")
 
     def _load_builtin(self) -> Dataset:
         default = DataConfig()
@@ -223,19 +238,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ConfigError: As `DataConfig.load` and `open`; or there is a `split` and nothing to cut.
             DataError: The tables cannot be used.
         """
-        if self.data.stream:
-            return self._streamed()
         if self.split.on == "validation":
             return self._without_test(data)
         if self.split.rule is not None:
             self.split.parsed()  # refused before anything is read
-        train = self.data.load() if data is None else data
+        train = self.data.log() if data is None else data
         if self.data.test is not None:
             return self._given(train)
         pinned, reasons = self._pinned(train, "test")
-        cut = pinned.parsed()(train)
+        cut = split_log(train, pinned.parsed())
         kept = pinned.kept(cut.train)
-        digits = cut.fingerprint if kept is cut.train else fingerprint(kept, cut.test)
+        digits = cut.fingerprint if kept is cut.train else joint_fingerprint(kept, cut.test)
         rule = cut.rule if kept is cut.train else f"{cut.rule}, {self.split.train_share:.3g} of train"
         return Parts(kept, cut.test, None, pinned, rule, digits, reasons)
 
@@ -244,25 +257,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         on_test = msgspec.structs.replace(self.split, on="test")
         parts = msgspec.structs.replace(self, split=on_test).parts(data)
         fitted, validation = parts.fitted_and_validation()
-        assert validation is not None
         split = msgspec.structs.replace(parts.split, on="validation")
         said = "Measured on a validation part cut from train; test is for the last measurement."
         digits = f"{parts.fingerprint}-validation"
         return Parts(fitted, validation, validation, split, parts.rule, digits, (*parts.remarks, said))
 
-    def _streamed(self) -> Parts:
-        """Opens the log that is streamed, and reads its test and validation parts."""
-        if self.split != SplitConfig():
-            raise ConfigError("[split] with stream = true; expected [data] to name the test part, cut off beforehand")
-        train = self.data.open()
-        assert self.data.test is not None
-        delimiter = self.data.delimiter
-        test = train.part(self.data.test, delimiter=delimiter)
-        given = self.data.validation
-        validation = None if given is None else train.part(given, delimiter=delimiter)
-        return Parts(train, test, validation, self.split, GIVEN, f"{train.fingerprint}-{fingerprint(test)}")
-
-    def rule_for(self, data: Dataset) -> SplitRule:
+    def rule_for(self, data: Log) -> SplitRule:
         """The rule of `split`, or where it has none the one that suits the data.
 
         Raises:
@@ -270,14 +270,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """
         return self._pinned(data, "test")[0].parsed()
 
-    def _pinned(self, data: Dataset, part: str) -> tuple[SplitConfig, tuple[str, ...]]:
+    def _pinned(self, data: Log, part: str) -> tuple[SplitConfig, tuple[str, ...]]:
         """`split` with its rule written out, and where that was left open, why it is this one."""
         if self.split.rule is not None:
             return self.split, ()
         chosen = self._chosen(data, part)
         return msgspec.structs.replace(self.split, rule=str(chosen.rule)), (chosen.reason,)
 
-    def _chosen(self, data: Dataset, part: str) -> ChosenRule:
+    def _chosen(self, data: Log, part: str) -> ChosenRule:
         if not self.data.is_builtin:
             return choose_rule(data, self.split.seed, part)
         rule = RandomSplit(seed=self.split.seed)
@@ -287,7 +287,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             f"of {part}, which no service has.",
         )
 
-    def _given(self, train: Dataset) -> Parts:
+    def _given(self, train: Log) -> Parts:
         """The parts that the config names; validation is cut from train where it names none."""
         split, reasons = self.split, tuple[str, ...]()
         train, parts = self.data.given(train)
@@ -296,14 +296,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             split, reasons = self._pinned(train, "validation")
         elif self.split != SplitConfig():
             raise ConfigError("[split] where [data] names test and validation; expected no [split]: nothing is to cut")
-        shared = {part: overlap(events, train) for part, events in parts.items()}
+        shared = {part: overlap(events, train.events_of(events)) for part, events in parts.items()}
         warnings = tuple(
             f"{count:,} of the {len(parts[part]):,} events of {part} are in train too: its figures are too high."
             for part, count in shared.items()
             if count
         )
         train = split.kept(train)
-        digits = fingerprint(train, parts["test"])
+        events = train.in_memory
+        digits = (
+            "-".join([*train.identity()[:1], fingerprint(parts["test"])])
+            if events is None  # whose query table may lack queries of test
+            else fingerprint(events, parts["test"])
+        )
         return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
 
     def resolved_recipe(self, train: Log, validation: Dataset | None = None) -> Recipe:
@@ -313,8 +318,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ConfigError: `training` has an unknown key or a wrong value.
         """
         is_cut = validation is None or self.split.rule is not None  # where both are given, nothing says how
-        events = train.in_memory if is_cut else None
-        rule = None if events is None else self.rule_for(events)
+        rule = self.rule_for(train) if is_cut else None
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
         if unknown := sorted(set(self.training) - set(settings)):

@@ -95,20 +95,17 @@ class InputPlan:
 
 
 def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
-    """The query id; the time, and what came before it or lies around it; the columns of the query table.
-
-    What came before is left out with a streamed log, of which no record is kept.
-    """
-    recorded, dim, inputs, reach = data.in_memory is not None, plan.dim, plan.inputs, plan.reach
+    """The query id; the time, and what came before it or lies around it; the columns of the query table."""
+    dim, inputs, reach = plan.dim, plan.inputs, plan.reach
     own_id = ColumnUse(data.query_id, (Category(data.query_id, dim, plan.unknown_rate),))
     uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="histories say more where they are short")]
     if data.time is not None:
         buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
         moments: list[Feature] = [Bucketized(data.time, buckets, dim), Normalized(data.time)]
-        if inputs != "tutorial" and recorded:
+        if inputs != "tutorial":
             moments += _from_the_record(data.time, data.query_id, dim, reach)
         uses.append(ColumnUse(data.time, tuple(moments)))
-        if inputs == "all" and recorded:
+        if inputs == "all":
             history = History(
                 data.candidate_id,
                 by=data.query_id,

@@ -11,8 +11,10 @@ import numpy as np
 
 from twotower.arrow import content_digest
 from twotower.data.dataset import Dataset
-from twotower.data.log import Log
+from twotower.data.log import Log, require_in_memory
 from twotower.data.splits import SplitRule, parse_rule
+from twotower.data.stream import ParquetLog
+from twotower.data.streamed_splits import share_of, split_log
 from twotower.errors import ConfigError
 from twotower.recipes.recipe import Recipe
 
@@ -54,10 +56,13 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("[split] has no rule; expected random:SHARE, time:SHARE or last-out")
         return parse_rule(self.rule, self.seed)
 
-    def kept(self, train: Dataset) -> Dataset:
+    def kept(self, train: Log) -> Log:
         """The training events that `train_share` keeps."""
         if self.train_share == 1:
             return train
+        if isinstance(train, ParquetLog):
+            return share_of(train, self.train_share, self.seed)
+        train = require_in_memory(train, "train_share", "a log in memory or a ParquetLog")
         order = np.random.default_rng([self.seed, len(train)]).permutation(len(train))
         return train.take(np.sort(order[: max(1, round(len(train) * self.train_share))]))
 
@@ -84,15 +89,14 @@ class Parts:
     fingerprint: str
     remarks: tuple[str, ...] = ()
 
-    def fitted_and_validation(self) -> tuple[Log, Dataset | None]:
-        """What is trained on to find the best epoch, and what says which one is; None where a streamed log has none."""
-        events = self.train.in_memory
-        if self.validation is not None or events is None:
+    def fitted_and_validation(self) -> tuple[Log, Dataset]:
+        """What is trained on to find the best epoch, and what says which one is."""
+        if self.validation is not None:
             return self.train, self.validation
-        fitted, validation = self.split.parsed()(events)
-        return fitted, validation
+        cut = split_log(self.train, self.split.parsed())
+        return cut.train, cut.test
 
-    def for_recipe(self, recipe: Recipe) -> tuple[Log, Dataset | None]:
+    def for_recipe(self, recipe: Recipe) -> tuple[Log, Dataset]:
         """What a recipe trains on first, and what it validates on."""
         return (self.train, self.test) if recipe.validate_on == "test" else self.fitted_and_validation()
 

@@ -11,6 +11,7 @@ import numpy as np
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.splits import SplitRule
+from twotower.data.streamed_splits import split_log
 from twotower.model.layers import Activation
 from twotower.model.losses import FullSoftmax, InBatchSoftmax
 from twotower.recipes.inputs import Inputs, Reach
@@ -189,9 +190,9 @@ def _for_sparse(dense: Recipe) -> Recipe:
 
 def _from_new_queries(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:
     """Share of the validation events whose query is not in what is trained on; none where there is no such part."""
-    events = train.in_memory
-    if validation is None and rule is not None and events is not None:
-        train, validation = rule(events)
+    if validation is None and rule is not None:
+        cut = split_log(train, rule)
+        train, validation = cut.train, cut.test
     if validation is None:
         return 0.0
     counts = train.query_counts()

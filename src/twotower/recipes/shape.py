@@ -36,20 +36,19 @@ class Shape:
 
     @classmethod
     def of(cls, train: Log, rule: SplitRule | None) -> Shape:
-        """The shape of a log that is cut by this rule; repeats are not counted in a streamed one."""
+        """The shape of a log that is cut by this rule.
+
+        Repeats of a log on disk are counted where histories can be read, for which it is sorted anyway.
+        """
         counts = train.query_counts()
-        events = train.in_memory
-        repeated = 0.0
-        if events is not None and len(events) > 0:
-            pairs = events.query_index.astype(np.int64) * events.candidates.num_rows + events.candidate_index
-            repeated = 1.0 - len(np.unique(pairs)) / len(pairs)
         around = rule is not None and rule.interpolates
+        tells_past = train.time is not None and not around
         return cls(
             events=len(train),
             candidates=train.candidates.num_rows,
             events_per_query=len(train) / max(1, int((counts > 0).sum())),
-            repeated=repeated,
-            tells_past=events is not None and train.time is not None and not around,
+            repeated=_repeated(train) if tells_past or train.in_memory is not None else 0.0,
+            tells_past=tells_past,
         )
 
     @property
@@ -67,3 +66,14 @@ class Shape:
         if self.repeated >= OFTEN_REPEATED:
             return "all.ndcg_10"
         return "new.ndcg_10" if self.repeated > 0 else "unseen.ndcg_10"
+
+
+def _repeated(train: Log) -> float:
+    """Share of the events that repeat a pair of query and candidate."""
+    if len(train) == 0:
+        return 0.0
+    events, distinct = train.sorted_events(), 0
+    for piece in events.pieces():
+        pairs = events.query_numbers(piece) * train.candidates.num_rows + events.candidates[piece.events]
+        distinct += len(np.unique(pairs))
+    return 1.0 - distinct / len(events)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.model.losses import LOSSES, BuiltInLoss, FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import Settings, value_at
@@ -17,7 +17,7 @@ STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 
 """Layers: depth and widths at once, since what one more layer gives depends on how wide the others are."""
 
 
-def default_space(base: Config, train: Dataset) -> Space:
+def default_space(base: Config, train: Log) -> Space:
     """Layers, embeddings, activation, dropout, temperature, features, rate, decay, batch size and negatives.
 
     Every range holds the value of `base`, around which the learning rate and the temperature lie.
@@ -52,7 +52,7 @@ def _choices(settings: Settings, key: str, *values: Any) -> Choices:
     return Choices([*([] if own in values else [own]), *values])
 
 
-def _losses(settings: dict[str, Any], train: Dataset) -> list[dict[str, Any]]:
+def _losses(settings: dict[str, Any], train: Log) -> list[dict[str, Any]]:
     """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
     own = LOSSES.make(settings)
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE

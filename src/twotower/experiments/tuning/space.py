@@ -16,6 +16,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.experiments.plans import changed
 from twotower.experiments.tuning.defaults import default_space
@@ -44,7 +45,7 @@ class SearchSpace:
         self.distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
 
     @classmethod
-    def of(cls, config: Config, train: Dataset, validation: Dataset | None = None) -> SearchSpace:
+    def of(cls, config: Config, train: Log, validation: Dataset | None = None) -> SearchSpace:
         """The space that a config declares, or the default one, for this training split.
 
         Args:
@@ -99,7 +100,7 @@ class SearchSpace:
                 params[key] = own
         return params if len(params) == len(self.dimensions) else None
 
-    def check(self, train: Dataset) -> None:
+    def check(self, train: Log) -> None:
         """Refuses values that the config, the trainer or the towers would refuse.
 
         Raises:

@@ -13,8 +13,7 @@ import optuna
 import torch
 from rich.console import Console
 
-from twotower.data.log import require_in_memory
-from twotower.errors import ConfigError, TwoTowerError
+from twotower.errors import TwoTowerError
 from twotower.evaluation import DEFAULT_KS, Outcomes, Scores, rank_metrics, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
@@ -86,8 +85,6 @@ def tune(
         TwoTowerError: Every trial failed.
     """
     budget = Budget.of(plan.trials, plan.minutes)
-    if plan.config.data.stream:
-        raise ConfigError("[data] stream = true: a tuning reads its log into memory; expected one that fits, or a part")
     with working_in(out, TUNING) as folder:
         search = _Search.prepare(plan, folder, budget, console)
         records, weights = search.trials()
@@ -112,19 +109,18 @@ class _Search:
     def prepare(cls, plan: TunePlan, folder: Path, budget: Budget, console: Console) -> _Search:
         """Reads and cuts the data, and refuses a space that cannot be searched."""
         parts = plan.config.parts()
-        train = require_in_memory(parts.train, "a tuning", "a log that fits, or a part of it")
         for line in parts.remarks:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         plan = msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, split=parts.split))
-        space = SearchSpace.of(plan.config, train, parts.validation)
-        space.check(train)
+        space = SearchSpace.of(plan.config, parts.train, parts.validation)
+        space.check(parts.train)
         return cls(plan, space, parts, folder, budget, console)
 
     @property
     def cut(self) -> Cut:
         """What reports say of the data."""
         validation = self.parts.fitted_and_validation()[1]
-        return cut_of(self.parts, 0 if validation is None else len(validation))
+        return cut_of(self.parts, len(validation))
 
     def trials(self) -> tuple[list[TrialRecord], dict[str, float]]:
         """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
