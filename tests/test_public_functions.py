@@ -49,6 +49,7 @@ CASES: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
     "split_by_time: test": (lambda value: data.split_by_time(LOG, value), SHARES),
     "split_by_time: data": (data.split_by_time, NO_LOG),
     "split_last_out: data": (data.split_last_out, NO_LOG),
+    "split_log: log": (lambda value: data.split_log(value, data.TimeSplit()), NO_LOG),
     "parse_rule: text": (data.parse_rule, (3, None, "time:x", "time:nan")),
     "parse_rule: seed": (lambda value: data.parse_rule("random:0.2", value), WHOLE),
     "choose_rule: data": (data.choose_rule, NO_LOG),

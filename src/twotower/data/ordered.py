@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from twotower.data.scratch import scratch
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,6 +67,29 @@ class SortedEvents:
             end = min(max(end, first + 1), last)
             yield QueryRange(slice(first, end), slice(int(self.offsets[first]), int(self.offsets[end])))
             first = end
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> SortedEvents:
+        """Those events whose rows are kept, in files without names.
+
+        Args:
+            kept: Which rows of the log's files, `[rows]`.
+        """
+        number = int(np.count_nonzero(kept))
+        candidates, rows = scratch(number, np.int32, self.folder), scratch(number, np.int64, self.folder)
+        times = None if self.times is None else scratch(number, np.float64, self.folder)
+        counts, done = np.zeros(len(self.queries), dtype=np.int64), 0
+        for piece in self.pieces():
+            inside = kept[self.rows[piece.events]]
+            place = slice(done, done + int(np.count_nonzero(inside)))
+            done = place.stop
+            candidates[place], rows[place] = self.candidates[piece.events][inside], self.rows[piece.events][inside]
+            if times is not None and self.times is not None:
+                times[place] = self.times[piece.events][inside]
+            own = piece.queries
+            numbers = self.query_numbers(piece)[inside] - own.start
+            counts[own] = np.bincount(numbers, minlength=own.stop - own.start)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return SortedEvents(self.queries, offsets, candidates, times, rows, self.folder)
 
     def query_numbers(self, piece: QueryRange) -> IntArray:
         """The place in the order of ids of each event's query, for the events of a piece."""

@@ -157,7 +157,7 @@ class ParquetLog:
             with opened(progress) as display:
                 report = display.reporter(f"preparing {self.name}")
                 everything = prepared(self, self.rows.whole(), self._encoded, report)
-            known = everything if self.rows.kept is None else _only(everything, self.rows.kept)
+            known = everything if self.rows.kept is None else everything.only(self.rows.kept)
             if len(known) != self.size:
                 raise DataError(f"{self._changed}: expected {self.size} events, found {len(known)}")
             self._known["events"] = known
@@ -390,23 +390,3 @@ class ParquetLog:
     def _excerpt(self, events: Dataset) -> Excerpt:
         own = {one.name: getattr(events, one.name) for one in fields(Dataset)}
         return Excerpt(**own, counts=self._candidate_counts)
-
-
-def _only(events: SortedEvents, kept: BoolArray) -> SortedEvents:
-    """Those events whose rows are kept, in files without names."""
-    number = int(np.count_nonzero(kept))
-    candidates, rows = scratch(number, np.int32, events.folder), scratch(number, np.int64, events.folder)
-    times = None if events.times is None else scratch(number, np.float64, events.folder)
-    counts, done = np.zeros(len(events.queries), dtype=np.int64), 0
-    for piece in events.pieces():
-        inside = kept[events.rows[piece.events]]
-        place = slice(done, done + int(np.count_nonzero(inside)))
-        done = place.stop
-        candidates[place], rows[place] = events.candidates[piece.events][inside], events.rows[piece.events][inside]
-        if times is not None and events.times is not None:
-            times[place] = events.times[piece.events][inside]
-        own = piece.queries
-        numbers = events.query_numbers(piece)[inside] - own.start
-        counts[own] = np.bincount(numbers, minlength=own.stop - own.start)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return SortedEvents(events.queries, offsets, candidates, times, rows, events.folder)

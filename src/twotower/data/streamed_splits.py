@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import Fingerprint, fingerprint
 from twotower.data.log import Log
@@ -45,6 +46,7 @@ class LogSplit:
         yield self.test
 
 
+@checks_arguments
 def split_log(log: Log, rule: SplitRule) -> LogSplit:
     """Cuts a log in two by a rule: the same events as in memory, wherever they are.
 
