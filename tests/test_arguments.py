@@ -13,7 +13,19 @@ import pytest
 
 from twotower.arguments import Settings, checks_arguments
 from twotower.errors import ConfigError
-from twotower.features import Activity, Bucketized, Categories, Category, Cyclic, Elapsed, Hashed, History, Text, Vector
+from twotower.features import (
+    Activity,
+    Bucketized,
+    Categories,
+    Category,
+    Cyclic,
+    Elapsed,
+    Hashed,
+    History,
+    Text,
+    Unified,
+    Vector,
+)
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
 from twotower.training import Adagrad, AdamW, Constant, Cosine, EarlyStopping, Trainer
 
@@ -27,6 +39,7 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Hashed": (Hashed, {"column": "x"}),
     "History": (History, {"column": "x", "by": "who", "time": "at"}),
     "Text": (Text, {"column": "x"}),
+    "Unified": (Unified, {"columns": ["x", "y"]}),
     "Vector": (Vector, {"column": "x", "size": 4}),
     "Tower": (Tower, {"features": [Category("x")]}),
     "TwoTower": (TwoTower, {"query": Tower([Category("x")]), "candidate": Tower([Category("y")])}),

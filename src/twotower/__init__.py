@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         History,
         Normalized,
         Text,
+        Unified,
         Vector,
     )
     from twotower.model import (
@@ -116,6 +117,7 @@ __all__ = [
     "TowerModule",
     "Trainer",
     "TwoTower",
+    "Unified",
     "Vector",
     "WandB",
     "__version__",

@@ -29,6 +29,7 @@ from twotower.features import (
     History,
     Normalized,
     Text,
+    Unified,
     Vector,
 )
 from twotower.features.encoders import ENCODERS
@@ -90,6 +91,7 @@ def features_of(side: str) -> list[Feature]:
         ]
     return [
         Hashed("user", 20, 3),
+        Unified(["user", "at"], 30, 3),
         Bucketized("at", 5, 3),
         Normalized("at"),
         Cyclic("at"),

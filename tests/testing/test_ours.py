@@ -33,6 +33,7 @@ from twotower import (
     Text,
     Tower,
     TwoTower,
+    Unified,
     Vector,
     testing,
 )
@@ -46,10 +47,11 @@ from twotower.retrieval import INDEXES, IndexSettings
 
 TEXTS = pa.array(["a red hat", "hat", "two blue hats", None])
 NUMBERS = pa.array([3.0, 1.0, 2.5, 7.0])
-FEATURES_AND_COLUMNS: list[tuple[Feature, pa.Array]] = [
+FEATURES_AND_COLUMNS: list[tuple[Feature, pa.Array | dict[str, pa.Array]]] = [
     (Category("c", 4), TEXTS),
     (Hashed("c", buckets=5, dim=3), TEXTS),
     (Text("c", 4), TEXTS),
+    (Unified(["c", "d"], buckets=50, dim=3, look_ups_each=2), {"c": TEXTS, "d": pa.array([7, None, 7, 8])}),
     (Categories("c", 4), pa.array([["a", "b"], ["b"], [], None])),
     (Bucketized("c", 3, 4), NUMBERS),
     (Normalized("c"), NUMBERS),
@@ -79,7 +81,7 @@ INDEXES_TO_CHECK: list[tuple[IndexSettings, float]] = [(Exact(), 1.0), (Hnsw(nei
 
 
 @pytest.mark.parametrize(("feature", "column"), FEATURES_AND_COLUMNS, ids=[one.kind for one, _ in FEATURES_AND_COLUMNS])
-def test_features(feature: Feature, column: pa.Array) -> None:
+def test_features(feature: Feature, column: pa.Array | dict[str, pa.Array]) -> None:
     testing.check_feature(feature, column)
 
 

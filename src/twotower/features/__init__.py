@@ -11,6 +11,7 @@ from twotower.features.hashed import Hashed
 from twotower.features.history import History
 from twotower.features.normalized import Normalized
 from twotower.features.text import Text
+from twotower.features.unified import Unified
 from twotower.features.vector import Vector
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "History",
     "Normalized",
     "Text",
+    "Unified",
     "Vector",
     "feature_from_settings",
 ]
