@@ -78,7 +78,7 @@ def test_a_store_gives_the_answers_of_an_exact_index(stored: Path, retriever: Re
     assert other.similar(3, 4).recommendations == retriever.similar(3, 4).recommendations
     with pytest.raises(ConfigError, match="character 1: found 'yeer'"):
         other.recommend(3, where="yeer > 3")
-    with pytest.raises(DataError, match="expected ids that are int64"):
+    with pytest.raises(DataError, match="expected an id, which is a whole number"):
         other.recommend(3, exclude=["x"])
 
 
