@@ -13,6 +13,9 @@ from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.parity import MARGIN, THRESHOLD, K, Parity
 from twotower.retrieval.stores.store import Publication, Store
 
+BATCH = 32
+"""Queries that are asked at once."""
+
 S = TypeVar("S", bound="Widens")
 
 
@@ -47,5 +50,8 @@ def fitted_store(store: S, publication: Publication) -> tuple[S, Parity]:
 
 
 def _recall(store: Store, queries: Tensor, k: int, lowest: Tensor) -> float:
-    found = np.stack([one.scores for one in store.search(queries, k)]) if len(queries) else np.ones((1, k))
-    return float((torch.from_numpy(found) >= lowest).float().mean())
+    if len(queries) == 0:
+        return 1.0
+    parts = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
+    found = [one.scores for part in parts for one in store.search(part, k)]
+    return float((torch.from_numpy(np.stack(found)) >= lowest).float().mean())

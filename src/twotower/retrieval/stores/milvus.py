@@ -41,6 +41,9 @@ T = TypeVar("T")
 OVERFETCH_LIMIT = 512
 """Fetch as many more candidates as are excluded, up to this; where there are more, Milvus filters them."""
 
+PUBLISH_SECONDS = 600.0
+"""How long a call may take while a catalogue is published, at least."""
+
 WIDEST = 4096
 NARROWEST = 64
 WIDER = 1.6
@@ -298,16 +301,17 @@ class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
 
     def publish(self, publication: Publication) -> tuple[Milvus, Parity]:
         """See `StoreSettings.publish`."""
-        client = Client(self.address, self.timeout)
+        patient = msgspec.structs.replace(self, timeout=max(self.timeout, PUBLISH_SECONDS))
+        client = Client(self.address, patient.timeout)
         number = client.repeatable(lambda own: next_number(own, self.name))
         sizes = self.neighbours, self.build
         own = client.repeatable(lambda inner: fill(client, inner, self.name, number, publication, sizes))
         try:
-            store, parity = fitted_store(MilvusStore(self, publication.towers, own), publication)
+            store, parity = fitted_store(MilvusStore(patient, publication.towers, own), publication)
             store.close()
         except BaseException:
             client.repeatable(lambda inner: drop(inner, own.collection))
             raise
         client.repeatable(lambda inner: make_live(inner, self.name, own))
         client.close()
-        return store.settings, parity
+        return msgspec.structs.replace(store.settings, timeout=self.timeout), parity

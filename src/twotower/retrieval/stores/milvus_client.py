@@ -157,5 +157,7 @@ def _is_of_grpc(error: Exception) -> bool:
 
 
 def _said(error: Exception) -> str:
-    """The first line of what Milvus says."""
-    return (str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0][:300]
+    """The first line of what Milvus, or gRPC, says."""
+    details = getattr(error, "details", None)
+    said = str(details() if callable(details) else getattr(error, "message", "")) or str(error)
+    return (said.strip() or type(error).__name__).splitlines()[0][:300]
