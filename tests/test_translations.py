@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TRANSLATIONS = sorted(path for folder in (ROOT, ROOT / "docs") for path in folder.glob("*.zh.md"))
+TRANSLATIONS = sorted([*ROOT.glob("*.zh.md"), *(ROOT / "docs").rglob("*.zh.md")])
 BLOCKS = re.MULTILINE | re.DOTALL
 MARK = re.compile(r"<!-- en: (\w+) -->")
 

@@ -6,10 +6,10 @@ const TOKEN = "twotower-token";
 const MOST_SHARES = 12;
 const SVG = "http://www.w3.org/2000/svg";
 const BASES = {
-  query: "known: by their id and history",
-  features: "new: by what is known of them",
-  popularity: "nothing known: the most popular",
-  candidate: "by likeness",
+  query: "based on this user's choices",
+  features: "new user: based on what you entered",
+  popularity: "most popular: nothing is known yet",
+  candidate: "similar items",
 };
 const state = { model: null, mode: "known", who: null, liked: [], attributes: {}, filters: {}, titles: new Map(), asked: 0 };
 
@@ -50,7 +50,7 @@ async function ask(path, body) {
   try {
     answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
   } catch {
-    throw new Problem({ code: "unreachable", message: "The service cannot be reached." });
+    throw new Problem({ code: "unreachable", message: "Cannot reach the service. Check your connection." });
   }
   const read = await answer.json();
   if (answer.status === 401) {
@@ -168,7 +168,7 @@ function drawHistory(answer) {
   $("history-count").textContent = `${answer.total}, latest first`;
   for (const one of answer.history) state.titles.set(String(one.id), one.title);
   const items = answer.history.map((one) =>
-    el("li", {}, el("button", { type: "button", class: "link", onclick: () => go({ similar: one.id }), title: "Show similar ones" }, one.title)));
+    el("li", {}, el("button", { type: "button", class: "link", onclick: () => go({ similar: one.id }), title: "Show similar items" }, one.title)));
   $("history").replaceChildren(...items.slice(0, 8));
   $("history-more").hidden = items.length <= 8;
   $("history-more").onclick = () => {
@@ -368,6 +368,7 @@ async function showResults() {
   const mine = ++state.asked;
   tell(null);
   $("results").classList.add("busy");
+  $("results").setAttribute("aria-busy", "true");
   $("filter-count").textContent = where ? "(on)" : "";
   try {
     const k = Number($("k").value);
@@ -382,7 +383,7 @@ async function showResults() {
       query = question();
       const answer = await ask("/v1/recommend", { query, k, exclude_seen: $("exclude-seen").checked, where });
       [found, basis] = [answer.answers[0].recommendations, answer.answers[0].basis];
-      heading = state.mode === "new" ? "For somebody new" : state.who === null ? "What is popular" : `For ${state.who}`;
+      heading = state.mode === "new" ? "For a new user" : state.who === null ? "Most popular" : `For ${state.who}`;
     }
     if (mine !== state.asked) return;
     $("results-heading").textContent = heading;
@@ -394,7 +395,10 @@ async function showResults() {
   } catch (problem) {
     if (mine === state.asked) tell(problem);
   } finally {
-    if (mine === state.asked) $("results").classList.remove("busy");
+    if (mine === state.asked) {
+      $("results").classList.remove("busy");
+      $("results").removeAttribute("aria-busy");
+    }
   }
 }
 
@@ -403,7 +407,7 @@ function drawCrumbs(similar) {
   if (similar === null) return;
   const back = place();
   back.delete("similar");
-  const start = state.mode === "new" ? "For somebody new" : state.who === null ? "What is popular" : `For ${state.who}`;
+  const start = state.mode === "new" ? "For a new user" : state.who === null ? "Most popular" : `For ${state.who}`;
   $("crumbs").replaceChildren(el("a", { href: `#${back}` }, start), el("span", { "aria-current": "page" }, state.titles.get(similar)));
 }
 
@@ -428,7 +432,7 @@ function drawResults(found, basis, query) {
       el("span", { class: "score" }, el("span", { class: "track", "aria-hidden": "true" }, fill), el("span", {}, unit)));
     return row;
   }));
-  if (!found.length) $("results").append(el("li", { class: "hint" }, "Nothing is left: the filter leaves no candidate."));
+  if (!found.length) $("results").append(el("li", { class: "hint" }, "No item matches. Relax the filter, or show items that they already have."));
 }
 
 function tags(row) {
@@ -460,10 +464,10 @@ function whyButton(row, one, query) {
 
 function explanation(answer) {
   const groups = [
-    ["What is known of them", answer.query.map((one) => [words(one.name), one.value])],
-    ["This candidate", answer.candidate.map((one) => [words(one.name), one.value])],
-    ["Of their history", answer.history.map((one) => [one.title, one.value])],
-    ["For everybody", answer.bias ? [["base", answer.bias]] : []],
+    ["About the user", answer.query.map((one) => [words(one.name), one.value])],
+    ["This item", answer.candidate.map((one) => [words(one.name), one.value])],
+    ["Their earlier choices", answer.history.map((one) => [one.title, one.value])],
+    ["Everyone", answer.bias ? [["base", answer.bias]] : []],
   ].filter(([, shares]) => shares.length);
   const largest = Math.max(1e-12, ...groups.flatMap(([, shares]) => shares.map(([, value]) => Math.abs(value))));
   const parts = groups.flatMap(([heading, shares]) => {
@@ -477,7 +481,7 @@ function explanation(answer) {
         el("span", {}, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`));
     })];
   });
-  return [...parts, el("p", { class: "hint" }, `Together ${answer.score.toFixed(3)}. ${answer.method}`)];
+  return [...parts, el("p", { class: "hint" }, `Total ${answer.score.toFixed(3)}. ${answer.method}`)];
 }
 
 function tell(problem) {
@@ -487,6 +491,7 @@ function tell(problem) {
   $("where").setAttribute("aria-invalid", String(atFilter));
   if (!problem) return;
   $(atFilter ? "where-error" : "problem").textContent = problem.message;
+  if (!atFilter) $("problem").append(" ", el("button", { type: "button", class: "quiet small", onclick: () => location.reload() }, "Try again"));
   if (atFilter) $("filters").open = true;
   else $("results").replaceChildren();
 }
@@ -505,7 +510,7 @@ async function showStudy() {
 
 function drawScores(model) {
   $("remarks").replaceChildren(...model.remarks.map((one) => el("li", {}, one)));
-  if (!model.metrics.length) return $("scores").replaceChildren(el("p", { class: "hint" }, "This bundle was made without scores."));
+  if (!model.metrics.length) return $("scores").replaceChildren(el("p", { class: "hint" }, "No scores were saved with this model."));
   const columns = ["unseen", "all"].flatMap((kind) => ["top_10", "top_100", "mrr", "ndcg_10"].filter((name) => name in model.metrics[0][kind]).map((name) => [kind, name]));
   const best = columns.map(([kind, name]) => Math.max(...model.metrics.map((one) => one[kind][name] ?? 0)));
   const head = el("tr", {}, el("th", { scope: "col" }, ""), ...columns.map(([kind, name]) => el("th", { scope: "col" }, `${words(name)} ${kind}`)));
@@ -566,12 +571,12 @@ function shown(value) {
 
 async function refreshModel() {
   const model = (state.model = await ask("/v1/model"));
-  $("data").textContent = `${model.data} · ${model.candidates.toLocaleString("en")} candidates · ${model.queries.toLocaleString("en")} queries`;
+  $("data").textContent = `${model.data} · ${model.candidates.toLocaleString("en")} items · ${model.queries.toLocaleString("en")} users`;
   $("version").textContent = `model ${model.version}`;
   const recall = model.recall === null ? "" : `, recall ${model.recall.toFixed(3)}`;
   $("facts").textContent = `· ${model.index} index${recall} · revision ${model.revision} · loaded ${new Date(model.loaded_at).toLocaleString("en")} · twotower ${model.library} `;
   $("refused").hidden = !model.last_refused;
-  if (model.last_refused) $("refused").textContent = `A bundle was refused: ${model.last_refused.reason}`;
+  if (model.last_refused) $("refused").textContent = `A new model was rejected: ${model.last_refused.reason}`;
   $("who-label").textContent = words(model.query_id);
 }
 
