@@ -92,6 +92,7 @@ def evaluate(
             baselines=config.baselines,
             budget=budget_of(baseline_seconds, baseline_memory),
             progress=display,
+            tasks=config.resolved_recipe(parts.train, parts.validation).trainer.tasks,
         )
     _say(console, [str(evaluation)])
     if json:

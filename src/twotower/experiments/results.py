@@ -17,6 +17,7 @@ from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.intervals import mean_interval
 from twotower.evaluation.metrics import Metrics, Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.files import write_file
 
 RESULTS = "results.json"
@@ -74,6 +75,8 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Spent training and validating, the final training on all of train included.
         scores: The finished model on test.
         choices: The models among which the validation part decided; none where there was no choice.
+        tasks: The tasks besides retrieval on test, each beside its own baselines. Without retrieval, `scores` has only
+            their metrics.
     """
 
     recipe: str
@@ -85,6 +88,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds
     scores: Scores
     choices: list[ChoiceOutcome] = []
+    tasks: list[TaskEvaluation] = []
 
     @property
     def chosen(self) -> ChoiceOutcome | None:

@@ -16,7 +16,7 @@ from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.history import Epoch, TrainingHistory
-from twotower.evaluation.metrics import DEFAULT_KS
+from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
 from twotower.experiments.store import SPEC, Store
@@ -253,7 +253,7 @@ def _chosen(
     config: Config, recipe: Recipe, order: Order, parts: Parts, progress: Progress
 ) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
     """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
-    choices = config.model.choices(recipe)
+    choices = config.model.choices(recipe) if recipe.trainer.retrieves else []
     if not choices:
         return config, searched(SearchRun(config), order, parts, progress), []
     tried, outcomes = [], []
@@ -294,11 +294,19 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
 def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
     store = Store(Path(order.store))
     found = trained(config, order, key, parts, progress)
-    measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
-    save_model(found.model, store.folder_of(key) / MODEL)
-    measured.outcomes.write(store.folder_of(key) / RANKS)
-    write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     recipe = config.resolved_recipe(parts.train, parts.validation)
+    tasks = [
+        task.evaluate(found.model, parts.test, parts.train, baselines=config.baselines != "none")
+        for task in recipe.trainer.tasks
+        if task.head is not None
+    ]
+    scores = Scores({}, {}, tasks={one.task: one.model.metrics for one in tasks})
+    if recipe.trainer.retrieves:
+        measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
+        measured.outcomes.write(store.folder_of(key) / RANKS)
+        scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
+    save_model(found.model, store.folder_of(key) / MODEL)
+    write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
         key,
         ModelOutcome(
@@ -309,8 +317,9 @@ def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, pro
             curve=[CurvePoint(one.epoch, one.loss, s.all, s.unseen) for one, s in found.history.validated],
             losses=[epoch.loss for epoch in found.history.epochs],
             seconds=found.seconds,
-            scores=measured.scores,
+            scores=scores,
             choices=found.choices,
+            tasks=tasks,
         ),
     )
 

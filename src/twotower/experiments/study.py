@@ -13,11 +13,13 @@ import msgspec
 import torch
 from rich.console import Console
 
+from twotower.errors import ConfigError
 from twotower.evaluation import DEFAULT_KS, verdict_metric
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable, without_budget
 from twotower.evaluation.metrics import metric_label
+from twotower.evaluation.task_scores import task_sentences
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import STUDY, working_in
 from twotower.experiments.plans import Planned, StudyPlan
@@ -128,6 +130,12 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
     variants = {run.variant: msgspec.structs.replace(run.config, split=parts.split) for run in runs}
     recipes = {number: one.resolved_recipe(parts.train, parts.validation) for number, one in variants.items()}
     recipe = recipes[runs[0].variant]
+    if not recipe.trainer.retrieves:
+        raise ConfigError(
+            "[[tasks]] without retrieval: a study compares models by their ranks; expected a task of kind retrieval "
+            "beside the others, or `twotower train`, which measures each task by its own metrics",
+            field="tasks",
+        )
     fitted, validation = parts.for_recipe(recipe)
     names, notes = measurable(config.baselines, parts.test, parts.train)
     on_validation = recipe.validate_on == "validation"
@@ -258,11 +266,22 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
     comparisons = comparisons_of(unjudged, ranks)
     said = [
         *verdicts(unjudged, comparisons),
+        *_of_tasks(unjudged),
         *_ahead_note(plan, first.looking_ahead),
         *first.remarks,
         *dict.fromkeys(notes),
     ]
     return msgspec.structs.replace(unjudged, comparisons=comparisons, verdicts=said)
+
+
+def _of_tasks(study: Study) -> list[str]:
+    """What each variant's first model says of its other tasks."""
+    return [
+        sentence
+        for number, variant in enumerate(study.variants)
+        for task in study.runs_of(number)[0].outcome.tasks
+        for sentence in task_sentences(task.task, task.comparisons, variant.name)
+    ]
 
 
 def _with_changes(plan: StudyPlan, cuts: Mapping[bytes, _CutData]) -> list[Cut]:

@@ -171,6 +171,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
         if one.cut == run.cut and one.part == "test" and one.outcome.scores is not None:
             measured[one.name] = Measurement(one.outcome.scores, ranks_of(store, one.key))
     evaluation = compared(measured, (), verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
+    evaluation = msgspec.structs.replace(evaluation, tasks=run.outcome.tasks)
     return bundle_of(order.run.config, parts, store, run.key, evaluation)
 
 
@@ -180,7 +181,8 @@ def _run(
     """Trains the model, and measures the baselines beside it."""
     data = parts.identity
     model = waiting_for("model", ModelRun(config), store, data)
-    names, notes = measurable(config.baselines, parts.test, parts.train)
+    retrieves = config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
+    names, notes = measurable(config.baselines if retrieves else "none", parts.test, parts.train)
     beside = {name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget), store, data) for name in names}
     workers = 2 if beside else 1
     with Display(console) as display:
@@ -189,7 +191,10 @@ def _run(
 
 
 def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts) -> Evaluation:
-    measured = {"model": Measurement(outcome_of(store, model.key).scores, ranks_of(store, model.key))}
+    outcome = outcome_of(store, model.key)
+    if not outcome.scores.all:
+        return Evaluation({}, notes, "", tasks=outcome.tasks)
+    measured = {"model": Measurement(outcome.scores, ranks_of(store, model.key))}
     for name, waiting in beside.items():
         found = store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
@@ -197,7 +202,8 @@ def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], st
             notes.append(left_out(name, found.left_out))
         else:
             measured[name] = Measurement(found.scores, ranks_of(store, waiting.key))
-    return compared(measured, notes, verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
+    ranks = compared(measured, notes, verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
+    return msgspec.structs.replace(ranks, tasks=outcome.tasks)
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:

@@ -30,6 +30,8 @@ from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN, Parts, SplitConfig
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
+from twotower.tasks import TASKS
+from twotower.training.settings import MONITOR
 from twotower.training.trainer import Trainer, trainer_from_settings
 
 __all__ = ["Config", "DataConfig", "ModelConfig", "SimulatedConfig", "SplitConfig", "config_of", "read_config"]
@@ -194,6 +196,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         recipe: `tuned` or `tutorial`: how to train, but for what `training` says.
         model: Which model.
         training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
+        tasks: What to train for, each a table with its `kind`: `retrieval`, `rating`, `ranking`, or one of your own;
+            none given is retrieval.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
         variants: Named changes of this config, which `twotower study` compares.
         baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
@@ -207,6 +211,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     recipe: RecipeName = "tuned"
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
+    tasks: list[dict[str, Any]] = []
     tune: dict[str, Any] = {}
     variants: dict[str, dict[str, Any]] = {}
     baselines: tuple[str, ...] | Literal["all", "none"] = "all"
@@ -215,6 +220,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         self.space()
+        for task in self.tasks:
+            TASKS.make(task)
         check_baselines(self.baselines)
 
     def space(self) -> Space:
@@ -324,6 +331,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if unknown := sorted(set(self.training) - set(settings)):
             raise unknown_key(unknown[0], "training", list(settings))
         wanted = overlay(settings | {"monitor": self._monitor(base)}, self.training)
+        if self.tasks:
+            wanted["tasks"] = self.tasks
         try:
             trainer = trainer_from_settings(wanted)
         except msgspec.ValidationError as error:
@@ -331,7 +340,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return msgspec.structs.replace(base, trainer=trainer)
 
     def _monitor(self, base: Recipe) -> str:
-        """The recipe's monitored metric, of the longest lists that `training` asks for where those are others."""
+        """The recipe's monitored metric, of the longest lists that `training` asks for where those are others.
+
+        Without retrieval it is left to the first task.
+        """
+        if self.tasks and not any(TASKS.make(task).head is None for task in self.tasks):
+            return MONITOR
         metric, _, length = base.trainer.monitor.rpartition("_")
         ks = self.training.get("ks")
         if not isinstance(ks, list) or not ks or not all(type(k) is int for k in ks) or int(length) in ks:

@@ -15,12 +15,13 @@ from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
 from twotower.model.losses import LOSSES, BuiltInLoss
 from twotower.model.two_tower import TwoTower
+from twotower.tasks.base import TASKS
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
 from twotower.training.identity import identity_of
 from twotower.training.run import Run
-from twotower.training.settings import TrainerSettings
+from twotower.training.settings import MONITOR, TrainerSettings
 
 
 class Trainer(TrainerSettings, frozen=True, kw_only=True):
@@ -145,16 +146,20 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
 
 
 def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:
-    """Makes a trainer from plain data, as `[training]` of a config has it; its loss may be one that a user registered.
+    """Makes a trainer from plain data, as configs have it; its loss and its tasks may be ones that a user registered.
 
     Raises:
-        ConfigError: The loss's kind is unknown, or a setting of a user's loss is wrong.
+        ConfigError: A kind of loss or task is unknown, or a setting of a task or of a user's loss is wrong.
         msgspec.ValidationError: Another setting is unknown or wrong.
     """
     loss = settings.get("loss")
     kind = loss.get("kind") if isinstance(loss, Mapping) else None
-    if not isinstance(kind, str) or issubclass(LOSSES[kind], BuiltInLoss):
-        return msgspec.convert(settings, Trainer)
-    assert isinstance(loss, Mapping)
-    others = {name: value for name, value in settings.items() if name != "loss"}
-    return msgspec.structs.replace(msgspec.convert(others, Trainer), loss=LOSSES.make(loss))
+    own: dict[str, Any] = {}
+    if isinstance(kind, str) and not issubclass(LOSSES[kind], BuiltInLoss):
+        assert isinstance(loss, Mapping)
+        own["loss"] = LOSSES.make(loss)
+    if settings.get("tasks"):
+        own["tasks"] = [TASKS.make(task) for task in settings["tasks"]]
+        own["monitor"] = settings.get("monitor", MONITOR)  # which may be one of theirs
+    trainer = msgspec.convert({name: value for name, value in settings.items() if name not in own}, Trainer)
+    return msgspec.structs.replace(trainer, **own) if own else trainer

@@ -11,6 +11,7 @@ from typing import Any
 from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
+from twotower.evaluation.task_scores import label_of_metric, mean_task_scores
 from twotower.experiments.plans import shown
 from twotower.experiments.report.curves import draw_curves, draw_over_value, varied_number
 from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
@@ -55,6 +56,7 @@ def report_html(study: Study) -> str:
         slice_panels=[_slices(study, protocol) for protocol in PROTOCOLS] if study.scores_of(study.best).slices else [],
         slice_tables=[_slice_table(study, rows, protocol) for protocol in PROTOCOLS],
         metrics=[_metrics_table(rows, protocol) for protocol in PROTOCOLS],
+        tasks=_task_tables(study),
         runs=_runs_table(study),
         cuts=_cuts_table(study) if len(study.cuts) > 1 else None,
         command=study.command,
@@ -101,6 +103,28 @@ def _metrics_table(rows: Sequence[Row], protocol: str) -> Table:
             cells.append(Cell.of(figure, strong=highest))
         body.append(cells)
     return Table(protocol, ["metric", *(row.name for row in rows)], body)
+
+
+def _task_tables(study: Study) -> list[Table]:
+    """A table for each task besides retrieval: its baselines, and the variants that have it."""
+    names = dict.fromkeys(task.task for run in study.runs for task in run.outcome.tasks)
+    return [_task_table(study, name) for name in names]
+
+
+def _task_table(study: Study, name: str) -> Table:
+    found = {
+        variant.name: [task for run in study.runs_of(number) for task in run.outcome.tasks if task.task == name]
+        for number, variant in enumerate(study.variants)
+    }
+    measured = {variant: same for variant, same in found.items() if same}
+    first = next(iter(measured.values()))[0]
+    columns = {label: first.rows[key] for key, label in first.labels.items()}
+    columns |= {variant: mean_task_scores([one.model for one in same]) for variant, same in measured.items()}
+    body: list[list[str | Cell]] = [
+        [label_of_metric(metric), *(Cell.of(one.interval(metric)) for one in columns.values())]
+        for metric in first.model.metrics
+    ]
+    return Table(name, ["metric", *columns], body)
 
 
 def _runs_table(study: Study) -> Table:
