@@ -55,7 +55,7 @@ def retriever(request: pytest.FixtureRequest) -> Retriever:
     return retriever_of((lambda _, number: number) if request.param == "integers" else "{}{}".format)
 
 
-@pytest.mark.parametrize("value", NO_IDS, ids=repr)
+@pytest.mark.parametrize("value", NO_IDS, ids=lambda value: "an object" if type(value) is object else repr(value))
 def test_what_cannot_be_an_id_is_refused_everywhere(retriever: Retriever, value: Any) -> None:
     known = retriever.ids.value(0)
     for ask, column in (
