@@ -26,11 +26,8 @@ class Serving:
 
     def __init__(self, bundle: Path, folder: Path, *options: str) -> None:
         folder.mkdir()
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
         words = ("-m", "twotower", "serve", bundle, "--port", "0", "--workers", WORKERS, *options)
-        environment = os.environ | {"TMPDIR": str(self.temporary)}
-        self.process: Forked = start_python(*words, folder=folder, env=environment)
+        self.process: Forked = start_python(*words, folder=folder)
         self.wait_for(lambda: len(self.lines("listening")) == WORKERS)
         self.address = f"http://127.0.0.1:{self.lines('listening')[0]['port']}"
 
@@ -74,11 +71,12 @@ def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Serving]]:
 
 def test_workers_map_one_copy_and_count_together_and_end_cleanly(serving: Callable[..., Serving]) -> None:
     service = serving()
-    pattern = re.compile(r" (\d+) +\S*/copies/\S*/embeddings\.safetensors", re.MULTILINE)
-    inodes = [set(pattern.findall(Path(f"/proc/{own}/maps").read_text())) for own in service.children()]
-    assert len(inodes) == WORKERS
-    assert len(inodes[0]) == 1
-    assert inodes[0] == inodes[1]
+    pattern = re.compile(r" (\d+) +(\S*)/copies/\S*/embeddings\.safetensors", re.MULTILINE)
+    mapped = [set(pattern.findall(Path(f"/proc/{own}/maps").read_text())) for own in service.children()]
+    assert len(mapped) == WORKERS
+    assert mapped[0] == mapped[1]
+    ((_, home),) = mapped[0]  # one file, in one folder that all share
+    assert Path(home).is_dir()
     for _ in range(9):
         service.ask()
     counted = httpx.get(f"{service.address}/metrics", trust_env=False).text
@@ -87,7 +85,7 @@ def test_workers_map_one_copy_and_count_together_and_end_cleanly(serving: Callab
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(60) == 0
     assert len(service.lines("ended")) == WORKERS
-    assert list(service.temporary.iterdir()) == []
+    assert not Path(home).exists()
 
 
 def test_a_reload_reaches_all_workers(bundle: Path, serving: Callable[..., Serving]) -> None:
