@@ -24,6 +24,7 @@ from rich.table import Table
 
 from twotower.data import Dataset, builtin
 from twotower.recipes.config import Config, ModelConfig
+from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.objective import StepLoss
 from twotower.training.run import Run
 
@@ -67,7 +68,8 @@ def stepping(way: str, layers: tuple[int, ...], batch: int, train: Dataset, back
     with run.source.epoch(1) as parts:
         ((part, order),) = parts
     batches = cycle(torch.split(order, batch)[: len(order) // batch])
-    return lambda: step(part, next(batches))
+    accuracy = StreamedAccuracy(trainer.ks, model.device)
+    return lambda: step(part, next(batches), accuracy)
 
 
 def measured(

@@ -373,7 +373,7 @@ def recipe_of(path: Path) -> Recipe:
         ('[data]\nname = "simulated"\nvalidation = "x"', r"\[data\] has validation without test"),
         ('[data]\nname = "movielens-100k"\n[data.simulated]\nseed = 1', r"with \[data.simulated\]; expected name"),
         ("[data.simulated]\nusers = 1", r"\[data.simulated\] has the unknown key 'users'; expected queries"),
-        ("[data.simulated]\nqueries = 0", "simulated: queries=0; expected a whole number of at least 1"),
+        ("[data.simulated]\nqueries = 0", "simulated: queries=0; expected at least 1"),
         (OWN + "[data.simulated]", r"interactions and \[data.simulated\]; expected one"),
         (OWN + '[split]\nrule = "random"\nseed = -1', "split seed -1; expected a whole number of at least 0"),
         (OWN + "[training]\nseed = 100000000000000000000", "seed=1.*below 2"),

@@ -195,7 +195,7 @@ def test_what_a_bundle_does_not_have_is_said(tmp_path: Path, folder: Path) -> No
     Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(tmp_path / "plain")
     with pytest.raises(ConfigError, match=r"twotower bundle .* --onnx"):
         Retriever.load(tmp_path / "plain", engine="onnx")
-    with pytest.raises(ConfigError, match="expected torch or onnx"):
+    with pytest.raises(ConfigError, match="expected one of 'torch', 'onnx'"):
         Retriever.load(folder, engine="tensorrt")  # type: ignore[arg-type]
 
 

@@ -513,7 +513,7 @@ function drawScores(model) {
   if (!model.metrics.length) return $("scores").replaceChildren(el("p", { class: "hint" }, "No scores were saved with this model."));
   const columns = ["unseen", "all"].flatMap((kind) => ["top_10", "top_100", "mrr", "ndcg_10"].filter((name) => name in model.metrics[0][kind]).map((name) => [kind, name]));
   const best = columns.map(([kind, name]) => Math.max(...model.metrics.map((one) => one[kind][name] ?? 0)));
-  const head = el("tr", {}, el("th", { scope: "col" }, ""), ...columns.map(([kind, name]) => el("th", { scope: "col" }, `${words(name)} ${kind}`)));
+  const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...columns.map(([kind, name]) => el("th", { scope: "col" }, `${words(name)} ${kind}`)));
   const rows = model.metrics.map((one) => el("tr", { class: one.name === "model" ? "own" : "" }, el("th", { scope: "row" }, words(one.name)),
     ...columns.map(([kind, name], number) => {
       const value = one[kind][name];
