@@ -15,8 +15,10 @@ from torch import Tensor
 from twotower.errors import ConfigError, DataError, ParityError, StoreUnavailableError, StoreVersionError
 from twotower.retrieval import Exact, Hnsw
 from twotower.retrieval.conditions import Condition
+from twotower.retrieval.stores import milvus_collections
 from twotower.retrieval.stores.local import LocalStore
 from twotower.retrieval.stores.milvus import Milvus
+from twotower.retrieval.stores.milvus_client import Client
 from twotower.retrieval.stores.pgvector import PgVector
 from twotower.retrieval.stores.store import Publication, Store, StoreSettings
 from twotower.testing import check_store
@@ -239,3 +241,72 @@ def test_readers_see_one_model_or_the_other(postgres: Postgres, store_name: Call
             "SELECT generation FROM twotower_stores WHERE name = %s AND is_live", [settings.name]
         ).fetchall()
     assert live == [(2,)]
+
+
+def tables_of(server: Postgres, *statements: str) -> list[Any]:
+    """What statements give, each run for itself."""
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(server.address, autocommit=True) as connection:
+        cursors = [connection.execute(statement) for statement in statements]
+        return cursors[-1].fetchall() if cursors[-1].description else []
+
+
+def test_tables_of_others_in_the_same_database_stay(postgres: Postgres, store_name: Callable[[], str]) -> None:
+    name = store_name()
+    tables_of(postgres, f"CREATE TABLE {name}_1 (film text)", f"INSERT INTO {name}_1 VALUES ('Alien')")
+    settings = PgVector(postgres.address, name)
+    for _ in range(4):
+        published, _ = settings.publish(publication())
+    assert tables_of(postgres, f"SELECT film FROM {name}_1") == [("Alien",)]
+    assert len(published.open(TOWERS)) == len(EMBEDDINGS)
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "TABLE"])
+def test_a_store_does_not_take_the_name_of_a_relation_of_others(
+    kind: str, postgres: Postgres, store_name: Callable[[], str]
+) -> None:
+    name = store_name()
+    tables_of(postgres, f"CREATE {kind} {name} AS SELECT 'Alien' AS film")
+    with pytest.raises(ConfigError, match=f"relation '{name}' .* another name"):
+        PgVector(postgres.address, name).publish(publication())
+    assert tables_of(postgres, f"SELECT film FROM {name}") == [("Alien",)]
+
+
+def test_collections_of_others_in_the_same_database_stay(milvus: MilvusServer, store_name: Callable[[], str]) -> None:
+    name = store_name()
+    client = pytest.importorskip("pymilvus").MilvusClient(uri=milvus.address.replace("milvus://", "http://"))
+    client.create_collection(f"{name}_1", dimension=2)
+    client.insert(f"{name}_1", [{"id": 7, "vector": [1.0, 2.0]}])
+    for _ in range(4):
+        published, _ = Milvus(milvus.address, name).publish(publication())
+    assert client.get(f"{name}_1", ids=[7])[0]["id"] == 7
+    assert len(published.open(TOWERS)) == len(EMBEDDINGS)
+    client.close()
+
+
+def test_a_store_does_not_take_the_name_of_a_collection_of_others(
+    milvus: MilvusServer, store_name: Callable[[], str]
+) -> None:
+    name = store_name()
+    client = pytest.importorskip("pymilvus").MilvusClient(uri=milvus.address.replace("milvus://", "http://"))
+    client.create_collection(name, dimension=2)
+    with pytest.raises(ConfigError, match=f"collection '{name}' .* another name"):
+        Milvus(milvus.address, name).publish(publication())
+    assert client.list_collections().count(name) == 1
+    client.close()
+
+
+def test_a_publication_under_way_is_left_alone_until_it_is_abandoned(
+    milvus: MilvusServer, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Milvus(milvus.address, store_name())
+    connection = Client(settings.address, 60.0)
+    other = connection.repeatable(
+        lambda client: milvus_collections.fill(connection, client, settings.name, 1, publication(), (8, 40))
+    )
+    settings.publish(publication())
+    assert connection.repeatable(lambda client: client.has_collection(other.collection))
+    monkeypatch.setattr(milvus_collections, "ABANDONED_SECONDS", 0.0)
+    settings.publish(publication())
+    assert not connection.repeatable(lambda client: client.has_collection(other.collection))
+    connection.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.retrieval.stores.columns import StoredColumn, kept_schema, stored_columns, to_stored
 from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
 from twotower.retrieval.stores.milvus_client import Client
@@ -38,9 +39,13 @@ WORDS = frozenset(
 )
 """Names that would mean something else in an expression or an answer."""
 
-TOWERS, LENGTH, WIDTH, COLUMNS, CANDIDATE_ID, READY = (
-    f"twotower.{name}" for name in ("towers", "length", "width", "columns", "candidate_id", "ready")
+TOWERS, LENGTH, WIDTH, COLUMNS, CANDIDATE_ID, READY, BEGUN = (
+    f"twotower.{name}" for name in ("towers", "length", "width", "columns", "candidate_id", "ready", "begun")
 )
+"""Properties of a collection, by which it is known as a store's."""
+
+ABANDONED_SECONDS = 86_400.0
+"""After how long a publication that has not ended is taken for an interrupted one."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,9 @@ def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | 
     """The live generation of these towers or else their newest, and the towers of all that are ready."""
     live = _live(client, name)
     others = set()
-    for collection in sorted(_collections(client, name), key=lambda own: (own != live, -_number(own))):
-        kept = client.describe_collection(collection)["properties"]
+    own_collections = _collections(client, name)
+    for collection in sorted(own_collections, key=lambda own: (own != live, -_number(own))):
+        kept = own_collections[collection]
         if kept.get(READY) != "true":
             continue
         if kept[TOWERS] == towers:
@@ -95,13 +101,19 @@ def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | 
 
 
 def next_number(client: Any, name: str) -> int:
-    """The number of the next generation; what an interrupted publication left is dropped."""
-    numbers = [0]
-    for collection in _collections(client, name):
-        numbers.append(_number(collection))
-        if client.describe_collection(collection)["properties"].get(READY) != "true":
+    """The number of the next generation; what a publication left that was interrupted a day ago is dropped.
+
+    Raises:
+        ConfigError: A collection or an alias of the store's name is not a store's.
+    """
+    if client.has_collection(name) and TOWERS not in client.describe_collection(name)["properties"]:
+        raise ConfigError(
+            f"collection {name!r} of Milvus is not a candidate store; expected another name for the store", field="name"
+        )
+    for collection, kept in _collections(client, name).items():
+        if kept.get(READY) != "true" and time.time() - float(kept[BEGUN]) > ABANDONED_SECONDS:
             drop(client, collection)
-    return max(numbers) + 1
+    return max(map(_number, _numbered(client, name)), default=0) + 1
 
 
 def fill(
@@ -111,7 +123,6 @@ def fill(
     schema = kept_schema(publication.candidates.schema)
     width, length = publication.embeddings.shape[1], longest(publication.embeddings)
     own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema)
-    drop(client, own.collection)
     properties = {
         TOWERS: own.towers,
         LENGTH: repr(length),
@@ -119,21 +130,34 @@ def fill(
         CANDIDATE_ID: own.candidate_id,
         COLUMNS: base64.b64encode(schema.serialize().to_pybytes()).decode(),
         READY: "false",
+        BEGUN: repr(time.time()),
     }
     client.create_collection(
         own.collection, schema=_schema(connection, client, own), properties=properties, consistency_level="Strong"
     )
+    try:
+        _insert(client, own, publication)
+        _index(client, own, sizes)
+    except BaseException:
+        drop(client, own.collection)
+        raise
+    return own
+
+
+def _insert(client: Any, own: Generation, publication: Publication) -> None:
     for start in range(0, len(publication.candidates), BATCH):
         part = publication.candidates.slice(start, BATCH)
-        vectors = lengthened(publication.embeddings[start : start + BATCH], length)
+        vectors = lengthened(publication.embeddings[start : start + BATCH], own.length)
         client.insert(own.collection, rows_of(part, own, vectors))
     client.flush(own.collection)
+
+
+def _index(client: Any, own: Generation, sizes: tuple[int, int]) -> None:
     index = client.prepare_index_params()
     neighbours, build = sizes
     index.add_index(VECTOR, index_type="HNSW", metric_type="IP", params={"M": neighbours, "efConstruction": build})
     client.create_index(own.collection, index)
     client.load_collection(own.collection)
-    return own
 
 
 def make_live(client: Any, name: str, own: Generation) -> None:
@@ -144,8 +168,8 @@ def make_live(client: Any, name: str, own: Generation) -> None:
         client.create_alias(own.collection, name)
     else:
         client.alter_alias(own.collection, name)
-    for collection in _collections(client, name):
-        if collection not in (own.collection, before):
+    for collection, kept in _collections(client, name).items():
+        if collection not in (own.collection, before) and kept.get(READY) == "true":
             drop(client, collection)
 
 
@@ -217,9 +241,15 @@ def _type(kind: pa.DataType) -> str:
     return "FLOAT" if pa.types.is_float32(kind) else "DOUBLE"
 
 
-def _collections(client: Any, name: str) -> list[str]:
-    """The generations of a store."""
+def _numbered(client: Any, name: str) -> list[str]:
+    """Collections that are called as generations of a store are, others' too."""
     return [own for own in client.list_collections() if re.fullmatch(rf"{name}_\d+", own)]
+
+
+def _collections(client: Any, name: str) -> dict[str, dict[str, str]]:
+    """The generations of a store, with their properties."""
+    found = {own: client.describe_collection(own)["properties"] for own in _numbered(client, name)}
+    return {own: kept for own, kept in found.items() if TOWERS in kept}
 
 
 def _live(client: Any, name: str) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from twotower.errors import ConfigError
 from twotower.extras import require
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.stores.columns import StoredColumn, from_stored, kept_schema, stored_columns, to_stored
@@ -29,6 +30,9 @@ COPIED = 10_000
 
 BUILD_MEMORY = (64, 4096)
 """Mebibytes that PostgreSQL may take to build a graph, at least and at most."""
+
+OURS = "twotower store"
+"""The comment of a view by which it is known as a store's."""
 
 REGISTRY = """
 CREATE TABLE IF NOT EXISTS twotower_stores (
@@ -165,12 +169,37 @@ def only_publisher(connection: Any, name: str) -> Iterator[int]:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         if connection.execute("SELECT to_regclass('twotower_stores')").fetchone()[0] is None:
             connection.execute(REGISTRY)
+        check_view(connection, name)
         forget(connection, name, "NOT is_ready")
-        row = connection.execute("SELECT max(generation) FROM twotower_stores WHERE name = %s", [name]).fetchone()
-        yield (row[0] or 0) + 1
+        yield _next_number(connection, name)
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [lock])
+
+
+def check_view(connection: Any, name: str) -> None:
+    """Refuses a name that something else than a store has: its view would be dropped.
+
+    Raises:
+        ConfigError: A table, view or other relation of this name is not a store's.
+    """
+    row = connection.execute(
+        "SELECT obj_description(to_regclass(%s), 'pg_class') WHERE to_regclass(%s) IS NOT NULL", [quoted(name)] * 2
+    ).fetchone()
+    if row is not None and row[0] != OURS:
+        raise ConfigError(
+            f"relation {name!r} of the database is not a candidate store; expected another name for the store",
+            field="name",
+        )
+
+
+def _next_number(connection: Any, name: str) -> int:
+    """The number of the next generation, whose table's name nothing else has."""
+    row = connection.execute("SELECT max(generation) FROM twotower_stores WHERE name = %s", [name]).fetchone()
+    number: int = (row[0] or 0) + 1
+    while connection.execute("SELECT to_regclass(%s)", [quoted(f"{name}_{number}")]).fetchone()[0] is not None:
+        number += 1
+    return number
 
 
 def fill(connection: Any, name: str, number: int, publication: Publication, neighbours: int, build: int) -> Generation:
@@ -179,15 +208,16 @@ def fill(connection: Any, name: str, number: int, publication: Publication, neig
     width = publication.embeddings.shape[1]
     length = longest(publication.embeddings)
     own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema)
-    connection.execute(
-        "INSERT INTO twotower_stores (name, generation, relation, towers, candidate_id, length, width, columns) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-        [name, number, own.table, own.towers, own.candidate_id, length, width, schema.serialize().to_pybytes()],
-    )
     stored = to_stored(publication.candidates, own.columns)
     columns = [defined(field.name, field.type) for field in stored.schema]
     columns += [f"{VECTOR} vector({width + 1}) NOT NULL", f"PRIMARY KEY ({quoted(own.key.stored)})"]
-    connection.execute(f"CREATE TABLE {quoted(own.table)} ({', '.join(columns)})")
+    with connection.transaction():  # what is registered may be dropped, so it has to be ours
+        connection.execute(f"CREATE TABLE {quoted(own.table)} ({', '.join(columns)})")
+        connection.execute(
+            "INSERT INTO twotower_stores (name, generation, relation, towers, candidate_id, length, width, columns) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            [name, number, own.table, own.towers, own.candidate_id, length, width, schema.serialize().to_pybytes()],
+        )
     copied(connection, own.table, stored, lengthened(publication.embeddings, length))
     _index(connection, own, stored.num_rows, neighbours, build)
     connection.execute(f"ANALYZE {quoted(own.table)}")
@@ -221,8 +251,10 @@ def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
         connection.execute(
             "UPDATE twotower_stores SET is_ready = true WHERE name = %s AND generation = %s", [name, number]
         )
+        check_view(connection, name)  # once more: filling takes a while
         connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
         connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {quoted(own.table)}")
+        connection.execute(f"COMMENT ON VIEW {quoted(name)} IS '{OURS}'")
     forget(connection, name, f"generation < {number if before is None else before[0]}")
 
 
