@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -35,10 +36,21 @@ def layer_of(module: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "ground"
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def parsed(path: Path) -> tuple[frozenset[str], list[tuple[str, int]]]:
+    """The modules of ours that a file imports, and its functions with their numbers of lines; read once."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    return frozenset(_imports_among(nodes)), list(_functions_among(nodes))
+
+
+def imports_of(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports anywhere, also for types alone: who names a type depends on it."""
+    return parsed(path)[0]
+
+
+def _imports_among(nodes: list[ast.AST]) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -59,9 +71,9 @@ def reached_from(layer: str) -> set[str]:
     return reached
 
 
-def functions_of(path: Path) -> Iterator[tuple[str, int]]:
+def _functions_among(nodes: list[ast.AST]) -> Iterator[tuple[str, int]]:
     """Name and number of lines of every function, its docstring not counted."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1
@@ -107,7 +119,7 @@ def test_the_ground_stands_on_nothing(name: str) -> None:
 @pytest.mark.parametrize("path", MODULES.values(), ids=MODULES.keys())
 def test_functions_have_at_most_50_lines_and_files_400(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
-    assert [name for name, lines in functions_of(path) if lines > 50] == []
+    assert [name for name, lines in parsed(path)[1] if lines > 50] == []
 
 
 def test_nothing_unpickles() -> None:
