@@ -215,6 +215,31 @@ def test_milvus_that_is_away_is_said_so_and_answers_when_it_is_back(
     assert [one.candidates for one in again] == [one.candidates for one in before]
 
 
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's table of connections")
+def test_each_client_of_milvus_has_a_connection_and_closes_it(tmp_path: Path) -> None:
+    server = MilvusServer(tmp_path)
+    server.start()
+    try:
+        clients = [Client(server.address, 10) for _ in range(2)]
+        assert [client.repeatable(lambda own: own.list_collections()) for client in clients] == [[], []]
+        assert connections(server.port) == 2
+        for left, client in zip((1, 0), clients, strict=True):
+            client.close()
+            end = time.monotonic() + 10
+            while connections(server.port) > left and time.monotonic() < end:
+                time.sleep(0.01)
+            assert connections(server.port) == left
+    finally:
+        server.stop()
+
+
+def connections(port: int) -> int:
+    """Connections from here to a port of this machine, by Linux's tables of them (state 1 is established)."""
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
 def test_a_search_that_takes_too_long_is_given_up(postgres: Postgres, store_name: Callable[[], str]) -> None:
     import psycopg
 
@@ -305,8 +330,8 @@ def test_a_publication_under_way_is_left_alone_until_it_is_abandoned(
         lambda client: milvus_collections.fill(connection, client, settings.name, 1, publication(), (8, 40))
     )
     settings.publish(publication())
-    assert connection.repeatable(lambda client: client.has_collection(other.collection))
+    assert connection.repeatable(lambda client: client.has_collection(other.relation))
     monkeypatch.setattr(milvus_collections, "ABANDONED_SECONDS", 0.0)
     settings.publish(publication())
-    assert not connection.repeatable(lambda client: client.has_collection(other.collection))
+    assert not connection.repeatable(lambda client: client.has_collection(other.relation))
     connection.close()

@@ -31,6 +31,13 @@ ATTEMPTS = 2
 PAUSE_SECONDS = 1.0
 """For how long nobody tries to connect after somebody could not."""
 
+CHANNEL = {
+    "grpc.keepalive_time_ms": 300_000,  # servers end connections that ping more often than they allow
+    "grpc.keepalive_permit_without_calls": False,
+    "grpc.use_local_subchannel_pool": 1,  # else a new client waits as long as the broken connections of others
+}
+"""Options of gRPC: pymilvus pings every ten seconds, which gRPC's own servers answer by hanging up."""
+
 
 class MissingCollectionError(Exception):
     """A collection is not there, or not any longer."""
@@ -110,7 +117,14 @@ class Client:
     def _made(self) -> Any:
         uri, database = uri_of(self.address)
         try:
-            client = self._pymilvus.MilvusClient(uri, token=token(), db_name=database, timeout=self.seconds)
+            client = self._pymilvus.MilvusClient(
+                uri,
+                token=token(),
+                db_name=database,
+                timeout=self.seconds,
+                dedicated=True,  # pymilvus shares a connection by address, which no client then closes or mends
+                grpc_options=CHANNEL,
+            )
         except (self._pymilvus.MilvusException, self._grpc.RpcError) as error:
             away = self._away(error)
             self._failure = time.monotonic() + PAUSE_SECONDS, str(away)
