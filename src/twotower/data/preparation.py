@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from twotower.arrow import content_digest
 from twotower.data.dataset import Dataset
+from twotower.data.fingerprints import Tables
 from twotower.data.movielens import HOME_VARIABLE, data_home
 from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import ParquetRows, RowGroup
@@ -66,32 +67,12 @@ class Manifest(msgspec.Struct, frozen=True):
     timed: bool
 
 
-class Prepares(Protocol):
+class Prepares(Tables, Protocol):
     """What has to be known of a log to prepare it."""
 
     @property
     def name(self) -> str:
         """What reports call it."""
-        ...
-
-    @property
-    def queries(self) -> pa.Table:
-        """One row a query."""
-        ...
-
-    @property
-    def candidates(self) -> pa.Table:
-        """One row a candidate."""
-        ...
-
-    @property
-    def query_id(self) -> str:
-        """Name of the queries' ids."""
-        ...
-
-    @property
-    def candidate_id(self) -> str:
-        """Name of the candidates' ids."""
         ...
 
     @property

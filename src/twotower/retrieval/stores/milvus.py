@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from twotower.arguments import Settings
-from twotower.errors import ConfigError, StoreVersionError
+from twotower.errors import ConfigError
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.stores.addresses import check_address
 from twotower.retrieval.stores.columns import from_stored
 from twotower.retrieval.stores.gate import fitted_store
+from twotower.retrieval.stores.generation import Generation, missing_generation
 from twotower.retrieval.stores.lengthened import asked, lengthened
 from twotower.retrieval.stores.milvus_client import Client, MissingCollectionError, UnloadedCollectionError
 from twotower.retrieval.stores.milvus_collections import (
     MOST_FOUND,
     VECTOR,
-    Generation,
     drop,
     fill,
     found_generation,
@@ -88,11 +88,7 @@ class MilvusStore:
                 lambda client: found_generation(client, self.settings.name, self.version)
             )
             if found is None:
-                there = f"has vectors of towers {' and '.join(others)}" if others else "has none"
-                raise StoreVersionError(
-                    f"store {self.settings.name!r} at {self.settings.address} {there}; expected towers "
-                    f"{self.version}: publish them with twotower bundle --store"
-                )
+                raise missing_generation(self.settings.name, self.settings.address, self.version, others)
             self._generation = found
         return self._generation
 
@@ -136,7 +132,7 @@ class MilvusStore:
         def take(client: Any, own: Generation) -> None:
             for start in range(0, len(gone), PAGE):
                 some = among(own.key.stored, gone[start : start + PAGE])  # which quotes ids as Milvus reads them
-                client.delete(own.collection, filter=some, timeout=self.settings.timeout)
+                client.delete(own.relation, filter=some, timeout=self.settings.timeout)
 
         self._on(take)
 
@@ -158,7 +154,7 @@ class MilvusStore:
         try:
             return self.client.repeatable(lambda client: work(client, own))
         except UnloadedCollectionError:
-            self.client.repeatable(lambda client: client.load_collection(own.collection))
+            self.client.repeatable(lambda client: client.load_collection(own.relation))
         except MissingCollectionError:
             self._generation = None
         return self.client.repeatable(lambda client: work(client, self.generation))
@@ -169,7 +165,7 @@ class MilvusStore:
         """Rows of what each query finds, each with its score."""
         wide = max(k, wide or self.settings.search or NARROWEST)
         found = client.search(
-            own.collection,
+            own.relation,
             asked(embeddings).tolist(),
             filter=text,
             limit=k,
@@ -203,7 +199,7 @@ class MilvusStore:
     def _all(self, client: Any, own: Generation, query: Tensor, k: int, text: str) -> list[dict[str, Any]]:
         """The k best of what an expression finds, which are all looked at."""
         names = [*(column.stored for column in own.columns), VECTOR]
-        pages = client.query_iterator(own.collection, batch_size=PAGE, filter=text, output_fields=names)
+        pages = client.query_iterator(own.relation, batch_size=PAGE, filter=text, output_fields=names)
         vector = torch.from_numpy(asked(query.unsqueeze(0))[0])
         best: list[dict[str, Any]] = []
         while page := pages.next():
@@ -215,7 +211,7 @@ class MilvusStore:
         return best
 
     def _count(self, client: Any, own: Generation, text: str) -> int:
-        found = client.query(own.collection, filter=text, output_fields=["count(*)"], timeout=self.settings.timeout)
+        found = client.query(own.relation, filter=text, output_fields=["count(*)"], timeout=self.settings.timeout)
         return int(found[0]["count(*)"])
 
 
@@ -310,7 +306,7 @@ class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
             store, parity = fitted_store(MilvusStore(patient, publication.towers, own), publication)
             store.close()
         except BaseException:
-            client.repeatable(lambda inner: drop(inner, own.collection))
+            client.repeatable(lambda inner: drop(inner, own.relation))
             raise
         client.repeatable(lambda inner: make_live(inner, self.name, own))
         client.close()

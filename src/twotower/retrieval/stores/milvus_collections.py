@@ -9,14 +9,13 @@ import base64
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from twotower.errors import ConfigError, DataError
-from twotower.retrieval.stores.columns import StoredColumn, kept_schema, stored_columns, to_stored
+from twotower.retrieval.stores.columns import kept_schema, to_stored
+from twotower.retrieval.stores.generation import Generation
 from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
 from twotower.retrieval.stores.milvus_client import Client
 from twotower.retrieval.stores.milvus_words import tamed
@@ -48,40 +47,9 @@ ABANDONED_SECONDS = 86_400.0
 """After how long a publication that has not ended is taken for an interrupted one."""
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One catalogue that was published, and the collection it is in.
-
-    Attributes:
-        collection: Name of the collection.
-        towers: Version id of the towers.
-        candidate_id: Name of the id column.
-        length: Length of all lengthened vectors.
-        width: d, numbers of an embedding.
-        catalogue: Columns that are kept.
-    """
-
-    collection: str
-    towers: str
-    candidate_id: str
-    length: float
-    width: int
-    catalogue: pa.Schema
-
-    @cached_property
-    def columns(self) -> list[StoredColumn]:
-        """The columns, as they are stored."""
-        return stored_columns(self.catalogue, lambda name: bool(NAME.fullmatch(name)) and name.lower() not in WORDS)
-
-    @cached_property
-    def by_name(self) -> dict[str, StoredColumn]:
-        """The columns by name."""
-        return {column.name: column for column in self.columns}
-
-    @property
-    def key(self) -> StoredColumn:
-        """The id column."""
-        return self.by_name[self.candidate_id]
+def may_name(name: str) -> bool:
+    """Whether a field of a collection can have this name."""
+    return bool(NAME.fullmatch(name)) and name.lower() not in WORDS
 
 
 def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | None, list[str]]:
@@ -95,7 +63,8 @@ def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | 
             continue
         if kept[TOWERS] == towers:
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept[COLUMNS])))
-            return Generation(collection, towers, kept[CANDIDATE_ID], float(kept[LENGTH]), int(kept[WIDTH]), schema), []
+            length, width = float(kept[LENGTH]), int(kept[WIDTH])
+            return Generation(collection, towers, kept[CANDIDATE_ID], length, width, schema, may_name), []
         others.add(kept[TOWERS])
     return None, sorted(others)
 
@@ -122,7 +91,7 @@ def fill(
     """Makes the collection of a generation, with its graph; nobody searches it yet."""
     schema = kept_schema(publication.candidates.schema)
     width, length = publication.embeddings.shape[1], longest(publication.embeddings)
-    own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema)
+    own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema, may_name)
     properties = {
         TOWERS: own.towers,
         LENGTH: repr(length),
@@ -133,13 +102,13 @@ def fill(
         BEGUN: repr(time.time()),
     }
     client.create_collection(
-        own.collection, schema=_schema(connection, client, own), properties=properties, consistency_level="Strong"
+        own.relation, schema=_schema(connection, client, own), properties=properties, consistency_level="Strong"
     )
     try:
         _insert(client, own, publication)
         _index(client, own, sizes)
     except BaseException:
-        drop(client, own.collection)
+        drop(client, own.relation)
         raise
     return own
 
@@ -148,28 +117,28 @@ def _insert(client: Any, own: Generation, publication: Publication) -> None:
     for start in range(0, len(publication.candidates), BATCH):
         part = publication.candidates.slice(start, BATCH)
         vectors = lengthened(publication.embeddings[start : start + BATCH], own.length)
-        client.insert(own.collection, rows_of(part, own, vectors))
-    client.flush(own.collection)
+        client.insert(own.relation, rows_of(part, own, vectors))
+    client.flush(own.relation)
 
 
 def _index(client: Any, own: Generation, sizes: tuple[int, int]) -> None:
     index = client.prepare_index_params()
     neighbours, build = sizes
     index.add_index(VECTOR, index_type="HNSW", metric_type="IP", params={"M": neighbours, "efConstruction": build})
-    client.create_index(own.collection, index)
-    client.load_collection(own.collection)
+    client.create_index(own.relation, index)
+    client.load_collection(own.relation)
 
 
 def make_live(client: Any, name: str, own: Generation) -> None:
     """Moves the alias to a generation; the one before stays, those before that are dropped."""
     before = _live(client, name)
-    client.alter_collection_properties(own.collection, {READY: "true"})
+    client.alter_collection_properties(own.relation, {READY: "true"})
     if before is None:
-        client.create_alias(own.collection, name)
+        client.create_alias(own.relation, name)
     else:
-        client.alter_alias(own.collection, name)
+        client.alter_alias(own.relation, name)
     for collection, kept in _collections(client, name).items():
-        if collection not in (own.collection, before) and kept.get(READY) == "true":
+        if collection not in (own.relation, before) and kept.get(READY) == "true":
             drop(client, collection)
 
 
@@ -182,7 +151,7 @@ def drop(client: Any, collection: str) -> None:
 def put(client: Any, own: Generation, rows: Sequence[dict[str, Any]], seconds: float) -> None:
     """Adds and changes rows."""
     for start in range(0, len(rows), BATCH):
-        client.upsert(own.collection, rows[start : start + BATCH], timeout=max(seconds, 60.0))
+        client.upsert(own.relation, rows[start : start + BATCH], timeout=max(seconds, 60.0))
 
 
 def rows_of(candidates: pa.Table, own: Generation, vectors: Matrix) -> list[dict[str, Any]]:

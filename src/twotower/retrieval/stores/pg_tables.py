@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,8 @@ import pyarrow as pa
 from twotower.errors import ConfigError
 from twotower.extras import require
 from twotower.retrieval.conditions import Condition
-from twotower.retrieval.stores.columns import StoredColumn, from_stored, kept_schema, stored_columns, to_stored
+from twotower.retrieval.stores.columns import from_stored, kept_schema, to_stored
+from twotower.retrieval.stores.generation import Generation
 from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
 from twotower.retrieval.stores.sql import defined, is_name, quoted, sql_type, where
 from twotower.retrieval.stores.store import Id, Publication
@@ -52,45 +51,9 @@ CREATE TABLE IF NOT EXISTS twotower_stores (
 """
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One catalogue that was published, and the table it is in.
-
-    Attributes:
-        table: Name of the table.
-        towers: Version id of the towers.
-        candidate_id: Name of the id column.
-        length: Length of all lengthened vectors.
-        width: d, numbers of an embedding.
-        catalogue: Columns that are kept.
-    """
-
-    table: str
-    towers: str
-    candidate_id: str
-    length: float
-    width: int
-    catalogue: pa.Schema
-
-    @cached_property
-    def columns(self) -> list[StoredColumn]:
-        """The columns, as they are stored."""
-        return columns_of(self.catalogue)
-
-    @cached_property
-    def by_name(self) -> dict[str, StoredColumn]:
-        """The columns by name."""
-        return {column.name: column for column in self.columns}
-
-    @property
-    def key(self) -> StoredColumn:
-        """The id column."""
-        return self.by_name[self.candidate_id]
-
-
-def columns_of(schema: pa.Schema) -> list[StoredColumn]:
-    """The columns of a table of candidates."""
-    return stored_columns(schema, lambda name: is_name(name) and name.lower() != VECTOR)
+def may_name(name: str) -> bool:
+    """Whether a column of a table can have this name."""
+    return is_name(name) and name.lower() != VECTOR
 
 
 def query_of(
@@ -111,7 +74,7 @@ def query_of(
     literal = written(vector)
     text = (
         f"WITH nearest AS MATERIALIZED (SELECT {', '.join(names)}, -({VECTOR} <#> %s::vector) AS score "
-        f"FROM {quoted(own.table)} {filtered} ORDER BY {VECTOR} <#> %s::vector LIMIT %s) "
+        f"FROM {quoted(own.relation)} {filtered} ORDER BY {VECTOR} <#> %s::vector LIMIT %s) "
         f"SELECT * FROM nearest ORDER BY score DESC, {quoted(own.key.stored)}"
     )
     return text, [literal, *values, literal, k]
@@ -155,7 +118,7 @@ def found_generation(connection: Any, name: str, towers: str) -> tuple[Generatio
     for table, own, candidate_id, length, width, columns in rows:
         if own == towers:
             schema = pa.ipc.read_schema(pa.py_buffer(columns))
-            return Generation(table, own, candidate_id, length, width, schema), []
+            return Generation(table, own, candidate_id, length, width, schema, may_name), []
     return None, sorted({row[1] for row in rows})
 
 
@@ -207,20 +170,20 @@ def fill(connection: Any, name: str, number: int, publication: Publication, neig
     schema = kept_schema(publication.candidates.schema)
     width = publication.embeddings.shape[1]
     length = longest(publication.embeddings)
-    own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema)
+    own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema, may_name)
     stored = to_stored(publication.candidates, own.columns)
     columns = [defined(field.name, field.type) for field in stored.schema]
     columns += [f"{VECTOR} vector({width + 1}) NOT NULL", f"PRIMARY KEY ({quoted(own.key.stored)})"]
     with connection.transaction():  # what is registered may be dropped, so it has to be ours
-        connection.execute(f"CREATE TABLE {quoted(own.table)} ({', '.join(columns)})")
+        connection.execute(f"CREATE TABLE {quoted(own.relation)} ({', '.join(columns)})")
         connection.execute(
             "INSERT INTO twotower_stores (name, generation, relation, towers, candidate_id, length, width, columns) "
             "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-            [name, number, own.table, own.towers, own.candidate_id, length, width, schema.serialize().to_pybytes()],
+            [name, number, own.relation, own.towers, own.candidate_id, length, width, schema.serialize().to_pybytes()],
         )
-    copied(connection, own.table, stored, lengthened(publication.embeddings, length))
+    copied(connection, own.relation, stored, lengthened(publication.embeddings, length))
     _index(connection, own, stored.num_rows, neighbours, build)
-    connection.execute(f"ANALYZE {quoted(own.table)}")
+    connection.execute(f"ANALYZE {quoted(own.relation)}")
     return own
 
 
@@ -229,7 +192,7 @@ def _index(connection: Any, own: Generation, rows: int, neighbours: int, build: 
     memory = 1.5 * rows * (4 * (own.width + 1) + 24 * neighbours + 64) / 2**20
     memory = int(min(max(memory, BUILD_MEMORY[0]), BUILD_MEMORY[1]))
     statement = (
-        f"CREATE INDEX ON {quoted(own.table)} USING hnsw ({VECTOR} vector_ip_ops) "
+        f"CREATE INDEX ON {quoted(own.relation)} USING hnsw ({VECTOR} vector_ip_ops) "
         f"WITH (m = {neighbours}, ef_construction = {build})"
     )
     connection.execute(f"SET maintenance_work_mem = '{memory}MB'")
@@ -253,7 +216,7 @@ def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
         )
         check_view(connection, name)  # once more: filling takes a while
         connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
-        connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {quoted(own.table)}")
+        connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {quoted(own.relation)}")
         connection.execute(f"COMMENT ON VIEW {quoted(name)} IS '{OURS}'")
     forget(connection, name, f"generation < {number if before is None else before[0]}")
 

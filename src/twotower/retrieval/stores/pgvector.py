@@ -11,16 +11,16 @@ import pyarrow as pa
 from torch import Tensor
 
 from twotower.arguments import Settings
-from twotower.errors import ConfigError, StoreVersionError
+from twotower.errors import ConfigError
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.stores.addresses import check_address
 from twotower.retrieval.stores.columns import to_stored
 from twotower.retrieval.stores.gate import fitted_store
+from twotower.retrieval.stores.generation import Generation, missing_generation
 from twotower.retrieval.stores.lengthened import asked, lengthened
 from twotower.retrieval.stores.pg_tables import (
     VECTOR,
-    Generation,
     copied,
     fill,
     forget,
@@ -81,7 +81,7 @@ class PgVectorStore:
 
     def __len__(self) -> int:
         count: int = self._on_table(
-            lambda connection, own: connection.execute(f"SELECT count(*) FROM {quoted(own.table)}").fetchone()[0]
+            lambda connection, own: connection.execute(f"SELECT count(*) FROM {quoted(own.relation)}").fetchone()[0]
         )
         return count
 
@@ -118,10 +118,10 @@ class PgVectorStore:
 
         def put(connection: Any, own: Generation) -> None:
             connection.execute("SET LOCAL statement_timeout = 0")
-            connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.table)}) ON COMMIT DROP")
+            connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.relation)}) ON COMMIT DROP")
             copied(connection, "incoming", stored, vectors)
             connection.execute(
-                f"INSERT INTO {quoted(own.table)} ({', '.join(names)}) SELECT {', '.join(names)} FROM incoming "
+                f"INSERT INTO {quoted(own.relation)} ({', '.join(names)}) SELECT {', '.join(names)} FROM incoming "
                 f"ON CONFLICT ({quoted(own.key.stored)}) DO UPDATE SET {changed}"
             )
 
@@ -133,7 +133,7 @@ class PgVectorStore:
 
         def take(connection: Any, own: Generation) -> None:
             kind = sql_type(own.key.kind)
-            statement = f"DELETE FROM {quoted(own.table)} WHERE {quoted(own.key.stored)} = ANY(%s::{kind}[])"
+            statement = f"DELETE FROM {quoted(own.relation)} WHERE {quoted(own.key.stored)} = ANY(%s::{kind}[])"
             connection.execute(statement, [gone])
 
         self._on_table(take)
@@ -153,11 +153,7 @@ class PgVectorStore:
     def _find(self, connection: Any) -> Generation:
         found, others = found_generation(connection, self.settings.name, self.version)
         if found is None:
-            there = f"has vectors of towers {' and '.join(others)}" if others else "has none"
-            raise StoreVersionError(
-                f"store {self.settings.name!r} at {self.settings.address} {there}; expected towers {self.version}: "
-                f"publish them with twotower bundle --store"
-            )
+            raise missing_generation(self.settings.name, self.settings.address, self.version, others)
         return found
 
     def _on_table(self, work: Any) -> Any:
