@@ -324,12 +324,12 @@ class Curve(Callback):
         self.started = time.perf_counter()
 
 
-def tuned_curve(data: str, split: Split) -> list[Point]:
-    """The tuned recipe on all of train, its epochs all trained, measured on test as it goes."""
+def tuned_curve(data: str, split: Split, epochs: int | None) -> list[Point]:
+    """The tuned recipe on all of train, its epochs (None for the recipe's) all trained, measured on test as it goes."""
     config = config_for(data, "tuned", CURVE_DEPTH)
     recipe = config.resolved_recipe(split.train)
     curve = Curve(split.test, split.train)
-    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
+    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None, epochs=epochs or recipe.trainer.epochs)
     trainer.fit(config.model.build(split.train, recipe), split.train, callbacks=[curve])
     return curve.points
 
@@ -423,6 +423,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=7, help="epochs and validations timed of each depth")
     parser.add_argument("--curve-epochs", type=int, default=100, help="epochs of TensorFlow Recommenders' curve")
+    parser.add_argument("--tuned-epochs", type=int, help="epochs of the tuned recipe's curve; default: the recipe's")
     parser.add_argument("--full", action="store_true", help="the whole tutorial on both sides: over half an hour")
     parser.add_argument("--threads", type=int, default=2, help="of each side")
     parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
@@ -462,7 +463,8 @@ def main() -> None:
     whole = whole_of(races)
     console.print(time_table(races, whole))
     say("the tuned recipe …")
-    curves = {"tfrs": curve.tfrs.curve, "tutorial": curve.twotower.curve, "tuned": tuned_curve(options.data, split)}
+    tuned = tuned_curve(options.data, split, options.tuned_epochs)
+    curves = {"tfrs": curve.tfrs.curve, "tutorial": curve.twotower.curve, "tuned": tuned}
     best = max(point.score for point in curves["tfrs"])
     first = {key: first_at(points, best) for key, points in curves.items()}
     reached = Reached(best, **{key: None if point is None else point.seconds for key, point in first.items()})
