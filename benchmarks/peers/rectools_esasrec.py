@@ -34,7 +34,7 @@ from rectools.models.nn.transformers.ligr import LiGRLayers
 BEGIN = pd.Timestamp("2000-01-01")
 
 
-class Lines(Callback):
+class Lines(Callback):  # type: ignore[misc]
     """A line an epoch."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Lines(Callback):
 def last_of_train(interactions: pd.DataFrame) -> np.ndarray:
     """Which rows are the validation: the last event of each user."""
     rank = interactions.sort_values(Columns.Datetime, ascending=False).groupby(Columns.User, sort=False).cumcount()
-    return (rank == 0).sort_index().to_numpy()
+    return np.asarray((rank == 0).sort_index())
 
 
 def main() -> None:
