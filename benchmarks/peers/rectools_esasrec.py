@@ -79,9 +79,6 @@ def main() -> None:
     from_end = log.groupby("user")["position"].transform("max") - log["position"]
     before_test, test = events[from_end > 0].reset_index(drop=True), events[from_end == 0]
     folder = tempfile.mkdtemp()
-    kept = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
-    stopping = EarlyStopping("val_loss", patience=arguments.patience)
-    lines = Lines()
 
     def trainer() -> Trainer:
         return Trainer(
@@ -91,7 +88,11 @@ def main() -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
-            callbacks=[stopping, kept, lines],
+            callbacks=[
+                EarlyStopping("val_loss", patience=arguments.patience),
+                ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True),
+                Lines(),
+            ],
         )
 
     model = SASRecModel(
@@ -112,7 +113,8 @@ def main() -> None:
     started = time.perf_counter()
     model.fit(dataset)
     seconds = time.perf_counter() - started
-    best = torch.load(kept.best_model_path, weights_only=False)["state_dict"]
+    trained = model.fit_trainer  # a copy of the trainer that it was given
+    best = torch.load(trained.checkpoint_callback.best_model_path, weights_only=False)["state_dict"]
     model.lightning_model.load_state_dict(best)
     found = model.recommend(test[Columns.User].unique(), dataset, k=10, filter_viewed=True)
     hits = found.merge(test[[Columns.User, Columns.Item]], on=[Columns.User, Columns.Item])
@@ -127,8 +129,8 @@ def main() -> None:
         "recall_10_half_width": half * recall.std(),
         "ndcg_10": ndcg.mean(),
         "ndcg_10_half_width": half * ndcg.std(),
-        "epochs": model.fit_trainer.current_epoch,
-        "stopped_early": bool(stopping.stopped_epoch),
+        "epochs": trained.current_epoch,
+        "stopped_early": bool(trained.early_stopping_callback.stopped_epoch),
         "training_seconds": seconds,
         "threads": arguments.threads,
     }
