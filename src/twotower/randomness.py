@@ -50,7 +50,7 @@ def own_draws() -> Iterator[None]:
         return
     seed = int(torch.randint(1 << 62, ()))
     token = _part.set(None)
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count()))
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from twotower import errors
-from twotower.errors import ConfigError, TwoTowerError
+from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
 from twotower.randomness import part_of_rows
 
 T = TypeVar("T")
+
+_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, DataUnavailableError, SavedFolderError)}
 
 # PyTorch 2.13 has new names for these, and warns of the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -44,9 +45,16 @@ class Traffic:
 
     @contextmanager
     def of(self, kind: str, tensor: Tensor) -> Iterator[None]:
-        """Counts an exchange that happens in the block."""
+        """Counts an exchange that happens in the block.
+
+        Raises:
+            TwoTowerError: Another rank has ended, or cannot be reached.
+        """
         started = time.perf_counter()
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            raise TwoTowerError(f"rank {dist.get_rank()} has lost the others: {error}") from error
         self.seconds += time.perf_counter() - started
         self.payload[kind] += tensor.numel() * tensor.element_size()
         self.calls[kind] += 1
@@ -162,7 +170,7 @@ class Ranks:
         if not self.is_first:
             outcome = self._message(b"")
             if (error := outcome.get("error")) is not None:
-                raise getattr(errors, outcome["kind"], TwoTowerError)(f"rank 0: {error}")
+                raise _ERRORS.get(outcome["kind"], TwoTowerError)(f"rank 0: {error}")
             found: T = msgspec.convert(outcome["value"], kind)
             return found
         try:
@@ -272,7 +280,10 @@ def launched() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
+    store, rank, size = next(dist.rendezvous("env://"))
+    # Torchrun's store may outlive an attempt, with the addresses of processes that it has killed.
+    attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield ranks_of_process()
     finally:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from torch import Tensor
 
-from ranks import on_ranks, without_errors
+from rank_processes import on_ranks, without_errors
 from toy import groups_log
 from twotower.data import Dataset, from_tables
 from twotower.features import Category, History

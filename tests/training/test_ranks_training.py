@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from ranks import Job, on_ranks, without_errors
+from rank_processes import Job, on_ranks, without_errors
 from toy import groups_log, log_of, toy_model
 from twotower.data import split_random, stream_parquet
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.evaluation.history import TrainingHistory
 from twotower.features import Category
 from twotower.model import InBatchSoftmax, Tower, TwoTower
+from twotower.ranks import ranks_of_process
 from twotower.tasks import Rating
 from twotower.training import Adagrad, AdamW, Callback, EarlyStopping, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
@@ -77,6 +80,19 @@ def saved_after(folder: Path, epochs: int | None) -> dict[str, Any]:
     return numbers_of(model)
 
 
+def killed(folder: Path, victim: int) -> None:
+    """Trains until one of the ranks is killed in the middle of the third epoch."""
+    checkpoint_module.EVERY_SECONDS = 0.0
+    process = ranks_of_process().gather_messages(os.getpid())[victim]
+
+    class Kill(Callback):
+        def on_step(self, state: TrainingState) -> None:
+            if len(state.history.epochs) == 2 and state.step == 3:
+                os.kill(process, signal.SIGKILL)
+
+    SHORT.fit(toy_model(dropout=0.2), TRAIN, VALIDATION, checkpoint=folder, callbacks=[Kill()])
+
+
 def by_halves(folder: Path) -> dict[str, Any]:
     """Trains a part of the epochs, and then resumes."""
     saved_after(folder / "run", 2)
@@ -131,7 +147,7 @@ def streamed(path: Path) -> tuple[list[float], dict[str, Any]]:
         buffer=200,
     )
     model = toy_model(dropout=0.2)
-    trainer = Trainer(epochs=2, batch_size=64, optimizer=Adagrad(0.1, tables="lazy"), tasks=[Rating(target="at")])
+    trainer = Trainer(epochs=2, batch_size=64, optimizer=Adagrad(0.1, tables="lazy"), tasks=(Rating(target="at"),))
     history = trainer.fit(model, log)
     return [epoch.loss for epoch in history.epochs], numbers_of(model)
 
@@ -181,6 +197,18 @@ def test_a_checkpoint_resumes_to_the_same_bits(ranks: dict[str, list[Any]]) -> N
     whole = without_errors(ranks["whole"])
     assert same(*whole)
     assert all(same(one, whole[0]) for one in without_errors(ranks["halves"]))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_killed_in_the_middle_costs_no_bit(victim: int, ranks: dict[str, list[Any]], tmp_path: Path) -> None:
+    for attempt in ("first", "second"):
+        (tmp_path / attempt).mkdir()
+    (left,) = on_ranks(2, tmp_path / "first", (killed, tmp_path / "run", victim))
+    assert isinstance(left[victim], ProcessLookupError)
+    assert "has lost the others" in str(left[1 - victim])
+    assert (tmp_path / "run" / "state.json").exists()
+    (found,) = on_ranks(2, tmp_path / "second", (saved_after, tmp_path / "run", None))
+    assert all(same(one, ranks["whole"][0]) for one in without_errors(found))
 
 
 def test_a_checkpoint_resumes_with_any_number_of_ranks(

@@ -37,11 +37,19 @@ def on_ranks(size: int, folder: Path, *jobs: Job) -> list[list[Any]]:
         theirs.close()
         ends.append(ours)
         processes.append(process)
-    found = [end.recv() if end.poll(TIMEOUT) else [TimeoutError()] * len(jobs) for end in ends]
+    found = [_received(end, len(jobs)) for end in ends]
     for process in processes:
         process.join(5)
         process.kill()
     return [list(each) for each in zip(*found, strict=True)]
+
+
+def _received(end: Connection, jobs: int) -> list[Any]:
+    try:
+        found: list[Any] = end.recv() if end.poll(TIMEOUT) else [TimeoutError()] * jobs
+    except EOFError:
+        return [ProcessLookupError("the rank has died")] * jobs
+    return found
 
 
 def without_errors(found: list[Any]) -> list[Any]:
@@ -68,4 +76,6 @@ def _rank(end: Connection, rank: int, size: int, folder: str, jobs: tuple[Job, .
             error.add_note(traceback.format_exc())
             found.append(error)
     end.send(found)
+    if any(isinstance(one, Exception) for one in found):
+        os._exit(1)  # at once, where another rank may have died
     dist.destroy_process_group()
