@@ -69,6 +69,7 @@ class Run:
             TrainingHistory(monitor=settings.monitor),
             last_epoch,
             -(-len(train) // settings.batch_size),
+            ranks=ranks,
         )
         if ranks.size > 1:
             say_what_is_exchanged(ranks, model, state.optimizer, settings.batch_size)
