@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, DataWarning
 from twotower.evaluation import DEFAULT_KS, BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
@@ -120,9 +121,11 @@ def help_train(config: Config, out: Path) -> None:
     Raises:
         TwoTowerError: As `train`; errors of the first rank are raised on all.
     """
-    parts = config.parts()
-    config = for_serving(msgspec.structs.replace(config, split=parts.split))
-    _train_on(ranks_of_process(), config, parts, Store(partial_of(out) / RUNS), Console(quiet=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the first rank says it
+        parts = config.parts()
+        config = for_serving(msgspec.structs.replace(config, split=parts.split))
+        _train_on(ranks_of_process(), config, parts, Store(partial_of(out) / RUNS), Console(quiet=True))
 
 
 def check_train_target(out: Path) -> None:
