@@ -190,9 +190,9 @@ def on_ranks(size: int, setting: Setting) -> Outcome:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """One row a number of ranks."""
+    """One row a number of ranks; bytes in MiB a step."""
     table = Table("ranks", show_edge=False)
-    names = "events / s", "times", "exchanging", "handed over", "predicted", "sent", "predicted", "GFLOP/s"
+    names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GFLOP/s"
     for name in names:
         table.add_column(name, justify="right")
     for one in outcomes:
@@ -201,9 +201,9 @@ def table_of(outcomes: list[Outcome]) -> Table:
             f"{one.events_per_second:,.0f}",
             f"{one.events_per_second / outcomes[0].events_per_second:.2f}",
             f"{one.exchanging:.1%}",
-            *(f"{sum(given.values()) / 2**20:.3g} MiB" for given in (one.payload, one.predicted)),
-            f"{one.sent / 2**20:.3g} MiB",
-            f"{one.predicted_sent / 2**20:.3g} MiB",
+            *(f"{sum(given.values()) / 2**20:.3g}" for given in (one.payload, one.predicted)),
+            f"{one.sent / 2**20:.3g}",
+            f"{one.predicted_sent / 2**20:.3g}",
             f"{one.gflops:.1f}",
         )
     return table

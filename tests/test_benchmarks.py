@@ -379,7 +379,7 @@ def test_baselines_are_measured_each_in_a_process_of_its_own(run: Run, tmp_path:
 def test_the_cost_model_predicts_the_bytes_that_two_ranks_exchange(run: Run, tmp_path: Path) -> None:
     small = ["--queries", 500, "--candidates", 300, "--events", 8000, "--batch", 512, "--dim", 16, "--hidden", 8]
     said = run("ranks.py", "--ranks", 1, 2, *small, "--out", tmp_path / "ranks.json")
-    assert "GFLOP/s" in said
+    assert "events" in said
     alone, two = read(tmp_path / "ranks.json")["outcomes"]
     assert set(alone["payload"].values()) == {0}
     assert alone["predicted_sent"] == 0
