@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from torch.distributed import run
 
 from commands import Forked, run_python, start_python
 from twotower.recipes.config import Config
@@ -92,6 +93,8 @@ class Session:
                 check_target(arguments)
             elif program == "python" and arguments[0].startswith("benchmarks/"):
                 self.check_options(arguments)
+            elif program == "torchrun":
+                self.run(alone(arguments))
             elif program == "twotower" and arguments[0] == "serve":
                 self.serve(arguments)
             else:
@@ -173,6 +176,13 @@ def check_extras(arguments: list[str]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name in re.findall(r"twotower\[([\w,]+)\]", " ".join(arguments)):
         assert set(name.split(",")) <= set(extras), f"no extra {name}"
+
+
+def alone(arguments: list[str]) -> str:
+    """The command that `torchrun` would start several of, once; torchrun has the options that the page gives it."""
+    options = run.get_args_parser().parse_args(arguments)
+    assert options.module
+    return shlex.join([options.training_script, *options.training_script_args])
 
 
 def check_target(arguments: list[str]) -> None:

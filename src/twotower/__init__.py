@@ -14,7 +14,8 @@ from twotower.version import VERSION
 if TYPE_CHECKING:
     from twotower import data
     from twotower.arguments import Settings
-    from twotower.evaluation import BASELINES, METRICS, Evaluation, evaluate
+    from twotower.evaluation import BASELINES, METRICS, Evaluation
+    from twotower.evaluation.evaluate import evaluate
     from twotower.features import (
         Activity,
         Bucketized,

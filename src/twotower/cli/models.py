@@ -21,9 +21,10 @@ from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, con
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
-from twotower.experiments.train import check_train_target
+from twotower.experiments.train import check_train_target, help_train
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
+from twotower.ranks import launched
 from twotower.recipes.config import Config, config_of
 from twotower.retrieval import Notes, Retriever
 
@@ -49,11 +50,18 @@ def train(
 
     Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
     after it when it recommends. Rerun the command to resume an interrupted training.
+
+    Started by `torchrun --nproc-per-node N -m twotower train …`, N processes train one model together.
     """
     console = console_for(json)
-    check_train_target(out)
-    config = with_baselines(configured(source, imports, split, split_seed), baselines)
-    trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
+    with launched() as ranks:
+        if ranks.is_first:
+            check_train_target(out)
+        config = with_baselines(configured(source, imports, split, split_seed), baselines)
+        if not ranks.is_first:
+            help_train(config, out)
+            return
+        trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
     _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
     if json:
         write_json(trained.evaluation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -170,18 +170,19 @@ class Ranker:
         self.events = len(events)
         self.blocks = [block if device is None else block.to(device) for block in blocks_of(events, seen)]
 
-    def ranks(self, score: ScoreBlock) -> tuple[FloatArray, FloatArray]:
+    def ranks(self, score: ScoreBlock, blocks: Sequence[EventBlock] | None = None) -> tuple[FloatArray, FloatArray]:
         """Ranks with nothing excluded, and ranks with what was seen excluded, `[N]` each.
 
         Args:
             score: Scores of all candidates for given events.
+            blocks: Those whose events are ranked, all others being 0; default: all.
 
         Raises:
             TwoTowerError: A score is not a number.
         """
-        found = np.empty((2, self.events))
+        found = np.zeros((2, self.events))
         counter = RankCounter()
-        for block in self.blocks:
+        for block in self.blocks if blocks is None else blocks:
             found[:, block.numbers] = counter.ranks(counter.scored(score, block), block)
         return found[0], found[1]
 

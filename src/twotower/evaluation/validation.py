@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+
 from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.evaluate import require_same_catalogue
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, check_ks, new_choice_metrics, rank_metrics
 from twotower.evaluation.outcomes import event_weights, events_that_count, repeats_of
-from twotower.evaluation.ranking import DotProducts, Ranker
+from twotower.evaluation.ranking import DotProducts, FloatArray, Ranker
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import Ranks, current_ranks
 
 
 class Validation:
@@ -40,13 +44,34 @@ class Validation:
     def measure(self, model: TwoTower) -> Scores:
         """Top-k accuracy, MRR and NDCG of the model as it is now.
 
+        Joined ranks embed and rank a part of the events each, all those of a query side by side.
+
         Raises:
             TwoTowerError: An embedding is not finite.
         """
-        score = DotProducts(
-            model.embed_side(self.queries, model.query_vectors),
-            model.embed_side(self.candidates, model.candidate_vectors),
-        )
-        ranks, unseen_ranks = self.ranker.ranks(score)
+        joined = current_ranks()
+        if joined.size == 1:
+            score = DotProducts(
+                model.embed_side(self.queries, model.query_vectors),
+                model.embed_side(self.candidates, model.candidate_vectors),
+            )
+            ranks, unseen_ranks = self.ranker.ranks(score)
+        else:
+            ranks, unseen_ranks = self._ranks_of_parts(model, joined)
         everything, unseen = (rank_metrics(own, self.ks, self.weights) for own in (ranks, unseen_ranks))
         return Scores(everything, unseen, new=new_choice_metrics(unseen_ranks, self.repeats, self.ks, self.weights))
+
+    def _ranks_of_parts(self, model: TwoTower, joined: Ranks) -> tuple[FloatArray, FloatArray]:
+        """The ranks of all events, of which each process makes a part."""
+        part = torch.arange(len(self.candidates), device=model.device)[joined.part(len(self.candidates))]
+        embedded = model.embed_side(self.candidates, model.candidate_vectors, part)
+        blocks = self.ranker.blocks[joined.rank :: joined.size]
+        numbers = np.concatenate([block.numbers for block in blocks]) if blocks else np.empty(0, dtype=np.int64)
+        own = torch.from_numpy(numbers).to(model.device)
+        queries = embedded.new_zeros(len(self.queries), embedded.shape[1])
+        if len(own):
+            queries[own] = model.embed_side(self.queries, model.query_vectors, own)
+        score = DotProducts(queries, joined.gather_parts(embedded, len(self.candidates)))
+        own_ranks = torch.from_numpy(np.stack(self.ranker.ranks(score, blocks))).to(model.device)  # 0 of others' events
+        ranks, unseen_ranks = joined.sum(own_ranks).cpu().numpy()
+        return ranks, unseen_ranks

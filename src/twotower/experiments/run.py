@@ -24,6 +24,7 @@ from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
+from twotower.ranks import ALONE, current_ranks, joined
 from twotower.recipes.config import Config, DataConfig
 from twotower.recipes.imports import import_modules
 from twotower.recipes.loggers import loggers_for
@@ -292,8 +293,15 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
 
 
 def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
-    store = Store(Path(order.store))
     found = trained(config, order, key, parts, progress)
+    if not current_ranks().is_first:
+        return
+    with joined(ALONE):  # the others have done their part
+        _measure_and_keep(found, config, order, key, parts)
+
+
+def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, parts: Parts) -> None:
+    store = Store(Path(order.store))
     recipe = config.resolved_recipe(parts.train, parts.validation)
     tasks = [
         task.evaluate(found.model, parts.test, parts.train, baselines=config.baselines != "none")

@@ -11,6 +11,7 @@ import msgspec
 
 from twotower.errors import SavedFolderError
 from twotower.files import write_file
+from twotower.ranks import current_ranks
 
 OUTCOME, SPEC, CHECKPOINT = "outcome.json", "order.json", "checkpoint"
 
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 class Store:
     """A folder with one folder a run, each named after what the run depends on.
+
+    Of joined ranks the first one reads for all and writes alone; each of them calls the same methods.
 
     A run is finished as soon as its `outcome.json` is there, which is written last. Before that its folder holds
     the checkpoint from which an interrupted run resumes.
@@ -55,11 +58,13 @@ class Store:
 
     def begin(self, key: str, spec: Any) -> None:
         """Makes the folder of a run, with what it depends on for people to read."""
+        if not current_ranks().is_first:
+            return
         write_file(self.folder_of(key) / SPEC, msgspec.json.format(msgspec.json.encode(spec, order="sorted"), indent=1))
 
     def is_finished(self, key: str) -> bool:
         """Whether a run's outcome is there."""
-        return (self.folder_of(key) / OUTCOME).is_file()
+        return current_ranks().from_first(lambda: (self.folder_of(key) / OUTCOME).is_file(), bool)
 
     def outcome(self, key: str, kind: type[T]) -> T | None:
         """What a finished run gave; None where it is not finished.
@@ -67,6 +72,9 @@ class Store:
         Raises:
             SavedFolderError: Its file cannot be read.
         """
+        return current_ranks().from_first(lambda: self._read(key, kind), kind | None)
+
+    def _read(self, key: str, kind: type[T]) -> T | None:
         path = self.folder_of(key) / OUTCOME
         try:
             return msgspec.json.decode(path.read_bytes(), type=kind)
@@ -77,5 +85,7 @@ class Store:
 
     def keep(self, key: str, outcome: Any) -> None:
         """Marks a run as finished, and drops its checkpoint."""
+        if not current_ranks().is_first:
+            return
         write_file(self.folder_of(key) / OUTCOME, msgspec.json.encode(outcome))
         shutil.rmtree(self.checkpoint_of(key), ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, DataWarning
 from twotower.evaluation import DEFAULT_KS, BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
@@ -30,6 +31,7 @@ from twotower.experiments.run import (
     model_of,
     order_of,
     outcome_of,
+    perform,
     ranks_of,
     with_model,
 )
@@ -38,12 +40,14 @@ from twotower.files import check_folder_target
 from twotower.locks import partial_of
 from twotower.processes import threads_each
 from twotower.progress import Display
+from twotower.ranks import Ranks, joined, ranks_of_process
 from twotower.recipes.config import Config
 from twotower.recipes.parts import Parts
 from twotower.retrieval import Retriever
 from twotower.retrieval.building import check_title
 from twotower.retrieval.bundle import check_bundle_target
 from twotower.retrieval.notes import Notes
+from twotower.training.callbacks import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ def train(
     it when it recommends. The baselines are measured beside the training, in a process of their own. What is finished
     is kept in `OUT.partial`: call it again to resume after an interruption.
 
+    In a process group of PyTorch's the first rank calls it and all others `help_train`; the baselines are measured
+    afterwards then.
+
     Args:
         config: Data, split, recipe and model.
         out: The bundle's folder.
@@ -80,6 +87,9 @@ def train(
         TwoTowerError: Training diverged.
     """
     console = Console(quiet=True) if console is None else console
+    ranks = ranks_of_process()
+    if not ranks.is_first:
+        raise ConfigError(f"rank {ranks.rank} writes no bundle; expected help_train on all ranks but the first")
     check_train_target(out)
     with working_in(partial_of(out), TRAINING, shown=out) as folder:
         parts = config.parts()
@@ -90,6 +100,8 @@ def train(
         cut = f"{parts.train.name}: {len(parts.train):,} train, {len(parts.test):,} test; split {parts.rule}"
         _say(console, [f"{cut}, {parts.fingerprint}", *parts.remarks, *columns.lines()])
         store = Store(folder / RUNS)
+        if ranks.size > 1:
+            _train_on(ranks, config, parts, store, console)
         model, beside, notes = _run(config, parts, store, budget or BaselineBudget(), console)
         _say(console, outcome_of(store, model.key).choice_note)
         evaluation = _evaluation(model, beside, notes, store, parts)
@@ -97,6 +109,23 @@ def train(
         retriever.save(out)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedBundle(retriever, evaluation)
+
+
+def help_train(config: Config, out: Path) -> None:
+    """What the ranks of a process group do while the first one calls `train` with the same arguments: train with it.
+
+    Args:
+        config: Data, split, recipe and model.
+        out: The bundle's folder, of which only the first rank reads and writes.
+
+    Raises:
+        TwoTowerError: As `train`; errors of the first rank are raised on all.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the first rank says it
+        parts = config.parts()
+        config = for_serving(msgspec.structs.replace(config, split=parts.split))
+        _train_on(ranks_of_process(), config, parts, Store(partial_of(out) / RUNS), Console(quiet=True))
 
 
 def check_train_target(out: Path) -> None:
@@ -173,6 +202,14 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
     evaluation = compared(measured, (), verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
     evaluation = msgspec.structs.replace(evaluation, tasks=run.outcome.tasks)
     return bundle_of(order.run.config, parts, store, run.key, evaluation)
+
+
+def _train_on(ranks: Ranks, config: Config, parts: Parts, store: Store, console: Console) -> None:
+    """Trains the model together with the other ranks, in this process."""
+    _say(console, [f"{ranks.size} ranks train together: each works on its part of every batch"])
+    wanted = waiting_for("model", ModelRun(config), store, parts.identity)
+    with joined(ranks), ProgressBar(console) as progress:
+        perform(wanted.order, parts, progress)
 
 
 def _run(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import BoolArray, Feature, require_fitted
 from twotower.features.lookups import Table, embed
 from twotower.features.tables import cast_like, embedding_table, look_up, places_of, vocabulary_of
+from twotower.randomness import uniform
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 
@@ -85,7 +85,7 @@ class Category(Feature):
         require_fitted(self, self.table)
         assert self.table is not None
         if self.training and self.unknown_rate > 0:
-            dropped = torch.rand(encoded.shape, device=encoded.device) < self.unknown_rate
+            dropped = uniform(encoded.shape, encoded.device) < self.unknown_rate
             encoded = encoded.masked_fill(dropped, UNKNOWN)
         return embed(encoded, self.table)
 

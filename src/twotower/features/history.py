@@ -21,6 +21,7 @@ from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArr
 from twotower.features.recorded import Recorded
 from twotower.features.shared import SharedItems, shared_items
 from twotower.features.tables import cast_like, embedding_table, look_up
+from twotower.randomness import uniform
 
 GIVEN = "history"
 """The column in which a request may bring its own history: a list of item ids, the latest last."""
@@ -202,7 +203,7 @@ class History(Recorded):
         """Embeds `[n, 2, slots]` as `[n, width]`."""
         items, gaps = encoded[:, 0], encoded[:, 1]
         if self.training and self.unknown_rate > 0:
-            dropped = torch.rand(items.shape, device=items.device) < self.unknown_rate
+            dropped = uniform(items.shape, items.device) < self.unknown_rate
             items = items.masked_fill(dropped & (items != PADDING), UNKNOWN)
         present = items != PADDING
         if self._items is None:

@@ -118,7 +118,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        return _summed(rows.unsqueeze(-1), gradient.flatten(0, -2), ctx.shape, ctx.padding), None, None
+        return summed_rows(rows.unsqueeze(-1), gradient.flatten(0, -2), ctx.shape, ctx.padding), None, None
 
 
 class _Means(torch.autograd.Function):
@@ -134,10 +134,10 @@ class _Means(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
         count = (rows != ctx.padding).sum(dim=1, keepdim=True).clamp_min(1)
-        return _summed(rows, gradient / count, ctx.shape, ctx.padding), None, None
+        return summed_rows(rows, gradient / count, ctx.shape, ctx.padding), None, None
 
 
-def _summed(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int | None) -> Tensor:
+def summed_rows(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int | None = None) -> Tensor:
     """The sum for each distinct row of the gradients of the bags it is in, as a sparse tensor of the table's shape.
 
     A stable sort brings equal rows together, and `embedding_bag` adds their gradients up in the order in which they

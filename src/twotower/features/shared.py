@@ -12,6 +12,7 @@ from twotower.features.base import Columns, Feature
 from twotower.features.category import Category
 from twotower.features.lookups import Table, embed
 from twotower.features.record import FIRST, PADDING, UNKNOWN
+from twotower.randomness import own_draws
 
 WITHOUT_ATTRIBUTES = FIRST
 """Rows at the front, of the unknown item and of none, that have no attributes: they are encoded as nulls."""
@@ -90,8 +91,9 @@ class SharedItems:
             places = places[len(front) :].view_as(items)
         self.encoded = [rows.to(items.device) for rows in self.encoded]
         table = embed(wanted, self.ids.table)
-        for feature, rows in zip(self.attributes, self.encoded, strict=True):
-            table = table + feature(rows.index_select(0, wanted))
+        with own_draws():
+            for feature, rows in zip(self.attributes, self.encoded, strict=True):
+                table = table + feature(rows.index_select(0, wanted))
         return table, places
 
 

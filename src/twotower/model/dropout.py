@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from twotower.randomness import uniform_bytes
 
 
 class Dropout(nn.Module):
@@ -29,8 +30,7 @@ class Dropout(nn.Module):
         """Inputs of any shape, as they are outside training."""
         if not self.training or self.dropped == 0:
             return inputs
-        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: inputs.numel()].view(inputs.shape) >= self.dropped
+        kept = uniform_bytes(inputs.shape, inputs.device) >= self.dropped
         return inputs * kept.to(inputs.dtype).mul_(256 / (256 - self.dropped))
 
     def extra_repr(self) -> str:

@@ -47,6 +47,13 @@ class EncodedSide:
             for column in self.columns
         ]
 
+    def spread(self, rows: Tensor, size: int) -> EncodedSide:
+        """These N things as those with the numbers `rows` `[N]` of `size`, none of whose others is asked for."""
+        places = torch.zeros(size, dtype=torch.int64)
+        places[rows] = torch.arange(self.size)
+        columns = [EncodedColumn(one.values, places if one.rows is None else one.rows[places]) for one in self.columns]
+        return EncodedSide(columns, size)
+
     def to(self, device: torch.device) -> EncodedSide:
         """The same on a device; rows that columns share stay shared."""
         moved: dict[int, Tensor] = {}

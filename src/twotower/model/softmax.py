@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twotower.ranks import current_ranks, summed
+
 CACHED_LOGITS = 1 << 19
 """Logits worked on at once by each thread of a CPU: two megabytes in float32, more than a core's second-level cache
 holds, which costs less than the products gain by their size."""
@@ -61,6 +63,12 @@ class Removed:
     rows: Tensor
     columns: Tensor
 
+    def within(self, rows: slice) -> Removed:
+        """Those of some rows, counted from the first of these."""
+        ends = torch.searchsorted(self.rows, self.rows.new_tensor([rows.start, rows.stop]))
+        first, last = ends.tolist()
+        return Removed(self.rows[first:last] - rows.start, self.columns[first:last])
+
 
 def softmax_loss(
     queries: Tensor,
@@ -76,6 +84,8 @@ def softmax_loss(
     ranks: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
+
+    Where ranks train together, each works on a part of the rows; the sum is that of all.
 
     Args:
         queries: Query embeddings, `[B, d]`.
@@ -102,10 +112,18 @@ def softmax_loss(
         0.6265
     """
     offset = torch.zeros(len(candidates), dtype=queries.dtype, device=queries.device) if bias is None else bias
+    joined = current_ranks()
+    is_shared = joined.shares(len(queries))
+    if is_shared:
+        own = joined.part(len(queries))
+        queries, target, weights = queries[own], target[own], weights[own]
+        target_shift = None if target_shift is None else target_shift[own]
+        removed = None if removed is None else removed.within(own)
+        ranks = None if ranks is None else ranks[own]
     loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
         queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing, ranks
     )
-    return loss
+    return summed(loss) if is_shared else loss
 
 
 class _Softmax(torch.autograd.Function):

@@ -15,6 +15,7 @@ from twotower.model.cross import CrossLayers
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, Activation, Norm, dense_stack, start_anew
 from twotower.model.tower_module import TOWERS, TowerModule
+from twotower.randomness import uniform
 
 Combine = Literal["concat", "sum"]
 
@@ -122,7 +123,7 @@ class Tower(TowerModule):
 
     def _with_strangers(self, encoded: Sequence[Tensor]) -> list[Tensor]:
         """The encoded rows with some of them made those of strangers, all features alike."""
-        strangers = torch.rand(len(encoded[0]), device=encoded[0].device) < self.strangers
+        strangers = uniform([len(encoded[0])], encoded[0].device) < self.strangers
         return [
             feature.as_of_strangers(rows, strangers) if isinstance(feature, Feature) and tells else rows
             for feature, rows, tells in zip(self.features, encoded, self._tell_queries_apart, strict=True)

@@ -288,11 +288,13 @@ class TwoTower(nn.Module):
             self.log_temperature.clamp_(*map(math.log, TEMPERATURES))
 
     @torch.no_grad()
-    def embed_side(self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
-        """Embeds an encoded side block by block in evaluation mode, `[N, d]`."""
+    def embed_side(
+        self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor], numbers: Tensor | None = None
+    ) -> Tensor:
+        """Embeds an encoded side, or those with these `numbers` `[n]`, block by block in evaluation mode, `[N, d]`."""
         was_training = self.training
         self.eval()
-        numbers = torch.arange(len(side), device=self.device)
+        numbers = torch.arange(len(side), device=self.device) if numbers is None else numbers
         blocks = [vectors(side.gather(part)) for part in torch.split(numbers, BLOCK)]
         self.train(was_training)
         return torch.cat(blocks)

@@ -15,6 +15,7 @@ from twotower.model.heads import HeadModule, Side
 from twotower.model.losses import Batch
 from twotower.model.sides import candidate_side, query_side
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import shared_rows
 
 
 class Events(Protocol):
@@ -83,17 +84,17 @@ class Step:
     def queries_of(self, rows: Tensor) -> Side:
         """The query side of the events at `rows` of all those in memory."""
         with self._embedding():
-            return query_side(self.model, self.events.queries.gather(rows), self._vectors)
+            return _shared(lambda own: query_side(self.model, self.events.queries.gather(own), self._vectors), rows)
 
     def candidates_of(self, rows: Tensor) -> Side:
         """The candidates at `rows` of the candidate table."""
         with self._embedding():
-            return candidate_side(self.model, self.encoded.gather(rows), self._vectors)
+            return _shared(lambda own: candidate_side(self.model, self.encoded.gather(own), self._vectors), rows)
 
     def embed_candidates(self, rows: Tensor) -> Tensor:
         """Embeddings of the candidates at `rows`, ready for a dot product, as losses of retrieval ask for them."""
         with self._embedding():
-            return self.model.candidate_vectors(self.encoded.gather(rows))
+            return shared_rows(lambda own: [self.model.candidate_vectors(self.encoded.gather(own))], rows)[0]
 
     def column(self, name: str) -> Tensor:
         """A column of the step's events, `[B]`, NaN where a value is missing."""
@@ -112,3 +113,13 @@ class Step:
         side = self.candidates_of(distinct).take(place)
         with self._embedding():
             return module.logits(queries, side)
+
+
+def _shared(make: Callable[[Tensor], Side], rows: Tensor) -> Side:
+    """The side of some rows, of which ranks that train together make a part each."""
+
+    def tensors(own: Tensor) -> list[Tensor]:
+        side = make(own)
+        return [side.features, side.vectors]
+
+    return Side(*shared_rows(tensors, rows))

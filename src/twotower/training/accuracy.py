@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from twotower.ranks import Ranks
+
 SAMPLED = 8
 """One event in so many of each batch is ranked. Ranking all would add a tenth to the softmax's time, these add 1%."""
 
@@ -44,6 +46,11 @@ class StreamedAccuracy:
             counted *= weights[: len(ranks)]
         self._hits += counted @ (ranks.unsqueeze(1) <= self._lengths).double()  # [n] @ [n, ks]
         self._weight += counted.sum()
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Adds what other ranks have counted."""
+        ranks.sum(self._hits)
+        ranks.sum(self._weight)
 
     def means(self) -> dict[str, float]:
         """The accuracy for each k, as `top_10`; empty where nothing was ranked."""

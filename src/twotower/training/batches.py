@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from twotower.data.log import Log, event_columns
 from twotower.errors import DataError
 from twotower.model.encoding import EncodedSide
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ALONE, Ranks
 from twotower.tasks.targets import target_columns
 from twotower.training.prefetch import one_ahead
 
@@ -75,7 +77,9 @@ class Source(Protocol):
         ...
 
 
-def source_of(model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str] = ()) -> Source:
+def source_of(
+    model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str] = (), ranks: Ranks = ALONE
+) -> Source:
     """The source of batches for a model that has learned from these events.
 
     Args:
@@ -84,10 +88,11 @@ def source_of(model: TwoTower, train: Log, batch_size: int, seed: int, columns: 
         batch_size: Events of a step.
         seed: Seed of the order in which a streamed log comes.
         columns: Columns of the interactions that tasks read.
+        ranks: Those that train together. Of a streamed log each encodes its part of every batch.
     """
     events = train.in_memory
     if events is None:
-        return _Streamed(model, train, batch_size, seed, columns)
+        return _Streamed(model, train, batch_size, seed, columns, ranks)
     return _InMemory(model, events, columns)
 
 
@@ -109,7 +114,10 @@ class _InMemory:
 class _Streamed:
     """Parts that a background thread reads, shuffles and encodes while the one before is trained on."""
 
-    def __init__(self, model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str]) -> None:
+    def __init__(
+        self, model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str], ranks: Ranks
+    ) -> None:
+        self.ranks = ranks
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
         self.targets = columns
@@ -125,10 +133,21 @@ class _Streamed:
     def _encoded(self, number: int) -> Generator[Part]:
         for events in self.log.shuffled(self.seed, number, self.batch_size, self.columns):
             try:
-                part = Part.of(events, self.encoder.encode(events), self.targets)
+                part = Part.of(events, self._queries(events), self.targets)
             except DataError as error:
                 raise DataError(f"{error}; rows are counted in a shuffled part of the streamed log") from error
             yield part
+
+    def _queries(self, events: Dataset) -> EncodedSide:
+        """The query side of the events; among several ranks, of those that this one embeds."""
+        if self.ranks.size == 1:
+            return self.encoder.encode(events)
+        parts = []
+        for begin in range(0, len(events), self.batch_size):
+            part = self.ranks.part(min(self.batch_size, len(events) - begin))
+            parts.append(np.arange(begin + part.start, begin + part.stop))
+        own = np.concatenate(parts)
+        return self.encoder.encode(events.take(own)).spread(torch.from_numpy(own), len(events))
 
     def _moved(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
         started = time.perf_counter()

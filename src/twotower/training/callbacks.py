@@ -15,6 +15,7 @@ from twotower.arguments import checks_arguments
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, is_watched
+from twotower.ranks import ALONE, Ranks
 from twotower.training.settings import TrainerSettings
 
 
@@ -31,6 +32,7 @@ class TrainingState:
         steps_per_epoch: Batches in an epoch.
         step: Batches done in this epoch.
         stop: Set to True to end after this epoch.
+        ranks: Those that train together, the first of which calls callbacks; with what it has exchanged.
     """
 
     model: TwoTower
@@ -41,6 +43,7 @@ class TrainingState:
     steps_per_epoch: int
     step: int = 0
     stop: bool = field(default=False)
+    ranks: Ranks = ALONE
 
 
 class Callback:

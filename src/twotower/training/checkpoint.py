@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from twotower.errors import SavedFolderError
 from twotower.evaluation.history import TrainingHistory
 from twotower.files import MarkedFolder, replaced_folder
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ALONE, Ranks
 from twotower.training.identity import Identity
 
 EVERY_SECONDS = 5.0
@@ -28,6 +30,14 @@ Weights = dict[str, Tensor]
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: Identity
     history: TrainingHistory
+
+
+@dataclass(frozen=True)
+class _Saved:
+    history: TrainingHistory
+    weights: Weights
+    moments: Weights
+    best: Weights
 
 
 def _is_state(raw: bytes) -> bool:
@@ -53,8 +63,15 @@ class Checkpoint:
         self.folder, self.identity = folder, identity
         self._written = time.monotonic()
 
-    def resume(self, model: TwoTower, optimizer: Optimizer) -> tuple[TrainingHistory, Weights] | None:
+    def resume(
+        self, model: TwoTower, optimizer: Optimizer, ranks: Ranks = ALONE
+    ) -> tuple[TrainingHistory, Weights] | None:
         """Puts the saved state into model and optimiser; None where there is none.
+
+        Args:
+            model: The model.
+            optimizer: Its optimiser.
+            ranks: Those that train together, of which the first reads for all.
 
         Returns:
             The history so far, and the best weights so far, empty where none are kept.
@@ -62,8 +79,27 @@ class Checkpoint:
         Raises:
             SavedFolderError: The folder holds another training, or cannot be read.
         """
-        if not self.folder.exists():
+        found: list[_Saved] = []
+
+        def read() -> TrainingHistory | None:
+            found.extend(self._read())
+            return found[0].history if found else None
+
+        history = ranks.from_first(read, TrainingHistory | None)
+        if history is None:
             return None
+        weights, moments, best = (
+            ranks.tensors_from_first(getattr(found[0], name) if found else {}, model.device)
+            for name in ("weights", "moments", "best")
+        )
+        model.load_state_dict(weights)
+        _restore_optimizer(optimizer, moments)
+        return history, best
+
+    def _read(self) -> list[_Saved]:
+        """What the folder holds; nothing where it is not there."""
+        if not self.folder.exists():
+            return []
         try:
             state = msgspec.json.decode((self.folder / "state.json").read_bytes(), type=_State)
             weights = load_file(self.folder / "weights.safetensors")
@@ -79,9 +115,7 @@ class Checkpoint:
                 f"the checkpoint {self.folder} is of another training, whose {' and '.join(differing)} differ; "
                 f"delete it to start anew"
             )
-        model.load_state_dict(weights)
-        _restore_optimizer(optimizer, moments)
-        return state.history, best
+        return [_Saved(state.history, weights, moments, best)]
 
     def save(self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights) -> None:
         """Replaces the folder's content, unless the last time was a moment ago."""

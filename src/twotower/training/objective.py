@@ -14,6 +14,7 @@ from twotower.data.log import Log
 from twotower.model.encoding import EncodedSide
 from twotower.model.losses import Batch, BoundLoss
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import shared_rows
 from twotower.tasks.base import BoundTask, Task
 from twotower.tasks.step import Step
 from twotower.training.batches import Part
@@ -89,7 +90,7 @@ class _Retrieval:
     def _embedded(self, vectors: Callable[[list[Tensor]], Tensor], side: EncodedSide, rows: Tensor) -> Tensor:
         """Embeds the `rows` of a side in the precision of training."""
         with towers_in(self.settings.precision, rows.device):
-            return vectors(side.gather(rows))
+            return shared_rows(lambda own: [vectors(side.gather(own))], rows)[0]
 
 
 class _Tasks:

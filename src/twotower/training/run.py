@@ -20,12 +20,14 @@ from twotower.evaluation.metrics import Scores
 from twotower.evaluation.validation import Validation
 from twotower.interruption import Interruption
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ALONE, Ranks, joined
 from twotower.tasks.validation import TaskValidation
 from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
+from twotower.training.exchange import backward, require_same_draws, say_what_is_exchanged
 from twotower.training.groups import look_ups
 from twotower.training.lazy import catch_up, lazy_look_ups
 from twotower.training.objective import Objective, StepLoss, objective_of
@@ -43,6 +45,7 @@ class Run:
     source: Source
     validation: Validation | TaskValidation | None
     best: Weights
+    ranks: Ranks = ALONE
 
     @classmethod
     def prepare(
@@ -52,6 +55,7 @@ class Run:
         train: Log,
         validation: Dataset | None,
         last_epoch: int,
+        ranks: Ranks = ALONE,
     ) -> Run:
         """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
         device = model.device
@@ -65,14 +69,18 @@ class Run:
             TrainingHistory(monitor=settings.monitor),
             last_epoch,
             -(-len(train) // settings.batch_size),
+            ranks=ranks,
         )
+        if ranks.size > 1:
+            say_what_is_exchanged(ranks, model, state.optimizer, settings.batch_size)
         return cls(
             settings=settings,
             state=state,
             objective=objective_of(settings, model, train, candidates),
-            source=source_of(model, train, settings.batch_size, settings.seed, columns),
+            source=source_of(model, train, settings.batch_size, settings.seed, columns, ranks),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
+            ranks=ranks,
         )
 
     def resume(self, saved: Checkpoint) -> None:
@@ -81,7 +89,7 @@ class Run:
         Raises:
             SavedFolderError: It is of another training, or cannot be read.
         """
-        resumed = saved.resume(self.state.model, self.state.optimizer)
+        resumed = saved.resume(self.state.model, self.state.optimizer, self.ranks)
         if resumed is None:
             return
         self.state.history, self.best = resumed
@@ -97,10 +105,11 @@ class Run:
                 epoch = self.epoch(len(state.history.epochs) + 1, callbacks, interruption)
                 state.history.epochs.append(epoch)
                 self.keep_best()
-                if saved is not None:
+                if saved is not None and self.ranks.is_first:
                     saved.save(state.model, state.optimizer, state.history, self.best)
                 for callback in callbacks:
                     callback.on_epoch(state, epoch)
+                state.stop = self.ranks.from_first(lambda: state.stop, bool)
             interruption.raise_if_asked()
         self.finish()
         for callback in callbacks:
@@ -138,6 +147,7 @@ class Run:
             mean = self.objective.mean(means).item()
             catch_up(state.optimizer)
             state.model.eval()
+            self._end_together(accuracy)
         seconds = time.perf_counter() - started
         if not np.isfinite(mean):
             raise TwoTowerError(
@@ -147,9 +157,9 @@ class Run:
         rate = settings.optimizer.learning_rate * factor
         losses = dict(zip(self.objective.names, means.tolist(), strict=False))
         waited, streamed = self.source.waited, accuracy.means()
-        return self._validated(
-            Epoch(number, mean, rate, seconds, waiting_seconds=waited, accuracy=streamed, losses=losses)
-        )
+        epoch = Epoch(number, mean, rate, seconds, waiting_seconds=waited, accuracy=streamed, losses=losses)
+        validated = self._validated(epoch)
+        return self.ranks.from_first(lambda: validated, Epoch)
 
     def keep_best(self) -> None:
         """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
@@ -183,16 +193,18 @@ class Run:
         """Trains on the events of a part at `rows`."""
         model, optimizer = self.state.model, self.state.optimizer
         ranks = accuracy.ranks_of_batch(len(rows))
-        loss = self.objective(part, rows, ranks)
-        if loss.value is None:
-            return loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()  # type: ignore[no-untyped-call]
+        with joined(self.ranks):
+            loss = self.objective(part, rows, ranks)
+            if loss.value is None:
+                return loss
+            optimizer.zero_grad(set_to_none=True)
+            backward(loss.value, model.parameters(), self.ranks)
         if self.settings.clip_norm is not None:
             clip_gradient(model.parameters(), self.settings.clip_norm)
         optimizer.step()
         model.clamp_temperature()
-        accuracy.add(ranks, None if part.weights is None else part.weights.index_select(0, rows))
+        own = self.ranks.counted(len(rows))
+        accuracy.add(ranks[own], None if part.weights is None else part.weights.index_select(0, rows[own]))
         return loss
 
     def _validated(self, epoch: Epoch) -> Epoch:
@@ -201,8 +213,15 @@ class Run:
         if self.validation is None or not due:
             return epoch
         started = time.perf_counter()
-        scores: Scores = self.validation.measure(self.state.model)
+        with joined(self.ranks):
+            scores: Scores = self.validation.measure(self.state.model)
         return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
+
+    def _end_together(self, accuracy: StreamedAccuracy) -> None:
+        """Adds up what each rank has counted in an epoch, after a look whether all have drawn the same numbers."""
+        if self.ranks.size > 1:
+            require_same_draws(self.ranks, self.state.model.device)
+            accuracy.add_up(self.ranks)
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.state.optimizer.param_groups:

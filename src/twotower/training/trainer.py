@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
 from twotower.model.losses import LOSSES, BuiltInLoss
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ranks_of_process
 from twotower.tasks.base import TASKS
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
+from twotower.training.exchange import begin_alike, require_same_training
 from twotower.training.identity import identity_of
 from twotower.training.run import Run
 from twotower.training.settings import MONITOR, TrainerSettings
@@ -88,6 +91,10 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         weights from the seed; one that has goes on from where it is. Its vocabularies do not grow: a `NewIdsWarning`
         says how many ids of which column are new to it, which share the embedding of unknown ids.
 
+        In a process group of PyTorch's, as `torchrun` makes one, all its ranks call `fit` with the same arguments and
+        train one model together: each works on a part of every batch, all end with the same weights, and the result is
+        that of one process but for rounding. Callbacks are called, and checkpoints written, by the first rank alone.
+
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
             train: The events to learn from, in memory or streamed.
@@ -102,20 +109,26 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
 
         Raises:
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
-                streamed log with features, a loss or a batch that it does not allow.
+                streamed log with features, a loss or a batch that it does not allow; ranks that differ in settings,
+                data or versions, or a batch norm among several ranks.
             DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
                 validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
         self._check_fit(validation, stop_after)
+        ranks = ranks_of_process()
+        if ranks.size > 1:
+            require_same_training(ranks, identity_of(self, model, train, validation))
         self._prepare(model, train)
-        run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs)
+        if ranks.size > 1:
+            begin_alike(ranks, model)
+        run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
         saved = None
         if checkpoint is not None:
             saved = Checkpoint(Path(checkpoint), identity_of(self, model, train, validation))
             run.resume(saved)
-        with watched(callbacks, progress) as watching:
+        with watched(callbacks, progress) if ranks.is_first else nullcontext(()) as watching:
             try:
                 run.train(watching, saved)
             except BaseException as error:

@@ -1,0 +1,233 @@
+"""Training on 1, 2, … ranks of one thread each: events a second, the share spent exchanging, and the bytes.
+
+    python benchmarks/ranks.py
+
+Each rank is a process of its own; they exchange by gloo. What each hands to exchanges stands beside what
+`benchmarks/scale.py` predicts from the sizes, and what Linux says the process has sent. Prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import socket
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from measuring import write_report
+from rich.console import Console
+from rich.table import Table
+from scale import Embeddings, Step, distinct, operations, payload, sent
+from torch import distributed as dist
+
+from twotower import Category, InBatchSoftmax, Tower, Trainer, TwoTower, data, processes
+from twotower.data import Dataset
+from twotower.features import lookups
+from twotower.ranks import ranks_of_process
+from twotower.training import Adagrad
+from twotower.training.callbacks import Callback, TrainingState
+
+WARMING = 3
+"""Steps that do not count."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What is trained.
+
+    Attributes:
+        queries: Queries of the simulated log.
+        candidates: Candidates.
+        events: Events.
+        batch: Of a step.
+        dim: Numbers in embeddings.
+        hidden: Width of the hidden layer of both towers.
+    """
+
+    queries: int
+    candidates: int
+    events: int
+    batch: int
+    dim: int
+    hidden: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What the first rank has measured.
+
+    Attributes:
+        ranks: How many there were.
+        events_per_second: Of all together.
+        exchanging: Share of the time spent in exchanges: sending, receiving and waiting.
+        payload: Bytes that it handed to each kind of exchange, a step.
+        sent: Bytes that the process wrote a step, as Linux counts them; 0 where nobody counts.
+        predicted: What `scale.payload` says.
+        predicted_sent: What `scale.sent` says.
+        gflops: Billions of operations a second that its rate is, by `scale.operations`.
+    """
+
+    ranks: int
+    events_per_second: float
+    exchanging: float
+    payload: dict[str, float]
+    sent: float
+    predicted: dict[str, float]
+    predicted_sent: float
+    gflops: float
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Clock and counters after a step."""
+
+    time: float
+    written: int
+    exchanging: float
+    payload: dict[str, int]
+
+
+class Meter(Callback):
+    """Reads clock and counters after each step."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+
+    def on_step(self, state: TrainingState) -> None:
+        """Reads them."""
+        traffic = state.ranks.traffic
+        self.readings.append(Reading(time.perf_counter(), written_bytes(), traffic.seconds, dict(traffic.payload)))
+
+
+def written_bytes() -> int:
+    """Bytes that this process has written to files and sockets; 0 where the system does not say."""
+    path = Path("/proc/self/io")
+    lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("wchar")), 0)
+
+
+def model_of(setting: Setting) -> TwoTower:
+    """Ids of both sides, and two layers."""
+    sides = (Category(column, setting.dim, unknown_rate=0.0) for column in ("user_id", "movie_id"))
+    query, candidate = (Tower([side], layers=[setting.hidden, setting.dim]) for side in sides)
+    return TwoTower(query, candidate)
+
+
+def step_of(setting: Setting, log: Dataset, model: TwoTower, ranks: int) -> Step:
+    """The step as the cost model sees it, by the shares of the log."""
+    users, movies = (counts / counts.sum() for counts in (log.query_counts(), log.candidate_counts()))
+    columns = distinct(movies, setting.batch)
+    layers = 2 * setting.dim * setting.hidden
+    tables = (
+        Embeddings(len(users), setting.dim, distinct(users, setting.batch / ranks)),
+        Embeddings(len(movies), setting.dim, columns / ranks),
+    )
+    dense = sum(weights.numel() for weights in model.parameters() if not isinstance(weights, lookups.Table))
+    return Step(setting.batch, columns, setting.dim, dense, (layers, layers), tables, states=1)
+
+
+def measured(setting: Setting) -> Outcome:
+    """Trains an epoch; the last batch, which may be smaller, does not count."""
+    log = data.simulated(setting.queries, setting.candidates, setting.events)
+    model, meter, size = model_of(setting), Meter(), ranks_of_process().size
+    loss = InBatchSoftmax(reduction="sum")
+    Trainer(epochs=1, batch_size=setting.batch, optimizer=Adagrad(tables="lazy"), loss=loss).fit(
+        model, log, callbacks=[meter]
+    )
+    step = step_of(setting, log, model, size)
+    expected = payload(step, size)
+    if not meter.readings:  # not the first rank
+        return Outcome(size, 0.0, 0.0, {}, 0.0, expected, 0.0, 0.0)
+    first, last = meter.readings[WARMING - 1], meter.readings[-2]
+    steps = len(meter.readings) - 1 - WARMING
+    seconds = (last.time - first.time) / steps
+    return Outcome(
+        ranks=size,
+        events_per_second=setting.batch / seconds,
+        exchanging=(last.exchanging - first.exchanging) / (last.time - first.time),
+        payload={kind: (last.payload.get(kind, 0) - first.payload.get(kind, 0)) / steps for kind in expected},
+        sent=(last.written - first.written) / steps,
+        predicted=expected,
+        predicted_sent=sent(expected, size),
+        gflops=operations(step, size) / seconds / 1e9,
+    )
+
+
+def work(end: Connection, rank: int, size: int, port: int, setting: Setting) -> None:
+    """What each process does."""
+    torch.set_num_threads(1)
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    found = measured(setting)
+    if rank == 0:
+        end.send_bytes(msgspec.json.encode(found))
+    if size > 1:
+        dist.destroy_process_group()
+
+
+def start(context: Any, end: Connection, rank: int, size: int, port: int, setting: Setting) -> BaseProcess:
+    """Starts one of the processes."""
+    process: BaseProcess = context.Process(target=work, args=(end, rank, size, port, setting))
+    process.start()
+    return process
+
+
+def on_ranks(size: int, setting: Setting) -> Outcome:
+    """Starts so many processes; what the first one has measured."""
+    context = multiprocessing.get_context(processes.START_METHOD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ours, theirs = context.Pipe()
+    started = [start(context, theirs, rank, size, port, setting) for rank in range(size)]
+    theirs.close()
+    found = msgspec.json.decode(ours.recv_bytes(), type=Outcome)
+    for process in started:
+        process.join()
+    return found
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """One row a number of ranks; bytes in MiB a step."""
+    table = Table("ranks", show_edge=False)
+    names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GFLOP/s"
+    for name in names:
+        table.add_column(name, justify="right")
+    for one in outcomes:
+        table.add_row(
+            str(one.ranks),
+            f"{one.events_per_second:,.0f}",
+            f"{one.events_per_second / outcomes[0].events_per_second:.2f}",
+            f"{one.exchanging:.1%}",
+            *(f"{sum(given.values()) / 2**20:.3g}" for given in (one.payload, one.predicted)),
+            f"{one.sent / 2**20:.3g}",
+            f"{one.predicted_sent / 2**20:.3g}",
+            f"{one.gflops:.1f}",
+        )
+    return table
+
+
+def main() -> None:
+    """Trains on each number of ranks, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--queries", type=int, default=50_000)
+    parser.add_argument("--candidates", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--batch", type=int, default=8192)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--out", type=Path, help="the JSON; default: results/ranks.json")
+    options = parser.parse_args()
+    names = Setting.__struct_fields__
+    setting = Setting(**{name: getattr(options, name) for name in names})
+    outcomes = [on_ranks(size, setting) for size in options.ranks]
+    console = Console()
+    console.print(table_of(outcomes))
+    console.print(f"written to {write_report('ranks', {'setting': setting, 'outcomes': outcomes}, options.out)}")
+
+
+if __name__ == "__main__":
+    main()
