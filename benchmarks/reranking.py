@@ -97,7 +97,8 @@ def chosen(
     config: Config, parts: Parts, options: argparse.Namespace, console: Console
 ) -> tuple[str, int, dict[str, float]]:
     """The ranker and the count that are best on the validation part, and what all of them had."""
-    fitted, validation = parts.fitted_and_validation()
+    log, validation = parts.fitted_and_validation()
+    fitted = log.read()
     seed = options.seeds[0]
     alone = trained(config, parts, fitted, None, options.epochs, seed)
     found = {ALONE: ndcg(measure(ModelScorer(alone), validation, fitted).outcomes)}

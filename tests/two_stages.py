@@ -26,7 +26,7 @@ def two_stage_model(head: Head | None = None, epochs: int = 3) -> TwoTower:
         Tower([Category("item", 8), Text("title", 4)], [8]),
     )
     head = CrossHead(count=1, layers=(8,)) if head is None else head
-    tasks = [Retrieval(), Rating(target="stars", head=head)]
+    tasks = (Retrieval(), Rating(target="stars", head=head))
     Trainer(epochs=epochs, batch_size=128, optimizer=AdamW(0.02), tasks=tasks).fit(model, two_stage_log())
     return model
 

@@ -153,8 +153,10 @@ def rerank_sentences(comparisons: Sequence[Comparison], rerank: Rerank, reachabl
     said += interval_note([one for one in comparisons if one.metric == METRICS[0]])
     shares = ", ".join(f"{share:.1%} {protocol}" for protocol, share in reachable.items())
     said.append(f"The best {rerank.n} that are retrieved hold the true candidate of {shares} of the events.")
-    if not any(one.verdict == "better" for one in comparisons if one.metric == METRICS[0]):
-        said.append("The towers' own order is as good here: leave `rerank` out, which is simpler and faster.")
+    verdicts = {one.verdict for one in comparisons if one.metric == METRICS[0]}
+    if "better" not in verdicts and verdicts != {"too few queries"}:
+        order = "better" if "worse" in verdicts else "as good, as far as these events tell"
+        said.append(f"The towers' own order is {order}: leave `rerank` out, which is simpler and faster.")
     return said
 
 
