@@ -1,17 +1,18 @@
 """Two stages: what re-ranking by a head adds to the towers alone, on MovieLens 100K and on the simulated data.
 
     python benchmarks/reranking.py movielens-100k --seeds 0 1 2
-    python benchmarks/reranking.py simulated --seeds 0 1 2
+    python benchmarks/reranking.py simulated:1000,800,30000 --seeds 0 1 2
 
 MovieLens is cut by each user's last event, the simulated data by time. The towers read what the tuned recipe gives them
 before each event. On a validation part cut from train by the same rule, with the first seed, the ranker's negatives and
 how many candidates are re-ranked are chosen by NDCG@10 (unseen). Then, for each seed, the chosen model and towers that
-were trained alone learn from all of train and are measured on test.
+were trained alone learn from all of train and are measured on test. The results are written after each seed.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,6 @@ HEAD = StackHead(reads="features", layers=(64, 32))
 RANKERS = {
     "uniform negatives": Ranking(negatives=10, head=HEAD),
     "the retriever's negatives": Ranking(negatives=10, negatives_from="retriever", head=HEAD),
-    "the retriever's negatives, weight 0.3": Ranking(negatives=10, negatives_from="retriever", head=HEAD, weight=0.3),
 }
 COUNTS = 50, 200
 """Candidates that are re-ranked."""
@@ -114,43 +114,42 @@ def chosen(
     return *max(reranked, key=lambda one: reranked[one]), found
 
 
-def studied(data: str, options: argparse.Namespace, console: Console) -> Found:
-    """Chooses on validation, and measures on test over seeds."""
+def studied(data: str, options: argparse.Namespace, console: Console) -> Iterator[Found]:
+    """Chooses on validation, and measures on test, seed after seed: what was found so far."""
     config = config_of(data)
     parts = config.parts()
     train, test = parts.train.read(), parts.test
     console.print(f"{data}: {len(train):,} train, {len(test):,} test, {parts.rule}")
     ranker, n, validation = chosen(config, parts, options, console)
     scores: dict[int, dict[str, dict[str, dict[str, float]]]] = {}
-    names = ALONE, "retrieval", "re-ranked"
-    outcomes: dict[str, list[Outcomes]] = {name: [] for name in names}
+    outcomes: dict[str, list[Outcomes]] = {name: [] for name in (ALONE, "retrieval", "re-ranked")}
     for seed in options.seeds:
         alone = trained(config, parts, train, None, options.epochs, seed)
         model = trained(config, parts, train, RANKERS[ranker], options.epochs, seed)
         own = measure(ModelScorer(alone), test, train).outcomes
         found = [own, *two_stage_outcomes(model, test, train, Rerank(n).resolved(model.heads))]
-        for name, one in zip(names, found, strict=True):
+        for name, one in zip(outcomes, found, strict=True):
             outcomes[name].append(one)
         scores[seed] = {
             name: {
                 protocol: rank_metrics(one.ranks[place].astype(float), [10], one.weights)
                 for place, protocol in enumerate(("all", "unseen"))
             }
-            for name, one in zip(names, found, strict=True)
+            for name, one in zip(outcomes, found, strict=True)
         }
         shown = ", ".join(f"{name} {own['unseen']['ndcg_10']:.4f}" for name, own in scores[seed].items())
         console.print(f"  test, seed {seed}: {shown}", highlight=False)
-    pairs = [
-        Pair("re-ranking", outcomes["re-ranked"], rival, outcomes[name])
-        for name, rival in (("retrieval", "retrieval by the same model"), (ALONE, ALONE))
-    ]
-    comparisons = [one for metric in METRICS for one in compare(pairs, metric)]
-    verdicts = [
-        sentence
-        for metric in METRICS
-        for sentence in verdict_sentences([one for one in comparisons if one.metric == metric])
-    ]
-    return Found(data, parts.rule, len(test), validation, ranker, n, scores, comparisons, verdicts)
+        pairs = [
+            Pair("re-ranking", outcomes["re-ranked"], rival, outcomes[name])
+            for name, rival in (("retrieval", "retrieval by the same model"), (ALONE, ALONE))
+        ]
+        comparisons = [one for metric in METRICS for one in compare(pairs, metric)]
+        verdicts = [
+            sentence
+            for metric in METRICS
+            for sentence in verdict_sentences([one for one in comparisons if one.metric == metric])
+        ]
+        yield Found(data, parts.rule, len(test), validation, ranker, n, dict(scores), comparisons, verdicts)
 
 
 def main() -> None:
@@ -158,20 +157,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="movielens-100k, simulated or another built-in data set")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/reranking-DATA.json beside this script")
     options = parser.parse_args()
     console = Console(width=120)
-    found = studied(options.data, options, console)
+    name = f"reranking-{options.data.partition(':')[0]}"
+    used = {"seeds": options.seeds, "epochs": options.epochs}
+    for found in studied(options.data, options, console):
+        written = write_report(name, {"options": used, "found": found}, options.out)
     table = Table("unseen, NDCG@10", *(f"seed {seed}" for seed in found.scores), show_edge=False)
     for name in next(iter(found.scores.values())):
         table.add_row(name, *(f"{own[name]['unseen']['ndcg_10']:.4f}" for own in found.scores.values()))
     console.print(table)
     for sentence in found.verdicts:
         console.print(sentence, highlight=False)
-    used = {"seeds": options.seeds, "epochs": options.epochs}
-    report = {"options": used, "found": found}
-    console.print(f"written to {write_report(f'reranking-{options.data}', report, options.out)}", soft_wrap=True)
+    console.print(f"written to {written}", soft_wrap=True)
 
 
 if __name__ == "__main__":
