@@ -2,6 +2,7 @@
 
     python benchmarks/service.py load --candidates 100000 --dim 64 --rate 200 --seconds 30
     python benchmarks/service.py load --candidates 1000000 --dim 64 --index hnsw --rate 200 --seconds 30
+    python benchmarks/service.py load --candidates 100000 --dim 64 --rerank 200 --rate 100 --seconds 30
     python benchmarks/service.py swap --candidates 100000 --dim 64 --rate 200 --seconds 30 --swaps 20 --corrupt 5
     python benchmarks/service.py added --candidates 100000 --dim 64 --additions 20
     python benchmarks/service.py malformed --requests 10000
@@ -42,7 +43,7 @@ from measuring import write_report
 from rich.console import Console
 from rich.table import Table
 
-from twotower import Category, Retriever, Tower, TwoTower
+from twotower import Category, CrossHead, Rerank, Retriever, Tower, TwoTower
 from twotower.data import Dataset, from_tables
 from twotower.retrieval import Exact, Hnsw
 from twotower.serving.served import Served
@@ -124,11 +125,12 @@ def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
     )
     query, candidate = Category("query", options.dim), Category("candidate", options.dim)
     torch.manual_seed(options.seed)
-    model = TwoTower(Tower([query], []), Tower([candidate], []))
+    heads = {"ranking": CrossHead(count=2, rank=32)} if options.rerank else {}
+    model = TwoTower(Tower([query], []), Tower([candidate], []), heads=heads)
     model.learn(log)
     space = torch.randn(min(LATENT, options.dim), options.dim)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (*model.query.parameters(), *model.candidate.parameters()):
             near = torch.randn(len(parameter), len(space)) @ space
             parameter.copy_((near + 0.3 * torch.randn_like(parameter)) / len(space) ** 0.5)
     return model.eval(), log
@@ -136,7 +138,9 @@ def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
 
 def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriever:
     """The bundle of a model."""
-    return Retriever.build(model, log.candidates, seen=log, index=Hnsw() if options.index == "hnsw" else Exact())
+    index = Hnsw() if options.index == "hnsw" else Exact()
+    rerank = Rerank(options.rerank) if options.rerank else None
+    return Retriever.build(model, log.candidates, seen=log, index=index, rerank=rerank)
 
 
 def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
@@ -492,6 +496,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--index", choices=["exact", "hnsw"], default="exact")
+    parser.add_argument("--rerank", type=int, default=0, help="candidates re-ranked by a head; 0: retrieval alone")
     parser.add_argument("--k", type=int, default=10, help="recommendations in an answer")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -519,7 +524,9 @@ def main() -> None:
     used = {name: getattr(options, name) for name in ("candidates", "dim", "queries", "index", "k", "threads", "seed")}
     if options.what in ("load", "swap"):
         used |= {"rate": options.rate, "seconds": options.seconds}
+    used |= {"rerank": options.rerank} if options.rerank else {}
     name = f"service-{options.what}" + ("-hnsw" if options.index == "hnsw" else "")
+    name += "-rerank" if options.rerank else ""
     console.print(f"written to {write_report(name, {**used, **found}, options.out)}")
 
 

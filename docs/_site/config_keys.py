@@ -11,6 +11,7 @@ from command_line import cell
 
 from twotower.features.base import FEATURES
 from twotower.model.losses import LOSSES
+from twotower.model.rerank import Rerank
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SimulatedConfig, SplitConfig
 from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
 from twotower.training.settings import EarlyStopping
@@ -18,6 +19,7 @@ from twotower.training.trainer import Trainer
 
 TABLES: tuple[tuple[str, type], ...] = (
     ("The top of the file", Config),
+    ("rerank", Rerank),
     ("[data]", DataConfig),
     ("[data.simulated]", SimulatedConfig),
     ("[split]", SplitConfig),

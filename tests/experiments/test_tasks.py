@@ -10,11 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from toy_ratings import rated
+from twotower import Rerank
+from twotower.cli.main import app
 from twotower.errors import ConfigError
 from twotower.evaluation import evaluate
 from twotower.experiments.plans import StudyPlan, grid
+from twotower.experiments.run import identity_of
 from twotower.experiments.study import run_study
 from twotower.experiments.train import train
 from twotower.recipes.config import Config
@@ -132,3 +136,47 @@ def test_a_study_has_a_table_and_verdicts_for_each_task_and_needs_retrieval(path
     assert "<h2>Tasks</h2>" in report
     with pytest.raises(ConfigError, match="a study compares models by their ranks"):
         run_study(plan_of(config_of(path, RATING)), tmp_path / "other", command="study", console=console)
+
+
+def test_a_config_says_what_a_bundle_re_ranks_and_training_what_that_adds(path: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config_of(path, RETRIEVAL, RATING), rerank=Rerank(10), baselines="none")
+    trained = train(config, tmp_path / "bundle")
+    loaded = Retriever.load(tmp_path / "bundle")
+    assert loaded.details.rerank == Rerank(10, "rating")
+    assert loaded.recommend(3, 5)[0].rerank_score is not None
+    stages = trained.evaluation.rerank
+    assert stages is not None
+    assert (stages.n, stages.by) == (10, "rating")
+    assert loaded.details.notes.evaluation is not None
+    assert loaded.details.notes.evaluation.rerank == stages
+    assert stages.notes[0] in " ".join(str(trained.evaluation).split())
+    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "bundle"), "--json"])
+    assert shown.exit_code == 0, shown.output
+    measured = msgspec.json.decode(shown.stdout)["rerank"]
+    assert measured["rows"]["re-ranked"]["all"] == pytest.approx(stages.rows["re-ranked"].all)
+
+
+def test_runs_without_re_ranking_keep_their_keys(path: Path) -> None:
+    config = config_of(path, RETRIEVAL, RATING)
+    assert "rerank" not in identity_of(config)
+    assert identity_of(msgspec.structs.replace(config, rerank=Rerank(10)))["rerank"] == {"n": 10, "by": None}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "rerank", "message"),
+    [
+        ((RATING,), {"n": 10}, "there is no .* of retrieval"),
+        ((RETRIEVAL,), {"n": 10}, "the model has no head to re-rank by"),
+        ((RETRIEVAL, RATING), {"n": 10, "by": "clicks"}, "by='clicks'; expected one of the tasks rating"),
+        ((RETRIEVAL, RATING), {"n": 0}, "n=0; expected from 1 to 1000"),
+        ((RETRIEVAL, RATING), {"m": 10}, "unknown field `m`"),
+    ],
+    ids=["no retrieval", "no head", "another task", "none", "unknown key"],
+)
+def test_a_rerank_that_nothing_can_do_is_refused(
+    path: Path, tasks: tuple[str, ...], rerank: dict[str, object], message: str
+) -> None:
+    settings = tomllib.loads("\n".join((CONFIG, *tasks))) | {"rerank": rerank}
+    settings["data"]["interactions"] = str(path)
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(settings, Config)

@@ -118,7 +118,7 @@ def test_a_store_gives_the_same_lists_with_exclusions_of_each_query(retriever: R
     bundle = retriever.bundle
     store = LocalStore(bundle.index, bundle.candidates, "item", bundle.details.towers)
     eligible = Eligible(bundle.candidates, retriever.ids, bundle.seen)
-    ranker = Ranker(bundle, retriever.requests, eligible, retriever.embed, store)
+    ranker = Ranker(bundle, retriever.requests, eligible, bundle.model.query_vectors, store)
     queries: list[Query] = [{"user": 3, "exclude": [84, 51]}, {"user": 4}, {}]
     for diversity in (0.0, 0.8):
         stored = ranker.rank(queries, 10, True, [7], None, "item != 6", diversity)

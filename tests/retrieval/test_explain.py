@@ -108,14 +108,17 @@ def test_exact_contributions_are_shapley_values(retriever: Retriever) -> None:
     model, query = retriever.model, {"user": 3}
     encoded = retriever.requests.encode([query], [3])
     candidate = model.encode_candidates(retriever.candidates.slice(5, 1)).whole()
-    sides = explain._Side.of(model.query, encoded), explain._Side.of(model.candidate, candidate)
+    sides = (
+        explain._Explained.of(model.query, encoded, model.scaled_query),
+        explain._Explained.of(model.candidate, candidate, model.scaled_candidate),
+    )
     names = [(side, place) for side in (0, 1) for place in range(len(sides[side].names))]
 
     def worth(playing: set[tuple[int, int]]) -> float:
         masks = [torch.tensor([[(s, p) in playing for p in range(len(side.names))]]) for s, side in enumerate(sides)]
         with torch.no_grad():
-            left = model.scaled_query(sides[0].of_subsets(masks[0]))
-            return float((left * model.scaled_candidate(sides[1].of_subsets(masks[1]))).sum())
+            left, right = (side.of_subsets(mask).vectors for side, mask in zip(sides, masks, strict=True))
+            return float((left * right).sum())
 
     found = retriever.explain(query, 5)
     given = {(0, "user"): next(one.value for one in found.query if one.feature == "user")}

@@ -11,9 +11,11 @@ import typer
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
+from twotower.evaluation.verdicts import listed
 from twotower.experiments.notes import study_note
 from twotower.experiments.train import bundle_of_run
 from twotower.locks import locked
+from twotower.model.rerank import MOST_RERANKED, Rerank
 from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing, write_triton
 from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import check_bundle_target, with_onnx
@@ -56,6 +58,15 @@ def bundle(
     run: Annotated[
         str | None, typer.Option(help="Where BUNDLE is a study: the key, or the variant, of the run to make one of.")
     ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MOST_RERANKED, help="Re-rank so many candidates; 0: retrieval alone. Default: as BUNDLE does."
+        ),
+    ] = None,
+    rerank_by: Annotated[
+        str | None, typer.Option(help="The task to re-rank by. Default: as BUNDLE does, or the model's only one.")
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Keep the towers as ONNX besides (the extra onnx).")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
@@ -68,7 +79,7 @@ def bundle(
     with locked(out):
         old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
         note = None if study is None else study_note(study, old.details)
-        made = rebuilt(old, candidates, settings, parity, note)
+        made = rebuilt(old, candidates, settings, parity, note, reranked_by(old.details.rerank, rerank, rerank_by))
         made = made if beyond is None else with_store(made, beyond, parity)
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
@@ -81,13 +92,15 @@ def triton(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write both towers of a bundle as a model repository for Triton Inference Server."""
+    """Write the towers of a bundle, and its re-ranking head, as a model repository for Triton Inference Server."""
     del imports  # done, before a bundle is read
+    made = Retriever.load(folder).bundle
     with locked(out):
-        manifest = write_triton(Retriever.load(folder).bundle, out, name)
-    models = [f"{name}_query", f"{name}_candidate"]
+        manifest = write_triton(made, out, name)
+    sides = ["query", "candidate", *(["ranker"] if made.details.rerank is not None else [])]
+    models = [f"{name}_{side}" for side in sides]
     console_for(json).print(
-        f"{out}: {' and '.join(models)}, of towers {manifest.details['towers']}",
+        f"{out}: {listed(models)}, of towers {manifest.details['towers']}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -140,6 +153,24 @@ def parsed_index(text: str) -> IndexSettings:
     except (ConfigError, msgspec.MsgspecError) as error:
         raise ConfigError(f"--index {text!r}: {error}; expected a kind such as hnsw, or a JSON object") from error
     return parsed
+
+
+def reranked_by(kept: Rerank | None, n: int | None, by: str | None) -> Rerank | None:
+    """What a bundle re-ranks, with what options change.
+
+    Args:
+        kept: What it does so far.
+        n: How many candidates; 0: none; None: as many as so far.
+        by: By which task; None: as so far.
+
+    Example:
+        >>> reranked_by(Rerank(200, "rating"), 50, None), reranked_by(Rerank(200, "rating"), 0, None)
+        (Rerank(n=50, by='rating'), None)
+    """
+    if n == 0 or (n is None and by is None):
+        return None if n == 0 else kept
+    before = Rerank() if kept is None else kept
+    return Rerank(before.n if n is None else n, before.by if by is None else by)
 
 
 def _saved(retriever: Retriever, folder: Path, json: bool) -> None:

@@ -21,7 +21,7 @@ Column = tuple[str, list[str]]
 def listing(found: Sequence[Recommendation], candidate_id: str, title: str, width: int) -> tuple[Table, list[str]]:
     """The table, and the names of the columns for which it has no room.
 
-    Place, id, title and score are always there; other columns follow in the catalogue's order where they fit.
+    Place, id, title and scores are always there; other columns follow in the catalogue's order where they fit.
 
     Args:
         found: The recommendations.
@@ -37,6 +37,9 @@ def listing(found: Sequence[Recommendation], candidate_id: str, title: str, widt
     scores = ("score", [f"{one.score:.3f}" for one in found])
     names = [columns.pop(name) for name in dict.fromkeys((candidate_id, title))]
     fixed = [places, *names, scores]
+    if any(one.rerank_score is not None for one in found):
+        answers = ["" if one.rerank_score is None else f"{one.rerank_score:.3f}" for one in found]
+        fixed.append(("rerank score", answers))
     room = width - sum(_width(column) + BETWEEN for column in fixed) + BETWEEN
     shortened = max(_width(names[-1]) + min(room, 0), NARROWEST_TITLE)
     fitting, left_out = [], []

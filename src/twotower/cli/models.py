@@ -101,6 +101,7 @@ def evaluate(
             budget=budget_of(baseline_seconds, baseline_memory),
             progress=display,
             tasks=config.resolved_recipe(parts.train, parts.validation).trainer.tasks,
+            rerank=retriever.details.rerank,
         )
     _say(console, [str(evaluation)])
     if json:

@@ -14,6 +14,7 @@ from twotower.cli.models import FolderArgument, JsonOption
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError
+from twotower.model.rerank import MOST_RERANKED
 from twotower.retrieval import Retriever
 from twotower.retrieval.answers import Filters
 from twotower.retrieval.bulk import recommend_all
@@ -50,6 +51,14 @@ def recommend(
     diversity: Annotated[
         float, typer.Option(min=0, max=1, help="How much it counts that recommendations are unlike each other.")
     ] = 0.0,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_RERANKED,
+            help="Retrieve so many and re-rank them; 0: retrieval alone. Default: as the bundle says.",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
@@ -71,6 +80,7 @@ def recommend(
         allow=tuple(allow) if allow else None,
         where=where,
         diversity=diversity,
+        rerank="default" if rerank is None else rerank or None,
     )
     retriever, console = Retriever.load(folder), console_for(json)
     if queries is not None and out is not None:

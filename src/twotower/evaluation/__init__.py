@@ -27,6 +27,7 @@ from twotower.evaluation.metrics import (
 )
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 from twotower.evaluation.ranking import ModelScorer, ScoreBlock, Scorer, rank_events
+from twotower.evaluation.two_stages import RerankEvaluation, evaluate_rerank
 from twotower.evaluation.validation import Validation
 from twotower.evaluation.verdicts import verdict_sentences
 
@@ -55,6 +56,7 @@ __all__ = [
     "Popularity",
     "QueryScorer",
     "RecentPopularity",
+    "RerankEvaluation",
     "ScoreBlock",
     "Scorer",
     "Scores",
@@ -63,6 +65,7 @@ __all__ = [
     "against_baselines",
     "compare",
     "evaluate",
+    "evaluate_rerank",
     "measure",
     "measure_baselines",
     "query_metrics",

@@ -26,8 +26,10 @@ from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, met
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.evaluation.task_scores import TaskEvaluation
+from twotower.evaluation.two_stages import RerankEvaluation, evaluate_rerank
 from twotower.evaluation.verdicts import differences_grid, interval_note, verdict_sentences
 from twotower.model.heads import Head
+from twotower.model.rerank import Rerank
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, ReportStep, no_report, opened
 
@@ -55,6 +57,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         comparisons: How much more the model has than each baseline, with the interval that the sentences rest on.
         tasks: The tasks besides retrieval, each with its own metrics, baselines and sentences. Where there is no
             retrieval, `rows` is empty.
+        rerank: What re-ranking adds to retrieval alone; None where it was not asked for.
     """
 
     rows: dict[str, Scores]
@@ -62,6 +65,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     metric: str
     comparisons: list[Comparison] = []
     tasks: list[TaskEvaluation] = []
+    rerank: RerankEvaluation | None = None
 
     @property
     def model(self) -> Scores:
@@ -111,6 +115,7 @@ class Evaluation(msgspec.Struct, frozen=True):
             for metric, value in getattr(scores, protocol).items()
         ]
         figures += [figure for task in self.tasks for figure in task.figures()]
+        figures += [] if self.rerank is None else self.rerank.figures()
         return pa.Table.from_pylist(figures, schema=FIGURES)
 
     def _grid(self) -> Grid:
@@ -146,6 +151,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     def _repr_html_(self) -> str:
         """What notebooks show."""
         of_tasks = "".join(task._repr_html_() for task in self.tasks)
+        if self.rerank is not None:
+            of_tasks += self.rerank.grid().html("re-ranking") + notes_html(self.rerank.notes)
         if not self.rows:
             return of_tasks + notes_html(self.notes)
         grids = [self._grid(), *([differences_grid(self.comparisons)] if self.comparisons else [])]
@@ -156,10 +163,11 @@ class Evaluation(msgspec.Struct, frozen=True):
         console = Console(width=120)
         with console.capture() as capture:
             tables = [self.table(), self.slices_table()] if self.rows else []
-            for table in (*tables, *(task.table() for task in self.tasks)):
+            parts: list[TaskEvaluation | RerankEvaluation] = [*self.tasks, *filter(None, [self.rerank])]
+            for table in (*tables, *(part.table() for part in parts)):
                 console.print(table)
                 console.print()
-            for note in (*self.notes, *(note for task in self.tasks for note in task.notes)):
+            for note in (*self.notes, *(note for part in parts for note in part.notes)):
                 console.print(note, highlight=False, markup=False)
         return capture.get().rstrip()
 
@@ -194,6 +202,7 @@ def evaluate(
     budget: BaselineBudget | None = None,
     progress: Display | bool = True,
     tasks: Sequence[MeasuredTask] = (),
+    rerank: Rerank | None = None,
 ) -> Evaluation:
     """Measures a model on test events over the whole catalogue, beside the baselines.
 
@@ -214,16 +223,18 @@ def evaluate(
             out, and `notes` say so.
         progress: Show what is measured where a person watches, at a terminal or in a notebook; False: show nothing.
         tasks: What the model was trained for, as its `Trainer` has them; none given is retrieval.
+        rerank: Measure what re-ranking so many retrieved candidates by a head of the model adds to retrieval alone.
 
     Raises:
-        ConfigError: A baseline's name is not known, or `ks` are not distinct whole numbers of at least 1.
+        ConfigError: A baseline's name is not known, `ks` are not distinct whole numbers of at least 1, or the model
+            has no such head.
         DataError: `exclude` is not a part of the same data as `test`, or every event of `test` has weight 0.
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
     check_baselines(baselines)
-    if tasks and not isinstance(model, TwoTower):
-        raise ConfigError("tasks are measured of a TwoTower that has their heads; expected one, or no tasks")
+    if (tasks or rerank is not None) and not isinstance(model, TwoTower):
+        raise ConfigError("tasks and rerank are measured of a TwoTower that has heads; expected one, or neither")
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     known = exclude.events_of(test)
     require_same_catalogue(test, known)
@@ -238,9 +249,12 @@ def evaluate(
         if found and len(found) == len(tasks):
             return Evaluation({}, [], "", tasks=found)
         measured = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}
+        stages = None
+        if rerank is not None and isinstance(model, TwoTower):
+            stages = evaluate_rerank(model, test, known, rerank, display.reporter("re-ranking"))
         beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
     ranks = compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
-    return msgspec.structs.replace(ranks, tasks=found)
+    return msgspec.structs.replace(ranks, tasks=found, rerank=stages)
 
 
 def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:

@@ -18,6 +18,7 @@ from twotower.evaluation.intervals import mean_interval
 from twotower.evaluation.metrics import Metrics, Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.task_scores import TaskEvaluation
+from twotower.evaluation.two_stages import RerankEvaluation
 from twotower.files import write_file
 
 RESULTS = "results.json"
@@ -77,6 +78,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
         choices: The models among which the validation part decided; none where there was no choice.
         tasks: The tasks besides retrieval on test, each beside its own baselines. Without retrieval, `scores` has only
             their metrics.
+        rerank: What re-ranking adds to retrieval alone on test; None where the config has no `rerank`.
     """
 
     recipe: str
@@ -89,6 +91,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     scores: Scores
     choices: list[ChoiceOutcome] = []
     tasks: list[TaskEvaluation] = []
+    rerank: RerankEvaluation | None = None
 
     @property
     def chosen(self) -> ChoiceOutcome | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import ModelScorer, Outcomes, measure
+from twotower.evaluation import ModelScorer, Outcomes, evaluate_rerank, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
@@ -117,6 +117,8 @@ def identity_of(config: Config) -> dict[str, Any]:
         config, data=DataConfig(), tune={}, variants={}, loggers=(), imports=(), baselines="all"
     )
     settings: dict[str, Any] = msgspec.to_builtins(bare)
+    if config.rerank is None:
+        del settings["rerank"]
     return settings
 
 
@@ -313,6 +315,9 @@ def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, pa
         measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
+    stages = None
+    if config.rerank is not None:
+        stages = evaluate_rerank(found.model, parts.test, parts.train.events_of(parts.test), config.rerank)
     save_model(found.model, store.folder_of(key) / MODEL)
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
@@ -328,6 +333,7 @@ def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, pa
             scores=scores,
             choices=found.choices,
             tasks=tasks,
+            rerank=stages,
         ),
     )
 

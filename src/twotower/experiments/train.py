@@ -168,7 +168,9 @@ def bundle_of(config: Config, parts: Parts, store: Store, key: str, evaluation: 
         history=history_of(store, key),
     )
     model = model_of(store, key)
-    return Retriever.build(model, train.candidates, seen=train.read(), notes=notes, title=config.data.title)
+    return Retriever.build(
+        model, train.candidates, seen=train.read(), notes=notes, title=config.data.title, rerank=config.rerank
+    )
 
 
 def bundle_of_run(folder: Path, name: str) -> Retriever:
@@ -200,7 +202,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
         if one.cut == run.cut and one.part == "test" and one.outcome.scores is not None:
             measured[one.name] = Measurement(one.outcome.scores, ranks_of(store, one.key))
     evaluation = compared(measured, (), verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
-    evaluation = msgspec.structs.replace(evaluation, tasks=run.outcome.tasks)
+    evaluation = msgspec.structs.replace(evaluation, tasks=run.outcome.tasks, rerank=run.outcome.rerank)
     return bundle_of(order.run.config, parts, store, run.key, evaluation)
 
 
@@ -240,7 +242,7 @@ def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], st
         else:
             measured[name] = Measurement(found.scores, ranks_of(store, waiting.key))
     ranks = compared(measured, notes, verdict_metric(DEFAULT_KS, parts.test.candidates.num_rows))
-    return msgspec.structs.replace(ranks, tasks=outcome.tasks)
+    return msgspec.structs.replace(ranks, tasks=outcome.tasks, rerank=outcome.rerank)
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from twotower.model import functional
 from twotower.model.cross import Cross, DotInteraction
 from twotower.model.heads import HEADS, CrossHead, DotHead, Head, InteractionHead, StackHead
 from twotower.model.losses import LOSSES, FullSoftmax, InBatchSoftmax, Loss
+from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, save_model
 from twotower.model.softmax import softmax_loss
 from twotower.model.tower import Tower
@@ -22,6 +23,7 @@ __all__ = [
     "InBatchSoftmax",
     "InteractionHead",
     "Loss",
+    "Rerank",
     "StackHead",
     "Tower",
     "TowerModule",

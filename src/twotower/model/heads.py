@@ -78,9 +78,11 @@ class HeadModule(nn.Module):
 
     Attributes:
         reads_vectors: Whether `score` reads the towers' embeddings.
+        reads_features: Whether `score` reads the features' embeddings.
     """
 
     reads_vectors: bool = True
+    reads_features: bool = True
 
     def __init__(self, link: Link = "identity") -> None:
         super().__init__()
@@ -99,10 +101,13 @@ class HeadModule(nn.Module):
 
     def forward(self, query: Side, candidate: Side) -> Tensor:
         """The answers for n pairs, `[n]`: no lower and no higher than any target of training."""
-        answers = self.logits(query, candidate)
+        return self.linked(self.logits(query, candidate))
+
+    def linked(self, logits: Tensor) -> Tensor:
+        """The answers that `logits` are before the link."""
         if self.link == "sigmoid":
-            return answers.sigmoid()
-        return torch.minimum(torch.maximum(answers, self.get_buffer("low")), self.get_buffer("high"))
+            return logits.sigmoid()
+        return torch.minimum(torch.maximum(logits, self.get_buffer("low")), self.get_buffer("high"))
 
     def set_range(self, offset: float, scale: float, low: float, high: float) -> None:
         """Says where answers start from, how far they spread, and what bounds them."""
@@ -302,6 +307,8 @@ def head_settings(head: Head) -> dict[str, Any]:
 
 
 class _Dot(HeadModule):
+    reads_features = False
+
     def __init__(self, head: DotHead, shape: Shape) -> None:
         super().__init__(head.link)
         self.product = nn.Parameter(torch.ones(shape.width))
@@ -322,6 +329,7 @@ class _Stack(HeadModule):
     def __init__(self, head: StackHead, shape: Shape) -> None:
         super().__init__(head.link)
         self.reads, self.reads_vectors = head.reads, head.reads == "embeddings"
+        self.reads_features = not self.reads_vectors
         self.drop = Dropout(head.input_dropout)
         self.stack = _stack(shape.inputs(head.reads), head)
 
@@ -334,6 +342,7 @@ class _Crossed(HeadModule):
     def __init__(self, head: CrossHead, shape: Shape) -> None:
         super().__init__(head.link)
         self.reads, self.reads_vectors = head.reads, head.reads == "embeddings"
+        self.reads_features = not self.reads_vectors
         width = shape.inputs(head.reads)
         self.drop = Dropout(head.input_dropout)
         self.crossed = CrossLayers(width, head.count, head.rank)

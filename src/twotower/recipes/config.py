@@ -18,6 +18,7 @@ from twotower.data.splits import ChosenRule, RandomSplit, SplitRule, choose_rule
 from twotower.data.streamed_splits import joint_fingerprint, split_log
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
+from twotower.model.rerank import Rerank
 from twotower.recipes.data_config import DataConfig, SimulatedConfig
 from twotower.recipes.imports import import_modules, located
 from twotower.recipes.loggers import LoggerSettings, in_folder, loggers_for
@@ -45,6 +46,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
         tasks: What to train for, each a table with its `kind`: `retrieval`, `rating`, `ranking`, or one of your own;
             none given is retrieval.
+        rerank: How many retrieved candidates a bundle re-ranks, and by which task (`by`, where there are several):
+            `rerank = {n = 200}`. It needs `retrieval` and a task with a head among `tasks`.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
         variants: Named changes of this config, which `twotower study` compares.
         baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
@@ -59,6 +62,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     model: ModelConfig = ModelConfig()
     training: dict[str, Any] = {}
     tasks: list[dict[str, Any]] = []
+    rerank: Rerank | None = None
     tune: dict[str, Any] = {}
     variants: dict[str, dict[str, Any]] = {}
     baselines: tuple[str, ...] | Literal["all", "none"] = "all"
@@ -67,8 +71,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         self.space()
-        for task in self.tasks:
-            TASKS.make(task)
+        tasks = [TASKS.make(task) for task in self.tasks]
+        if self.rerank is not None:
+            if all(task.head is not None for task in tasks):
+                raise ConfigError("rerank: there is no [[tasks]] of retrieval; expected it and a rating or ranking")
+            self.rerank.resolved(task.title for task in tasks if task.head is not None)
         check_baselines(self.baselines)
 
     def space(self) -> Space:

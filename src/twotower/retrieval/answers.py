@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
@@ -18,10 +18,12 @@ from twotower.retrieval.index import IntArray
 FloatArray = npt.NDArray[np.float32]
 
 Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
+Reranked: TypeAlias = int | Literal["default"] | None
+"""How many candidates are re-ranked: a number, none, or as many as the bundle says."""
 
 
 class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be found, and how diverse it is; see `Retriever.recommend`.
+    """What may be found, how many of it are re-ranked and how diverse it is; see `Retriever.recommend`.
 
     Attributes:
         exclude_seen: Leave out what a query has chosen in training, and its own `history`.
@@ -29,6 +31,7 @@ class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         allow: The only ids that may be found; None for all.
         where: A condition on the candidates' columns.
         diversity: How much it counts that recommendations are unlike each other, from 0 to 1.
+        rerank: How many are re-ranked; None: none; `default`: as many as the bundle says.
     """
 
     exclude_seen: bool = True
@@ -36,6 +39,7 @@ class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     allow: tuple[int | str, ...] | None = None
     where: str | None = None
     diversity: float = 0.0
+    rerank: Reranked = "default"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -50,11 +54,14 @@ class Recommendation(msgspec.Struct, frozen=True):
         id: Its id.
         score: Dot product of query and candidate, over the temperature; see `Answer.basis` for others.
         candidate: Its row of the candidate table.
+        rerank_score: The answer of the head by which the list was re-ranked, such as the predicted rating; None where
+            it was not.
     """
 
     id: int | str
     score: float
     candidate: dict[str, Any]
+    rerank_score: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -95,6 +102,7 @@ class Ranked:
         basis: What they are based on; see `Answer.basis`.
         notes: What to know of them; see `Answer.notes`.
         found: The candidates themselves, where a store found them; there are no `rows` then.
+        rerank_scores: The answers of the head that they are in the order of; None where they are in that of the scores.
     """
 
     rows: IntArray
@@ -102,6 +110,17 @@ class Ranked:
     basis: Basis
     notes: tuple[str, ...] = ()
     found: pa.Table | None = None
+    rerank_scores: FloatArray | None = None
+
+    def take(self, places: IntArray) -> Ranked:
+        """Those at some places, in that order."""
+        return replace(
+            self,
+            rows=self.rows[places] if self.found is None else self.rows,
+            scores=self.scores[places],
+            found=None if self.found is None else self.found.take(pa.array(places)),
+            rerank_scores=None if self.rerank_scores is None else self.rerank_scores[places],
+        )
 
     def ids(self, candidates: pa.Table, candidate_id: str) -> pa.Array:
         """The ids of what was found.
@@ -132,8 +151,8 @@ def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str
     return [
         Answer(
             [
-                Recommendation((row := next(columns))[candidate_id], score, row)
-                for score in one.scores.astype(np.float64).tolist()
+                Recommendation((row := next(columns))[candidate_id], score, row, answer)
+                for score, answer in zip(one.scores.astype(np.float64).tolist(), _answers(one), strict=True)
             ],
             one.basis,
             version,
@@ -141,6 +160,14 @@ def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str
         )
         for one in ranked
     ]
+
+
+def _answers(ranked: Ranked) -> list[float] | list[None]:
+    """The head's answers; None for each where it was not asked."""
+    if ranked.rerank_scores is None:
+        return [None] * len(ranked.scores)
+    answers: list[float] = ranked.rerank_scores.astype(np.float64).tolist()
+    return answers
 
 
 def with_embeddings(name: str, ids: pa.Array | pa.ChunkedArray, embeddings: Tensor) -> pa.Table:

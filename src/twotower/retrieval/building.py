@@ -16,6 +16,7 @@ from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
+from twotower.model.rerank import Rerank
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.bundle import Bundle, Details, with_version
@@ -34,6 +35,7 @@ def built(
     threshold: float | None,
     notes: Notes,
     title: str | None = None,
+    rerank: Rerank | None = None,
 ) -> Bundle:
     """The bundle of a trained model; see `Retriever.build`."""
     if threshold is not None and not 0 <= threshold <= 1:
@@ -41,8 +43,9 @@ def built(
     catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
     if title is not None:
         check_title(catalogue.candidates, title)
+    rerank = None if rerank is None else rerank.resolved(model.heads)
     model.eval()
-    embeddings = embedded(model, catalogue.candidates)
+    embeddings, features = embedded(model, catalogue.candidates), features_for(model, rerank, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
     requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
     index, parity = gated(settings.make(embeddings), model, requests, threshold)
@@ -59,10 +62,12 @@ def built(
         revision=0,
         version="",
         notes=notes.as_written(),
+        rerank=rerank,
     )
     lists = Seen.latest_first(catalogue)
     counts = catalogue.candidate_counts()
-    return with_version(Bundle(model, catalogue.candidates, seen.queries, lists, counts, index, details))
+    parts = model, catalogue.candidates, seen.queries, lists, counts, index, details
+    return with_version(Bundle(*parts, features=features))
 
 
 def rebuilt(
@@ -71,8 +76,9 @@ def rebuilt(
     settings: IndexSettings,
     threshold: float | None,
     study: StudyNote | None = None,
+    rerank: Rerank | None = None,
 ) -> Bundle:
-    """The same towers and record with another index, another catalogue or the results of a study.
+    """The same model and record with another index, another catalogue, re-ranking or the results of a study.
 
     Args:
         bundle: What is there.
@@ -80,12 +86,15 @@ def rebuilt(
         settings: The new index.
         threshold: The least recall of an approximate index; None for any.
         study: A study to keep with it; None: the one that it has.
+        rerank: How many candidates it re-ranks, and by which head; None: none.
 
     Raises:
+        ConfigError: The model has no such head.
         DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
         ParityError: The index finds too little of what exact search finds.
     """
     old, details = bundle.candidates, bundle.details
+    rerank = None if rerank is None else rerank.resolved(bundle.model.heads)
     name = details.candidate_id
     catalogue = old
     if candidates is not None:
@@ -105,10 +114,13 @@ def rebuilt(
         index=settings,
         parity=parity,
         store=None,
+        rerank=rerank,
         notes=details.notes if study is None else msgspec.structs.replace(details.notes, study=study).as_written(),
     )
     seen = bundle.seen.renumbered(row_of)
-    return with_version(Bundle(bundle.model, catalogue, bundle.queries, seen, popularity, index, details))
+    features = features_for(bundle.model, rerank, catalogue)
+    parts = bundle.model, catalogue, bundle.queries, seen, popularity, index, details
+    return with_version(Bundle(*parts, features=features))
 
 
 def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
@@ -121,6 +133,28 @@ def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
     if not bool(embeddings.isfinite().all()):
         raise TwoTowerError("a candidate embedding is not finite: training has diverged")
     return embeddings
+
+
+def features_for(model: TwoTower, rerank: Rerank | None, candidates: pa.Table) -> Tensor | None:
+    """What the re-ranking head reads of candidates besides their embeddings, on the processor, `[C, width]`.
+
+    None where there is no such head, or it reads embeddings alone.
+
+    Args:
+        model: The model, in evaluation mode.
+        rerank: By which of its heads, resolved.
+        candidates: The candidates.
+
+    Raises:
+        TwoTowerError: A number is not finite.
+    """
+    if rerank is None or not model.heads[rerank.head].reads_features:
+        return None
+    side = model.encode_candidates(candidates).to(model.device)
+    features = model.embed_side(side, model.candidate.read).float().cpu().contiguous()
+    if not bool(features.isfinite().all()):
+        raise TwoTowerError("a candidate's features are not finite: training has diverged")
+    return features
 
 
 def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | None) -> tuple[Index, Parity | None]:

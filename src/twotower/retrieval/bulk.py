@@ -25,7 +25,7 @@ from twotower.files import MarkedFolder, check_file_target, write_file
 from twotower.interruption import Interruption
 from twotower.locks import unfinished
 from twotower.retrieval.answers import Filters, Ranked
-from twotower.retrieval.outputs import OutputFormat, output_format
+from twotower.retrieval.outputs import RERANK_SCORES, OutputFormat, output_format
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
 from twotower.saved import read_json
@@ -68,7 +68,8 @@ def recommend_all(
     """Recommends to every row of a file; writes a file of answers, in the same order.
 
     A Parquet file has a row for each query: its id (its row number where the file has no ids), and columns
-    `candidates` and `scores`, of lists with the best first, `basis` and `version`; see `Answer`. JSON lines have the
+    `candidates` and `scores`, of lists with the best first, `rerank_scores` where they are re-ranked, `basis` and
+    `version`; see `Answer`. JSON lines have the
     same, an object a query, and CSV has a row for each recommendation with its `rank`, `candidate` and `score`. The
     file appears when all is done: until then parts are kept in `OUT.partial`, and the same call goes on after those
     that are finished.
@@ -95,7 +96,7 @@ def recommend_all(
     form = output_format(out)
     with _opened(queries) as file:
         columns = _columns(file, retriever, queries)
-        schema = _schema(retriever, columns, file)
+        schema = _schema(retriever, columns, file, filters)
         _check_out(out, queries, form, schema)
         job = _Job(retriever.version, _fingerprint(queries), k, filters)
         with unfinished(out, PARTIAL) as folder:
@@ -157,16 +158,24 @@ def _answered(
     catalogue = retriever.candidates.select([retriever.details.candidate_id]).combine_chunks()
     found = pa.concat_arrays([one.ids(catalogue, retriever.details.candidate_id) for one in ranked])
     scores = np.concatenate([one.scores for one in ranked]).astype(np.float32)
-    return pa.Table.from_arrays(
-        [
-            ids,
-            pa.ListArray.from_arrays(ends, found),
-            pa.ListArray.from_arrays(ends, scores),
-            pa.array([one.basis for one in ranked]),
-            pa.array([retriever.version] * len(ranked)),
-        ],
-        schema=schema,
-    )
+    columns = {
+        schema.names[0]: ids,
+        "candidates": pa.ListArray.from_arrays(ends, found),
+        "scores": pa.ListArray.from_arrays(ends, scores),
+        RERANK_SCORES: pa.ListArray.from_arrays(ends, _answers_of(ranked)),
+        "basis": pa.array([one.basis for one in ranked]),
+        "version": pa.array([retriever.version] * len(ranked)),
+    }
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _answers_of(ranked: Sequence[Ranked]) -> pa.Array:
+    """The answers of the re-ranking head, null where it was not asked."""
+    parts = [
+        pa.nulls(len(one.scores), pa.float32()) if one.rerank_scores is None else pa.array(one.rerank_scores)
+        for one in ranked
+    ]
+    return pa.concat_arrays([pa.nulls(0, pa.float32()), *parts])
 
 
 def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: Path, first: int) -> list[Ranked]:
@@ -204,7 +213,8 @@ def _columns(file: pq.ParquetFile, retriever: Retriever, path: Path) -> list[str
     return names
 
 
-def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile) -> pa.Schema:
+def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile, filters: Filters) -> pa.Schema:
+    n = retriever.reranked_by_default if filters.rerank == "default" else filters.rerank
     query, candidate = retriever.details.query_id, retriever.details.candidate_id
     named = query in columns
     return pa.schema(
@@ -214,6 +224,7 @@ def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile) -> p
             ),
             pa.field("candidates", pa.list_(retriever.candidates.schema.field(candidate).type)),
             pa.field("scores", pa.list_(pa.float32())),
+            *([] if n is None else [pa.field(RERANK_SCORES, pa.list_(pa.float32()))]),
             pa.field("basis", pa.string()),
             pa.field("version", pa.string()),
         ]
@@ -266,7 +277,14 @@ def _check_out(out: Path, queries: Path, form: OutputFormat, schema: pa.Schema) 
     """
     if os.path.exists(out) and out.samefile(queries):  # noqa: PTH110 (Path.exists raises for some names)
         raise ConfigError(f"--out {out} is the file of --queries; expected another one")
-    return check_file_target(out, lambda path: form.is_ours(path, schema), "a file of such recommendations")
+    plain = pa.schema([field for field in schema if field.name != RERANK_SCORES])
+    place = plain.get_field_index("scores") + 1
+    reranked = plain.insert(place, pa.field(RERANK_SCORES, pa.list_(pa.float32())))
+
+    def is_ours(path: Path) -> bool:
+        return form.is_ours(path, plain) or form.is_ours(path, reranked)
+
+    return check_file_target(out, is_ours, "a file of such recommendations")
 
 
 def _is_job(raw: bytes) -> bool:

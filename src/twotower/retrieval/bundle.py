@@ -22,6 +22,7 @@ from twotower.errors import ConfigError, MissingExtraError, SavedFolderError
 from twotower.files import check_folder_target, replaced_folder
 from twotower.kinds import kind_of
 from twotower.locks import locked
+from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.exact import Exact, ExactIndex
@@ -39,7 +40,7 @@ Engine: TypeAlias = Literal["torch", "onnx"]
 
 KIND = "twotower retriever"
 FORMAT = 3
-MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX = (
+MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX, FEATURES = (
     "model",
     "candidates.arrow",
     "queries.arrow",
@@ -48,6 +49,7 @@ MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX = 
     "popularity.arrow",
     "embeddings.safetensors",
     "index.safetensors",
+    "features.safetensors",
 )
 ALIGNMENT = 64
 """Bytes: where embeddings begin in their file is a multiple of it, as it is in memory."""
@@ -74,6 +76,8 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         notes: How the model came to be, and what else the maker wants to keep.
         onnx: Whether it keeps the towers as ONNX besides.
         store: Where candidates are searched, if not in the bundle's own index.
+        rerank: How many candidates are re-ranked unless a request says otherwise, and by which head of the model; None:
+            none can be.
     """
 
     data: str
@@ -90,6 +94,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: Notes
     onnx: bool = False
     store: StoreSettings | None = None
+    rerank: Rerank | None = None
 
     @property
     def searched_by(self) -> str:
@@ -110,6 +115,7 @@ class Bundle:
         index: The embeddings of the candidates, and how they are searched.
         details: What it says of itself.
         query_tower: The query tower as ONNX Runtime computes it, where the bundle was read with it.
+        features: The candidates' features as the re-ranking head reads them, `[C, width]`; None where none reads them.
     """
 
     model: TwoTower
@@ -120,6 +126,7 @@ class Bundle:
     index: Index
     details: Details = field(repr=False)
     query_tower: OnnxTower | None = field(default=None, repr=False)
+    features: Tensor | None = field(default=None, repr=False)
 
 
 def with_version(bundle: Bundle) -> Bundle:
@@ -128,7 +135,8 @@ def with_version(bundle: Bundle) -> Bundle:
     digest = hashlib.sha256(msgspec.json.encode(details, order="deterministic"))
     digest.update(content_digest(bundle.candidates).encode())
     digest.update(content_digest(bundle.queries).encode())
-    arrays = (bundle.seen.offsets, bundle.seen.candidates, bundle.popularity, _stored(bundle.index).numpy())
+    arrays = [bundle.seen.offsets, bundle.seen.candidates, bundle.popularity, _stored(bundle.index).numpy()]
+    arrays += [] if bundle.features is None else [bundle.features.numpy()]
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(array.data)
@@ -173,11 +181,14 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
     write_table(pa.table({"events": bundle.popularity}), building / POPULARITY)
     marks = {"towers": bundle.details.towers, "candidates": _digest(bundle.candidates)}
     _write_aligned(_layout(bundle.index), _stored(bundle.index), building / EMBEDDINGS, marks)
+    if bundle.features is not None:
+        _write_aligned("features", bundle.features, building / FEATURES, marks)
     if not isinstance(bundle.index, ExactIndex):
         save_file(bundle.index.tensors(), building / INDEX, marks)
     if bundle.details.onnx:
         first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
-        write_towers(bundle.model, stranger_inputs(bundle.model, bundle.queries, bundle.details), first, building)
+        query = stranger_inputs(bundle.model, bundle.queries, bundle.details)
+        write_towers(bundle.model, query, first, building, bundle.details.rerank)
     return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
 
 
@@ -238,8 +249,13 @@ def _read(folder: Path, engine: Engine) -> Bundle:
         _require(len(events) == candidates.num_rows, f"{POPULARITY} has {len(events)} rows")
         marks = {"towers": model_version(model), "candidates": _digest(candidates)}
         _require(details.towers == marks["towers"], f"it says towers {details.towers}, and has {marks['towers']}")
-        embeddings = _mapped(listed(folder, manifest, EMBEDDINGS), marks, details.index, candidates.num_rows)
+        embeddings = _embeddings(listed(folder, manifest, EMBEDDINGS), marks, details.index, candidates.num_rows)
         _require(embeddings.shape[1] == model.width, f"embeddings have {embeddings.shape[1]} numbers")
+        features = None
+        if details.rerank is not None and model.heads[details.rerank.resolved(model.heads).head].reads_features:
+            features = _mapped(listed(folder, manifest, FEATURES), marks, "features")
+            expected = [candidates.num_rows, model.candidate.input_width]
+            _require(list(features.shape) == expected, f"{FEATURES} is {list(features.shape)}; expected {expected}")
         kept = {} if isinstance(details.index, Exact) else _tensors(listed(folder, manifest, INDEX), marks)
         index = details.index.restore(embeddings, kept)
         tower = None
@@ -249,7 +265,7 @@ def _read(folder: Path, engine: Engine) -> Bundle:
         raise
     except Exception as error:  # of what lies in such a folder, libraries may fail in any way
         raise SavedFolderError(f"{folder} holds no bundle that can be read: {type(error).__name__}: {error}") from error
-    return Bundle(model, candidates, queries, seen_lists, events, index, details, tower)
+    return Bundle(model, candidates, queries, seen_lists, events, index, details, tower, features)
 
 
 def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Details) -> OnnxTower:
@@ -307,17 +323,22 @@ def _write_aligned(name: str, matrix: Tensor, path: Path, marks: dict[str, str])
         file.write(matrix.numpy().data)
 
 
-def _mapped(path: Path, marks: dict[str, str], settings: IndexSettings, size: int) -> Tensor:
-    """The embeddings `[C, d]`, mapped: the file's pages are read when they are needed."""
+def _embeddings(path: Path, marks: dict[str, str], settings: IndexSettings, size: int) -> Tensor:
+    """The embeddings `[C, d]`."""
     by_coordinate = isinstance(settings, Exact)
-    name = "coordinates" if by_coordinate else "embeddings"
+    stored = _mapped(path, marks, "coordinates" if by_coordinate else "embeddings")
+    embeddings = stored.t() if by_coordinate else stored
+    _require(embeddings.shape[0] == size, f"{path.name} has {embeddings.shape[0]} embeddings of {size} candidates")
+    return embeddings
+
+
+def _mapped(path: Path, marks: dict[str, str], name: str) -> Tensor:
+    """A float32 matrix, mapped: the file's pages are read when they are needed."""
     with safe_open(path, framework="pt") as file:
         _check_marks(path, file.metadata(), marks)
         stored: Tensor = file.get_tensor(name)
     _require(stored.dtype == torch.float32 and stored.dim() == 2, f"{path.name} holds no float32 matrix")
-    embeddings = stored.t() if by_coordinate else stored
-    _require(embeddings.shape[0] == size, f"{path.name} has {embeddings.shape[0]} embeddings of {size} candidates")
-    return embeddings
+    return stored
 
 
 def _tensors(path: Path, marks: dict[str, str]) -> dict[str, Tensor]:

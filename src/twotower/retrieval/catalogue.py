@@ -15,7 +15,7 @@ from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import cast_ids
 from twotower.errors import DataError, ParityError
-from twotower.retrieval.building import embedded, gated
+from twotower.retrieval.building import embedded, features_for, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
 from twotower.retrieval.index import Index, IntArray
@@ -33,7 +33,7 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, In
     read = read_source(candidates, "the added candidates")
     require_columns(read.table, [name], "the added candidates")
     added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table)
-    embeddings = embedded(bundle.model, added)
+    embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
     ids = Ids(bundle.candidates[name], name)
     found = [ids.row(value) for value in added[name].to_pylist()]
     size = bundle.candidates.num_rows
@@ -44,36 +44,46 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, In
     source[size:] = size + np.array(new, dtype=np.int64)
     source[[row for row in found if row is not None]] = size + np.array(changed, dtype=np.int64)
     both = pa.concat_tables([bundle.candidates, added])
-    everything = torch.cat([bundle.index.embeddings, embeddings])
+    everything, chosen = torch.cat([bundle.index.embeddings, embeddings]), torch.from_numpy(source)
+    if bundle.features is not None and features is not None:
+        features = torch.cat([bundle.features, features])[chosen]
     popularity = np.concatenate([bundle.popularity, np.zeros(len(new), dtype=np.int64)])
     origin = np.where(source < size, source, -1)
-    moved = _moved(
-        bundle, both.take(pa.array(source)), everything[torch.from_numpy(source)], origin, bundle.seen, popularity
-    )
+    table = both.take(pa.array(source))
+    moved = _moved(bundle, table, everything[chosen], features, origin, bundle.seen, popularity)
     return moved, np.flatnonzero(origin < 0)
 
 
-def without_candidates(bundle: Bundle, rows: IntArray) -> Bundle:
+def without_candidates(bundle: Bundle, withdrawn: IntArray) -> Bundle:
     """The bundle without the candidates of these rows; see `Retriever.withdraw`."""
     left = np.ones(bundle.candidates.num_rows, dtype=bool)
-    left[rows] = False
+    left[withdrawn] = False
     kept = np.flatnonzero(left)
     if len(kept) == 0:
-        raise DataError(f"all {len(rows)} candidates would be withdrawn; expected at least one to be left")
+        raise DataError(f"all {len(withdrawn)} candidates would be withdrawn; expected at least one to be left")
     candidates = bundle.candidates.take(pa.array(kept))
-    embeddings = bundle.index.embeddings[torch.from_numpy(kept)]
+    rows = torch.from_numpy(kept)
+    embeddings, features = bundle.index.embeddings[rows], bundle.features
+    features = None if features is None else features[rows]
     seen = bundle.seen.renumbered(np.where(left, np.cumsum(left) - 1, -1))
-    return _moved(bundle, candidates, embeddings, kept, seen, bundle.popularity[kept])
+    return _moved(bundle, candidates, embeddings, features, kept, seen, bundle.popularity[kept])
 
 
 def _moved(
-    bundle: Bundle, candidates: pa.Table, embeddings: Tensor, origin: IntArray, seen: Seen, popularity: IntArray
+    bundle: Bundle,
+    candidates: pa.Table,
+    embeddings: Tensor,
+    features: Tensor | None,
+    origin: IntArray,
+    seen: Seen,
+    popularity: IntArray,
 ) -> Bundle:
     index, parity = _index(bundle, embeddings, origin)
     if bundle.details.store is not None:  # it was measured when it was published
         parity = bundle.details.parity
     details = msgspec.structs.replace(bundle.details, revision=bundle.details.revision + 1, parity=parity)
-    return with_version(Bundle(bundle.model, candidates, bundle.queries, seen, popularity, index, details))
+    parts = bundle.model, candidates, bundle.queries, seen, popularity, index, details
+    return with_version(Bundle(*parts, features=features))
 
 
 def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index, Parity | None]:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from twotower.errors import ConfigError
 from twotower.features.base import Feature
+from twotower.model.heads import HeadModule, Side
+from twotower.model.rerank import Rerank
+from twotower.model.sides import candidate_side, query_side
 from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower, features_of
 
 MOST_EXACT = 16
-"""Features of both towers up to which every subset of them is tried."""
+"""Features of both towers up to which every subset of them is tried for a dot product."""
+
+MOST_EXACT_OF_HEAD = 12
+"""The same for a head, which answers for each pair of subsets by itself: 4,096 of them take some milliseconds."""
 
 ORDERS = 64
 """Orders of the features that are tried where there are more; each also backwards."""
 
 Ids = Callable[[object], bool]
+
+ScoreName: TypeAlias = Literal["retrieval", "rerank"]
+"""Which score is explained."""
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -42,8 +53,8 @@ class Explanation(msgspec.Struct, frozen=True):
     """What a score is made of: `bias` and all contributions add up to it, but for rounding.
 
     Attributes:
-        score: Dot product of query and candidate, over the temperature.
-        bias: The score that two towers give whose features say nothing.
+        score: Dot product of query and candidate, over the temperature; or the re-ranking head's answer.
+        bias: The score that features give which say nothing.
         query: What features of the query add; of a history only what its items listed below do not.
         candidate: What features of the candidate add.
         history: What items of the history add, the nearest to now first.
@@ -69,12 +80,90 @@ ITEMS = (
 )
 
 
-def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown: Ids, items: str) -> Explanation:
+class Scored(Protocol):
+    """What is explained: a number for a query and a candidate."""
+
+    @property
+    def most_exact(self) -> int:
+        """Features of both sides up to which every subset is tried."""
+        ...
+
+    def table(self, left: Side, right: Side) -> Tensor:
+        """The numbers of a queries with b candidates, float64 `[a, b]`."""
+        ...
+
+    def pairs(self, left: Side, right: Side) -> Tensor:
+        """The numbers of n pairs, float64 `[n]`."""
+        ...
+
+
+class DotScore:
+    """The score of retrieval."""
+
+    @property
+    def most_exact(self) -> int:
+        """As many subsets as one product of matrices scores."""
+        return MOST_EXACT
+
+    def table(self, left: Side, right: Side) -> Tensor:
+        """Dot products of all with all."""
+        return left.vectors.double() @ right.vectors.double().T
+
+    def pairs(self, left: Side, right: Side) -> Tensor:
+        """Dot products of pairs."""
+        return (left.vectors.double() * right.vectors.double()).sum(dim=1)
+
+
+class HeadScore:
+    """A head's answer.
+
+    Args:
+        head: The head.
+    """
+
+    def __init__(self, head: HeadModule) -> None:
+        self.head = head
+
+    @property
+    def most_exact(self) -> int:
+        """As many subsets as a head answers for in some milliseconds."""
+        return MOST_EXACT_OF_HEAD
+
+    def table(self, left: Side, right: Side) -> Tensor:
+        """Answers for all with all."""
+        rows = torch.arange(len(left)).repeat_interleave(len(right)), torch.arange(len(right)).repeat(len(left))
+        return self.pairs(left.take(rows[0]), right.take(rows[1])).view(len(left), len(right))
+
+    def pairs(self, left: Side, right: Side) -> Tensor:
+        """Answers for pairs."""
+        answers: Tensor = self.head(left, right)
+        return answers.double()
+
+
+def scored_by(model: TwoTower, rerank: Rerank | None, score: ScoreName) -> Scored:
+    """What is explained.
+
+    Raises:
+        ConfigError: It is no score, or there is no head to re-rank by.
+    """
+    if score not in ("retrieval", "rerank"):
+        raise ConfigError(f"score={score!r}; expected retrieval or rerank", field="score")
+    if score == "retrieval":
+        return DotScore()
+    if rerank is None:
+        raise ConfigError("score='rerank': the bundle re-ranks by no head; expected retrieval", field="score")
+    return HeadScore(model.heads[rerank.head])
+
+
+def explain(
+    model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown: Ids, items: str, scored: Scored
+) -> Explanation:
     """Explains the score of one query and one candidate.
 
     Contributions are the Shapley values (Shapley, *A value for n-person games*, 1953; Lundberg and Lee, *A unified
     approach to interpreting model predictions*, NIPS 2017) of a game whose players are the features of both towers. A
-    feature that does not play is read as zeros, as dropout of inputs makes it in training.
+    feature that does not play is read as zeros, as dropout of inputs makes it in training; a head that reads embeddings
+    reads those of the remaining features.
 
     Args:
         model: The model, in evaluation mode.
@@ -82,13 +171,17 @@ def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown
         candidate: What its candidate tower takes, one row a feature.
         shown: Whether an item of a history is a candidate to name.
         items: Name of the candidate ids, whose histories are told apart by item.
+        scored: The score.
     """
     with torch.no_grad():
-        sides = _Side.of(model.query, query), _Side.of(model.candidate, candidate)
-        exact = sum(len(side.names) for side in sides) <= MOST_EXACT
-        shares, bias, score = (_exact if exact else _sampled)(model, *sides)
+        sides = (
+            _Explained.of(model.query, query, model.scaled_query),
+            _Explained.of(model.candidate, candidate, model.scaled_candidate),
+        )
+        exact = sum(len(side.names) for side in sides) <= scored.most_exact
+        shares, bias, score = (_exact if exact else _sampled)(scored, *sides)
         own, others = shares[: len(sides[0].names)], shares[len(sides[0].names) :]
-        parts = _by_item(model, query, candidate, own, shown, items)
+        parts = _by_item(model, query, candidate, own, shown, items, scored)
     told = np.zeros(len(own))
     for part in parts:
         told[part.feature] += part.value
@@ -109,25 +202,27 @@ def explain(model: TwoTower, query: list[Tensor], candidate: list[Tensor], shown
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Explained:
     """One tower and what its features say: their embeddings side by side, and whose each number is."""
 
     tower: TowerModule
     names: list[str]
     inputs: Tensor  # [widths]
     owner: Tensor  # [widths]
+    scaled: Callable[[Tensor], Tensor]
 
     @classmethod
-    def of(cls, tower: TowerModule, encoded: list[Tensor]) -> _Side:
+    def of(cls, tower: TowerModule, encoded: list[Tensor], scaled: Callable[[Tensor], Tensor]) -> _Explained:
         features = features_of(tower)
         embedded = [feature(rows).squeeze(0) for feature, rows in zip(features, encoded, strict=True)]
         widths = torch.tensor([len(numbers) for numbers in embedded])
         owner = torch.repeat_interleave(torch.arange(len(features)), widths)
-        return cls(tower, _names(features), torch.cat(embedded), owner)
+        return cls(tower, _names(features), torch.cat(embedded), owner, scaled)
 
-    def of_subsets(self, playing: Tensor) -> Tensor:
-        """The tower's embeddings of subsets of its features, bool `[n, features]`: `[n, width]`."""
-        return self.tower.embed_inputs(self.inputs * playing.to(self.inputs.dtype)[:, self.owner])
+    def of_subsets(self, playing: Tensor) -> Side:
+        """The side with subsets of its features, bool `[n, features]`."""
+        inputs = self.inputs * playing.to(self.inputs.dtype)[:, self.owner]
+        return Side(inputs, self.scaled(self.tower.embed_inputs(inputs)))
 
 
 def _names(features: Sequence[Feature]) -> list[str]:
@@ -144,12 +239,11 @@ def _names(features: Sequence[Feature]) -> list[str]:
     return names
 
 
-def _exact(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarray, float, float]:
+def _exact(scored: Scored, query: _Explained, candidate: _Explained) -> tuple[np.ndarray, float, float]:
     """Shapley values of all features, the score without and with all of them."""
     subsets = [_all_subsets(len(side.names)) for side in (query, candidate)]
-    left = model.scaled_query(query.of_subsets(subsets[0])).double()
-    right = model.scaled_candidate(candidate.of_subsets(subsets[1])).double()
-    scores = (left @ right.T).numpy()  # [subsets of the query's, of the candidate's]
+    # [subsets of the query's, of the candidate's]
+    scores = scored.table(query.of_subsets(subsets[0]), candidate.of_subsets(subsets[1])).numpy()
     sizes = [subset.sum(dim=1).numpy() for subset in subsets]
     together, players = sizes[0][:, None] + sizes[1], len(query.names) + len(candidate.names)
     weights = np.array([1 / (players * math.comb(players - 1, size)) for size in range(players)] + [0.0])
@@ -173,7 +267,7 @@ def _differences(scores: np.ndarray, weights: np.ndarray, subsets: np.ndarray) -
     return np.array(values)
 
 
-def _sampled(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarray, float, float]:
+def _sampled(scored: Scored, query: _Explained, candidate: _Explained) -> tuple[np.ndarray, float, float]:
     """The same estimated: each order's differences add up to the score, and so does their mean."""
     own, others = len(query.names), len(candidate.names)
     draw = np.random.default_rng(0)
@@ -181,9 +275,9 @@ def _sampled(model: TwoTower, query: _Side, candidate: _Side) -> tuple[np.ndarra
     orders = np.stack([*forward, *(order[::-1] for order in forward)])  # [orders, players]
     place = np.argsort(orders, axis=1)
     playing = torch.from_numpy(place[:, None, :] < np.arange(own + others + 1)[:, None])  # [orders, steps, players]
-    left = model.scaled_query(query.of_subsets(playing[..., :own].flatten(0, 1))).double()
-    right = model.scaled_candidate(candidate.of_subsets(playing[..., own:].flatten(0, 1))).double()
-    scores = (left * right).sum(dim=1).view(len(orders), -1).numpy()
+    left = query.of_subsets(playing[..., :own].flatten(0, 1))
+    right = candidate.of_subsets(playing[..., own:].flatten(0, 1))
+    scores = scored.pairs(left, right).view(len(orders), -1).numpy()
     values = np.zeros(own + others)
     np.add.at(values, orders, np.diff(scores, axis=1))
     return values / len(orders), float(scores[0, 0]), float(scores[0, -1])
@@ -197,10 +291,16 @@ class _Item:
 
 
 def _by_item(
-    model: TwoTower, query: list[Tensor], candidate: list[Tensor], shares: np.ndarray, shown: Ids, items: str
+    model: TwoTower,
+    query: list[Tensor],
+    candidate: list[Tensor],
+    shares: np.ndarray,
+    shown: Ids,
+    items: str,
+    scored: Scored,
 ) -> list[_Item]:
     """The shares of histories told apart by item."""
-    right = model.candidate_vectors(candidate).squeeze(0).double()
+    right = candidate_side(model, candidate)
     found = []
     for place, feature in enumerate(features_of(model.query)):
         told = feature.items_of(query[place])
@@ -208,7 +308,7 @@ def _by_item(
             continue
         encoded = [own.expand(len(told.ids) + 1, *own.shape[1:]) for own in query]
         encoded[place] = torch.cat([told.without, query[place]])
-        scores = model.query_vectors(encoded).double() @ right  # [items + 1], the last one with all of them
+        scores = scored.table(query_side(model, encoded), right)[:, 0]  # [items + 1], the last one with all of them
         effects = (scores[-1] - scores[:-1]).numpy()
         effects += (shares[place] - effects.sum()) / len(told.ids)
         found += [

@@ -1,4 +1,4 @@
-"""Towers as ONNX, so that a service can embed queries by ONNX Runtime; the extra `onnx`."""
+"""Towers and the re-ranking head as ONNX, for ONNX Runtime; the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from torch.nn import functional as F
 
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.extras import require
+from twotower.model.rerank import Rerank
 from twotower.model.saving import model_version
+from twotower.model.sides import candidate_side, query_side
 from twotower.model.two_tower import TwoTower
 
-QUERY, CANDIDATE = "onnx/query.onnx", "onnx/candidate.onnx"
+QUERY, CANDIDATE, RANKER = "onnx/query.onnx", "onnx/candidate.onnx", "onnx/ranker.onnx"
 """The files of a bundle."""
 
 OPSET = 18
-OUTPUT = "embeddings"
+OUTPUT, SCORES = "embeddings", "scores"
 TOWERS = "towers"
 """Name of the entry that says of which towers a file is."""
 
@@ -40,19 +42,31 @@ TOLERANCE = 1e-5
 class OnnxTower:
     """A tower that ONNX Runtime computes: takes what `TwoTower.query_vectors` takes and gives the same.
 
+    Or a re-ranking head with the features and towers that it reads, which takes encoded pairs and gives its answers.
+
     Args:
         content: What `exported` gave, or a file of a bundle.
         towers: Version id of the model that it has to be of.
         inputs: What the tower takes, of any rows: by it types and shapes are checked.
-        width: Numbers in an embedding.
+        width: Numbers in an embedding; None of a head, which gives one number a pair.
         largest: Bytes that the content may have.
+        names: Names of its inputs; default: those of a tower.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
         SavedFolderError: It is no such tower, of other towers, or wants anything outside of itself.
     """
 
-    def __init__(self, content: bytes, towers: str, inputs: Sequence[Tensor], width: int, largest: int) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        towers: str,
+        inputs: Sequence[Tensor],
+        width: int | None,
+        largest: int,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self._output = SCORES if width is None else OUTPUT
         onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
         if len(content) > largest:
             raise SavedFolderError(f"the ONNX tower has {len(content)} bytes; expected at most {largest}")
@@ -67,11 +81,12 @@ class OnnxTower:
         except Exception as error:  # of what lies in such a file, both libraries may fail in any way
             raise SavedFolderError(f"the ONNX tower cannot be read: {type(error).__name__}: {error}") from error
         self._names = [given.name for given in self._session.get_inputs()]
-        if self._names != input_names(len(inputs)):
-            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {input_names(len(inputs))}")
-        given = self._run(inputs)
-        if given.dtype != torch.float32 or given.shape != (len(inputs[0]), width):
-            raise SavedFolderError(f"the ONNX tower gives {given.dtype} {list(given.shape)}; expected {width} float32")
+        expected = input_names(len(inputs)) if names is None else list(names)
+        if self._names != expected:
+            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {expected}")
+        given, shape = self._run(inputs), (len(inputs[0]), *([] if width is None else [width]))
+        if given.dtype != torch.float32 or given.shape != shape:
+            raise SavedFolderError(f"the ONNX tower gives {given.dtype} {list(given.shape)}; expected float32 {shape}")
 
     def __call__(self, encoded: list[Tensor]) -> Tensor:
         """Embeddings `[n, d]`, ready for a dot product, of each feature's encoded rows `[n, …]`."""
@@ -80,7 +95,7 @@ class OnnxTower:
     def _run(self, encoded: Sequence[Tensor]) -> Tensor:
         feeds = {name: rows.numpy() for name, rows in zip(self._names, encoded, strict=True)}
         try:
-            found: np.ndarray = self._session.run([OUTPUT], feeds)[0]
+            found: np.ndarray = self._session.run([self._output], feeds)[0]
         except Exception as error:  # ONNX Runtime raises kinds of its own
             raise SavedFolderError(f"the ONNX tower cannot be run: {error}") from error
         return torch.from_numpy(found)
@@ -98,21 +113,44 @@ class _Vectors(nn.Module):
         return self.model.query_vectors(rows) if self.side == "query" else self.model.candidate_vectors(rows)
 
 
-def write_towers(model: TwoTower, query: Sequence[Tensor], candidate: Sequence[Tensor], folder: Path) -> None:
-    """Writes both towers into a bundle's folder.
+class _Answers(nn.Module):
+    """A head's answers for n pairs, from the encoded rows of their queries and of their candidates."""
+
+    def __init__(self, model: TwoTower, head: str, features: int) -> None:
+        super().__init__()
+        self.model, self.head, self.features = model, head, features
+
+    def forward(self, *encoded: Tensor) -> Tensor:
+        head = self.model.heads[self.head]
+        query = query_side(self.model, encoded[: self.features], head.reads_vectors)
+        candidate = candidate_side(self.model, encoded[self.features :], head.reads_vectors)
+        answers: Tensor = head(query, candidate)
+        return answers
+
+
+def write_towers(
+    model: TwoTower, query: Sequence[Tensor], candidate: Sequence[Tensor], folder: Path, rerank: Rerank | None = None
+) -> None:
+    """Writes both towers into a bundle's folder, and the head that it re-ranks by.
 
     Args:
         model: The model.
         query: What its query tower takes, one row or more.
         candidate: What its candidate tower takes, one row or more.
         folder: The folder.
+        rerank: By which head, resolved; None: by none.
 
     Raises:
         MissingExtraError, ConfigError, TwoTowerError: As `exported`.
     """
     towers = model_version(model)
-    for name, side, inputs in ((QUERY, "query", query), (CANDIDATE, "candidate", candidate)):
-        content = exported(model, side, inputs, towers)
+    contents = {
+        name: exported(model, side, inputs, towers)
+        for name, side, inputs in ((QUERY, "query", query), (CANDIDATE, "candidate", candidate))
+    }
+    if rerank is not None:
+        contents[RANKER] = exported_ranker(model, rerank.head, query, candidate, towers)
+    for name, content in contents.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
 
@@ -133,26 +171,61 @@ def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) 
         ConfigError: The tower is larger than one file may be, or a feature of one's own cannot be exported.
         TwoTowerError: ONNX Runtime finds other embeddings.
     """
+    module, names = _Vectors(model, side), input_names(len(inputs))
+    return _exported(model, module, f"{side} tower", inputs, names, model.width, towers)
+
+
+def exported_ranker(
+    model: TwoTower, head: str, query: Sequence[Tensor], candidate: Sequence[Tensor], towers: str
+) -> bytes:
+    """A head as ONNX, with the features and towers that it reads: encoded rows of n pairs to n answers.
+
+    Args:
+        model: The model.
+        head: The head's name.
+        query: What the query tower takes, one row or more.
+        candidate: What the candidate tower takes, one row or more.
+        towers: Version id of the model, kept in it.
+
+    Raises:
+        MissingExtraError, ConfigError, TwoTowerError: As `exported`.
+    """
+    inputs = [*(rows[:1] for rows in query), *(rows[:1] for rows in candidate)]
+    module, names = _Answers(model, head, len(query)), ranker_input_names(len(query), len(candidate))
+    return _exported(model, module, f"head {head!r}", inputs, names, None, towers)
+
+
+def _exported(
+    model: TwoTower,
+    module: nn.Module,
+    what: str,
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
+    width: int | None,
+    towers: str,
+) -> bytes:
+    """A module as ONNX, compared with itself in PyTorch."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "onnx")
     bytes_of = weight_bytes(model)
     if bytes_of > LARGEST:
         raise ConfigError(f"towers of {bytes_of} bytes are too large for one ONNX file; expected at most {LARGEST}")
     examples = [_widened(rows.cpu()) for rows in inputs]
-    program, expected = _program(model, side, examples)
+    program, expected = _program(model, module.eval(), what, examples, names, SCORES if width is None else OUTPUT)
     proto = program.model_proto
     proto.metadata_props.add(key=TOWERS, value=towers)
     content: bytes = proto.SerializeToString()
-    tower = OnnxTower(content, towers, examples, expected.shape[1], bytes_of + GRAPH_BYTES)
+    tower = OnnxTower(content, towers, examples, width, bytes_of + GRAPH_BYTES, names)
     off = float((tower(examples) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if not off <= TOLERANCE:
-        raise TwoTowerError(f"the {side} tower in ONNX is {off:.1e} off; expected at most {TOLERANCE}")
+        raise TwoTowerError(f"the {what} in ONNX is {off:.1e} off; expected at most {TOLERANCE}")
     return content
 
 
-def _program(model: TwoTower, side: str, examples: Sequence[Tensor]) -> tuple[Any, Tensor]:
-    """One tower as PyTorch exports it, and its embeddings of the examples."""
-    module = _Vectors(model, side).eval()
+def _program(
+    model: TwoTower, module: nn.Module, what: str, examples: Sequence[Tensor], names: Sequence[str], output: str
+) -> tuple[Any, Tensor]:
+    """A module as PyTorch exports it, and what it gives for the examples."""
     shapes = [
         {place: _dynamic(place, rows) for place in range(rows.dim()) if _dynamic(place, rows) is not None}
         for rows in examples
@@ -163,8 +236,8 @@ def _program(model: TwoTower, side: str, examples: Sequence[Tensor]) -> tuple[An
             program = torch.onnx.export(
                 module.cpu(),
                 tuple(examples),
-                input_names=input_names(len(examples)),
-                output_names=[OUTPUT],
+                input_names=list(names),
+                output_names=[output],
                 opset_version=OPSET,
                 dynamic_shapes={"encoded": tuple(shapes)},
                 dynamo=True,
@@ -172,7 +245,7 @@ def _program(model: TwoTower, side: str, examples: Sequence[Tensor]) -> tuple[An
             )
             expected = module(*examples)
     except Exception as error:  # the exporter fails in many ways
-        raise ConfigError(f"the {side} tower cannot be exported to ONNX: {error}") from error
+        raise ConfigError(f"the {what} cannot be exported to ONNX: {error}") from error
     finally:
         model.to(device)
     assert program is not None
@@ -204,6 +277,12 @@ def _dynamic(place: int, rows: Tensor) -> Any:
 def input_names(count: int) -> list[str]:
     """Names of a tower's inputs, in the order of its features."""
     return [f"feature_{place}" for place in range(count)]
+
+
+def ranker_input_names(query: int, candidate: int) -> list[str]:
+    """Names of a head's inputs: features of the query tower, then of the candidate tower."""
+    counts = (("query", query), ("candidate", candidate))
+    return [f"{side}_{name}" for side, count in counts for name in input_names(count)]
 
 
 @contextmanager

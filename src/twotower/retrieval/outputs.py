@@ -18,8 +18,8 @@ MARK = b"twotower"
 """Key in a Parquet file's metadata that says who wrote it."""
 
 WRITER = "twotower recommend"
-RANKED = ("rank", "candidate", "score", "basis", "version")
-"""Columns of a CSV file beside the query, one row for each recommendation."""
+RERANK_SCORES = "rerank_scores"
+"""The column of a re-ranking head's answers, where there is one."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -121,23 +121,22 @@ def output_format(out: Path) -> OutputFormat:
 
 
 def _ranked_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of a CSV file: the query, and those of one recommendation."""
     query, candidates = schema.field(0), schema.field("candidates")
-    types = (pa.int64(), candidates.type.value_type, pa.float32(), pa.string(), pa.string())
-    return pa.schema([query, *(pa.field(name, kind) for name, kind in zip(RANKED, types, strict=True))])
+    columns = [query, ("rank", pa.int64()), ("candidate", candidates.type.value_type), ("score", pa.float32())]
+    if RERANK_SCORES in schema.names:
+        columns.append(("rerank_score", pa.float32()))
+    return pa.schema([*columns, ("basis", pa.string()), ("version", pa.string())])
 
 
 def _ranked(answers: pa.Table, schema: pa.Schema) -> pa.Table:
     """A row for each recommendation of a table of answers."""
     found = answers["candidates"].combine_chunks()
-    scores = answers["scores"].combine_chunks()
     rows = found.value_parent_indices()
     ranks = [rank for length in found.value_lengths().to_pylist() for rank in range(1, length + 1)]
-    columns = [
-        answers.column(0).take(rows),
-        pa.array(ranks, pa.int64()),
-        found.flatten(),
-        scores.flatten(),
-        answers["basis"].take(rows),
-        answers["version"].take(rows),
+    columns = [answers.column(0).take(rows), pa.array(ranks, pa.int64()), found.flatten()]
+    columns += [
+        answers[name].combine_chunks().flatten() for name in ("scores", RERANK_SCORES) if name in answers.schema.names
     ]
+    columns += [answers[name].take(rows) for name in ("basis", "version")]
     return pa.Table.from_arrays(columns, schema=schema)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.errors import about
+from twotower.errors import ConfigError, about
 from twotower.features.history import GIVEN
 from twotower.retrieval.answers import Ranked
 from twotower.retrieval.bundle import Bundle
@@ -22,11 +22,12 @@ from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import IntArray, pairs_of
 from twotower.retrieval.popularity import Popularity
 from twotower.retrieval.requests import Queries, Request, Requests
+from twotower.retrieval.reranking import Reranker
 from twotower.retrieval.stores.store import Found, Id, Store
 
 NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
 
-Embed = Callable[[Sequence[Request], Sequence[int | None]], Tensor]
+Embed = Callable[[list[Tensor]], Tensor]
 
 
 class Ranker:
@@ -36,7 +37,7 @@ class Ranker:
         bundle: All that answers requests.
         requests: Reads requests.
         eligible: Says what may be found.
-        embed: Embeds requests, each with its row in the query table.
+        embed: Embeds what the query tower takes.
         store: Where candidates are searched; default: the bundle's index.
     """
 
@@ -45,6 +46,7 @@ class Ranker:
     ) -> None:
         self.bundle, self.requests, self.eligible, self.embed = bundle, requests, eligible, embed
         self._popularity = Popularity(bundle.popularity)
+        self._reranker = None if bundle.details.rerank is None else Reranker(bundle, eligible.ids)
         self._store = None if store is None else StoreSearch(store, bundle.candidates.combine_chunks(), eligible.ids)
 
     def rank(
@@ -56,8 +58,14 @@ class Ranker:
         allow: Sequence[object] | None,
         where: str | None,
         diversity: float,
+        rerank: int | None = None,
     ) -> list[Ranked]:
-        """The k best candidates of each query; see `Retriever.rank`."""
+        """The k best candidates of each query; see `Retriever.rank`, where `rerank` may also be left to the bundle."""
+        if rerank is not None and self._reranker is None:
+            raise ConfigError(
+                f"rerank={rerank}: the bundle re-ranks by no head; expected None, or a bundle made with rerank",
+                field="rerank",
+            )
         pool = pool_of(k, diversity)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
@@ -71,30 +79,51 @@ class Ranker:
                 own = self.eligible.excluded_by(self.requests.exclusions(request))
                 outs.append(np.concatenate([out, own, *chosen]))
         asked = [place for place, basis in enumerate(bases) if basis != "popularity"]
-        vectors = None
-        if asked:
-            with about("query", rows=asked):
-                vectors = self.embed([requests[place] for place in asked], [rows[place] for place in asked])
         found: dict[int, Ranked] = {}
-        if vectors is not None and self._store is None:
-            hits = self.bundle.index.search(vectors, pool, pairs_of([outs[place] for place in asked]), allowed)
-            for place, own, scores in zip(asked, hits.candidates.numpy(), hits.scores.numpy(), strict=True):
-                left = own >= 0
-                found[place] = Ranked(own[left], scores[left], bases[place], self._notes(requests[place]))
-        elif vectors is not None and self._store is not None:
-            said = [
-                [*exclude, *self.requests.exclusions(request), *(_given(request) if exclude_seen else ())]
-                for request in requests
-            ]
-            without = [self._store.ids_of(outs[place], said[place]) for place in asked]
-            condition = self._store.condition(allow, where)
-            for place, one in zip(asked, self._store.search(vectors, pool, without, condition), strict=True):
-                found[place] = Ranked(NO_ROWS, one.scores, bases[place], self._notes(requests[place]), one.candidates)
+        if asked:
+            with about("query", rows=asked), torch.inference_mode():
+                encoded = self.requests.encode([requests[place] for place in asked], [rows[place] for place in asked])
+                vectors = self.embed(encoded)
+            wanted, without = max(pool, rerank or 0), [outs[place] for place in asked]
+            if self._store is None:
+                hits = self._from_index(vectors, wanted, without, allowed)
+            else:
+                said = [self._said(requests[place], exclude, exclude_seen) for place in asked]
+                hits = self._from_store(
+                    self._store, vectors, wanted, without, said, self._store.condition(allow, where)
+                )
+            if self._reranker is not None and rerank is not None:
+                with torch.inference_mode():
+                    hits = self._reranker.rerank(hits, encoded, vectors, pool)
+            for place, one in zip(asked, hits, strict=True):
+                found[place] = replace(one, basis=bases[place], notes=self._notes(requests[place]))
         ranked = [
             found[place] if place in found else self._most_popular(pool, outs[place], allow, where)
             for place in range(len(requests))
         ]
         return ranked if diversity == 0 else [self._diversified(one, k, diversity) for one in ranked]
+
+    def _said(self, request: Request, exclude: Sequence[object], exclude_seen: bool) -> list[object]:
+        """Ids that a request may not get, which the catalogue need not have."""
+        return [*exclude, *self.requests.exclusions(request), *(_given(request) if exclude_seen else ())]
+
+    def _from_index(self, vectors: Tensor, k: int, outs: Sequence[IntArray], allowed: IntArray | None) -> list[Ranked]:
+        hits = self.bundle.index.search(vectors, k, pairs_of(outs), allowed)
+        each = zip(hits.candidates.numpy(), hits.scores.numpy(), strict=True)
+        return [Ranked(rows[rows >= 0], scores[rows >= 0], "query") for rows, scores in each]
+
+    def _from_store(
+        self,
+        store: StoreSearch,
+        vectors: Tensor,
+        k: int,
+        outs: Sequence[IntArray],
+        said: Sequence[Sequence[object]],
+        condition: Condition | None,
+    ) -> list[Ranked]:
+        without = [store.ids_of(out, own) for out, own in zip(outs, said, strict=True)]
+        found = store.search(vectors, k, without, condition)
+        return [Ranked(NO_ROWS, one.scores, "query", found=one.candidates) for one in found]
 
     def _notes(self, request: Request) -> tuple[str, ...]:
         note = self.requests.note_on_time(request)
@@ -106,10 +135,8 @@ class Ranker:
             embeddings = self.bundle.index.embeddings[torch.from_numpy(ranked.rows)]
         else:
             embeddings = self.bundle.model.embed_candidates(ranked.found)
-        places = marginal_relevance(ranked.scores, embeddings.numpy(), k, diversity)
-        if ranked.found is None:
-            return replace(ranked, rows=ranked.rows[places], scores=ranked.scores[places])
-        return replace(ranked, found=ranked.found.take(pa.array(places)), scores=ranked.scores[places])
+        scores = ranked.scores if ranked.rerank_scores is None else ranked.rerank_scores
+        return ranked.take(marginal_relevance(scores, embeddings.numpy(), k, diversity))
 
     def _most_popular(self, k: int, excluded: IntArray, allow: Sequence[object] | None, where: str | None) -> Ranked:
         candidates, events = self._popularity.best(k, excluded, self.eligible.allowed(allow, where))

@@ -12,19 +12,20 @@ from torch import Tensor
 
 from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
-from twotower.data.seen import Seen
 from twotower.data.sources import TableSource
 from twotower.errors import MissingExtraError, SavedFolderError, UnknownCandidateError, about
+from twotower.model.rerank import Rerank
 from twotower.model.two_tower import TwoTower, encode_table
-from twotower.retrieval.answers import Answer, Ranked, answers_of, with_embeddings
+from twotower.retrieval.answers import Answer, Ranked, Reranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
-from twotower.retrieval.bundle import Bundle, Details, Engine, load_bundle, save_bundle
+from twotower.retrieval.bundle import Bundle, Engine, load_bundle, save_bundle
 from twotower.retrieval.catalogue import with_candidates, without_candidates
+from twotower.retrieval.contents import Contents
 from twotower.retrieval.eligible import Eligible
 from twotower.retrieval.exact import Exact
-from twotower.retrieval.explain import Explanation, explain
+from twotower.retrieval.explain import Explanation, ScoreName, explain, scored_by
 from twotower.retrieval.ids import Ids
-from twotower.retrieval.index import Index, IndexSettings
+from twotower.retrieval.index import IndexSettings
 from twotower.retrieval.notes import Notes
 from twotower.retrieval.parity import THRESHOLD
 from twotower.retrieval.publishing import at_address
@@ -38,7 +39,7 @@ BLOCK = 4096
 """Queries that are embedded at once."""
 
 
-class Retriever:
+class Retriever(Contents):
     """Recommends candidates to queries, known and unknown ones.
 
     Build one with `Retriever.build`, keep it with `save`, get it back with `load`. It never changes: `add` and
@@ -62,7 +63,8 @@ class Retriever:
     """
 
     def __init__(self, bundle: Bundle, embed: Callable[[list[Tensor]], Tensor] | None = None) -> None:
-        self.bundle, self._embed = bundle, embed or bundle.query_tower or bundle.model.query_vectors
+        super().__init__(bundle)
+        self._embed = embed or bundle.query_tower or bundle.model.query_vectors
         details = bundle.details
         has_events = np.diff(bundle.seen.offsets) > 0
         self.requests = Requests(
@@ -73,7 +75,7 @@ class Retriever:
         self._similar = Similar(bundle.index.embeddings)
         self._eligible = Eligible(bundle.candidates, self.ids, bundle.seen)
         self.store = None if details.store is None else details.store.open(details.towers)
-        self._ranker = Ranker(bundle, self.requests, self._eligible, self.embed, self.store)
+        self._ranker = Ranker(bundle, self.requests, self._eligible, self._embed, self.store)
 
     @classmethod
     @checks_arguments
@@ -87,6 +89,7 @@ class Retriever:
         parity: float | None = THRESHOLD,
         title: str | None = None,
         notes: Notes | None = None,
+        rerank: Rerank | None = None,
     ) -> Retriever:
         """Embeds a catalogue for a trained model.
 
@@ -101,14 +104,16 @@ class Retriever:
             title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
                 name holds `title` or `name`, or else the id.
             notes: How the model came to be, to keep with it; what is your own goes into `Notes(extra=…)`.
+            rerank: How many candidates to re-rank unless a call says otherwise, and by which head of the model.
 
         Raises:
-            ConfigError: The catalogue lacks the column of titles, or the notes are no plain data.
+            ConfigError: The catalogue lacks the column of titles, the notes are no plain data, or the model has no
+                such head.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
         """
-        return cls(built(model, candidates, seen, index, parity, notes or Notes(), title))
+        return cls(built(model, candidates, seen, index, parity, notes or Notes(), title, rerank))
 
     @classmethod
     @checks_arguments
@@ -151,41 +156,6 @@ class Retriever:
         """
         return save_bundle(self.bundle, Path(folder))
 
-    @property
-    def version(self) -> str:
-        """Twelve digits that name this very content."""
-        return self.bundle.details.version
-
-    @property
-    def model(self) -> TwoTower:
-        """The towers."""
-        return self.bundle.model
-
-    @property
-    def candidates(self) -> pa.Table:
-        """The catalogue."""
-        return self.bundle.candidates
-
-    @property
-    def queries(self) -> pa.Table:
-        """The query table."""
-        return self.bundle.queries
-
-    @property
-    def seen(self) -> Seen:
-        """What each query has chosen in training, the latest first where times are known."""
-        return self.bundle.seen
-
-    @property
-    def index(self) -> Index:
-        """The embeddings of the candidates, and how they are searched."""
-        return self.bundle.index
-
-    @property
-    def details(self) -> Details:
-        """What the bundle says of itself."""
-        return self.bundle.details
-
     def recommend(
         self,
         query: Query,
@@ -196,6 +166,7 @@ class Retriever:
         allow: Iterable[object] | None = None,
         where: str | None = None,
         diversity: float = 0.0,
+        rerank: Reranked = "default",
     ) -> Answer:
         """The k best candidates for one query; all that are left where fewer are.
 
@@ -213,14 +184,24 @@ class Retriever:
             where: A condition on the candidates' columns, such as `year >= 1990 and genres contains "Comedy"`.
             diversity: How much it counts that recommendations are unlike each other, from 0 to 1. The list is chosen
                 from the 5·k best, at least 100, in the order of `twotower.retrieval.diversity`.
+            rerank: How many candidates to retrieve, after all filters, and to put in the order of the bundle's head,
+                whose answers are the `rerank_score` of recommendations; at least k are. None: retrieval alone. Where
+                `basis` is `popularity` nothing is re-ranked.
 
         Raises:
-            ConfigError: k or diversity is out of range, the request names a column that the model does not know, or
-                the condition cannot be read.
+            ConfigError: k, diversity or rerank is out of range, the request names a column that the model does not
+                know, the condition cannot be read, or the bundle has no head to re-rank by.
             DataError: A value cannot be read as what the column holds, or a time is not between 1970 and 2200.
         """
         return self.recommend_many(
-            [query], k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where, diversity=diversity
+            [query],
+            k,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            allow=allow,
+            where=where,
+            diversity=diversity,
+            rerank=rerank,
         )[0]
 
     def recommend_many(
@@ -233,6 +214,7 @@ class Retriever:
         allow: Iterable[object] | None = None,
         where: str | None = None,
         diversity: float = 0.0,
+        rerank: Reranked = "default",
     ) -> list[Answer]:
         """`recommend` for each of several queries, with the same filters.
 
@@ -243,7 +225,14 @@ class Retriever:
             ConfigError, DataError: As `recommend`.
         """
         ranked = self.rank(
-            queries, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, where=where, diversity=diversity
+            queries,
+            k,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            allow=allow,
+            where=where,
+            diversity=diversity,
+            rerank=rerank,
         )
         return answers_of(ranked, self._rows, self.details.candidate_id, self.version)
 
@@ -257,18 +246,20 @@ class Retriever:
         allow: Iterable[object] | None = None,
         where: str | None = None,
         diversity: float = 0.0,
+        rerank: Reranked = "default",
     ) -> list[Ranked]:
         """`recommend_many` without the candidates' columns: their rows and scores.
 
         Raises:
             ConfigError, DataError: As `recommend`.
         """
-        check_settings(k=k, exclude_seen=exclude_seen, where=where, diversity=diversity)
+        check_settings(k=k, exclude_seen=exclude_seen, where=where, diversity=diversity, rerank=rerank)
         with about("exclude"):
             excluded = self.ids.listed(exclude)
         with about("allow"):
             allowed = None if allow is None else self.ids.listed(allow)
-        return self._ranker.rank(queries, k, exclude_seen, excluded, allowed, where, diversity)
+        n = self.reranked_by_default if rerank == "default" else rerank
+        return self._ranker.rank(queries, k, exclude_seen, excluded, allowed, where, diversity, n)
 
     def similar(
         self,
@@ -291,19 +282,24 @@ class Retriever:
         rows, cosines = self._similar.to(row, k, out, self._eligible.allowed(allow, where))
         return answers_of([Ranked(rows, cosines, "candidate")], self._rows, self.details.candidate_id, self.version)[0]
 
-    def explain(self, query: Query, candidate_id: object) -> Explanation:
+    def explain(self, query: Query, candidate_id: object, score: ScoreName = "retrieval") -> Explanation:
         """Which features and which items of the history the score of a candidate comes from.
+
+        Args:
+            query: As in `recommend`.
+            candidate_id: The candidate.
+            score: That of `retrieval`, or the `rerank` score.
 
         Raises:
             UnknownCandidateError: The catalogue does not have it.
-            ConfigError, DataError: As `recommend`.
+            ConfigError, DataError: As `recommend`; or the bundle has no head to re-rank by.
         """
-        row = self.candidate_row(candidate_id)
+        row, scored = self.candidate_row(candidate_id), scored_by(self.model, self.details.rerank, score)
         request = self.requests.read(query)
         encoded = self.requests.encode([request], [self.requests.row(request)])
         candidate = encode_table(self.model.candidate, self.candidates.slice(row, 1)).whole()
         return explain(
-            self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.details.candidate_id
+            self.model, encoded, candidate, lambda item: self.ids.row(item) is not None, self.ids.name, scored
         )
 
     def candidate_embeddings(self) -> pa.Table:

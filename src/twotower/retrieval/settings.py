@@ -6,12 +6,14 @@ from typing import Any
 
 from twotower.arguments import checked
 from twotower.errors import ConfigError, about
+from twotower.model.rerank import MOST_RERANKED
+from twotower.retrieval.answers import Reranked
 
-HINTS: dict[str, Any] = {"k": int, "exclude_seen": bool, "where": str | None, "diversity": float}
+HINTS: dict[str, Any] = {"k": int, "exclude_seen": bool, "where": str | None, "diversity": float, "rerank": Reranked}
 
 
 def check_settings(**settings: object) -> None:
-    """Refuses settings of another type, k below 1, and a diversity that is not between 0 and 1.
+    """Refuses settings of another type or out of their range.
 
     Raises:
         ConfigError: One is wrong; the error's `field` is its name.
@@ -28,3 +30,5 @@ def check_settings(**settings: object) -> None:
                 raise ConfigError(f"k={value}; expected at least 1")
             if name == "diversity" and not 0 <= read <= 1:
                 raise ConfigError(f"diversity={value}; expected a number from 0 to 1")
+            if name == "rerank" and type(read) is int and not 1 <= read <= MOST_RERANKED:
+                raise ConfigError(f"rerank={value}; expected from 1 to {MOST_RERANKED}, or None for retrieval alone")

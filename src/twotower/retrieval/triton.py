@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server: both towers of a bundle as ONNX, each with its `config.pbtxt`."""
+"""A model repository for Triton Inference Server: a bundle's towers and re-ranking head as ONNX, with configs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.features import Feature
 from twotower.files import replaced_folder
 from twotower.model.two_tower import features_of
 from twotower.retrieval.bundle import Bundle, stranger_inputs
-from twotower.retrieval.onnx import OUTPUT, exported, input_names, is_bag
+from twotower.retrieval.onnx import OUTPUT, SCORES, exported, exported_ranker, input_names, is_bag, ranker_input_names
 from twotower.saved import Manifest, SavedKind, write_manifest
 from twotower.version import VERSION
 
@@ -50,6 +50,8 @@ class _Tensor:
 def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manifest:
     """Writes a model repository with the models NAME_query and NAME_candidate, each as version 1.
 
+    A bundle that re-ranks has NAME_ranker as well, which answers for encoded pairs of a query and a candidate.
+
     Args:
         bundle: Whose towers, such as `retriever.bundle`.
         folder: The repository; it may be empty, or one that this has written.
@@ -63,25 +65,44 @@ def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manife
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
         raise ConfigError(f"name={name!r}; expected letters, digits, '_' and '-'", field="name")
     model, towers = bundle.model, bundle.details.towers
+    query = stranger_inputs(model, bundle.queries, bundle.details)
+    candidate = model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
+    sides = [features_of(tower) for tower in (model.query, model.candidate)]
     with replaced_folder(folder, SavedKind(KIND)) as building:
-        for side, tower, inputs in (
-            ("query", model.query, stranger_inputs(model, bundle.queries, bundle.details)),
-            ("candidate", model.candidate, model.encode_candidates(bundle.candidates.slice(0, 1)).whole()),
-        ):
-            place = building / f"{name}_{side}"
-            (place / "1").mkdir(parents=True)
-            (place / "1" / "model.onnx").write_bytes(exported(model, side, inputs, towers))
-            config = _config(place.name, inputs, features_of(tower), model.width, towers)
-            (place / "config.pbtxt").write_text(config, encoding="utf-8")
+        for side, inputs, features in zip(("query", "candidate"), (query, candidate), sides, strict=True):
+            given = _Given(input_names(len(inputs)), inputs, features)
+            output = _Tensor(OUTPUT, "TYPE_FP32", (model.width,))
+            _write(building / f"{name}_{side}", exported(model, side, inputs, towers), given, output, towers)
+        if bundle.details.rerank is not None:
+            names = ranker_input_names(len(query), len(candidate))
+            given = _Given(names, [*query, *candidate], [*sides[0], *sides[1]])
+            content = exported_ranker(model, bundle.details.rerank.head, query, candidate, towers)
+            _write(building / f"{name}_ranker", content, given, _Tensor(SCORES, "TYPE_FP32", ()), towers)
         return write_manifest(building, KIND, FORMAT, VERSION, {"towers": towers, "bundle": bundle.details.version})
 
 
-def _config(name: str, inputs: Sequence[Tensor], features: Sequence[Feature], width: int, towers: str) -> str:
-    """The `config.pbtxt` of one tower; its parameters say which feature each input is, and of which towers it is."""
-    names = input_names(len(inputs))
-    given = [_Tensor(own, _type_of(rows), _shape_of(rows)).text for own, rows in zip(names, inputs, strict=True)]
-    output = _Tensor(OUTPUT, "TYPE_FP32", (width,)).text
-    said = {"towers": towers} | {own: str(one) for own, one in zip(names, features, strict=True)}
+@dataclass(frozen=True)
+class _Given:
+    """Inputs of a model: their names, an example of each, and the features that they are of."""
+
+    names: Sequence[str]
+    examples: Sequence[Tensor]
+    features: Sequence[Feature]
+
+
+def _write(place: Path, content: bytes, given: _Given, output: _Tensor, towers: str) -> None:
+    (place / "1").mkdir(parents=True)
+    (place / "1" / "model.onnx").write_bytes(content)
+    (place / "config.pbtxt").write_text(_config(place.name, given, output, towers), encoding="utf-8")
+
+
+def _config(name: str, given: _Given, output: _Tensor, towers: str) -> str:
+    """The `config.pbtxt` of one model; its parameters say which feature each input is, and of which towers it is."""
+    inputs = [
+        _Tensor(own, _type_of(rows), _shape_of(rows)).text
+        for own, rows in zip(given.names, given.examples, strict=True)
+    ]
+    said = {"towers": towers} | {own: str(one) for own, one in zip(given.names, given.features, strict=True)}
     parameters = [
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
         for key, value in said.items()
@@ -91,10 +112,10 @@ def _config(name: str, inputs: Sequence[Tensor], features: Sequence[Feature], wi
         'backend: "onnxruntime"',
         f"max_batch_size: {LARGEST_BATCH}",
         "input [",
-        ",\n".join(given),
+        ",\n".join(inputs),
         "]",
         "output [",
-        output,
+        output.text,
         "]",
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}",
         *parameters,

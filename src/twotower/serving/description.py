@@ -12,7 +12,7 @@ from twotower.features.history import GIVEN
 from twotower.retrieval.answers import Recommendation
 from twotower.retrieval.notes import Curve, Notes
 from twotower.retrieval.retriever import Retriever
-from twotower.serving.messages import Column, Found, Metric, ModelAnswer, Recommended, Refused, StudyAnswer
+from twotower.serving.messages import Column, Found, Metric, ModelAnswer, Recommended, Refused, Reranking, StudyAnswer
 from twotower.version import VERSION
 
 MOST_CHOICES = 60
@@ -33,7 +33,9 @@ class Titles:
 
     def recommended(self, found: Sequence[Recommendation]) -> list[Recommended]:
         """Recommendations with what to show for them."""
-        return [Recommended(one.id, one.score, self.title(one.candidate), one.candidate) for one in found]
+        return [
+            Recommended(one.id, one.score, self.title(one.candidate), one.candidate, one.rerank_score) for one in found
+        ]
 
     def candidates(self, ids: Sequence[int | str]) -> list[Found]:
         """Candidates by their ids."""
@@ -83,6 +85,7 @@ class Description(Titles):
             metrics=self.metrics,
             remarks=self.remarks,
             last_refused=last_refused,
+            rerank=None if details.rerank is None else Reranking(details.rerank.n, details.rerank.head),
         )
 
     def find_candidates(self, like: str, limit: int) -> list[Found]:
@@ -163,7 +166,8 @@ def metrics_of(notes: Notes) -> tuple[list[Metric], list[str]]:
     if notes.evaluation is None:
         return [], []
     rows = [Metric(name, scores.all, scores.unseen) for name, scores in notes.evaluation.rows.items()]
-    return rows, notes.evaluation.notes
+    stages = notes.evaluation.rerank
+    return rows, [*notes.evaluation.notes, *([] if stages is None else stages.notes)]
 
 
 def study_of(notes: Notes, version: str) -> StudyAnswer:

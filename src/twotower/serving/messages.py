@@ -7,7 +7,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from twotower.model.rerank import MOST_RERANKED
 from twotower.retrieval.answers import Basis
+from twotower.retrieval.explain import ScoreName
 from twotower.retrieval.notes import Curve
 from twotower.serving.settings import LARGEST_BATCH, LARGEST_K, LONGEST_CONDITION, LONGEST_LIST, LONGEST_TEXT
 
@@ -21,6 +23,9 @@ Diversity: TypeAlias = Annotated[
         description="How much it counts that recommendations are unlike each other: 0 for not at all. The list is "
         "then in the order of maximal marginal relevance.",
     ),
+]
+Reranked: TypeAlias = Annotated[
+    int, Meta(ge=1, le=MOST_RERANKED, description="How many candidates are retrieved and re-ranked; at least `k` are.")
 ]
 Ids: TypeAlias = Annotated[list[Id], Meta(max_length=LONGEST_LIST)]
 Where: TypeAlias = Annotated[
@@ -51,6 +56,12 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a request brings; other fields are refused."""
 
 
+class RerankBody(_Body, frozen=True):
+    """How many candidates are retrieved, after all filters, and put in the order of the bundle's re-ranking head."""
+
+    n: Reranked
+
+
 class RecommendBody(_Body, frozen=True):
     """Asks for recommendations: for `query`, or for each of `queries`."""
 
@@ -62,13 +73,21 @@ class RecommendBody(_Body, frozen=True):
     allow: Ids | None = None
     where: Where | None = None
     diversity: Diversity = 0.0
+    rerank: (
+        Annotated[
+            RerankBody | None,
+            Meta(description="How many candidates to re-rank; null: none. Left out: as many as the bundle says."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ExplainBody(_Body, frozen=True):
-    """Asks why a candidate has its score for a query."""
+    """Asks why a candidate has its score of retrieval, or its rerank score, for a query."""
 
     query: Query
     candidate: Id
+    score: ScoreName = "retrieval"
 
 
 class SimilarParameters(_Body, frozen=True):
@@ -96,12 +115,16 @@ class NoParameters(_Body, frozen=True):
 
 
 class Recommended(msgspec.Struct, frozen=True):
-    """One recommended candidate: its id, score, title and row of the candidate table."""
+    """One recommended candidate: its id, score, title and row of the candidate table.
+
+    `rerank_score` is the answer of the re-ranking head; null where the list was not re-ranked.
+    """
 
     id: Id
     score: float
     title: str
     candidate: Row
+    rerank_score: float | None = None
 
 
 class Recommendations(msgspec.Struct, frozen=True):
@@ -214,6 +237,13 @@ class Metric(msgspec.Struct, frozen=True):
     unseen: dict[str, float]
 
 
+class Reranking(msgspec.Struct, frozen=True):
+    """How many candidates are re-ranked unless a request says otherwise, and by which task of the model."""
+
+    n: int
+    by: str
+
+
 class ModelAnswer(msgspec.Struct, frozen=True):
     """What is being served."""
 
@@ -235,6 +265,7 @@ class ModelAnswer(msgspec.Struct, frozen=True):
     metrics: list[Metric]
     remarks: list[str]
     last_refused: Refused | None
+    rerank: Reranking | None = None
 
 
 class StudyAnswer(msgspec.Struct, frozen=True):

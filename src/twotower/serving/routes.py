@@ -49,6 +49,7 @@ async def recommend(call: Call) -> Reply:
         allow=allow,
         where=body.where,
         diversity=body.diversity,
+        rerank="default" if body.rerank is UNSET else None if body.rerank is None else body.rerank.n,
     )
     try:
         reply, bases = await call.backend.engine.recommend(queries, wanted, _recommended)  # type: ignore[arg-type]
@@ -106,7 +107,7 @@ async def explain(call: Call) -> Reply:
     def found(retriever: Retriever) -> bytes:
         titles = Titles(retriever)
         (candidate,) = titles.candidates([retriever.ids.value(retriever.candidate_row(body.candidate))])
-        explanation = retriever.explain(body.query, candidate.id)
+        explanation = retriever.explain(body.query, candidate.id, body.score)
         chosen = titles.candidates([one.id for one in explanation.history])
         return json_of(
             ExplainAnswer(

@@ -191,7 +191,7 @@ class Service:
         if isinstance(error, StoreUnavailableError | StoreVersionError):
             return self._away(error)
         if isinstance(error, TwoTowerError):
-            return Refusal(400, "invalid", str(error))
+            return Refusal(400, "invalid", str(error), error.field)
         if isinstance(error, TimeoutError):
             message = f"the request took longer than {self.settings.seconds:g} s, which are allowed"
             return Refusal(408, "timeout", message, headers=CLOSE)

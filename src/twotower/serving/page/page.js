@@ -373,6 +373,7 @@ async function showResults() {
   try {
     const k = Number($("k").value);
     $("exclude-seen").parentElement.hidden = similar !== null;
+    $("rerank-part").hidden = similar !== null || !state.model.rerank;
     let found, heading, basis, query = null;
     if (similar !== null) {
       const condition = where ? `&where=${encodeURIComponent(where)}` : "";
@@ -381,7 +382,9 @@ async function showResults() {
       state.titles.set(similar, answer.title);
     } else {
       query = question();
-      const answer = await ask("/v1/recommend", { query, k, exclude_seen: $("exclude-seen").checked, where });
+      const body = { query, k, exclude_seen: $("exclude-seen").checked, where };
+      if (state.model.rerank) body.rerank = $("rerank").value ? { n: Number($("rerank").value) } : null;
+      const answer = await ask("/v1/recommend", body);
       [found, basis] = [answer.answers[0].recommendations, answer.answers[0].basis];
       heading = state.mode === "new" ? "For a new user" : state.who === null ? "Most popular" : `For ${state.who}`;
     }
@@ -412,12 +415,12 @@ function drawCrumbs(similar) {
 }
 
 function drawResults(found, basis, query) {
-  const scores = found.map((one) => one.score);
+  const scores = found.map(orderedBy);
   const high = Math.max(...scores), low = Math.min(0, ...scores);
   $("results").replaceChildren(...found.map((one, number) => {
     state.titles.set(String(one.id), one.title);
     const fill = el("div", { class: "fill" });
-    fill.style.width = `${high > low ? (100 * (one.score - low)) / (high - low) : 0}%`;
+    fill.style.width = `${high > low ? (100 * (orderedBy(one) - low)) / (high - low) : 0}%`;
     const row = el("li", { class: "result" },
       el("span", { class: "rank", "aria-hidden": "true" }, String(number + 1)),
       el("span", { class: "title" }, one.title));
@@ -427,12 +430,27 @@ function drawResults(found, basis, query) {
       type: "button", class: "quiet small", "aria-label": `Similar to ${one.title}`,
       onclick: () => { go({ similar: one.id }); $("results").focus(); },
     }, "Similar"));
-    const unit = basis === "popularity" ? `${one.score} events` : one.score.toFixed(3);
+    const refined = one.rerank_score === null ? "" : `${words(state.model.rerank?.by ?? "refined")} ${one.rerank_score.toFixed(3)} · match `;
+    const unit = basis === "popularity" ? `${one.score} events` : refined + one.score.toFixed(3);
     row.append(actions, el("span", { class: "more" }, ...tags(one.candidate)),
       el("span", { class: "score" }, el("span", { class: "track", "aria-hidden": "true" }, fill), el("span", {}, unit)));
     return row;
   }));
   if (!found.length) $("results").append(el("li", { class: "hint" }, "No item matches. Relax the filter, or show items that they already have."));
+}
+
+function orderedBy(one) {
+  return one.rerank_score ?? one.score;
+}
+
+// Whether and how far the order is refined: the choices that fit the bundle, its own at first
+
+function drawRerank() {
+  const own = state.model.rerank;
+  if (!own || $("rerank").childElementCount) return;
+  const counts = [...new Set([50, 200, 1000, own.n])].sort((a, b) => a - b);
+  $("rerank").append(el("option", { value: "" }, "off"), ...counts.map((count) => el("option", { value: count }, `best ${count.toLocaleString("en")}`)));
+  $("rerank").value = String(own.n);
 }
 
 function tags(row) {
@@ -454,7 +472,7 @@ function whyButton(row, one, query) {
     button.setAttribute("aria-expanded", String(opens));
     if (!opens || part.childElementCount) return;
     try {
-      part.append(...explanation(await ask("/v1/explain", { query, candidate: one.id })));
+      part.append(...explanation(await ask("/v1/explain", { query, candidate: one.id, score: one.rerank_score === null ? "retrieval" : "rerank" })));
     } catch (problem) {
       part.append(el("p", { class: "error", role: "alert" }, problem.message));
     }
@@ -578,6 +596,7 @@ async function refreshModel() {
   $("refused").hidden = !model.last_refused;
   if (model.last_refused) $("refused").textContent = `A new model was rejected: ${model.last_refused.reason}`;
   $("who-label").textContent = words(model.query_id);
+  drawRerank();
 }
 
 async function start() {
@@ -588,6 +607,7 @@ async function start() {
   $("to-study").addEventListener("click", (event) => { event.preventDefault(); go({ view: "study" }); });
   $("exclude-seen").addEventListener("change", showResults);
   $("k").addEventListener("change", showResults);
+  $("rerank").addEventListener("change", showResults);
   $("where-form").addEventListener("submit", (event) => {
     event.preventDefault();
     state.filters = {};
