@@ -24,6 +24,13 @@ BASES = {
     "popularity": "Nothing is known of it; these are the most popular.",
 }
 
+RerankOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=MOST_RERANKED, help="Retrieve so many and re-rank them; 0: retrieval alone. Default: the bundle's."
+    ),
+]
+
 app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -51,14 +58,7 @@ def recommend(
     diversity: Annotated[
         float, typer.Option(min=0, max=1, help="How much it counts that recommendations are unlike each other.")
     ] = 0.0,
-    rerank: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=MOST_RERANKED,
-            help="Retrieve so many and re-rank them; 0: retrieval alone. Default: as the bundle says.",
-        ),
-    ] = None,
+    rerank: RerankOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
@@ -68,12 +68,7 @@ def recommend(
     An interrupted file goes on where it was when the same command is given again.
     """
     del imports  # done, before a bundle is read
-    if (query is None) == (queries is None):
-        raise ConfigError(
-            "recommend takes --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
-        )
-    if (queries is None) != (out is None):
-        raise ConfigError("--queries and --out belong together; expected both, or neither")
+    _check(query, queries, out)
     filters = Filters(
         exclude_seen=exclude_seen,
         exclude=tuple(exclude or ()),
@@ -91,6 +86,16 @@ def recommend(
         return
     assert query is not None
     _one(retriever, _parsed(query), k, filters, console, json)
+
+
+def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
+    """Refuses both, or neither, of one query and a file of them."""
+    if (query is None) == (queries is None):
+        raise ConfigError(
+            "recommend takes --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
+        )
+    if (queries is None) != (out is None):
+        raise ConfigError("--queries and --out belong together; expected both, or neither")
 
 
 def _one(

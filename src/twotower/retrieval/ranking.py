@@ -61,11 +61,7 @@ class Ranker:
         rerank: int | None = None,
     ) -> list[Ranked]:
         """The k best candidates of each query; see `Retriever.rank`, where `rerank` may also be left to the bundle."""
-        if rerank is not None and self._reranker is None:
-            raise ConfigError(
-                f"rerank={rerank}: the bundle re-ranks by no head; expected None, or a bundle made with rerank",
-                field="rerank",
-            )
+        reranker = None if rerank is None else self._required_reranker(rerank)
         pool = pool_of(k, diversity)
         requests = self.requests.read_all(queries)
         rows = [self.requests.row(request) for request in requests]
@@ -92,9 +88,8 @@ class Ranker:
                 hits = self._from_store(
                     self._store, vectors, wanted, without, said, self._store.condition(allow, where)
                 )
-            if self._reranker is not None and rerank is not None:
-                with torch.inference_mode():
-                    hits = self._reranker.rerank(hits, encoded, vectors, pool)
+            if reranker is not None:
+                hits = reranker.rerank(hits, encoded, vectors, pool)
             for place, one in zip(asked, hits, strict=True):
                 found[place] = replace(one, basis=bases[place], notes=self._notes(requests[place]))
         ranked = [
@@ -102,6 +97,14 @@ class Ranker:
             for place in range(len(requests))
         ]
         return ranked if diversity == 0 else [self._diversified(one, k, diversity) for one in ranked]
+
+    def _required_reranker(self, rerank: int) -> Reranker:
+        if self._reranker is None:
+            raise ConfigError(
+                f"rerank={rerank}: the bundle re-ranks by no head; expected None, or a bundle made with rerank",
+                field="rerank",
+            )
+        return self._reranker
 
     def _said(self, request: Request, exclude: Sequence[object], exclude_seen: bool) -> list[object]:
         """Ids that a request may not get, which the catalogue need not have."""

@@ -42,6 +42,7 @@ class Reranker:
         features = embeddings[:, :0] if bundle.features is None else bundle.features
         self._catalogue = Side(features, embeddings if self.head.reads_vectors else embeddings[:, :0])
 
+    @torch.inference_mode()
     def rerank(self, found: Sequence[Ranked], encoded: Sequence[Tensor], vectors: Tensor, k: int) -> list[Ranked]:
         """The k best of what was found for each of q requests; equal ones stay in the order of retrieval.
 
