@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.intervals import mean_interval
@@ -90,6 +90,9 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
     for number, variant in enumerate(study.variants):
         others = [shown(value) for other, value in variant.values.items() if other != key]
         lines.setdefault(", ".join(others), []).append(number)
+    named_below = max(map(len, lines)) > LONGEST_LABEL
+    if named_below:
+        _name_below(figure, list(lines), theme)
     for panel, protocol in zip(panels, PROTOCOLS, strict=True):
         labels = []
         for (label, numbers), colour in zip(lines.items(), LINES * len(lines), strict=False):
@@ -98,10 +101,13 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
             found = [study.scores_of(number).interval(protocol, study.metric) for number in numbers]
             panel.plot(x, [one.mean for one in found], "o-", color=colour, linewidth=2.2, markersize=5)
             panel.fill_between(x, [one.low for one in found], [one.high for one in found], color=colour, alpha=0.15)
-            labels.append((found[-1].mean, f"{label} {found[-1].mean:.3f}".strip(), colour))
+            shown_label = f"{found[-1].mean:.3f}" if named_below else f"{label} {found[-1].mean:.3f}".strip()
+            labels.append((found[-1].mean, shown_label, colour))
         values = study.varied[key]
         if min(values) > 0 and max(values) / min(values) >= 8:
             panel.set_xscale("log")
+            panel.set_xticks(values, [shown(value) for value in values])
+            panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xlabel(name, color=theme.ink)
         _finish(panel, protocol, labels, theme)
     return figure
