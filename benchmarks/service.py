@@ -204,7 +204,12 @@ class Connections:
     async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
         """The status and body of one answer."""
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
-        head = f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"
+        head = (
+            f"POST {path} HTTP/1.1",
+            "host: localhost",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+        )
         writer.write("\r\n".join((*head, "", "")).encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])

@@ -85,7 +85,7 @@ class Client:
         self.service = service
         self._loop = asyncio.new_event_loop()
         transport = httpx.ASGITransport(service, raise_app_exceptions=False)
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         service.start()
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:

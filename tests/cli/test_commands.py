@@ -81,7 +81,8 @@ def test_the_example_config_trains_evaluates_and_recommends(shop: Path, trained:
     assert answer["basis"] == "query"
     found = [one["id"] for one in answer["recommendations"]]
     assert len(found) == 7
-    assert {*answer["recommendations"][0]} == {"id", "score", "candidate"}
+    assert {*answer["recommendations"][0]} == {"id", "score", "candidate", "rerank_score"}
+    assert {one["rerank_score"] for one in answer["recommendations"]} == {None}
     every = twotower("recommend", trained, "--query", "c0042", "-k", 1000, "--no-exclude-seen", "--json").stdout
     assert len(msgspec.json.decode(every)["recommendations"]) == 200
     allowed = [part for sku in found[1:3] for part in ("--allow", sku)]

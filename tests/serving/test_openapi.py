@@ -40,11 +40,13 @@ TAKES_NOTHING = (*(("GET", f"/v1/{name}") for name in ("model", "study")), ("POS
 
 @pytest.fixture(scope="module")
 def schema(saved_bundle: Path) -> Any:
+    from twotower.serving.hosts import Hosts
     from twotower.serving.served import Served
     from twotower.serving.service import Service
     from twotower.serving.settings import Settings
 
-    service = Service(Served(saved_bundle), Settings(watch_seconds=None))
+    hosts = Hosts.listening_at("127.0.0.1", ["testserver"])  # as schemathesis calls it
+    service = Service(Served(saved_bundle), Settings(watch_seconds=None, hosts=hosts))
     return schemathesis.openapi.from_asgi("/openapi.json", service)
 
 

@@ -18,6 +18,7 @@ from twotower.processes import allowed_threads
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
 from twotower.serving.copies import Copies
+from twotower.serving.hosts import Hosts
 from twotower.serving.running import listening, run
 from twotower.serving.served import Served
 from twotower.serving.service import Service
@@ -29,6 +30,14 @@ TOKEN = "TWOTOWER_TOKEN"
 THREADS = min(4, allowed_threads())
 """Threads of a search: more than a few would only wait for the memory."""
 
+AllowedHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A name that requests may call it by, besides its address; *.NAME: all below it, *: any. Repeatable.",
+    ),
+]
+
 app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -37,6 +46,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8000,
+    allowed_host: AllowedHostOption = None,
     token_file: Annotated[
         Path | None, typer.Option(help=f"A file with the token that requests have to bring; or set {TOKEN}.")
     ] = None,
@@ -64,7 +74,8 @@ def serve(
     """
     del imports  # done, before a bundle is read
     token = _token(token_file)
-    settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain)
+    hosts = Hosts.listening_at(host, allowed_host or ())
+    settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain, hosts=hosts)
     load = partial(Retriever.load, engine=_engine(engine), store=store)
 
     def service(copies: Copies | None = None) -> Service:
@@ -75,13 +86,9 @@ def serve(
     if token is None and not _is_own(host):
         _warn_of_strangers(console, host)
     with listening(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        console.print(
-            f"twotower serves {bundle} at http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends it)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        said = f"twotower serves {bundle} at {address} (Ctrl-C ends it)"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
         if alone is not None:
             run(alone, listener, threads)
         else:

@@ -73,6 +73,7 @@ class Endpoint:
         parameters: The struct that the address's parameters have to be.
         refusals: Statuses of its own, besides those that all have.
         guarded: Whether the token is asked for.
+        changes: Whether it changes what is served; not for pages of other origins.
     """
 
     method: str
@@ -84,6 +85,7 @@ class Endpoint:
     parameters: type[msgspec.Struct] = NoParameters
     refusals: Sequence[int] = ()
     guarded: bool = True
+    changes: bool = False
 
     @property
     def name(self) -> str:

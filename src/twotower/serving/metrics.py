@@ -45,6 +45,12 @@ class Metrics:
         self._bases = client.Counter(
             "twotower_answers", "Answers by what they were based on; popularity is the last resort.", ["basis"], **own
         )
+        self._refused = client.Counter(
+            "twotower_refused_requests",
+            "Requests refused for their host or their origin.",
+            ["reason"],
+            **own,
+        )
         self._failures = client.Counter("twotower_store_failures", "Requests that a store could not answer.", **own)
         self._bundles = _Bundles(served, waiting)
         self._registry.register(self._bundles)
@@ -61,6 +67,10 @@ class Metrics:
         """Counts what answers were based on."""
         for basis in bases:
             self._basis(basis).inc()
+
+    def refused(self, reason: str) -> None:
+        """Counts a request that is refused for its host or its origin."""
+        self._refused.labels(reason).inc()
 
     def store_failed(self) -> None:
         """Counts a request that a store could not answer."""

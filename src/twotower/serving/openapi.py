@@ -44,7 +44,7 @@ def description(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint, path: str, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     error = {"application/json": {"schema": schema_of[ErrorAnswer]}}
-    statuses = sorted({*endpoint.refusals, 400, 408, 503} | ({401} if endpoint.guarded else set()))
+    statuses = sorted({*endpoint.refusals, 400, 408, 421, 503} | ({401} if endpoint.guarded else set()))
     answer = (
         {"text/plain": {"schema": {"type": "string"}}}
         if endpoint.answer is None

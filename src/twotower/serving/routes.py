@@ -210,7 +210,15 @@ ENDPOINTS = (
         "GET", "/v1/history/{id:path}", history, "A query's history", HistoryAnswer, None, HistoryParameters, (404,)
     ),
     Endpoint("GET", "/v1/study", study, "Curves of the study or the training", StudyAnswer),
-    Endpoint("POST", "/v1/reload", reload, "Serve what is at the bundle's path now", ReloadAnswer, refusals=(422,)),
+    Endpoint(
+        "POST",
+        "/v1/reload",
+        reload,
+        "Serve what is at the bundle's path now",
+        ReloadAnswer,
+        refusals=(403, 422),
+        changes=True,
+    ),
     Endpoint("GET", "/v2/health/live", live, "Whether it lives", HealthAnswer, guarded=False),
     Endpoint("GET", "/v2/health/ready", ready, "Whether it is ready", HealthAnswer, guarded=False),
     Endpoint("GET", "/metrics", metrics, "Metrics for Prometheus", None),

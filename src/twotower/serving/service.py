@@ -18,6 +18,7 @@ from twotower.extras import require
 from twotower.serving.bodies import CLOSE, body_of, decoded, parameters
 from twotower.serving.endpoints import Backend, Call, Endpoint
 from twotower.serving.engine import Engine
+from twotower.serving.hosts import check_origin
 from twotower.serving.logs import fields, log
 from twotower.serving.metrics import Metrics
 from twotower.serving.openapi import description
@@ -88,6 +89,9 @@ class Service:
 
         self.in_flight += 1
         try:
+            if (refusal := self._wrong_host(scope)) is not None:
+                await refused(refusal, self.served.current.version)(scope, receive, noting)
+                return
             await self._app(scope, receive, noting)
         finally:
             self.in_flight -= 1
@@ -165,6 +169,8 @@ class Service:
         return handle
 
     async def _answer(self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request) -> Reply:
+        if endpoint.changes:
+            check_origin(request.headers)
         if endpoint.guarded:
             self._check_token(request)
         asked = parameters(request.query_params.multi_items(), endpoint.parameters)
@@ -172,6 +178,15 @@ class Service:
         if decoder is not None:
             body = decoded(await body_of(request, self.settings.body_bytes), decoder)
         return await endpoint.handler(Call(self.backend, request.path_params, asked, body))
+
+    def _wrong_host(self, scope: Scope) -> Refusal | None:
+        """Why a request is not answered that calls the service by another name."""
+        try:
+            self.settings.hosts.check([value for name, value in scope["headers"] if name == b"host"])
+        except Refusal as refusal:
+            self.metrics.refused("host")
+            return refusal
+        return None
 
     def _check_token(self, request: Request) -> None:
         if self.settings.token is None:
@@ -185,6 +200,8 @@ class Service:
     def _refusal(self, error: Exception) -> Refusal:
         """What an error is to the one who asked."""
         if isinstance(error, Refusal):
+            if error.code == "cross_origin":
+                self.metrics.refused("origin")
             return error
         if isinstance(error, UnknownCandidateError):
             return Refusal(404, "unknown_candidate", str(error), "candidate")

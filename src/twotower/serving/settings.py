@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twotower.errors import ConfigError
+from twotower.serving.hosts import Hosts
 
 LARGEST_K = 1000
 """Candidates that one answer may hold for a query."""
@@ -34,6 +35,7 @@ class Settings:
         waiting: Requests that may wait at once; others are told to come again.
         watch_seconds: How often the bundle's folder is looked at; None for never.
         drain_seconds: How long requests in flight have when the service is told to end.
+        hosts: What requests may call it; default: what a machine calls itself.
     """
 
     token: str | None = None
@@ -42,6 +44,7 @@ class Settings:
     waiting: int = 512
     watch_seconds: float | None = 0.25
     drain_seconds: float = 10.0
+    hosts: Hosts = field(default_factory=Hosts)
 
 
 def read_token(path: Path) -> str:
