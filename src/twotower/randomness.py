@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -38,16 +38,19 @@ def part_of_rows(part: slice, rows: int) -> Iterator[None]:
         _part.reset(token)
 
 
-@contextmanager
-def own_draws() -> Iterator[None]:
+def own_draws() -> AbstractContextManager[None]:
     """Inside the block, what is drawn is not for the rows of a step; afterwards all processes draw alike again.
 
     Where a process has a part of the rows, the numbers inside come from a seed that all have drawn. Elsewhere this does
     nothing.
     """
-    if _part.get() is None:
-        yield
-        return
+    if torch.compiler.is_exporting() or _part.get() is None:  # an export stumbles over context variables
+        return nullcontext()
+    return _draws_from_a_shared_seed()
+
+
+@contextmanager
+def _draws_from_a_shared_seed() -> Iterator[None]:
     seed = int(torch.randint(1 << 62, ()))
     token = _part.set(None)
     devices = list(range(torch.cuda.device_count()))

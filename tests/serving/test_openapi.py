@@ -46,7 +46,7 @@ def schema(saved_bundle: Path) -> Any:
     from twotower.serving.settings import Settings
 
     hosts = Hosts.listening_at("127.0.0.1", ["testserver"])  # as schemathesis calls it
-    service = Service(Served(saved_bundle), Settings(watch_seconds=None, hosts=hosts))
+    service = Service(Served(saved_bundle), Settings(watch_seconds=None, hosts=hosts, body_bytes=1 << 27))
     return schemathesis.openapi.from_asgi("/openapi.json", service)
 
 

@@ -56,7 +56,10 @@ COMMANDS = {
         "Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show.",
     ),
     "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
-    "triton": ("bundle", "Write both towers of a bundle as a model repository for Triton Inference Server."),
+    "triton": (
+        "bundle",
+        "Write the towers of a bundle, and its re-ranking head, as a model repository for Triton Inference Server.",
+    ),
     "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),
     "prepare": (
         "prepare",

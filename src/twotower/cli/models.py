@@ -51,7 +51,7 @@ def train(
     Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
     after it when it recommends. Rerun the command to resume an interrupted training.
 
-    Started by `torchrun --nproc-per-node N -m twotower train …`, N processes train one model together.
+    N processes that `torchrun --nproc-per-node N -m twotower train CONFIG.toml` starts train one model together.
     """
     console = console_for(json)
     with launched() as ranks:

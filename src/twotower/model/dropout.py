@@ -17,6 +17,7 @@ class Dropout(nn.Module):
         share: Share of the numbers, in [0, 1).
 
     Example:
+        >>> import torch
         >>> Dropout(0.5)(torch.ones(4)).unique().tolist() in ([0.0], [2.0], [0.0, 2.0])
         True
     """
