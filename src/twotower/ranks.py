@@ -17,6 +17,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
+from twotower.launch import launched_rank
 from twotower.randomness import part_of_rows
 
 T = TypeVar("T")
@@ -261,11 +262,6 @@ def ranks_of_process() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def launched_ranks() -> int:
-    """How many processes `torchrun` has started for one command; 1 where it has not started this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-
-
 @contextmanager
 def launched() -> Iterator[Ranks]:
     """Joins the processes that `torchrun` has started, where it has; inside the block they are a process group.
@@ -273,7 +269,7 @@ def launched() -> Iterator[Ranks]:
     Tensors on a CPU are exchanged by gloo, those on CUDA devices by nccl; each rank of a machine takes a device of its
     own as the current one.
     """
-    if launched_ranks() == 1 or dist.is_initialized():
+    if launched_rank() is None or dist.is_initialized():
         yield ranks_of_process()
         return
     backend = "gloo"

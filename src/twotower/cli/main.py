@@ -20,6 +20,7 @@ from twotower.errors import (
     SavedFolderError,
     TwoTowerError,
 )
+from twotower.launch import launched_rank
 from twotower.version import VERSION
 
 EXIT_CODES: dict[type[TwoTowerError], int] = {
@@ -75,7 +76,7 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, left = super().resolve_command(ctx, args)
-        if name is not None and name != "train" and _rank() is not None:
+        if name is not None and name != "train" and launched_rank() is not None:
             raise ConfigError(f"twotower {name} runs in one process; expected it without torchrun, which train is for")
         return name, command if name is None else imported(name), left
 
@@ -144,18 +145,12 @@ def run() -> None:
             warnings.showwarning = show
             app(standalone_mode=True)
     except TwoTowerError as error:
-        where = "" if (rank := _rank()) is None else f" (rank {rank})"
+        where = "" if (rank := launched_rank()) is None else f" (rank {rank})"
         console.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing
         sys.exit(OTHER_ERROR)
-
-
-def _rank() -> str | None:
-    """Which of several processes this is that `torchrun` has started; None where it is the only one."""
-    several = os.environ.get("WORLD_SIZE", "1") != "1" and "TORCHELASTIC_RUN_ID" in os.environ
-    return os.environ.get("RANK") if several else None
 
 
 def _escaped(text: str) -> str:

@@ -102,18 +102,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         Columns are `scorer`, `protocol` (of a task its name), `metric`, `value` and `half_width`, which is that of the
         95% interval over queries and null for metrics without one. `to_table().to_pandas()` makes a data frame of it.
         """
-        figures = [
-            {
-                "scorer": name,
-                "protocol": protocol,
-                "metric": metric,
-                "value": value,
-                "half_width": scores.half_widths.get(f"{protocol}.{metric}"),
-            }
-            for name, scores in self.rows.items()
-            for protocol in PROTOCOLS
-            for metric, value in getattr(scores, protocol).items()
-        ]
+        figures = [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
         figures += [figure for task in self.tasks for figure in task.figures()]
         figures += [] if self.rerank is None else self.rerank.figures()
         return pa.Table.from_pylist(figures, schema=FIGURES)

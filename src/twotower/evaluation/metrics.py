@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -69,6 +70,20 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     def by_group(self) -> dict[str, Metrics]:
         """All metrics, by protocol and by task."""
         return {"all": self.all, "unseen": self.unseen, "new": self.new or self.unseen, **self.tasks}
+
+    def figures(self, scorer: str) -> list[dict[str, Any]]:
+        """Each metric of both protocols, as a row of `Evaluation.to_table`, under the scorer's name."""
+        return [
+            {
+                "scorer": scorer,
+                "protocol": protocol,
+                "metric": metric,
+                "value": value,
+                "half_width": self.half_widths.get(f"{protocol}.{metric}"),
+            }
+            for protocol in ("all", "unseen")
+            for metric, value in self.by_group[protocol].items()
+        ]
 
     def value(self, metric: str) -> float:
         """The value of `all.top_100`, `unseen.mrr`, `rating.rmse`, …; a bare name means `all`.

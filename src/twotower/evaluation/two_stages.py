@@ -82,18 +82,7 @@ class RerankEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     def figures(self) -> list[dict[str, Any]]:
         """Each metric of both, as a row of `Evaluation.to_table`."""
-        return [
-            {
-                "scorer": name,
-                "protocol": protocol,
-                "metric": metric,
-                "value": value,
-                "half_width": scores.half_widths.get(f"{protocol}.{metric}"),
-            }
-            for name, scores in self.rows.items()
-            for protocol in PROTOCOLS
-            for metric, value in getattr(scores, protocol).items()
-        ]
+        return [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
 
 
 def evaluate_rerank(
