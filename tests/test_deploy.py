@@ -14,6 +14,7 @@ import pytest
 from serving_fixtures import Client
 from twotower.cli.main import imported
 from twotower.retrieval.publishing import store_at
+from twotower.serving.hosts import Hosts
 from twotower.serving.routes import ENDPOINTS
 
 yaml = pytest.importorskip("yaml")
@@ -57,6 +58,28 @@ def test_every_command_is_one_of_ours(words: list[str]) -> None:
     context = imported(words[0]).make_context(words[0], list(words[1:]))
     if store := context.params.get("store"):
         store_at(store)
+
+
+@pytest.mark.parametrize(
+    ("served", "names"),
+    [
+        (
+            documents(DEPLOY / "compose.yaml")[0]["services"]["serve"]["command"],
+            ["serve:8000", "proxy:8080", "localhost:8080"],
+        ),
+        (
+            next(one["args"] for one in containers() if one["args"][0] == "serve"),
+            ["twotower", "twotower.shop.svc.cluster.local", "10.1.2.3:8000"],
+        ),
+    ],
+    ids=["compose", "kubernetes"],
+)
+def test_a_service_answers_to_the_names_that_it_is_called_by(served: list[str], names: list[str]) -> None:
+    given = imported("serve").make_context("serve", served[1:]).params
+    allowed = [name.replace("${SERVER_NAME:-localhost}", "localhost") for name in given["allowed_host"]]
+    hosts = Hosts.listening_at(given["host"], allowed)
+    assert [name for name in names if not hosts.allow(name)] == []
+    assert not hosts.allow("evil.example")
 
 
 def test_a_command_that_is_not_would_be_noticed() -> None:
