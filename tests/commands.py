@@ -63,6 +63,14 @@ class Forked:
             raise subprocess.TimeoutExpired(str(self.pid), timeout, self.stdout.read_text(), self.stderr.read_text())
         return self.returncode
 
+    def wait_for(self, text: str, times: int = 1, timeout: float = 60) -> None:
+        """Waits until it has written a text to its standard output so many times."""
+        end = time.monotonic() + timeout
+        while self.stdout.read_text(encoding="utf-8").count(text) < times:
+            assert self.poll() is None, self.stderr.read_text(encoding="utf-8")
+            assert time.monotonic() < end, f"it has not said {text!r} in {timeout} s"
+            time.sleep(0.01)
+
     def send_signal(self, number: int) -> None:
         """Sends a signal to it alone."""
         os.kill(self.pid, number)
@@ -71,7 +79,7 @@ class Forked:
 def start_python(
     *arguments: object, folder: Path, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> Forked:
-    """Starts `python ARGUMENTS`, where these are `-m MODULE …` or `SCRIPT …`.
+    """Starts `python ARGUMENTS`, where these are `-m MODULE …`, `-c SOURCE …` or `SCRIPT …`.
 
     Args:
         arguments: What follows `python`.
@@ -192,6 +200,9 @@ def _run(argv: list[str]) -> int:
             sys.argv = argv[1:]
             sys.path[0] = str(Path.cwd())
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        elif argv[0] == "-c":
+            sys.argv = ["-c", *argv[2:]]
+            exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
         else:
             sys.argv = argv
             sys.path[0] = str(Path(argv[0]).resolve().parent)
