@@ -180,6 +180,7 @@ def _become(task: dict[str, Any]) -> None:
         os.setpgid(0, 0)
         os.environ.clear()
         os.environ.update(task["env"])
+        tempfile.tempdir = None  # what TMPDIR says is asked for once, and kept
         os.chdir(task["cwd"])
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(task[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -37,6 +37,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
 
 LESS = (
+    (r"simulated\(\)", "simulated(300, 400, 6_000)"),
     (r"--minutes \d+", "--minutes 0.1"),
     (r"\bepochs( ?= ?)\d+", r"epochs\g<1>1"),
     (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
