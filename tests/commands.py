@@ -28,8 +28,9 @@ from typing import IO, Any
 from twotower import processes
 
 COMMANDS = ("bundle", "data", "models", "recommend", "serve", "study", "tune")
-WORKERS = ("torch._dynamo", "twotower.experiments.run")  # an optimiser imports dynamo
-IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, "twotower.experiments.tuning.tune")
+WORKERS = ("torch._dynamo", "pandas", "twotower.experiments.run")  # optimisers import dynamo, and Arrow pandas
+LATE = ("twotower.experiments.tuning.tune", "typer._adapters", "twotower.cli.main", "_strptime")
+IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, *LATE)
 
 _servers: dict[int, subprocess.Popen[str]] = {}
 
