@@ -276,6 +276,17 @@ def test_steps_are_measured_over_depths_and_batches(run: Run, tmp_path: Path) ->
         assert outcome["validation_work"]["read"] == 4 * 300 * 40
 
 
+def test_steps_with_histories_have_floors_of_their_own(run: Run, tmp_path: Path) -> None:
+    sizes = ("--data", "simulated:30,40,600", "--depths", "4", "--batches", 256, "--repetitions", 1)
+    run("step.py", *sizes, "--history", 0, 5, "--out", tmp_path / "step.json")
+    without, having = read(tmp_path / "step.json")["outcomes"]
+    assert (without["history"], having["history"]) == (0, 5)
+    events = 480 / having["steps"]
+    weights = having["step_work"]["exponentials"] - without["step_work"]["exponentials"]
+    assert weights == pytest.approx(events * 5 * 4)  # of each choice in each of four means
+    assert having["step_work"]["flops"] > without["step_work"]["flops"]
+
+
 def test_a_retriever_is_measured_by_graph(run: Run, tmp_path: Path) -> None:
     sizes = ("--candidates", 600, "--dim", 8, "--queries", 1, 5, "--repetitions", 3, "--k", 10, "--index", "hnsw")
     assert "floor" in run("retriever.py", *sizes, "--out", tmp_path / "retriever.json")
