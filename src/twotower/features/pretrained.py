@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from twotower.errors import ConfigError
 from twotower.extras import require
 
-EXTRA = "text"
 MOST_LAYERS = 256
 """A config with more layers is not one of an encoder."""
 
@@ -35,7 +34,7 @@ class Tokens:
     """
 
     def __init__(self, tokenizer: str, max_length: int) -> None:
-        library: Any = require("tokenizers", EXTRA)
+        library: Any = require("tokenizers", "text")
         try:
             self._tokenizer = library.Tokenizer.from_str(tokenizer)
             self._tokenizer.no_padding()
@@ -99,7 +98,7 @@ def read_encoder(folder: Path, max_length: int) -> tuple[MeanPooled, str, str]:
         ConfigError: A file is missing or cannot be used, or the model is no encoder of so many tokens.
         MissingExtraError: The extra `text` is not installed.
     """
-    library: Any = require("transformers", EXTRA)
+    library: Any = require("transformers", "text")
     _check_files(folder)
     try:
         with _quiet(library):
@@ -131,7 +130,7 @@ def encoder_config(config: str) -> Any:
         ValueError: It is of no model that can be used here.
     """
     settings = _plain(msgspec.json.decode(config, type=dict[str, Any]))
-    found: Any = require("transformers", EXTRA).AutoConfig.for_model(**settings)
+    found: Any = require("transformers", "text").AutoConfig.for_model(**settings)
     if getattr(found, "is_encoder_decoder", False):
         raise ValueError(f"a {found.model_type} has an encoder and a decoder; expected an encoder alone, such as BERT")
     if not 0 <= found.num_hidden_layers <= MOST_LAYERS:
@@ -141,7 +140,7 @@ def encoder_config(config: str) -> Any:
 
 def make_encoder(config: str) -> MeanPooled:
     """An encoder by its config, with weights that mean nothing yet."""
-    library: Any = require("transformers", EXTRA)
+    library: Any = require("transformers", "text")
     settings = encoder_config(config)
     with _quiet(library):
         return MeanPooled(
