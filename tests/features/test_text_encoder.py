@@ -136,9 +136,12 @@ def test_a_saved_model_whose_encoder_was_exchanged_is_refused(encoder_folder: Pa
     feature = fitted(encoder_folder)
     state = feature.learned()
     config = state["config"][0].as_py().replace('"hidden_size":8', '"hidden_size":800000')
-    altered = state.set_column(0, "config", pa.array([config]))
+    again = feature_from_settings(feature.settings())
     with pytest.raises(ValueError, match="not of the shapes that its config says"):
-        feature_from_settings(feature.settings()).restore(altered)
+        again.restore(state.set_column(0, "config", pa.array([config])))
+    config = state["config"][0].as_py().replace('"bert"', '"timm_backbone"')
+    with pytest.raises(ValueError, match="model_type is 'timm_backbone'; expected one of"):
+        again.restore(state.set_column(0, "config", pa.array([config])))
 
 
 def without(name: str) -> Callable[[Path], None]:
@@ -170,7 +173,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights that can run code": (as_bin, "has no .safetensors; weights in a .bin file can run code"),
     "another size": (config_with(hidden_size=16), "no text encoder that can be used"),
     "a weight is missing": (without_a_weight, "the weights lack encoder.layer.0.output.dense.weight"),
-    "unknown model": (config_with(model_type="none-such"), "no text encoder that can be used"),
+    "no encoder": (config_with(model_type="t5"), "model_type is 't5'; expected one of albert, bert"),
+    "too many layers": (config_with(num_hidden_layers=1000), "num_hidden_layers is 1000; expected at most 256"),
     "too few positions": (config_with(max_position_embeddings=4), "no text encoder|max_length=8"),
 }
 

@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from twotower.errors import ConfigError
 from twotower.extras import require
 
+ENCODERS = (
+    *("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra"),
+    *("modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"),
+)
+"""Models of transformers that are encoders of text and are made of their config alone, without loading anything."""
+
+LOOPS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
 MOST_LAYERS = 256
-"""A config with more layers is not one of an encoder."""
+"""A config with more layers, or groups of them, is not one of an encoder."""
 
 LOADS_CODE = ("auto_map", "attn_implementation", "quantization_config")
 """Keys of a config by which transformers would look for code or kernels elsewhere."""
@@ -101,6 +108,7 @@ def read_encoder(folder: Path, max_length: int) -> tuple[MeanPooled, str, str]:
     library: Any = require("transformers", "text")
     _check_files(folder)
     try:
+        encoder_config((folder / "config.json").read_text(encoding="utf-8"))
         with _quiet(library):
             encoder, found = library.AutoModel.from_pretrained(
                 folder,
@@ -112,7 +120,6 @@ def read_encoder(folder: Path, max_length: int) -> tuple[MeanPooled, str, str]:
                 output_loading_info=True,
             )
         config = msgspec.json.encode(_plain(encoder.config.to_dict())).decode()
-        encoder_config(config)
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     except Exception as error:  # of what lies in such a folder, the library may fail in any way
         raise ConfigError(f"{folder} holds no text encoder that can be used: {error}") from error
@@ -130,11 +137,14 @@ def encoder_config(config: str) -> Any:
         ValueError: It is of no model that can be used here.
     """
     settings = _plain(msgspec.json.decode(config, type=dict[str, Any]))
-    found: Any = require("transformers", "text").AutoConfig.for_model(**settings)
-    if getattr(found, "is_encoder_decoder", False):
-        raise ValueError(f"a {found.model_type} has an encoder and a decoder; expected an encoder alone, such as BERT")
-    if not 0 <= found.num_hidden_layers <= MOST_LAYERS:
-        raise ValueError(f"{found.num_hidden_layers} layers; expected at most {MOST_LAYERS}")
+    if (kind := settings.get("model_type")) not in ENCODERS:
+        raise ValueError(f"model_type is {kind!r}; expected one of {', '.join(ENCODERS)}")
+    library: Any = require("transformers", "text")
+    with _quiet(library):
+        found: Any = library.AutoConfig.for_model(**settings)
+    for name in LOOPS:
+        if not 0 <= getattr(found, name, 0) <= MOST_LAYERS:
+            raise ValueError(f"{name} is {getattr(found, name)}; expected at most {MOST_LAYERS}")
     return found
 
 
