@@ -22,7 +22,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from commands import run_python
+from commands import run_python, start_python
 from twotower.cli.main import app
 from twotower.data import simulated
 from twotower.experiments.plans import StudyPlan, grid
@@ -39,6 +39,14 @@ Run: TypeAlias = Callable[..., str]
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a benchmark in this process, which has imported PyTorch already, and gives what it prints."""
     before, threads = set(sys.modules), torch.get_num_threads()
+
+    def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != sys.executable:
+            return plain(command, **options)
+        return run_python(*command[1:])
+
+    plain = subprocess.run
+    monkeypatch.setattr(subprocess, "run", forked)
 
     def main(script: str, *arguments: object) -> str:
         path = BENCHMARKS / script
@@ -364,20 +372,18 @@ def test_the_other_side_ends_with_a_benchmark_that_fails_or_is_ended(
     stand_in: Path, tmp_path: Path, width: int, code: int
 ) -> None:
     sizes = ("--queries", 300, "--candidates", 100, "--dim", width, "--batch", 64, "--steps", 3)
-    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in]
+    command = (BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    environment = os.environ | {"TMPDIR": str(scratch)}
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment) as benchmark:
-        assert benchmark.stderr is not None
-        if width == 17:  # the other side never answers
-            while not list(scratch.glob("*/queries.npy")):
-                assert benchmark.poll() is None
-                time.sleep(0.05)
-            benchmark.terminate()
-        said = benchmark.stderr.read()
-    assert benchmark.returncode == code
+    benchmark = start_python(*command, folder=tmp_path, env=os.environ | {"TMPDIR": str(scratch)})
+    if width == 17:  # the other side never answers
+        while not list(scratch.glob("*/queries.npy")):
+            assert benchmark.poll() is None
+            time.sleep(0.05)
+        benchmark.send_signal(signal.SIGTERM)
+    assert benchmark.wait() == code
     if width == 13:
+        said = benchmark.stderr.read_text()
         assert "no model of that width\n" in said
         assert "chatter on the other side" in said
     assert list(scratch.iterdir()) == []

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from torch import distributed as dist
 from typer.testing import CliRunner
 
+from rank_processes import on_ranks, without_errors
 from toy import groups_log
 from twotower.cli.main import app
 from twotower.errors import ConfigError
 from twotower.retrieval import Retriever
 
 CONFIG = """
-imports = ["killer.py"]
 recipe = "tutorial"
 baselines = "none"
 [data]
@@ -67,13 +68,21 @@ def torchrun(folder: Path, out: str, kill_at: int) -> str:
     return done.stdout + done.stderr
 
 
+def trained(folder: Path) -> None:
+    """The command of `torchrun`, by one of the ranks of a group that is there already."""
+    os.environ |= {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": str(dist.get_rank())}
+    os.chdir(folder)
+    app(["train", "unkilled.toml", "--out", "whole"], standalone_mode=False)
+
+
 @pytest.mark.slow
 def test_a_rank_killed_in_the_middle_of_the_command_costs_no_bit(tmp_path: Path) -> None:
     pq.write_table(groups_log(2000).interactions, tmp_path / "log.parquet")
-    (tmp_path / "log.toml").write_text(CONFIG)
+    (tmp_path / "log.toml").write_text('imports = ["killer.py"]' + CONFIG)
+    (tmp_path / "unkilled.toml").write_text(CONFIG)
     (tmp_path / "killer.py").write_text(KILLER)
-    whole, killed = torchrun(tmp_path, "whole", kill_at=-1), torchrun(tmp_path, "killed", kill_at=16)
-    assert whole.count("Saved to whole") == 1
+    without_errors(on_ranks(2, tmp_path, (trained, tmp_path))[0])
+    killed = torchrun(tmp_path, "killed", kill_at=16)
     assert "exitcode: -9" in killed
     assert killed.count("Saved to killed") == 1
     weights = "model/weights.safetensors"
