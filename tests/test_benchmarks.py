@@ -137,6 +137,20 @@ def test_what_training_did_not_see_is_measured(run: Run, toy_config: Path, tmp_p
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
 
 
+def test_re_ranking_is_measured_beside_the_towers_alone(run: Run, tmp_path: Path) -> None:
+    arguments = ("simulated:20,55,400", "--seeds", 1, "--epochs", 1)
+    said = run("reranking.py", *arguments, "--out", tmp_path / "reranking.json")
+    report = read(tmp_path / "reranking.json")
+    found = report["found"]
+    assert report["options"] == {"seeds": [1], "epochs": 1}
+    assert set(found["scores"]["1"]) == {"towers trained alone", "retrieval", "re-ranked"}
+    kept = {name: value for name, value in found["validation"].items() if ": n = " in name}
+    assert len(kept) == 4
+    assert kept[f"{found['ranker']}: n = {found['n']}"] == max(kept.values())
+    assert all(sentence in " ".join(said.split()) for sentence in found["verdicts"])
+    assert {one["metric"] for one in found["comparisons"]} == {"ndcg_10", "top_10"}
+
+
 def test_training_on_a_gpu_is_measured_in_every_variant(run: Run, tmp_path: Path) -> None:
     tutorial = ("--data", "simulated:30,40,1500", "--depths", "8", "8,4", "--epochs", 2)
     large = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)
@@ -195,6 +209,16 @@ def test_bundles_are_swapped_under_load_and_no_request_fails(run: Run, tmp_path:
     assert (outcome["errors"], outcome["mixed"]) == ({}, 0)
     assert (report["swapped"], report["refused"]) == (4, 2)
     assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"] <= outcome["latency"]["highest"]
+
+
+@pytest.mark.slow
+def test_re_ranking_is_measured_under_load(run: Run, tmp_path: Path) -> None:
+    load = ("--rerank", 20, "--rate", 40, "--seconds", 0.5)
+    assert "p99" in run("service.py", "load", *SERVICE, *load, "--out", tmp_path / "service.json")
+    report = read(tmp_path / "service.json")
+    outcome = report["outcome"]
+    assert (report["rerank"], outcome["requests"], outcome["errors"], outcome["mixed"]) == (20, 100, {}, 0)
+    assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"]
 
 
 @pytest.mark.slow

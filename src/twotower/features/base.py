@@ -77,6 +77,7 @@ class Feature(nn.Module):
         kind: The name of the kind in configs and saved models.
         column: The column it reads.
         width: How many numbers it gives for each row.
+        paths: Arguments that are paths, which configs have relative to their folder.
 
     Example:
         >>> import pyarrow as pa, pyarrow.compute as pc, torch
@@ -96,6 +97,7 @@ class Feature(nn.Module):
     """
 
     kind: ClassVar[str]
+    paths: ClassVar[tuple[str, ...]] = ()
     column: str
     width: int
 
