@@ -152,12 +152,40 @@ class Ranks:
         """A piece of plain data from each rank, by rank."""
         if self.size == 1:
             return [message]
-        raw = torch.frombuffer(bytearray(msgspec.json.encode(message)), dtype=torch.uint8).to(_message_device())
+        return [msgspec.json.decode(raw) for raw in self.gather_bytes(msgspec.json.encode(message))]
+
+    def gather_bytes(self, own: bytes) -> list[bytes]:
+        """Bytes of each rank, by rank; each may have another number of them."""
+        if self.size == 1:
+            return [own]
+        raw = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
+        raw = raw.to(_message_device())
         lengths = self.gather(raw.new_tensor([len(raw)], dtype=torch.int64)).tolist()
         padded = raw.new_zeros(max(lengths))
         padded[: len(raw)] = raw
-        rows = self.gather(padded).view(self.size, -1).cpu()
-        return [msgspec.json.decode(bytes(row[:length].tolist())) for row, length in zip(rows, lengths, strict=True)]
+        rows = self.gather(padded).view(self.size, -1).cpu().numpy()
+        return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+    def together(self, make: Callable[[], T]) -> T:
+        """What this rank makes; where some rank cannot, the error of the first such one is raised on every rank.
+
+        Args:
+            make: Called on every rank. It exchanges nothing with the others.
+
+        Raises:
+            TwoTowerError: Some rank has raised one.
+        """
+        if self.size == 1:
+            return make()
+        failed: TwoTowerError | None = None
+        try:
+            value = make()
+        except TwoTowerError as error:
+            failed = error
+        each = self.gather_messages(None if failed is None else [type(failed).__name__, str(failed)])
+        for rank, (kind, said) in ((rank, one) for rank, one in enumerate(each) if one is not None):
+            raise failed if rank == self.rank and failed is not None else _error(kind, rank, said)
+        return value
 
     def from_first(self, make: Callable[[], T], kind: Any) -> T:
         """What the first rank makes, on every rank; an error of its is raised on every rank.
@@ -171,7 +199,7 @@ class Ranks:
         if not self.is_first:
             outcome = self._message(b"")
             if (error := outcome.get("error")) is not None:
-                raise _ERRORS.get(outcome["kind"], TwoTowerError)(f"rank 0: {error}")
+                raise _error(outcome["kind"], 0, error)
             found: T = msgspec.convert(outcome["value"], kind)
             return found
         try:
@@ -267,7 +295,7 @@ def launched() -> Iterator[Ranks]:
     """Joins the processes that `torchrun` has started, where it has; inside the block they are a process group.
 
     Tensors on a CPU are exchanged by gloo, those on CUDA devices by nccl; each rank of a machine takes a device of its
-    own as the current one.
+    own as the current one. An error that leaves the block has `is_said` on all ranks but the one that raised it first.
     """
     if launched_rank() is None or dist.is_initialized():
         yield ranks_of_process()
@@ -283,6 +311,12 @@ def launched() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield ranks_of_process()
+    except TwoTowerError as error:
+        error.is_said = not _is_first_error(attempt)
+        raise
+    except BaseException:
+        _is_first_error(attempt)
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -337,6 +371,19 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.size, None
+
+
+def _error(kind: str, rank: int, said: str) -> TwoTowerError:
+    """The error that another rank has raised."""
+    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {said}")
+
+
+def _is_first_error(store: Any) -> bool:
+    """Whether no other rank has raised an error; a store that is gone is gone with a rank that has."""
+    try:
+        return bool(store.add("errors", 1) == 1)
+    except RuntimeError:
+        return False
 
 
 def _message_device() -> torch.device:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import ModelScorer, Outcomes, evaluate_rerank, measure
+from twotower.evaluation import Measurement, ModelScorer, Outcomes, evaluate_rerank, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
@@ -296,13 +296,19 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
 
 def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
     found = trained(config, order, key, parts, progress)
+    measured = None
+    if config.resolved_recipe(parts.train, parts.validation).trainer.retrieves:
+        measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
     if not current_ranks().is_first:
         return
     with joined(ALONE):  # the others have done their part
-        _measure_and_keep(found, config, order, key, parts)
+        _measure_and_keep(found, measured, config, order, key, parts)
 
 
-def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, parts: Parts) -> None:
+def _measure_and_keep(
+    found: Trained, measured: Measurement | None, config: Config, order: Order, key: str, parts: Parts
+) -> None:
+    """Measures what is left, the tasks and re-ranking, and keeps all that a run gives."""
     store = Store(Path(order.store))
     recipe = config.resolved_recipe(parts.train, parts.validation)
     tasks = [
@@ -311,8 +317,7 @@ def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, pa
         if task.head is not None
     ]
     scores = Scores({}, {}, tasks={one.task: one.model.metrics for one in tasks})
-    if recipe.trainer.retrieves:
-        measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
+    if measured is not None:
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
     stages = None
