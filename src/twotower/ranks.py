@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +16,7 @@ from torch import distributed as dist
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
 from twotower.launch import launched_rank
 from twotower.randomness import part_of_rows
+from twotower.traffic import Traffic
 
 T = TypeVar("T")
 
@@ -27,38 +25,6 @@ _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, DataUnavaila
 # PyTorch 2.13 has new names for these, and warns of the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-
-@dataclass
-class Traffic:
-    """What a rank has exchanged with the others.
-
-    Attributes:
-        payload: Bytes handed to each kind of exchange: `sum` a tensor that all add up, `gather` the rank's part of what
-            all get, `scatter` the whole of which each gets the sum of a part, `broadcast` what the first rank sends.
-        calls: How often.
-        seconds: Spent in them: sending, and waiting for others.
-    """
-
-    payload: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    @contextmanager
-    def of(self, kind: str, tensor: Tensor) -> Iterator[None]:
-        """Counts an exchange that happens in the block.
-
-        Raises:
-            TwoTowerError: Another rank has ended, or cannot be reached.
-        """
-        started = time.perf_counter()
-        try:
-            yield
-        except RuntimeError as error:
-            raise TwoTowerError(f"rank {dist.get_rank()} has lost the others: {error}") from error
-        self.seconds += time.perf_counter() - started
-        self.payload[kind] += tensor.numel() * tensor.element_size()
-        self.calls[kind] += 1
 
 
 class Ranks:
@@ -148,6 +114,20 @@ class Ranks:
             _reduce_scatter(found, padded)
         return found[: own.stop - own.start]
 
+    def exchange(self, own: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """What each rank has for this one, one after the other: `[Σ received, …]`.
+
+        Args:
+            own: Rows for each rank, one after the other, `[Σ sent, …]`.
+            sent: How many of them are for each rank.
+            received: How many rows each rank has for this one.
+        """
+        own = own.contiguous()
+        found = own.new_empty(sum(received), *own.shape[1:])
+        with self.traffic.of("exchange", own):
+            dist.all_to_all_single(found, own, received, sent)
+        return found
+
     def gather_messages(self, message: Any) -> list[Any]:
         """A piece of plain data from each rank, by rank."""
         if self.size == 1:
@@ -209,23 +189,6 @@ class Ranks:
             raise
         self._message(msgspec.json.encode({"value": value}))
         return value
-
-    def tensors_from_first(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """The first rank's tensors by name, on every rank.
-
-        Args:
-            tensors: On the first rank; those of the others do not count.
-            device: Where the others get them.
-        """
-        if self.size == 1:
-            return dict(tensors)
-        shapes = {name: (list(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
-        found = {}
-        for name, (shape, kind) in self.from_first(lambda: shapes, dict[str, tuple[list[int], str]]).items():
-            given = tensors[name].to(device) if self.is_first else None
-            room = torch.empty(shape, dtype=getattr(torch, kind), device=device) if given is None else given
-            found[name] = self.broadcast(room.contiguous())
-        return found
 
     def require_same(self, found: Mapping[str, Any], expected: str) -> None:
         """Refuses to go on where ranks differ.

@@ -142,6 +142,18 @@ def test_recommendations_on_ranks_are_the_file_of_one_process(bundle: Path) -> N
     assert not (bundle / "ranks.parquet.partial").exists()
 
 
+def test_a_bundle_of_sharded_tables_is_an_ordinary_one(bundle: Path) -> None:
+    (bundle / "sharded.toml").write_text((bundle / "log.toml").read_text() + '\nsharding = "always"\n')
+    (said, log), _ = on_two_ranks(bundle, "train", "sharded.toml", "--out", "sharded")
+    assert "Saved to sharded" in said, log
+    retriever = Retriever.load(bundle / "sharded")
+    assert len(retriever.recommend({"user": 1}, k=3)) == 3
+    measured = json.loads(alone(bundle, "evaluate", "sharded", "--json"))["rows"]["model"]["all"]
+    evaluation = retriever.details.notes.evaluation
+    assert evaluation is not None
+    assert evaluation.model.all == pytest.approx(measured)
+
+
 def test_an_error_of_one_rank_ends_all_with_one_message(bundle: Path) -> None:
     exclude = [[0]] * 599 + [["nobody"]]
     lines = [json.dumps({"user": number % 40, "exclude": ids}) for number, ids in enumerate(exclude)]
