@@ -19,7 +19,7 @@ from commands import run_python, start_python
 from toy import groups_log
 from twotower.cli.main import app
 from twotower.errors import ConfigError
-from twotower.features import Category
+from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever
 
@@ -111,7 +111,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, log = tmp_path_factory.mktemp("bundle"), groups_log(6000)
     pq.write_table(log.interactions, folder / "log.parquet")
     (folder / "log.toml").write_text(CONFIG.replace('imports = ["killer.py"]', ""))
-    model = TwoTower(Tower([Category("user", 8)], [8]), Tower([Category("item", 8)], [8])).learn(log)
+    model = TwoTower(Tower([Category("user", 8), Normalized("at")], [8]), Tower([Category("item", 8)], [8])).learn(log)
     Retriever.build(model, log.candidates, seen=log).save(folder / "model")
     return folder
 
@@ -132,7 +132,7 @@ def test_evaluation_on_ranks_has_the_figures_of_one_process(bundle: Path) -> Non
 
 def test_recommendations_on_ranks_are_the_file_of_one_process(bundle: Path) -> None:
     users = np.random.default_rng(0).integers(0, 50, 600)
-    pq.write_table(pa.table({"user": users}), bundle / "queries.parquet")
+    pq.write_table(pa.table({"user": users, "at": users}), bundle / "queries.parquet")
     arguments = "recommend", "model", "--queries", "queries.parquet", "--out"
     alone(bundle, *arguments, "alone.parquet")
     (said, _), others = on_two_ranks(bundle, *arguments, "ranks.parquet")
@@ -155,13 +155,13 @@ def test_a_bundle_of_sharded_tables_is_an_ordinary_one(bundle: Path) -> None:
 
 
 def test_an_error_of_one_rank_ends_all_with_one_message(bundle: Path) -> None:
-    exclude = [[0]] * 599 + [["nobody"]]
-    lines = [json.dumps({"user": number % 40, "exclude": ids}) for number, ids in enumerate(exclude)]
-    (bundle / "wrong.jsonl").write_text("\n".join(lines))
-    found = on_two_ranks(bundle, "recommend", "model", "--queries", "wrong.jsonl", "--out", "wrong.parquet", expect=3)
-    (said,) = [err for _, err in found if err]
-    assert said.count("error (rank") == 1
-    assert not (bundle / "wrong.parquet").exists()
+    times = [*range(599), np.inf]  # the last block is the second rank's
+    pq.write_table(pa.table({"user": [7] * 600, "at": pa.array(times, pa.float64())}), bundle / "wrong.parquet")
+    found = on_two_ranks(bundle, "recommend", "model", "--queries", "wrong.parquet", "--out", "none.parquet", expect=3)
+    said = "".join(err for _, err in found)  # PyTorch may warn that the other rank has gone
+    assert said.count("error (rank") == 1, said
+    assert "wrong.parquet, row 599" in said
+    assert not (bundle / "none.parquet").exists()
 
 
 def test_one_query_is_for_one_process(bundle: Path) -> None:
