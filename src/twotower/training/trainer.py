@@ -14,7 +14,9 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
+from twotower.features.tables import sharded_tables
 from twotower.model.losses import LOSSES, BuiltInLoss
+from twotower.model.sharding import shard_tables
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ranks_of_process
 from twotower.tasks.base import TASKS
@@ -55,6 +57,8 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
             float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
             multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
+        sharding: Which embedding tables several ranks share out, so that each holds a part of the rows: `auto` those
+            from 2²⁸ numbers on (1 GiB), `always` all, `never` none. In one process it does nothing.
 
     Raises:
         ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
@@ -94,6 +98,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         In a process group of PyTorch's, as `torchrun` makes one, all its ranks call `fit` with the same arguments and
         train one model together: each works on a part of every batch, all end with the same weights, and the result is
         that of one process but for rounding. Callbacks are called, and checkpoints written, by the first rank alone.
+        Where they share out tables (`sharding`), the model stays so: all ranks call `save_model`, or `gather_tables`.
 
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
@@ -119,10 +124,12 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         self._check_fit(validation, stop_after)
         ranks = ranks_of_process()
         if ranks.size > 1:
-            require_same_training(ranks, identity_of(self, model, train, validation))
-        self._prepare(model, train)
-        if ranks.size > 1:
-            begin_alike(ranks, model)
+            require_same_training(ranks, identity_of(self, model, train, validation), self.sharding)
+        with sharded_tables(ranks, self.sharded_from):
+            self._prepare(model, train)
+            if ranks.size > 1:
+                begin_alike(ranks, model)
+            shard_tables(model)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
         saved = None
         if checkpoint is not None:
