@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import refuse_nameless
 from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred
 from twotower.data.origin import Origin
 from twotower.errors import ConfigError, DataError
@@ -58,8 +59,9 @@ def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | N
     """The columns of the interactions that are always read.
 
     Raises:
-        ConfigError: One column has two roles.
+        ConfigError: One column has two roles, or no name.
     """
+    refuse_nameless("interactions", query_id=query_id, candidate_id=candidate_id, time=time, weight=weight)
     roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
     named = {role: column for role, column in roles.items() if column is not None}
     for column in named.values():

@@ -46,7 +46,7 @@ def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple
         beginning = _beginning(file.path, which)
         delimiter = delimiter or _delimiter_of(file.path, beginning)
         file = replace(file, delimiter=delimiter)
-        names = [name for name in _header(beginning, delimiter) if name]
+        names = [name for name in _header(beginning, delimiter) if name.strip()]
         for name in names:
             if names.count(name) > 1:
                 raise DataError(f"{which}: {file.path} has the column {name!r} {names.count(name)} times; expected one")
