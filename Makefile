@@ -1,6 +1,6 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
 # Each makes .venv first.
-# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
+# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases. DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +24,7 @@ docs: .venv/installed
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
 	$(BIN)/python benchmarks/tfrs/large.py
+	$(BIN)/python benchmarks/tfrs/replay.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
