@@ -140,7 +140,8 @@ class Logits(NamedTuple):
     @property
     def target(self) -> npt.NDArray[np.int64]:
         """Column of each row's positive."""
-        return self.labels.argmax(axis=1)
+        columns: npt.NDArray[np.int64] = self.labels.argmax(axis=1)
+        return columns
 
     def loss(self, logits: npt.NDArray[Any]) -> list[float]:
         """The summed cross-entropy of these logits in place of the layer's."""
@@ -213,13 +214,13 @@ class Layers(NamedTuple):
     """Cross layers of low rank whose weights are all ones."""
 
     rank: int
-    count: int
+    depth: int
     bias: float = 0.0
 
     def expected(self) -> list[float]:
         """Each layer by the formula of one."""
         inputs = FIRST.astype(np.float64)
-        for _ in range(self.count):
+        for _ in range(self.depth):
             inputs = FIRST * (inputs.sum() * self.rank + self.bias) + inputs
         return inputs.ravel().tolist()
 
@@ -233,7 +234,8 @@ UNEVEN = floats([[0.1, 0.2, 0.3]]), floats([[2.0, -1.0, 1.0]]), floats([[0.0, 1.
 def dot_products(itself: bool) -> list[float]:
     """Products of every pair, row by row below the diagonal."""
     products = DOT_INPUTS.astype(np.float64) @ DOT_INPUTS.T.astype(np.float64)
-    return products[np.tril_indices(3, 0 if itself else -1)].tolist()
+    found: list[float] = products[np.tril_indices(3, 0 if itself else -1)].tolist()
+    return found
 
 
 def cases() -> list[Case]:

@@ -118,7 +118,7 @@ def cross(one: cases.Cross) -> list[float]:
 
 def cross_layers(one: cases.Layers) -> list[float]:
     """Cross layers of ones."""
-    layers = CrossLayers(3, one.count, one.rank)
+    layers = CrossLayers(3, one.depth, one.rank)
     _fill(layers, one.bias)
     return _numbers(layers(torch.from_numpy(cases.FIRST)))
 

@@ -91,7 +91,7 @@ def cross(one: cases.Cross) -> list[float]:
 def cross_layers(one: cases.Layers) -> list[float]:
     """`MultiLayerDCN` of ones."""
     bias = tf.keras.initializers.Constant(one.bias)
-    layer = MultiLayerDCN(one.rank, one.count, kernel_initializer="ones", bias_initializer=bias)
+    layer = MultiLayerDCN(one.rank, one.depth, kernel_initializer="ones", bias_initializer=bias)
     return numbers(layer(cases.FIRST))
 
 

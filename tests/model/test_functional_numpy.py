@@ -106,9 +106,10 @@ def assert_agrees(loss: Any, given_ones: Given) -> None:
         for value in (given_ones.query, given_ones.candidates, given_ones.temperature)
     )
     found: Tensor = loss(query, candidates, torch.from_numpy(given_ones.target), temperature=temperature)
-    expected, *gradients = given_ones.loss_and_gradients()
+    expected, by_query, by_candidate, by_temperature = given_ones.loss_and_gradients()
     np.testing.assert_allclose(found.item(), expected, rtol=1e-10, atol=1e-12)
-    for own, other in zip(torch.autograd.grad(found, [query, candidates, temperature]), gradients, strict=True):
+    gradients = torch.autograd.grad(found, [query, candidates, temperature])
+    for own, other in zip(gradients, (by_query, by_candidate, np.array(by_temperature)), strict=True):
         np.testing.assert_allclose(own.numpy(), other, rtol=1e-9, atol=1e-12)
 
 
@@ -149,6 +150,7 @@ def test_sampled_softmax_is_numpys_with_the_mixture_s_probability(
     seed: int, rows: int, columns: int, uniform: int, beyond: int
 ) -> None:
     one, catalogue = drawn(seed, rows, columns), columns + beyond
+    assert one.log_probability is not None
     share = np.exp(one.log_probability)
     log_probability, others = torch.from_numpy(one.log_probability), rows - 1
     if uniform > 0:
