@@ -71,7 +71,8 @@ def fuzzed(name: str, minutes: float, seed: int, kept: Path) -> dict[str, Any]:
                 kept.mkdir(parents=True, exist_ok=True)
                 shutil.copy(folder / one["input"], kept / f"{name}-{one['input']}")
         return {
-            "minutes": round(seconds / 60, 2),
+            "minutes": minutes,
+            "wall_minutes": round(seconds / 60, 2),
             "inputs": notes.get("inputs", 0),
             "corpus": sum(1 for _ in (folder / "corpus").glob("*")),
             "grown_mib": notes.get("grown", 0) >> 20,
@@ -83,7 +84,9 @@ def main() -> None:
     """Fuzzes, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="for each target")
-    parser.add_argument("--only", choices=TARGETS, action="append", help="one target; may be given several times")
+    parser.add_argument(
+        "--only", choices=TARGETS, action="append", help="one target, or several; results of others stay"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--findings", type=Path, default=Path("fuzz-findings"), help="where inputs of findings are kept"
@@ -92,10 +95,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:
         raise MissingExtraError("fuzzing needs atheris: pip install atheris==3.0.0")
-    found = {}
+    known = json.loads(arguments.out.read_bytes())["targets"] if arguments.only and arguments.out.exists() else {}
+    found: dict[str, Any] = {}
     for name in arguments.only or TARGETS:
         found[name] = fuzzed(name, arguments.minutes, arguments.seed, arguments.findings)
-        write_report("fuzz", {"targets": found}, arguments.out)  # after each: the next may take an hour
+        write_report("fuzz", {"targets": known | found}, arguments.out)  # after each: the next may take an hour
     table = Table("target", "minutes", "inputs", "corpus", "memory, MiB", "findings")
     for name, one in found.items():
         numbers = one["minutes"], f"{one['inputs']:,}", one["corpus"], f"+{one['grown_mib']}"
