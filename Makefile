@@ -1,12 +1,13 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
-# Each makes .venv first.
-# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
+# Each makes .venv first. make fuzz MINUTES=2: inputs that strangers and users give, see docs/benchmarks/fuzzing.md.
+# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases. DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
+MINUTES ?= 2
 
-.PHONY: study test docs bench-tfrs clean
+.PHONY: study test fuzz docs bench-tfrs clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -18,12 +19,18 @@ test: .venv/installed
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
+# Coverage-guided, each target for so many minutes; Linux.
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
+
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
 	$(BIN)/python benchmarks/tfrs/large.py
+	$(BIN)/python benchmarks/tfrs/replay.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

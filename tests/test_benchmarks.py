@@ -65,6 +65,23 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             del sys.modules[name]
 
 
+TFRS_CASES = re.compile(r"^\| (`\S+_test\.py`) \| ([^|]+) \|.*\| (\S+) \|$", re.MULTILINE)
+
+
+def test_every_test_case_of_tfrs_gives_what_it_asserts_there_and_here(run: Run, tmp_path: Path) -> None:
+    stand_in, results = tmp_path / "python", BENCHMARKS / "results" / "tfrs-test-cases.json"
+    stand_in.write_text(f"#!/bin/sh\ncat '{results}'\n", encoding="utf-8")
+    stand_in.chmod(0o755)
+    run("tfrs/replay.py", "--python", stand_in, "--out", tmp_path / "cases.json", "--page", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    found = TFRS_CASES.findall(page)
+    assert len(found) > 50
+    assert {verdict for *_, verdict in found} == {"yes"}
+    published = (ROOT / "docs" / "benchmarks" / "tfrs-test-cases.md").read_text(encoding="utf-8")
+    assert TFRS_CASES.findall(published) == found
+    assert f"{len(found)} of {len(found)} cases agree" in published
+
+
 def read(path: Path) -> dict[str, Any]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
 

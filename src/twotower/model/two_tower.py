@@ -67,7 +67,8 @@ class TwoTower(nn.Module):
             adds those of its tasks.
 
     Raises:
-        ConfigError: The towers' widths differ, or the temperature is not above 0 or cannot be learned from.
+        ConfigError: The towers' widths differ, they share a feature, or the temperature is not above 0 or cannot be
+            learned from.
 
     Example:
         >>> from twotower import data
@@ -95,6 +96,12 @@ class TwoTower(nn.Module):
             raise ConfigError(
                 f"the query tower gives {query.width} numbers and the candidate tower {candidate.width}; "
                 f"expected the same, for a dot product"
+            )
+        for shared in (one for one in features_of(query) if any(one is other for other in features_of(candidate))):
+            raise ConfigError(
+                f"both towers have the same {shared.kind} object of {shared.column!r}, which would learn one side's "
+                f"values and forget them for the other's; expected one for each tower",
+                column=shared.column,
             )
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")

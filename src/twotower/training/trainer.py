@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from twotower.arguments import checks_arguments
+from twotower.data.checks import refuse_no_weight
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError
@@ -116,12 +117,12 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
                 streamed log with features, a loss or a batch that it does not allow; ranks that differ in settings,
                 data or versions, or a batch norm among several ranks.
-            DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
-                validation part is of other data.
+            DataError: Every event has weight 0, the loss cannot use its column of probabilities, a streamed log cannot
+                be read any more, or the validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
-        self._check_fit(validation, stop_after)
+        self._check_fit(train, validation, stop_after)
         ranks = ranks_of_process()
         if ranks.size > 1:
             require_same_training(ranks, identity_of(self, model, train, validation), self.sharding)
@@ -144,7 +145,9 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 raise
         return run.state.history
 
-    def _check_fit(self, validation: Dataset | None, stop_after: int | None) -> None:
+    def _check_fit(self, train: Log, validation: Dataset | None, stop_after: int | None) -> None:
+        if train.weight is not None:
+            refuse_no_weight(float(train.candidate_weights().sum()), train.weight)
         if stop_after is not None and not 1 <= stop_after <= self.epochs:
             raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
         if self.early_stopping is not None and validation is None:
