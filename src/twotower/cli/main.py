@@ -67,6 +67,10 @@ COMMANDS = {
         "Sort a streamed log by query and time, as histories and splits of it need; otherwise the first of them does.",
     ),
     "data": ("data", "Data sets: list, fetch, describe."),
+    "doctor": (
+        "doctor",
+        "Check the installation: versions, extras, devices, threads, and the speed of this machine.",
+    ),
 }
 """Every command: the module beside this one that has it, and the first sentence of its help."""
 
