@@ -1,12 +1,14 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
 # Each makes .venv first.
+# make dist: wheel and sdist in dist/, each installed in a clean environment and tried; EXTRAS=all (or some names) tries
+# each extra alone, too.
 # make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
 
-.PHONY: study test docs bench-tfrs clean
+.PHONY: study test docs dist bench-tfrs clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -14,12 +16,15 @@ study: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks scripts
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict
+
+dist: .venv-dist/installed
+	.venv-dist/bin/python scripts/check_dist.py $(if $(EXTRAS),--extras $(EXTRAS))
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
@@ -32,10 +37,15 @@ bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-dist/installed:
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	touch $@
+
 .venv-tfrs/installed: benchmarks/tfrs/requirements.txt
 	$(PYTHON) -m venv .venv-tfrs
 	.venv-tfrs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tfrs build site study study.partial .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-dist .venv-tfrs build dist site study study.partial .mypy_cache .ruff_cache .pytest_cache
