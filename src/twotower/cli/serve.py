@@ -84,7 +84,7 @@ def serve(
     alone = service() if workers == 1 else None  # so that a bundle that cannot be served is refused before all else
     console = Console(stderr=True)
     if token is None and not _is_own(host):
-        _warn_of_strangers(console, host)
+        _warn_of_open_address(console, host)
     with listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         said = f"twotower serves {bundle} at {address} (Ctrl-C ends it)"
@@ -95,7 +95,7 @@ def serve(
             Workers(workers, service, listener, threads).run()
 
 
-def _warn_of_strangers(console: Console, host: str) -> None:
+def _warn_of_open_address(console: Console, host: str) -> None:
     console.print(
         f"[yellow]warning:[/] {host} can be reached from elsewhere and there is no token: anybody there may ask, "
         f"and see what queries have chosen; give --token-file, or set {TOKEN}",

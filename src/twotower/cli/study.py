@@ -24,7 +24,7 @@ from twotower.cli.values import ValuesCommand
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
 from twotower.experiments.folder import STUDY
-from twotower.experiments.plans import LAYERS, SHARE, StudyPlan, changed, grid
+from twotower.experiments.plans import LAYERS, TRAIN_SHARE, StudyPlan, changed, grid
 from twotower.experiments.report.terminal import results_table
 from twotower.experiments.results import Variant
 from twotower.experiments.study import REPORT, run_study
@@ -173,7 +173,7 @@ def _variants(
     elif not (varied or shares or config.variants):
         varied = {LAYERS: [list(depth) for depth in DEPTHS]}
     if shares:
-        varied[SHARE] = list(shares)
+        varied[TRAIN_SHARE] = list(shares)
     return grid(varied, config.variants)
 
 
