@@ -168,6 +168,9 @@ def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
         config_of("movielens")
     with pytest.raises(ConfigError, match=r"nothing\.toml does not exist"):
         config_of(str(tmp_path / "nothing.toml"))
+    (tmp_path / "log.csv").write_text("who,what\nann,1\n")
+    with pytest.raises(ConfigError, match=r"log\.csv is no config.*\[data\] interactions = "):
+        config_of(str(tmp_path / "log.csv"))
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:

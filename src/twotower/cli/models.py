@@ -62,7 +62,7 @@ def train(
             help_train(config, out)
             return
         trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
-    _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
+    _say(console, [str(trained.evaluation), f"Saved to {out}. Try it: twotower recommend {out} --query ID"])
     if json:
         write_json(trained.evaluation)
 
