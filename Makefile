@@ -1,13 +1,16 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
-# Each makes .venv first. make fuzz MINUTES=2: inputs that strangers and users give, see docs/benchmarks/fuzzing.md.
-# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases. DATA=simulated takes the
-# embedded data, FULL=1 the whole tutorial.
+# Each makes .venv first.
+# make fuzz MINUTES=2: malformed input for everything that reads files or requests, see docs/benchmarks/fuzzing.md.
+# make dist: wheel and sdist in dist/, each installed in a clean environment and tried; EXTRAS=all (or some names) tries
+# each extra alone, too.
+# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases.
+# DATA=simulated takes the embedded data, FULL=1 the whole tutorial.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
 MINUTES ?= 2
 
-.PHONY: study test fuzz docs bench-tfrs clean
+.PHONY: study test fuzz docs dist bench-tfrs clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -15,7 +18,7 @@ study: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks scripts
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
@@ -26,6 +29,9 @@ fuzz: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict
+
+dist: .venv-dist/installed
+	.venv-dist/bin/python scripts/check_dist.py $(if $(EXTRAS),--extras $(EXTRAS))
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
@@ -39,10 +45,15 @@ bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-dist/installed:
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	touch $@
+
 .venv-tfrs/installed: benchmarks/tfrs/requirements.txt
 	$(PYTHON) -m venv .venv-tfrs
 	.venv-tfrs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tfrs build site study study.partial .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-dist .venv-tfrs build dist site study study.partial .mypy_cache .ruff_cache .pytest_cache

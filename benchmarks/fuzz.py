@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what strangers and users give: bundles, conditions, requests, configs, logs.
+"""Coverage-guided fuzzing of untrusted and user input: bundles, conditions, requests, configs, logs.
 
     make fuzz MINUTES=2                               # each target
     python benchmarks/fuzz.py --minutes 10 --only csv # one of them

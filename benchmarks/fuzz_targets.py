@@ -258,7 +258,7 @@ def read_log(path: Path) -> None:
 
 
 def bundles(folder: Path) -> Target:
-    """Bundles whose files were changed and signed anew: manifests are consistent, contents a stranger's."""
+    """Bundles with changed files and a rebuilt manifest: checksums agree, contents are untrusted."""
     target = BundleTarget(folder)
     return Target(target.run, target.seeds(), (), 64)
 

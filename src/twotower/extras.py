@@ -8,6 +8,27 @@ from types import ModuleType
 
 from twotower.errors import MissingExtraError
 
+EXTRAS: dict[str, dict[str, str]] = {
+    "ann": {"faiss": "faiss-cpu"},
+    "baselines": {"implicit": "implicit", "threadpoolctl": "threadpoolctl"},
+    "large": {"duckdb": "duckdb"},
+    "milvus": {"pymilvus": "pymilvus", "milvus_lite": "milvus-lite"},
+    "mlflow": {"mlflow": "mlflow-skinny"},
+    "onnx": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
+    "pgvector": {"psycopg": "psycopg"},
+    "serve": {
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "httptools": "httptools",
+        "prometheus_client": "prometheus-client",
+    },
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "text": {"transformers": "transformers", "tokenizers": "tokenizers"},
+    "tune": {"optuna": "optuna", "tomli_w": "tomli-w"},
+    "wandb": {"wandb": "wandb"},
+}
+"""The modules that each extra brings, and the distribution that each is in."""
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Imports a library that only an extra of twotower installs.

@@ -32,9 +32,13 @@ def allowed_threads() -> int:
     The least of: the cores that it may run on, its control group's quota of processor time, `OMP_NUM_THREADS`, and
     what PyTorch is set to.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, torch.get_num_threads(), _asked_for(os.environ.get("OMP_NUM_THREADS")), quota()]
+    limits = [allowed_cores(), torch.get_num_threads(), _asked_for(os.environ.get("OMP_NUM_THREADS")), quota()]
     return max(1, min(limit for limit in limits if limit is not None))
+
+
+def allowed_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(workers: int) -> int:

@@ -138,8 +138,10 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
 
 def _manifest(folder: Path, kind: str, newest: int) -> Manifest:
     path = folder / MANIFEST
+    if not folder.exists():
+        raise SavedFolderError(f"{folder} does not exist; expected a folder that twotower wrote")
     if not path.is_file():
-        raise SavedFolderError(f"{folder} is no saved folder: it has no {MANIFEST}")
+        raise SavedFolderError(f"{folder} was not written by twotower: it has no {MANIFEST}")
     header = read_json(path, _Header, LARGEST_MANIFEST)
     if header.kind != kind:
         raise SavedFolderError(f"{folder} is a {header.kind!r}; expected a {kind!r}")

@@ -259,8 +259,8 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "--seeds", "0"], 2, "seeds"),
         (["study", "--sedes", "1"], 2, "sedes"),
         (["train", "nothing.toml", "--out", "x"], 2, "does not exist"),
-        (["evaluate", "/nonexistent"], 5, "no saved folder"),
-        (["recommend", "/nonexistent", "--query", "{}"], 5, "no saved folder"),
+        (["evaluate", "/nonexistent"], 5, "/nonexistent does not exist"),
+        (["recommend", "/nonexistent", "--query", "{}"], 5, "/nonexistent does not exist"),
         (["data", "fetch", "netflix"], 2, "cannot be fetched"),
     ],
 )

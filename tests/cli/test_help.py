@@ -62,3 +62,22 @@ def test_what_needs_no_command_does_not_wait_for_libraries(arguments: list[str])
     assert "AssertionError" not in done.stderr
     assert done.returncode == (2 if arguments == ["studdy"] else 0)
     assert ("Did you mean 'study'?" in done.stderr) == (arguments == ["studdy"])
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("twotower se", {"serve"}),
+        ("twotower candidates ", {"add", "withdraw"}),
+        ("twotower serve --to", {"--token-file"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(line: str, offered: set[str]) -> None:
+    words = line.split()
+    environment = {
+        "_TWOTOWER_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - (line[-1] != " ")),
+    }
+    result = CliRunner().invoke(app, [], prog_name="twotower", env=environment)
+    assert set(result.stdout.split()) == offered

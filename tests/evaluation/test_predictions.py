@@ -144,8 +144,8 @@ def test_baselines_predict_unknown_queries_by_what_is_known(kind: str) -> None:
     known = log.take(log.query_index != 0)
     found = RATING_BASELINES[kind](known, targets_of(known, "stars")).predict(log)
     assert np.isfinite(found).all()
-    stranger = found[log.query_index == 0]
-    assert abs(stranger.mean() - targets_of(log, "stars").mean()) < 1.0
+    of_new = found[log.query_index == 0]
+    assert abs(of_new.mean() - targets_of(log, "stars").mean()) < 1.0
 
 
 def test_factorization_beats_biases_where_there_is_more_than_biases() -> None:

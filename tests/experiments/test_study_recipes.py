@@ -30,7 +30,7 @@ def test_the_report_says_of_each_variant_what_it_reads_and_on_which_part_it_vali
     assert [sentence.partition(" read ")[0] for sentence in ahead] == ["around, [4]"]
     report = (tmp_path / "out" / "report.html").read_text()
     assert "recipe tuned, tutorial" in report
-    (curves,) = re.findall(r"<h2>Curves</h2>(.*?)<h2>", report, re.DOTALL)
+    (curves,) = re.findall(r"<h2>Score during training</h2>(.*?)<h2>", report, re.DOTALL)
     assert "measured on validation" in curves
     assert "around, [4]" in curves
     assert "tutorial, [4]" not in curves  # its curve is measured on test

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+import twotower
 from toy import groups_log, toy_model
 from twotower.errors import SavedFolderError
 from twotower.evaluation import Comparison, Outcomes, Scores, Slice
@@ -102,6 +105,9 @@ def judged(name: str, rival: str, difference: float, over_seeds: Interval | None
     ]
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SOURCE = Path(twotower.__file__).parent
+SLICES = "Where it works and where it does not"
 BASELINES = {"popularity": 0.3, "recent_popularity": 0.31, "ease": 0.35, "ials": 0.34, "oracle": 0.7}
 
 
@@ -255,7 +261,7 @@ def test_variants_over_seeds_are_said_with_both_intervals() -> None:
         "[64, 32] is better than [32] under both protocols (top-100: +0.1000 ± 0.0200 over queries and ± 0.0300 over "
         "trainings all, +0.1000 ± 0.0200 over queries and ± 0.0300 over trainings unseen)."
     )
-    assert "the one over queries and the 95% interval over 3 paired trainings" in said[1]
+    assert "both its interval over queries and its 95% interval over 3 paired trainings" in said[1]
 
 
 def test_means_have_intervals_over_seeds_and_one_seed_has_its_own_over_queries() -> None:
@@ -349,7 +355,7 @@ def test_the_report_says_it_all_and_needs_nothing_else() -> None:
 
 def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places() -> None:
     page = report_html(SEEDS)
-    chart = page[page.index("<h2>Slices</h2>") : page.rindex("<details>")]
+    chart = page[page.index(f"<h2>{SLICES}</h2>") : page.rindex("<details>")]
     assert chart.count('<div class="slice">') == 6  # three slices, two protocols
     assert "tail<small>5,000 test events</small>" in chart
     # Of the best model's 0.51, the longest there: popularity 0.3, EASE 0.35.
@@ -359,7 +365,7 @@ def test_the_report_shows_slices_with_their_counts_and_the_marks_in_their_places
         ("model", "100.0%", "[64, 32], the best model: 0.5100"),
     ):
         assert f'<i class="mark {mark}" style="left:{left}" title="{name}"></i>' in chart
-    table = page[page.index("<details>", page.index("<h2>Slices</h2>")) : page.rindex("</details>")]
+    table = page[page.index("<details>", page.index(f"<h2>{SLICES}</h2>")) : page.rindex("</details>")]
     for text in ("recent popularity", "iALS", "oracle", "head, top_100", "old, mrr"):
         assert f">{text}</th>" in table
 
@@ -381,7 +387,7 @@ def test_a_single_epoch_is_one_tick() -> None:
 def test_a_study_without_slices_has_no_such_section() -> None:
     layers, whole = run([32], 0.4)
     outcome = msgspec.structs.replace(whole.outcome, scores=Scores(scores(0.4).all, scores(0.4).unseen))
-    assert "Slices" not in report_html(study([(layers, msgspec.structs.replace(whole, outcome=outcome))]))
+    assert SLICES not in report_html(study([(layers, msgspec.structs.replace(whole, outcome=outcome))]))
 
 
 def test_names_cannot_become_markup() -> None:
@@ -404,8 +410,8 @@ def test_a_varied_number_gets_a_picture_of_the_score_over_it() -> None:
     (line,) = [line for line in draw_over_value(over, "split.train_share").axes[0].lines if len(line.get_xdata()) == 3]  # type: ignore[arg-type]
     assert list(line.get_xdata()) == shares  # type: ignore[arg-type]
     assert list(line.get_ydata()) == pytest.approx([0.3, 0.4, 0.5])  # type: ignore[arg-type]
-    assert "Score over train share" in report_html(over)
-    assert "Score over" not in report_html(SEEDS)
+    assert "Score by train share" in report_html(over)
+    assert "Score by" not in report_html(SEEDS)
 
 
 def test_variants_of_a_grid_are_compared_with_their_neighbours_and_named_ones_with_the_first() -> None:
@@ -448,3 +454,36 @@ def test_a_reliability_curve_stands_beside_the_diagonal() -> None:
     assert np.asarray(one.get_xydata()).tolist() == [[0.1, 0.2], [0.8, 0.6]]
     assert panel.get_xlim() == panel.get_ylim()
     assert panel.get_xlim() == pytest.approx((0.1 - 0.035, 0.8 + 0.035))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_is_accessible_and_fits_a_phone(browser: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra dev").Axe()
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_content(report_html(SEEDS))
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    found = axe.run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    context.close()
+
+
+def test_the_report_has_the_colours_of_the_services_page() -> None:
+    sheets = (SOURCE / "experiments/report/templates/style.css", SOURCE / "serving/page/page.css")
+    light, dark = zip(
+        *(re.findall(r":root \{\s+--back[^}]+\}", sheet.read_text())[:2] for sheet in sheets), strict=True
+    )
+    assert "".join(light[0].split()) == "".join(light[1].split())
+    assert "".join(dark[0].split()) == "".join(dark[1].split())

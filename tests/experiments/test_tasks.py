@@ -133,7 +133,7 @@ def test_a_study_has_a_table_and_verdicts_for_each_task_and_needs_retrieval(path
     assert any(sentence.startswith("Rating: [8]") for sentence in study.verdicts)
     report = (out / "report.html").read_text()
     assert "matrix factorisation with biases" in report
-    assert "<h2>Tasks</h2>" in report
+    assert "<h2>Other tasks</h2>" in report
     with pytest.raises(ConfigError, match="a study compares models by their ranks"):
         run_study(plan_of(config_of(path, RATING)), tmp_path / "other", command="study", console=console)
 

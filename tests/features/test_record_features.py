@@ -79,15 +79,15 @@ def test_settings_state_and_weights_make_it_anew(feature: Recorded) -> None:
 
 
 def test_unknown_queries_and_missing_times_are_embedded(feature: Recorded) -> None:
-    strangers = {"who": pa.chunked_array([["zoe", "a"]]), "at": pa.chunked_array([pa.array([4, None], pa.int64())])}
-    assert feature(feature.encode_columns(strangers)).isfinite().all()
+    unknown = {"who": pa.chunked_array([["zoe", "a"]]), "at": pa.chunked_array([pa.array([4, None], pa.int64())])}
+    assert feature(feature.encode_columns(unknown)).isfinite().all()
 
 
-def test_made_a_strangers_a_row_is_that_of_a_query_without_a_record(feature: Recorded) -> None:
+def test_made_unknown_a_row_is_that_of_a_query_without_a_record(feature: Recorded) -> None:
     encoded = feature.encode_columns(columns_of(LOG))
     others = feature.encode_columns(columns_of(LOG | {"who": ["zoe"] * 6}))
     mask = torch.tensor([True, False, True, True, False, False])
-    made = feature.as_of_strangers(encoded, mask)
+    made = feature.as_unknown(encoded, mask)
     assert torch.equal(made[mask].nan_to_num(-9), others[mask].nan_to_num(-9))
     assert torch.equal(made[~mask].nan_to_num(-9), encoded[~mask].nan_to_num(-9))
 
@@ -269,7 +269,7 @@ def test_senseless_settings_are_refused() -> None:
         feature_from_settings({"kind": "elapsed", "column": "at", "by": "who", "since": "never"})
 
 
-def test_strangers_in_training_are_strangers_to_all_features_alike() -> None:
+def test_queries_made_unknown_in_training_are_unknown_to_all_features_alike() -> None:
     log = groups_log(200)
     features = [
         Category("user", 4, unknown_rate=0.0),
@@ -278,18 +278,18 @@ def test_strangers_in_training_are_strangers_to_all_features_alike() -> None:
         History("item", by="user", time="at", dim=4, unknown_rate=0.0),
         Normalized("at"),
     ]
-    model = TwoTower(Tower(features, strangers=0.5), Tower([Category("item", 31)])).learn(log)
+    model = TwoTower(Tower(features, unknown_query_rate=0.5), Tower([Category("item", 31)])).learn(log)
     as_themselves = model.embed_queries(log)
     renamed = replace(log, queries=log.queries.set_column(0, "user", pa.array(range(1000, 1040))))
-    as_strangers = model.embed_queries(renamed)
+    as_unknown = model.embed_queries(renamed)
     found = model.train().query_vectors(model.encode_queries(log).whole())
-    own, other = ((found == rows).all(dim=1) for rows in (as_themselves, as_strangers))
+    own, other = ((found == rows).all(dim=1) for rows in (as_themselves, as_unknown))
     assert (own ^ other).all()
     assert 60 < other.sum() < 140
     assert torch.equal(found[:, -1], as_themselves[:, -1])  # the time is nobody's own
 
 
-def test_a_model_with_a_history_serves_a_stranger_who_brings_one() -> None:
+def test_a_model_with_a_history_serves_an_unknown_query_that_brings_one() -> None:
     log = groups_log(4000)
     train, _ = split_random(log)
     query = Tower([Category("user", 8), History("item", by="user", time="at", dim=16)], [16])
@@ -385,14 +385,14 @@ def test_a_model_remembers_what_happened_since_without_training() -> None:
     query = Tower([Activity("at", by="user"), History("item", by="user", time="at", dim=8)], [8])
     model = TwoTower(query, Tower([Category("item", 8)], [8])).learn(early.take(early.query_index != 7)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    stranger = late.take(late.query_index == 7)
-    activity, history = (column.values for column in model.encode_queries(stranger).columns)
-    assert activity.tolist() == [0.0] * len(stranger)
+    new = late.take(late.query_index == 7)
+    activity, history = (column.values for column in model.encode_queries(new).columns)
+    assert activity.tolist() == [0.0] * len(new)
     assert (history[:, 0] == PADDING).all()
     model.remember(log)
-    activity, history = (column.values for column in model.encode_queries(stranger).columns)
+    activity, history = (column.values for column in model.encode_queries(new).columns)
     own = np.flatnonzero(log.query_index == 7)
-    counts = [int((log.times[own] < moment).sum()) for moment in stranger.times]
+    counts = [int((log.times[own] < moment).sum()) for moment in new.times]
     assert activity.expm1().round().tolist() == counts
     assert (history[:, 0] != PADDING).sum(dim=1).tolist() == [min(20, count) for count in counts]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -120,8 +120,8 @@ def test_dropout_is_for_training_only(options: dict[str, float]) -> None:
     [
         ({"features": []}, "no features"),
         ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths of at least 1"),
-        ({"dropout": 1.0}, r"dropout=1\.0, input_dropout=0\.0, strangers=0\.0; expected shares"),
-        ({"input_dropout": -0.1}, r"input_dropout=-0\.1, strangers=0\.0; expected shares"),
+        ({"dropout": 1.0}, r"dropout=1\.0, input_dropout=0\.0, unknown_query_rate=0\.0; expected shares"),
+        ({"input_dropout": -0.1}, r"input_dropout=-0\.1, unknown_query_rate=0\.0; expected shares"),
         ({"activation": "selu"}, "activation='selu'"),
         ({"norm": "group"}, "norm='group'"),
         ({"cross": -1}, "cross=-1"),

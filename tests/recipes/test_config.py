@@ -168,6 +168,9 @@ def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
         config_of("movielens")
     with pytest.raises(ConfigError, match=r"nothing\.toml does not exist"):
         config_of(str(tmp_path / "nothing.toml"))
+    (tmp_path / "log.csv").write_text("who,what\nann,1\n")
+    with pytest.raises(ConfigError, match=r"log\.csv is no config.*\[data\] interactions = "):
+        config_of(str(tmp_path / "log.csv"))
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:
@@ -213,17 +216,21 @@ def test_the_default_config_is_the_embedded_data_by_the_tuned_recipe() -> None:
     assert (Config().data.name, Config().recipe) == ("simulated", "tuned")
 
 
-def test_the_tuned_recipe_expects_as_many_strangers_as_its_validation_part_has() -> None:
+def test_the_tuned_recipe_expects_as_many_unknown_queries_as_its_validation_part_has() -> None:
     """Ten queries a hundred events long, one after the other: what comes last is of new ones."""
     log = log_of([(query, event % 7) for query in range(10) for event in range(100)], queries=10, candidates=7)
-    assert recipe("tuned", log, TimeSplit(0.3)).strangers == 0.3  # the most, as all of its validation part are new
-    assert recipe("tuned", log, TimeSplit(0.1)).strangers == 0.3
-    assert recipe("tuned", log, TimeSplit(0.05)).strangers == 0.02  # the last query begins before
-    assert recipe("tuned", log, LastOut()).strangers == 0.02
+    assert (
+        recipe("tuned", log, TimeSplit(0.3)).unknown_query_rate == 0.3
+    )  # the most, as all of its validation part are new
+    assert recipe("tuned", log, TimeSplit(0.1)).unknown_query_rate == 0.3
+    assert recipe("tuned", log, TimeSplit(0.05)).unknown_query_rate == 0.02  # the last query begins before
+    assert recipe("tuned", log, LastOut()).unknown_query_rate == 0.02
     model = ModelConfig(reach="before").build(log, recipe("tuned", log, TimeSplit(0.3)))
-    assert [tower.settings()["strangers"] for tower in (model.query, model.candidate)] == [0.3, 0.0]
-    assert ModelConfig(reach="around").build(log, recipe("tuned", log, TimeSplit(0.3))).query.strangers == 0.0
-    assert ModelConfig(strangers=0.1).build(log, recipe("tuned", log, LastOut())).query.strangers == 0.1
+    assert [tower.settings()["unknown_query_rate"] for tower in (model.query, model.candidate)] == [0.3, 0.0]
+    assert ModelConfig(reach="around").build(log, recipe("tuned", log, TimeSplit(0.3))).query.unknown_query_rate == 0.0
+    assert (
+        ModelConfig(unknown_query_rate=0.1).build(log, recipe("tuned", log, LastOut())).query.unknown_query_rate == 0.1
+    )
 
 
 def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
@@ -259,7 +266,10 @@ def test_a_streamed_log_takes_parts_that_are_given(tmp_path: Path) -> None:
     assert parts.validation is not None
     known = recipe("tuned", parts.train, TimeSplit(), parts.validation)
     new = recipe("tuned", parts.train, TimeSplit(), parts.test)
-    assert (known.strangers, new.strangers) == (0.02, 0.3)  # one in three is of query 9, which the log lacks
+    assert (known.unknown_query_rate, new.unknown_query_rate) == (
+        0.02,
+        0.3,
+    )  # one in three is of query 9, which the log lacks
     one_given = stream('test = "test.parquet"', tmp_path).parts()
     assert one_given.validation is None
     assert len(one_given.fitted_and_validation()[1]) == 1

@@ -60,7 +60,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def sign(folder: Path, **changes: object) -> None:
-    """Writes a manifest of the files as they are now: what a stranger can do."""
+    """Writes a manifest of the files as they are now: what an attacker can do."""
     old = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     files = {}
     for name in old.files:
@@ -142,7 +142,7 @@ def test_flipped_bits_that_nobody_signed_are_always_noticed(
 
 @settings(max_examples=300)
 @given(st.data())
-def test_flipped_bits_that_a_stranger_signed_are_refused_or_answered(
+def test_flipped_bits_with_a_forged_manifest_are_refused_or_answered(
     saved: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = Path(shutil.copytree(saved, tmp_path_factory.mktemp("signed") / "shop"))
@@ -278,7 +278,7 @@ def _doubles(folder: Path) -> None:
         _terabytes, _doubles,
     ],
 )  # fmt: skip
-def test_what_a_stranger_signed_is_refused_at_once(folder: Path, harm: Callable[[Path], None]) -> None:
+def test_what_has_a_forged_manifest_is_refused_at_once(folder: Path, harm: Callable[[Path], None]) -> None:
     harm(folder)
     if harm is not _no_title:
         sign_all(folder)

@@ -21,7 +21,7 @@ from twotower.features import Category, History, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever
 from twotower.retrieval.bulk import recommend_all
-from twotower.retrieval.ids import FEW, Ids
+from twotower.retrieval.ids import LINEAR_SCAN_LIMIT, Ids
 
 NO_IDS: Sequence[Any] = (
     True, np.True_, 3.5, np.float32(0.5), float("inf"), Decimal("3.5"), 3j, [1], {"a": 1}, (1,), b"1",
@@ -67,7 +67,7 @@ def test_what_cannot_be_an_id_is_refused_everywhere(retriever: Retriever, value:
         (lambda: retriever.history_of(value), "user"),
         (lambda: retriever.recommend({"age": 3, "history": [known, value]}, exclude_seen=False), "history"),
         (lambda: retriever.recommend({"age": 3}, exclude=[known, value]), "item"),
-        (lambda: retriever.recommend({"age": 3}, exclude=[known] * FEW + [value]), "item"),
+        (lambda: retriever.recommend({"age": 3}, exclude=[known] * LINEAR_SCAN_LIMIT + [value]), "item"),
         (lambda: retriever.recommend({"age": 3}, allow=[value]), "item"),
         (lambda: retriever.similar(value), "item"),
         (lambda: retriever.similar(known, exclude=[value]), "item"),
@@ -85,7 +85,7 @@ def test_a_null_is_no_candidate(retriever: Retriever, value: Any) -> None:
     for ask in (
         lambda: retriever.similar(value),
         lambda: retriever.recommend({"age": 3}, exclude=[value]),
-        lambda: retriever.recommend({"age": 3}, exclude=[known] * FEW + [value]),
+        lambda: retriever.recommend({"age": 3}, exclude=[known] * LINEAR_SCAN_LIMIT + [value]),
         lambda: retriever.withdraw([value]),
     ):
         with pytest.raises(DataError, match=r"item .* expected an id, which is"):
@@ -117,7 +117,7 @@ def test_text_and_whole_numbers_of_any_kind_are_ids() -> None:
 def test_large_integers_are_told_apart() -> None:
     ids = Ids(pa.chunked_array([pa.array([2**63 + 1, 2**53 + 1, 2**53, 2**64 - 1], pa.uint64())]), "item")
     assert [ids.row(value) for value in (2**53, 2**53 + 1, 2**63 + 1, str(2**64 - 1))] == [2, 1, 0, 3]
-    assert ids.rows([2**53 + 1] * (FEW + 1)).tolist() == [1]
+    assert ids.rows([2**53 + 1] * (LINEAR_SCAN_LIMIT + 1)).tolist() == [1]
     with pytest.raises(DataError, match=r"-1 is int; expected an id, which is a whole number \(uint64\)"):
         ids.rows([-1])
 

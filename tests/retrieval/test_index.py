@@ -268,7 +268,7 @@ def test_a_width_that_was_asked_for_stays_and_none_goes_on_for_ever(hard: tuple[
     assert poor.wider() is None
     assert parity.recall < 0.95
     assert isinstance(poor, ApproximateIndex)
-    narrowest = {**poor.tensors(), "width": torch.ones(1, dtype=torch.int32)}  # as a stranger may write it
+    narrowest = {**poor.tensors(), "width": torch.ones(1, dtype=torch.int32)}  # as an attacker may write it
     assert fitted(restored_index(Hnsw(neighbours=4, build=10), embeddings, narrowest), queries, None)[1] == parity
 
 

@@ -108,7 +108,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "one": {"layers": [4]},
     "gelu, layer norm": {"layers": [8, 8, 4], "activation": "gelu", "norm": "layer", "residual": True},
     "silu, batch norm": {"layers": [8, 4], "activation": "silu", "norm": "batch", "dropout": 0.3},
-    "tanh": {"layers": [8, 4], "activation": "tanh", "input_dropout": 0.2, "strangers": 0.1},
+    "tanh": {"layers": [8, 4], "activation": "tanh", "input_dropout": 0.2, "unknown_query_rate": 0.1},
     "cross before": {"layers": [4], "cross": 2, "cross_rank": 2},
     "cross beside": {"layers": [8, 4], "cross": 1, "cross_place": "beside"},
 }
@@ -255,7 +255,7 @@ def too_large(model: Any) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_file_from_a_stranger_is_refused(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
+def test_an_untrusted_file_is_refused(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
     shutil.copytree(folder, tmp_path / "shop")
     path = tmp_path / "shop" / QUERY
     model = onnx.load_model_from_string(path.read_bytes())

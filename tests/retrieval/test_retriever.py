@@ -46,8 +46,8 @@ def test_seen_is_left_out_and_k_others_are_found(retriever: Retriever, log: Data
 def test_ids_are_found_as_text_too_and_unknown_queries_get_an_answer(retriever: Retriever) -> None:
     assert retriever.recommend({"user": "3"}) == retriever.recommend({"user": 3})
     assert retriever.recommend({"user": "3"}, exclude_seen=True) == retriever.recommend({"user": 3}, exclude_seen=True)
-    strangers = [retriever.recommend(query) for query in ({"user": 999}, {"user": "999"})]
-    assert strangers[0] == strangers[1]
+    unknown = [retriever.recommend(query) for query in ({"user": 999}, {"user": "999"})]
+    assert unknown[0] == unknown[1]
     assert len(retriever.recommend({})) == 10
 
 

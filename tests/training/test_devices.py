@@ -18,7 +18,7 @@ def test_a_step_on_the_full_softmax_never_waits_for_the_device(encoder: Encoder)
     history = History("item", "user", "at", length=3, dim=4, encoder=encoder, shared=True)
     features = [Category("user", 4), history, Bucketized("at", 4, 4), Normalized("at"), Elapsed("at", by="user")]
     model = TwoTower(
-        Tower(features, [4, 4], 0.1, 0.1, norm="layer", cross=1, strangers=0.1),
+        Tower(features, [4, 4], 0.1, 0.1, norm="layer", cross=1, unknown_query_rate=0.1),
         Tower([Category("item", 4), Text("title", 4)], [4]),
         normalize=True,
         learn_temperature=True,

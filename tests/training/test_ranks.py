@@ -46,11 +46,11 @@ LOG = weighted_log()
 
 
 def model(history: bool = False) -> TwoTower:
-    """Dropout, unknown ids and strangers: all that draws random numbers."""
+    """Dropout, unknown ids and unknown queries: all that draws random numbers."""
     features: list[Any] = [Category("user", 8, unknown_rate=0.2)]
     if history:
         features.append(History("item", by="user", time="at", length=4, dim=8, unknown_rate=0.1, shared=True))
-    query = Tower(features, [16, 8], dropout=0.3, input_dropout=0.1, strangers=0.1)
+    query = Tower(features, [16, 8], dropout=0.3, input_dropout=0.1, unknown_query_rate=0.1)
     return TwoTower(query, Tower([Category("item", 8, unknown_rate=0.1)], [8]), learn_temperature=True)
 
 

@@ -16,7 +16,7 @@ BaselinesOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help=f"Baselines to measure: all, none, or names with commas between them, of {', '.join(NAMES)}. "
+        help=f"Baselines to measure: all, none, or a comma-separated list of {', '.join(NAMES)}. "
         "Default: the config's, or all.",
     ),
 ]
@@ -24,13 +24,12 @@ BaselineSecondsOption = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        help=f"Time that each baseline may take; what would take more is left out, with a note. "
-        f"Default: {DEFAULT_SECONDS:g}.",
+        help=f"Time limit for each baseline; slower ones are left out, with a note. Default: {DEFAULT_SECONDS:g}.",
     ),
 ]
 BaselineMemoryOption = Annotated[
     float | None,
-    typer.Option(metavar="GIB", help="Memory that each baseline may use. Default: a quarter of what is free."),
+    typer.Option(metavar="GIB", help="Memory limit for each baseline. Default: a quarter of what is free."),
 ]
 
 

@@ -25,9 +25,7 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `tw
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 
 app = typer.Typer(rich_markup_mode="markdown")
-candidates = typer.Typer(
-    help="Add, change and withdraw candidates of a bundle, without training.", no_args_is_help=True
-)
+candidates = typer.Typer(help="Add, change or withdraw candidates of a bundle, without training.", no_args_is_help=True)
 app.add_typer(candidates, name="candidates")
 
 
@@ -36,42 +34,40 @@ def bundle(
     trained: BundleArgument,
     out: Annotated[Path, typer.Option(help="The folder to write; BUNDLE itself may be replaced.")],
     candidates: Annotated[
-        Path | None, typer.Option(help="Another catalogue: Parquet, CSV or JSON Lines. Default: the one that it has.")
+        Path | None, typer.Option(help="Another catalogue: Parquet, CSV or JSON Lines. Default: the bundle's.")
     ] = None,
-    index: Annotated[
-        str, typer.Option(help="exact or hnsw (the extra ann), or a JSON object with settings.")
-    ] = "exact",
+    index: Annotated[str, typer.Option(help="exact or hnsw (extra ann), or a JSON object with settings.")] = "exact",
     parity: Annotated[
-        float, typer.Option(min=0, max=1, help="Least recall of an approximate index against exact search.")
+        float, typer.Option(min=0, max=1, help="Minimum recall of an approximate index against exact search.")
     ] = 0.95,
     store: Annotated[
         str | None,
         typer.Option(
-            help="Publish the candidates in a store to search there: postgresql://… (the extra pgvector), milvus://… "
-            "or a path that ends in .db (the extra milvus), or a JSON object. Passwords come from the environment."
+            help="Publish the candidates in a store and search there: postgresql://… (extra pgvector), milvus://… or a "
+            "path that ends in .db (extra milvus), or a JSON object. Passwords come from the environment."
         ),
     ] = None,
-    store_name: Annotated[str | None, typer.Option(help="Which store of the database. Default: candidates.")] = None,
+    store_name: Annotated[
+        str | None, typer.Option(help="The store's name in the database. Default: candidates.")
+    ] = None,
     study: Annotated[
-        Path | None, typer.Option(help="A folder that `twotower study` wrote, to keep its results with it.")
+        Path | None, typer.Option(help="A folder that `twotower study` wrote, whose results to keep in the bundle.")
     ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Where BUNDLE is a study: the key, or the variant, of the run to make one of.")
-    ] = None,
+    run: Annotated[str | None, typer.Option(help="If BUNDLE is a study: the key or variant of the run to use.")] = None,
     rerank: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MOST_RERANKED, help="Re-rank so many candidates; 0: retrieval alone. Default: as BUNDLE does."
+            min=0, max=MOST_RERANKED, help="How many candidates to re-rank; 0 for retrieval alone. Default: BUNDLE's."
         ),
     ] = None,
     rerank_by: Annotated[
-        str | None, typer.Option(help="The task to re-rank by. Default: as BUNDLE does, or the model's only one.")
+        str | None, typer.Option(help="The task to re-rank by. Default: BUNDLE's, or the model's only one.")
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Keep the towers as ONNX besides (the extra onnx).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also export the towers as ONNX (extra onnx).")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show."""
+    """Make a bundle from another one, or from a study's run, with another index, store or catalogue."""
     del imports  # done, before a bundle is read
     check_bundle_target(out)
     settings = parsed_index(index)
@@ -88,7 +84,7 @@ def bundle(
 def triton(
     folder: BundleArgument,
     out: Annotated[Path, typer.Option(help="The model repository to write.")],
-    name: Annotated[str, typer.Option(help="What the names of its models begin with.")] = "twotower",
+    name: Annotated[str, typer.Option(help="Prefix of the model names.")] = "twotower",
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -118,7 +114,7 @@ def add(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Add candidates to a bundle; those whose id it knows are changed."""
+    """Add candidates to a bundle, or change those whose id it already has."""
     del imports  # done, before a bundle is read
     with editing(folder) as retriever:
         _saved(retriever.add(table), folder, json)

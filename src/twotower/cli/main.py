@@ -38,15 +38,15 @@ COMMANDS = {
     ),
     "train": (
         "models",
-        "Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.",
+        "Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.",
     ),
     "tune": (
         "tune",
-        "Search for a better config on a part of train; measure the best, and the one built in, on test.",
+        "Search for a better config on a validation part; measure the best and the built-in one on test.",
     ),
     "evaluate": (
         "models",
-        "Measure a trained model on the test part of its data and on slices of it, beside the baselines.",
+        "Measure a trained model on its test part, whole and in slices, beside the baselines.",
     ),
     "recommend": (
         "recommend",
@@ -54,9 +54,9 @@ COMMANDS = {
     ),
     "bundle": (
         "bundle",
-        "Make a bundle of a trained one, or of a study's run: another index, store or catalogue, results to show.",
+        "Make a bundle from another one, or from a study's run, with another index, store or catalogue.",
     ),
-    "candidates": ("bundle", "Add, change and withdraw candidates of a bundle, without training."),
+    "candidates": ("bundle", "Add, change or withdraw candidates of a bundle, without training."),
     "triton": (
         "bundle",
         "Write the towers of a bundle, and its re-ranking head, as a model repository for Triton Inference Server.",
@@ -64,9 +64,13 @@ COMMANDS = {
     "serve": ("serve", "Serve a bundle over HTTP, with a page at / to try it on."),
     "prepare": (
         "prepare",
-        "Sort a streamed log by query and time, as histories and splits of it need; otherwise the first of them does.",
+        "Sort a streamed log by query and time, once, before histories and splits need it.",
     ),
     "data": ("data", "Data sets: list, fetch, describe."),
+    "doctor": (
+        "doctor",
+        "Check the installation: versions, extras, devices, threads, and the speed of this machine.",
+    ),
 }
 """Every command: the module beside this one that has it, and the first sentence of its help."""
 
@@ -97,7 +101,7 @@ app = typer.Typer(
     epilog=(
         "Start with `twotower study`, then `twotower train CONFIG.toml --out DIR` on your own log. "
         "Exit codes: 0 done; 1 training diverged or another failure; 2 wrong option or config; 3 data that cannot be "
-        "used; 4 data that cannot be had; 5 a saved folder that cannot be opened; 130 interrupted."
+        "used; 4 data that cannot be found or downloaded; 5 a saved folder that cannot be opened; 130 interrupted."
     ),
     no_args_is_help=True,
     rich_markup_mode="markdown",

@@ -1,4 +1,4 @@
-"""`twotower train` and `evaluate`: one model on one's own data."""
+"""`twotower train` and `evaluate`: one model on your own data."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def train(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train one model as a config says, measure it on test beside the baselines, save it ready to recommend.
+    """Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.
 
-    Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
-    after it when it recommends. Rerun the command to resume an interrupted training.
+    Unless the config says otherwise, the model reads only what precedes an event, as it must when it recommends.
+    Rerun the command to resume an interrupted training.
 
-    N processes that `torchrun --nproc-per-node N -m twotower train CONFIG.toml` starts train one model together.
+    N processes train one model with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` together.
     """
     console = console_for(json)
     with launched() as ranks:
@@ -64,7 +64,7 @@ def train(
             help_train(config, out)
             return
         trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
-    _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
+    _say(console, [str(trained.evaluation), f"Saved to {out}. Try it: twotower recommend {out} --query ID"])
     if json:
         write_json(trained.evaluation)
 
@@ -73,7 +73,8 @@ def train(
 def evaluate(
     folder: FolderArgument,
     source: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG.toml|DATA]", help="Other data; default: what it was trained on.")
+        str | None,
+        typer.Argument(metavar="[CONFIG.toml|DATA]", help="Other data. Default: those it was trained on."),
     ] = None,
     baselines: BaselinesOption = None,
     baseline_seconds: BaselineSecondsOption = None,
@@ -81,9 +82,9 @@ def evaluate(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a trained model on the test part of its data and on slices of it, beside the baselines.
+    """Measure a trained model on its test part, whole and in slices, beside the baselines.
 
-    N processes that `torchrun --nproc-per-node N -m twotower evaluate DIR` starts share out the test events.
+    With `torchrun --nproc-per-node N -m twotower evaluate DIR`, N processes share the test events.
     """
     del imports  # done, before a bundle is read
     with launched_together() as ranks:

@@ -25,14 +25,14 @@ ImportOption = Annotated[
         "--import",
         metavar="MODULE",
         callback=_imported,
-        help="A module to import first, with features or other parts of your own: a name or a .py file. Repeatable.",
+        help="A module with your own features or other parts to import first: a name or a .py file. Repeatable.",
     ),
 ]
 SplitOption = Annotated[
     str | None,
     typer.Option(
-        help="random:SHARE, last-out or time:SHARE. Default: the config's, or what suits the data: by time "
-        "where a log has times."
+        help="random:SHARE, last-out or time:SHARE. Default: the config's, or what suits the data, such as by time if "
+        "the log has times."
     ),
 ]
 SplitSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of a random split. Default: 42.")]

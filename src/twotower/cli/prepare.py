@@ -21,10 +21,10 @@ def prepare(
     imports: ImportOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")] = False,
 ) -> None:
-    """Sort a streamed log by query and time, as histories and splits of it need; otherwise the first of them does.
+    """Sort a streamed log by query and time, once, before histories and splits need it.
 
-    It is kept in a folder _twotower beside the log, or under TWOTOWER_DATA_HOME where that cannot be written. Rerun the
-    command to resume. It needs the extra: pip install 'twotower[large]'.
+    The result goes to a folder _twotower beside the log, or under TWOTOWER_DATA_HOME if that place is not writable.
+    Rerun the command to resume. It needs the extra: pip install 'twotower[large]'.
     """
     del imports  # done, before a config is read
     data = config_of(source).data

@@ -21,14 +21,14 @@ from twotower.retrieval.answers import Filters
 from twotower.retrieval.bulk import recommend_all
 
 BASES = {
-    "features": "Training did not know its id; these go by what else is known of it.",
-    "popularity": "Nothing is known of it; these are the most popular.",
+    "features": "This id was not in training; recommended by the query's other columns.",
+    "popularity": "Nothing is known about this query; these are the most popular.",
 }
 
 RerankOption = Annotated[
     int | None,
     typer.Option(
-        min=0, max=MOST_RERANKED, help="Retrieve so many and re-rank them; 0: retrieval alone. Default: the bundle's."
+        min=0, max=MOST_RERANKED, help="How many to retrieve and re-rank; 0 for retrieval alone. Default: the bundle's."
     ),
 ]
 
@@ -43,33 +43,33 @@ def recommend(
         typer.Option(help='Its id, or its columns as a JSON object, such as \'{"user_id": "42", "age": 30}\'.'),
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="A file of queries in place of one; needs --out.", show_default=False)
+        Path | None, typer.Option(help="A file of queries instead of one; needs --out.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .csv or .jsonl.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     exclude_seen: Annotated[
         bool,
-        typer.Option("--exclude-seen/--no-exclude-seen", help="Leave out what the query has chosen in training."),
+        typer.Option("--exclude-seen/--no-exclude-seen", help="Exclude what the query chose in training."),
     ] = True,
-    exclude: Annotated[list[str] | None, typer.Option(help="An id to leave out; may be given again.")] = None,
-    allow: Annotated[list[str] | None, typer.Option(help="The only id to choose from; may be given again.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="An id to exclude. Repeatable.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="An id to choose from; others are excluded. Repeatable.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(help="A condition, such as 'year >= 1990 and genres contains \"Comedy\"'.")
     ] = None,
-    diversity: Annotated[
-        float, typer.Option(min=0, max=1, help="How much it counts that recommendations are unlike each other.")
-    ] = 0.0,
+    diversity: Annotated[float, typer.Option(min=0, max=1, help="Weight of variety against relevance.")] = 0.0,
     rerank: RerankOption = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Recommend candidates to one query, or to every row of a Parquet, CSV or JSON Lines file.
 
-    An interrupted file goes on where it was when the same command is given again.
+    Rerun the command to resume an interrupted file.
 
-    N processes that `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE` starts share out
-    the queries.
+    With `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE`, N processes share the
+    queries.
     """
     del imports  # done, before a bundle is read
     _check(query, queries, out)
@@ -99,7 +99,7 @@ def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
     """Refuses both, or neither, of one query and a file of them."""
     if (query is None) == (queries is None):
         raise ConfigError(
-            "recommend takes --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
+            "recommend needs --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
         )
     if (queries is None) != (out is None):
         raise ConfigError("--queries and --out belong together; expected both, or neither")

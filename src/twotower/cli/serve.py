@@ -34,7 +34,7 @@ AllowedHostOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="A name that requests may call it by, besides its address; *.NAME: all below it, *: any. Repeatable.",
+        help="A host name to answer to, besides its own address; *.NAME for subdomains, * for any. Repeatable.",
     ),
 ]
 
@@ -44,33 +44,33 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8000,
     allowed_host: AllowedHostOption = None,
     token_file: Annotated[
-        Path | None, typer.Option(help=f"A file with the token that requests have to bring; or set {TOKEN}.")
+        Path | None, typer.Option(help=f"A file with the token that requests need; or set {TOKEN}.")
     ] = None,
     watch: Annotated[
-        float, typer.Option(min=0.0, help="Seconds between two looks at the bundle; 0: only POST /v1/reload.")
+        float, typer.Option(min=0.0, help="Seconds between checks for a new bundle; 0: only on POST /v1/reload.")
     ] = 0.25,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 10.0,
-    drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight when it ends.")] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds allowed per request.")] = 10.0,
+    drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight at shutdown.")] = 10.0,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that answer; they share the files of the bundle in memory.")
+        int, typer.Option(min=1, help="Processes that answer; they share the bundle's embeddings in memory.")
     ] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one search.")] = THREADS,
+    threads: Annotated[int, typer.Option(min=1, help="Threads per search.")] = THREADS,
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
     ] = "torch",
     store: Annotated[
-        str | None, typer.Option(help="Another address of the store that the bundle names, as seen from here.")
+        str | None, typer.Option(help="The store's address as seen from here, if it differs from the bundle's.")
     ] = None,
     imports: ImportOption = None,
 ) -> None:
     """Serve a bundle over HTTP, with a page at / to try it on.
 
-    A bundle that is put in its place is loaded beside it and swapped in; a bad one is refused and the one before
-    goes on. SIGTERM ends it after the requests in flight.
+    New bundles at the same path are checked and swapped in while it serves; a damaged one is refused and the old one
+    stays. SIGTERM ends it after the requests in flight.
     """
     del imports  # done, before a bundle is read
     token = _token(token_file)
@@ -84,10 +84,10 @@ def serve(
     alone = service() if workers == 1 else None  # so that a bundle that cannot be served is refused before all else
     console = Console(stderr=True)
     if token is None and not _is_own(host):
-        _warn_of_strangers(console, host)
+        _warn_of_open_address(console, host)
     with listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        said = f"twotower serves {bundle} at {address} (Ctrl-C ends it)"
+        said = f"serving {bundle} at {address} (Ctrl-C to stop)"
         console.print(said, highlight=False, markup=False, soft_wrap=True)
         if alone is not None:
             run(alone, listener, threads)
@@ -95,10 +95,10 @@ def serve(
             Workers(workers, service, listener, threads).run()
 
 
-def _warn_of_strangers(console: Console, host: str) -> None:
+def _warn_of_open_address(console: Console, host: str) -> None:
     console.print(
-        f"[yellow]warning:[/] {host} can be reached from elsewhere and there is no token: anybody there may ask, "
-        f"and see what queries have chosen; give --token-file, or set {TOKEN}",
+        f"[yellow]warning:[/] {host} can be reached from other machines, and there is no token: anybody there can send "
+        f"requests and see what queries have chosen. Pass --token-file, or set {TOKEN}",
         highlight=False,
         soft_wrap=True,
     )

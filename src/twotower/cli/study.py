@@ -24,7 +24,7 @@ from twotower.cli.values import ValuesCommand
 from twotower.data.describe import describe, describe_table
 from twotower.errors import ConfigError
 from twotower.experiments.folder import STUDY
-from twotower.experiments.plans import LAYERS, SHARE, StudyPlan, changed, grid
+from twotower.experiments.plans import LAYERS, TRAIN_SHARE, StudyPlan, changed, grid
 from twotower.experiments.report.terminal import results_table
 from twotower.experiments.results import Variant
 from twotower.experiments.study import REPORT, run_study
@@ -35,7 +35,7 @@ from twotower.recipes.config import Config
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
 
 LAYERS_HELP = (
-    "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless something else varies."
+    "Widths of the dense layers, such as 64,32 256,64. Default: 32 64,32 128,64,32, unless you vary something else."
 )
 SOURCE_HELP = "simulated (embedded), movielens-100k (or another edition), or the path of a config."
 
@@ -43,24 +43,25 @@ SourceArgument = Annotated[str, typer.Argument(metavar="[DATA|CONFIG.toml]", hel
 LayersOption = Annotated[list[str] | None, typer.Option(help=LAYERS_HELP, show_default=False)]
 VaryOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=V1,V2", help="Values of any key of the config: model.dim=16,32. Repeatable."),
+    typer.Option(metavar="KEY=V1,V2", help="Values of any config key, such as model.dim=16,32. Repeatable."),
 ]
 TrainShareOption = Annotated[
     list[float] | None, typer.Option(help="Shares of the training events to train on, such as 0.1 0.3 1.0.")
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option(help="tuned (default): trains well. tutorial: TFRS's tutorial to the letter, 300 epochs."),
+    typer.Option(help="tuned (default): trains well. tutorial: exactly TFRS's tutorial, 300 epochs."),
 ]
 SplitSeedsOption = Annotated[
     list[int] | None, typer.Option(help="Seeds of a random split, such as 42 43 44. Default: the config's, or 42.")
 ]
 OnOption = Annotated[
-    str | None, typer.Option(help="test (default), or validation: a part of train, to choose by; test is not read.")
+    str | None,
+    typer.Option(help="test (default), or validation: a part of train, to choose by without reading test."),
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes that share the cores. Default: one more than cores, one a run at most."),
+    typer.Option(min=1, help="Processes that share the cores. Default: one per run, at most one more than cores."),
 ]
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -76,7 +77,7 @@ def study(
     split: SplitOption = None,
     split_seeds: SplitSeedsOption = None,
     on: OnOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many training seeds each variant gets.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds per variant.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. Default: the recipe's.")] = None,
     workers: WorkersOption = None,
     baselines: BaselinesOption = None,
@@ -88,7 +89,7 @@ def study(
 ) -> None:
     """Compare variants of a config: depths by default, or whatever --vary, --train-share or [variants] name.
 
-    DIR gets report.html, curves.png, curves.svg, results.json and, in runs/, every model. Rerun the command to resume.
+    Writes report.html, curves.png, curves.svg, results.json and, in runs/, every model. Rerun the command to resume.
     """
     console = console_for(json)
     check_folder_target(out, STUDY)
@@ -173,7 +174,7 @@ def _variants(
     elif not (varied or shares or config.variants):
         varied = {LAYERS: [list(depth) for depth in DEPTHS]}
     if shares:
-        varied[SHARE] = list(shares)
+        varied[TRAIN_SHARE] = list(shares)
     return grid(varied, config.variants)
 
 

@@ -34,16 +34,16 @@ def tune(
         str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, with or without [tune], or a data set's name.")
     ],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Stop at this many finished trials, earlier commands' included.")
+        int | None, typer.Option(min=1, help="Stop at this many finished trials, including earlier commands'.")
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.1, help="Time for this command, training and measuring the best included. Default: 10, or --trials."
+            min=0.1, help="Time for this command, including the final training. Default: 10, unless --trials is given."
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the threads allowed. Default: one a thread.")
+        int | None, typer.Option(min=1, help="Processes that share the allowed threads. Default: one per thread.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     split: SplitOption = None,
@@ -55,10 +55,10 @@ def tune(
     imports: ImportOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print tune.json to standard output.")] = False,
 ) -> None:
-    """Search for a better config on a part of train; measure the best, and the one built in, on test.
+    """Search for a better config on a validation part; measure the best and the built-in one on test.
 
-    DIR gets best.toml, which train and study take, tune.html, tune.json and, in runs/, what was trained. Rerun the
-    command to resume. It needs the extra: pip install 'twotower[tune]'.
+    Writes best.toml, a config for train and study, tune.html, tune.json and, in runs/, every model. Rerun the command
+    to resume. It needs the extra: pip install 'twotower[tune]'.
     """
     for module in ("optuna", "tomli_w"):
         require(module, "tune")

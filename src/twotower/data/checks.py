@@ -92,7 +92,7 @@ def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = 
         row = int(pc.index(column.is_null(), True).as_py())
         raise DataError(
             f"{which}, column {name!r}, {place.row(row)}: null ({column.null_count}{place.where or ' in all'}); "
-            f"expected an id in every row"
+            f"expected an id in every row: fill in or delete such rows"
         )
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
         raise DataError(

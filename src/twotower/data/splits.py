@@ -236,7 +236,7 @@ def choose_rule(data: Log, seed: int = 42, part: str = "test") -> ChosenRule:
         return ChosenRule(LastOut(), f"Split by leaving out the last event of each query (last-out) as {part}: {why}.")
     return ChosenRule(
         at_random,
-        f"Split at random ({at_random}): the log has too few times, or too few events of each query, to tell past "
+        f"Split at random ({at_random}): the log has too few times, or too few events of each query, to separate past "
         f"from future. A service sees only the past; its figures may be lower.",
     )
 

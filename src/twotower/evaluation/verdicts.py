@@ -51,8 +51,8 @@ def interval_note(comparisons: Sequence[Comparison]) -> list[str]:
     repeats = counts.get("all", 0) - counts.get("unseen", counts.get("all", 0))
     if repeats:
         notes.append(
-            f"Differences under unseen leave out the {repeats:,} test events whose query has their candidate in train: "
-            "of all that it has there, that one alone is ranked."
+            f"Differences under unseen skip the {repeats:,} test events that repeat a choice of their query in train: "
+            "memorising train would be enough to rank those first."
         )
     return notes
 

@@ -13,7 +13,7 @@ from twotower.experiments.results import Variant
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import Settings, overlay
 
-LAYERS, SHARE = "model.layers", "split.train_share"
+LAYERS, TRAIN_SHARE = "model.layers", "split.train_share"
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -134,7 +134,7 @@ def shown(value: object) -> str:
 
 
 def _label(point: Mapping[str, Any]) -> str:
-    names = {LAYERS: "", SHARE: "train share "}
+    names = {LAYERS: "", TRAIN_SHARE: "train share "}
     return ", ".join(
         names.get(key, f"{key.rpartition('.')[2].replace('_', ' ')} ") + shown(value) for key, value in point.items()
     )

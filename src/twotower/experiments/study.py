@@ -329,6 +329,6 @@ def _ahead_note(plan: StudyPlan, looking_ahead: Container[int]) -> list[str]:
         return []
     subject = "The models" if len(names) == len(plan.variants) else "; ".join(names)
     return [
-        f"{subject} read what lies around an event, later choices of the query included, as EASE, item-kNN and iALS "
-        'do; reach = "before" in [model] measures what a service would have.'
+        f"{subject} read what lies around an event, including the query's later choices, as EASE, item-kNN and iALS "
+        'do. Set reach = "before" in [model] to measure what a service would have.'
     ]

@@ -113,6 +113,6 @@ def _repetitions_note(study: Study) -> list[str]:
             "them."
         ]
     return [
-        "One variant is better or worse than another where both intervals say so: the one over queries and the 95% "
-        f"interval over {least} paired trainings."
+        "A variant counts as better or worse than another only if both its interval over queries and its 95% "
+        f"interval over {least} paired trainings exclude zero."
     ]

@@ -15,7 +15,7 @@ Counted = Literal["before", "after", "instant", "all"]
 class Activity(LogScaled):
     """The number of the query's training events on one side of this one, or in all, on a log scale.
 
-    The number n becomes log(1 + n), which is given as itself, standardised, and as the embedding of the
+    The number n becomes log(1 + n), which is given as is_own_event, standardised, and as the embedding of the
     bucket it falls into. The event itself does not count. A query that training does not know has none: n = 0.
 
     Args:
@@ -36,7 +36,7 @@ class Activity(LogScaled):
 
     kind = "activity"
     read_as = "counts of events"
-    of_strangers = 0.0
+    when_unknown = 0.0
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class Activity(LogScaled):
         super().__init__(column, by, buckets, dim)
         self.events = events
 
-    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
+    def values(self, record: Record, places: Places, times: FloatArray, is_own_event: IntArray) -> FloatArray:
         """The count on the log scale."""
         del record, times
         count = {
             "before": places.instant - places.begin,
             "after": places.end - places.later,
-            "instant": places.later - places.instant - itself,
-            "all": places.end - places.begin - itself,
+            "instant": places.later - places.instant - is_own_event,
+            "all": places.end - places.begin - is_own_event,
         }[self.events]
         counted: FloatArray = np.log1p(count.astype(np.float64))
         return counted

@@ -189,16 +189,16 @@ class Feature(nn.Module):
         """`encode_columns` for the events that it learned from, given `learns_from`; default: no different."""
         return self.encode_columns(columns)
 
-    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
-        """Encoded rows `[n, …]` as they would be where a row's query were one that training never saw.
+    def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
+        """Encoded rows `[n, …]`, some of them as if training had never seen their query.
 
-        Only asked of features that tell queries apart: their id, and what is made of their record.
+        Called only for features that identify queries: their id, and whatever is made of their record.
 
         Args:
             encoded: The encoded rows.
-            strangers: Which rows are to be so, bool `[n]`.
+            unknown: The rows to make unknown, bool `[n]`.
         """
-        del strangers
+        del unknown
         return encoded
 
     def items_of(self, encoded: Tensor) -> EncodedItems | None:

@@ -76,9 +76,9 @@ class Category(Feature):
             cast_like(column, self.vocabulary.type, self.column), self.vocabulary, first=FIRST, missing=MISSING
         )
 
-    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+    def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
         """Row 0 for them."""
-        return encoded.masked_fill(strangers, UNKNOWN)
+        return encoded.masked_fill(unknown, UNKNOWN)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` rows as `[n, dim]`."""

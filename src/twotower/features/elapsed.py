@@ -15,7 +15,7 @@ Since = Literal["first", "previous", "next", "last"]
 class Elapsed(LogScaled):
     """The time since one of the query's training events, on a log scale.
 
-    The seconds s become sign(s) · log(1 + |s|), which is given as itself, standardised, and as the
+    The seconds s become sign(s) · log(1 + |s|), which is given as is_own_event, standardised, and as the
     embedding of the bucket it falls into. A query without such an event has a row of its own. `next` and
     `last` events usually lie ahead, which makes s negative: they are for splits that hold out events from
     the middle of a query's life, and say nothing when serving.
@@ -50,21 +50,21 @@ class Elapsed(LogScaled):
         super().__init__(column, by, buckets, dim)
         self.since = since
 
-    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
+    def values(self, record: Record, places: Places, times: FloatArray, is_own_event: IntArray) -> FloatArray:
         """Elapsed time on the log scale."""
-        place, there = self._place(places, itself)
+        place, there = self._place(places, is_own_event)
         since = record.times[np.clip(place, 0, len(record.times) - 1)]
         seconds = np.where(there, times - since, np.nan)
         scaled: FloatArray = np.sign(seconds) * np.log1p(np.abs(seconds))
         return scaled
 
-    def _place(self, places: Places, itself: IntArray) -> tuple[IntArray, np.ndarray]:
+    def _place(self, places: Places, is_own_event: IntArray) -> tuple[IntArray, np.ndarray]:
         """Where in the record the event is from which time counts, and whether there is one."""
         if self.since == "previous":
             return places.instant - 1, places.instant > places.begin
         if self.since == "next":
             return places.later, places.later < places.end
-        others = places.end - places.begin > itself
+        others = places.end - places.begin > is_own_event
         if self.since == "first":  # the event itself is not: where it is the first, the second stands for it
-            return places.begin + itself * (places.instant == places.begin), others
-        return places.end - 1 - itself * (places.later == places.end), others
+            return places.begin + is_own_event * (places.instant == places.begin), others
+        return places.end - 1 - is_own_event * (places.later == places.end), others

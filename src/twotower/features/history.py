@@ -185,9 +185,9 @@ class History(Recorded):
         """The same for events of the record, each left out of its own history."""
         return self._encoded(columns, columns[self.column])
 
-    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+    def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
         """An empty history for them."""
-        where = strangers[:, None]
+        where = unknown[:, None]
         return torch.stack([encoded[:, 0].masked_fill(where, PADDING), encoded[:, 1].masked_fill(where, GAPS)], dim=1)
 
     def items_of(self, encoded: Tensor) -> EncodedItems:

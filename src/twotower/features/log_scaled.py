@@ -45,17 +45,17 @@ class LogScaled(Recorded):
             self.register_buffer(name, torch.zeros(()))
 
     @abstractmethod
-    def values(self, record: Record, places: Places, times: FloatArray, itself: IntArray) -> FloatArray:
+    def values(self, record: Record, places: Places, times: FloatArray, is_own_event: IntArray) -> FloatArray:
         """The number of each row on the log scale, `[N]`, NaN where there is none.
 
         Args:
             record: The record.
             places: Where each row's moment lies in it.
             times: Seconds of each row, NaN where missing.
-            itself: 1 where the record holds the row's event itself, at its instant, else 0.
+            is_own_event: 1 where the record holds the row's event is_own_event, at its instant, else 0.
         """
 
-    of_strangers: ClassVar[float] = float("nan")
+    when_unknown: ClassVar[float] = float("nan")
     """The number of a query without a record."""
 
     @property
@@ -87,9 +87,9 @@ class LogScaled(Recorded):
         """The numbers as if each event were not in the record, float32 `[N]`."""
         return self._encoded(columns, training=True)
 
-    def as_of_strangers(self, encoded: Tensor, strangers: Tensor) -> Tensor:
+    def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
         """The number of a query without a record for them."""
-        return encoded.masked_fill(strangers, self.of_strangers)
+        return encoded.masked_fill(unknown, self.when_unknown)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds `[n]` numbers as `[n, dim + 1]`."""
@@ -100,8 +100,8 @@ class LogScaled(Recorded):
         share = (value - self.low) / (self.high - self.low).clamp_min(1e-6)
         bucket = FIRST + (share * self.buckets).long().clamp(0, self.buckets - 1)
         # A query without a record may have a number that no event of train has, and is trained on with it.
-        low = self.low if math.isnan(self.of_strangers) else self.low.clamp(max=self.of_strangers)
-        high = self.high if math.isnan(self.of_strangers) else self.high.clamp(min=self.of_strangers)
+        low = self.low if math.isnan(self.when_unknown) else self.low.clamp(max=self.when_unknown)
+        high = self.high if math.isnan(self.when_unknown) else self.high.clamp(min=self.when_unknown)
         value = torch.minimum(torch.maximum(value, low), high)
         standardised = ((value - self.mean) / self.deviation.clamp_min(1e-6)).masked_fill(missing, 0.0)
         embedded = embed(bucket.masked_fill(missing, MISSING), self.table)
@@ -112,8 +112,8 @@ class LogScaled(Recorded):
         assert self.record is not None
         times = numbers_of(columns[self.column], self.column)
         places = self.record.places(columns[self.by], times)
-        itself = (places.later > places.instant) & training
-        values = self.values(self.record, places, times, itself.astype(np.int64))
+        is_own_event = (places.later > places.instant) & training
+        values = self.values(self.record, places, times, is_own_event.astype(np.int64))
         return torch.from_numpy(values.astype(np.float32))
 
     low: Tensor

@@ -159,8 +159,8 @@ class Record:
         # The record is sorted by query, time and item.
         place = first_place(self.items, places.instant, places.later, rows, "left")
         there = place < places.later
-        itself = there & (self.items[np.where(there, place, 0)] == rows)
-        return np.where(itself, place, -1)
+        is_own_event = there & (self.items[np.where(there, place, 0)] == rows)
+        return np.where(is_own_event, place, -1)
 
 
 def first_place(

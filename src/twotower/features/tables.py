@@ -18,8 +18,8 @@ from twotower.features.lookups import Table
 from twotower.ranks import Ranks
 from twotower.shards import Shard
 
-FEW = 4
-"""Values that are looked for one by one, as when a request is served: a hash table of all would be made each time."""
+LINEAR_SCAN_LIMIT = 4
+"""Look up at most this many values one by one, as for a request; for more, build a hash table of the vocabulary."""
 
 INITIAL_BOUND = 0.05
 """Embeddings start uniform in ±0.05, as Keras's do."""
@@ -103,7 +103,7 @@ def look_up(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array, *, first: 
 
 def places_of(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array) -> npt.NDArray[np.int64]:
     """Place of each value in the vocabulary, whose type it has; −1 where it is not there or null, `[N]`."""
-    if len(column) <= FEW:
+    if len(column) <= LINEAR_SCAN_LIMIT:
         return np.array([_place(value, vocabulary) for value in column], dtype=np.int64)
     found = pc.fill_null(pc.index_in(column, value_set=vocabulary), -1)
     array = found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()

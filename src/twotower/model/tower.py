@@ -37,9 +37,9 @@ class Tower(TowerModule):
         cross: How many cross layers (DCN-v2, Wang et al., WWW 2021), which multiply features.
         cross_rank: Rank of the cross layers' matrices; None for full ones.
         cross_place: Put them `before` the dense layers, or `beside` them, their results mapped to the last width.
-        strangers: Share of the rows that in training are taken for those of a query that nobody knows: its id
-            unknown and nothing in the record, both at once. So the tower learns what to say of new queries by the
-            rest of its features. It matters where features read a record; an id alone has its `unknown_rate`.
+        unknown_query_rate: Share of training rows treated as an unknown query's: unknown id and empty record at once.
+            The tower thus learns to embed new queries by their other features. It matters where features read a
+            record; for an id alone, `unknown_rate` does the same.
         combine: How features become the input of the layers: side by side (`concat`), or added up (`sum`), for which
             they need the same width. A history that shares embeddings with a candidate tower takes its sums.
 
@@ -68,15 +68,16 @@ class Tower(TowerModule):
         cross: int = 0,
         cross_rank: int | None = None,
         cross_place: Literal["before", "beside"] = "before",
-        strangers: float = 0.0,
+        unknown_query_rate: float = 0.0,
         combine: Combine = "concat",
     ) -> None:
         super().__init__(features)
         if any(width < 1 for width in layers):
             raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
-        if not all(0 <= share < 1 for share in (dropout, input_dropout, strangers)):
+        if not all(0 <= share < 1 for share in (dropout, input_dropout, unknown_query_rate)):
             raise ConfigError(
-                f"dropout={dropout}, input_dropout={input_dropout}, strangers={strangers}; expected shares in [0, 1)"
+                f"dropout={dropout}, input_dropout={input_dropout}, "
+                f"unknown_query_rate={unknown_query_rate}; expected shares in [0, 1)"
             )
         if activation not in ACTIVATIONS or norm not in ("none", "layer", "batch"):
             raise ConfigError(
@@ -91,7 +92,7 @@ class Tower(TowerModule):
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
-        self.strangers = strangers
+        self.unknown_query_rate = unknown_query_rate
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         width = self.input_width if combine == "concat" else features[0].width
         self.width = self.layers[-1] if self.layers else width
@@ -100,13 +101,13 @@ class Tower(TowerModule):
         beside = cross > 0 and cross_place == "beside"
         self.joined = nn.Linear(width + self.width, self.width) if beside else None
         ids = {key.by for feature in features if (key := feature.record_key) is not None}
-        self._tell_queries_apart = [one.record_key is not None or one.column in ids for one in features]
+        self._identifies_query = [one.record_key is not None or one.column in ids for one in features]
         self.reset()
 
     def read(self, encoded: Sequence[Tensor]) -> Tensor:
         """The features' embeddings side by side, `[n, input_width]`, given each one's encoded rows `[n, …]`."""
-        if self.training and self.strangers > 0:
-            encoded = self._with_strangers(encoded)
+        if self.training and self.unknown_query_rate > 0:
+            encoded = self._with_unknown_queries(encoded)
         return super().read(encoded)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
@@ -121,12 +122,12 @@ class Tower(TowerModule):
         stacked: Tensor = self.stack(crossed)
         return stacked
 
-    def _with_strangers(self, encoded: Sequence[Tensor]) -> list[Tensor]:
-        """The encoded rows with some of them made those of strangers, all features alike."""
-        strangers = uniform([len(encoded[0])], encoded[0].device) < self.strangers
+    def _with_unknown_queries(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        """The encoded rows with some of them made those of unknown queries, in all features alike."""
+        unknown = uniform([len(encoded[0])], encoded[0].device) < self.unknown_query_rate
         return [
-            feature.as_of_strangers(rows, strangers) if isinstance(feature, Feature) and tells else rows
-            for feature, rows, tells in zip(self.features, encoded, self._tell_queries_apart, strict=True)
+            feature.as_unknown(rows, unknown) if isinstance(feature, Feature) and identifies else rows
+            for feature, rows, identifies in zip(self.features, encoded, self._identifies_query, strict=True)
         ]
 
     def reset(self) -> None:
@@ -148,7 +149,7 @@ class Tower(TowerModule):
             "cross": self.cross,
             "cross_rank": self.cross_rank,
             "cross_place": self.cross_place,
-            "strangers": self.strangers,
+            "unknown_query_rate": self.unknown_query_rate,
             "combine": self.combine,
         }
 

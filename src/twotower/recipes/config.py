@@ -145,8 +145,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         rule = RandomSplit(seed=self.split.seed)
         return ChosenRule(
             rule,
-            f"Split at random ({rule}), as TensorFlow Recommenders' tutorials do: train has choices made after those "
-            f"of {part}, which no service has.",
+            f"Split at random ({rule}), as in TensorFlow Recommenders' tutorials: train includes choices made "
+            f"after those of {part}, which no service has.",
         )
 
     def _given(self, train: Log) -> Parts:
@@ -258,6 +258,12 @@ def config_of(source: str) -> Config:
     """
     if source.endswith(".toml"):
         return read_config(Path(source))
+    if Path(source).exists():
+        raise ConfigError(
+            f"{source} is no config. To use it as a log, write a file such as config.toml that names its columns, and "
+            f'give that: [data] interactions = "{source}", query_id = "…", candidate_id = "…", time = "…" (optional), '
+            f"one a line"
+        )
     if not builtin.is_name(source):
         raise ConfigError(
             f"{source!r} is neither a data set ({', '.join(builtin.NAMES)}, or {builtin.SIMULATED}) "

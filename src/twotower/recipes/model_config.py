@@ -46,11 +46,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         share_items: One embedding of each item, the sum of what is read of it, for histories and the candidate tower,
             which then has no dense layers. Where no features are given; default: the recipe's.
         read_id: Whether the query tower reads the query's id. Where no features are given; default: the recipe's.
-        strangers: Share of training events whose query is taken for one that nobody knows; default: the recipe's
-            where features stop before the event, none where they read what lies around it, as no service does.
+        unknown_query_rate: Share of training events whose query is treated as unknown. Default: the recipe's where
+            features read only what precedes an event; 0 where they read what lies around it, as no service does.
         two_tower: A model of your own in place of `TwoTower`, by its `kind` and what settings it has besides.
-        tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `strangers` and all from
-            `dropout` to `cross_place` have to be left out.
+        tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `unknown_query_rate`
+            and everything from `dropout` to `cross_place` must be left out.
     """
 
     query: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     learn_temperature: bool = False
     share_items: bool | None = None
     read_id: bool | None = None
-    strangers: float | None = None
+    unknown_query_rate: float | None = None
     two_tower: dict[str, Any] = {}
     tower: dict[str, Any] = {}
 
@@ -83,11 +83,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             ConfigError: A feature, or a setting of the towers or the model, cannot be used.
         """
         reach = self.reach or recipe.reach
-        usual = recipe.strangers if reach == "before" else 0.0
-        strangers = usual if self.strangers is None else self.strangers
+        usual = recipe.unknown_query_rate if reach == "before" else 0.0
+        rate = usual if self.unknown_query_rate is None else self.unknown_query_rate
         query, candidate = self._uses(data, recipe)
         arguments: dict[str, Any] = {
-            "query": self._tower(features_of(query), recipe, strangers),
+            "query": self._tower(features_of(query), recipe, rate),
             "candidate": self._candidate_tower(features_of(candidate), recipe),
             "normalize": self.normalize,
             "temperature": recipe.temperature if self.temperature is None else self.temperature,
@@ -141,7 +141,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return query, given_columns(named, data.candidates.column_names, "candidate")
         return query, candidate_columns(data, plan)
 
-    def _tower(self, features: list[Feature], recipe: Recipe, strangers: float) -> TowerModule:
+    def _tower(self, features: list[Feature], recipe: Recipe, unknown_query_rate: float) -> TowerModule:
         if self.tower:
             return self._own_tower(features)
         return Tower(
@@ -155,7 +155,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross=self.cross,
             cross_rank=self.cross_rank,
             cross_place=self.cross_place,
-            strangers=strangers,
+            unknown_query_rate=unknown_query_rate,
         )
 
     def _candidate_tower(self, features: list[Feature], recipe: Recipe) -> TowerModule:
@@ -215,6 +215,6 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 _OF_OUR_TOWER = (
     *("layers", "dropout", "input_dropout", "activation", "norm", "residual"),
-    *("cross", "cross_rank", "cross_place", "strangers"),
+    *("cross", "cross_rank", "cross_place", "unknown_query_rate"),
 )
 """Keys that say how a `Tower` is stacked."""

@@ -29,12 +29,12 @@ UNIFORM = 512
 """Negatives drawn uniformly for each batch where the catalogue is larger; without them, rare candidates that no batch
 holds are never pushed down."""
 
-PACES = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
-"""Events of train below which a batch has so many and the rate is this: a small log needs more steps than it has large
-batches, and large batches want a higher rate."""
+SCHEDULE_BY_SIZE = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
+"""(training events below, batch size, learning rate): a small log needs small batches to get enough steps, and larger
+batches need a higher rate."""
 
-STRANGERS = 0.02, 0.3
-"""The least and the most of the training events whose query is taken for one that nobody knows."""
+UNKNOWN_QUERY_RATES = 0.02, 0.3
+"""Bounds of the share of training events whose query is treated as unknown."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -56,8 +56,8 @@ class Recipe(msgspec.Struct, frozen=True):
         name: What reports call it.
         trainer: Everything about training.
         unknown_rate: Share of ids taken for unknown in training.
-        strangers: Share of training events whose query is taken for one that nobody knows, when a config does
-            not say and features stop before the event.
+        unknown_query_rate: Share of training events whose query is treated as unknown, when a config does not say and
+            features read only what precedes an event.
         inputs: Which features a model gets when a config names none.
         reach: How far these look, when a config does not say.
         activation: Of hidden layers, when a config does not say.
@@ -75,7 +75,7 @@ class Recipe(msgspec.Struct, frozen=True):
     name: RecipeName
     trainer: Trainer
     unknown_rate: float
-    strangers: float
+    unknown_query_rate: float
     inputs: Inputs
     reach: Reach
     activation: Activation
@@ -114,7 +114,7 @@ def _tutorial() -> Recipe:
         name="tutorial",
         trainer=trainer,
         unknown_rate=0.0,
-        strangers=0.0,
+        unknown_query_rate=0.0,
         inputs="tutorial",
         reach="before",
         activation="relu",
@@ -135,7 +135,7 @@ def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Re
         name="tuned",
         trainer=_trainer(shape),
         unknown_rate=0.02,
-        strangers=float(np.clip(_from_new_queries(train, rule, validation), *STRANGERS)),
+        unknown_query_rate=float(np.clip(_from_new_queries(train, rule, validation), *UNKNOWN_QUERY_RATES)),
         inputs="all",
         reach="around" if rule is not None and rule.interpolates else "before",
         activation="gelu",
@@ -152,7 +152,7 @@ def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Re
 
 def _trainer(shape: Shape) -> Trainer:
     small = shape.candidates <= FULL_SOFTMAX_CATALOGUE
-    batch_size, rate = next((size, rate) for events, size, rate in PACES if shape.events < events)
+    batch_size, rate = next((size, rate) for events, size, rate in SCHEDULE_BY_SIZE if shape.events < events)
     return Trainer(
         epochs=10,
         batch_size=batch_size,

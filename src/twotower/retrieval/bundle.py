@@ -187,7 +187,7 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
         save_file(bundle.index.tensors(), building / INDEX, marks)
     if bundle.details.onnx:
         first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
-        query = stranger_inputs(bundle.model, bundle.queries, bundle.details)
+        query = unknown_query_inputs(bundle.model, bundle.queries, bundle.details)
         write_towers(bundle.model, query, first, building, bundle.details.rerank)
     return write_manifest(building, KIND, FORMAT, VERSION, msgspec.to_builtins(bundle.details))
 
@@ -271,12 +271,12 @@ def _read(folder: Path, engine: Engine) -> Bundle:
 def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Details) -> OnnxTower:
     largest = weight_bytes(model) + GRAPH_BYTES
     _require(path.stat().st_size <= largest, f"{QUERY} has {path.stat().st_size} bytes; expected at most {largest}")
-    inputs = stranger_inputs(model, queries, details)
+    inputs = unknown_query_inputs(model, queries, details)
     return OnnxTower(path.read_bytes(), details.towers, inputs, model.width, largest)
 
 
-def stranger_inputs(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
-    """What the query tower takes of a request that says nothing."""
+def unknown_query_inputs(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:
+    """The inputs of the query tower for an empty request."""
     requests = Requests(model, queries, details.query_id, details.time, details.latest_time)
     return requests.encode([{}], [None])
 

@@ -32,8 +32,8 @@ NOTHING = torch.iinfo(torch.int64).min
 """The key of a place that no candidate fills; below all others."""
 
 
-FEW = 8
-"""Allowed candidates are gathered where they are at most one in so many; else the others are masked."""
+GATHER_BELOW = 8
+"""Gather the allowed candidates when they are at most 1/8 of all; otherwise mask the others."""
 
 
 class ExactIndex:
@@ -114,7 +114,7 @@ class ExactIndex:
         if allowed is None:
             return self._found(queries, min(k, len(self)), _Whole(self._coordinates), excluded)
         found = min(k, len(allowed))
-        if len(allowed) * FEW > len(self):
+        if len(allowed) * GATHER_BELOW > len(self):
             return self._found(queries, found, _Masked(self._coordinates, allowed), excluded)
         gathered = _Gathered(self._coordinates, allowed)
         hits = self._found(queries, found, gathered, None if excluded is None else gathered.pairs(*excluded))

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from twotower.errors import DataError
 from twotower.retrieval.index import IntArray
 
-FEW = 64
-"""Ids that are looked up one by one; of more, a hash table is made."""
+LINEAR_SCAN_LIMIT = 64
+"""Look up at most this many ids one by one; for more, build a hash table."""
 
 CANNOT_CAST = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeError)
 
@@ -72,7 +72,7 @@ class Ids:
             DataError: A value cannot be such an id, or it is no list of them.
         """
         wanted = self.listed(values)
-        if len(wanted) > FEW:
+        if len(wanted) > LINEAR_SCAN_LIMIT:
             found = pc.is_in(self._values, value_set=self._array(wanted))
             return np.flatnonzero(found.to_numpy(zero_copy_only=False)).astype(np.int64)
         rows = {self.row(self.required(value)) for value in wanted}

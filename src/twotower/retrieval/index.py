@@ -109,7 +109,7 @@ class IndexSettings(Protocol):
         ...
 
     def restore(self, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> Index:
-        """The index of which `tensors` were kept in a bundle, which may be a stranger's.
+        """The index of which `tensors` were kept in a bundle, which may come from an untrusted source.
 
         Args:
             embeddings: The candidate embeddings that it had.

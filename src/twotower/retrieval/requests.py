@@ -90,8 +90,10 @@ class Requests:
             )
         for name in query:
             if name not in self.columns:
+                near = [known for known in self.columns if known.casefold() == str(name).casefold()]
+                guess = f", did you mean {near[0]!r}?" if near else ";"
                 expected = f"expected columns among {', '.join(self.columns)}"
-                raise ConfigError(f"the query names {name!r}; {expected}", column=name)
+                raise ConfigError(f"the query names {name!r}{guess} {expected}", column=name)
         request = {name: _plain(value) for name, value in query.items() if not _is_null(value)}
         if self.time is not None and self.time in request:
             with about("query", column=self.time):

@@ -14,7 +14,7 @@ from twotower.errors import ConfigError
 from twotower.features import Feature
 from twotower.files import replaced_folder
 from twotower.model.two_tower import features_of
-from twotower.retrieval.bundle import Bundle, stranger_inputs
+from twotower.retrieval.bundle import Bundle, unknown_query_inputs
 from twotower.retrieval.onnx import OUTPUT, SCORES, exported, exported_ranker, input_names, is_bag, ranker_input_names
 from twotower.saved import Manifest, SavedKind, write_manifest
 from twotower.version import VERSION
@@ -65,7 +65,7 @@ def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manife
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
         raise ConfigError(f"name={name!r}; expected letters, digits, '_' and '-'", field="name")
     model, towers = bundle.model, bundle.details.towers
-    query = stranger_inputs(model, bundle.queries, bundle.details)
+    query = unknown_query_inputs(model, bundle.queries, bundle.details)
     candidate = model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
     sides = [features_of(tower) for tower in (model.query, model.candidate)]
     with replaced_folder(folder, SavedKind(KIND)) as building:

@@ -166,8 +166,8 @@ class LazyAdamW(torch.optim.AdamW):
         held = self._held[table] = _Held.of(rows, table, state["exp_avg"], state["exp_avg_sq"])
         if (missed.at.index_select(0, rows) < missed.now).any():
             for part, weights, means, squares in held.parts:
-                decay, way, epsilon, fading, fading_squares = missed.factors(part, table.dtype)
-                weights.mul_(decay).addcmul_(way, means / squares.sqrt().add_(epsilon), value=-1)
+                decay, drift, epsilon, fading, fading_squares = missed.factors(part, table.dtype)
+                weights.mul_(decay).addcmul_(drift, means / squares.sqrt().add_(epsilon), value=-1)
                 means.mul_(fading)
                 squares.mul_(fading_squares)
                 _write(table, part, weights)
@@ -223,7 +223,7 @@ class _Missed:
         """For the steps missed by rows `[n]`, `[n, 1]` each.
 
         Yields:
-            The factor of the weights; the length of the way in units of `m / (√v + ε)`; that ε; the factors of m, v.
+            The factor of the weights; the drift in units of `m / (√v + ε)`; that ε; the factors of m, v.
         """
         factors = self._factors[:5].index_select(1, self.at.index_select(0, rows))
         yield from factors.to(dtype).unsqueeze(2)

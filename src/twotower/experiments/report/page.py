@@ -30,7 +30,7 @@ class Theme:
 
 
 LIGHT = Theme(paper="#ffffff", ink="#1c1c1c", faint="#dddddd", baseline="#666666")
-DARK = Theme(paper="#16181c", ink="#e8e8e8", faint="#3a3d44", baseline="#a0a4ab")
+DARK = Theme(paper="#1c1f25", ink="#e9eaee", faint="#343943", baseline="#a4abb8")
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, which colour-blind eyes can distinguish."""
@@ -149,4 +149,5 @@ def lead_of(cut: Cut) -> str:
 def how_cut(cut: Cut) -> str:
     """How the data were cut."""
     validation = f", {cut.validation:,} of train for validation" if cut.validation else ""
-    return f"Split {cut.split}: {cut.train:,} train, {cut.test:,} test{validation} · fingerprint {cut.fingerprint}"
+    parts = f"{cut.train:,} events in train, {cut.test:,} in test{validation}"
+    return f"Split {cut.split}: {parts} · fingerprint {cut.fingerprint}"

@@ -21,9 +21,9 @@ from twotower.experiments.verdicts import strongest
 from twotower.files import write_file
 
 GROUPS = {
-    "candidate": "by how popular the true candidate is in train: thirds of its events",
-    "history": "by how many events the query has in train",
-    "choice": "by whether the query has the true candidate in train",
+    "candidate": "by popularity of the chosen item (thirds of the training events)",
+    "history": "by the user's events in train",
+    "choice": "by whether the user already has the item in train",
 }
 
 
@@ -46,7 +46,7 @@ def report_html(study: Study) -> str:
     rows, first = rows_of(study), study.widest_cut
     return rendered(
         "study.html",
-        title=f"{first.name}: deep retrieval study",
+        title=f"Which model recommends best? {first.name}",
         lead=lead_of(first),
         how_cut=how_cut(first) + f" · recipe {', '.join(dict.fromkeys(run.outcome.recipe for run in study.runs))}",
         verdicts=study.verdicts,
@@ -54,6 +54,7 @@ def report_html(study: Study) -> str:
         over_value=_over_value(study),
         curves=Picture.of(partial(draw_curves, study), "curves"),
         bars=[_bars(study, rows, protocol) for protocol in PROTOCOLS],
+        has_oracle=any(row.name == NAMES["oracle"] for row in rows),
         slice_panels=[_slices(study, protocol) for protocol in PROTOCOLS] if study.scores_of(study.best).slices else [],
         slice_tables=[_slice_table(study, rows, protocol) for protocol in PROTOCOLS],
         metrics=[_metrics_table(rows, protocol) for protocol in PROTOCOLS],

@@ -1,0 +1,86 @@
+"""How fast this machine trains and searches: two seconds of fixed work, beside figures of a known machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from twotower.data.simulation import simulated
+from twotower.features import Category
+from twotower.model import Tower, TwoTower
+from twotower.retrieval.exact import ExactIndex
+from twotower.training import AdamW, Trainer
+
+SECONDS = 1.0
+"""How long training and searches are repeated. The fastest repetition counts, so repetitions are short: other work on
+the machine then spoils some of them, not all."""
+
+EVENTS, BATCH = 8192, 1024
+CANDIDATES, WIDTH, K, QUERIES = 100_000, 32, 100, 32
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The figures of one machine.
+
+    Attributes:
+        machine: Which it is.
+        training_events_per_second: Events of an epoch in batches of 1,024: two towers of ids, layers 64 and 32,
+            in-batch softmax.
+        search_milliseconds: To find the 100 best of 100,000 candidates of 32 numbers exactly, for one query.
+        searches_per_second: The same for 32 queries at once, queries per second.
+    """
+
+    machine: str
+    training_events_per_second: float
+    search_milliseconds: float
+    searches_per_second: float
+
+
+REFERENCE = Speed("2 cores of an AMD EPYC (Zen 4), 2 threads, PyTorch 2.13", 200_000, 0.54, 4_700)
+"""A virtual machine with AVX-512 with both cores to itself (`chrt -r 1`): the best of six measurements, rounded."""
+
+
+def measured_speed(machine: str = "this machine", device: str = "cpu", seconds: float = SECONDS) -> Speed:
+    """Measures this machine, with as many threads as PyTorch is set to.
+
+    Args:
+        machine: What to call it.
+        device: Where to train; searches run on the processor.
+        seconds: How long each of training and search is repeated, at least once.
+    """
+    single, batch = _searched(1, seconds / 2), _searched(QUERIES, seconds / 2)
+    return Speed(machine, EVENTS / _epoch_seconds(device, seconds), single * 1000, QUERIES / batch)
+
+
+def _epoch_seconds(device: str, seconds: float) -> float:
+    """Seconds of the fastest epoch."""
+    log = simulated(interactions=EVENTS)
+    model = TwoTower(
+        Tower([Category("user_id", 32)], layers=[64, 32]), Tower([Category("movie_id", 32)], layers=[64, 32])
+    )
+    fastest, end = float("inf"), time.monotonic() + seconds
+    while True:
+        history = Trainer(epochs=1, batch_size=BATCH, optimizer=AdamW(0.003), device=device).fit(
+            model, log, progress=False
+        )
+        fastest = min(fastest, history.epochs[0].seconds)
+        if time.monotonic() >= end:
+            return fastest
+
+
+def _searched(queries: int, seconds: float) -> float:
+    """Seconds of the fastest search for so many queries at once."""
+    draw = torch.Generator().manual_seed(0)
+    index = ExactIndex(torch.randn(CANDIDATES, WIDTH, generator=draw))
+    asked = torch.randn(queries, WIDTH, generator=draw)
+    index.search(asked, K)
+    fastest, end = float("inf"), time.monotonic() + seconds
+    while True:
+        start = time.perf_counter()
+        index.search(asked, K)
+        fastest = min(fastest, time.perf_counter() - start)
+        if time.monotonic() >= end:
+            return fastest
