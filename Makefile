@@ -2,11 +2,13 @@
 # Each makes .venv first.
 # make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
+# make torture: faults at every call that writes, for an hour at most (MINUTES=10); needs Linux and a C compiler.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
+MINUTES ?= 60
 
-.PHONY: study test docs bench-tfrs clean
+.PHONY: study test docs bench-tfrs torture clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -14,7 +16,7 @@ study: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs src tests examples benchmarks
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
@@ -24,6 +26,9 @@ docs: .venv/installed
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
 	$(BIN)/python benchmarks/tfrs/large.py
+
+torture: .venv/installed
+	nice $(BIN)/python benchmarks/torture.py --minutes $(MINUTES) --out benchmarks/results/torture.json
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
