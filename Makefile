@@ -1,14 +1,14 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
-# Each makes .venv first.
-# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB). DATA=simulated takes the
+# Each makes .venv first. make fuzz MINUTES=2: inputs that strangers and users give, see docs/benchmarks/fuzzing.md.
+# make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases. DATA=simulated takes the
 # embedded data, FULL=1 the whole tutorial.
-# make torture: faults at every call that writes, for an hour at most (MINUTES=10); needs Linux and a C compiler.
+# make torture: faults at every call that writes, for an hour at most (TORTURE_MINUTES=10); needs Linux and a C compiler.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
-MINUTES ?= 60
+MINUTES ?= 2
 
-.PHONY: study test docs bench-tfrs torture clean
+.PHONY: study test fuzz docs bench-tfrs torture clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -20,15 +20,21 @@ test: .venv/installed
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
+# Coverage-guided, each target for so many minutes; Linux.
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
+
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
 bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
 	$(BIN)/python benchmarks/tfrs/large.py
+	$(BIN)/python benchmarks/tfrs/replay.py
 
 torture: .venv/installed
-	nice $(BIN)/python benchmarks/torture.py --minutes $(MINUTES) --out benchmarks/results/torture.json
+	nice $(BIN)/python benchmarks/torture.py --minutes $(or $(TORTURE_MINUTES),60) --out benchmarks/results/torture.json
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

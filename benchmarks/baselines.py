@@ -25,6 +25,7 @@ from measuring import peak_memory, readable, write_report
 from rich.console import Console
 from rich.table import Table
 
+from twotower import processes
 from twotower.data import Dataset, from_tables, split_random
 from twotower.evaluation import BaselineBudget, BaselineNames, measure_baselines
 from twotower.evaluation.baselines.budget import Machine
@@ -120,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     shape = Shape(options.queries, options.candidates, options.events)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context(processes.START_METHOD), max_tasks_per_child=1) as pool:
         results = [pool.submit(run, name, shape, options.threads).result() for name in options.names]
     console = Console()
     console.print(

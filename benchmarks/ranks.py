@@ -19,18 +19,19 @@ from typing import Any
 
 import msgspec
 import torch
-from measuring import write_report
+from measuring import peak_memory, write_report
 from rich.console import Console
 from rich.table import Table
 from scale import Embeddings, Step, distinct, operations, payload, sent
 from torch import distributed as dist
 
-from twotower import Category, InBatchSoftmax, Tower, Trainer, TwoTower, data, processes
+from twotower import Category, Hashed, InBatchSoftmax, Tower, Trainer, TwoTower, data, processes
 from twotower.data import Dataset
 from twotower.features import lookups
 from twotower.ranks import ranks_of_process
 from twotower.training import Adagrad
 from twotower.training.callbacks import Callback, TrainingState
+from twotower.training.settings import Sharding
 
 WARMING = 3
 """Steps that do not count."""
@@ -46,6 +47,8 @@ class Setting(msgspec.Struct, frozen=True):
         batch: Of a step.
         dim: Numbers in embeddings.
         hidden: Width of the hidden layer of both towers.
+        buckets: Rows of a hashed table of queries, however few there are; 0 for a row each.
+        sharding: Which tables the ranks share out.
     """
 
     queries: int
@@ -54,6 +57,8 @@ class Setting(msgspec.Struct, frozen=True):
     batch: int
     dim: int
     hidden: int
+    buckets: int = 0
+    sharding: Sharding = "never"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -68,6 +73,7 @@ class Outcome(msgspec.Struct, frozen=True):
         predicted: What `scale.payload` says.
         predicted_sent: What `scale.sent` says.
         gflops: Billions of operations a second that its rate is, by `scale.operations`.
+        peak: Bytes that its process held at most.
     """
 
     ranks: int
@@ -78,6 +84,7 @@ class Outcome(msgspec.Struct, frozen=True):
     predicted: dict[str, float]
     predicted_sent: float
     gflops: float
+    peak: float = 0.0
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -110,7 +117,9 @@ def written_bytes() -> int:
 
 def model_of(setting: Setting) -> TwoTower:
     """Ids of both sides, and two layers."""
-    sides = (Category(column, setting.dim, unknown_rate=0.0) for column in ("user_id", "movie_id"))
+    queries = Category("user_id", setting.dim, unknown_rate=0.0)
+    hashed = Hashed("user_id", setting.buckets, setting.dim) if setting.buckets else queries
+    sides = (hashed, Category("movie_id", setting.dim, unknown_rate=0.0))
     query, candidate = (Tower([side], layers=[setting.hidden, setting.dim]) for side in sides)
     return TwoTower(query, candidate)
 
@@ -120,9 +129,12 @@ def step_of(setting: Setting, log: Dataset, model: TwoTower, ranks: int) -> Step
     users, movies = (counts / counts.sum() for counts in (log.query_counts(), log.candidate_counts()))
     columns = distinct(movies, setting.batch)
     layers = 2 * setting.dim * setting.hidden
+    is_sharded = ranks > 1 and setting.sharding == "always"
     tables = (
-        Embeddings(len(users), setting.dim, distinct(users, setting.batch / ranks)),
-        Embeddings(len(movies), setting.dim, columns / ranks),
+        Embeddings(
+            setting.buckets or len(users), setting.dim, distinct(users, setting.batch / ranks), True, is_sharded
+        ),
+        Embeddings(len(movies), setting.dim, columns / ranks, True, is_sharded),
     )
     dense = sum(weights.numel() for weights in model.parameters() if not isinstance(weights, lookups.Table))
     return Step(setting.batch, columns, setting.dim, dense, (layers, layers), tables, states=1)
@@ -133,9 +145,9 @@ def measured(setting: Setting) -> Outcome:
     log = data.simulated(setting.queries, setting.candidates, setting.events)
     model, meter, size = model_of(setting), Meter(), ranks_of_process().size
     loss = InBatchSoftmax(reduction="sum")
-    Trainer(epochs=1, batch_size=setting.batch, optimizer=Adagrad(tables="lazy"), loss=loss).fit(
-        model, log, callbacks=[meter]
-    )
+    optimizer = Adagrad(tables="lazy")
+    trainer = Trainer(epochs=1, batch_size=setting.batch, optimizer=optimizer, loss=loss, sharding=setting.sharding)
+    trainer.fit(model, log, callbacks=[meter])
     step = step_of(setting, log, model, size)
     expected = payload(step, size)
     if not meter.readings:  # not the first rank
@@ -152,6 +164,7 @@ def measured(setting: Setting) -> Outcome:
         predicted=expected,
         predicted_sent=sent(expected, size),
         gflops=operations(step, size) / seconds / 1e9,
+        peak=peak_memory(),
     )
 
 
@@ -190,9 +203,9 @@ def on_ranks(size: int, setting: Setting) -> Outcome:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """One row a number of ranks; bytes in MiB a step."""
+    """One row a number of ranks; bytes in MiB a step, and in GiB what the process held at most."""
     table = Table("ranks", show_edge=False)
-    names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GFLOP/s"
+    names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GiB"
     for name in names:
         table.add_column(name, justify="right")
     for one in outcomes:
@@ -204,7 +217,7 @@ def table_of(outcomes: list[Outcome]) -> Table:
             *(f"{sum(given.values()) / 2**20:.3g}" for given in (one.payload, one.predicted)),
             f"{one.sent / 2**20:.3g}",
             f"{one.predicted_sent / 2**20:.3g}",
-            f"{one.gflops:.1f}",
+            f"{one.peak / 2**30:.2f}",
         )
     return table
 
@@ -219,6 +232,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--buckets", type=int, default=0, help="rows of a hashed table of queries; 0: a row each")
+    parser.add_argument("--sharding", choices=["always", "never"], default="never", help="share out all tables or none")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/ranks.json")
     options = parser.parse_args()
     names = Setting.__struct_fields__

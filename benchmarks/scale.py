@@ -21,6 +21,8 @@ from measuring import write_report
 from rich.console import Console
 from rich.table import Table
 
+from twotower.training.settings import SHARDED_FROM
+
 NUMBER, ROW = 4, 4
 """Bytes of a float32, and of the number of a row as it is exchanged."""
 
@@ -35,12 +37,14 @@ class Embeddings(msgspec.Struct, frozen=True):
         dim: Numbers in a row.
         touched: Distinct rows that a step of one rank's part looks up, in the mean.
         is_lazy: Whether only touched rows are updated and exchanged.
+        is_sharded: Whether ranks share out the rows.
     """
 
     rows: int
     dim: int
     touched: float
     is_lazy: bool = True
+    is_sharded: bool = False
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -50,7 +54,7 @@ class Step(msgspec.Struct, frozen=True):
         batch: Events of all ranks together.
         columns: Candidates that the softmax compares: the distinct ones of a batch, or the catalogue.
         width: Numbers in an embedding of a query or candidate.
-        dense: Weights of all but the lazy tables, whose gradients are exchanged as a whole.
+        dense: Weights of all but the lazy and the sharded tables, whose gradients are exchanged as a whole.
         layers: Weights of the dense layers of the query tower and of the candidate tower.
         tables: The embedding tables.
         states: Numbers that the optimiser keeps for each weight.
@@ -71,32 +75,37 @@ def payload(step: Step, ranks: int) -> dict[str, float]:
     Example:
         >>> step = Step(batch=100, columns=50, width=8, dense=1000, layers=(0, 0), tables=())
         >>> payload(step, 2)
-        {'gather': 2400.0, 'scatter': 4800.0, 'sum': 4004.0}
+        {'gather': 2400.0, 'scatter': 4800.0, 'sum': 4004.0, 'exchange': 0.0}
     """
     if ranks == 1:
-        return {"gather": 0.0, "scatter": 0.0, "sum": 0.0}
+        return {"gather": 0.0, "scatter": 0.0, "sum": 0.0, "exchange": 0.0}
     embeddings = sum(-(-rows // ranks) for rows in (step.batch, step.columns)) * step.width * NUMBER
-    lazy = [table for table in step.tables if table.is_lazy]
+    lazy = [table for table in step.tables if table.is_lazy and not table.is_sharded]
+    sharded = [table for table in step.tables if table.is_sharded]
     rows = sum(table.touched * (ROW + table.dim * NUMBER) for table in lazy)
+    looked_up = sum(table.touched * (ROW + 2 * table.dim * NUMBER) for table in sharded)
     return {
         "gather": float(embeddings + rows + 8 * len(lazy)),
         "scatter": float(embeddings * ranks),
         "sum": float(step.dense * NUMBER + NUMBER),
+        "exchange": float(looked_up + 8 * ranks * len(sharded)),
     }
 
 
 def sent(given: Mapping[str, float], ranks: int, backend: Backend = "gloo") -> float:
     """Bytes that a rank puts on the wire for what it hands to each kind of exchange.
 
-    All add up in two rounds of a ring; a gather is one round; to scatter sums takes nccl one round and gloo two.
+    All add up in two rounds of a ring; a gather is one round; to scatter sums takes nccl one round and gloo two. Of an
+    exchange, a rank keeps its own part.
 
     Example:
-        >>> sent({"gather": 100.0, "scatter": 200.0, "sum": 50.0}, ranks=2)
-        350.0
+        >>> sent({"gather": 100.0, "scatter": 200.0, "sum": 50.0, "exchange": 80.0}, ranks=2)
+        390.0
     """
     share = (ranks - 1) / ranks
     scatters = 2 if backend == "gloo" else 1
-    return given["gather"] * (ranks - 1) + given["scatter"] * scatters * share + given["sum"] * 2 * share
+    in_rounds = given["scatter"] * scatters + given["sum"] * 2 + given["exchange"]
+    return given["gather"] * (ranks - 1) + in_rounds * share
 
 
 def operations(step: Step, ranks: int) -> float:
@@ -106,9 +115,11 @@ def operations(step: Step, ranks: int) -> float:
     return softmax + 3 * 2 * (rows * step.layers[0] + columns * step.layers[1])
 
 
-def memory(step: Step) -> float:
-    """Bytes of weights, their gradients where these are whole, and the optimiser's states; every rank holds them."""
-    in_tables = sum(table.rows * table.dim for table in step.tables if table.is_lazy)
+def memory(step: Step, ranks: int) -> float:
+    """Bytes that a rank holds of weights, their gradients where these are whole, and the optimiser's states."""
+    in_tables = sum(
+        table.rows * table.dim / (ranks if table.is_sharded else 1) for table in step.tables if table.is_lazy
+    )
     return NUMBER * (in_tables * (1 + step.states) + step.dense * (2 + step.states))
 
 
@@ -155,16 +166,19 @@ class Shop(msgspec.Struct, frozen=True):
     hidden: int = 256
 
     def step(self, ranks: int) -> Step:
-        """Its step; popularity of candidates falls as 1 / rank, queries are alike."""
+        """Its step; popularity of candidates falls as 1 / rank, queries are alike. Large tables are sharded."""
         popularity = zipf(min(self.candidates, 2_000_000))
         columns = distinct(popularity, self.batch)
         queries = self.queries * -np.expm1(-self.batch / ranks / self.queries)
         layers = 2 * self.dim * self.hidden
         tables = (
-            Embeddings(self.queries, self.dim, queries),
-            Embeddings(self.candidates, self.dim, columns / ranks),
+            self._table(self.queries, queries, ranks),
+            self._table(self.candidates, columns / ranks, ranks),
         )
         return Step(self.batch, float(round(columns)), self.dim, 2 * layers, (layers, layers), tables)
+
+    def _table(self, rows: int, touched: float, ranks: int) -> Embeddings:
+        return Embeddings(rows, self.dim, touched, is_sharded=ranks > 1 and rows * self.dim >= SHARDED_FROM)
 
 
 SHOPS = (
@@ -212,7 +226,7 @@ def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend) ->
     on_wire, work = sent(payload(step, ranks), ranks, backend), operations(step, ranks)
     computing, sending = work / flops, on_wire / link
     hours = shop.events / shop.batch * (computing + sending) / 3600
-    return Cost(shop.name, ranks, memory(step), on_wire, work, computing, sending, hours)
+    return Cost(shop.name, ranks, memory(step, ranks), on_wire, work, computing, sending, hours)
 
 
 def table_of(costs: Sequence[Cost]) -> Table:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from twotower import processes
 from twotower.model.softmax import softmax_loss
 
 BLOCK = 512
@@ -113,7 +114,7 @@ def memory_now() -> float:
 
 def in_process(formula: str, size: int, width: int) -> float:
     """`memory_taken` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context(processes.START_METHOD)) as pool:
         return pool.submit(memory_taken, formula, size, width, torch.get_num_threads()).result()
 
 

@@ -2,10 +2,14 @@
 
     python benchmarks/step.py --data movielens-100k --depths 32 64,32 128,64,32 --batches 2048
     python benchmarks/step.py --data simulated:50000,20000,1000000 --depths 64,32 --batches 2048 8192 32768 65536
+    python benchmarks/step.py --data simulated:6000,3500,1000000 --depths 64,32 256,64 --history 0 20
+
+With `--history N` the query tower reads the latest N choices as the recipe does, by weighted means, beside its id.
 
 The floor of a step is what its products, exponentials and bytes take at this machine's best rates, with the threads
 that are used: forward and twice as much backward through both towers, once for each distinct candidate; the three
-products and one exponential a logit of the softmax; the numbers of embeddings and of Adagrad, as if from memory.
+products and one exponential a logit of the softmax, and a weight of a history's mean; the numbers of embeddings and of
+Adagrad, as if from memory.
 The floor of a validation is the towers forward, a product for each score, and each score read once. Prints a table of
 medians in milliseconds and writes JSON.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,6 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.data import Dataset, builtin
+from twotower.features import History
+from twotower.features.encoders import KERNELS
 from twotower.model import Tower, TowerModule, TwoTower
 from twotower.model.two_tower import features_of
 from twotower.recipes.config import Config, ModelConfig, SplitConfig
@@ -33,6 +40,9 @@ PASSES = 3
 
 ADAGRAD = 6
 """Numbers read or written for a parameter: gradient, parameter and sum of squares, each both."""
+
+DIM = 32
+"""Numbers in an embedding, where there are histories."""
 
 EMBEDDED = 4
 """Numbers read or written for one of an embedding: itself and its gradient, each in the table and outside."""
@@ -61,6 +71,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         layers: Of both towers.
+        history: Choices that the query tower reads.
         batch: Events in a step.
         steps: In an epoch.
         distinct: Distinct candidates in a batch, on average.
@@ -72,6 +83,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     layers: list[int]
+    history: int
     batch: int
     steps: int
     distinct: float
@@ -82,16 +94,20 @@ class Outcome(msgspec.Struct, frozen=True):
     validation_work: Work
 
 
-def measured(layers: tuple[int, ...], batch: int, train: Dataset, test: Dataset, repetitions: int) -> Outcome:
+def measured(
+    layers: tuple[int, ...], history: int, batch: int, train: Dataset, test: Dataset, repetitions: int
+) -> Outcome:
     """Trains one depth with one batch size; the first epoch and its validation do not count."""
     training = {"batch_size": batch, "epochs": repetitions + 1, "validate_every": 1}
-    config = Config(recipe="tutorial", model=ModelConfig(layers=layers), training=training)
+    model_config = ModelConfig(layers=layers, query=reads(train, history) if history else ())
+    config = Config(recipe="tutorial", model=model_config, training=training)
     recipe = config.resolved_recipe(train)
     model = config.model.build(train, recipe)
     epochs = recipe.trainer.fit(model, train, test).epochs[1:]
     steps, distinct = -(-len(train) // batch), distinct_candidates(train, batch)
     return Outcome(
         layers=list(layers),
+        history=history,
         batch=batch,
         steps=steps,
         distinct=distinct,
@@ -101,6 +117,13 @@ def measured(layers: tuple[int, ...], batch: int, train: Dataset, test: Dataset,
         step_work=work_of_a_step(model, len(train) / steps, distinct),
         validation_work=work_of_a_validation(model, test),
     )
+
+
+def reads(train: Dataset, history: int) -> list[dict[str, Any]]:
+    """Settings of the query tower's features: the id and the latest choices."""
+    own = {"kind": "category", "column": train.query_id, "dim": DIM}
+    past = {"column": train.candidate_id, "by": train.query_id, "time": train.time, "length": history, "dim": DIM}
+    return [own, {"kind": "history", **past}]
 
 
 def distinct_candidates(train: Dataset, batch: int) -> float:
@@ -122,14 +145,26 @@ def inputs_of(tower: TowerModule) -> int:
     return sum(feature.width for feature in features_of(tower))
 
 
+def looked_up(tower: TowerModule) -> int:
+    """Numbers of embeddings that one row looks up, and what its features give without looking anything up."""
+    numbers = 0
+    for feature in features_of(tower):
+        tables = feature.look_ups
+        numbers += sum(slots * table.shape[1] for table, slots in tables) if tables else feature.width
+    return numbers
+
+
 def work_of_a_step(model: TwoTower, events: float, distinct: float) -> Work:
     """What a step of so many events, with so many distinct candidates, cannot do without."""
     logits = events * distinct
     towers = events * multiplications(model.query) + distinct * multiplications(model.candidate)
-    embedded = events * inputs_of(model.query) + distinct * inputs_of(model.candidate)
+    histories = [feature for feature in features_of(model.query) if isinstance(feature, History)]
+    weights = events * sum(feature.length * KERNELS for feature in histories)
+    means = weights * DIM
+    embedded = events * looked_up(model.query) + distinct * looked_up(model.candidate)
     return Work(
-        flops=2.0 * PASSES * (towers + logits * model.query.width),
-        exponentials=logits,
+        flops=2.0 * PASSES * (towers + means + logits * model.query.width),
+        exponentials=logits + weights,
         copied=4.0 * (EMBEDDED * embedded + ADAGRAD * model.parameter_count),
         read=0.0,
     )
@@ -146,13 +181,14 @@ def work_of_a_validation(model: TwoTower, test: Dataset) -> Work:
 def table_of(outcomes: list[Outcome], best: Rates) -> Table:
     """Times and distances from the floors."""
     table = Table("layers", show_edge=False)
-    for name in ("batch", "epoch", "step", "floor", "over\nfloor", "valid-\nation", "floor", "over\nfloor"):
+    for name in ("history", "batch", "epoch", "step", "floor", "over\nfloor", "valid-\nation", "floor", "over\nfloor"):
         table.add_column(name, justify="right")
     for outcome in outcomes:
         step, step_floor = outcome.epoch.median / outcome.steps, outcome.step_work.seconds(best)
         validation, validation_floor = outcome.validation.median, outcome.validation_work.seconds(best)
         table.add_row(
             ",".join(map(str, outcome.layers)),
+            str(outcome.history),
             f"{outcome.batch:,}",
             *milliseconds(outcome.epoch.median, step, step_floor),
             f"{step / step_floor:.1f}",
@@ -175,6 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
     parser.add_argument("--batches", type=int, nargs="+", default=[2048], help="events in a step")
+    parser.add_argument("--history", type=int, nargs="+", default=[0], help="choices that the query tower reads")
     parser.add_argument("--repetitions", type=int, default=5, help="epochs and validations that count")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/step-DATA.json")
     options = parser.parse_args()
@@ -185,8 +222,9 @@ def main() -> None:
     train, test = rule(data)
     before = rates()
     outcomes = [
-        measured(tuple(map(int, depth.split(","))), batch, train, test, options.repetitions)
+        measured(tuple(map(int, depth.split(","))), history, batch, train, test, options.repetitions)
         for depth in options.depths
+        for history in options.history
         for batch in options.batches
     ]
     after = rates()

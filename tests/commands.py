@@ -28,8 +28,9 @@ from typing import IO, Any
 from twotower import processes
 
 COMMANDS = ("bundle", "data", "models", "recommend", "serve", "study", "tune")
-WORKERS = ("torch._dynamo", "twotower.experiments.run")  # an optimiser imports dynamo
-IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, "twotower.experiments.tuning.tune")
+WORKERS = ("torch._dynamo", "pandas", "twotower.experiments.run")  # optimisers import dynamo, and Arrow pandas
+LATE = ("twotower.experiments.tuning.tune", "typer._adapters", "twotower.cli.main", "_strptime")
+IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, *LATE)
 
 _servers: dict[int, subprocess.Popen[str]] = {}
 
@@ -63,6 +64,14 @@ class Forked:
             raise subprocess.TimeoutExpired(str(self.pid), timeout, self.stdout.read_text(), self.stderr.read_text())
         return self.returncode
 
+    def wait_for(self, text: str, times: int = 1, timeout: float = 60) -> None:
+        """Waits until it has written a text to its standard output so many times."""
+        end = time.monotonic() + timeout
+        while self.stdout.read_text(encoding="utf-8").count(text) < times:
+            assert self.poll() is None, self.stderr.read_text(encoding="utf-8")
+            assert time.monotonic() < end, f"it has not said {text!r} in {timeout} s"
+            time.sleep(0.01)
+
     def send_signal(self, number: int) -> None:
         """Sends a signal to it alone."""
         os.kill(self.pid, number)
@@ -71,7 +80,7 @@ class Forked:
 def start_python(
     *arguments: object, folder: Path, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> Forked:
-    """Starts `python ARGUMENTS`, where these are `-m MODULE …` or `SCRIPT …`.
+    """Starts `python ARGUMENTS`, where these are `-m MODULE …`, `-c SOURCE …` or `SCRIPT …`.
 
     Args:
         arguments: What follows `python`.
@@ -172,6 +181,7 @@ def _become(task: dict[str, Any]) -> None:
         os.setpgid(0, 0)
         os.environ.clear()
         os.environ.update(task["env"])
+        tempfile.tempdir = None  # what TMPDIR says is asked for once, and kept
         os.chdir(task["cwd"])
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(task[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -192,6 +202,9 @@ def _run(argv: list[str]) -> int:
             sys.argv = argv[1:]
             sys.path[0] = str(Path.cwd())
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        elif argv[0] == "-c":
+            sys.argv = ["-c", *argv[2:]]
+            exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
         else:
             sys.argv = argv
             sys.path[0] = str(Path(argv[0]).resolve().parent)

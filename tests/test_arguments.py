@@ -23,6 +23,7 @@ from twotower.features import (
     Hashed,
     History,
     Text,
+    TextEncoder,
     Unified,
     Vector,
 )
@@ -39,6 +40,7 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Hashed": (Hashed, {"column": "x"}),
     "History": (History, {"column": "x", "by": "who", "time": "at"}),
     "Text": (Text, {"column": "x"}),
+    "TextEncoder": (TextEncoder, {"column": "x", "model": "encoder"}),
     "Unified": (Unified, {"columns": ["x", "y"]}),
     "Vector": (Vector, {"column": "x", "size": 4}),
     "Tower": (Tower, {"features": [Category("x")]}),

@@ -22,7 +22,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from commands import run_python
+from commands import run_python, start_python
 from twotower.cli.main import app
 from twotower.data import simulated
 from twotower.experiments.plans import StudyPlan, grid
@@ -40,6 +40,14 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a benchmark in this process, which has imported PyTorch already, and gives what it prints."""
     before, threads = set(sys.modules), torch.get_num_threads()
 
+    def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != sys.executable:
+            return plain(command, **options)
+        return run_python(*command[1:])
+
+    plain = subprocess.run
+    monkeypatch.setattr(subprocess, "run", forked)
+
     def main(script: str, *arguments: object) -> str:
         path = BENCHMARKS / script
         monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -55,6 +63,23 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for name in set(sys.modules) - before:
         if BENCHMARKS in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
             del sys.modules[name]
+
+
+TFRS_CASES = re.compile(r"^\| (`\S+_test\.py`) \| ([^|]+) \|.*\| (\S+) \|$", re.MULTILINE)
+
+
+def test_every_test_case_of_tfrs_gives_what_it_asserts_there_and_here(run: Run, tmp_path: Path) -> None:
+    stand_in, results = tmp_path / "python", BENCHMARKS / "results" / "tfrs-test-cases.json"
+    stand_in.write_text(f"#!/bin/sh\ncat '{results}'\n", encoding="utf-8")
+    stand_in.chmod(0o755)
+    run("tfrs/replay.py", "--python", stand_in, "--out", tmp_path / "cases.json", "--page", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    found = TFRS_CASES.findall(page)
+    assert len(found) > 50
+    assert {verdict for *_, verdict in found} == {"yes"}
+    published = (ROOT / "docs" / "benchmarks" / "tfrs-test-cases.md").read_text(encoding="utf-8")
+    assert TFRS_CASES.findall(published) == found
+    assert f"{len(found)} of {len(found)} cases agree" in published
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -129,6 +154,20 @@ def test_what_training_did_not_see_is_measured(run: Run, toy_config: Path, tmp_p
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
 
 
+def test_re_ranking_is_measured_beside_the_towers_alone(run: Run, tmp_path: Path) -> None:
+    arguments = ("simulated:20,55,400", "--seeds", 1, "--epochs", 1)
+    said = run("reranking.py", *arguments, "--out", tmp_path / "reranking.json")
+    report = read(tmp_path / "reranking.json")
+    found = report["found"]
+    assert report["options"] == {"seeds": [1], "epochs": 1}
+    assert set(found["scores"]["1"]) == {"towers trained alone", "retrieval", "re-ranked"}
+    kept = {name: value for name, value in found["validation"].items() if ": n = " in name}
+    assert len(kept) == 4
+    assert kept[f"{found['ranker']}: n = {found['n']}"] == max(kept.values())
+    assert all(sentence in " ".join(said.split()) for sentence in found["verdicts"])
+    assert {one["metric"] for one in found["comparisons"]} == {"ndcg_10", "top_10"}
+
+
 def test_training_on_a_gpu_is_measured_in_every_variant(run: Run, tmp_path: Path) -> None:
     tutorial = ("--data", "simulated:30,40,1500", "--depths", "8", "8,4", "--epochs", 2)
     large = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)
@@ -187,6 +226,16 @@ def test_bundles_are_swapped_under_load_and_no_request_fails(run: Run, tmp_path:
     assert (outcome["errors"], outcome["mixed"]) == ({}, 0)
     assert (report["swapped"], report["refused"]) == (4, 2)
     assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"] <= outcome["latency"]["highest"]
+
+
+@pytest.mark.slow
+def test_re_ranking_is_measured_under_load(run: Run, tmp_path: Path) -> None:
+    load = ("--rerank", 20, "--rate", 40, "--seconds", 0.5)
+    assert "p99" in run("service.py", "load", *SERVICE, *load, "--out", tmp_path / "service.json")
+    report = read(tmp_path / "service.json")
+    outcome = report["outcome"]
+    assert (report["rerank"], outcome["requests"], outcome["errors"], outcome["mixed"]) == (20, 100, {}, 0)
+    assert 0 < outcome["latency"]["p50"] <= outcome["latency"]["p99"]
 
 
 @pytest.mark.slow
@@ -268,6 +317,17 @@ def test_steps_are_measured_over_depths_and_batches(run: Run, tmp_path: Path) ->
         assert outcome["validation_work"]["read"] == 4 * 300 * 40
 
 
+def test_steps_with_histories_have_floors_of_their_own(run: Run, tmp_path: Path) -> None:
+    sizes = ("--data", "simulated:30,40,600", "--depths", "4", "--batches", 256, "--repetitions", 1)
+    run("step.py", *sizes, "--history", 0, 5, "--out", tmp_path / "step.json")
+    without, having = read(tmp_path / "step.json")["outcomes"]
+    assert (without["history"], having["history"]) == (0, 5)
+    events = 480 / having["steps"]
+    weights = having["step_work"]["exponentials"] - without["step_work"]["exponentials"]
+    assert weights == pytest.approx(events * 5 * 4)  # of each choice in each of four means
+    assert having["step_work"]["flops"] > without["step_work"]["flops"]
+
+
 def test_a_retriever_is_measured_by_graph(run: Run, tmp_path: Path) -> None:
     sizes = ("--candidates", 600, "--dim", 8, "--queries", 1, 5, "--repetitions", 3, "--k", 10, "--index", "hnsw")
     assert "floor" in run("retriever.py", *sizes, "--out", tmp_path / "retriever.json")
@@ -340,20 +400,18 @@ def test_the_other_side_ends_with_a_benchmark_that_fails_or_is_ended(
     stand_in: Path, tmp_path: Path, width: int, code: int
 ) -> None:
     sizes = ("--queries", 300, "--candidates", 100, "--dim", width, "--batch", 64, "--steps", 3)
-    command = [sys.executable, BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in]
+    command = (BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", stand_in)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    environment = os.environ | {"TMPDIR": str(scratch)}
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment) as benchmark:
-        assert benchmark.stderr is not None
-        if width == 17:  # the other side never answers
-            while not list(scratch.glob("*/queries.npy")):
-                assert benchmark.poll() is None
-                time.sleep(0.05)
-            benchmark.terminate()
-        said = benchmark.stderr.read()
-    assert benchmark.returncode == code
+    benchmark = start_python(*command, folder=tmp_path, env=os.environ | {"TMPDIR": str(scratch)})
+    if width == 17:  # the other side never answers
+        while not list(scratch.glob("*/queries.npy")):
+            assert benchmark.poll() is None
+            time.sleep(0.05)
+        benchmark.send_signal(signal.SIGTERM)
+    assert benchmark.wait() == code
     if width == 13:
+        said = benchmark.stderr.read_text()
         assert "no model of that width\n" in said
         assert "chatter on the other side" in said
     assert list(scratch.iterdir()) == []
@@ -376,13 +434,16 @@ def test_baselines_are_measured_each_in_a_process_of_its_own(run: Run, tmp_path:
     assert list(together["scores"]) == ["popularity", "item_knn", "ease", "ials"]
 
 
-def test_the_cost_model_predicts_the_bytes_that_two_ranks_exchange(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["never", "always"])
+def test_the_cost_model_predicts_the_bytes_that_two_ranks_exchange(run: Run, tmp_path: Path, sharding: str) -> None:
     small = ["--queries", 500, "--candidates", 300, "--events", 8000, "--batch", 512, "--dim", 16, "--hidden", 8]
-    said = run("ranks.py", "--ranks", 1, 2, *small, "--out", tmp_path / "ranks.json")
+    ranks = [1, 2] if sharding == "never" else [2]
+    said = run("ranks.py", "--ranks", *ranks, *small, "--sharding", sharding, "--out", tmp_path / "ranks.json")
     assert "events" in said
-    alone, two = read(tmp_path / "ranks.json")["outcomes"]
-    assert set(alone["payload"].values()) == {0}
-    assert alone["predicted_sent"] == 0
+    *alone, two = read(tmp_path / "ranks.json")["outcomes"]
+    for one in alone:
+        assert set(one["payload"].values()) == {0}
+        assert one["predicted_sent"] == 0
     for kind, predicted in two["predicted"].items():
         assert two["payload"][kind] == pytest.approx(predicted, rel=0.03), kind
     if two["sent"]:
@@ -394,7 +455,8 @@ def test_the_cost_model_prices_a_billion_events(run: Run, tmp_path: Path) -> Non
     costs = {(one["shop"], one["ranks"]): one for one in read(tmp_path / "scale.json")["costs"]}
     one, two, four = (costs["a billion", ranks] for ranks in (1, 2, 4))
     assert one["sent"] == 0
-    assert one["memory"] == two["memory"] > 4 * 64 * 100_000_000 * 3  # every rank holds all tables and their states
+    assert one["memory"] > 4 * 64 * 100_000_000 * 3  # all tables and their states
+    assert two["memory"] == pytest.approx(one["memory"] / 2, rel=1e-3)  # these tables are sharded
     assert one["operations"] == pytest.approx(2 * two["operations"])
     assert two["sent"] < four["sent"] < 2 * two["sent"]
     assert one["hours"] > two["hours"] > four["hours"]

@@ -7,7 +7,6 @@ is replaced. Installing and making is not run, but what is named has to exist.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -38,13 +37,13 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
 
 LESS = (
+    (r"simulated\(\)", "simulated(300, 400, 6_000)"),
     (r"--minutes \d+", "--minutes 0.1"),
     (r"\bepochs( ?= ?)\d+", r"epochs\g<1>1"),
     (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
     (r"(twotower study [^\n#]*)", r"\1 --layers 8 --epochs 1 "),
-    (r"twotower study examples/movielens_table.toml", "twotower study quick-simulated.toml"),
-    (r"twotower (study|tune) movielens-100k", r"twotower \1 quick-simulated.toml"),
-    (r"twotower train (movielens-100k|simulated)\b", r"twotower train quick-\1.toml"),
+    (r"twotower study examples/movielens_table.toml", "twotower study quick.toml"),
+    (r"twotower (study|tune|train) (movielens-100k|simulated)\b", r"twotower \1 quick.toml"),
     (r"(twotower tune [^\n#]*)", r"\1 --trials 1 "),
     (r"(twotower (?:train|study|tune) [^\n#]*)", r"\1 --baselines popularity "),
     (r"--split-seeds? 42 43 44 45 46", "--split-seeds 42"),
@@ -53,11 +52,11 @@ LESS = (
 
 QUICK = """
 [data]
-name = "{name}"
+name = "simulated:300,400,6000"
 [model]
 layers = [8]
 dim = 8
-inputs = "{inputs}"
+inputs = "log"
 [training]
 epochs = 1
 batch_size = 4096
@@ -197,10 +196,7 @@ def clone(folder: Path) -> Iterator[Session]:
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "examples").glob("*.toml"):
         path.write_text(shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
-    small = QUICK.format(name="simulated:300,400,6000", inputs="all")
-    real = QUICK.format(name="movielens-100k", inputs="log") if "TWOTOWER_DATA_HOME" in os.environ else small
-    (folder / "quick-simulated.toml").write_text(small)
-    (folder / "quick-movielens-100k.toml").write_text(real)
+    (folder / "quick.toml").write_text(QUICK)
     session = Session(folder)
     try:
         yield session

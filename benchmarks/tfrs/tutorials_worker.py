@@ -4,8 +4,8 @@ It runs in the environment of `requirements.txt`, where twotower is not. It read
 one file of JSON: for each tutorial its scores, one a seed. Layers, optimisers, batches and epochs are the tutorials'
 own (github.com/tensorflow/recommenders, docs/examples). What differs: quickstart, which trains on everything and
 measures nothing, trains on train, shuffled, and is measured on test; sequential_retrieval reads MovieLens 100K instead
-of 1M; batches are drawn once and kept, also in context_features, which draws them anew; pairwise hinge and ListMLE are
-written out here, without TensorFlow Ranking.
+of 1M; diststrat_retrieval has two virtual CPUs in place of two virtual GPUs; batches are drawn once and kept, also in
+context_features, which draws them anew; pairwise hinge and ListMLE are written out here, without TensorFlow Ranking.
 """
 
 from __future__ import annotations
@@ -280,6 +280,20 @@ def sequential(data: Arrays) -> dict[str, float]:
     return fitted(model, train, test, tf.keras.optimizers.Adagrad(0.1), 3)
 
 
+def distributed(data: Arrays) -> dict[str, float]:
+    """diststrat_retrieval: a replica on each of two virtual CPUs."""
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = Retrieval(lookup(data["users"]), lookup(data["titles"]), ["user_id"], data["titles"])
+        train, test = parts(data, ["user_id", "movie_title"], 8192)
+        return fitted(model, train, test, tf.keras.optimizers.Adam(0.1), 3)
+
+
+def split_the_cpu() -> None:
+    """Two virtual CPUs, which has to be said before TensorFlow begins to work."""
+    half = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
+
+
 SEQUENCE = {"context": "context", "movie_id": "sequence"}
 """Columns of sequential_retrieval, and what they are called in the data."""
 
@@ -310,6 +324,7 @@ TUTORIALS: dict[str, Callable[[Arrays], dict[str, float]]] = {
         0.1,
     ),
     "sequential_retrieval": sequential,
+    "diststrat_retrieval": distributed,
     "multitask, rating": lambda data: multitask(data, 1.0, 0.0),
     "multitask, retrieval": lambda data: multitask(data, 0.0, 1.0),
     "multitask, joint": lambda data: multitask(data, 1.0, 1.0),
@@ -328,6 +343,8 @@ def main() -> None:
     """`tutorials_worker.py DATA.npz OUT.json SEEDS [NAME…]`; the file is written anew after each tutorial."""
     data = dict(np.load(sys.argv[1]))
     out, seeds, names = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] or list(TUTORIALS)
+    if "diststrat_retrieval" in names:
+        split_the_cpu()
     found: dict[str, list[dict[str, float]]] = json.loads(out.read_text()) if out.exists() else {}
     for name in names:
         found[name] = []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         History,
         Normalized,
         Text,
+        TextEncoder,
         Unified,
         Vector,
     )
@@ -116,6 +117,7 @@ __all__ = [
     "Task",
     "TensorBoard",
     "Text",
+    "TextEncoder",
     "Tower",
     "TowerModule",
     "Trainer",

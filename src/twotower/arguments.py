@@ -117,6 +117,18 @@ def refuse_below(least: float, owner: str, **numbers: float) -> None:
             raise ConfigError(f"{owner}: {name}={number}; expected at least {least:g}", field=name)
 
 
+def refuse_nameless(owner: str, **columns: str | Sequence[str] | None) -> None:
+    """Refuses names of columns that are empty, or nothing but spaces.
+
+    Raises:
+        ConfigError: One is; the message names the argument.
+    """
+    for name, given in columns.items():
+        names = [given] if isinstance(given, str) else given or ()
+        if not all(column.strip() for column in names):
+            raise ConfigError(f"{owner}: {name}={given!r}; expected the name of a column", field=name)
+
+
 def described(hint: Any) -> str:
     """What an annotation accepts, in words.
 

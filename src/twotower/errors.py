@@ -18,6 +18,7 @@ class TwoTowerError(Exception):
         field: The argument or key that it is about, such as `where` or `[training] epochs`; None where it is not said.
         column: The column that it is about.
         row: The row of the table, or the place in the list of queries.
+        is_said: Whether another of the processes that work together says it, or what led to it.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class TwoTowerError(Exception):
     ) -> None:
         super().__init__(message)
         self.field, self.column, self.row = field, column, row
+        self.is_said = False
 
 
 class DataError(TwoTowerError, ValueError):

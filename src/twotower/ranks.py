@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +16,7 @@ from torch import distributed as dist
 from twotower.errors import ConfigError, DataError, DataUnavailableError, SavedFolderError, TwoTowerError
 from twotower.launch import launched_rank
 from twotower.randomness import part_of_rows
+from twotower.traffic import Traffic
 
 T = TypeVar("T")
 
@@ -27,38 +25,6 @@ _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, DataUnavaila
 # PyTorch 2.13 has new names for these, and warns of the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-
-@dataclass
-class Traffic:
-    """What a rank has exchanged with the others.
-
-    Attributes:
-        payload: Bytes handed to each kind of exchange: `sum` a tensor that all add up, `gather` the rank's part of what
-            all get, `scatter` the whole of which each gets the sum of a part, `broadcast` what the first rank sends.
-        calls: How often.
-        seconds: Spent in them: sending, and waiting for others.
-    """
-
-    payload: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    @contextmanager
-    def of(self, kind: str, tensor: Tensor) -> Iterator[None]:
-        """Counts an exchange that happens in the block.
-
-        Raises:
-            TwoTowerError: Another rank has ended, or cannot be reached.
-        """
-        started = time.perf_counter()
-        try:
-            yield
-        except RuntimeError as error:
-            raise TwoTowerError(f"rank {dist.get_rank()} has lost the others: {error}") from error
-        self.seconds += time.perf_counter() - started
-        self.payload[kind] += tensor.numel() * tensor.element_size()
-        self.calls[kind] += 1
 
 
 class Ranks:
@@ -148,16 +114,58 @@ class Ranks:
             _reduce_scatter(found, padded)
         return found[: own.stop - own.start]
 
+    def exchange(self, own: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """What each rank has for this one, one after the other: `[Σ received, …]`.
+
+        Args:
+            own: Rows for each rank, one after the other, `[Σ sent, …]`.
+            sent: How many of them are for each rank.
+            received: How many rows each rank has for this one.
+        """
+        own = own.contiguous()
+        found = own.new_empty(sum(received), *own.shape[1:])
+        with self.traffic.of("exchange", own):
+            dist.all_to_all_single(found, own, received, sent)
+        return found
+
     def gather_messages(self, message: Any) -> list[Any]:
         """A piece of plain data from each rank, by rank."""
         if self.size == 1:
             return [message]
-        raw = torch.frombuffer(bytearray(msgspec.json.encode(message)), dtype=torch.uint8).to(_message_device())
+        return [msgspec.json.decode(raw) for raw in self.gather_bytes(msgspec.json.encode(message))]
+
+    def gather_bytes(self, own: bytes) -> list[bytes]:
+        """Bytes of each rank, by rank; each may have another number of them."""
+        if self.size == 1:
+            return [own]
+        raw = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
+        raw = raw.to(_message_device())
         lengths = self.gather(raw.new_tensor([len(raw)], dtype=torch.int64)).tolist()
         padded = raw.new_zeros(max(lengths))
         padded[: len(raw)] = raw
-        rows = self.gather(padded).view(self.size, -1).cpu()
-        return [msgspec.json.decode(bytes(row[:length].tolist())) for row, length in zip(rows, lengths, strict=True)]
+        rows = self.gather(padded).view(self.size, -1).cpu().numpy()
+        return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+    def together(self, make: Callable[[], T]) -> T:
+        """What this rank makes; where some rank cannot, the error of the first such one is raised on every rank.
+
+        Args:
+            make: Called on every rank. It exchanges nothing with the others.
+
+        Raises:
+            TwoTowerError: Some rank has raised one.
+        """
+        if self.size == 1:
+            return make()
+        failed: TwoTowerError | None = None
+        try:
+            value = make()
+        except TwoTowerError as error:
+            failed = error
+        each = self.gather_messages(None if failed is None else [type(failed).__name__, str(failed)])
+        for rank, (kind, said) in ((rank, one) for rank, one in enumerate(each) if one is not None):
+            raise failed if rank == self.rank and failed is not None else _error(kind, rank, said)
+        return value
 
     def from_first(self, make: Callable[[], T], kind: Any) -> T:
         """What the first rank makes, on every rank; an error of its is raised on every rank.
@@ -171,7 +179,7 @@ class Ranks:
         if not self.is_first:
             outcome = self._message(b"")
             if (error := outcome.get("error")) is not None:
-                raise _ERRORS.get(outcome["kind"], TwoTowerError)(f"rank 0: {error}")
+                raise _error(outcome["kind"], 0, error)
             found: T = msgspec.convert(outcome["value"], kind)
             return found
         try:
@@ -181,23 +189,6 @@ class Ranks:
             raise
         self._message(msgspec.json.encode({"value": value}))
         return value
-
-    def tensors_from_first(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """The first rank's tensors by name, on every rank.
-
-        Args:
-            tensors: On the first rank; those of the others do not count.
-            device: Where the others get them.
-        """
-        if self.size == 1:
-            return dict(tensors)
-        shapes = {name: (list(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
-        found = {}
-        for name, (shape, kind) in self.from_first(lambda: shapes, dict[str, tuple[list[int], str]]).items():
-            given = tensors[name].to(device) if self.is_first else None
-            room = torch.empty(shape, dtype=getattr(torch, kind), device=device) if given is None else given
-            found[name] = self.broadcast(room.contiguous())
-        return found
 
     def require_same(self, found: Mapping[str, Any], expected: str) -> None:
         """Refuses to go on where ranks differ.
@@ -267,7 +258,7 @@ def launched() -> Iterator[Ranks]:
     """Joins the processes that `torchrun` has started, where it has; inside the block they are a process group.
 
     Tensors on a CPU are exchanged by gloo, those on CUDA devices by nccl; each rank of a machine takes a device of its
-    own as the current one.
+    own as the current one. An error that leaves the block has `is_said` on all ranks but the one that raised it first.
     """
     if launched_rank() is None or dist.is_initialized():
         yield ranks_of_process()
@@ -283,6 +274,12 @@ def launched() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield ranks_of_process()
+    except TwoTowerError as error:
+        error.is_said = not _is_first_error(attempt)
+        raise
+    except BaseException:
+        _is_first_error(attempt)
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -337,6 +334,19 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.size, None
+
+
+def _error(kind: str, rank: int, said: str) -> TwoTowerError:
+    """The error that another rank has raised."""
+    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {said}")
+
+
+def _is_first_error(store: Any) -> bool:
+    """Whether no other rank has raised an error; a store that is gone is gone with a rank that has."""
+    try:
+        return bool(store.add("errors", 1) == 1)
+    except RuntimeError:
+        return False
 
 
 def _message_device() -> torch.device:

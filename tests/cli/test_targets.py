@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from commands import start_python
 from toy import groups_log, toy_model
 from twotower.cli.main import app
 from twotower.errors import ConfigError, SavedFolderError
@@ -96,28 +97,17 @@ def test_of_two_commands_for_one_folder_the_second_says_so(tmp_path: Path, comma
     assert not (tmp_path / "out").exists()
 
 
-ADDING = """
-import os, sys
-from twotower.cli.main import app
-children = []
-for number in range(6):
-    children.append(os.fork())
-    if children[-1] == 0:
-        app(["candidates", "add", sys.argv[1], f"{sys.argv[2]}/{number}.parquet"], standalone_mode=False)
-        os._exit(0)
-assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_six_processes_that_each_add_a_candidate_add_six(trained: Path, tmp_path: Path) -> None:
     for number in range(6):
         new = pa.table({"item": [500 + number], "title": [f"new {number}"]})
         pq.write_table(new, tmp_path / f"{number}.parquet")
-    done = subprocess.run(
-        [sys.executable, "-c", ADDING, str(trained), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    adding = []
+    for number in range(6):
+        (tmp_path / f"said {number}").mkdir()
+        command = ("-m", "twotower", "candidates", "add", trained, tmp_path / f"{number}.parquet")
+        adding.append(start_python(*command, folder=tmp_path / f"said {number}"))
+    for process in adding:
+        assert process.wait() == 0, process.stderr.read_text()
     after = Retriever.load(trained)
     assert set(range(500, 506)) <= set(after.candidates["item"].to_pylist())
     assert after.details.revision == 6

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands import start_python
 from twotower.data import ParquetLog, from_tables, preparation, stream_parquet
 from twotower.data.ordered import SortedEvents
 from twotower.errors import ConfigError, DataError, MissingExtraError
@@ -187,7 +185,7 @@ encoded = preparation._Work.encoded
 preparation.UNIT = 90
 
 def slowly(self, group):
-    print(group.first_row, flush=True)
+    print("encoded", group.first_row, flush=True)
     time.sleep(0.2)
     return encoded(self, group)
 
@@ -197,14 +195,11 @@ stream_parquet(sys.argv[1], query_id="who", candidate_id="what", time="at", buff
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_resumes(folder: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(SLOWLY), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for _ in range(3):
-            process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+def test_a_killed_preparation_resumes(folder: Path, tmp_path: Path) -> None:
+    process = start_python("-c", SLOWLY, folder, folder=tmp_path)
+    process.wait_for("encoded", times=3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     left = [path.name for path in (folder / "_twotower").glob("*.partial/encoded-*.bin")]
     assert "encoded-0-90.bin" in left
     began = time.perf_counter()

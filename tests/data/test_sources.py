@@ -145,6 +145,7 @@ LINES = "who,what,at\n" + "".join(f"ann,{n},2024-01-0{n}\n" for n in range(1, 6)
         ("a.csv", "who, what\na,1\n", {}, "column 'what' is missing; expected it once, found 'who', ' what'"),
         ("a.csv", "", {}, r"a\.csv is empty; expected a header"),
         ("a.csv", "\n\n", {}, r"a\.csv is empty; expected a header"),
+        ("a.csv", ", \n1,2\n", {}, r"no column of .*a\.csv has a name; expected a header"),
         ("a.csv", "who,what\n", {}, "the interactions have no rows"),
         ("a.csv", "who,what\na,1\né,2\n".encode("latin-1"), {}, r"a\.csv, line 3 is no UTF-8"),
         ("a.csv", "who,what,é\na,1,2\n".encode("latin-1"), {}, r"a\.csv, line 1 is no UTF-8"),

@@ -16,9 +16,12 @@ from twotower.evaluation import Comparison, Outcomes, Scores, Slice
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.comparisons import Verdict
 from twotower.evaluation.intervals import Interval
+from twotower.evaluation.predictions import ReliabilityBin
+from twotower.evaluation.task_scores import TaskEvaluation, TaskScores
 from twotower.experiments.notes import note_of
 from twotower.experiments.report.curves import draw_curves, draw_over_value, write_curves
 from twotower.experiments.report.page import DARK, svg
+from twotower.experiments.report.reliability import draw_reliability
 from twotower.experiments.report.study import report_html
 from twotower.experiments.report.terminal import results_table
 from twotower.experiments.results import (
@@ -415,3 +418,33 @@ def test_variants_of_a_grid_are_compared_with_their_neighbours_and_named_ones_wi
     assert neighbours(grid_of_two) == [(0, 1), (0, 3), (1, 2), (1, 4), (2, 5), (3, 4), (4, 5)]
     assert neighbours([{"a": a} for a in (1, 2, 3)]) == [(0, 1), (1, 2)]
     assert neighbours([{"a": 1}, {"b": 2}, {"a": 2, "c": 3}]) == [(0, 1), (0, 2)]
+
+
+def rated(one: tuple[list[int], Run], *targets: float) -> tuple[list[int], Run]:
+    """A model with a task besides retrieval: three parts, predicted 0.1, 0.4 and 0.8."""
+    curve = [ReliabilityBin(*point, 100.0) for point in zip((0.1, 0.4, 0.8), targets, strict=True)]
+    found = TaskScores({"log_loss": 0.5, "calibration_error": 0.1}, reliability=curve)
+    task = TaskEvaluation(
+        task="click", kind="rating", metric="log_loss", units="events", count=300, rows={"model": found}, labels={},
+        comparisons=[], notes=[],
+    )  # fmt: skip
+    return one[0], msgspec.structs.replace(one[1], outcome=msgspec.structs.replace(one[1].outcome, tasks=[task]))
+
+
+def test_the_report_draws_what_came_over_what_was_predicted() -> None:
+    report = report_html(study([rated(run([32], 0.4), 0.1, 0.3, 0.6), rated(run([64, 32], 0.5), 0.2, 0.4, 0.7)]))
+    assert report.count("click: predicted and actual") == 1
+    assert "predicted and actual" not in report_html(ONE_SEED)
+    pictures = re.findall(r"<svg.*?</svg>", report.partition("click: predicted and actual")[2], re.DOTALL)
+    assert len(pictures) == 2  # for light and for dark pages
+    assert all("[64, 32]" in picture for picture in pictures)
+
+
+def test_a_reliability_curve_stands_beside_the_diagonal() -> None:
+    curves = {"one": [ReliabilityBin(0.1, 0.2, 5.0), ReliabilityBin(0.8, 0.6, 5.0)], "other": []}
+    panel = draw_reliability(curves, DARK).axes[0]
+    diagonal, one, _ = panel.get_lines()
+    assert np.array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    assert np.asarray(one.get_xydata()).tolist() == [[0.1, 0.2], [0.8, 0.6]]
+    assert panel.get_xlim() == panel.get_ylim()
+    assert panel.get_xlim() == pytest.approx((0.1 - 0.035, 0.8 + 0.035))

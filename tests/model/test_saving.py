@@ -149,7 +149,7 @@ def test_a_failed_save_keeps_what_was_there(model: TwoTower, tmp_path: Path, mon
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("twotower.model.saving.save_file", full_disk)
+    monkeypatch.setattr("twotower.tensors.save_file", full_disk)
     with pytest.raises(ConfigError, match="model cannot be written: no space"):
         save_model(model, tmp_path / "model")
     assert (tmp_path / "model" / "manifest.json").read_bytes() == before

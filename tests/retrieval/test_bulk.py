@@ -6,8 +6,7 @@ import errno
 import gzip
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
+from commands import start_python
 from toy import groups_log, toy_model
 from twotower.data import from_tables
 from twotower.errors import ConfigError, DataError, SavedFolderError
@@ -155,13 +155,13 @@ def test_a_killed_command_goes_on(retriever: Retriever, queries: Path, tmp_path:
     table = pa.concat_tables([pq.read_table(queries)] * 30)
     pq.write_table(table, queries, row_group_size=999)
     out = tmp_path / "out.parquet"
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "bundle"), str(queries), str(out)]
-    with subprocess.Popen(arguments) as process:
-        finished = tmp_path / "out.parquet.partial" / "000003.parquet"
-        while not finished.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
+    process = start_python("-c", KILLED, tmp_path / "bundle", queries, out, folder=tmp_path)
+    finished = tmp_path / "out.parquet.partial" / "000003.parquet"
+    while not finished.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert not out.exists()
     written = finished.stat().st_mtime_ns
     loaded = Retriever.load(tmp_path / "bundle")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from commands import start_python
 from toy import groups_log, toy_model
 from twotower.arrow import read_table, write_table
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
@@ -476,20 +476,22 @@ while True:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no bundle for an instant")
-def test_a_reader_always_finds_a_bundle_and_a_kill_leaves_one(retriever: Retriever, folder: Path) -> None:
+def test_a_reader_always_finds_a_bundle_and_a_kill_leaves_one(
+    retriever: Retriever, folder: Path, tmp_path: Path
+) -> None:
     expected = {retriever.version, retriever.withdraw([3]).version}
     seen: set[str] = set()
     refusals: list[str] = []
-    with subprocess.Popen([sys.executable, "-c", SAVING, str(folder)], stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
-            try:
-                seen.add(Retriever.load(folder).version)
-            except SavedFolderError as error:
-                refusals.append(str(error))
-        os.kill(writer.pid, signal.SIGKILL)
+    writer = start_python("-c", SAVING, folder, folder=tmp_path)
+    writer.wait_for("ready")
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        try:
+            seen.add(Retriever.load(folder).version)
+        except SavedFolderError as error:
+            refusals.append(str(error))
+    writer.send_signal(signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL
     assert seen <= expected
     assert all("replaced 5 times" in refusal for refusal in refusals)  # by a writer that does nothing but save
     assert Retriever.load(folder).version in expected

@@ -136,3 +136,26 @@ def test_what_cannot_be_searched_is_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         ExactIndex(embeddings).search(queries, k)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 1), st.floats(0, 1))
+def test_what_is_found_is_the_best_in_float64_as_far_as_float32_can_tell(
+    seed: int, k: int, excluded: float, allowed: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    embeddings, wanted = (draw.normal(size=(n, 12)).astype(np.float32) for n in (300, 4))
+    banned, may = draw.random((4, 300)) < excluded, draw.random(300) < allowed
+    index = ExactIndex(torch.from_numpy(embeddings))
+    hits = index.search(torch.from_numpy(wanted), k, tuple(banned.nonzero()), np.flatnonzero(may))  # type: ignore[arg-type]
+    scores = wanted.astype(np.float64) @ embeddings.astype(np.float64).T
+    for query, (rows, found) in enumerate(zip(hits.candidates.numpy(), hits.scores.numpy(), strict=True)):
+        left = np.flatnonzero(may & ~banned[query])
+        rows = rows[rows >= 0]
+        assert len(rows) == len(set(rows.tolist())) == min(k, len(left))
+        assert set(rows.tolist()) <= set(left.tolist())
+        np.testing.assert_allclose(
+            found[: len(rows)], scores[query][rows], rtol=0, atol=1e-5
+        )  # 12 products of up to 10
+        best = np.sort(scores[query][left])[::-1][: len(rows)]
+        np.testing.assert_allclose(scores[query][rows], best, rtol=0, atol=1e-5)

@@ -78,7 +78,7 @@ def ids_of(answer: Answer) -> list[int | str]:
 ID_LISTS = st.lists(st.integers(0, CANDIDATES + 20).map("f{}".format), max_size=120)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)  # of each index
 @given(
     query=st.sampled_from([*range(QUERIES), 999]),
     k=st.sampled_from([1, 7, 60, 500]),

@@ -29,6 +29,7 @@ from twotower.features import (
     History,
     Normalized,
     Text,
+    TextEncoder,
     Unified,
     Vector,
 )
@@ -153,6 +154,17 @@ def test_onnx_gives_the_scores_of_the_towers(case: str) -> None:
         one = [rows[:1] for rows in encoded]
         torch.testing.assert_close(tower(one), found[side][:1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["query"] @ found["candidate"].T, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_has_a_trained_text_encoder(encoder_folder: Path) -> None:
+    log = groups_log(100)
+    title = TextEncoder("title", encoder_folder, 4, trained=True, max_length=8)
+    model = TwoTower(Tower([Category("user", 4)]), Tower([title])).learn(log)
+    encoded = model.encode_candidates(log.candidates).whole()
+    tower = OnnxTower(exported(model, "candidate", encoded, "v"), "v", encoded, 4, 1 << 24)
+    torch.testing.assert_close(tower(encoded), model.embed_candidates(log.candidates), rtol=1e-5, atol=1e-5)
+    shorter = [encoded[0][:3, :4]]
+    torch.testing.assert_close(tower(shorter), model.candidate_vectors(shorter).detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from two_stages import two_stage_log, two_stage_model
+from twotower import Rerank, Retriever
+
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -201,6 +204,44 @@ def test_somebody_new_is_recommended_by_what_they_like(page: Any, address: str, 
     page.select_option("#attribute-0", "Ulm")
     found = retriever.recommend({"history": [12], "city": "Ulm"}, 10, exclude_seen=True)
     playwright.expect(page.locator("#results .title")).to_have_text([one.candidate["title"] for one in found])
+
+
+@pytest.fixture(scope="module")
+def reranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that re-ranks its best 12."""
+    folder, log = tmp_path_factory.mktemp("served") / "reranked.tower", two_stage_log()
+    Retriever.build(two_stage_model(), log.candidates, seen=log, rerank=Rerank(12)).save(folder)
+    return folder
+
+
+@pytest.fixture
+def reranking_address(reranked: Path) -> Iterator[str]:
+    running = Running(reranked)
+    yield running.address
+    running.end()
+
+
+def test_the_order_is_refined_as_far_as_is_chosen(browser: Any, reranking_address: str, reranked: Path) -> None:
+    retriever, page = Retriever.load(reranked), browser.new_page()
+    page.goto(reranking_address + "#query=3")
+    orders = {}
+    for choice, n in (("best 12", 12), ("best 200", 200), ("off", None), ("best 12", 12)):
+        page.get_by_label("Refine the order").select_option(label=choice)
+        expected = retriever.recommend({"user": 3}, 10, exclude_seen=True, rerank=n)
+        playwright.expect(page.locator("#results .title")).to_have_text([one.candidate["title"] for one in expected])
+        orders[choice] = titles(page)
+        first = page.locator("#results .result .score").first
+        score, rerank_score = expected[0].score, expected[0].rerank_score
+        said = f"{score:.3f}" if rerank_score is None else f"rating {rerank_score:.3f} · match {score:.3f}"
+        playwright.expect(first).to_have_text(said, ignore_case=True)
+    assert orders["off"] != orders["best 12"] != orders["best 200"]
+    page.close()
+
+
+def test_without_a_head_there_is_no_order_to_refine(page: Any, address: str) -> None:
+    page.goto(address + "#query=3")
+    titles(page)
+    playwright.expect(page.get_by_label("Refine the order")).to_be_hidden()
 
 
 def test_a_title_is_never_markup(page: Any, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from twotower import (
     Ranking,
     Rating,
     Text,
+    TextEncoder,
     Tower,
     TwoTower,
     Unified,
@@ -85,6 +87,11 @@ def test_features(feature: Feature, column: pa.Array | dict[str, pa.Array]) -> N
     testing.check_feature(feature, column)
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_text_encoders(encoder_folder: Path, trained: bool) -> None:
+    testing.check_feature(TextEncoder("c", encoder_folder, 4, trained, max_length=8), TEXTS)
+
+
 @pytest.mark.parametrize("kind", OF_A_RECORD)
 def test_features_of_a_record_in_a_tower(kind: str) -> None:
     testing.check_tower(Tower([OF_A_RECORD[kind]]), testing.small_log(), side="query")
@@ -131,7 +138,7 @@ def test_no_implementation_is_left_out() -> None:
             kind for kind in kinds if getattr(sys.modules.get(kinds[kind].__module__), kinds[kind].__name__, None)
         } - {*kinds.own}
 
-    assert ours(FEATURES) == {feature.kind for feature, _ in FEATURES_AND_COLUMNS} | set(OF_A_RECORD)
+    assert ours(FEATURES) == {feature.kind for feature, _ in FEATURES_AND_COLUMNS} | {*OF_A_RECORD, "text_encoder"}
     assert ours(LOSSES) == {"in_batch_softmax", "full_softmax"}
     assert ours(METRICS) == {"top", "mrr", "ndcg"}
     assert ours(BASELINES) == {*OURS, "oracle"}  # which knows the truth, and learns nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from toy import groups_log, toy_model
 from twotower.data import Dataset, split_random
-from twotower.training import ProgressBar, Trainer, callbacks
+from twotower.training import ProgressBar, Trainer
 from twotower.training.callbacks import Line
 
 TRAIN, TEST = split_random(groups_log(300))
@@ -24,8 +25,10 @@ def shown_by(
 ) -> str:
     """What standard error gets of two short epochs."""
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=120)
-    monkeypatch.setattr(callbacks, "Console", lambda **_: console)
+    monkeypatch.setattr(out, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", out)
+    for name, value in {"COLUMNS": "120", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
     trainer = Trainer(epochs=2, batch_size=64, monitor="all.mrr")
     trainer.fit(toy_model(), TRAIN, validation, callbacks=watching, progress=progress)
     return out.getvalue()

@@ -15,8 +15,10 @@ from toy import groups_log
 from twotower.data import Dataset, from_tables
 from twotower.features import Category, History
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
+from twotower.model.sharding import gather_tables, shards_of
 from twotower.tasks import Ranking, Rating, Retrieval
 from twotower.training import Adagrad, AdamW, Callback, Trainer, TrainingState
+from twotower.training.settings import Sharding
 
 BATCH = 64
 
@@ -85,7 +87,23 @@ CASES: dict[str, dict[str, Any]] = {
         "tasks": [Retrieval(loss=InBatchSoftmax(uniform=5)), Ranking(negatives=4, negatives_from="retriever")]
     },
 }
+SHARDED = (
+    "in batch, hard",
+    "sampled",
+    "full",
+    "own loss",
+    "lazy Adagrad",
+    "lazy AdamW",
+    "retrieval and lists",
+    "history",
+)
 FLOAT32 = {"rating", "lists", "retrieval and lists"}  # whose columns are
+
+
+TRAINED: list[tuple[str, Sharding]] = [
+    *((case, "never") for case in (*CASES, "history")),
+    *((case, "always") for case in SHARDED),
+]
 
 
 class Gradients(Callback):
@@ -100,14 +118,17 @@ class Gradients(Callback):
 
 
 @cache
-def trained(case: str, history: bool = False) -> dict[str, Any]:
-    """The losses, gradients and weights of a training, and the accuracy."""
+def trained(case: str, history: bool = False, sharding: Sharding = "never") -> dict[str, Any]:
+    """The losses, gradients and weights of a training, and the accuracy; gradients of the rows that the rank holds."""
     settings: dict[str, Any] = {"epochs": 2, "batch_size": BATCH, "optimizer": Adagrad(0.1), "seed": 3} | CASES[case]
-    trainer = Trainer(**settings)
+    trainer = Trainer(sharding=sharding, **settings)
     one = model(history).learn(LOG, seed=1)
     gradients = Gradients()
     made = trainer.fit(one if case in FLOAT32 else one.double(), LOG, callbacks=[gradients])
+    sharded = list(shards_of(one))
+    gather_tables(one)
     return {
+        "sharded": sharded,
         "losses": [epoch.loss for epoch in made.epochs],
         "accuracy": [epoch.accuracy for epoch in made.epochs],
         "gradients": gradients.found,
@@ -118,23 +139,25 @@ def trained(case: str, history: bool = False) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=[2, 3])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each case gave on each rank."""
-    jobs = [(trained, case) for case in CASES]
-    found = on_ranks(request.param, tmp_path_factory.mktemp("group"), *jobs, (trained, "sampled", True))
-    return dict(zip([*CASES, "history"], map(without_errors, found), strict=True))
+    jobs = [(trained, *((case, False) if case in CASES else ("sampled", True)), sharding) for case, sharding in TRAINED]
+    found = on_ranks(request.param, tmp_path_factory.mktemp("group"), *jobs)
+    return {f"{case} {sharding}": without_errors(each) for (case, sharding), each in zip(TRAINED, found, strict=True)}
 
 
-@pytest.mark.parametrize("case", [*CASES, "history"])
+@pytest.mark.parametrize(("case", "sharding"), TRAINED)
 def test_ranks_give_the_loss_the_gradient_and_the_weights_of_one_process(
-    case: str, ranks: dict[str, list[dict[str, Any]]]
+    case: str, sharding: str, ranks: dict[str, list[dict[str, Any]]]
 ) -> None:
     expected = trained("sampled", history=True) if case == "history" else trained(case)
     tolerance = 1e-5 if case in FLOAT32 else 1e-11
-    first, *others = ranks[case]
+    first, *others = ranks[f"{case} {sharding}"]
+    assert (first["sharded"] != []) == (sharding == "always")
     assert first["losses"] == pytest.approx(expected["losses"], rel=tolerance)
     for own, theirs in zip(first["gradients"], expected["gradients"], strict=True):
         assert own.keys() == theirs.keys()
         for name in own:
-            np.testing.assert_allclose(own[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+            whole = theirs[name][:: len(others) + 1] if name in first["sharded"] else theirs[name]
+            np.testing.assert_allclose(own[name], whole, rtol=tolerance, atol=tolerance, err_msg=name)
     for name, weights in expected["weights"].items():
         # AdamW makes steps of rounding where the gradient is 0, as that of the candidate tower's last bias
         least = 1e-7 if "AdamW" in case else tolerance

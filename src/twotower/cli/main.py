@@ -70,14 +70,17 @@ COMMANDS = {
 }
 """Every command: the module beside this one that has it, and the first sentence of its help."""
 
+ON_RANKS = "train", "evaluate", "recommend"
+"""Commands that several processes do together, started by torchrun."""
+
 
 class _Commands(TyperGroup):
     """Imports the module of a command when it is called, as that takes seconds; says what an interruption leaves."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, left = super().resolve_command(ctx, args)
-        if name is not None and name != "train" and launched_rank() is not None:
-            raise ConfigError(f"twotower {name} runs in one process; expected it without torchrun, which train is for")
+        if name is not None and name not in ON_RANKS and launched_rank() is not None:
+            raise ConfigError(f"twotower {name} runs in one process; torchrun is for {', '.join(ON_RANKS)}")
         return name, command if name is None else imported(name), left
 
     def invoke(self, ctx: Any) -> Any:
@@ -146,7 +149,8 @@ def run() -> None:
             app(standalone_mode=True)
     except TwoTowerError as error:
         where = "" if (rank := launched_rank()) is None else f" (rank {rank})"
-        console.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        if not error.is_said:
+            console.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing

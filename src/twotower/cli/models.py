@@ -18,15 +18,17 @@ from twotower.cli.baselines import (
     with_baselines,
 )
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
-from twotower.cli.output import console_for, write_json
+from twotower.cli.output import console_for, launched_together, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.evaluation.evaluate import help_evaluate, retrieves
 from twotower.experiments.train import check_train_target, help_train
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
 from twotower.ranks import launched
 from twotower.recipes.config import Config, config_of
 from twotower.retrieval import Notes, Retriever
+from twotower.version import VERSION
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
@@ -79,33 +81,46 @@ def evaluate(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a trained model on the test part of its data and on slices of it, beside the baselines."""
+    """Measure a trained model on the test part of its data and on slices of it, beside the baselines.
+
+    N processes that `torchrun --nproc-per-node N -m twotower evaluate DIR` starts share out the test events.
+    """
     del imports  # done, before a bundle is read
-    console = console_for(json)
-    retriever = Retriever.load(folder)
-    notes = retriever.details.notes
-    config = with_baselines(_config_in(notes, folder) if source is None else config_of(source), baselines)
-    parts = config.parts()
-    _say(console, parts.remarks)
-    if parts.fingerprint != notes.fingerprint:
-        console.print(
-            f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.fingerprint}: "
-            f"test events may have been in its training.[/]"
+    with launched_together() as ranks:
+        console = console_for(json)
+        retriever = Retriever.load(folder)
+        notes = retriever.details.notes
+        config = with_baselines(_config_in(notes, folder) if source is None else config_of(source), baselines)
+        parts = config.parts()
+        tasks = config.resolved_recipe(parts.train, parts.validation).trainer.tasks
+        ranks.require_same(
+            {"bundle": retriever.version, "data": parts.fingerprint, "twotower": VERSION},
+            "expected the same bundle, data and version on all ranks",
         )
-    with Display(console) as display:
-        evaluation = measure_beside_baselines(
-            retriever.model,
-            parts.test,
-            parts.train,
-            baselines=config.baselines,
-            budget=budget_of(baseline_seconds, baseline_memory),
-            progress=display,
-            tasks=config.resolved_recipe(parts.train, parts.validation).trainer.tasks,
-            rerank=retriever.details.rerank,
-        )
-    _say(console, [str(evaluation)])
-    if json:
-        write_json(evaluation)
+        if not ranks.is_first:
+            if retrieves(tasks):
+                help_evaluate(retriever.model, parts.test, parts.train)
+            return
+        _say(console, parts.remarks)
+        if parts.fingerprint != notes.fingerprint:
+            console.print(
+                f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.fingerprint}: "
+                f"test events may have been in its training.[/]"
+            )
+        with Display(console) as display:
+            evaluation = measure_beside_baselines(
+                retriever.model,
+                parts.test,
+                parts.train,
+                baselines=config.baselines,
+                budget=budget_of(baseline_seconds, baseline_memory),
+                progress=display,
+                tasks=tasks,
+                rerank=retriever.details.rerank,
+            )
+        _say(console, [str(evaluation)])
+        if json:
+            write_json(evaluation)
 
 
 def _config_in(notes: Notes, folder: Path) -> Config:

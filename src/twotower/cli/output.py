@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 from rich.console import Console
+
+from twotower.errors import DataWarning
+from twotower.ranks import Ranks, joined, launched
 
 
 def console_for(json: bool) -> Console:
@@ -16,3 +22,12 @@ def console_for(json: bool) -> Console:
 def write_json(value: object) -> None:
     """Writes one JSON value to standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n")
+
+
+@contextmanager
+def launched_together() -> Iterator[Ranks]:
+    """The ranks that `torchrun` has started, joined; of warnings about data, which all have, one is shown."""
+    with launched() as ranks, joined(ranks), warnings.catch_warnings():
+        if not ranks.is_first:
+            warnings.simplefilter("ignore", DataWarning)
+        yield ranks

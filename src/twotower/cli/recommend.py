@@ -12,8 +12,9 @@ from rich.console import Console
 from twotower.cli.listing import listing
 from twotower.cli.models import FolderArgument, JsonOption
 from twotower.cli.options import ImportOption
-from twotower.cli.output import console_for, write_json
+from twotower.cli.output import console_for, launched_together, write_json
 from twotower.errors import ConfigError
+from twotower.launch import launched_rank
 from twotower.model.rerank import MOST_RERANKED
 from twotower.retrieval import Retriever
 from twotower.retrieval.answers import Filters
@@ -66,6 +67,9 @@ def recommend(
     """Recommend candidates to one query, or to every row of a Parquet, CSV or JSON Lines file.
 
     An interrupted file goes on where it was when the same command is given again.
+
+    N processes that `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE` starts share out
+    the queries.
     """
     del imports  # done, before a bundle is read
     _check(query, queries, out)
@@ -77,15 +81,18 @@ def recommend(
         diversity=diversity,
         rerank="default" if rerank is None else rerank or None,
     )
-    retriever, console = Retriever.load(folder), console_for(json)
+    console = console_for(json)
     if queries is not None and out is not None:
-        count = recommend_all(retriever, queries, out, k, filters=filters, restart=restart, console=console)
-        console.print(f"{count:,} queries; written to {out}", highlight=False, markup=False, soft_wrap=True)
-        if json:
-            write_json({"queries": count, "out": str(out), "version": retriever.version})
+        with launched_together() as ranks:
+            retriever = Retriever.load(folder)
+            count = recommend_all(retriever, queries, out, k, filters=filters, restart=restart, console=console)
+        if ranks.is_first:
+            _say(console, f"{count:,} queries; written to {out}")
+            if json:
+                write_json({"queries": count, "out": str(out), "version": retriever.version})
         return
     assert query is not None
-    _one(retriever, _parsed(query), k, filters, console, json)
+    _one(Retriever.load(folder), _parsed(query), k, filters, console, json)
 
 
 def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
@@ -96,6 +103,8 @@ def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
         )
     if (queries is None) != (out is None):
         raise ConfigError("--queries and --out belong together; expected both, or neither")
+    if query is not None and launched_rank() is not None:
+        raise ConfigError("one query is for one process; torchrun is for --queries FILE")
 
 
 def _one(

@@ -11,12 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.arguments import refuse_nameless
 from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred
 from twotower.data.origin import Origin
 from twotower.errors import ConfigError, DataError
 
 LATEST_TIME = 7_258_118_400.0
 """Seconds from 1970 to 2200-01-01: a later time is most likely in another unit."""
+
+LARGEST_WEIGHT = 1e30
+"""Weights are summed as float32, which end at 3.4e38."""
 
 EXACT_FLOATS = 2.0**53
 """Floats hold every whole number below this, and not every one above."""
@@ -58,8 +62,9 @@ def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | N
     """The columns of the interactions that are always read.
 
     Raises:
-        ConfigError: One column has two roles.
+        ConfigError: One column has two roles, or no name.
     """
+    refuse_nameless("interactions", query_id=query_id, candidate_id=candidate_id, time=time, weight=weight)
     roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
     named = {role: column for role, column in roles.items() if column is not None}
     for column in named.values():
@@ -135,7 +140,7 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
     """The weights of the interactions as float64.
 
     Raises:
-        DataError: A weight is null, not a number, not finite or negative.
+        DataError: A weight is null, not a number, not finite, negative, or above `LARGEST_WEIGHT`.
     """
     expected = "a non-negative weight"
     weights = _numbers(_from_text(column, name, expected, NUMBERS, place), name, expected, place)
@@ -144,6 +149,12 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
         row = int(negative[0])
         raise DataError(
             f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected a non-negative weight"
+        )
+    if len(weights) and weights.max() > LARGEST_WEIGHT:
+        row = int(weights.argmax())
+        raise DataError(
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; "
+            f"expected a weight of at most {LARGEST_WEIGHT:g}"
         )
     return pa.array(weights)
 
@@ -200,7 +211,7 @@ def _numbers(column: pa.ChunkedArray, name: str, expected: str, place: Place) ->
             f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}"
         )
     _refuse_null(column, name, expected, place)
-    numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()  # the largest are rounded
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
@@ -215,7 +226,12 @@ def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, place: Place
 
 
 def _value(column: pa.ChunkedArray, row: int) -> str:
-    return repr(column[row].as_py()) if len(column) > row else "nothing"
+    if len(column) <= row:
+        return "nothing"
+    try:
+        return repr(column[row].as_py())
+    except (OverflowError, ValueError):  # a time that Python has none for
+        return f"{column[row].value} {column.type.unit}"
 
 
 def check_moment(seconds: float, name: str, value: object) -> None:

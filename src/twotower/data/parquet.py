@@ -85,6 +85,8 @@ class ParquetRows:
                     sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"interactions: {file.path} cannot be read: {error}") from error
+            if min(sizes, default=0) < 0:
+                raise DataError(f"interactions: {file.path} says that it has {min(sizes)} rows; it is damaged")
             own = {name: value for name, value in partition.items() if name not in schemas[-1].names}
             for number, rows in enumerate(sizes):
                 if rows:

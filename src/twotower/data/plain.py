@@ -60,10 +60,11 @@ def plain_table(table: pa.Table, which: str = "table") -> pa.Table:
         which: What errors call it.
 
     Raises:
-        DataError: A column is there twice, or a value does not fit the plain type.
+        DataError: A column is there twice or has no name, or a value does not fit the plain type.
     """
     schema = plain_schema(table.schema)
     _refuse_twins(schema.names, which)
+    _refuse_nameless(schema.names, which)
     columns = [plain_column(table[field.name], field.name, which) for field in schema]
     if not columns:
         return table.select([])
@@ -138,3 +139,9 @@ def _refuse_twins(names: list[str], which: str) -> None:
         if (count := names.count(name)) > 1:
             found = ", ".join(map(repr, names))
             raise DataError(f"{which}: column {name!r} is there {count} times; expected it once, found {found}")
+
+
+def _refuse_nameless(names: list[str], which: str) -> None:
+    for place, name in enumerate(names, 1):
+        if not name.strip():
+            raise DataError(f"{which}: column {place} of {len(names)} is called {name!r}; expected a name for each")

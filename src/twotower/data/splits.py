@@ -267,6 +267,8 @@ def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int
     for rows, which in ((train, "train"), (test, "test")):
         refuse_empty(len(rows), which, rule, len(data))
     parts = data.take(train), data.take(test)
+    for part, which in zip(parts, ("train", "test"), strict=True):
+        refuse_weightless(part, which, rule)
     return Split(*parts, rule=rule, fingerprint=fingerprint(*parts))
 
 
@@ -285,6 +287,25 @@ def refuse_empty(rows: int, which: str, rule: str, events: int) -> None:
     if rows == 0:
         raise DataError(
             f"split {rule} of {events} events leaves {which} empty; expected at least one event in each part"
+        )
+
+
+def refuse_weightless(part: Log, which: str, rule: str) -> None:
+    """Refuses a part in which every event has weight 0.
+
+    Args:
+        part: The part.
+        which: `train` or `test`.
+        rule: How it was cut.
+
+    Raises:
+        DataError: Every event has.
+    """
+    if part.weight is not None and not part.candidate_weights().any():
+        raise DataError(
+            f"interactions, column {part.weight!r}: split {rule} leaves {which} no event of a weight above 0; "
+            f"expected at least one in each part",
+            column=part.weight,
         )
 
 

@@ -17,7 +17,7 @@ from twotower.data.opening import narrowed
 from twotower.data.ordered import PIECE, SortedEvents
 from twotower.data.parquet import BoolArray
 from twotower.data.scratch import scratch
-from twotower.data.splits import LastOut, RandomSplit, SplitRule, TimeSplit, refuse_empty
+from twotower.data.splits import LastOut, RandomSplit, SplitRule, TimeSplit, refuse_empty, refuse_weightless
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 
@@ -113,6 +113,7 @@ def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
     for rows, which in ((is_train, "train"), (is_test, "test")):
         refuse_empty(int(np.count_nonzero(rows)), which, rule, len(log))
     train, test = narrowed(log, is_train), replace(log.events_at(is_test), dropped=log.dropped)
+    refuse_weightless(test, "test", rule)
     return LogSplit(train, test, rule, joint_fingerprint(train, test))
 
 

@@ -46,7 +46,11 @@ def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple
         beginning = _beginning(file.path, which)
         delimiter = delimiter or _delimiter_of(file.path, beginning)
         file = replace(file, delimiter=delimiter)
-        names = [name for name in _header(beginning, delimiter) if name]
+        names = [name for name in _header(beginning, delimiter) if name.strip()]
+        if not names:
+            raise DataError(
+                f"{which}: no column of {file.path} has a name; expected a header with the names of columns"
+            )
         for name in names:
             if names.count(name) > 1:
                 raise DataError(f"{which}: {file.path} has the column {name!r} {names.count(name)} times; expected one")

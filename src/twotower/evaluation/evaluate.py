@@ -32,6 +32,7 @@ from twotower.model.heads import Head
 from twotower.model.rerank import Rerank
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, ReportStep, no_report, opened
+from twotower.ranks import ALONE, joined
 
 FIGURES = pa.schema(
     {
@@ -199,6 +200,9 @@ def evaluate(
     worse than" where the difference to a baseline, event by event on the same events, has an interval over the queries
     that does not reach zero, and holds with a probability of 95% for all sentences together.
 
+    Where ranks are `joined`, the first one calls it and all others `help_evaluate`: they share out the test events, and
+    the figures are those of one process.
+
     Args:
         model: A trained model, or anything that scores the catalogue for events.
         test: The events to measure on; each is one query with one true candidate.
@@ -228,22 +232,47 @@ def evaluate(
     known = exclude.events_of(test)
     require_same_catalogue(test, known)
     with opened(progress) as display:
-        found = [
-            task.evaluate(
-                model, test, exclude, baselines=baselines != "none", step=display.reporter(f"the task {task.title}")
-            )
-            for task in tasks
-            if task.head is not None and isinstance(model, TwoTower)
-        ]
-        if found and len(found) == len(tasks):
-            return Evaluation({}, [], "", tasks=found)
-        measured = {"model": measure(scorer, test, known, ks, display.reporter("the model"))}
-        stages = None
-        if rerank is not None and isinstance(model, TwoTower):
-            stages = evaluate_rerank(model, test, known, rerank, display.reporter("re-ranking"))
-        beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
+        measured = {}
+        if retrieves(tasks):
+            measured["model"] = measure(scorer, test, known, ks, display.reporter("the model"))
+        with joined(ALONE):  # other ranks have done their part
+            of_tasks = [
+                task.evaluate(
+                    model, test, exclude, baselines=baselines != "none", step=display.reporter(f"the task {task.title}")
+                )
+                for task in tasks
+                if task.head is not None and isinstance(model, TwoTower)
+            ]
+            if not measured:
+                return Evaluation({}, [], "", tasks=of_tasks)
+            stages = None
+            if rerank is not None and isinstance(model, TwoTower):
+                stages = evaluate_rerank(model, test, known, rerank, display.reporter("re-ranking"))
+            beside, notes = measure_baselines(test, exclude, ks, baselines, budget, display)
     ranks = compared(measured | beside, notes, verdict_metric(ks, test.candidates.num_rows))
-    return msgspec.structs.replace(ranks, tasks=found, rerank=stages)
+    return msgspec.structs.replace(ranks, tasks=of_tasks, rerank=stages)
+
+
+def help_evaluate(model: TwoTower, test: Dataset, exclude: Log, ks: Sequence[int] = DEFAULT_KS) -> None:
+    """What joined ranks do while the first one calls `evaluate` of a model that retrieves: rank some of the events.
+
+    Args:
+        model: A trained model.
+        test: The events to measure on.
+        exclude: The training split.
+        ks: Lengths of lists.
+
+    Raises:
+        TwoTowerError: As `evaluate`; what one rank raises while ranking, all do.
+    """
+    known = exclude.events_of(test)
+    require_same_catalogue(test, known)
+    measure(ModelScorer(model), test, known, ks)
+
+
+def retrieves(tasks: Sequence[MeasuredTask]) -> bool:
+    """Whether retrieval is one of the tasks, or all there is."""
+    return not tasks or any(task.head is None for task in tasks)
 
 
 def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:

@@ -28,6 +28,7 @@ from twotower.evaluation.metrics import (
 )
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count, repeats_of
 from twotower.evaluation.ranking import (
+    EventBlock,
     RankCounter,
     Scorer,
     blocks_of,
@@ -37,6 +38,7 @@ from twotower.evaluation.ranking import (
 )
 from twotower.evaluation.slices import measure_slices
 from twotower.progress import ReportStep, no_report
+from twotower.ranks import Ranks, current_ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,9 @@ def measure(
 
     The metrics per query are those of one list for each query, the one of its first event in test. Where the data
     names a column of weights, all means are weighted, and events of weight 0 are not measured.
+
+    Joined ranks rank some of the events each, and all get the same figures: those that one of them alone would get.
+    Whatever looks at who asks alone (`QueryScorer`) each of them measures by itself.
 
     Args:
         scorer: What is measured.
@@ -117,21 +122,60 @@ def _rank(
     scorer: Scorer, test: Dataset, seen: Seen, k: int, take_lists: TakeLists, step: ReportStep
 ) -> tuple[FloatArray, FloatArray]:
     """Ranks of each event, and in its query's one list, `[2, N]` each; gives the top-k lists."""
-    score = scorer.score_block(test)
-    first_list = one_list_a_query(score, test)
+    ranked = _Ranked(scorer, test, k)
     ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
-    counter, list_counter, size = RankCounter(), RankCounter(), test.candidates.num_rows
-    ranked = 0
-    for block in blocks_of(test, seen):
-        numbers = block.numbers
-        scores = counter.scored(score, block)
-        own_list = list_counter.scored(first_list, block)
-        ranks[:, numbers] = counter.ranks(scores, block)
-        # What does not look at the time has the same list for all events of a query.
-        same = torch.equal(own_list[:, :size], scores[:, :size])
-        list_ranks[:, numbers] = ranks[:, numbers] if same else list_counter.ranks(own_list, block)
-        take_lists("all", top_lists(scores[:, :size], k), numbers)
-        take_lists("unseen", top_lists(without_excluded(scores, block)[:, :size], k), numbers)
-        ranked += len(numbers)
-        step("ranking", ranked / len(test))
+    joined, blocks, done = current_ranks(), blocks_of(test, seen), 0
+    for start in range(0, len(blocks), joined.size):
+        together = blocks[start : start + joined.size]
+        own = together[joined.rank] if joined.rank < len(together) else None
+        found = _of_all_ranks(joined.together(lambda own=own: ranked(own)), joined)  # type: ignore[misc]
+        for block, figures in zip(together, found, strict=False):
+            numbers, lists = block.numbers, figures[:, 4:].astype(np.int64)
+            ranks[:, numbers], list_ranks[:, numbers] = figures[:, :2].T, figures[:, 2:4].T
+            take_lists("all", lists[:, : lists.shape[1] // 2], numbers)
+            take_lists("unseen", lists[:, lists.shape[1] // 2 :], numbers)
+            done += len(numbers)
+        step("ranking", done / len(test))
     return ranks, list_ranks
+
+
+class _Ranked:
+    """Ranks and top-k lists of a block of events.
+
+    Args:
+        scorer: What scores.
+        test: All events.
+        k: Length of the lists.
+    """
+
+    def __init__(self, scorer: Scorer, test: Dataset, k: int) -> None:
+        self.score, self.k, self.size = scorer.score_block(test), k, test.candidates.num_rows
+        self.first_list = one_list_a_query(self.score, test)
+        self.counter, self.list_counter = RankCounter(), RankCounter()
+
+    def __call__(self, block: EventBlock | None) -> FloatArray:
+        """For each event of a block its ranks under both protocols, those in its query's one list, and both lists.
+
+        Returns:
+            `[n, 4 + 2 min(k, C)]`; nothing where there is no block.
+        """
+        length = min(self.k, self.size)
+        if block is None:
+            return np.empty((0, 4 + 2 * length))
+        scores = self.counter.scored(self.score, block)
+        own_list = self.list_counter.scored(self.first_list, block)
+        ranks = self.counter.ranks(scores, block)
+        # What does not look at the time has the same list for all events of a query.
+        same = torch.equal(own_list[:, : self.size], scores[:, : self.size])
+        list_ranks = ranks if same else self.list_counter.ranks(own_list, block)
+        everything = top_lists(scores[:, : self.size], length)
+        unseen = top_lists(without_excluded(scores, block)[:, : self.size], length)
+        return np.concatenate([np.stack([*ranks, *list_ranks], axis=1), everything, unseen], axis=1)
+
+
+def _of_all_ranks(own: FloatArray, joined: Ranks) -> list[FloatArray]:
+    """What each rank has, `[n, columns]` each."""
+    if joined.size == 1:
+        return [own]
+    found = joined.gather_bytes(own.tobytes())
+    return [np.frombuffer(raw).reshape(-1, own.shape[1]) for raw in found]

@@ -134,6 +134,31 @@ def check_ks(ks: Sequence[int]) -> None:
         raise ConfigError(f"k = {list(ks)}; expected distinct whole numbers of at least 1")
 
 
+def check_ranks(ranks: FloatArray, weights: FloatArray | None) -> None:
+    """Refuses ranks that are none, and weights that events cannot have.
+
+    Raises:
+        ConfigError: One is wrong; names the first.
+    """
+    checked = {"ranks": (ranks, 1.0)} | ({} if weights is None else {"weights": (weights, 0.0)})
+    for name, (values, least) in checked.items():
+        if values.ndim != 1 or values.dtype.kind not in "iuf" or len(values) == 0 or len(values) != len(ranks):
+            size = "at least one" if name == "ranks" else f"one for each of {len(ranks)} ranks"
+            raise ConfigError(
+                f"{name} is {values.dtype} {list(values.shape)}; expected numbers [N], {size}", field=name
+            )
+        wrong = ~((values >= least) & (values < np.inf))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ConfigError(
+                f"{name}, row {row}: {values[row]:g}; expected a finite number of at least {least:g}",
+                field=name,
+                row=row,
+            )
+    if weights is not None and not weights.any():
+        raise ConfigError("weights are all 0; expected one above 0, as a mean is taken by them", field="weights")
+
+
 @checks_arguments
 def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None) -> Metrics:
     """Means over events of what one true candidate's rank says, weighted where events have weights.
@@ -147,7 +172,10 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
     Args:
         ranks: Rank of each event's true candidate, from 1; ties make halves, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, `[N]`; None where all count the same.
+        weights: How much each event counts, at least 0, `[N]`; None where all count the same.
+
+    Raises:
+        ConfigError: There are no ranks, one is below 1 or not finite, a weight is negative or not finite, or all are 0.
 
     Example:
         >>> rank_metrics(np.array([1.0, 3.0]), ks=[1, 5])
@@ -156,6 +184,7 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
         0.75
     """
     check_ks(ks)
+    check_ranks(ranks, weights)
     return {name: weighted_mean(event_values(ranks, name), weights) for name in rank_metric_names(ks)}
 
 
@@ -259,9 +288,19 @@ def query_metrics(
         queries: Row of each event's query, `[N]`.
         candidates: Row of each event's true candidate, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, above 0, `[N]`; None where all count the same.
+        weights: How much each event counts, at least 0, `[N]`; None where all count the same.
+
+    Raises:
+        ConfigError: As `rank_metrics`, or there is not a query and a candidate, whole numbers from 0, for each rank.
     """
     check_ks(ks)
+    check_ranks(ranks, weights)
+    for name, rows in (("queries", queries), ("candidates", candidates)):
+        if rows.shape != ranks.shape or rows.dtype.kind not in "iu" or rows.min() < 0:
+            raise ConfigError(
+                f"{name} is {rows.dtype} {list(rows.shape)}; expected rows from 0, one of the {len(ranks)} ranks each",
+                field=name,
+            )
     _, first = np.unique(np.stack([queries, candidates], axis=1), axis=0, return_index=True)
     order = first[np.lexsort((ranks[first], queries[first]))]
     sorted_ranks = ranks[order]

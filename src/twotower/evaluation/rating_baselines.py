@@ -145,10 +145,14 @@ class Biases(_Factorized):
 
 @RATING_BASELINES.register
 class MatrixFactorization(_Factorized):
-    """`mean + b_q + b_c + p_q · p_c`, fitted together."""
+    """`mean + b_q + b_c + p_q · p_c`, fitted together.
+
+    Which regularisations are tried was decided on a fifth of the train part of MovieLens 100K (random:0.2, seed 42),
+    among constants from 1 to 20 and 0 to 0.3 for each event, with 4, 8 and 16 factors: 16 are no better than 8.
+    """
 
     kind, label = "matrix_factorization", "matrix factorisation with biases"
-    grid = tuple(_Shape(8, *ridge) for ridge in ((5.0, 0.0), (8.0, 0.0), (12.0, 0.0), (3.0, 0.05), (3.0, 0.1)))
+    grid = tuple(_Shape(8, *ridge) for ridge in ((5.0, 0.0), (12.0, 0.0), (8.0, 0.04), (5.0, 0.08), (3.0, 0.1)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,8 +69,7 @@ class Validation:
         numbers = np.concatenate([block.numbers for block in blocks]) if blocks else np.empty(0, dtype=np.int64)
         own = torch.from_numpy(numbers).to(model.device)
         queries = embedded.new_zeros(len(self.queries), embedded.shape[1])
-        if len(own):
-            queries[own] = model.embed_side(self.queries, model.query_vectors, own)
+        queries[own] = model.embed_side(self.queries, model.query_vectors, own)
         score = DotProducts(queries, joined.gather_parts(embedded, len(self.candidates)))
         own_ranks = torch.from_numpy(np.stack(self.ranker.ranks(score, blocks))).to(model.device)  # 0 of others' events
         ranks, unseen_ranks = joined.sum(own_ranks).cpu().numpy()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from twotower.data import Dataset
 from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import ModelScorer, Outcomes, evaluate_rerank, measure
+from twotower.evaluation import Measurement, ModelScorer, Outcomes, evaluate_rerank, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
@@ -22,6 +23,7 @@ from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePo
 from twotower.experiments.store import SPEC, Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, save_model
+from twotower.model.sharding import ranks_sharing
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
 from twotower.ranks import ALONE, current_ranks, joined
@@ -296,13 +298,23 @@ def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts:
 
 def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
     found = trained(config, order, key, parts, progress)
+    known = parts.train.events_of(parts.test)
+    retrieves = config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
+    measured = measure(ModelScorer(found.model), parts.test, known) if retrieves else None
+    folder, sharing = Store(Path(order.store)).folder_of(key) / MODEL, ranks_sharing(found.model)
+    if current_ranks().is_first or sharing.size > 1:
+        save_model(found.model, folder)
     if not current_ranks().is_first:
         return
+    if sharing.size > 1:
+        found = replace(found, model=load_model(folder))  # with all rows
     with joined(ALONE):  # the others have done their part
-        _measure_and_keep(found, config, order, key, parts)
+        _measure_and_keep(found, measured, config, order, key, parts, known)
 
 
-def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, parts: Parts) -> None:
+def _measure_and_keep(
+    found: Trained, measured: Measurement | None, config: Config, order: Order, key: str, parts: Parts, known: Dataset
+) -> None:
     store = Store(Path(order.store))
     recipe = config.resolved_recipe(parts.train, parts.validation)
     tasks = [
@@ -311,14 +323,10 @@ def _measure_and_keep(found: Trained, config: Config, order: Order, key: str, pa
         if task.head is not None
     ]
     scores = Scores({}, {}, tasks={one.task: one.model.metrics for one in tasks})
-    if recipe.trainer.retrieves:
-        measured = measure(ModelScorer(found.model), parts.test, parts.train.events_of(parts.test))
+    if measured is not None:
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
-    stages = None
-    if config.rerank is not None:
-        stages = evaluate_rerank(found.model, parts.test, parts.train.events_of(parts.test), config.rerank)
-    save_model(found.model, store.folder_of(key) / MODEL)
+    stages = None if config.rerank is None else evaluate_rerank(found.model, parts.test, known, config.rerank)
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
         key,

@@ -11,6 +11,7 @@ from twotower.features.hashed import Hashed
 from twotower.features.history import History
 from twotower.features.normalized import Normalized
 from twotower.features.text import Text
+from twotower.features.text_encoder import TextEncoder
 from twotower.features.unified import Unified
 from twotower.features.vector import Vector
 
@@ -26,6 +27,7 @@ __all__ = [
     "History",
     "Normalized",
     "Text",
+    "TextEncoder",
     "Unified",
     "Vector",
     "feature_from_settings",

@@ -90,6 +90,5 @@ class Bag(Feature):
 
     def _take(self, vocabulary: pa.Array) -> None:
         self.vocabulary = vocabulary
-        self.table = embedding_table(FIRST + len(vocabulary), self.dim)
-        with torch.no_grad():
-            self.table[:FIRST] = 0.0  # a value never seen says nothing until training finds otherwise
+        # a value never seen says nothing until training finds otherwise
+        self.table = embedding_table(FIRST + len(vocabulary), self.dim, zeros=FIRST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor, nn
 
-from twotower.arguments import checks_arguments
+from twotower.arguments import checks_arguments, refuse_nameless
 from twotower.errors import NotFittedError
 from twotower.features.lookups import Table
 from twotower.kinds import Kinds
@@ -77,6 +78,7 @@ class Feature(nn.Module):
         kind: The name of the kind in configs and saved models.
         column: The column it reads.
         width: How many numbers it gives for each row.
+        paths: Arguments that are paths, which configs have relative to their folder.
 
     Example:
         >>> import pyarrow as pa, pyarrow.compute as pc, torch
@@ -96,13 +98,14 @@ class Feature(nn.Module):
     """
 
     kind: ClassVar[str]
+    paths: ClassVar[tuple[str, ...]] = ()
     column: str
     width: int
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
+            cls.__init__ = _checking(cls.__init__, cls.__name__)  # type: ignore[method-assign]
         if "kind" in cls.__dict__:
             FEATURES.register(cls)
 
@@ -238,6 +241,22 @@ def require_fitted(feature: Feature, state: object | None) -> None:
     """Refuses to use a feature before `fit` or `restore`."""
     if state is None:
         raise NotFittedError(f"{feature} has not learned from data yet; call fit first")
+
+
+def _checking(constructor: Callable[..., None], owner: str) -> Callable[..., None]:
+    """A constructor that checks its arguments, and that what they call columns have names."""
+    checked = checks_arguments(constructor, owner)
+
+    @functools.wraps(constructor)
+    def checking(self: Feature, *args: Any, **kwargs: Any) -> None:
+        checked(self, *args, **kwargs)
+        refuse_nameless(type(self).__name__, **{name: getattr(self, name, None) for name in _COLUMNS})
+
+    return checking
+
+
+_COLUMNS = ("columns", "column", "by", "time")
+"""What arguments of features that are names of columns are called."""
 
 
 def _parameters(feature_class: type[Feature]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.features.base import Feature
-from twotower.features.lookups import embed
+from twotower.features.lookups import Table, embed
 from twotower.features.tables import embedding_table
 
 MISSING, FIRST = 0, 1
@@ -42,13 +42,12 @@ class Hashed(Feature):
         if buckets < 1 or dim < 1:
             raise ConfigError(f"hashed {column!r}: buckets={buckets}, dim={dim}; expected both at least 1")
         self.column, self.buckets, self.dim, self.width = column, buckets, dim, dim
-        self.table = embedding_table(FIRST + buckets, dim)
+        self.table = Table(torch.empty(FIRST + buckets, dim))  # which takes no memory before it is filled
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Starts the table anew; there is nothing to learn."""
         del column
-        with torch.no_grad():
-            self.table.copy_(embedding_table(FIRST + self.buckets, self.dim))
+        self.table = embedding_table(FIRST + self.buckets, self.dim)
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
         """Rows of the table, int32 `[N]`."""

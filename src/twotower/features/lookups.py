@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.errors import TwoTowerError
+from twotower.ranks import Ranks, current_ranks
+from twotower.shards import Route, Shard
+
 Refresh = Callable[["Table", Tensor], None]
 
 
@@ -20,10 +24,18 @@ class Table(nn.Parameter):
         row_gradients: Whether the gradient of a look-up is a sparse tensor of the rows looked up in place of a dense
             one of all rows. See the function `row_gradients`.
         refresh: Called with the table and the rows before a look-up.
+        shard: Which rows these are of a table that ranks share out; None of a whole table. All ranks look rows up at
+            the same time then, whichever they hold.
     """
 
     row_gradients: bool = False
     refresh: Refresh | None = None
+    shard: Shard | None = None
+
+    @property
+    def whole_rows(self) -> int:
+        """Rows of the whole table."""
+        return len(self) if self.shard is None else self.shard.rows
 
 
 @contextmanager
@@ -60,6 +72,9 @@ def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
         table: The table; a `Table` with `row_gradients` has a sparse gradient.
         padding: A row that gets no gradient.
     """
+    if isinstance(table, Table) and table.shard is not None:
+        rows, table, place = _fetched(rows, table, table.shard, padding)
+        padding = None if padding is None else place
     if _prepared(rows, table):
         embedded: Tensor = _Rows.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
@@ -77,6 +92,8 @@ def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
         table: The table; a `Table` with `row_gradients` has a sparse gradient.
         padding: A row that does not count and gets no gradient.
     """
+    if isinstance(table, Table) and table.shard is not None:
+        rows, table, padding = _fetched(rows, table, table.shard, padding)
     if _prepared(rows, table):
         embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
@@ -100,6 +117,8 @@ def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Ten
         weights: Weight of each slot, `[n, slots]`, with gradient.
         padding: A row that does not count and gets no gradient.
     """
+    if isinstance(table, Table) and table.shard is not None:
+        rows, table, padding = _fetched(rows, table, table.shard, padding)
     if _prepared(rows, table) or torch.compiler.is_exporting():
         weights = weights.masked_fill(rows == padding, 0.0)
         return torch.bmm(weights.unsqueeze(1), embed(rows, table, padding)).squeeze(1)
@@ -135,6 +154,49 @@ class _Means(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         count = (rows != ctx.padding).sum(dim=1, keepdim=True).clamp_min(1)
         return summed_rows(rows, gradient / count, ctx.shape, ctx.padding), None, None
+
+
+class _Fetched(torch.autograd.Function):
+    """Rows of a table that ranks share out; each rank gets the gradient of the rows that it holds, from all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, held: Tensor, route: Route, row_gradients: bool) -> Tensor:
+        ctx.route, ctx.shape, ctx.row_gradients = route, held.shape, row_gradients
+        return route.fetch(held)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        whole = summed_rows(ctx.route.wanted.unsqueeze(1), ctx.route.give_back(gradient), ctx.shape)
+        return whole if ctx.row_gradients else whole.to_dense(), None, None
+
+
+def _fetched(rows: Tensor, table: Table, shard: Shard, padding: int | None = None) -> tuple[Tensor, Tensor, int]:
+    """Of a table that ranks share out the distinct rows that are looked up, with gradient.
+
+    Returns:
+        Where in them each of `rows` is; they, `[distinct, dim]`; and where the padding is, −1 where there is none.
+    """
+    require_all(shard.ranks)
+    asked = rows.flatten() if padding is None else torch.cat([rows.flatten(), rows.new_tensor([padding])])
+    distinct, places = torch.unique(asked, return_inverse=True)
+    route = shard.route(distinct.long())
+    if table.refresh is not None:
+        table.refresh(table, route.wanted)
+    found = _Fetched.apply(table, route, table.row_gradients)  # type: ignore[no-untyped-call]
+    return places[: rows.numel()].view(rows.shape), found, -1 if padding is None else int(places[-1])
+
+
+def require_all(ranks: Ranks) -> None:
+    """Refuses to look rows up that these ranks share out where they do not do it together.
+
+    Raises:
+        TwoTowerError: They are not joined.
+    """
+    if current_ranks().size != ranks.size:
+        raise TwoTowerError(
+            f"{ranks.size} ranks share out the rows of this model's tables; expected all of them here, joined, or "
+            f"gather_tables(model) before, on all of them"
+        )
 
 
 def summed_rows(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int | None = None) -> Tensor:

@@ -83,8 +83,8 @@ class SharedItems:
         assert self.ids.table is not None
         if not self.attributes:
             return self.ids.table, items
-        if torch.compiler.is_exporting() or items.numel() >= len(self.ids.table):
-            wanted, places = torch.arange(len(self.ids.table), device=items.device), items
+        if torch.compiler.is_exporting() or items.numel() >= self.ids.table.whole_rows:
+            wanted, places = torch.arange(self.ids.table.whole_rows, device=items.device), items
         else:
             front = torch.tensor([UNKNOWN, PADDING], dtype=items.dtype, device=items.device)
             wanted, places = torch.unique(torch.cat([front, items.flatten()]), return_inverse=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,6 +15,8 @@ from torch import Tensor
 
 from twotower.errors import CellError
 from twotower.features.lookups import Table
+from twotower.ranks import Ranks
+from twotower.shards import Shard
 
 FEW = 4
 """Values that are looked for one by one, as when a request is served: a hash table of all would be made each time."""
@@ -19,9 +25,56 @@ INITIAL_BOUND = 0.05
 """Embeddings start uniform in ±0.05, as Keras's do."""
 
 
-def embedding_table(rows: int, dim: int) -> Table:
-    """A table `[rows, dim]`, uniform in ±0.05."""
-    return Table(torch.empty(rows, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND))
+_sharding: ContextVar[tuple[Ranks, int] | None] = ContextVar("sharding", default=None)
+
+
+@contextmanager
+def sharded_tables(ranks: Ranks, least: int) -> Iterator[None]:
+    """Inside the block, of a large table that is made each rank holds its share of the rows alone.
+
+    Args:
+        ranks: Those that share the rows out; nothing is shared out by one.
+        least: Numbers of a table from which on it is large.
+    """
+    token = _sharding.set((ranks, least) if ranks.size > 1 else None)
+    try:
+        yield
+    finally:
+        _sharding.reset(token)
+
+
+def shard_of(rows: int, dim: int) -> Shard | None:
+    """How ranks share out a table of this size that is made now; None where they do not."""
+    if (sharding := _sharding.get()) is None:
+        return None
+    ranks, least = sharding
+    return Shard(rows, ranks) if rows >= ranks.size and rows * dim >= least else None
+
+
+def embedding_table(rows: int, dim: int, zeros: int = 0) -> Table:
+    """A table `[rows, dim]`, uniform in ±0.05, but zero in the first rows.
+
+    Where ranks share its rows out, each draws the whole, block by block, and keeps its own: they have the numbers that
+    one process would have.
+
+    Args:
+        rows: How many.
+        dim: Numbers in each.
+        zeros: How many rows at the front are zero.
+    """
+    if (shard := shard_of(rows, dim)) is None:
+        whole = torch.empty(rows, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND)
+        whole[:zeros] = 0.0
+        return Table(whole)
+    held = torch.empty(shard.held, dim)
+    for block in shard.blocks(dim):
+        drawn = torch.empty(block.stop - block.start, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND)
+        drawn[: max(0, zeros - block.start)] = 0.0
+        own = shard.take(drawn)
+        held[block.start // shard.ranks.size :][: len(own)] = own
+    table = Table(held)
+    table.shard = shard
+    return table
 
 
 def vocabulary_of(values: pa.ChunkedArray | pa.Array, size: int | None = None) -> pa.Array:

@@ -59,7 +59,7 @@ class Unified(Feature):
             )
         self.column, self.buckets, self.dim, self.look_ups_each = self.columns[0], buckets, dim, look_ups_each
         self.width = len(self.columns) * look_ups_each * dim
-        self.table = embedding_table(buckets, dim)
+        self.table = Table(torch.empty(buckets, dim))  # which takes no memory before it is filled
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -74,8 +74,7 @@ class Unified(Feature):
     def fit_columns(self, columns: Columns) -> None:
         """Starts the table anew; there is nothing to learn."""
         del columns
-        with torch.no_grad():
-            self.table.copy_(embedding_table(self.buckets, self.dim))
+        self.table = embedding_table(self.buckets, self.dim)
 
     def encode_columns(self, columns: Columns) -> Tensor:
         """Rows of the table, int32 `[N, columns · look_ups_each]`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 
 
@@ -33,6 +34,7 @@ class Cross(nn.Module):
         torch.Size([3, 8])
     """
 
+    @checks_arguments
     def __init__(
         self,
         width: int,
@@ -55,7 +57,13 @@ class Cross(nn.Module):
         )
 
     def forward(self, first: Tensor, inputs: Tensor) -> Tensor:
-        """What the layer makes of `inputs` `[n, width]` and of the `first` layer's inputs `[n, width]`."""
+        """What the layer makes of `inputs` `[n, width]` and of the `first` layer's inputs `[n, width]`.
+
+        Raises:
+            ConfigError: Their shapes differ.
+        """
+        if first.shape != inputs.shape:
+            raise ConfigError(f"first is {list(first.shape)} and inputs {list(inputs.shape)}; expected one shape")
         mapped: Tensor = self.dense(inputs)
         if self.diagonal > 0:
             mapped = mapped + self.diagonal * inputs
@@ -108,7 +116,14 @@ class DotInteraction(nn.Module):
         return count * (count + 1) // 2 if self.itself else count * (count - 1) // 2
 
     def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """The products `[n, pairs]` of embeddings that are `[n, d]` each, those of the first pairs first."""
+        """The products `[n, pairs]` of embeddings that are `[n, d]` each, those of the first pairs first.
+
+        Raises:
+            ConfigError: There are none, or their shapes differ.
+        """
+        if len({one.shape for one in embeddings}) != 1:
+            shapes = ", ".join(str(list(one.shape)) for one in embeddings) or "none"
+            raise ConfigError(f"embeddings of {shapes}; expected one or more, all of one shape [n, d]")
         stacked = torch.stack(list(embeddings), dim=1)  # [n, count, d]
         products = stacked @ stacked.transpose(1, 2)  # [n, count, count]
         count = len(embeddings)

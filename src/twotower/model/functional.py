@@ -4,6 +4,9 @@ The softmax losses have the values, gradients and memory bounds of the loss clas
 few rows at a time, and B × C of them are never in memory (`twotower.model.softmax`). Values are differentiable once
 with respect to `query`, `candidates` and a `temperature` that is a tensor; what corrects and weights is constant. They
 work in the type of the embeddings: float32 or float64.
+
+What they are given is checked on every call; values only where they are on the processor, as looking at them elsewhere
+would wait for the device.
 """
 
 from __future__ import annotations
@@ -13,12 +16,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twotower.arguments import checked, checks_arguments
+from twotower.arguments import checked, checks_arguments, refuse_below
 from twotower.errors import ConfigError
+from twotower.model import corrected
 from twotower.model.listwise import listwise_loss
 from twotower.model.pointwise import pointwise_loss
 from twotower.model.reduction import Reduction
-from twotower.model.softmax import Removed, softmax_loss
+from twotower.model.softmax import Removed
+from twotower.model.tensor_checks import (
+    check_log_probability,
+    check_multiplicity,
+    check_removed,
+    check_shapes,
+    check_target,
+    check_temperature,
+    check_weights,
+)
 
 __all__ = [
     "Distinct",
@@ -56,10 +69,18 @@ def distinct(events: Tensor, drawn: Tensor | None = None) -> Distinct:
         events: Id of each event's candidate, int64 `[B]`.
         drawn: Ids of further negatives, `[U]`.
 
+    Raises:
+        ConfigError: Ids are no whole numbers, or not in one dimension.
+
     Example:
         >>> distinct(torch.tensor([7, 3, 7]))
         Distinct(candidates=tensor([3, 7]), target=tensor([1, 0, 1]), multiplicity=tensor([1, 2]))
     """
+    for name, ids in (("events", events), ("drawn", drawn)):
+        if ids is not None and (ids.dim() != 1 or ids.is_floating_point() or ids.dtype == torch.bool):
+            raise ConfigError(
+                f"distinct: {name} is {ids.dtype} {list(ids.shape)}; expected ids, whole numbers [n]", field=name
+            )
     everything = events if drawn is None else torch.cat([events, drawn])
     found, place, multiplicity = torch.unique(everything, return_inverse=True, return_counts=True)
     return Distinct(found, place[: len(events)], multiplicity)
@@ -96,7 +117,8 @@ def full_softmax(
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other, or a removed logit is a target or out of order.
+        ConfigError: Shapes do not fit each other, a weight is negative or not finite, or all are 0 where the mean is
+            taken, a number is out of range, or a removed logit is a target or out of order.
 
     Example:
         >>> query = torch.eye(2, requires_grad=True)
@@ -105,16 +127,18 @@ def full_softmax(
         0.3133
         >>> loss.backward()
     """
-    _check(query, candidates, target, weights, removed, ranks)
+    _check(query, candidates, target, weights, temperature, removed, reduction, ranks)
     if not 0 <= checked("softmax", "label_smoothing", label_smoothing, float) < 1:
         raise ConfigError(f"label_smoothing={label_smoothing}; expected a share in [0, 1)", field="label_smoothing")
-    return softmax_loss(
-        _tempered(query, temperature),
+    return corrected.over_catalogue(
+        query,
         candidates,
         target,
-        _row_weights(query, weights, reduction),
+        weights=weights,
+        temperature=temperature,
         removed=removed,
-        smoothing=label_smoothing,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
         ranks=ranks,
     )
 
@@ -160,7 +184,8 @@ def in_batch_softmax(
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other, or a removed logit is a target or out of order.
+        ConfigError: Shapes do not fit each other, a weight is negative or not finite, or all are 0 where the mean is
+            taken, a number is out of range, or a removed logit is a target or out of order.
 
     Example:
         >>> events = torch.tensor([7, 3, 7])  # what each event chose
@@ -180,25 +205,25 @@ def in_batch_softmax(
     """
     if target is None:
         target = torch.arange(len(query), device=query.device)
-    _check(query, candidates, target, weights, removed, ranks)
-    for name, given in (("multiplicity", multiplicity), ("log_probability", log_probability)):
-        if given is not None and checked("softmax", name, given, Tensor).shape != (len(candidates),):
-            raise ConfigError(f"{name} is {list(given.shape)}; expected [{len(candidates)}], one a candidate")
-    log_multiplicity = query.new_zeros(len(candidates)) if multiplicity is None else multiplicity.log().to(query.dtype)
-    row_weights = _row_weights(query, weights, reduction)
-    own = log_multiplicity[target]
-    loss = softmax_loss(
-        _tempered(query, temperature),
+    _check(query, candidates, target, weights, temperature, removed, reduction, ranks)
+    check_multiplicity(multiplicity, len(candidates))
+    check_log_probability(log_probability, len(candidates))
+    if checked("softmax", "hard_negatives", hard_negatives, int | None) is not None:
+        refuse_below(1, "softmax", hard_negatives=hard_negatives or 0)
+    return corrected.over_batch(
+        query,
         candidates,
         target,
-        row_weights,
-        bias=log_multiplicity if log_probability is None else log_multiplicity - log_probability.to(query.dtype),
-        target_shift=-own if mask_same else None,
+        multiplicity=multiplicity,
+        log_probability=log_probability,
+        weights=weights,
+        temperature=temperature,
+        mask_same=mask_same,
         removed=removed,
         hard_negatives=hard_negatives,
+        reduction=reduction,
         ranks=ranks,
     )
-    return loss if mask_same else loss + torch.dot(row_weights, own)  # each row's own column is one of several
 
 
 def sampled_softmax(
@@ -277,6 +302,7 @@ def sampled_softmax(
     )
 
 
+@checks_arguments
 def mixed_log_probability(log_probability: Tensor, events: int, drawn: int, catalogue: int) -> Tensor:
     """Log probability of each candidate in draws of which some are events' and some uniform, `[C]`.
 
@@ -286,32 +312,17 @@ def mixed_log_probability(log_probability: Tensor, events: int, drawn: int, cata
         drawn: How many are uniform draws.
         catalogue: How many candidates those are drawn from.
 
+    Raises:
+        ConfigError: A logarithm is NaN or above 0, a number below 0, or the catalogue empty.
+
     Example:
         >>> mixed_log_probability(torch.tensor([0.5, 0.0]).log(), events=1, drawn=1, catalogue=4).exp()
         tensor([0.3750, 0.1250])
     """
-    if drawn == 0:
-        return log_probability
-    share = drawn / (events + drawn)
-    return ((1 - share) * log_probability.exp() + share / catalogue).log()
-
-
-def _tempered(query: Tensor, temperature: float | Tensor) -> Tensor:
-    if not isinstance(temperature, Tensor):
-        temperature = checked("softmax", "temperature", temperature, float)
-        if temperature <= 0:
-            raise ConfigError(f"temperature={temperature}; expected a number above 0", field="temperature")
-    is_one = not isinstance(temperature, Tensor) and temperature == 1
-    return query if is_one else query / temperature
-
-
-def _row_weights(query: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:
-    """Weight of each row, divided by their sum for `mean`, `[B]`."""
-    checked("softmax", "reduction", reduction, Reduction)
-    rows = query.new_ones(len(query)) if weights is None else weights.to(query.dtype)
-    if reduction == "sum":
-        return rows
-    return rows / rows.sum().clamp_min(torch.finfo(query.dtype).tiny)
+    refuse_below(0, "mixed_log_probability", events=events, drawn=drawn)
+    refuse_below(1, "mixed_log_probability", catalogue=catalogue)
+    check_log_probability(log_probability, len(log_probability), mixed=True)
+    return corrected.mixed(log_probability, events, drawn, catalogue)
 
 
 def _check(
@@ -319,33 +330,15 @@ def _check(
     candidates: Tensor,
     target: Tensor,
     weights: Tensor | None,
+    temperature: float | Tensor,
     removed: Removed | None,
+    reduction: Reduction,
     ranks: Tensor | None,
 ) -> None:
-    """Refuses what are no tensors, shapes that do not fit each other, and removed logits that cannot be left out."""
-    given = {"query": query, "candidates": candidates, "target": target}
-    for name, tensor in (given if weights is None else given | {"weights": weights}).items():
-        checked("softmax", name, tensor, Tensor)
-    if query.dtype != candidates.dtype or not query.is_floating_point():
-        raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected one type of floats")
-    if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
-        raise ConfigError(
-            f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
-        )
-    for name, rows in (("target", target), ("weights", weights)):
-        if rows is not None and rows.shape != (len(query),):
-            raise ConfigError(f"{name} is {list(rows.shape)}; expected [{len(query)}], one a row of query")
-    if target.is_floating_point() or target.dtype == torch.bool:
-        raise ConfigError(f"target is {target.dtype}; expected whole numbers, columns of candidates")
-    if target.device.type == "cpu" and len(target) and not torch.compiler.is_compiling():  # elsewhere it would wait
-        low, high = target.min().item(), target.max().item()
-        if low < 0 or high >= len(candidates):
-            raise ConfigError(f"target is from {low} to {high}; expected columns from 0 to {len(candidates) - 1}")
-    if ranks is not None and (ranks.dim() != 1 or len(ranks) > len(query) or ranks.is_floating_point()):
-        raise ConfigError(
-            f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most the {len(query)} rows"
-        )
-    if removed is not None and len(removed.rows) > 0:
-        is_target = target[removed.rows] == removed.columns
-        if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):
-            raise ConfigError("removed holds a row's target, or rows out of order; expected others, rows ascending")
+    """Refuses what no softmax can be made of; see `twotower.model.tensor_checks`."""
+    check_shapes(query, candidates, target, ranks)
+    check_target(target, len(candidates))
+    checked("softmax", "reduction", reduction, Reduction)
+    check_weights(weights, len(query), mean=reduction == "mean")
+    check_temperature(temperature, len(query))
+    check_removed(removed, target, len(candidates))

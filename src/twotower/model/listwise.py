@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.model.reduction import Reduction, reduced
+from twotower.model.tensor_checks import check_relevance, check_weights
 
 ListLoss = Literal["softmax", "list_mle", "pairwise_logistic"]
 
 
+@checks_arguments
 def listwise_loss(
     scores: Tensor,
     relevance: Tensor,
@@ -45,7 +48,8 @@ def listwise_loss(
         A scalar; 0 where no list counts.
 
     Raises:
-        ConfigError: Shapes do not fit each other.
+        ConfigError: Shapes do not fit each other, relevance is negative or not finite, a weight is, or all weights are
+            0 where the mean is taken.
 
     Example:
         >>> scores, relevance = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
@@ -55,9 +59,24 @@ def listwise_loss(
         0.2201
     """
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    if scores.dim() != 2 or scores.numel() == 0 or not scores.is_floating_point():
+        raise ConfigError(
+            f"scores is {scores.dtype} {list(scores.shape)}; expected floats [L, n], at least one", field="scores"
+        )
     for name, given in (("relevance", relevance), ("mask", mask)):
         if given.shape != scores.shape:
             raise ConfigError(f"{name} is {list(given.shape)}; expected {list(scores.shape)}, as scores")
+    if mask.dtype != torch.bool:
+        raise ConfigError(f"mask is {mask.dtype}; expected True or False for each member", field="mask")
+    check_relevance(relevance, mask)
+    check_weights(weights, len(scores), mean=reduction == "mean")
+    return listwise_total(scores, relevance, mask, loss, weights, reduction)
+
+
+def listwise_total(
+    scores: Tensor, relevance: Tensor, mask: Tensor, loss: ListLoss, weights: Tensor | None, reduction: Reduction
+) -> Tensor:
+    """`listwise_loss`, unchecked."""
     relevance = relevance.to(scores.dtype).masked_fill(~mask, 0.0)
     counted = lists_that_count(relevance, mask, loss)
     if not bool(counted.any()):

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.arguments import Settings
+from twotower.arguments import Settings, refuse_nameless
 from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError
 from twotower.kinds import Kinds
+from twotower.model import corrected
 from twotower.model.draws import checked_probability, probability_column, share_of_events
-from twotower.model.functional import Reduction, full_softmax, in_batch_softmax, mixed_log_probability
 from twotower.model.negatives import Embed, columns_of, drawn_uniformly
+from twotower.model.reduction import Reduction
 from twotower.model.softmax import Removed
+from twotower.model.tensor_checks import check_shapes
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Batch:
     Attributes:
         queries: Row of each event's query in the query table, int64 `[B]`.
         candidates: Row of each event's candidate in the candidate table, int64 `[B]`.
-        weights: Weight of each event, float32 `[B]`; None where all count the same.
+        weights: Weight of each event, finite and at least 0, float32 `[B]`; None where all count the same. Logs check
+            theirs when they are read; no step looks at them again.
         ranks: Where a loss that compares each event's candidate with others writes the rank that it gives it, int32
             `[n]` for the first n events; in-batch top-k accuracy is made of them. Left at 0 by other losses.
     """
@@ -158,6 +161,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
             raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
         if self.uniform < 0:
             raise ConfigError(f"uniform={self.uniform}; expected a number of at least 0")
+        refuse_nameless("InBatchSoftmax", draw_probability=self.draw_probability)
         if self.draw_probability is not None and not self.log_q:
             raise ConfigError(
                 f"draw_probability={self.draw_probability!r} with log_q=False, which does not correct by it; "
@@ -246,7 +250,8 @@ class _BoundInBatch:
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
         columns = columns_of(batch.candidates, others, embed_candidates)
-        return in_batch_softmax(
+        check_shapes(query_embeddings, columns.embeddings, columns.target, batch.ranks)
+        return corrected.over_batch(
             query_embeddings,
             columns.embeddings,
             columns.target,
@@ -268,7 +273,7 @@ class _BoundInBatch:
             return None
         if self.log_probability.device != candidates.device:
             self.log_probability = self.log_probability.to(candidates.device)
-        return mixed_log_probability(self.log_probability[candidates], events, self.loss.uniform, self.catalogue)
+        return corrected.mixed(self.log_probability[candidates], events, self.loss.uniform, self.catalogue)
 
 
 class _BoundFull:
@@ -277,9 +282,11 @@ class _BoundFull:
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)
-        return full_softmax(
+        embeddings = embed_candidates(everything)
+        check_shapes(query_embeddings, embeddings, batch.candidates, batch.ranks)
+        return corrected.over_catalogue(
             query_embeddings,
-            embed_candidates(everything),
+            embeddings,
             batch.candidates,
             weights=batch.weights,
             removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),

@@ -7,14 +7,19 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.model.reduction import Reduction, reduced
+from twotower.model.tensor_checks import check_targets, check_weights
+
+PointLoss = Literal["squared", "huber", "cross_entropy"]
 
 
+@checks_arguments
 def pointwise_loss(
     predictions: Tensor,
     targets: Tensor,
-    loss: Literal["squared", "huber", "cross_entropy"] = "squared",
+    loss: PointLoss = "squared",
     *,
     weights: Tensor | None = None,
     delta: float = 1.0,
@@ -35,7 +40,8 @@ def pointwise_loss(
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other.
+        ConfigError: Shapes do not fit each other, a target is not finite or no probability for `cross_entropy`,
+            `delta` is not above 0, a weight is negative or not finite, or all are 0 where the mean is taken.
 
     Example:
         >>> import torch
@@ -44,14 +50,27 @@ def pointwise_loss(
         >>> pointwise_loss(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 2.0]), "huber")
         tensor(1.)
     """
-    for name, given in (("targets", targets), ("weights", weights)):
-        if given is not None and given.shape != predictions.shape:
-            raise ConfigError(f"{name} is {list(given.shape)}; expected {list(predictions.shape)}, one a prediction")
+    if predictions.dim() != 1 or len(predictions) == 0 or not predictions.is_floating_point():
+        raise ConfigError(
+            f"predictions is {predictions.dtype} {list(predictions.shape)}; expected floats [n], at least one",
+            field="predictions",
+        )
+    if targets.shape != predictions.shape:
+        raise ConfigError(
+            f"targets is {list(targets.shape)}; expected {list(predictions.shape)}, one a prediction", field="targets"
+        )
+    if not delta > 0:
+        raise ConfigError(f"delta={delta}; expected a number above 0", field="delta")
+    check_targets(targets, probabilities=loss == "cross_entropy")
+    check_weights(weights, len(predictions), mean=reduction == "mean")
+    return reduced(pointwise_values(predictions, targets, loss, delta), weights, reduction)
+
+
+def pointwise_values(predictions: Tensor, targets: Tensor, loss: PointLoss, delta: float) -> Tensor:
+    """The loss of each prediction, `[n]`, unchecked; see `pointwise_loss`."""
     targets = targets.to(predictions.dtype)
     if loss == "squared":
-        values = (predictions - targets).square()
-    elif loss == "huber":
-        values = F.huber_loss(predictions, targets, reduction="none", delta=delta)
-    else:
-        values = F.binary_cross_entropy_with_logits(predictions, targets, reduction="none")
-    return reduced(values, weights, reduction)
+        return (predictions - targets).square()
+    if loss == "huber":
+        return F.huber_loss(predictions, targets, reduction="none", delta=delta)
+    return F.binary_cross_entropy_with_logits(predictions, targets, reduction="none")

@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from twotower.arguments import checks_arguments
 from twotower.arrow import content_digest, read_table, write_table
@@ -18,9 +18,11 @@ from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
-from twotower.files import replaced_folder
+from twotower.files import check_folder_target, replaced_folder
+from twotower.model.sharding import ranks_sharing, shards_of
 from twotower.model.two_tower import TwoTower, features_of, model_from_settings
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
+from twotower.tensors import write_tensors
 from twotower.version import VERSION
 
 KIND = "twotower model"
@@ -34,7 +36,7 @@ CONFIG, WEIGHTS, VOCABULARIES, RECORDS = "config.json", "weights.safetensors", "
 def model_version(model: TwoTower) -> str:
     """Twelve digits that name a model's very content: its settings, what its features learned, and its weights.
 
-    A loaded model has the version of the one that was saved.
+    A loaded model has the version of the one that was saved. Ranks that share out tables call it together.
     """
     digest = hashlib.sha256(msgspec.json.encode(_plain_numbers(msgspec.to_builtins(model.settings()))))
     for name, feature in _named_features(model):
@@ -45,9 +47,13 @@ def model_version(model: TwoTower) -> str:
         for table in sharing[0].record.tables():
             digest.update(str(number).encode())
             digest.update(content_digest(table).encode())
+    shards = shards_of(model)
     for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        shard = shards.get(name)
+        shape = list(tensor.shape) if shard is None else [shard.rows, tensor.shape[1]]
+        digest.update(f"{name} {tensor.dtype} {shape}".encode())
+        for block in [tensor] if shard is None else shard.gathered(tensor):
+            digest.update(block.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
 
 
@@ -56,6 +62,8 @@ def save_model(model: TwoTower, folder: str | Path) -> Manifest:
     """Writes the model to a folder: beside its target, read once as `load_model` does, and then renamed over it.
 
     The folder may be there if it is empty or a saved model, and holds nothing else.
+
+    Ranks that share out tables call it together; the first one writes the model with all rows.
 
     Raises:
         ConfigError: The folder may not be replaced, or cannot be written.
@@ -74,6 +82,16 @@ def save_model(model: TwoTower, folder: str | Path) -> Manifest:
         ...     model_version(load_model(folder + "/model")) == model_version(model)
         True
     """
+    _require_fitted(model)
+    ranks = ranks_sharing(model)
+    ranks.from_first(lambda: str(check_folder_target(Path(folder), SavedKind(KIND))), str)
+    if not ranks.is_first:
+        _write_weights(model, Path())
+        model_version(model)
+    return ranks.from_first(lambda: _saved(model, folder), Manifest)
+
+
+def _saved(model: TwoTower, folder: str | Path) -> Manifest:
     with replaced_folder(Path(folder), SavedKind(KIND)) as building:
         manifest = write_model(model, building)
         try:
@@ -91,8 +109,7 @@ def write_model(model: TwoTower, building: Path) -> Manifest:
     Raises:
         NotFittedError: The model has not learned from data yet.
     """
-    if not model.is_fitted:
-        raise NotFittedError("the model has not learned from data yet; train it before saving it")
+    _require_fitted(model)
     building.mkdir(exist_ok=True)
     (building / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(model.settings())))
     (building / VOCABULARIES).mkdir()
@@ -104,9 +121,20 @@ def write_model(model: TwoTower, building: Path) -> Manifest:
         events, items = sharing[0].record.tables()
         write_table(events, building / RECORDS / f"{number}-events.arrow")
         write_table(items, building / RECORDS / f"{number}-items.arrow")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, building / WEIGHTS)
+    _write_weights(model, building)
     details = {"parameters": model.parameter_count, "version": model_version(model)}
     return write_manifest(building, KIND, FORMAT, VERSION, details)
+
+
+def _write_weights(model: TwoTower, building: Path) -> None:
+    """Writes the weights; ranks that share out tables do it together, and the first one has the folder."""
+    shards = shards_of(model)
+    write_tensors(building / WEIGHTS, model.state_dict(), ranks_sharing(model), lambda name, _: shards.get(name))
+
+
+def _require_fitted(model: TwoTower) -> None:
+    if not model.is_fitted:
+        raise NotFittedError("the model has not learned from data yet; train it before saving it")
 
 
 @checks_arguments

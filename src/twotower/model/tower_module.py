@@ -40,7 +40,7 @@ class TowerModule(nn.Module):
         width: How many numbers an embedding has.
 
     Raises:
-        ConfigError: There are no features.
+        ConfigError: There are no features, or one is there twice.
 
     Example:
         >>> from twotower.features import Normalized
@@ -70,6 +70,7 @@ class TowerModule(nn.Module):
         super().__init__()
         if not features:
             raise ConfigError("a tower has no features; expected at least one")
+        _refuse_twins(features)
         self.features = nn.ModuleList(features)
 
     @property
@@ -105,3 +106,20 @@ class TowerModule(nn.Module):
         names = [name for name in inspect.signature(type(self)).parameters if name != "features"]
         features = [feature.settings() for feature in self.features if isinstance(feature, Feature)]
         return {"kind": self.kind, "features": features} | {name: getattr(self, name) for name in names}
+
+
+def _refuse_twins(features: Sequence[Feature]) -> None:
+    """Refuses a feature that is there twice: the same object, or one that is no different.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for place, feature in enumerate(features):
+        for before, other in enumerate(features[:place]):
+            if feature is other or (type(feature) is type(other) and feature.settings() == other.settings()):
+                raise ConfigError(
+                    f"features {before} and {place} of a tower are both {feature.kind} of {feature.column!r} with the "
+                    f"same settings; expected each once",
+                    field="features",
+                    column=feature.column,
+                )

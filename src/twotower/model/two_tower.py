@@ -21,6 +21,7 @@ from twotower.data.plain import plain_table
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
+from twotower.features.lookups import Table, require_all
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.kinds import Kinds
@@ -28,6 +29,7 @@ from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.head_modules import HeadModules
 from twotower.model.heads import Head, Shape, head_from_settings
 from twotower.model.queries import QueryEncoder
+from twotower.model.sharding import ranks_sharing
 from twotower.model.tower import tower_from_settings
 from twotower.model.tower_module import TowerModule
 
@@ -65,7 +67,8 @@ class TwoTower(nn.Module):
             adds those of its tasks.
 
     Raises:
-        ConfigError: The towers' widths differ, or the temperature is not above 0 or cannot be learned from.
+        ConfigError: The towers' widths differ, they share a feature, or the temperature is not above 0 or cannot be
+            learned from.
 
     Example:
         >>> from twotower import data
@@ -93,6 +96,12 @@ class TwoTower(nn.Module):
             raise ConfigError(
                 f"the query tower gives {query.width} numbers and the candidate tower {candidate.width}; "
                 f"expected the same, for a dot product"
+            )
+        for shared in (one for one in features_of(query) if any(one is other for other in features_of(candidate))):
+            raise ConfigError(
+                f"both towers have the same {shared.kind} object of {shared.column!r}, which would learn one side's "
+                f"values and forget them for the other's; expected one for each tower",
+                column=shared.column,
             )
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
@@ -126,7 +135,10 @@ class TwoTower(nn.Module):
     @property
     def parameter_count(self) -> int:
         """Trained numbers in the model."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(
+            parameter.whole_rows * parameter.shape[1] if isinstance(parameter, Table) else parameter.numel()
+            for parameter in self.parameters()
+        )
 
     @property
     def temperature(self) -> float:
@@ -291,13 +303,24 @@ class TwoTower(nn.Module):
     def embed_side(
         self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor], numbers: Tensor | None = None
     ) -> Tensor:
-        """Embeds an encoded side, or those with these `numbers` `[n]`, block by block in evaluation mode, `[N, d]`."""
+        """Embeds an encoded side, or those with these `numbers` `[n]`, block by block in evaluation mode, `[N, d]`.
+
+        Ranks that share out tables call it together, each for as many as it wants.
+        """
         was_training = self.training
         self.eval()
         numbers = torch.arange(len(side), device=self.device) if numbers is None else numbers
-        blocks = [vectors(side.gather(part)) for part in torch.split(numbers, BLOCK)]
+        parts = list(torch.split(numbers, BLOCK)) if len(numbers) else []
+        sharing = ranks_sharing(self)
+        most = len(parts)
+        if sharing.size > 1:
+            require_all(sharing)
+            most = max(sharing.gather_messages(len(parts)))  # of any rank: who has fewer helps the others
+        blocks = [vectors(side.gather(part)) for part in parts]
+        for _ in range(most - len(parts)):
+            vectors(side.gather(torch.zeros(1, dtype=torch.int64, device=self.device)))
         self.train(was_training)
-        return torch.cat(blocks)
+        return torch.cat(blocks) if blocks else torch.empty(0, self.width, device=self.device)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this model anew, as plain data, with its `kind` where it has one."""

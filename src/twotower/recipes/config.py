@@ -20,6 +20,7 @@ from twotower.errors import ConfigError
 from twotower.evaluation.baselines.names import check_baselines
 from twotower.model.rerank import Rerank
 from twotower.recipes.data_config import DataConfig, SimulatedConfig
+from twotower.recipes.feature_paths import features_in_folder
 from twotower.recipes.imports import import_modules, located
 from twotower.recipes.loggers import LoggerSettings, in_folder, loggers_for
 from twotower.recipes.mistakes import mistake, unknown_key
@@ -223,6 +224,7 @@ def read_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path}: {error}") from error
     imports = _imported(raw.get("imports"), path.parent)  # first, as the rest may name what they register
+    raw |= {name: features_in_folder(raw[name], path.parent) for name in ("model", "variants", "tune") if name in raw}
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:

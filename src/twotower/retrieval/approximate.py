@@ -60,7 +60,7 @@ class ApproximateIndex:
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
         """About the best k candidates of each query that may be found, with their true scores; see `Index.search`."""
-        self._exact.check(queries, k)
+        self._exact.check(queries, k, excluded, allowed)
         count = len(self) if allowed is None else len(allowed)
         k = min(k, count)
         if len(queries) == 0 or EXACT_BELOW * count < len(self) or EXACT_BELOW * k > count:

@@ -23,6 +23,7 @@ from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.files import MarkedFolder, check_file_target, remove_marked, sync_file, write_file, writing
 from twotower.interruption import Interruption
 from twotower.locks import unfinished
+from twotower.ranks import Ranks, current_ranks
 from twotower.retrieval.answers import Filters, Ranked
 from twotower.retrieval.outputs import RERANK_SCORES, OutputFormat, output_format
 from twotower.retrieval.requests import Request
@@ -73,6 +74,9 @@ def recommend_all(
     file appears when all is done: until then parts are kept in `OUT.partial`, and the same call goes on after those
     that are finished.
 
+    Joined ranks call it with the same arguments: they share out the queries, and the first one writes the file that it
+    would write alone.
+
     Args:
         retriever: Who recommends.
         queries: The Parquet, CSV or JSON Lines file, with columns that requests may name; a null counts as not named.
@@ -91,81 +95,114 @@ def recommend_all(
         DataError: The file cannot be read, or a value of it cannot, with its row.
         SavedFolderError: `OUT.partial` is of another job, or another process is at work on it.
     """
-    filters = Filters() if filters is None else filters
+    filters, ranks = Filters() if filters is None else filters, current_ranks()
     form = output_format(out)
     with _opened(queries) as file:
         columns = _columns(file, retriever, queries)
         schema = _schema(retriever, columns, file, filters)
-        _check_out(out, queries, form, schema)
         job = _Job(retriever.version, _fingerprint(queries), k, filters)
+        work = _Work(retriever, file, columns, schema, job, queries, ranks)
+        if ranks.size > 1:
+            ranks.require_same(msgspec.to_builtins(job), "expected the same bundle, file and options on all ranks")
+        if not ranks.is_first:
+            work.help()
+            return int(file.metadata.num_rows)
+        _check_out(out, queries, form, schema)
         with unfinished(out, PARTIAL) as folder:
             _claim(folder, job, restart)
-            parts = _write_parts(retriever, file, columns, schema, job, folder, queries, console)
+            parts = _write_parts(work, folder, console)
             _join(folder, parts, schema, form, _check_out(out, queries, form, schema))
             remove_marked(folder, PARTIAL.marker)
         return int(file.metadata.num_rows)
 
 
-def _write_parts(
-    retriever: Retriever,
-    file: pq.ParquetFile,
-    columns: list[str],
-    schema: pa.Schema,
-    job: _Job,
-    folder: Path,
-    queries: Path,
-    console: Console | None,
-) -> list[_Part]:
+def _write_parts(work: _Work, folder: Path, console: Console | None) -> list[_Part]:
     """Answers all parts that are not in the folder yet, and writes them there; gives all parts."""
-    groups = _parts_of(file)
+    parts = [part for group in _parts_of(work.file) for part in group]
+    missing = [part.number for part in parts if not _file_of(folder, part).exists()]
     with Interruption() as interruption, _bar(console) as bar:
-        task = bar.add_task(f"{job.k} for each of", total=file.metadata.num_rows)
-        for group, parts in enumerate(groups):
-            if all(_file_of(folder, part).exists() for part in parts):
-                bar.advance(task, sum(part.size for part in parts))
-                continue
-            for part, table in zip(parts, _tables(file, columns, group, parts, queries), strict=True):
-                if not _file_of(folder, part).exists():
-                    answers = _answered(retriever, table, part, job, schema, interruption, queries)
-                    write_file(_file_of(folder, part), _encoded(answers))
-                bar.advance(task, part.size)
-    return [part for parts in groups for part in parts]
+        done = sum(part.size for part in parts if part.number not in missing)
+        task = bar.add_task(f"{work.job.k} for each of", total=work.file.metadata.num_rows, completed=done)
+        for part, answers in work.answers(missing, interruption):
+            write_file(_file_of(folder, part), _encoded(answers))
+            bar.advance(task, part.size)
+    return parts
 
 
-def _answered(
-    retriever: Retriever,
-    table: pa.Table,
-    part: _Part,
-    job: _Job,
-    schema: pa.Schema,
-    interruption: Interruption,
-    path: Path,
-) -> pa.Table:
-    """The answers to one part."""
-    ranked: list[Ranked] = []
-    for start in range(0, len(table), BLOCK):
-        rows = table.slice(start, BLOCK).to_pylist()
-        requests = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        ranked += _ranked(retriever, requests, job, path, part.first + start)
-        interruption.raise_if_asked()
-    ids = (
-        table[retriever.details.query_id].combine_chunks()
-        if retriever.details.query_id in table.column_names
-        else pa.array(np.arange(part.first, part.first + part.size))
-    )
-    ends = np.cumsum([0, *(len(one.scores) for one in ranked)]).astype(np.int32)
-    catalogue = retriever.candidates.select([retriever.details.candidate_id]).combine_chunks()
-    found = pa.concat_arrays([one.ids(catalogue, retriever.details.candidate_id) for one in ranked])
-    scores = np.concatenate([one.scores for one in ranked]).astype(np.float32)
-    columns = {
-        schema.names[0]: ids,
-        "candidates": pa.ListArray.from_arrays(ends, found),
-        "scores": pa.ListArray.from_arrays(ends, scores),
-        RERANK_SCORES: pa.ListArray.from_arrays(ends, _answers_of(ranked)),
-        "basis": pa.array([one.basis for one in ranked]),
-        "version": pa.array([retriever.version] * len(ranked)),
-    }
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+@dataclass(frozen=True)
+class _Work:
+    """Answering the queries of a file, some of every part on each rank."""
+
+    retriever: Retriever
+    file: pq.ParquetFile
+    columns: list[str]
+    schema: pa.Schema
+    job: _Job
+    path: Path
+    ranks: Ranks
+
+    def help(self) -> None:
+        """What all ranks but the first do while that one goes through `answers`."""
+        with Interruption() as interruption:
+            for _ in self.answers([], interruption):
+                pass
+
+    def answers(self, wanted: Sequence[int], interruption: Interruption) -> Iterator[tuple[_Part, pa.Table]]:
+        """The answers to each of some parts, in order.
+
+        Args:
+            wanted: The parts' numbers; those of the first rank count.
+            interruption: Heeded after each block.
+        """
+        numbers = set(self.ranks.from_first(lambda: list(wanted), list[int]))
+        for group, parts in enumerate(_parts_of(self.file)):
+            if not numbers.isdisjoint(part.number for part in parts):
+                tables = _tables(self.file, self.columns, group, parts, self.path)
+                for part, table in zip(parts, tables, strict=True):
+                    if part.number in numbers:
+                        yield part, self._part(table, part, interruption)
+
+    def _part(self, table: pa.Table, part: _Part, interruption: Interruption) -> pa.Table:
+        """The answers to one part; each rank asks whole blocks, so that the answers are those of one process."""
+        blocks = range(0, len(table), BLOCK)
+        own = blocks[self.ranks.counted(len(blocks))]
+        found = self.ranks.together(lambda: self._answered(table, part, own, interruption))
+        if self.ranks.size == 1:
+            return found
+        each = self.ranks.gather_bytes(_encoded(found))
+        tables = [pq.read_table(pa.BufferReader(raw), schema=self.schema) for raw in each]
+        return pa.concat_tables(tables).combine_chunks()
+
+    def _answered(self, table: pa.Table, part: _Part, blocks: range, interruption: Interruption) -> pa.Table:
+        """The answers to the queries of some blocks, given the row of a part at which each begins."""
+        if not blocks:
+            return self.schema.empty_table()
+        retriever, ranked = self.retriever, list[Ranked]()
+        for start in blocks:
+            rows = table.slice(start, BLOCK).to_pylist()
+            requests = [{name: value for name, value in row.items() if value is not None} for row in rows]
+            ranked += _ranked(retriever, requests, self.job, self.path, part.first + start)
+            interruption.raise_if_asked()
+        query_id, candidate_id = retriever.details.query_id, retriever.details.candidate_id
+        begin, end = blocks[0], blocks[0] + len(ranked)
+        ids = (
+            table[query_id].combine_chunks()[begin:end]
+            if query_id in table.column_names
+            else pa.array(np.arange(part.first + begin, part.first + end))
+        )
+        ends = np.cumsum([0, *(len(one.scores) for one in ranked)]).astype(np.int32)
+        catalogue = retriever.candidates.select([candidate_id]).combine_chunks()
+        found = pa.concat_arrays([one.ids(catalogue, candidate_id) for one in ranked])
+        scores = np.concatenate([one.scores for one in ranked]).astype(np.float32)
+        columns = {
+            self.schema.names[0]: ids,
+            "candidates": pa.ListArray.from_arrays(ends, found),
+            "scores": pa.ListArray.from_arrays(ends, scores),
+            RERANK_SCORES: pa.ListArray.from_arrays(ends, _answers_of(ranked)),
+            "basis": pa.array([one.basis for one in ranked]),
+            "version": pa.array([retriever.version] * len(ranked)),
+        }
+        return pa.Table.from_arrays([columns[name] for name in self.schema.names], schema=self.schema)
 
 
 def _answers_of(ranked: Sequence[Ranked]) -> pa.Array:

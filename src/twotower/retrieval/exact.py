@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from twotower.arguments import Settings
 from twotower.errors import ConfigError, TwoTowerError
-from twotower.retrieval.index import INDEXES, Hits, IntArray, Pairs
+from twotower.retrieval.index import INDEXES, Hits, IntArray, Pairs, check_rows
 
 SCORES = 1 << 20
 """Scores held at once on a processor: what its cache holds."""
@@ -105,10 +105,11 @@ class ExactIndex:
             allowed: Rows of the candidate table that may be found, ascending; default: all.
 
         Raises:
-            ConfigError: k is below 1, or the queries are no float32 matrix as wide as the candidates.
+            ConfigError: k is below 1, the queries are no float32 matrix as wide as the candidates, or a row that is
+                excluded or allowed is not there.
             TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
         """
-        self.check(queries, k)
+        self.check(queries, k, excluded, allowed)
         queries = queries.to(self._coordinates.device)
         if allowed is None:
             return self._found(queries, min(k, len(self)), _Whole(self._coordinates), excluded)
@@ -119,11 +120,12 @@ class ExactIndex:
         hits = self._found(queries, found, gathered, None if excluded is None else gathered.pairs(*excluded))
         return Hits(gathered.rows(hits.candidates), hits.scores)
 
-    def check(self, queries: Tensor, k: int) -> None:
+    def check(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> None:
         """Refuses what cannot be searched for; raises what `search` does."""
+        check_rows(len(queries), len(self), excluded, allowed)
         _check_matrix(queries, "queries", "[n, d]")
         width = self._coordinates.shape[0]
-        if k < 1 or queries.shape[1] != width:
+        if not isinstance(k, int) or k < 1 or queries.shape[1] != width:
             raise ConfigError(f"k={k}, queries of {queries.shape[1]} numbers; expected k ≥ 1 and {width} numbers")
         if width * self._largest * _largest(queries, "query") > torch.finfo(torch.float32).max:
             raise TwoTowerError("a score may overflow: numbers of the embeddings are too large for float32")

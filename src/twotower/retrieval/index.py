@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from twotower.errors import ConfigError
 from twotower.kinds import Kinds
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -62,7 +63,8 @@ class Index(Protocol):
             allowed: Rows of the candidate table that may be found, ascending; default: all.
 
         Raises:
-            ConfigError: k is below 1, or the queries are no float32 matrix as wide as the candidates.
+            ConfigError: k is below 1, the queries are no float32 matrix as wide as the candidates, or a row that is
+                excluded or allowed is not there.
             TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
         """
         ...
@@ -129,3 +131,25 @@ def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:
     if not any(counts):
         return None
     return np.repeat(np.arange(len(outs)), counts), np.concatenate(outs)
+
+
+def check_rows(queries: int, candidates: int, excluded: Pairs | None, allowed: IntArray | None) -> None:
+    """Refuses pairs and rows that are not there; of rows that are allowed, which ascend, only the ends are looked at.
+
+    Raises:
+        ConfigError: One is not there.
+    """
+    named: list[tuple[str, IntArray, int]] = []
+    if excluded is not None:
+        named += [("a query", excluded[0], queries), ("a candidate", excluded[1], candidates)]
+    for what, rows, count in named:
+        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+            raise ConfigError(
+                f"excluded names {what} from {rows.min()} to {rows.max()}; expected rows from 0 to {count - 1}",
+                field="excluded",
+            )
+    if allowed is not None and len(allowed) and not 0 <= allowed[0] <= allowed[-1] < candidates:
+        raise ConfigError(
+            f"allowed goes from {allowed[0]} to {allowed[-1]}; expected ascending rows from 0 to {candidates - 1}",
+            field="allowed",
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.arguments import Follows, Settings
+from twotower.arguments import Follows, Settings, refuse_nameless
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log, require_in_memory
 from twotower.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ from twotower.evaluation.metrics import FloatArray, IntArray, Metrics
 from twotower.evaluation.rating_baselines import RATING_BASELINES
 from twotower.evaluation.task_scores import Measured, TaskEvaluation, TaskScores, Units, evaluated
 from twotower.model.heads import BuiltInHead, DotHead, Head, HeadModule
-from twotower.model.listwise import ListLoss, lists_that_count, listwise_loss
+from twotower.model.listwise import ListLoss, lists_that_count, listwise_total
 from twotower.model.two_tower import TwoTower
 from twotower.progress import ReportStep, no_report
 from twotower.tasks.base import TASKS, BoundTask, TaskLoss
@@ -101,6 +101,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     def check(self) -> None:
         """Refuses what is out of range."""
         check_task_name(self.name, self.weight)
+        refuse_nameless("ranking", target=self.target, by=self.by)
         if self.target is None and self.by is not None:
             raise ConfigError(f"by={self.by!r} without target; expected the column that says what was chosen of a list")
         if self.target is None and self.negatives == 0:
@@ -289,7 +290,7 @@ class _Bound:
         scores = lists.relevance.new_zeros(there.shape)
         logits = step.logits(task.name, step.queries_of(asked).take(place), lists.candidates[there])
         scores = scores.masked_scatter(there, logits)
-        total = listwise_loss(scores, lists.relevance, there, task.loss, weights=weights, reduction="sum")
+        total = listwise_total(scores, lists.relevance, there, task.loss, weights, "sum")
         weight = weights[counted].sum()
         return TaskLoss(total / weight, total.detach(), weight)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
 import torch
 
-from twotower.arguments import Follows, Settings
+from twotower.arguments import Follows, Settings, refuse_nameless
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError
@@ -26,7 +26,8 @@ from twotower.evaluation.predictions import (
 from twotower.evaluation.rating_baselines import RATING_BASELINES
 from twotower.evaluation.task_scores import Measured, TaskEvaluation, TaskScores, Units, evaluated
 from twotower.model.heads import BuiltInHead, DotHead, Head, HeadModule
-from twotower.model.pointwise import pointwise_loss
+from twotower.model.pointwise import PointLoss, pointwise_values
+from twotower.model.reduction import reduced
 from twotower.model.two_tower import TwoTower
 from twotower.progress import ReportStep, no_report
 from twotower.tasks.base import TASKS, BoundTask, TaskLoss
@@ -70,7 +71,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
     """
 
     target: str
-    loss: Literal["squared", "huber", "cross_entropy"] = "squared"
+    loss: PointLoss = "squared"
     head: AnyHead = DotHead()
     delta: float = 1.0
     weight: float = 1.0
@@ -79,6 +80,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
     def check(self) -> None:
         """Refuses what is out of range, and makes the head's answers probabilities where the loss needs them."""
         check_task_name(self.name, self.weight)
+        refuse_nameless("rating", target=self.target)
         if not self.delta > 0:
             raise ConfigError(f"delta={self.delta}; expected a number above 0", field="delta")
         link = "sigmoid" if self.is_probability else "identity"
@@ -212,9 +214,8 @@ class _Bound:
         queries = step.queries if everything else step.queries.take(known)
         logits = step.logits(self.task.name, queries, step.batch.candidates[known])
         weights = logits.new_ones(len(known)) if step.batch.weights is None else step.batch.weights[known]
-        total = pointwise_loss(
-            logits, targets[known], self.task.loss, weights=weights, delta=self.task.delta, reduction="sum"
-        )
+        values = pointwise_values(logits, targets[known], self.task.loss, self.task.delta)
+        total = reduced(values, weights, "sum")
         weight = weights.sum()
         return TaskLoss(total / weight.clamp_min(torch.finfo(total.dtype).tiny), total.detach(), weight)
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
 from twotower.errors import SavedFolderError
 from twotower.evaluation.history import TrainingHistory
+from twotower.features.lookups import Table
 from twotower.files import MarkedFolder, replaced_folder
+from twotower.model.sharding import shards_of
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ALONE, Ranks
+from twotower.shards import Shard
+from twotower.tensors import ShardOf, read_tensors, write_tensors
 from twotower.training.identity import Identity
 
 EVERY_SECONDS = 5.0
@@ -32,14 +35,6 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: TrainingHistory
 
 
-@dataclass(frozen=True)
-class _Saved:
-    history: TrainingHistory
-    weights: Weights
-    moments: Weights
-    best: Weights
-
-
 def _is_state(raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=_State)
@@ -48,7 +43,9 @@ def _is_state(raw: bytes) -> bool:
     return True
 
 
-KIND = MarkedFolder("a checkpoint", "state.json", _is_state, ("*.safetensors",))
+STATE, WEIGHTS, OPTIMIZER, BEST = "state.json", "weights.safetensors", "optimizer.safetensors", "best.safetensors"
+
+KIND = MarkedFolder("a checkpoint", STATE, _is_state, ("*.safetensors",))
 
 
 class Checkpoint:
@@ -79,32 +76,27 @@ class Checkpoint:
         Raises:
             SavedFolderError: The folder holds another training, or cannot be read.
         """
-        found: list[_Saved] = []
-
-        def read() -> TrainingHistory | None:
-            found.extend(self._read())
-            return found[0].history if found else None
-
-        history = ranks.from_first(read, TrainingHistory | None)
+        history = ranks.from_first(self._read, TrainingHistory | None)
         if history is None:
             return None
+        of_weights, of_moments = _shards_of_weights(model), _shards_of_moments(optimizer)
         weights, moments, best = (
-            ranks.tensors_from_first(getattr(found[0], name) if found else {}, model.device)
-            for name in ("weights", "moments", "best")
+            read_tensors(self.folder / name, ranks, shard_of, model.device)
+            for name, shard_of in ((WEIGHTS, of_weights), (OPTIMIZER, of_moments), (BEST, of_weights))
         )
         model.load_state_dict(weights)
         _restore_optimizer(optimizer, moments)
         return history, best
 
-    def _read(self) -> list[_Saved]:
-        """What the folder holds; nothing where it is not there."""
+    def _read(self) -> TrainingHistory | None:
+        """The history that the folder holds, whose other files can be read; None where it is not there."""
         if not self.folder.exists():
-            return []
+            return None
         try:
-            state = msgspec.json.decode((self.folder / "state.json").read_bytes(), type=_State)
-            weights = load_file(self.folder / "weights.safetensors")
-            moments = load_file(self.folder / "optimizer.safetensors")
-            best = load_file(self.folder / "best.safetensors")
+            state = msgspec.json.decode((self.folder / STATE).read_bytes(), type=_State)
+            for name in (WEIGHTS, OPTIMIZER, BEST):
+                with safe_open(self.folder / name, framework="pt"):
+                    pass
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             raise SavedFolderError(
                 f"the checkpoint {self.folder} cannot be read ({error}); delete it to start anew"
@@ -115,18 +107,38 @@ class Checkpoint:
                 f"the checkpoint {self.folder} is of another training, whose {' and '.join(differing)} differ; "
                 f"delete it to start anew"
             )
-        return [_Saved(state.history, weights, moments, best)]
+        return state.history
 
-    def save(self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights) -> None:
-        """Replaces the folder's content, unless the last time was a moment ago."""
-        if time.monotonic() - self._written < EVERY_SECONDS:
+    def save(
+        self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights, ranks: Ranks = ALONE
+    ) -> None:
+        """Replaces the folder's content, unless the last time was a moment ago; all ranks call it, the first writes."""
+        if ranks.from_first(lambda: time.monotonic() - self._written < EVERY_SECONDS, bool):
             return
-        with replaced_folder(self.folder, KIND) as building:
-            (building / "state.json").write_bytes(msgspec.json.encode(_State(self.identity, history)))
-            save_file(model.state_dict(), building / "weights.safetensors")
-            save_file(_optimizer_tensors(optimizer), building / "optimizer.safetensors")
-            save_file(best, building / "best.safetensors")
+        of_weights, of_moments = _shards_of_weights(model), _shards_of_moments(optimizer)
+        with replaced_folder(self.folder, KIND) if ranks.is_first else nullcontext(Path()) as building:
+            if ranks.is_first:
+                (building / STATE).write_bytes(msgspec.json.encode(_State(self.identity, history)))
+            write_tensors(building / WEIGHTS, model.state_dict(), ranks, of_weights)
+            write_tensors(building / OPTIMIZER, _optimizer_tensors(optimizer), ranks, of_moments)
+            write_tensors(building / BEST, best, ranks, of_weights)
         self._written = time.monotonic()
+
+
+def _shards_of_weights(model: TwoTower) -> ShardOf:
+    shards = shards_of(model)
+    return lambda name, _: shards.get(name)
+
+
+def _shards_of_moments(optimizer: Optimizer) -> ShardOf:
+    """How ranks share out what the optimiser keeps of each row of a table, as `_optimizer_tensors` names it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def shard_of(name: str, dimensions: int) -> Shard | None:
+        parameter = parameters[int(name.partition(".")[0])]
+        return parameter.shard if isinstance(parameter, Table) and dimensions == parameter.dim() else None
+
+    return shard_of
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> Weights:

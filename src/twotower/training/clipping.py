@@ -7,12 +7,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from twotower.features.lookups import coalesced
+from twotower.features.lookups import Table, coalesced
+from twotower.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
-def clip_gradient(parameters: Iterable[nn.Parameter], length: float) -> None:
+def clip_gradient(parameters: Iterable[nn.Parameter], length: float, ranks: Ranks = ALONE) -> None:
     """Scales the gradient of all parameters together down to this Euclidean length where it is longer.
+
+    Args:
+        parameters: Those of a model; of tables that ranks share out, each has the gradient of the rows that it holds.
+        length: The length.
+        ranks: Those that train together.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2))
@@ -22,10 +28,17 @@ def clip_gradient(parameters: Iterable[nn.Parameter], length: float) -> None:
         tensor([0.6000, 0.8000])
     """
     gradients: list[Tensor] = []
+    held: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
             if parameter.grad.is_sparse:
                 parameter.grad = coalesced(parameter.grad)
-            gradients.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+            values = parameter.grad.values() if parameter.grad.is_sparse else parameter.grad
+            is_shared = isinstance(parameter, Table) and parameter.shard is not None
+            (held if is_shared else gradients).append(values)
     norm = nn.utils.get_total_norm(gradients)
+    if held:
+        of_all = ranks.sum(nn.utils.get_total_norm(held).square())
+        norm = (norm.square() + of_all).sqrt()
+    gradients += held
     torch._foreach_mul_(gradients, (length / (norm + 1e-6)).clamp_max(1.0))

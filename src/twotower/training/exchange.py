@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from twotower.errors import ConfigError
-from twotower.features.lookups import coalesced, summed_rows
+from twotower.features.lookups import Table, coalesced, summed_rows
+from twotower.model.sharding import shards_of
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import Ranks
 from twotower.training.identity import Identity, digest
@@ -33,9 +34,14 @@ def backward(loss: Tensor, parameters: Iterable[nn.Parameter], ranks: Ranks) -> 
         loss.backward()  # type: ignore[no-untyped-call]
         return
     (loss / ranks.size).backward()  # type: ignore[no-untyped-call]
-    given = [parameter for parameter in parameters if parameter.grad is not None]
+    given = [parameter for parameter in parameters if parameter.grad is not None and not _is_sharded(parameter)]
     sum_dense([one for one in given if not one.grad.is_sparse], ranks)  # type: ignore[union-attr]
     sum_rows([one for one in given if one.grad.is_sparse], ranks)  # type: ignore[union-attr]
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether ranks share out a table's rows, and each has the gradient of its own from all ranks already."""
+    return isinstance(parameter, Table) and parameter.shard is not None
 
 
 @torch.no_grad()
@@ -74,18 +80,18 @@ def _from_all(own: Tensor, lengths: list[int], longest: int, ranks: Ranks) -> Te
     return torch.cat([part[:length] for part, length in zip(whole, lengths, strict=True)])
 
 
-def require_same_training(ranks: Ranks, identity: Identity) -> None:
+def require_same_training(ranks: Ranks, identity: Identity, sharding: str) -> None:
     """Refuses to train where ranks have other data, settings or versions than the first.
 
     Raises:
         ConfigError: It names the rank and what differs.
     """
-    found = identity | {"twotower": VERSION, "PyTorch": str(torch.__version__)}
+    found = identity | {"sharding": sharding, "twotower": VERSION, "PyTorch": str(torch.__version__)}
     ranks.require_same(found, "expected the same settings, data and versions on all ranks")
 
 
 def begin_alike(ranks: Ranks, model: TwoTower) -> None:
-    """Gives every rank the first one's weights.
+    """Gives every rank the first one's weights; of tables that are shared out, all have drawn the same from one seed.
 
     Raises:
         ConfigError: The models have other parameters; or a batch norm, whose statistics would be of a part of a batch.
@@ -95,11 +101,12 @@ def begin_alike(ranks: Ranks, model: TwoTower) -> None:
             raise ConfigError(
                 f"{name} normalises over a batch, of which each of {ranks.size} ranks has a part; expected norm='layer'"
             )
-    state = model.state_dict()
-    shapes = digest({name: list(tensor.shape) for name, tensor in state.items()})
-    ranks.require_same({"the shapes of weights": shapes}, "expected the same model on all ranks")
-    for tensor in state.values():
-        ranks.broadcast(tensor)
+    state, shards = model.state_dict(), shards_of(model)
+    shapes = {name: list(one.shape) if name not in shards else [shards[name].rows] for name, one in state.items()}
+    ranks.require_same({"the shapes of weights": digest(shapes)}, "expected the same model on all ranks")
+    for name, tensor in state.items():
+        if name not in shards:
+            ranks.broadcast(tensor)
 
 
 def require_same_draws(ranks: Ranks, device: torch.device) -> None:
@@ -120,14 +127,18 @@ def say_what_is_exchanged(ranks: Ranks, model: TwoTower, optimizer: Optimizer, b
     """Logs how a step is shared out, and which tables are exchanged as a whole."""
     if not ranks.is_first:
         return
-    tables = optimizer.tables if isinstance(optimizer, LazyAdagrad | LazyAdamW) else []
-    in_rows = sum(table.numel() for table in tables)
+    lazy = optimizer.tables if isinstance(optimizer, LazyAdagrad | LazyAdamW) else []
+    of_rows = [table for table in lazy if table.shard is None]
+    sharded = [parameter for parameter in model.parameters() if isinstance(parameter, Table) and _is_sharded(parameter)]
+    counts = [sum(table.whole_rows * table.shape[1] for table in tables) for tables in (of_rows, sharded)]
     log.info(
-        "%d ranks share batches of %d events; of %d tables, %d numbers, the rows of a step are exchanged, of other "
-        "weights, %d numbers, the whole",
+        "%d ranks share batches of %d events; %d tables (%d numbers) are sharded; rows of a step are exchanged of %d "
+        "(%d numbers), all of other weights (%d numbers)",
         ranks.size,
         batch_size,
-        len(tables),
-        in_rows,
-        model.parameter_count - in_rows,
+        len(sharded),
+        counts[1],
+        len(of_rows),
+        counts[0],
+        model.parameter_count - sum(counts),
     )

@@ -68,5 +68,5 @@ def lazy_tables(groups: list[dict[str, Any]], updates: Updates, looked_up: Count
     """
     tables = [parameter for group in groups for parameter in group["params"] if isinstance(parameter, Table)]
     if updates == "auto":
-        return [table for table in tables if table in looked_up and len(table) >= WORTH_IT * looked_up[table]]
+        return [table for table in tables if table in looked_up and table.whole_rows >= WORTH_IT * looked_up[table]]
     return tables if updates == "lazy" else []

@@ -33,7 +33,8 @@ def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validati
     Raises:
         ConfigError: An attribute of a loss or schedule cannot be written down.
     """
-    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in ("loss", "tasks")}
+    apart = "loss", "tasks", "sharding"  # which says where the rows are, and nothing of what becomes of them
+    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in apart}
     if settings.tasks:
         others["tasks"] = [[_name_of(type(task)), task] for task in settings.tasks]
     return {

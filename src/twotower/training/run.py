@@ -105,8 +105,8 @@ class Run:
                 epoch = self.epoch(len(state.history.epochs) + 1, callbacks, interruption)
                 state.history.epochs.append(epoch)
                 self.keep_best()
-                if saved is not None and self.ranks.is_first:
-                    saved.save(state.model, state.optimizer, state.history, self.best)
+                if saved is not None:
+                    saved.save(state.model, state.optimizer, state.history, self.best, self.ranks)
                 for callback in callbacks:
                     callback.on_epoch(state, epoch)
                 state.stop = self.ranks.from_first(lambda: state.stop, bool)
@@ -200,7 +200,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             backward(loss.value, model.parameters(), self.ranks)
         if self.settings.clip_norm is not None:
-            clip_gradient(model.parameters(), self.settings.clip_norm)
+            clip_gradient(model.parameters(), self.settings.clip_norm, self.ranks)
         optimizer.step()
         model.clamp_temperature()
         own = self.ranks.counted(len(rows))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -24,6 +25,12 @@ else:  # what configs can name, and whatever follows the protocol
     AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
     AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
     AnyTask = Annotated[BuiltInTask, Follows(Task)]
+
+Sharding = Literal["auto", "always", "never"]
+"""Which embedding tables several ranks share out: those from `SHARDED_FROM` numbers on, all, or none."""
+
+SHARDED_FROM = 1 << 28
+"""Numbers of a table from which on `auto` shares its rows out: 1 GiB, or 3 GiB with AdamW's moments, on every rank."""
 
 MONITOR = "all.top_100"
 """What is monitored where nothing else is said, of models that retrieve."""
@@ -66,6 +73,7 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
     seed: int = 0
     device: str = "cpu"
     precision: Precision = "float32"
+    sharding: Sharding = "auto"
 
     def check(self) -> None:
         """Refuses what is out of range or not there."""
@@ -89,6 +97,11 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
     def retrieves(self) -> bool:
         """Whether retrieval is one of the tasks, or all there is."""
         return not self.tasks or any(task.head is None for task in self.tasks)
+
+    @property
+    def sharded_from(self) -> int:
+        """Numbers of an embedding table from which on several ranks share its rows out."""
+        return {"auto": SHARDED_FROM, "always": 1, "never": sys.maxsize}[self.sharding]
 
     @property
     def resolved_tasks(self) -> list[AnyTask]:

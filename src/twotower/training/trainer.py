@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 
 from twotower.arguments import checks_arguments
+from twotower.data.checks import refuse_no_weight
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
+from twotower.features.tables import sharded_tables
 from twotower.model.losses import LOSSES, BuiltInLoss
+from twotower.model.sharding import shard_tables
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ranks_of_process
 from twotower.tasks.base import TASKS
@@ -55,6 +58,8 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
             float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
             multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
+        sharding: Which embedding tables several ranks share out, so that each holds a part of the rows: `auto` those
+            from 2²⁸ numbers on (1 GiB), `always` all, `never` none. In one process it does nothing.
 
     Raises:
         ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
@@ -94,6 +99,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         In a process group of PyTorch's, as `torchrun` makes one, all its ranks call `fit` with the same arguments and
         train one model together: each works on a part of every batch, all end with the same weights, and the result is
         that of one process but for rounding. Callbacks are called, and checkpoints written, by the first rank alone.
+        Where they share out tables (`sharding`), the model stays so: all ranks call `save_model`, or `gather_tables`.
 
         Args:
             model: The model; left in evaluation mode, with the best weights where stopped early.
@@ -111,18 +117,20 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
                 streamed log with features, a loss or a batch that it does not allow; ranks that differ in settings,
                 data or versions, or a batch norm among several ranks.
-            DataError: The loss cannot use its column of probabilities, a streamed log cannot be read any more, or the
-                validation part is of other data.
+            DataError: Every event has weight 0, the loss cannot use its column of probabilities, a streamed log cannot
+                be read any more, or the validation part is of other data.
             TwoTowerError: The loss is not finite any more.
             SavedFolderError: The checkpoint is of another training.
         """
-        self._check_fit(validation, stop_after)
+        self._check_fit(train, validation, stop_after)
         ranks = ranks_of_process()
         if ranks.size > 1:
-            require_same_training(ranks, identity_of(self, model, train, validation))
-        self._prepare(model, train)
-        if ranks.size > 1:
-            begin_alike(ranks, model)
+            require_same_training(ranks, identity_of(self, model, train, validation), self.sharding)
+        with sharded_tables(ranks, self.sharded_from):
+            self._prepare(model, train)
+            if ranks.size > 1:
+                begin_alike(ranks, model)
+            shard_tables(model)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
         saved = None
         if checkpoint is not None:
@@ -137,7 +145,9 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 raise
         return run.state.history
 
-    def _check_fit(self, validation: Dataset | None, stop_after: int | None) -> None:
+    def _check_fit(self, train: Log, validation: Dataset | None, stop_after: int | None) -> None:
+        if train.weight is not None:
+            refuse_no_weight(float(train.candidate_weights().sum()), train.weight)
         if stop_after is not None and not 1 <= stop_after <= self.epochs:
             raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
         if self.early_stopping is not None and validation is None:

@@ -15,6 +15,7 @@ from twotower.evaluation.task_scores import label_of_metric, mean_task_scores
 from twotower.experiments.plans import shown
 from twotower.experiments.report.curves import draw_curves, draw_over_value, varied_number
 from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
+from twotower.experiments.report.reliability import reliability_pictures
 from twotower.experiments.results import Study
 from twotower.experiments.verdicts import strongest
 from twotower.files import write_file
@@ -57,6 +58,7 @@ def report_html(study: Study) -> str:
         slice_tables=[_slice_table(study, rows, protocol) for protocol in PROTOCOLS],
         metrics=[_metrics_table(rows, protocol) for protocol in PROTOCOLS],
         tasks=_task_tables(study),
+        reliability=reliability_pictures(study),
         runs=_runs_table(study),
         cuts=_cuts_table(study) if len(study.cuts) > 1 else None,
         command=study.command,

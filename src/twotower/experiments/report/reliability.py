@@ -1,0 +1,70 @@
+"""The reliability curves of a study: what models predicted beside what came, for each task that predicts numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from twotower.evaluation.predictions import ReliabilityBin
+from twotower.experiments.report.page import LIGHT, LINES, Picture, Theme
+from twotower.experiments.results import Study
+
+Curves = Mapping[str, Sequence[ReliabilityBin]]
+"""Curves by the names of variants."""
+
+MARGIN = 0.05
+"""Share of the axes' length that stays free on either side."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One task's picture, and the name of the task."""
+
+    task: str
+    svg: Picture
+
+
+def reliability_pictures(study: Study) -> list[Reliability]:
+    """A picture for each task that has reliability curves: a line for each variant, of its first training."""
+    found: dict[str, dict[str, Sequence[ReliabilityBin]]] = {}
+    for number, variant in enumerate(study.variants):
+        for one in study.runs_of(number)[0].outcome.tasks:
+            if one.model.reliability:
+                found.setdefault(one.task, {})[variant.name] = one.model.reliability
+    return [
+        Reliability(task, Picture.of(partial(draw_reliability, curves), f"reliability {task}"))
+        for task, curves in found.items()
+    ]
+
+
+def draw_reliability(curves: Curves, theme: Theme = LIGHT) -> Figure:
+    """The mean of the targets over the mean of the predictions, a point for each part of the events.
+
+    Both axes are alike: on the dashed diagonal, what came is what was predicted. Below it predictions are too high.
+    """
+    figure = Figure(figsize=(6, 5.4), dpi=160, facecolor=theme.paper)
+    panel = figure.add_axes((0.13, 0.11, 0.84, 0.85))
+    numbers = [number for curve in curves.values() for one in curve for number in (one.predicted, one.actual)]
+    low, high = min(numbers), max(numbers)
+    free = MARGIN * (high - low) or 0.5
+    ends = (low - free, high + free)
+    panel.plot(ends, ends, color=theme.baseline, linewidth=1.2, linestyle=(0, (5, 3)))
+    for (name, curve), colour in zip(curves.items(), LINES * len(curves), strict=False):
+        predicted, actual = [one.predicted for one in curve], [one.actual for one in curve]
+        panel.plot(predicted, actual, "o-", color=colour, linewidth=2.2, markersize=5, label=name)
+    panel.set_xlim(ends)
+    panel.set_ylim(ends)
+    panel.set_aspect("equal")
+    panel.set_xlabel("predicted", color=theme.ink)
+    panel.set_ylabel("actual", color=theme.ink)
+    panel.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=theme.ink)
+    panel.set_facecolor(theme.paper)
+    panel.grid(color=theme.faint, linewidth=0.6)
+    panel.tick_params(colors=theme.ink, length=0)
+    for side in ("top", "right", "left"):
+        panel.spines[side].set_visible(False)
+    panel.spines["bottom"].set_color(theme.faint)
+    return figure

@@ -1,0 +1,226 @@
+"""Checks of the tensors that losses of plain tensors are given: shapes and types, and values.
+
+Values are looked at on the processor alone: elsewhere that would wait for the device, and `torch.compile` traces none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from twotower.arguments import checked
+from twotower.errors import ConfigError
+from twotower.model.softmax import Removed
+
+LARGEST_LOG = 1e-3
+"""The logarithm of a probability of 1 may be rounded up to this."""
+
+
+def check_shapes(query: Tensor, candidates: Tensor, target: Tensor, ranks: Tensor | None = None) -> None:
+    """Refuses what are no tensors, and shapes and types that do not fit each other.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    for name, tensor in {"query": query, "candidates": candidates, "target": target}.items():
+        checked("softmax", name, tensor, Tensor)
+    if query.dtype != candidates.dtype or not query.is_floating_point():
+        raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected one type of floats")
+    if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
+        raise ConfigError(
+            f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
+        )
+    if len(query) == 0:
+        raise ConfigError("query has no rows; expected at least one", field="query")
+    if target.shape != (len(query),):
+        raise ConfigError(f"target is {list(target.shape)}; expected [{len(query)}], one a row of query")
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ConfigError(f"target is {target.dtype}; expected whole numbers, columns of candidates")
+    if ranks is not None and (ranks.dim() != 1 or len(ranks) > len(query) or ranks.is_floating_point()):
+        raise ConfigError(
+            f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most the {len(query)} rows"
+        )
+
+
+def check_target(target: Tensor, columns: int) -> None:
+    """Refuses targets that are no columns.
+
+    Raises:
+        ConfigError: One is below 0, or there are not so many columns.
+    """
+    if _has_values(target):
+        low, high = _bounds(target)
+        if low < 0 or high >= columns:
+            raise ConfigError(
+                f"target is from {low:.0f} to {high:.0f}; expected columns from 0 to {columns - 1}", field="target"
+            )
+
+
+def check_weights(weights: Tensor | None, rows: int, *, mean: bool) -> None:
+    """Refuses weights that are not one a row, finite and at least 0; where their mean is taken, one has to be above 0.
+
+    Raises:
+        ConfigError: One is wrong; names the first.
+    """
+    if weights is None:
+        return
+    if checked("loss", "weights", weights, Tensor).shape != (rows,):
+        raise ConfigError(f"weights is {list(weights.shape)}; expected [{rows}], one a row", field="weights")
+    if not _has_values(weights):
+        return
+    low, high = _bounds(weights)
+    if not (low >= 0 and high < math.inf):
+        _refuse_first(~(weights >= 0) | weights.isinf(), weights, "weights", "a finite number of at least 0")
+    if mean and high == 0:
+        raise ConfigError("weights are all 0; expected one above 0, as a mean is taken by them", field="weights")
+
+
+def check_temperature(temperature: float | Tensor, rows: int) -> None:
+    """Refuses a temperature that is not above 0: a number, or a tensor of one, or of one a row `[rows, 1]`.
+
+    Raises:
+        ConfigError: It is another shape, not finite or not above 0.
+    """
+    if not isinstance(temperature, Tensor):
+        temperature = checked("softmax", "temperature", temperature, float)
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature}; expected a number above 0", field="temperature")
+        return
+    if temperature.shape not in ((), (1,), (1, 1), (rows, 1)):
+        raise ConfigError(
+            f"temperature is {list(temperature.shape)}; expected one number, or [{rows}, 1]", field="temperature"
+        )
+    if _has_values(temperature):
+        low, high = _bounds(temperature)
+        if not (low > 0 and high < math.inf):
+            raise ConfigError(f"temperature={low:g}; expected a finite number above 0", field="temperature")
+
+
+def check_multiplicity(multiplicity: Tensor | None, columns: int) -> None:
+    """Refuses counts that are not one a column, finite and above 0.
+
+    Raises:
+        ConfigError: One is wrong; names the first.
+    """
+    if multiplicity is None:
+        return
+    _check_columns(multiplicity, columns, "multiplicity")
+    if _has_values(multiplicity):
+        low, high = _bounds(multiplicity)
+        if not (low > 0 and high < math.inf):
+            wrong = ~(multiplicity > 0) | multiplicity.isinf()
+            _refuse_first(wrong, multiplicity, "multiplicity", "how often it was drawn, a finite number above 0")
+
+
+def check_log_probability(log_probability: Tensor | None, columns: int, *, mixed: bool = False) -> None:
+    """Refuses logarithms that are not one a column and finite.
+
+    Args:
+        log_probability: The logarithms.
+        columns: How many there have to be.
+        mixed: They are to be mixed with others: −inf, the logarithm of 0, is allowed, and none may be above 0.
+
+    Raises:
+        ConfigError: One is wrong; names the first.
+    """
+    if log_probability is None:
+        return
+    _check_columns(log_probability, columns, "log_probability")
+    if not _has_values(log_probability):
+        return
+    low, high = _bounds(log_probability)
+    if mixed and not high <= LARGEST_LOG:
+        _refuse_first(
+            ~(log_probability <= LARGEST_LOG), log_probability, "log_probability", "the logarithm of a probability"
+        )
+    if not mixed and not (low > -math.inf and high < math.inf):
+        _refuse_first(~log_probability.isfinite(), log_probability, "log_probability", "a finite logarithm")
+
+
+def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None:
+    """Refuses pairs to leave out that are no logits, that are out of order, or a target.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if removed is None:
+        return
+    checked("softmax", "removed", removed, Removed)
+    for name, pairs in (("rows", removed.rows), ("columns", removed.columns)):
+        checked("removed", name, pairs, Tensor)
+        if pairs.dim() != 1 or pairs.is_floating_point() or len(pairs) != len(removed.rows):
+            raise ConfigError(
+                f"removed.{name} is {pairs.dtype} {list(pairs.shape)}; expected whole numbers [P], one a pair",
+                field="removed",
+            )
+    if len(removed.rows) == 0:
+        return
+    for name, pairs, end in (("rows", removed.rows, len(target)), ("columns", removed.columns, columns)):
+        if _has_values(pairs):
+            low, high = _bounds(pairs)
+            if low < 0 or high >= end:
+                raise ConfigError(
+                    f"removed.{name} is from {low:.0f} to {high:.0f}; expected 0 to {end - 1}", field="removed"
+                )
+    is_target = target[removed.rows] == removed.columns
+    if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):
+        raise ConfigError("removed holds a row's target, or rows out of order; expected others, rows ascending")
+
+
+def check_relevance(relevance: Tensor, mask: Tensor) -> None:
+    """Refuses relevance that is not finite or below 0 where a member is there.
+
+    Raises:
+        ConfigError: Some is; names the first list.
+    """
+    if not _has_values(relevance):
+        return
+    there = relevance.masked_fill(~mask, 0.0)
+    low, high = _bounds(there)
+    if not (low >= 0 and high < math.inf):
+        wrong = ~(there >= 0) | there.isinf()
+        row, place = (int(at) for at in wrong.nonzero()[0])
+        raise ConfigError(
+            f"relevance, list {row}, member {place}: {there[row, place].item():g}; "
+            f"expected a finite number of at least 0",
+            field="relevance",
+            row=row,
+        )
+
+
+def check_targets(targets: Tensor, *, probabilities: bool) -> None:
+    """Refuses numbers to predict that are not finite, or no probabilities where these are expected.
+
+    Raises:
+        ConfigError: One is wrong; names the first.
+    """
+    if not _has_values(targets):
+        return
+    low, high = _bounds(targets)
+    if probabilities and not 0 <= low <= high <= 1:
+        _refuse_first(~((targets >= 0) & (targets <= 1)), targets, "targets", "a number from 0 to 1 for cross_entropy")
+    if not (-math.inf < low <= high < math.inf):
+        _refuse_first(~targets.isfinite(), targets, "targets", "a finite number")
+
+
+def _check_columns(values: Tensor, columns: int, name: str) -> None:
+    if checked("softmax", name, values, Tensor).shape != (columns,):
+        raise ConfigError(f"{name} is {list(values.shape)}; expected [{columns}], one a candidate", field=name)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether there are values, and they can be looked at without waiting."""
+    return tensor.device.type == "cpu" and tensor.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def _bounds(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value; both NaN where one is."""
+    low, high = tensor.detach().aminmax()
+    return float(low), float(high)
+
+
+def _refuse_first(wrong: Tensor, values: Tensor, name: str, expected: str) -> None:
+    row = int(wrong.nonzero()[0])
+    raise ConfigError(f"{name}, row {row}: {values[row].item():g}; expected {expected}", field=name, row=row)

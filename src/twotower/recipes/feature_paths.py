@@ -1,0 +1,34 @@
+"""Paths in the settings of features, which a config has relative to its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twotower.features.base import FEATURES
+
+
+def features_in_folder(settings: Any, folder: Path) -> Any:
+    """A part of a config with the paths of all features in it made absolute.
+
+    Args:
+        settings: Tables, lists and values as TOML has them.
+        folder: The config's folder.
+
+    Example:
+        >>> features_in_folder({"candidate": [{"kind": "text_encoder", "model": "minilm"}]}, Path("/work"))
+        {'candidate': [{'kind': 'text_encoder', 'model': '/work/minilm'}]}
+    """
+    if isinstance(settings, list):
+        return [features_in_folder(one, folder) for one in settings]
+    if not isinstance(settings, dict):
+        return settings
+    kind = settings.get("kind")
+    paths = getattr(FEATURES[kind], "paths", ()) if isinstance(kind, str) and kind in FEATURES else ()
+    return {
+        name: os.path.abspath(folder / value)  # noqa: PTH100 (a link stays one: it may lead elsewhere tomorrow)
+        if name in paths and isinstance(value, str)
+        else features_in_folder(value, folder)
+        for name, value in settings.items()
+    }

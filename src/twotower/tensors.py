@@ -1,0 +1,113 @@
+"""Files of tensors that ranks write and read together: whole on disk, whatever rows of them each rank holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twotower.ranks import Ranks
+from twotower.shards import Shard
+
+ShardOf = Callable[[str, int], Shard | None]
+"""How ranks share out the rows of a tensor, given its name and how many dimensions it has; None where each has all."""
+
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the types that weights and their moments have."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, shard_of: ShardOf) -> None:
+    """Writes a safetensors file; all ranks call it together, and the first one writes for all.
+
+    The rows of a tensor that is shared out go to the first rank block by block, and from there into the file.
+
+    Args:
+        path: The file.
+        tensors: By name; of one that is shared out, the rows that this rank holds.
+        ranks: The ranks.
+        shard_of: Which are shared out.
+    """
+    shards = {name: shard for name, tensor in tensors.items() if (shard := shard_of(name, tensor.dim())) is not None}
+    if not shards:
+        if ranks.is_first:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        return
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    opened: AbstractContextManager[IO[bytes] | None] = path.open("wb") if ranks.is_first else nullcontext()
+    with opened as file:
+        if file is not None:
+            file.write(_header({name: tensors[name] for name in names}, shards))
+        for name in names:
+            shard = shards.get(name)
+            for block in [tensors[name]] if shard is None else shard.gathered(tensors[name]):
+                if file is not None:
+                    file.write(block.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def read_tensors(path: Path, ranks: Ranks, shard_of: ShardOf, device: torch.device) -> dict[str, Tensor]:
+    """What `write_tensors` wrote, by any number of ranks; all ranks call it together, and the first one reads for all.
+
+    Args:
+        path: The file; it counts on the first rank alone.
+        ranks: The ranks.
+        shard_of: Which tensors are shared out: each rank gets the rows that it will hold.
+        device: Where the tensors go.
+    """
+    with safe_open(path, framework="pt") if ranks.is_first else nullcontext() as file:
+
+        def described() -> dict[str, tuple[list[int], str]]:
+            assert file is not None
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            kinds = {said: str(kind).removeprefix("torch.") for kind, said in _KINDS.items()}
+            return {name: (one.get_shape(), kinds[one.get_dtype()]) for name, one in slices.items()}
+
+        found = {}
+        for name, (shape, kind) in ranks.from_first(described, dict[str, tuple[list[int], str]]).items():
+            room = {"dtype": getattr(torch, kind), "device": device}
+            shard = shard_of(name, len(shape))
+            if shard is None:
+                whole = torch.empty(shape, **room) if file is None else file.get_tensor(name).to(device)
+                found[name] = ranks.broadcast(whole)
+            else:
+                found[name] = _held(None if file is None else file.get_slice(name), shape, shard, room)
+    return found
+
+
+def _held(rows: Any, shape: list[int], shard: Shard, room: dict[str, Any]) -> Tensor:
+    """The rows of a tensor `[rows, dim]` in a file that this rank will hold; `rows` are all, on the first rank."""
+    held = torch.empty(shard.held, shape[1], **room)
+    for block in shard.blocks(shape[1]):
+        size = block.stop - block.start, shape[1]
+        whole = torch.empty(size, **room) if rows is None else rows[block].to(room["device"]).contiguous()
+        own = shard.take(shard.ranks.broadcast(whole))
+        held[block.start // shard.ranks.size :][: len(own)] = own
+    return held
+
+
+def _header(tensors: Mapping[str, Tensor], shards: Mapping[str, Shard]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON object, and that, of types, shapes and places."""
+    entries, begin = {}, 0
+    for name, tensor in tensors.items():
+        rows = [shards[name].rows, *tensor.shape[1:]] if name in shards else list(tensor.shape)
+        end = begin + torch.Size(rows).numel() * tensor.element_size()
+        entries[name] = {"dtype": _KINDS[tensor.dtype], "shape": rows, "data_offsets": [begin, end]}
+        begin = end
+    raw = json.dumps(entries, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
