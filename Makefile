@@ -1,6 +1,7 @@
 # make study: the deep retrieval study on the embedded data. make test: every check. make docs: the site.
 # Each makes .venv first.
 # make fuzz MINUTES=2: malformed input for everything that reads files or requests, see docs/benchmarks/fuzzing.md.
+# make torture: a fault at every call that writes, for an hour at most (TORTURE_MINUTES=10); needs Linux and a C compiler.
 # make dist: wheel and sdist in dist/, each installed in a clean environment and tried; EXTRAS=all (or some names) tries
 # each extra alone, too.
 # make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases.
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DATA ?= movielens-100k
 MINUTES ?= 2
 
-.PHONY: study test fuzz docs dist bench-tfrs clean
+.PHONY: study test fuzz docs dist bench-tfrs torture clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -18,7 +19,7 @@ study: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks scripts
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs src tests examples benchmarks scripts
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
@@ -37,6 +38,9 @@ bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/compare.py --data $(DATA) $(if $(FULL),--full)
 	$(BIN)/python benchmarks/tfrs/large.py
 	$(BIN)/python benchmarks/tfrs/replay.py
+
+torture: .venv/installed
+	nice $(BIN)/python benchmarks/torture.py --minutes $(or $(TORTURE_MINUTES),60) --out benchmarks/results/torture.json
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

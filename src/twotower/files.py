@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from safetensors import SafetensorError
+
 from twotower.errors import ConfigError
 
 EXCHANGE = 2
@@ -69,16 +71,38 @@ class MarkedFolder:
     patterns: tuple[str, ...]
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
-        """The files that are there and match a pattern, what a killed writer left of them included."""
+        """The files that match a pattern, and what a killed writer left of them, be it a part of the marker alone."""
         try:
             if not self.recognises((folder / self.marker).read_bytes()):
                 return None
+        except FileNotFoundError:
+            names = frozenset(names_in(folder))
+            return names if all(plain_name(name) == self.marker for name in names) else None
         except OSError:
             return None
         patterns = (self.marker, *self.patterns)
         return frozenset(
             name for name in names_in(folder) if any(fnmatchcase(plain_name(name), pattern) for pattern in patterns)
         )
+
+
+def remove_marked(folder: Path, marker: str) -> None:
+    """Deletes a folder that is recognised by its marker, which goes last: what a fault leaves is recognised."""
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(_set_aside(entry))  # so that nobody takes what is left of it for a whole one
+            elif entry.name != marker:
+                entry.unlink()
+        (folder / marker).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _set_aside(folder: Path) -> Path:
+    """Gives a folder a name by which nobody looks for it."""
+    retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".retired", dir=folder.parent))
+    retired.rmdir()
+    return folder.rename(retired)
 
 
 def plain_name(name: str) -> str:
@@ -162,27 +186,56 @@ def replaced_folder(target: Path, kind: FolderKind | None = None) -> Iterator[Pa
     there is none for an instant between two renames.
 
     An error or an interruption removes the new folder and leaves `target` as it was. A killed process cannot; what it
-    left beside `target` is removed by whoever writes there a day later.
+    left beside `target` is removed by whoever writes there a day later. The new files are on the disk before anything
+    takes its place, so that a power cut loses neither.
 
     Args:
         target: The folder; where it is a link, what it points to is replaced.
         kind: What may be replaced; default: only an empty folder.
 
     Raises:
-        ConfigError: The target may not be replaced, see `check_folder_target`.
+        ConfigError: The target may not be replaced, see `check_folder_target`, or the system cannot write it.
     """
     kind = NewFolder() if kind is None else kind
     real = check_folder_target(target, kind)
-    real.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(real)
-    building = Path(tempfile.mkdtemp(prefix=f".{real.name}.", suffix=".building", dir=real.parent))
+    with writing(target):
+        real.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(real)
+        building = Path(tempfile.mkdtemp(prefix=f".{real.name}.", suffix=".building", dir=real.parent))
+        try:
+            building.chmod(0o777 & ~_umask())
+            yield building
+            sync_folder(building)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        publish(building, real, kind)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """What the system says against writing inside the block is said of `target`: a full disk, too many open files.
+
+    Raises:
+        ConfigError: It cannot be written, and why.
+    """
     try:
-        building.chmod(0o777 & ~_umask())
-        yield building
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    publish(building, real, kind)
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{target} cannot be written: {error}") from error
+
+
+def sync_file(path: Path) -> None:
+    """Waits until what was written to a file is on the disk, so that it survives a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until what was written to all files in a folder is on the disk."""
+    for name in names_in(folder):
+        if not (folder / name).is_symlink():
+            sync_file(folder / name)
 
 
 def publish(building: Path, target: Path, kind: FolderKind) -> None:
@@ -214,9 +267,7 @@ def _replaced(building: Path, target: Path, kind: FolderKind) -> str | None:
     if not target.exists():
         building.rename(target)
         return None
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".retired", dir=target.parent))
-    retired.rmdir()
-    target.rename(retired)
+    retired = _set_aside(target)
     refusal = _refusal(target, retired, kind)
     if refusal is None:
         building.rename(target)
@@ -237,19 +288,27 @@ def exchanged(one: Path, other: Path) -> bool:
 
 
 def write_file(target: Path, content: bytes | str) -> None:
-    """Writes `content` (text as UTF-8) to `target`, which never holds a part of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `content` (text as UTF-8) to `target`, which never holds a part of it, after a power cut neither.
+
+    Raises:
+        ConfigError: The system cannot write it.
+    """
     raw = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    building = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-        building.chmod(0o666 & ~_umask())
-        building.replace(target)
-    except BaseException:
-        building.unlink(missing_ok=True)
-        raise
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        building = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            building.chmod(0o666 & ~_umask())
+            building.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                building.unlink(missing_ok=True)
+            raise
 
 
 def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:

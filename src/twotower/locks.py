@@ -26,8 +26,8 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         ConfigError: The lock cannot be made.
     """
-    lock = _lock_of(target)
     try:
+        lock = _lock_of(target)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -70,8 +70,8 @@ def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iter
     """
     shown = folder if shown is None else shown
     real = check_folder_target(folder, kind)
-    lock = _lock_of(real)
     try:
+        lock = _lock_of(real)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SavedFolderError(

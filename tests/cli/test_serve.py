@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,58 @@ def test_a_long_body_and_requests_close_behind_one_another_are_answered(impatien
     whole = sent[20:] + WHOLE + sent + LINE + HOST
     found = all_of(impatient, sent[:20], whole, b"connection: close\r\n\r\n")
     assert found.count(b"HTTP/1.1 200 OK\r\n") == found.count(b"HTTP/1.1 ") == 4
+
+
+MANY = b'{"queries": [%s {"user": 3}], "k": 30, "exclude_seen": false}' % (b'{"user": 3},' * 255)
+POST = b"POST /v1/recommend HTTP/1.1\r\ncontent-type: application/json\r\n" + HOST
+LARGE = POST + b"content-length: %d\r\n\r\n" % len(MANY) + MANY
+"""A request whose answer has some 700 KB."""
+
+
+def asking(address: str) -> socket.socket:
+    """A connection whose end here holds little, so that what is not read waits in the service."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    connection.settimeout(30)
+    connection.connect((host, int(port)))
+    return connection
+
+
+def test_who_asks_for_much_and_does_not_read_is_cut_off_and_others_are_answered(impatient: str) -> None:
+    with asking(impatient) as connection:
+        connection.setblocking(False)
+        ended = select.poll()
+        ended.register(connection, 0)  # errors and hanging up are told in any case
+        unsent = LARGE * 40
+        deadline = time.monotonic() + 60
+        while not ended.poll(50) and time.monotonic() < deadline:
+            with suppress(BlockingIOError, ConnectionError):  # the service takes no more, or has ended it
+                unsent = unsent[connection.send(unsent) :]
+            assert httpx.get(f"{impatient}/v2/health/live", trust_env=False).status_code == 200
+        assert ended.poll(0)
+    metrics = httpx.get(f"{impatient}/metrics", trust_env=False).text
+    assert 'twotower_refused_requests_total{reason="unread"} 1.0' in metrics
+
+
+def test_who_reads_slowly_gets_all(impatient: str) -> None:
+    with asking(impatient) as connection:
+        connection.sendall(LARGE * 5 + LINE + HOST + b"connection: close\r\n\r\n")
+        found = b""
+        while part := connection.recv(1 << 18, socket.MSG_WAITALL):
+            found += part
+            time.sleep(0.15)
+    assert found.count(b"HTTP/1.1 200 OK\r\n") == 6
+    assert found.count(b'"basis":"query"') == 5 * 256
+
+
+def test_a_thousand_idle_connections_keep_nobody_from_an_answer(impatient: str) -> None:
+    host, port = impatient.removeprefix("http://").split(":")
+    with ExitStack() as opened:
+        for _ in range(1000):
+            opened.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        answer = httpx.post(f"{impatient}/v1/recommend", json={"query": {"user": 3}}, trust_env=False)
+        assert answer.status_code == 200
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Path) -> None:

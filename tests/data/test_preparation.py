@@ -224,9 +224,14 @@ def test_where_no_folder_can_be_written_the_error_says_which(
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("TWOTOWER_DATA_HOME", str(tmp_path / "home"))
     (folder / "_twotower").write_text("another")
-    with pytest.raises(
-        ConfigError, match=r"neither .*_twotower nor .*home/prepared can be written.*TWOTOWER_DATA_HOME"
-    ):
+    said = r"neither .*_twotower \(File exists\) nor .*prepared \(Not a directory\) can be written.*TWOTOWER_DATA_HOME"
+    with pytest.raises(ConfigError, match=said):
+        opened(folder).sorted_events()
+
+
+def test_what_the_sorting_library_cannot_do_is_an_error_of_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "MEMORY", "no memory")
+    with pytest.raises(ConfigError, match=r"events cannot be sorted in .*_twotower"):
         opened(folder).sorted_events()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from toy import groups_log, toy_model
 from twotower import arrow
-from twotower.errors import NotFittedError, SavedFolderError
+from twotower.errors import ConfigError, NotFittedError, SavedFolderError
 from twotower.features import Categories, Category, Normalized, Text
 from twotower.features.base import Columns, RecordKey
 from twotower.features.record import Record
@@ -150,7 +150,7 @@ def test_a_failed_save_keeps_what_was_there(model: TwoTower, tmp_path: Path, mon
         raise OSError("no space left on device")
 
     monkeypatch.setattr("twotower.tensors.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ConfigError, match="model cannot be written: no space"):
         save_model(model, tmp_path / "model")
     assert (tmp_path / "model" / "manifest.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -176,6 +178,23 @@ def test_a_killed_command_goes_on(retriever: Retriever, queries: Path, tmp_path:
         recommend_all(loaded, queries, out, 4)
     assert kept == [written]
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_parts_that_could_not_be_deleted_do_not_keep_the_command_from_running_again(
+    retriever: Retriever, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.parquet"
+    with monkeypatch.context() as faulty:
+        faulty.setattr(os, "unlink", _refused)
+        recommend_all(retriever, queries, out)
+    first = out.read_bytes()
+    recommend_all(retriever, queries, out)
+    assert out.read_bytes() == first
+    assert not (tmp_path / "out.parquet.partial").exists()
+
+
+def _refused(*arguments: object, **more: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_what_is_left_of_another_job_is_left_behind_only_when_asked(

@@ -159,6 +159,10 @@ def run() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing
         sys.exit(OTHER_ERROR)
+    except (OSError, MemoryError) as error:  # what the system refuses anybody: memory, descriptors, a failing disk
+        said = str(error) or "there is not enough memory"
+        console.print(f"[bold red]error:[/] {_escaped(said)}", highlight=False, soft_wrap=True)
+        sys.exit(OTHER_ERROR)
 
 
 def _escaped(text: str) -> str:

@@ -24,7 +24,7 @@ from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import ParquetRows, RowGroup
 from twotower.errors import ConfigError, DataError
 from twotower.extras import require
-from twotower.files import write_file
+from twotower.files import sync_file, sync_folder, write_file
 from twotower.locks import locked, partial_of
 from twotower.processes import allowed_threads
 from twotower.progress import ReportStep, no_report
@@ -160,15 +160,17 @@ def _homes(rows: ParquetRows) -> list[Path]:
 
 def _writable(homes: list[Path], name: str) -> Path:
     """The first of the folders that can be written."""
+    refused = []
     for home in homes:
         try:
             home.mkdir(parents=True, exist_ok=True)
             Path(tempfile.mkdtemp(prefix=".try.", dir=home)).rmdir()
-        except OSError:
+        except OSError as error:
+            refused.append(f"{home} ({error.strerror})")
             continue
         return home
     raise ConfigError(
-        f"{name!r} cannot be prepared: neither {homes[0]} nor {homes[1]} can be written; expected one of them to be, "
+        f"{name!r} cannot be prepared: neither {' nor '.join(refused)} can be written; expected one of them to be, "
         f"or {HOME_VARIABLE} to name a folder that can"
     )
 
@@ -260,6 +262,7 @@ def _prepare(work: _Work, target: Path) -> None:
         shutil.rmtree(sorted_folder, ignore_errors=True)
         sorted_folder.mkdir()
         _sort(work, encoded, sorted_folder)
+        sync_folder(sorted_folder)
         shutil.rmtree(target, ignore_errors=True)  # not whole, or it would have been opened
         sorted_folder.rename(target)
         shutil.rmtree(building, ignore_errors=True)
@@ -281,6 +284,7 @@ def _encode(work: _Work, folder: Path) -> list[Path]:
                     for piece in work.encoded(group):
                         file.write(piece.tobytes())
                         work.report("encoding", (done + file.tell() / EVENT.itemsize) / max(1, len(work.rows)))
+            sync_file(building)
             building.replace(path)
         done += rows
         work.report("encoding", done / max(1, len(work.rows)))
@@ -326,9 +330,12 @@ def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch
         "threads": allowed_threads(),
         "preserve_insertion_order": False,
     }
-    with duckdb.connect(config=settings) as connection:
-        connection.register("events", pa.RecordBatchReader.from_batches(schema, _batches(paths, schema)))
-        yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(PIECE)
+    try:
+        with duckdb.connect(config=settings) as connection:
+            connection.register("events", pa.RecordBatchReader.from_batches(schema, _batches(paths, schema)))
+            yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(PIECE)
+    except duckdb.Error as error:
+        raise ConfigError(f"the events cannot be sorted in {spilled.parent}: {error}") from error
     shutil.rmtree(spilled, ignore_errors=True)
 
 

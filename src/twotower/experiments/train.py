@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from twotower.experiments.run import (
     with_model,
 )
 from twotower.experiments.store import Store
-from twotower.files import check_folder_target
+from twotower.files import check_folder_target, remove_marked
 from twotower.locks import partial_of
 from twotower.processes import threads_each
 from twotower.progress import Display
@@ -107,7 +106,7 @@ def train(
         evaluation = _evaluation(model, beside, notes, store, parts)
         retriever = bundle_of(config, parts, store, model.key, evaluation)
         retriever.save(out)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_marked(folder, TRAINING.marker)
     return TrainedBundle(retriever, evaluation)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from twotower.data.files import format_of
 from twotower.data.plain import plain_table, plain_type
 from twotower.data.sources import read_table
 from twotower.errors import ConfigError, DataError, SavedFolderError
-from twotower.files import MarkedFolder, check_file_target, write_file
+from twotower.files import MarkedFolder, check_file_target, remove_marked, sync_file, write_file, writing
 from twotower.interruption import Interruption
 from twotower.locks import unfinished
 from twotower.ranks import Ranks, current_ranks
@@ -113,7 +112,7 @@ def recommend_all(
             _claim(folder, job, restart)
             parts = _write_parts(work, folder, console)
             _join(folder, parts, schema, form, _check_out(out, queries, form, schema))
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_marked(folder, PARTIAL.marker)
         return int(file.metadata.num_rows)
 
 
@@ -343,7 +342,7 @@ def _claim(folder: Path, job: _Job, restart: bool) -> None:
     """
     mark = folder / PARTIAL.marker
     if restart:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_marked(folder, PARTIAL.marker)
     if not mark.exists():
         write_file(mark, msgspec.json.encode(job))
         return
@@ -369,8 +368,10 @@ def _encoded(table: pa.Table) -> bytes:
 def _join(folder: Path, parts: list[_Part], schema: pa.Schema, form: OutputFormat, out: Path) -> None:
     """Makes one file of all parts, beside its target and then renamed over it."""
     building = folder / "whole"
-    form.write((pq.read_table(_file_of(folder, part), schema=schema) for part in parts), schema, building)
-    building.replace(out)
+    with writing(out):
+        form.write((pq.read_table(_file_of(folder, part), schema=schema) for part in parts), schema, building)
+        sync_file(building)
+        building.replace(out)
 
 
 def _bar(console: Console | None) -> Progress:

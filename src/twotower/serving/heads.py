@@ -13,6 +13,7 @@ from twotower.serving.bodies import CLOSE
 from twotower.serving.refusals import Refusal
 from twotower.serving.replies import Receive, Scope, Send, refused
 from twotower.serving.service import Service, headers_of, new_request_id
+from twotower.serving.writing import Unread
 
 LONGEST_HEAD = 1 << 16
 """Bytes of a request before its body, at most; also of what ends a body in chunks."""
@@ -28,7 +29,7 @@ class Connection(asyncio.Protocol):
     without end would fill the memory. It stands before the server's own protocol, which gets all that is within the
     limits: a parser of its own says where heads begin and end, and `noting_answers` when a request is answered. A
     clock runs while something is awaited and nothing is answered. What a request does while it is answered is
-    limited by the application.
+    limited by the application; `Unread` ends connections whose clients do not read their answers.
 
     Args:
         service: What answers; its settings say how many seconds a head may take.
@@ -55,12 +56,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected; uvloop's transports are no `asyncio.Transport`."""
         self._transport = transport
+        self._answers = Unread(transport, self._service.settings.seconds, self._service.cut_off)
         self._protocol.connection_made(transport)
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was sent away."""
         self._stop_clock()
+        self._answers.stop()
         self._protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -90,10 +93,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
+        self._answers.pause()
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """The client reads again."""
+        self._answers.resume()
         self._protocol.resume_writing()
 
     def on_message_begin(self) -> None:
@@ -125,6 +130,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self) -> None:
         """The application has answered a request."""
+        self._answers.watch()
         self._unanswered -= 1
         if self._begun and not self._unanswered:  # the next head came in part meanwhile
             self._start_clock()

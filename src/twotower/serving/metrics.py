@@ -47,7 +47,7 @@ class Metrics:
         )
         self._refused = client.Counter(
             "twotower_refused_requests",
-            "Requests refused for their host or their origin.",
+            "Requests refused for their host or their origin, and answers that nobody read.",
             ["reason"],
             **own,
         )
@@ -69,7 +69,7 @@ class Metrics:
             self._basis(basis).inc()
 
     def refused(self, reason: str) -> None:
-        """Counts a request that is refused for its host or its origin."""
+        """Counts a request that is refused for its host or its origin, or whose answer is not read."""
         self._refused.labels(reason).inc()
 
     def store_failed(self) -> None:

@@ -112,6 +112,11 @@ class Service:
         )
         log.info("request", extra=line)
 
+    def cut_off(self) -> None:
+        """Counts and logs a client that does not read its answer, and is cut off."""
+        self.metrics.refused("unread")
+        log.warning("cut off", extra=fields(reason="the client does not read its answer"))
+
     def close(self) -> None:
         """Ends the watch and the engine."""
         self.served.stop()
