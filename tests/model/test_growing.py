@@ -85,7 +85,7 @@ def test_known_ids_keep_their_rows_and_new_ones_start_from_the_unknown_row() -> 
         assert torch.equal(table[len(before)], before[UNKNOWN])
     assert growth.new == {"who (labels)": 1, "what (labels)": 1, "title (words)": 1}
     assert growth.retired == {}
-    assert str(model.grow(TUESDAY)) == "no value is new, and none was retired"
+    assert str(model.grow(TUESDAY)) == "nothing is new, and nothing was retired"
 
 
 def test_scores_of_what_was_known_stay_to_the_bit() -> None:

@@ -38,6 +38,17 @@ app = typer.Typer(rich_markup_mode="markdown")
 def train(
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    begin_with: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="BUNDLE",
+            help="Go on from a bundle, whose vocabularies grow by the data: new events alone or all. It may be OUT.",
+        ),
+    ] = None,
+    retire_after: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="With --from: forget ids without an event for so long.")
+    ] = None,
     split: SplitOption = None,
     split_seed: SplitSeedOption = None,
     baselines: BaselinesOption = None,
@@ -51,6 +62,9 @@ def train(
     Where the config does not say otherwise the model reads only what lies before an event, as there is nothing
     after it when it recommends. Rerun the command to resume an interrupted training.
 
+    A training that goes on from a bundle needs a test part after all that the bundle learned from; the report says
+    what has changed on what it knew, and on what is new.
+
     N processes that `torchrun --nproc-per-node N -m twotower train CONFIG.toml` starts train one model together.
     """
     console = console_for(json)
@@ -59,9 +73,16 @@ def train(
             check_train_target(out)
         config = with_baselines(configured(source, imports, split, split_seed), baselines)
         if not ranks.is_first:
-            help_train(config, out)
+            help_train(config, out, begin_with, retire_after)
             return
-        trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
+        trained = train_bundle(
+            config,
+            out,
+            console=console,
+            budget=budget_of(baseline_seconds, baseline_memory),
+            begin_with=begin_with,
+            retire_after=retire_after,
+        )
     _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
     if json:
         write_json(trained.evaluation)

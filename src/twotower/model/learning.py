@@ -40,11 +40,11 @@ class Growth:
     def __str__(self) -> str:
         """In words."""
         said = [
-            f"{verb} {', '.join(f'{count:,} of {name}' for name, count in counts.items())}"
-            for verb, counts in (("got a row:", self.new), ("retired:", self.retired))
+            f"{word}: {', '.join(f'{count:,} of {name}' for name, count in counts.items())}"
+            for word, counts in (("new", self.new), ("retired", self.retired))
             if counts
         ]
-        return "; ".join(said) or "no value is new, and none was retired"
+        return "; ".join(said) or "nothing is new, and nothing was retired"
 
 
 @dataclass(frozen=True, eq=False)

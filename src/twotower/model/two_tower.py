@@ -207,7 +207,7 @@ class TwoTower(nn.Module):
             >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)])).learn(monday)
             >>> tuesday = data.from_tables(pa.table({"who": ["a", "c"], "what": [1, 3]}), **ids)
             >>> print(model.grow(tuesday))
-            got a row: 1 of who (labels), 1 of what (labels)
+            new: 1 of who (labels), 1 of what (labels)
         """
         if not self.is_fitted:
             raise NotFittedError("the model has not learned from data yet, so that nothing can grow; train it first")
