@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,75 +13,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from twotower import Category, Retriever, data
+from twotower import Category, Retriever
 from twotower.errors import ConfigError, DataError
 from twotower.experiments import train as train_module
-from twotower.experiments.desks import ListDesk
-from twotower.experiments.pool import Reporter
-from twotower.experiments.run import Runner
+from twotower.experiments.start import Before
 from twotower.experiments.train import TrainedBundle, train
 from twotower.features.recorded import Recorded
 from twotower.model import load_model
 from twotower.model.two_tower import features_of
-from twotower.recipes.config import Config
-from twotower.recipes.data_config import DataConfig
-from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.parts import SplitConfig
 from twotower.retrieval.continued import moments_of
 from twotower.training import Moments
-
-OLD, NEW, ALL = "old", "new", "all"
-FIRST = 700
-"""Events that the first bundle learns from and is measured on."""
-
-
-class _Silent(Reporter):
-    def __init__(self) -> None:
-        super().__init__(None, "here")  # type: ignore[arg-type]
-
-    def _send(self, message: object) -> None:
-        pass
-
-
-def _run_here(make: type[Runner], desk: ListDesk, *others: Any) -> None:
-    """In place of a pool, whose processes take seconds to start."""
-    del others
-    runner = make()
-    while job := desk.next_job():
-        runner(job.spec, _Silent())
+from warm import ALL, NEW, OLD, config_of, run_here, write_logs
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pool() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "run_jobs", _run_here)
+        patch.setattr(train_module, "run_jobs", run_here)
         yield
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A log, its earlier events, and its later ones, among which are new users and new movies."""
-    folder = tmp_path_factory.mktemp("logs")
-    log = data.simulated(60, 40, 1000, seed=1)
-    order = np.argsort(log.times, kind="stable")
-    table = log.interactions.take(pa.array(order))
-    late = (table["movie_id"].to_numpy() < 4) & (np.arange(len(order)) < FIRST)  # four movies that come later
-    rows = np.arange(len(order))
-    parts = {OLD: rows[(rows < FIRST) & ~late], NEW: rows[rows >= FIRST], ALL: rows[~late]}
-    paths = {name: folder / f"{name}.parquet" for name in parts}
-    for name, kept in parts.items():
-        pq.write_table(table.take(pa.array(kept)), paths[name])
-    return paths
-
-
-def config_of(path: Path, **model: Any) -> Config:
-    return Config(
-        data=DataConfig(interactions=str(path), query_id="user_id", candidate_id="movie_id", time="timestamp"),
-        split=SplitConfig("time:0.2"),
-        model=ModelConfig(layers=(8,), dim=8, read_id=True, **model),
-        training={"epochs": 2, "early_stopping": None},
-        baselines=("popularity",),
-    )
+    return write_logs(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +45,7 @@ def bundles(logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("bundles")
     trained = {OLD: train(config_of(logs[OLD]), folder / OLD)}
     for name in (NEW, ALL):
-        trained[name] = train(config_of(logs[name]), folder / name, begin_with=folder / OLD)
+        trained[name] = train(config_of(logs[name]), folder / name, before=Before(folder / OLD))
     return folder, trained
 
 
@@ -177,7 +131,7 @@ def test_what_the_optimiser_knows_lies_beside_the_bundle_and_is_carried_over(
         steps[name] = moments.tensors["candidate.features.0.table"]["step"].item()
     assert steps[NEW] > steps[OLD]
     shutil.copytree(folder / OLD, tmp_path / OLD)  # without what lies beside it
-    train(config_of(logs[NEW]), tmp_path / OLD, begin_with=tmp_path / OLD)  # which may be replaced
+    train(config_of(logs[NEW]), tmp_path / OLD, before=Before(tmp_path / OLD))  # which may be replaced
     assert Moments.load(moments_of(tmp_path / OLD)).tensors["candidate.features.0.table"]["step"].item() < steps[NEW]
 
 
@@ -191,12 +145,14 @@ def test_what_a_warm_start_cannot_go_on_from_is_refused(
         (config_of(logs[ALL], norm="layer"), r"\[model\] norm = 'layer', and .* was trained with 'none'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            train(other, tmp_path / "bundle", begin_with=folder / OLD)
-    with pytest.raises(ConfigError, match="retire_after without a bundle"):
-        train(config, tmp_path / "bundle", retire_after=3.0)
+            train(other, tmp_path / "bundle", before=Before(folder / OLD))
+    with pytest.raises(ConfigError, match="retire_after=0"):
+        train(config, tmp_path / "bundle", before=Before(folder / OLD, retire_after=0.0))
+    with pytest.raises(ConfigError, match=r"begins after the last event .* expected all events"):
+        train(config_of(logs[NEW]), tmp_path / "bundle", before=Before(folder / OLD, anew=True))
     table = pq.read_table(logs[NEW])
     text = table.set_column(0, "user_id", table["user_id"].cast(pa.string()))
     pq.write_table(text, tmp_path / "text.parquet")
     with pytest.raises(DataError, match="'user_id' is string in the data, and int64 in the bundle"):
-        train(config_of(tmp_path / "text.parquet"), tmp_path / "bundle", begin_with=folder / OLD)
+        train(config_of(tmp_path / "text.parquet"), tmp_path / "bundle", before=Before(folder / OLD))
     assert not (tmp_path / "bundle").exists()

@@ -21,6 +21,7 @@ from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, con
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
+from twotower.experiments.start import Before
 from twotower.experiments.train import check_train_target, help_train
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
@@ -67,21 +68,23 @@ def train(
 
     N processes that `torchrun --nproc-per-node N -m twotower train CONFIG.toml` starts train one model together.
     """
+    if retire_after is not None and begin_with is None:
+        raise ConfigError("--retire-after without --from BUNDLE; expected both", field="retire_after")
+    before = None if begin_with is None else Before(begin_with, retire_after=retire_after)
     console = console_for(json)
     with launched() as ranks:
         if ranks.is_first:
             check_train_target(out)
         config = with_baselines(configured(source, imports, split, split_seed), baselines)
         if not ranks.is_first:
-            help_train(config, out, begin_with, retire_after)
+            help_train(config, out, before)
             return
         trained = train_bundle(
             config,
             out,
             console=console,
             budget=budget_of(baseline_seconds, baseline_memory),
-            begin_with=begin_with,
-            retire_after=retire_after,
+            before=before,
         )
     _say(console, [str(trained.evaluation), f"Saved to {out}; ask it: twotower recommend {out} --query …"])
     if json:

@@ -13,13 +13,15 @@ from twotower.data.dataset import Dataset
 from twotower.evaluation.comparisons import Comparison, Pair, compare
 from twotower.evaluation.grid import Grid
 from twotower.evaluation.intervals import weighted_mean
+from twotower.evaluation.measure import Measurement
 from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, events_that_count
 from twotower.evaluation.verdicts import interval_note, verdict_sentences
 
 BoolArray = npt.NDArray[np.bool_]
 
-BEFORE = "the bundle it began with"
+BEFORE = "the bundle before"
+COVERAGE = "coverage_10"
 
 
 class SliceChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,15 +41,16 @@ class SliceChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a warm start changed, on the same test events.
+    """What has changed since the bundle that training began with, or is judged by, on the same test events.
 
     Attributes:
         version: Version of the bundle that it began with.
-        growth: Which vocabularies have grown, and what was retired, in words.
+        growth: Which vocabularies have grown, and what was retired, in words; empty where training began anew.
         metric: What the two are compared by.
         slices: All test events, those of queries and candidates that the bundle knew, and those of new ones.
         comparisons: How much more the new model has in each slice, event by event.
         notes: What the figures say, in sentences.
+        coverage: Share of the catalogue that the lists of ten have, `before` and `after`.
     """
 
     version: str
@@ -56,6 +59,7 @@ class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     slices: list[SliceChange]
     comparisons: list[Comparison]
     notes: list[str]
+    coverage: dict[str, float]
 
     def table(self) -> Table:
         """Both models in every slice, for the terminal."""
@@ -94,8 +98,8 @@ class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_warm_start(
-    after: Outcomes,
-    before: Outcomes,
+    after: Measurement,
+    before: Measurement,
     test: Dataset,
     known_queries: BoolArray,
     known_candidates: BoolArray,
@@ -107,8 +111,8 @@ def compare_warm_start(
     """Compares a model with the bundle that its training began with, event by event.
 
     Args:
-        after: Ranks of the new model.
-        before: Ranks of the bundle.
+        after: What measuring the new model gave.
+        before: What measuring the bundle gave.
         test: The events, as both were measured on.
         known_queries: Which queries the bundle had events of, `[queries]`.
         known_candidates: Which candidates it had events of, `[candidates]`.
@@ -126,20 +130,33 @@ def compare_warm_start(
         "new candidates": ~candidate,
     }
     parts = {name: part for name, part in parts.items() if part.any()}
-    pairs = [Pair(named(name), [_only(after, part)], BEFORE, [_only(before, part)]) for name, part in parts.items()]
+    pairs = [
+        Pair(named(name), [_only(after.outcomes, part)], BEFORE, [_only(before.outcomes, part)])
+        for name, part in parts.items()
+    ]
     comparisons = compare(pairs, metric)
     slices = [
         SliceChange(
             name=name,
             events=int(part.sum()),
-            before=_means(_only(before, part), metric),
-            after=_means(_only(after, part), metric),
+            before=_means(_only(before.outcomes, part), metric),
+            after=_means(_only(after.outcomes, part), metric),
         )
         for name, part in parts.items()
     ]
-    notes = [f"{growth[0].upper()}{growth[1:]}.", *verdict_sentences(comparisons), *interval_note(comparisons)[:1]]
+    notes = [
+        *([f"{growth[0].upper()}{growth[1:]}."] if growth else []),
+        *verdict_sentences(comparisons),
+        *interval_note(comparisons)[:1],
+    ]
     return WarmStartEvaluation(
-        version=version, growth=growth, metric=metric, slices=slices, comparisons=comparisons, notes=notes
+        version=version,
+        growth=growth,
+        metric=metric,
+        slices=slices,
+        comparisons=comparisons,
+        notes=notes,
+        coverage={"before": before.scores.unseen[COVERAGE], "after": after.scores.unseen[COVERAGE]},
     )
 
 

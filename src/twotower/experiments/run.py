@@ -20,7 +20,7 @@ from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.start import Start, begun, continued_parts, since_start
+from twotower.experiments.start import Start, begun, continued_parts, new_events, since_start
 from twotower.experiments.store import Store
 from twotower.files import write_file
 from twotower.model.saving import model_version, save_model
@@ -113,7 +113,7 @@ class Order(msgspec.Struct, frozen=True):
 def key_of(run: AnyRun, data: str) -> str:
     """The name of a run in the store: by its config, seeds, data and the version that computes it."""
     config = identity_of(run.config)
-    start = [] if run.start is None else [[run.start.version, run.start.moments, run.start.retire_after]]
+    start = [] if run.start is None else [msgspec.structs.astuple(run.start)[1:]]
     if isinstance(run, BaselineRun):
         return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION, *METRICS.own, *start])
     kind = "search" if isinstance(run, SearchRun) else "model"
@@ -173,8 +173,10 @@ def parts_of(config: Config, start: Start | None) -> Parts:
         ConfigError: As `Config.parts`; or test is not later than what a bundle has learned from.
         DataError: The data cannot be used.
     """
-    parts = config.parts()
-    return parts if start is None else continued_parts(parts, start, config)
+    if start is None:
+        return config.parts()
+    parts = config.parts(new_events(config.data.log(), start) if start.only_new else None)
+    return continued_parts(parts, start, config)
 
 
 def perform(order: Order, parts: Parts, progress: Progress) -> None:
@@ -218,7 +220,7 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
 
 def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments]:
     """The model that a training begins with, and what its optimiser knows: nothing, where it begins anew."""
-    if run.start is not None:
+    if run.start is not None and not run.start.anew:
         return begun(run.start, log, recipe.trainer.optimizer)
     return run.config.model.build(parts.train, recipe), Moments()
 
@@ -291,7 +293,7 @@ def _chosen(
 ) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
     """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
     config = run.config
-    choices = config.model.choices(recipe) if recipe.trainer.retrieves and run.start is None else []
+    choices = config.model.choices(recipe) if recipe.trainer.retrieves and (run.start is None or run.start.anew) else []
     if not choices:
         return config, searched(SearchRun(config, start=run.start), order, parts, progress), []
     tried, outcomes = [], []
@@ -351,7 +353,7 @@ def _measure_and_keep(found: Trained, run: ModelRun, order: Order, key: str, par
         measured = measure(ModelScorer(found.model), parts.test, parts.known.events_of(parts.test))
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
-        since = None if run.start is None else since_start(run.start, measured.outcomes, parts)
+        since = None if run.start is None else since_start(run.start, measured, parts)
     stages = None
     if config.rerank is not None:
         stages = evaluate_rerank(found.model, parts.test, parts.known.events_of(parts.test), config.rerank)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset
-from twotower.data.log import Log
+from twotower.data.log import Log, require_in_memory
 from twotower.data.lookup import IdRows
 from twotower.data.seen import entries_of
 from twotower.errors import ConfigError, DataError, SavedFolderError
-from twotower.evaluation import ModelScorer, Outcomes, measure
+from twotower.evaluation import ModelScorer, measure
+from twotower.evaluation.measure import Measurement
 from twotower.evaluation.metrics import DEFAULT_KS, verdict_metric
 from twotower.evaluation.warm_start import WarmStartEvaluation, compare_warm_start
 from twotower.model.learning import Growth
@@ -35,42 +36,69 @@ from twotower.training.moments import Moments
 DAY = 86_400.0
 
 
+@dataclass(frozen=True)
+class Before:
+    """The bundle that another one follows.
+
+    Attributes:
+        bundle: Its folder.
+        anew: Train from nothing; the bundle is only what the new model is judged by.
+        only_new: Of the log, take the events that are later than the last one that the bundle learned from.
+        retire_after: Days after which ids without an event are retired; None: none.
+    """
+
+    bundle: Path
+    anew: bool = False
+    only_new: bool = False
+    retire_after: float | None = None
+
+
 class Start(msgspec.Struct, frozen=True):
-    """What a training goes on from.
+    """What a training goes on from, or is judged by.
 
     Attributes:
         bundle: Folder of the bundle.
         version: The bundle's version: another one in its place is refused.
+        anew: Whether training begins anew, and the bundle is what it is judged by.
+        only_new: Whether the events of the log that are not later than the bundle's are left out.
         moments: Whether what the optimiser knew is carried over.
         retire_after: Ids without an event for so many seconds are retired; None: none.
     """
 
     bundle: str
     version: str
-    moments: bool
+    anew: bool = False
+    only_new: bool = False
+    moments: bool = False
     retire_after: float | None = None
 
 
-def start_from(folder: Path, config: Config, retire_after: float | None = None) -> tuple[Start, list[str]]:
+def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
     """What a training of a config goes on from, and what is to say of it.
 
     Args:
-        folder: The bundle.
-        config: As it is trained; its `[model]` is the bundle's or says nothing.
-        retire_after: Days after which ids without an event are retired; None: none.
+        before: The bundle before, and how it is followed.
+        config: As it is trained; where training goes on, its `[model]` is the bundle's or says nothing.
 
     Raises:
-        ConfigError: `[model]` has a key that differs from the bundle's, or the days are not above 0.
+        ConfigError: `[model]` has a key that differs from the bundle's, the days are not above 0, or what only a
+            training that goes on can do is asked of one that begins anew.
         SavedFolderError: The bundle cannot be read.
     """
-    if retire_after is not None and not 0 < retire_after < math.inf:
-        raise ConfigError(f"retire_after={retire_after}; expected days above 0")
+    folder, days = before.bundle, before.retire_after
+    if days is not None and not 0 < days < math.inf:
+        raise ConfigError(f"retire_after={days}; expected days above 0", field="retire_after")
+    if before.anew and (before.only_new or days is not None):
+        raise ConfigError("a training that begins anew needs all events, and has no ids to retire; expected neither")
     bundle = load_bundle(folder)
+    start = Start(os.path.realpath(folder), bundle.details.version, anew=before.anew)
+    if before.anew:
+        return start, [f"Training begins anew, and is judged by {folder}, version {start.version}."]
     _require_same_model(config, bundle.details, folder)
     has_moments, said = _usable_moments(folder, bundle.details)
-    seconds = None if retire_after is None else retire_after * DAY
-    start = Start(os.path.realpath(folder), bundle.details.version, has_moments, seconds)
-    return start, [f"Training goes on from {folder}, version {bundle.details.version}.", said]
+    seconds = None if days is None else days * DAY
+    start = msgspec.structs.replace(start, only_new=before.only_new, moments=has_moments, retire_after=seconds)
+    return start, [f"Training goes on from {folder}, version {start.version}.", said]
 
 
 def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
@@ -99,17 +127,17 @@ def growth_by(start: Start, log: Log) -> Growth:
     return _bundle_of(start).model.grow(log, retire_after=start.retire_after)
 
 
-def since_start(start: Start, after: Outcomes, parts: Parts) -> WarmStartEvaluation:
+def since_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEvaluation:
     """What has changed since the bundle, on the test events.
 
     Args:
         start: Where the bundle is.
-        after: Ranks of the new model.
+        after: What measuring the new model gave.
         parts: As the new model was measured on.
     """
     bundle = _bundle_of(start)
     test, details = parts.test, bundle.details
-    before = measure(ModelScorer(bundle.model), test, parts.known.events_of(test)).outcomes
+    before = measure(ModelScorer(bundle.model), test, parts.known.events_of(test))
     has_seen = np.diff(bundle.seen.offsets) > 0
     known_queries, known_candidates = (
         _known(table[name], old[name], there)
@@ -126,8 +154,25 @@ def since_start(start: Start, after: Outcomes, parts: Parts) -> WarmStartEvaluat
         known_candidates,
         verdict_metric(DEFAULT_KS, test.candidates.num_rows),
         version=start.version,
-        growth=str(growth_by(start, parts.train)),
+        growth="" if start.anew else str(growth_by(start, parts.train)),
     )
+
+
+def new_events(log: Log, start: Start) -> Dataset:
+    """The events of a log that are later than the last one that a bundle learned from.
+
+    Raises:
+        ConfigError: The log is streamed, or there are no times.
+        DataError: There is no such event.
+    """
+    latest = _bundle_of(start).details.latest_time
+    events = require_in_memory(log, "a training on new events alone", "a log in memory, or one that has them alone")
+    if latest is None or events.time is None:
+        raise ConfigError("a training on new events alone needs times; expected [data] time")
+    later = events.times > latest
+    if not later.any():
+        raise DataError(f"{events.name!r} has no event after the last one that {start.bundle} learned from")
+    return events.take(later)
 
 
 def continued_parts(parts: Parts, start: Start, config: Config) -> Parts:
@@ -154,7 +199,14 @@ def continued_parts(parts: Parts, start: Start, config: Config) -> Parts:
         )
     train = parts.train.in_memory
     if train is None or not len(train) or train.times.min() <= latest:
+        if start.anew:
+            return parts
         return replace(parts, remarks=(*parts.remarks, "The log is taken for all events up to now."))
+    if start.anew:
+        raise ConfigError(
+            f"the log begins after the last event that {start.bundle} learned from, and training begins anew; expected "
+            f"all events"
+        )
     return _with_past(parts, train, bundle, has_catalogue=config.data.candidates is not None or config.data.is_builtin)
 
 

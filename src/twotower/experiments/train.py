@@ -24,7 +24,7 @@ from twotower.experiments.kept import copy_moments, history_of, model_of, order_
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
 from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, parts_of, perform, with_model
-from twotower.experiments.start import Start, start_from
+from twotower.experiments.start import Before, Start, start_from
 from twotower.experiments.store import Store
 from twotower.files import check_file_target, check_folder_target
 from twotower.locks import partial_of
@@ -61,8 +61,7 @@ def train(
     *,
     console: Console | None = None,
     budget: BaselineBudget | None = None,
-    begin_with: Path | None = None,
-    retire_after: float | None = None,
+    before: Before | None = None,
 ) -> TrainedBundle:
     """Trains one model as a config says, measures it beside the baselines, and saves the bundle.
 
@@ -80,9 +79,8 @@ def train(
         out: The bundle's folder.
         console: Where progress is shown; None shows nothing.
         budget: What each baseline may cost.
-        begin_with: A bundle that training goes on from, its vocabularies grown by the data: new events alone, or all
+        before: A bundle that training goes on from, its vocabularies grown by the data: new events alone, or all
             events up to now. It may be `out`. None: training begins anew.
-        retire_after: Days after which its ids without an event are retired; None: none.
 
     Raises:
         ConfigError: The folder cannot be written, the config does not go with the data, or the data or `[model]` do
@@ -97,13 +95,19 @@ def train(
     check_train_target(out)
     check_file_target(moments_of(out), is_moments, "moments")
     with working_in(partial_of(out), TRAINING, shown=out) as folder:
-        config, parts, start, said = _prepared(config, begin_with, retire_after)
+        config, parts, start, said = _prepared(config, before)
         if config.data.title is not None:
             check_title(parts.train.candidates, config.data.title)
         columns = config.model.columns(parts.train, config.resolved_recipe(parts.train, parts.validation))
         cut = f"{parts.train.name}: {len(parts.train):,} train, {len(parts.test):,} test; split {parts.rule}"
         _say(
-            console, [f"{cut}, {parts.fingerprint}", *parts.remarks, *said, *(columns.lines() if start is None else [])]
+            console,
+            [
+                f"{cut}, {parts.fingerprint}",
+                *parts.remarks,
+                *said,
+                *(columns.lines() if start is None or start.anew else []),
+            ],
         )
         store, run = Store(folder / RUNS), ModelRun(config, start, keeps_moments=True)
         if ranks.size > 1:
@@ -118,38 +122,29 @@ def train(
     return TrainedBundle(retriever, evaluation)
 
 
-def help_train(config: Config, out: Path, begin_with: Path | None = None, retire_after: float | None = None) -> None:
+def help_train(config: Config, out: Path, before: Before | None = None) -> None:
     """What the ranks of a process group do while the first one calls `train` with the same arguments: train with it.
 
     Args:
         config: Data, split, recipe and model.
         out: The bundle's folder, of which only the first rank reads and writes.
-        begin_with: A bundle that training goes on from, which all read.
-        retire_after: Days after which its ids without an event are retired.
+        before: A bundle that training goes on from, which all read.
 
     Raises:
         TwoTowerError: As `train`; errors of the first rank are raised on all.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the first rank says it
-        config, parts, start, _ = _prepared(config, begin_with, retire_after)
+        config, parts, start, _ = _prepared(config, before)
         run = ModelRun(config, start, keeps_moments=True)
         _train_on(ranks_of_process(), run, parts, Store(partial_of(out) / RUNS), Console(quiet=True))
 
 
-def _prepared(
-    config: Config, begin_with: Path | None, retire_after: float | None
-) -> tuple[Config, Parts, Start | None, list[str]]:
-    """The config as it is trained, its parts, what training goes on from, and what is to say of that.
-
-    Raises:
-        ConfigError: `retire_after` is given and nothing to go on from; or as `start_from` and `parts_of`.
-    """
-    if retire_after is not None and begin_with is None:
-        raise ConfigError("retire_after without a bundle to go on from; expected both", field="retire_after")
+def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Start | None, list[str]]:
+    """The config as it is trained, its parts, what training goes on from, and what is to say of that."""
     start, said = None, list[str]()
-    if begin_with is not None:
-        start, said = start_from(begin_with, for_serving(config), retire_after)
+    if before is not None:
+        start, said = start_from(before, for_serving(config))
     parts = parts_of(config, start)
     return for_serving(msgspec.structs.replace(config, split=parts.split)), parts, start, said
 
@@ -195,7 +190,7 @@ def bundle_of(
         evaluation=evaluation,
         best_epoch=outcome.best_epoch,
         history=history_of(store, key),
-        started_from=None if start is None else start.version,
+        started_from=None if start is None or start.anew else start.version,
     )
     model = model_of(store, key)
     retriever = Retriever.build(
