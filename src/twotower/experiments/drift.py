@@ -67,7 +67,7 @@ def input_summary(events: Dataset, like: InputSummary | None = None) -> InputSum
         >>> log = simulated(20, 30, 200)
         >>> summary = input_summary(log)
         >>> summary.columns["query gender"].values
-        ['F', 'M']
+        ['M', 'F']
         >>> max(drift(summary, input_summary(log, like=summary)).values())
         0.0
     """
