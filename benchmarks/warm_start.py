@@ -39,8 +39,9 @@ from twotower.data import Dataset
 from twotower.errors import DataUnavailableError
 from twotower.evaluation import ModelScorer, Outcomes, Popularity, measure
 from twotower.evaluation.intervals import paired_interval
+from twotower.evaluation.metrics import DEFAULT_KS, metric_label, verdict_metric
 from twotower.files import write_file
-from twotower.recipes.config import Config, SplitConfig, config_of
+from twotower.recipes.config import Config, DataConfig, SimulatedConfig, SplitConfig, config_of
 from twotower.recipes.parts import Parts
 from twotower.training import Constant, Trainer
 from twotower.training.callbacks import ProgressBar
@@ -49,7 +50,7 @@ from twotower.version import VERSION
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
 WEEK = 7 * 86_400.0
-METRIC, PROTOCOL = "top_100", "unseen"
+PROTOCOL = "unseen"
 SIMULATED = "simulated"
 NOTHING, TOLD, NEW, ALL, ANEW = (
     "no training",
@@ -119,9 +120,14 @@ class Ways:
 
 
 def config_for(name: str, console: Console) -> tuple[Config, Dataset]:
-    """The config of the data, or of simulated data where there are none."""
+    """The config of the data, of `simulated:QUERIES,CANDIDATES,EVENTS`, or of simulated data where there are none."""
     try:
-        config = config_of(name)
+        if name.startswith(f"{SIMULATED}:"):
+            queries, candidates, events = map(int, name.partition(":")[2].split(","))
+            size = SimulatedConfig(queries=queries, candidates=candidates, interactions=events)
+            config = Config(data=DataConfig(name=SIMULATED, simulated=size))
+        else:
+            config = config_of(name)
         data = config.data.load()
     except DataUnavailableError as error:
         console.print(f"{error}\nGoing on with simulated data.", highlight=False)
@@ -167,6 +173,7 @@ def run(
 ) -> tuple[list[WeekOutcome], list[Difference]]:
     """All weeks, and what they say together."""
     outcomes, found, ways = [], dict[str, list[Outcomes]](), None
+    metric = metric_of(data)
     with ProgressBar(console) as progress:
         for number, (whole, last, asked) in enumerate(weeks_of(data, options.weeks, options.days * 86_400.0), start=1):
             seconds = dict[str, float]()
@@ -182,7 +189,7 @@ def run(
             }
             for name, scorer in scorers.items():
                 measured = measure(scorer, asked, whole)
-                scores[name] = getattr(measured.scores, PROTOCOL)[METRIC]
+                scores[name] = getattr(measured.scores, PROTOCOL)[metric]
                 found.setdefault(name, []).append(measured.outcomes)
             outcomes.append(
                 WeekOutcome(
@@ -195,13 +202,20 @@ def run(
                 )
             )
             console.print(f"week {number}: {scores}", highlight=False, soft_wrap=True)
+    if len(outcomes) < 2:
+        raise SystemExit(f"{data.name} has events in {len(outcomes)} of {options.weeks} weeks; choose other --days")
     pairs = [(NEW, ANEW), (ALL, ANEW), (NEW, NOTHING), (ALL, NOTHING), (TOLD, NOTHING), (ANEW, NOTHING)]
-    return outcomes, [difference(found, *pair) for pair in pairs]
+    return outcomes, [difference(found, metric, *pair) for pair in pairs]
 
 
-def difference(found: dict[str, list[Outcomes]], name: str, rival: str) -> Difference:
+def metric_of(data: Dataset) -> str:
+    """Accuracy in the longest list that is shorter than the catalogue."""
+    return verdict_metric(DEFAULT_KS, data.candidates.num_rows)
+
+
+def difference(found: dict[str, list[Outcomes]], metric: str, name: str, rival: str) -> Difference:
     """The paired difference over the events of all weeks but the first, for which nothing was trained yet."""
-    values = [np.concatenate([one.values(PROTOCOL, METRIC) for one in found[which][1:]]) for which in (name, rival)]
+    values = [np.concatenate([one.values(PROTOCOL, metric) for one in found[which][1:]]) for which in (name, rival)]
     queries = np.concatenate([one.queries for one in found[name][1:]])
     interval = paired_interval(values[0] - values[1], queries)
     return Difference(name, rival, interval.mean, interval.half_width)
@@ -232,7 +246,7 @@ def table_of(outcomes: list[WeekOutcome], with_seconds: bool) -> Table:
     return table
 
 
-def draw(outcomes: list[WeekOutcome], name: str, file: Path) -> None:
+def draw(outcomes: list[WeekOutcome], name: str, metric: str, file: Path) -> None:
     """The score of each way, week after week."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -257,7 +271,7 @@ def draw(outcomes: list[WeekOutcome], name: str, file: Path) -> None:
         )
     axes.plot(weeks, [outcome.scores["popularity"] for outcome in outcomes], "-", color="#cccccc", label="popularity")
     axes.set_xlabel("week asked for")
-    axes.set_ylabel(f"top-100, {PROTOCOL}")
+    axes.set_ylabel(f"{metric_label(metric)}, {PROTOCOL}")
     axes.set_xticks(weeks)
     axes.set_title(f"{name}: each model knows what lies before the week")
     axes.grid(alpha=0.3)
@@ -293,7 +307,7 @@ def main() -> None:
     report = {
         "command": " ".join(["python", *sys.argv]),
         "versions": {"twotower": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
-        "metric": f"{PROTOCOL}.{METRIC}",
+        "metric": f"{PROTOCOL}.{metric_of(data)}",
         "means": mean_scores(outcomes),
         "differences": differences,
         "weeks": [msgspec.structs.replace(one, seconds=one.seconds if options.seconds else {}) for one in outcomes],
@@ -302,6 +316,7 @@ def main() -> None:
     draw(
         outcomes,
         data.name,
+        metric_of(data),
         options.picture or (IMAGES / "warm-start.png" if options.out is None else out.with_suffix(".png")),
     )
     console.print(f"written to {out}")
