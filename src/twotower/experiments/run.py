@@ -218,11 +218,12 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     return history
 
 
-def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments]:
-    """The model that a training begins with, and what its optimiser knows: nothing, where it begins anew."""
+def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments | None]:
+    """The model that a training begins with, and what its optimiser knows, where that is carried on or kept."""
     if run.start is not None and not run.start.anew:
         return begun(run.start, log, recipe.trainer.optimizer)
-    return run.config.model.build(parts.train, recipe), Moments()
+    keeps = isinstance(run, ModelRun) and run.keeps_moments
+    return run.config.model.build(parts.train, recipe), Moments() if keeps else None
 
 
 class _Reports(Callback):
@@ -251,7 +252,7 @@ class Trained:
         best_epoch: The epoch that validated best.
         seconds: Of all training and validating.
         choices: The models that were tried, where there were several.
-        moments: What the optimiser knows in the end.
+        moments: What the optimiser knows in the end, where that is carried on or kept.
     """
 
     model: TwoTower
@@ -259,7 +260,7 @@ class Trained:
     best_epoch: int
     seconds: Seconds
     choices: list[ChoiceOutcome] = field(default_factory=list)
-    moments: Moments = field(default_factory=Moments)
+    moments: Moments | None = None
 
 
 def trained(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
@@ -358,7 +359,7 @@ def _measure_and_keep(found: Trained, run: ModelRun, order: Order, key: str, par
     if config.rerank is not None:
         stages = evaluate_rerank(found.model, parts.test, parts.known.events_of(parts.test), config.rerank)
     save_model(found.model, store.folder_of(key) / MODEL)
-    if run.keeps_moments:
+    if run.keeps_moments and found.moments is not None:
         found.moments.save(store.folder_of(key) / MOMENTS, towers=model_version(found.model))
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
