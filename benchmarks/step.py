@@ -99,7 +99,7 @@ def measured(
 ) -> Outcome:
     """Trains one depth with one batch size; the first epoch and its validation do not count."""
     training = {"batch_size": batch, "epochs": repetitions + 1, "validate_every": 1}
-    model_config = ModelConfig(layers=layers, query=reads(train, history) if history else ())
+    model_config = ModelConfig(layers=layers, query=reads(train, history) if history else [])
     config = Config(recipe="tutorial", model=model_config, training=training)
     recipe = config.resolved_recipe(train)
     model = config.model.build(train, recipe)

@@ -168,6 +168,22 @@ def test_re_ranking_is_measured_beside_the_towers_alone(run: Run, tmp_path: Path
     assert {one["metric"] for one in found["comparisons"]} == {"ndcg_10", "top_10"}
 
 
+@pytest.mark.slow
+def test_a_warm_start_is_measured_week_after_week(run: Run, toy_config: Path, tmp_path: Path) -> None:
+    small = ("--weeks", 2, "--days", 300 / 86_400, "--epochs", 1, "--warm-epochs", 1)
+    shown = run("warm_start.py", "--data", toy_config, *small, "--out", tmp_path / "warm.json")
+    assert "warm, new events − from nothing" in shown
+    report = read(tmp_path / "warm.json")
+    assert [week["week"] for week in report["weeks"]] == [1, 2]
+    ways = {"no training", "no training, told", "warm, new events", "warm, all events", "from nothing"}
+    for week in report["weeks"]:
+        assert set(week["scores"]) == ways | {"popularity"}
+    first, second = ({week["scores"][way] for way in ways} for week in report["weeks"])
+    assert len(first) == 1  # nothing has happened yet
+    assert len(second) > 1
+    assert (tmp_path / "warm.png").exists()
+
+
 def test_training_on_a_gpu_is_measured_in_every_variant(run: Run, tmp_path: Path) -> None:
     tutorial = ("--data", "simulated:30,40,1500", "--depths", "8", "8,4", "--epochs", 2)
     large = ("--queries", 300, "--candidates", 100, "--dim", 4, "--batch", 64, "--steps", 3, "--repetitions", 2)

@@ -45,7 +45,7 @@ LESS = (
     (r"twotower study examples/movielens_table.toml", "twotower study quick.toml"),
     (r"twotower (study|tune|train) (movielens-100k|simulated)\b", r"twotower \1 quick.toml"),
     (r"(twotower tune [^\n#]*)", r"\1 --trials 1 "),
-    (r"(twotower (?:train|study|tune) [^\n#]*)", r"\1 --baselines popularity "),
+    (r"(twotower (?:train|study|tune|update) [^\n#]*)", r"\1 --baselines popularity "),
     (r"--split-seeds? 42 43 44 45 46", "--split-seeds 42"),
 )
 """What is replaced so that a page runs in seconds: patterns and what stands in their place."""

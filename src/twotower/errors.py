@@ -69,6 +69,10 @@ class ParityError(TwoTowerError):
     """An approximate index finds too few of the candidates that exact search finds."""
 
 
+class UpdateRefusedError(TwoTowerError):
+    """A bundle that an update has trained did not pass a gate; the one that is served is as it was."""
+
+
 class StoreUnavailableError(TwoTowerError):
     """A store of candidates cannot be reached, or does not answer in time; the same call may succeed later."""
 

@@ -49,6 +49,7 @@ from twotower.retrieval import INDEXES, IndexSettings
 
 TEXTS = pa.array(["a red hat", "hat", "two blue hats", None])
 NUMBERS = pa.array([3.0, 1.0, 2.5, 7.0])
+VECTORS = pa.array([[1.0, 2.0], [0.0, 1.0], [3.0, -1.0]], pa.list_(pa.float32(), 2))
 FEATURES_AND_COLUMNS: list[tuple[Feature, pa.Array | dict[str, pa.Array]]] = [
     (Category("c", 4), TEXTS),
     (Hashed("c", buckets=5, dim=3), TEXTS),
@@ -58,7 +59,8 @@ FEATURES_AND_COLUMNS: list[tuple[Feature, pa.Array | dict[str, pa.Array]]] = [
     (Bucketized("c", 3, 4), NUMBERS),
     (Normalized("c"), NUMBERS),
     (Cyclic("c", "day"), pa.array([1e9, 1e9 + 40_000, 1.1e9])),
-    (Vector("c", 2), pa.array([[1.0, 2.0], [0.0, 1.0], [3.0, -1.0]], pa.list_(pa.float32(), 2))),
+    (Vector("c", 2), VECTORS),
+    (Vector("c", 2, trained=True), VECTORS),
 ]
 OF_A_RECORD: dict[str, Feature] = {
     "activity": Activity("timestamp", "user_id", "before", 8, 4),

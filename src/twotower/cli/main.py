@@ -19,6 +19,7 @@ from twotower.errors import (
     DataWarning,
     SavedFolderError,
     TwoTowerError,
+    UpdateRefusedError,
 )
 from twotower.launch import launched_rank
 from twotower.version import VERSION
@@ -28,6 +29,7 @@ EXIT_CODES: dict[type[TwoTowerError], int] = {
     DataError: 3,
     DataUnavailableError: 4,
     SavedFolderError: 5,
+    UpdateRefusedError: 6,
 }
 OTHER_ERROR, INTERRUPTED = 1, 130
 
@@ -40,6 +42,7 @@ COMMANDS = {
         "models",
         "Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.",
     ),
+    "update": ("update", "Train a bundle's successor on new events, and publish it only if it is not worse."),
     "tune": (
         "tune",
         "Search for a better config on a validation part; measure the best and the built-in one on test.",
@@ -101,7 +104,8 @@ app = typer.Typer(
     epilog=(
         "Start with `twotower study`, then `twotower train CONFIG.toml --out DIR` on your own log. "
         "Exit codes: 0 done; 1 training diverged or another failure; 2 wrong option or config; 3 data that cannot be "
-        "used; 4 data that cannot be found or downloaded; 5 a saved folder that cannot be opened; 130 interrupted."
+        "used; 4 data that cannot be found or downloaded; 5 a saved folder that cannot be opened; 6 an update that was "
+        "refused; 130 interrupted."
     ),
     no_args_is_help=True,
     rich_markup_mode="markdown",

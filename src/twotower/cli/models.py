@@ -22,6 +22,7 @@ from twotower.cli.output import console_for, launched_together, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.evaluation.evaluate import help_evaluate, retrieves
+from twotower.experiments.start import Before
 from twotower.experiments.train import check_train_target, help_train
 from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
@@ -40,6 +41,17 @@ app = typer.Typer(rich_markup_mode="markdown")
 def train(
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    begin_with: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="BUNDLE",
+            help="Go on from a bundle, whose vocabularies grow by the data: new events alone or all. It may be OUT.",
+        ),
+    ] = None,
+    retire_after: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="With --from: forget ids without an event for so long.")
+    ] = None,
     split: SplitOption = None,
     split_seed: SplitSeedOption = None,
     baselines: BaselinesOption = None,
@@ -53,17 +65,29 @@ def train(
     Unless the config says otherwise, the model reads only what precedes an event, as it must when it recommends.
     Rerun the command to resume an interrupted training.
 
+    With `--from`, the test part has to be later than all that the bundle has learned; the report says what has changed
+    for known and for new ids.
+
     N processes train one model with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` together.
     """
+    if retire_after is not None and begin_with is None:
+        raise ConfigError("--retire-after without --from BUNDLE; expected both", field="retire_after")
+    before = None if begin_with is None else Before(begin_with, retire_after=retire_after)
     console = console_for(json)
     with launched() as ranks:
         if ranks.is_first:
             check_train_target(out)
         config = with_baselines(configured(source, imports, split, split_seed), baselines)
         if not ranks.is_first:
-            help_train(config, out)
+            help_train(config, out, before)
             return
-        trained = train_bundle(config, out, console=console, budget=budget_of(baseline_seconds, baseline_memory))
+        trained = train_bundle(
+            config,
+            out,
+            console=console,
+            budget=budget_of(baseline_seconds, baseline_memory),
+            before=before,
+        )
     _say(console, [str(trained.evaluation), f"Saved to {out}. Try it: twotower recommend {out} --query ID"])
     if json:
         write_json(trained.evaluation)

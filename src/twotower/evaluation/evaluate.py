@@ -28,6 +28,7 @@ from twotower.evaluation.ranking import ModelScorer, Scorer
 from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.two_stages import RerankEvaluation, evaluate_rerank
 from twotower.evaluation.verdicts import differences_grid, interval_note, verdict_sentences
+from twotower.evaluation.warm_start import WarmStartEvaluation
 from twotower.model.heads import Head
 from twotower.model.rerank import Rerank
 from twotower.model.two_tower import TwoTower
@@ -59,6 +60,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         tasks: The tasks besides retrieval, each with its own metrics, baselines and sentences. Where there is no
             retrieval, `rows` is empty.
         rerank: What re-ranking adds to retrieval alone; None where it was not asked for.
+        warm_start: What has changed since the bundle that training began with; None where it began anew.
     """
 
     rows: dict[str, Scores]
@@ -67,6 +69,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     comparisons: list[Comparison] = []
     tasks: list[TaskEvaluation] = []
     rerank: RerankEvaluation | None = None
+    warm_start: WarmStartEvaluation | None = None
 
     @property
     def model(self) -> Scores:
@@ -105,7 +108,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         """
         figures = [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
         figures += [figure for task in self.tasks for figure in task.figures()]
-        figures += [] if self.rerank is None else self.rerank.figures()
+        figures += [figure for part in (self.rerank, self.warm_start) if part is not None for figure in part.figures()]
         return pa.Table.from_pylist(figures, schema=FIGURES)
 
     def _grid(self) -> Grid:
@@ -143,6 +146,8 @@ class Evaluation(msgspec.Struct, frozen=True):
         of_tasks = "".join(task._repr_html_() for task in self.tasks)
         if self.rerank is not None:
             of_tasks += self.rerank.grid().html("re-ranking") + notes_html(self.rerank.notes)
+        if self.warm_start is not None:
+            of_tasks += self.warm_start.grid().html("warm start") + notes_html(self.warm_start.notes)
         if not self.rows:
             return of_tasks + notes_html(self.notes)
         grids = [self._grid(), *([differences_grid(self.comparisons)] if self.comparisons else [])]
@@ -153,7 +158,11 @@ class Evaluation(msgspec.Struct, frozen=True):
         console = Console(width=120)
         with console.capture() as capture:
             tables = [self.table(), self.slices_table()] if self.rows else []
-            parts: list[TaskEvaluation | RerankEvaluation] = [*self.tasks, *filter(None, [self.rerank])]
+            parts: list[TaskEvaluation | RerankEvaluation | WarmStartEvaluation] = [
+                *self.tasks,
+                *filter(None, [self.rerank]),
+                *filter(None, [self.warm_start]),
+            ]
             for table in (*tables, *(part.table() for part in parts)):
                 console.print(table)
                 console.print()

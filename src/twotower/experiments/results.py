@@ -19,6 +19,7 @@ from twotower.evaluation.metrics import Metrics, Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.two_stages import RerankEvaluation
+from twotower.evaluation.warm_start import WarmStartEvaluation
 from twotower.files import write_file
 
 RESULTS = "results.json"
@@ -79,6 +80,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
         tasks: The tasks besides retrieval on test, each beside its own baselines. Without retrieval, `scores` has only
             their metrics.
         rerank: What re-ranking adds to retrieval alone on test; None where the config has no `rerank`.
+        warm_start: What has changed on test since the bundle that training went on from; None where it began anew.
     """
 
     recipe: str
@@ -92,6 +94,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChoiceOutcome] = []
     tasks: list[TaskEvaluation] = []
     rerank: RerankEvaluation | None = None
+    warm_start: WarmStartEvaluation | None = None
 
     @property
     def chosen(self) -> ChoiceOutcome | None:

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from twotower.data import Dataset
-from twotower.errors import SavedFolderError, TwoTowerError
-from twotower.evaluation import Measurement, ModelScorer, Outcomes, evaluate_rerank, measure
+from twotower.data import Dataset, Log
+from twotower.errors import TwoTowerError
+from twotower.evaluation import Measurement, ModelScorer, evaluate_rerank, measure
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
 from twotower.evaluation.by_rank import METRICS
@@ -20,9 +20,10 @@ from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.store import SPEC, Store
+from twotower.experiments.start import Start, begun, continued_parts, new_events, since_start
+from twotower.experiments.store import Store
 from twotower.files import write_file
-from twotower.model.saving import load_model, save_model
+from twotower.model.saving import load_model, model_version, save_model
 from twotower.model.sharding import ranks_sharing
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
@@ -33,12 +34,13 @@ from twotower.recipes.loggers import loggers_for
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
+from twotower.training.moments import Moments
 from twotower.version import VERSION
 
 RUNS = "runs"
 """Folder of the store, in what a study, a tuning or an unfinished training keeps."""
 
-MODEL, RANKS, HISTORY = "model", "ranks.arrow", "history.json"
+MODEL, RANKS, HISTORY, MOMENTS = "model", "ranks.arrow", "history.json", "moments.safetensors"
 
 Part: TypeAlias = Literal["test", "validation"]
 """What is measured on."""
@@ -51,11 +53,13 @@ class SearchRun(msgspec.Struct, frozen=True, tag="search"):
         config: What to train.
         reports: Whether each validated epoch is reported to the desk, which may stop the run.
         deadline: When it has to stop, in seconds since 1970.
+        start: What training goes on from; None: it begins anew.
     """
 
     config: Config
     reports: bool = False
     deadline: float | None = None
+    start: Start | None = None
 
 
 class ModelRun(msgspec.Struct, frozen=True, tag="model"):
@@ -63,9 +67,13 @@ class ModelRun(msgspec.Struct, frozen=True, tag="model"):
 
     Attributes:
         config: What to train.
+        start: What training goes on from; None: it begins anew.
+        keeps_moments: Whether what the optimiser knows in the end is kept.
     """
 
     config: Config
+    start: Start | None = None
+    keeps_moments: bool = False
 
 
 class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
@@ -76,12 +84,14 @@ class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
         name: Which.
         part: `test`, having learned from train; or `validation`, having learned from what is left of train.
         budget: What it may cost.
+        start: What the model goes on from that is measured beside it.
     """
 
     config: Config
     name: str
     part: Part
     budget: BaselineBudget = BaselineBudget()
+    start: Start | None = None
 
 
 AnyRun: TypeAlias = SearchRun | ModelRun | BaselineRun
@@ -104,10 +114,11 @@ class Order(msgspec.Struct, frozen=True):
 def key_of(run: AnyRun, data: str) -> str:
     """The name of a run in the store: by its config, seeds, data and the version that computes it."""
     config = identity_of(run.config)
+    start = [] if run.start is None else [msgspec.structs.astuple(run.start)[1:]]
     if isinstance(run, BaselineRun):
-        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION, *METRICS.own])
+        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION, *METRICS.own, *start])
     kind = "search" if isinstance(run, SearchRun) else "model"
-    return Store.key([kind, config, data, VERSION, *METRICS.own])
+    return Store.key([kind, config, data, VERSION, *METRICS.own, *start])
 
 
 def identity_of(config: Config) -> dict[str, Any]:
@@ -147,13 +158,26 @@ class Runner:
         import_modules(msgspec.json.decode(spec)["run"]["config"]["imports"])  # first, as the rest names what they hold
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
-        perform(order, self._cut(order.run.config), reporter)
+        perform(order, self._cut(order.run), reporter)
 
-    def _cut(self, config: Config) -> Parts:
-        identity = msgspec.json.encode([config.data, config.split])
+    def _cut(self, run: AnyRun) -> Parts:
+        identity = msgspec.json.encode([run.config.data, run.config.split, run.start])
         if self._parts is None or self._parts[0] != identity:
-            self._parts = identity, config.parts()
+            self._parts = identity, parts_of(run.config, run.start)
         return self._parts[1]
+
+
+def parts_of(config: Config, start: Start | None) -> Parts:
+    """The parts of a config's data, as what it goes on from needs them.
+
+    Raises:
+        ConfigError: As `Config.parts`; or test is not later than what a bundle has learned from.
+        DataError: The data cannot be used.
+    """
+    if start is None:
+        return config.parts()
+    parts = config.parts(new_events(config.data.log(), start) if start.only_new else None)
+    return continued_parts(parts, start, config)
 
 
 def perform(order: Order, parts: Parts, progress: Progress) -> None:
@@ -170,8 +194,8 @@ def perform(order: Order, parts: Parts, progress: Progress) -> None:
     match run:
         case SearchRun():
             searched(run, order, parts, progress)
-        case ModelRun(config):
-            _train_and_measure(config, order, key, parts, progress)
+        case ModelRun():
+            _train_and_measure(run, order, key, parts, progress)
         case BaselineRun():
             _measure_baseline(run, key, store, parts, progress)
 
@@ -184,15 +208,23 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     store.begin(key, msgspec.structs.replace(order, run=run))
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
-    model = run.config.model.build(parts.train, recipe)
+    model, moments = _beginning(run, recipe, fitted, parts)
     callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.name)]
     if run.reports:
         assert isinstance(progress, Reporter)
         callbacks.append(_Reports(progress, run.deadline))
     checkpoint = store.checkpoint_of(key)
-    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
+    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint, moments=moments)
     store.keep(key, history)
     return history
+
+
+def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments | None]:
+    """The model that a training begins with, and what its optimiser knows, where that is carried on or kept."""
+    if run.start is not None and not run.start.anew:
+        return begun(run.start, log, recipe.trainer.optimizer)
+    keeps = isinstance(run, ModelRun) and run.keeps_moments
+    return run.config.model.build(parts.train, recipe), Moments() if keeps else None
 
 
 class _Reports(Callback):
@@ -221,6 +253,7 @@ class Trained:
         best_epoch: The epoch that validated best.
         seconds: Of all training and validating.
         choices: The models that were tried, where there were several.
+        moments: What the optimiser knows in the end, where that is carried on or kept.
     """
 
     model: TwoTower
@@ -228,9 +261,10 @@ class Trained:
     best_epoch: int
     seconds: Seconds
     choices: list[ChoiceOutcome] = field(default_factory=list)
+    moments: Moments | None = None
 
 
-def trained(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+def trained(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
     """Trains a model as its recipe says.
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
@@ -238,29 +272,32 @@ def trained(config: Config, order: Order, key: str, parts: Parts, progress: Prog
     given, it trains once and keeps the weights of the best epoch. Where the recipe leaves a
     choice to the validation part, each of them is searched, and the best goes on.
     """
-    recipe = config.resolved_recipe(parts.train, parts.validation)
+    recipe = run.config.resolved_recipe(parts.train, parts.validation)
     if recipe.validate_on == "test" or parts.validation is not None:
-        return _trained_once(config, recipe, order, key, parts, progress)
-    config, history, choices = _chosen(config, recipe, order, parts, progress)
+        return _trained_once(run, recipe, order, key, parts, progress)
+    config, history, choices = _chosen(run, recipe, order, parts, progress)
     best = history.best.epoch
     progress.stage = "on all of train"
-    model = config.model.build(parts.train, recipe)
+    model, moments = _beginning(msgspec.structs.replace(run, config=config), recipe, parts.train, parts)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
     callbacks = [progress, *loggers_for(config.loggers, progress.name)]
-    final = trainer.fit(model, parts.train, callbacks=callbacks, checkpoint=checkpoint, stop_after=best)
+    final = trainer.fit(
+        model, parts.train, callbacks=callbacks, checkpoint=checkpoint, stop_after=best, moments=moments
+    )
     trained_for = sum(one.seconds.train for one in choices) or history.train_seconds
     validated_for = sum(one.seconds.validate for one in choices) or history.validation_seconds
-    return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices)
+    return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices, moments)
 
 
 def _chosen(
-    config: Config, recipe: Recipe, order: Order, parts: Parts, progress: Progress
+    run: ModelRun, recipe: Recipe, order: Order, parts: Parts, progress: Progress
 ) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
     """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
-    choices = config.model.choices(recipe) if recipe.trainer.retrieves else []
+    config = run.config
+    choices = config.model.choices(recipe) if recipe.trainer.retrieves and (run.start is None or run.start.anew) else []
     if not choices:
-        return config, searched(SearchRun(config), order, parts, progress), []
+        return config, searched(SearchRun(config, start=run.start), order, parts, progress), []
     tried, outcomes = [], []
     for choice in choices:
         progress.stage = choice.name
@@ -286,36 +323,36 @@ def with_model(config: Config, settings: Mapping[str, Any]) -> Config:
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, **settings))
 
 
-def _trained_once(config: Config, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+def _trained_once(run: ModelRun, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
     fitted, validation = parts.for_recipe(recipe)
-    model = config.model.build(parts.train, recipe)
+    model, moments = _beginning(run, recipe, fitted, parts)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    callbacks = [progress, *loggers_for(config.loggers, progress.name)]
-    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint)
+    callbacks = [progress, *loggers_for(run.config.loggers, progress.name)]
+    history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint, moments=moments)
     best = history.best.epoch if recipe.validate_on == "test" else history.restored or len(history.epochs)
-    return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds))
+    return Trained(model, history, best, Seconds(history.train_seconds, history.validation_seconds), moments=moments)
 
 
-def _train_and_measure(config: Config, order: Order, key: str, parts: Parts, progress: Progress) -> None:
-    found = trained(config, order, key, parts, progress)
-    known = parts.train.events_of(parts.test)
-    retrieves = config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
+def _train_and_measure(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> None:
+    found = trained(run, order, key, parts, progress)
+    known = parts.known.events_of(parts.test)
+    retrieves = run.config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
     measured = measure(ModelScorer(found.model), parts.test, known) if retrieves else None
-    folder, sharing = Store(Path(order.store)).folder_of(key) / MODEL, ranks_sharing(found.model)
-    if current_ranks().is_first or sharing.size > 1:
+    folder, is_shared = Store(Path(order.store)).folder_of(key) / MODEL, ranks_sharing(found.model).size > 1
+    if current_ranks().is_first or is_shared:
         save_model(found.model, folder)
     if not current_ranks().is_first:
         return
-    if sharing.size > 1:
+    if is_shared:
         found = replace(found, model=load_model(folder))  # with all rows
     with joined(ALONE):  # the others have done their part
-        _measure_and_keep(found, measured, config, order, key, parts, known)
+        _measure_and_keep(found, measured, run, order, key, parts, known)
 
 
 def _measure_and_keep(
-    found: Trained, measured: Measurement | None, config: Config, order: Order, key: str, parts: Parts, known: Dataset
+    found: Trained, measured: Measurement | None, run: ModelRun, order: Order, key: str, parts: Parts, known: Dataset
 ) -> None:
-    store = Store(Path(order.store))
+    store, config, since = Store(Path(order.store)), run.config, None
     recipe = config.resolved_recipe(parts.train, parts.validation)
     tasks = [
         task.evaluate(found.model, parts.test, parts.train, baselines=config.baselines != "none")
@@ -326,7 +363,10 @@ def _measure_and_keep(
     if measured is not None:
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
+        since = None if run.start is None else since_start(run.start, measured, parts)
     stages = None if config.rerank is None else evaluate_rerank(found.model, parts.test, known, config.rerank)
+    if run.keeps_moments and found.moments is not None and found.moments.optimizer is not None:
+        found.moments.save(store.folder_of(key) / MOMENTS, towers=model_version(found.model))
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
         key,
@@ -342,12 +382,13 @@ def _measure_and_keep(
             choices=found.choices,
             tasks=tasks,
             rerank=stages,
+            warm_start=since,
         ),
     )
 
 
 def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, progress: Progress) -> None:
-    train, test = (parts.train, parts.test) if run.part == "test" else parts.fitted_and_validation()
+    train, test = (parts.known, parts.test) if run.part == "test" else parts.fitted_and_validation()
     report = progress if isinstance(progress, Reporter) else no_report
     started = time.perf_counter()
     try:
@@ -356,45 +397,4 @@ def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, pr
         store.keep(key, BaselineOutcome(scores=None, budget=run.budget, left_out=str(error)))
         return
     measured.outcomes.write(store.folder_of(key) / RANKS)
-    seconds = time.perf_counter() - started
-    store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=seconds))
-
-
-def order_of(store: Store, key: str) -> Order:
-    """What a run was asked to do.
-
-    Raises:
-        SavedFolderError: Its file is missing or damaged.
-    """
-    path = store.folder_of(key) / SPEC
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Order)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise SavedFolderError(f"{path} cannot be read: {error}") from error
-
-
-def outcome_of(store: Store, key: str) -> ModelOutcome:
-    """What a finished model gave.
-
-    Raises:
-        SavedFolderError: It is not there any more, or damaged.
-    """
-    found = store.outcome(key, ModelOutcome)
-    if found is None:
-        raise SavedFolderError(f"{store.folder_of(key)} holds no finished model; run the command again")
-    return found
-
-
-def ranks_of(store: Store, key: str) -> Outcomes:
-    """The rank of every test event that a finished run gave."""
-    return Outcomes.read(store.folder_of(key) / RANKS)
-
-
-def history_of(store: Store, key: str) -> TrainingHistory:
-    """The epochs of a finished run's model: those of the search, where there was one."""
-    return msgspec.json.decode((store.folder_of(key) / HISTORY).read_bytes(), type=TrainingHistory)
-
-
-def model_of(store: Store, key: str) -> TwoTower:
-    """The model of a finished run."""
-    return load_model(store.folder_of(key) / MODEL)
+    store.keep(key, BaselineOutcome(measured.scores, run.budget, seconds=time.perf_counter() - started))

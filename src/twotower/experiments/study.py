@@ -22,6 +22,7 @@ from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.task_scores import task_sentences
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import STUDY, working_in
+from twotower.experiments.kept import ranks_of
 from twotower.experiments.plans import Planned, StudyPlan
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
@@ -37,7 +38,7 @@ from twotower.experiments.results import (
     changed_values,
     write_results,
 )
-from twotower.experiments.run import RUNS, ModelRun, Part, Runner, ranks_of
+from twotower.experiments.run import RUNS, ModelRun, Part, Runner
 from twotower.experiments.run import BaselineRun as BaselineOrder
 from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts

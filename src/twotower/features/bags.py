@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.features.base import Feature, require_fitted
+from twotower.features.base import Columns, Feature, require_fitted
+from twotower.features.growth import Rows, SeenAt, Vocabulary
 from twotower.features.lookups import Table, embed_mean
 from twotower.features.tables import embedding_table, look_up, vocabulary_of
 
@@ -59,6 +60,19 @@ class Bag(Feature):
         """Learns the vocabulary."""
         values, _ = self.bags(column)
         self._take(vocabulary_of(values, self._max_values))
+
+    def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
+        """Takes new values in as long as there are rows for them; none is given up."""
+        del seen_at
+        require_fitted(self, self.vocabulary)
+        assert self.vocabulary is not None
+        assert self.table is not None
+        values, _ = self.bags(columns[self.column])
+        old = self.vocabulary.cast(values.type) if len(self.vocabulary) == 0 else self.vocabulary
+        self.vocabulary = Vocabulary(old).grown(values.cast(old.type), size=self._max_values).values
+        rows = Rows.between(old, self.vocabulary, FIRST, UNKNOWN)
+        self.table = rows.weights(self.table)
+        return {"table": rows}
 
     def learned(self) -> pa.Table:
         """The vocabulary."""

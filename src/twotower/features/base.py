@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from twotower.arguments import checks_arguments, refuse_nameless
 from twotower.errors import NotFittedError
+from twotower.features.growth import Rows, SeenAt
 from twotower.features.lookups import Table
 from twotower.kinds import Kinds
 
@@ -72,6 +73,7 @@ class Feature(nn.Module):
       constructor's arguments are checked against their annotations,
     - learns its state from the training split in `fit` and makes its parameters there,
     - gives that state as an Arrow table in `learned` and takes it back in `restore`,
+    - where it owns a vocabulary, takes new values into it in `grow`,
     - turns a column into a tensor in `encode`, one row a row, and such rows into embeddings in `forward`.
 
     Attributes:
@@ -172,6 +174,31 @@ class Feature(nn.Module):
         """`fit` for a kind that learns from several columns, one row an event."""
         self.fit(columns[self.column])
 
+    def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
+        """Takes values that it does not know into its vocabulary, and gives up those that were not seen for long.
+
+        What it knows of the others stays, to the bit; new values start as it has unknown ones. Default: nothing, for a
+        feature without a vocabulary.
+
+        Args:
+            columns: What `fit_columns` would learn from.
+            seen_at: When each row was last seen; None where nobody knows, and nothing is given up.
+
+        Returns:
+            Where the rows of each table that may have grown come from, by the name of the feature's parameter.
+
+        Raises:
+            DataError: A value cannot be read as what it learned from.
+            NotFittedError: It has learned nothing yet.
+        """
+        del columns, seen_at
+        return {}
+
+    @property
+    def shares_with(self) -> Feature | None:
+        """The feature of the candidate tower whose embeddings it shares; default: none."""
+        return None
+
     def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
         """Learns what it reads of candidates, for a feature of the query that shares embeddings of theirs.
 
@@ -179,6 +206,14 @@ class Feature(nn.Module):
 
         Args:
             rows_of: The columns of the candidate table, given ids: a row for each.
+        """
+
+    def grow_candidates(self, rows_of: Callable[[pa.Array], Columns], items: Rows | None) -> None:
+        """`learn_candidates` after `grow`; default: nothing to learn.
+
+        Args:
+            rows_of: The columns of the candidate table, given ids: nulls for one that it does not have.
+            items: Where the rows of the embeddings that it shares come from; None where they are the same.
         """
 
     def encode_columns(self, columns: Columns) -> Tensor:

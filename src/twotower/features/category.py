@@ -6,7 +6,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from twotower.errors import ConfigError
-from twotower.features.base import BoolArray, Feature, require_fitted
+from twotower.features.base import BoolArray, Columns, Feature, require_fitted
+from twotower.features.growth import FloatArray, Rows, SeenAt, Vocabulary
 from twotower.features.lookups import Table, embed
 from twotower.features.tables import cast_like, embedding_table, look_up, places_of, vocabulary_of
 from twotower.randomness import uniform
@@ -18,8 +19,8 @@ class Category(Feature):
     """An id or label as a row of an embedding table.
 
     Row 0 stands for every value that training did not see, row 1 for a missing value, the rest for the
-    vocabulary, the most frequent value first. Row 0 is trained: in training a value is taken for unknown
-    with probability `unknown_rate`, so that a new user or item gets a sensible embedding.
+    vocabulary, the most frequent value first; `grow` puts new values after them. Row 0 is trained: in training a
+    value is taken for unknown with probability `unknown_rate`, so that a new user or item gets a sensible embedding.
 
     Args:
         column: The column to read: integers, text or booleans.
@@ -45,6 +46,7 @@ class Category(Feature):
             )
         self.column, self.dim, self.unknown_rate, self.width = column, dim, unknown_rate, dim
         self.vocabulary: pa.Array | None = None
+        self.last_seen: FloatArray | None = None
         self.table: Table | None = None
 
     def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
@@ -58,14 +60,29 @@ class Category(Feature):
 
     def fit(self, column: pa.ChunkedArray) -> None:
         """Learns the vocabulary."""
+        self.last_seen = None
         self._take(vocabulary_of(column))
 
+    def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
+        """Takes new values in, each starting from the unknown one, and retires those not seen since the limit."""
+        require_fitted(self, self.vocabulary)
+        assert self.vocabulary is not None
+        assert self.table is not None
+        old, column = self.vocabulary, columns[self.column]
+        known = old.cast(column.type) if pa.types.is_null(old.type) else old  # where training had no value at all
+        grown = Vocabulary(known, self.last_seen).grown(cast_like(column, known.type, self.column), seen_at)
+        rows = Rows.between(known, grown.values, FIRST, UNKNOWN)
+        self.vocabulary, self.last_seen, self.table = grown.values, grown.last_seen, rows.weights(self.table)
+        return {"table": rows}
+
     def learned(self) -> pa.Table:
-        """The vocabulary, one column `value`."""
-        return pa.table({"value": self.vocabulary})
+        """The vocabulary, one column `value`; where it has grown with times, when each was `last_seen`."""
+        seen = {} if self.last_seen is None else {"last_seen": self.last_seen}
+        return pa.table({"value": self.vocabulary} | seen)
 
     def restore(self, state: pa.Table) -> None:
         """Takes the vocabulary back."""
+        self.last_seen = state["last_seen"].to_numpy() if "last_seen" in state.column_names else None
         self._take(state["value"].combine_chunks())
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:

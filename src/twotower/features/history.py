@@ -15,6 +15,7 @@ from twotower.errors import CellError, ConfigError
 from twotower.features.base import Columns, EncodedItems, Feature, RecordKey, require_fitted
 from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
+from twotower.features.growth import Rows
 from twotower.features.lookups import Table
 from twotower.features.numeric import numbers_of
 from twotower.features.record import FIRST, PADDING, UNKNOWN, FloatArray, IntArray, Places, Record
@@ -142,6 +143,17 @@ class History(Recorded):
             self.table = embedding_table(FIRST + len(record.vocabulary), self.dim)
         self.encode_window.start_anew()
 
+    def grow_record(self, record: Record) -> dict[str, Rows]:
+        """Keeps the record; new items of a table of its own start from the unknown one."""
+        assert self.record is not None
+        old, self.record = self.record, record
+        if self.shared:
+            return {}
+        assert self.table is not None
+        rows = Rows.between(old.vocabulary, record.vocabulary, FIRST, UNKNOWN)
+        self.table = rows.weights(self.table)
+        return {"table": rows}
+
     def share(self, items: SharedItems) -> None:
         """Takes the item embeddings of the candidate tower.
 
@@ -158,6 +170,16 @@ class History(Recorded):
         """Encodes the attributes of the items, where it shares what is made of them."""
         if self._items is not None:
             self._items.take(rows_of(self.vocabulary))
+
+    def grow_candidates(self, rows_of: Callable[[pa.Array], Columns], items: Rows | None) -> None:
+        """Encodes the attributes anew, but for items that the candidate table does not have any more."""
+        if self._items is not None:
+            self._items.grow(rows_of(self.vocabulary), items)
+
+    @property
+    def shares_with(self) -> Feature | None:
+        """The candidate tower's feature whose embeddings it shares."""
+        return None if self._items is None else self._items.ids
 
     def learned(self) -> pa.Table:
         """The attributes of the items, where it shares what is made of them."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from twotower.features.base import BoolArray, Columns, Feature, RecordKey, require_fitted
+from twotower.features.growth import Rows, SeenAt
 from twotower.features.record import Record
 from twotower.features.tables import cast_like, places_of
 
@@ -54,8 +55,23 @@ class Recorded(Feature):
         self.fit_record(Record.of(columns, self.record_key) if record is None else record, columns)
 
     def share_record(self, record: Record) -> None:
-        """Takes the record that the next `fit_columns` is to learn from."""
+        """Takes the record that the next `fit_columns` or `grow` is to learn from."""
         self._shared = record
+
+    def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
+        """Goes on with the record that it shares; without one, as `replace_record` with one of these columns."""
+        del seen_at
+        require_fitted(self, self.record)
+        assert self.record is not None
+        record, self._shared = self._shared, None
+        if record is None:
+            record = Record.of(columns, self.record_key, self.record.vocabulary)
+        return self.grow_record(record)
+
+    def grow_record(self, record: Record) -> dict[str, Rows]:
+        """Keeps a record that has grown, and gives new items their rows, as `grow` says; default: it has none."""
+        self.replace_record(record)
+        return {}
 
     @abstractmethod
     def take_record(self, record: Record) -> None:

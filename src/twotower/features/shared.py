@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from twotower.features.base import Columns, Feature
 from twotower.features.category import Category
+from twotower.features.growth import Rows
 from twotower.features.lookups import Table, embed
 from twotower.features.record import FIRST, PADDING, UNKNOWN
 from twotower.randomness import own_draws
@@ -54,6 +56,28 @@ class SharedItems:
                 columns[name] = pa.chunked_array([front, *items[name].chunks], items[name].type)
             self.encoded.append(feature.encode_columns(columns))
 
+    def grow(self, items: Columns, rows: Rows | None) -> None:
+        """Encodes the attributes of a vocabulary that has grown; items without a row of the table keep theirs.
+
+        Args:
+            items: Columns of the candidate table, a row for each item of the vocabulary: nulls where it has none.
+            rows: Where the rows of the vocabulary's table come from; None where they are the same.
+
+        Raises:
+            DataError: A column holds a value that cannot be encoded.
+        """
+        before = self.encoded
+        self.take(items)
+        missing = torch.from_numpy(items[self.ids.column].is_null().to_numpy())
+        missing = torch.cat([torch.zeros(WITHOUT_ATTRIBUTES, dtype=torch.bool), missing])
+        sources = torch.arange(len(missing)) if rows is None else rows.sources
+        kept = missing if rows is None else missing & ~rows.is_new
+        for number, (old, new) in enumerate(zip(before, self.encoded, strict=True)):
+            if kept.any():
+                known, grown = _of_one_length(old.cpu().index_select(0, sources), new)
+                grown[kept] = known[kept]
+                self.encoded[number] = grown
+
     def learned(self) -> pa.Table:
         """What is encoded, as plain data: a list a row."""
         arrays = []
@@ -95,6 +119,14 @@ class SharedItems:
             for feature, rows in zip(self.attributes, self.encoded, strict=True):
                 table = table + feature(rows.index_select(0, wanted))
         return table, places
+
+
+def _of_one_length(*encoded: Tensor) -> list[Tensor]:
+    """Encoded rows `[n, …]`; bags `[n, length]` are padded to the longest of them."""
+    if encoded[0].dim() != 2:
+        return list(encoded)
+    longest = max(rows.shape[1] for rows in encoded)
+    return [pad(rows, (0, longest - rows.shape[1])) for rows in encoded]
 
 
 def shared_items(column: str, candidate: Sequence[Feature], combine: str) -> SharedItems | None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import CellError, ConfigError
-from twotower.features.base import Feature, require_fitted
+from twotower.features.base import Columns, Feature, require_fitted
+from twotower.features.growth import Rows, SeenAt
 from twotower.features.lookups import Table, embed
 from twotower.features.tables import wrong_kind
 
@@ -54,6 +55,24 @@ class Vector(Feature):
             self._take(np.unique(self._vectors(column.drop_null()), axis=0))
         if self.map is not None:
             self.map.reset_parameters()
+
+    def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
+        """Takes new vectors in, where they are trained, each with a correction of zero; none is given up."""
+        del seen_at
+        if not self.trained:
+            return {}
+        require_fitted(self, self.known)
+        assert self.known is not None
+        assert self.table is not None
+        old = {vector.tobytes() for vector in self.known}
+        seen = np.unique(self._vectors(columns[self.column].drop_null()), axis=0)
+        new = [vector for vector in seen if vector.tobytes() not in old]
+        count = FIRST + len(self.known)
+        sources = torch.cat([torch.arange(count), torch.full((len(new),), UNKNOWN)])
+        rows = Rows(sources, torch.arange(len(sources)) >= count)
+        self.known = np.stack([*self.known, *new])
+        self.table = rows.weights(self.table)
+        return {"table": rows}
 
     def learned(self) -> pa.Table:
         """The distinct vectors, where they are trained: one row each, a column a number."""

@@ -3,6 +3,7 @@
 from twotower.model import functional
 from twotower.model.cross import Cross, DotInteraction
 from twotower.model.heads import HEADS, CrossHead, DotHead, Head, InteractionHead, StackHead
+from twotower.model.learning import Growth
 from twotower.model.losses import LOSSES, FullSoftmax, InBatchSoftmax, Loss
 from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, save_model
@@ -19,6 +20,7 @@ __all__ = [
     "DotHead",
     "DotInteraction",
     "FullSoftmax",
+    "Growth",
     "Head",
     "InBatchSoftmax",
     "InteractionHead",

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.arguments import checks_arguments, refuse_below
-from twotower.data.dataset import Dataset, IntArray
-from twotower.data.log import Log, event_columns
+from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.data.plain import plain_table
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, NotFittedError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.lookups import Table, require_all
@@ -28,6 +27,7 @@ from twotower.kinds import Kinds
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.head_modules import HeadModules
 from twotower.model.heads import Head, Shape, head_from_settings
+from twotower.model.learning import Growth, events_to_learn, grow_features, rows_of, training_columns
 from twotower.model.queries import QueryEncoder
 from twotower.model.sharding import ranks_sharing
 from twotower.model.tower import tower_from_settings
@@ -35,9 +35,6 @@ from twotower.model.tower_module import TowerModule
 
 BLOCK = 8192
 """Rows embedded at once outside training, so that memory does not grow with the data."""
-
-SAMPLE = 1_000_000
-"""Events of a streamed log that features learn from, at most."""
 
 TEMPERATURES = 0.01, 100.0
 """Between which a learned temperature stays."""
@@ -168,7 +165,7 @@ class TwoTower(nn.Module):
         refuse_below(0, "learn", seed=seed)
         seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
         seen_queries = np.flatnonzero(train.query_counts())
-        events = self._events_to_learn(train, seed)
+        events = events_to_learn(features_of(self.query), train, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for key, sharing in record_groups(features_of(self.query)):
@@ -176,17 +173,59 @@ class TwoTower(nn.Module):
                 for recorded in sharing:
                     recorded.share_record(record)
             for feature in features_of(self.query):
-                feature.fit_columns(_training_columns(events, feature.learns_from, seen_queries))
+                feature.fit_columns(training_columns(events, feature.learns_from, seen_queries))
             for feature in features_of(self.candidate):
                 names = feature.learns_from
                 feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
             for feature in features_of(self.query):
-                feature.learn_candidates(partial(_rows_of, train))
+                feature.learn_candidates(partial(rows_of, train))
             self.reset()
         if self.log_temperature is not None:
             nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
         self.is_fitted = True
         return self
+
+    @checks_arguments
+    def grow(self, log: Log, *, retire_after: float | None = None) -> Growth:
+        """Takes the ids, words and other values of a log that a fitted model does not know into its vocabularies.
+
+        Each new value has a row of its own from now on, which starts as that of unknown ones; all others keep theirs,
+        to the bit. Nothing is drawn, so that the same log gives the same model. Train it afterwards, by `Trainer.fit`;
+        ranges of numbers stay as they were learned.
+
+        Where the events are all later than those of the record, from which histories and counts are read, they are
+        added to it. Else the log is taken for all events up to now, and replaces it.
+
+        Args:
+            log: The training events, new ones alone or all of them; only what they name is taken in.
+            retire_after: Query and candidate ids without an event for so long, in seconds before the latest event of
+                the log, lose their rows, and are unknown from then on. Of an id that the log does not name, the time
+                since its last event is known once the model has grown by a log that named it; before, it counts from
+                the log's first event. None retires nothing.
+
+        Returns:
+            What has changed; `Moments.grow` takes it.
+
+        Raises:
+            ConfigError: `retire_after` is not above 0; or the log is streamed, and has new events alone for features
+                that read a query's past.
+            DataError: A column is missing or cannot be used, or there are no times for `retire_after`.
+            NotFittedError: The model has not learned from data yet.
+
+        Example:
+            >>> from twotower import Category, Tower, data
+            >>> ids = {"query_id": "who", "candidate_id": "what"}
+            >>> monday = data.from_tables(pa.table({"who": ["a", "b"], "what": [1, 2]}), **ids)
+            >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)])).learn(monday)
+            >>> tuesday = data.from_tables(pa.table({"who": ["a", "c"], "what": [1, 3]}), **ids)
+            >>> print(model.grow(tuesday))
+            new: 1 of who (labels), 1 of what (labels)
+        """
+        if not self.is_fitted:
+            raise NotFittedError("the model has not learned from data yet, so that nothing can grow; train it first")
+        if retire_after is not None and not retire_after > 0:
+            raise ConfigError(f"retire_after={retire_after}; expected seconds above 0, or None", field="retire_after")
+        return grow_features(features_of(self.query), features_of(self.candidate), log, retire_after)
 
     def reset(self) -> None:
         """Starts the weights of both towers and of heads anew, but for those of their features."""
@@ -337,13 +376,6 @@ class TwoTower(nn.Module):
             | ({"heads": self.heads.settings} if self.heads.settings else {})
         )
 
-    def _events_to_learn(self, log: Log, seed: int) -> Dataset:
-        """The events to learn from; of those on disk none where the query table says it all."""
-        features = features_of(self.query)
-        columns = event_columns(log, (name for feature in features for name in feature.learns_from))
-        needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
-        return log.events_to_learn(SAMPLE if needed else 0, columns, seed)
-
 
 def model_from_settings(settings: dict[str, Any]) -> TwoTower:
     """Makes a model from what `TwoTower.settings` gives; it has learned nothing yet.
@@ -381,19 +413,3 @@ def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
                 raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
     encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
     return EncodedSide(encoded, table.num_rows)
-
-
-def _rows_of(log: Log, ids: pa.Array) -> dict[str, pa.ChunkedArray]:
-    """The rows of these candidates in the candidate table, by column."""
-    rows = pc.index_in(ids, value_set=log.candidates[log.candidate_id].combine_chunks())
-    found = log.candidates.take(rows)
-    return {name: found[name] for name in found.column_names}
-
-
-def _training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntArray) -> dict[str, pa.ChunkedArray]:
-    """Columns to learn from: one row a distinct query where a single column is the query's, else one row an event."""
-    sources = {name: events.query_column(name) for name in names}
-    if len(sources) == 1:
-        ((name, (column, rows)),) = sources.items()
-        return {name: column.take(pa.array(seen_queries)) if rows is events.query_index else column}
-    return {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}

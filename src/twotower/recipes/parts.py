@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from twotower.arrow import content_digest
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, concat
 from twotower.data.log import Log, require_in_memory
 from twotower.data.splits import SplitRule, parse_rule
 from twotower.data.stream import ParquetLog
@@ -79,6 +79,7 @@ class Parts:
         rule: How reports say that it was cut.
         fingerprint: Of train and test.
         remarks: Why it was cut so, and what to know of the parts: sentences for reports.
+        past: Choices before those of train that a model knows which training goes on with, where train lacks them.
     """
 
     train: Log
@@ -88,6 +89,12 @@ class Parts:
     rule: str
     fingerprint: str
     remarks: tuple[str, ...] = ()
+    past: Dataset | None = None
+
+    @property
+    def known(self) -> Log:
+        """What test is measured beside: train, and the past where there is one."""
+        return self.train if self.past is None else concat([self.past, self.train.read()])
 
     def fitted_and_validation(self) -> tuple[Log, Dataset]:
         """What is trained on to find the best epoch, and what says which one is."""

@@ -52,6 +52,7 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         best_epoch: The epoch that validated best.
         history: The epochs of the training; of the search for the best one, where there was one.
         study: A study of the same data.
+        started_from: Version of the bundle that training began with; None where it began anew.
         extra: Whatever else its maker wants to keep, as plain data.
 
     Example:
@@ -68,6 +69,7 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     best_epoch: int | None = None
     history: TrainingHistory | None = None
     study: StudyNote | None = None
+    started_from: str | None = None
     extra: dict[str, Any] = {}
 
     def as_written(self) -> Notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from twotower.errors import DataError
 from twotower.features import Feature, feature_from_settings
 from twotower.features.base import FEATURES, Columns
+from twotower.features.growth import SeenAt
 
 
 def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> None:
@@ -20,6 +22,8 @@ def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns
     - Null is either a `DataError` or finite numbers.
     - What it learned and its weights, kept and restored, give the same numbers to the bit.
     - A gradient reaches each of its parameters.
+    - It grows by values that it does not know: what it makes of the others stays to the bit, each of its tables has
+      the rows that `grow` says, and what it has learned then can be kept and restored as well.
 
     Features of a record, such as `History`, need the log: check them in a tower, by `check_tower`.
 
@@ -51,6 +55,7 @@ def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns
     _check_null(feature, columns)
     _check_restored(feature, columns, first)
     _check_gradient(feature, columns)
+    _check_growth(feature, columns)
 
 
 def _columns(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> dict[str, pa.ChunkedArray]:
@@ -98,6 +103,24 @@ def _check_gradient(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> No
     for name, parameter in parameters.items():
         assert parameter.grad is not None, f"no gradient reaches {name}"
     feature.zero_grad()
+
+
+def _check_growth(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
+    known = {name: values.slice(1) for name, values in columns.items()}  # all but the first row
+    for limit in (-np.inf, 2.0):
+        growing = feature_from_settings(feature.settings())
+        growing.fit_columns(known)
+        growing.eval()
+        before, tables = _embedded(growing, known), {name: one.clone() for name, one in growing.named_parameters()}
+        times = np.arange(len(next(iter(columns.values()))), dtype=np.float64)
+        grown = growing.grow(columns, SeenAt(times, 0.0, limit))
+        if limit < 0:
+            assert torch.equal(_embedded(growing, known), before), "grown, it gives other numbers for what it knew"
+        for name, table in growing.named_parameters():
+            rows = grown.get(name)
+            expected = tables[name] if rows is None else rows.weights(tables[name])
+            assert torch.equal(table, expected), f"grown, {name} has other rows than grow says"
+        _check_restored(growing, columns, _embedded(growing, columns))
 
 
 def _embedded(feature: Feature, columns: Columns) -> Tensor:

@@ -3,6 +3,7 @@
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.training.callbacks import Callback, ProgressBar, TrainingState
 from twotower.training.loggers import LOGGERS, Logger, MLflow, TensorBoard, WandB
+from twotower.training.moments import Moments
 from twotower.training.optimizers import Adagrad, AdamW, Constant, Cosine
 from twotower.training.settings import EarlyStopping
 from twotower.training.trainer import Trainer
@@ -18,6 +19,7 @@ __all__ = [
     "Epoch",
     "Logger",
     "MLflow",
+    "Moments",
     "ProgressBar",
     "TensorBoard",
     "Trainer",

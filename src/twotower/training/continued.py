@@ -15,7 +15,7 @@ from twotower.model.two_tower import TwoTower, features_of
 def warn_of_new_ids(model: TwoTower, train: Log) -> None:
     """Warns where the training events name ids that a fitted model did not learn.
 
-    Its vocabularies do not grow: new ids of a column share one embedding, that of unknown ids.
+    Its vocabularies grow by `TwoTower.grow` alone; without it, new ids of a column share the embedding of unknown ones.
     """
     sides = (
         (features_of(model.query), train.queries, train.query_id, train.query_counts()),
@@ -25,7 +25,7 @@ def warn_of_new_ids(model: TwoTower, train: Log) -> None:
     if found:
         warn(
             f"the model was fitted before, and the training events name ids it did not learn: {' and '.join(found)}. "
-            f"They share the embedding of unknown ids; train a new model to give each its own",
+            f"They share the embedding of unknown ids; model.grow(train) before gives each its own",
             NewIdsWarning,
         )
 

@@ -17,7 +17,7 @@ from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
 from twotower.features.tables import sharded_tables
 from twotower.model.losses import LOSSES, BuiltInLoss
-from twotower.model.sharding import shard_tables
+from twotower.model.sharding import ranks_sharing, shard_tables
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ranks_of_process
 from twotower.tasks.base import TASKS
@@ -26,6 +26,7 @@ from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
 from twotower.training.exchange import begin_alike, require_same_training
 from twotower.training.identity import identity_of
+from twotower.training.moments import Moments
 from twotower.training.run import Run
 from twotower.training.settings import MONITOR, TrainerSettings
 
@@ -89,12 +90,14 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         checkpoint: Path | str | None = None,
         stop_after: int | None = None,
         progress: bool | None = None,
+        moments: Moments | None = None,
     ) -> TrainingHistory:
         """Trains a model in place.
 
         A model that has not learned from data yet learns its vocabularies from `train` and gets its initial
-        weights from the seed; one that has goes on from where it is. Its vocabularies do not grow: a `NewIdsWarning`
-        says how many ids of which column are new to it, which share the embedding of unknown ids.
+        weights from the seed; one that has goes on from where it is. Its vocabularies grow by `TwoTower.grow`, called
+        before; without, a `NewIdsWarning` says how many ids of which column are new to it, which share the embedding of
+        unknown ids.
 
         In a process group of PyTorch's, as `torchrun` makes one, all its ranks call `fit` with the same arguments and
         train one model together: each works on a part of every batch, all end with the same weights, and the result is
@@ -112,11 +115,13 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             stop_after: Train only this many of the epochs; the schedule is still that of all of them.
             progress: Whether to show how far it is: a live line on a terminal or in a notebook, a plain line every
                 few seconds elsewhere. None shows it where a person watches, unless a callback does.
+            moments: What the optimiser knows of the weights: the training begins with it and leaves in it what it ends
+                with. None: a new optimiser, of which nothing is kept.
 
         Raises:
             ConfigError: An argument of the wrong type, early stopping without a validation part, a
                 streamed log with features, a loss or a batch that it does not allow; ranks that differ in settings,
-                data or versions, or a batch norm among several ranks.
+                data or versions, or a batch norm among several ranks; moments of another optimizer or model.
             DataError: Every event has weight 0, the loss cannot use its column of probabilities, a streamed log cannot
                 be read any more, or the validation part is of other data.
             TwoTowerError: The loss is not finite any more.
@@ -132,6 +137,14 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 begin_alike(ranks, model)
             shard_tables(model)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
+        if moments is not None:
+            if ranks_sharing(model).size > 1 and moments.optimizer is not None:
+                raise ConfigError(
+                    "a training that continues with moments cannot share table rows among ranks; expected "
+                    'sharding="never", or no moments',
+                    field="moments",
+                )
+            moments.give(model, run.state.optimizer, self.optimizer)
         saved = None
         if checkpoint is not None:
             saved = Checkpoint(Path(checkpoint), identity_of(self, model, train, validation))
@@ -143,6 +156,8 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 for callback in watching:
                     callback.on_failure(run.state, error)
                 raise
+        if moments is not None and ranks_sharing(model).size == 1:  # of shared tables each rank has only a part
+            moments.take(model, run.state.optimizer, self.optimizer)
         return run.state.history
 
     def _check_fit(self, train: Log, validation: Dataset | None, stop_after: int | None) -> None:

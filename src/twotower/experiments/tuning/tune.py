@@ -21,10 +21,11 @@ from twotower.evaluation.beside import left_out, measurable
 from twotower.evaluation.metrics import rank_metric_names
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TUNING, working_in
+from twotower.experiments.kept import ranks_of
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.tuning import write_report
 from twotower.experiments.results import BaselineOutcome, Cut, ModelOutcome
-from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, identity_of, ranks_of
+from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, identity_of
 from twotower.experiments.store import Store
 from twotower.experiments.study import cut_of
 from twotower.experiments.tuning.budget import Budget

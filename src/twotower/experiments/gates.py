@@ -1,0 +1,113 @@
+"""Gates: what a new bundle has to pass before it takes the place of the one that is served."""
+
+from __future__ import annotations
+
+import msgspec
+
+from twotower.errors import ConfigError
+from twotower.evaluation.comparisons import Comparison
+from twotower.evaluation.warm_start import WarmStartEvaluation, named
+from twotower.experiments.drift import InputSummary, drift
+
+
+class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How strict the gates are.
+
+    Attributes:
+        tolerance: How much lower the score may be, beyond its interval.
+        coverage: Share that must be left of the old bundle's coverage.
+        drift: Population stability index of a column, at most.
+        events: Share that must be left of the events of the last update.
+        parity: Recall of the index against exact search, at least.
+
+    Raises:
+        ConfigError: One is out of range.
+    """
+
+    tolerance: float = 0.0
+    coverage: float = 0.5
+    drift: float = 0.25
+    events: float = 0.2
+    parity: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "coverage", "events", "parity"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected a share between 0 and 1", field=name)
+        if not self.drift > 0:
+            raise ConfigError(f"drift={self.drift}; expected a number above 0", field="drift")
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """What one gate says.
+
+    Attributes:
+        name: `events`, `drift`, `score`, `coverage` or `parity`.
+        passed: Whether the bundle may be published, as far as it goes.
+        said: Why, in a sentence.
+        figures: What that rests on.
+    """
+
+    name: str
+    passed: bool
+    said: str
+    figures: dict[str, float | None] = {}
+
+
+def input_gates(before: InputSummary | None, after: InputSummary, settings: GateSettings) -> list[Gate]:
+    """Whether the inputs are like those of the last update; passed by the first update."""
+    if before is None:
+        return [Gate("drift", True, "This is the first update: its inputs are what later ones are compared with.")]
+    left = after.events / max(1, before.events)
+    gates = [
+        Gate(
+            "events",
+            left >= settings.events,
+            f"There are {after.events:,} events; at the last update there were {before.events:,}.",
+            {"events": float(after.events), "before": float(before.events)},
+        )
+    ]
+    moved = drift(before, after)
+    gone = sorted(set(before.columns) - set(after.columns))
+    far = {name: value for name, value in moved.items() if value > settings.drift}
+    if gone:
+        said = f"Columns that were there are not any more: {', '.join(gone)}."
+    elif far:
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in sorted(far.items(), key=lambda one: -one[1]))
+        said = (
+            f"Columns have moved since the last update (stability index; at most {settings.drift:g} may be): {shown}."
+        )
+    else:
+        most = max(moved.values(), default=0.0)
+        said = f"Columns are distributed as at the last update (stability index at most {most:.2f})."
+    return [*gates, Gate("drift", not (gone or far), said, dict(moved))]
+
+
+def score_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
+    """Whether the new bundle is not below the old one on the same events, by its interval, under both protocols."""
+    whole = [one for one in found.comparisons if one.name == named("all events")]
+    passed = all(_is_not_below(one, settings.tolerance) for one in whole)
+    figures = {f"{one.protocol}.{found.metric}": one.difference for one in whole}
+    widths = {f"{one.protocol}.{found.metric}.half_width": one.half_width for one in whole}
+    shown = ", ".join(f"{one.difference:+.4f}{_width(one)} {one.protocol}" for one in whole)
+    verdict = "is not below" if passed else "is below"
+    said = f"The score {verdict} the old bundle's on the same {whole[0].events:,} events ({found.metric}: {shown})."
+    if all(one.half_width is None for one in whole):
+        said += " There are too few queries for an interval."
+    return Gate("score", passed, said, {**figures, **widths})
+
+
+def coverage_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
+    """Whether lists still show enough of the catalogue."""
+    before, after = found.coverage["before"], found.coverage["after"]
+    passed = after >= settings.coverage * before
+    said = f"Lists of ten have {after:.1%} of the catalogue; the old bundle's have {before:.1%}."
+    return Gate("coverage", passed, said, {"before": before, "after": after})
+
+
+def _is_not_below(found: Comparison, tolerance: float) -> bool:
+    return found.difference + (found.half_width or 0.0) + tolerance >= 0
+
+
+def _width(found: Comparison) -> str:
+    return "" if found.half_width is None else f" ± {found.half_width:.4f}"

@@ -1,0 +1,216 @@
+"""`update`: one turn of a daily loop: train, judge, publish or refuse; and `roll_back`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+
+from twotower.data.dataset import concat
+from twotower.errors import ConfigError, ParityError
+from twotower.evaluation import BaselineBudget
+from twotower.evaluation.evaluate import Evaluation
+from twotower.experiments.drift import InputSummary, input_summary
+from twotower.experiments.gates import Gate, GateSettings, coverage_gate, input_gates, score_gate
+from twotower.experiments.run import parts_of
+from twotower.experiments.start import Before, start_from
+from twotower.experiments.train import for_serving, train
+from twotower.experiments.versions import CANDIDATE, Versions, versions_of
+from twotower.recipes.config import Config
+from twotower.retrieval import Retriever
+from twotower.retrieval.building import rebuilt
+from twotower.retrieval.bundle import Bundle, check_bundle_target, load_bundle, with_onnx
+from twotower.retrieval.exact import Exact
+from twotower.retrieval.publishing import with_store
+
+EXACT = "The index is exact."
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How a bundle is updated.
+
+    Attributes:
+        anew: Train from nothing, on all events, in place of going on from the bundle.
+        only_new: Train on the events that are later than the last one that the bundle learned from.
+        retire_after: Days after which ids without an event are retired; None: none.
+        keep: How many versions to keep, the one that is served included.
+        gates: How strict the gates are.
+    """
+
+    anew: bool = False
+    only_new: bool = False
+    retire_after: float | None = None
+    keep: int = 3
+    gates: GateSettings = field(default_factory=GateSettings)
+
+
+class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an update did.
+
+    Attributes:
+        outcome: `published`, `refused` or `rolled back`.
+        bundle: The bundle that is served.
+        version: Its version now; of a refusal, still the old one.
+        before: Its version before; None where there was none.
+        gates: What each gate said.
+        refused: Where the refused bundle is; None where there is none.
+        kept: Versions that can be gone back to, the one that is served last.
+        evaluation: What measuring gave; None where nothing was trained.
+    """
+
+    outcome: Literal["published", "refused", "rolled back"]
+    bundle: str
+    version: str | None
+    before: str | None
+    gates: list[Gate] = []
+    refused: str | None = None
+    kept: list[str] = []
+    evaluation: Evaluation | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it was refused."""
+        return [gate.said for gate in self.gates if not gate.passed]
+
+
+def update(
+    config: Config,
+    bundle: Path,
+    settings: UpdateSettings | None = None,
+    *,
+    console: Console | None = None,
+    budget: BaselineBudget | None = None,
+) -> UpdateReport:
+    """Trains a bundle's successor, and publishes it if it passes the gates; a running service then takes it.
+
+    Inputs are looked at before anything is trained. Where there is no bundle yet, the first one is trained from
+    nothing. The successor has the index, the ONNX towers and the store of the bundle. Call it again to resume an
+    interrupted training.
+
+    Args:
+        config: Data, split, recipe and model.
+        bundle: The bundle that is served; its earlier versions are kept in `BUNDLE.versions`.
+        settings: How it is updated, and how strict the gates are.
+        console: Where progress is shown; None shows nothing.
+        budget: What each baseline may cost.
+
+    Raises:
+        ConfigError: As `train`; or the config does not train for retrieval, by which bundles are judged.
+        DataError: The data cannot be used.
+        SavedFolderError: The bundle cannot be read, or another update is at work.
+        TwoTowerError: Training diverged.
+    """
+    settings = UpdateSettings() if settings is None else settings
+    if settings.keep < 1:
+        raise ConfigError(f"keep={settings.keep}; expected at least 1, the bundle that is served", field="keep")
+    console = Console(quiet=True) if console is None else console
+    check_bundle_target(bundle)
+    with versions_of(bundle) as versions:
+        old = versions.current
+        before = None
+        if old is not None:
+            before = Before(versions.bundle, settings.anew, settings.only_new, settings.retire_after)
+        inputs = _inputs(config, before, versions)
+        gates = input_gates(versions.history.inputs, inputs, settings.gates)
+        _say(console, gates)
+        if not all(gate.passed for gate in gates):
+            return _report("refused", versions, old, gates)
+        candidate = versions.folder / CANDIDATE
+        evaluation = train(config, candidate, console=console, budget=budget, before=before).evaluation
+        judged = _judged(candidate, versions.bundle if old else None, evaluation, settings.gates)
+        _say(console, judged)
+        gates += judged
+        if not all(gate.passed for gate in gates):
+            refused = versions.refuse(candidate)
+            return _report("refused", versions, old, gates, refused=str(refused), evaluation=evaluation)
+        versions.publish(candidate, settings.keep, inputs)
+        return _report("published", versions, old, gates, evaluation=evaluation)
+
+
+def roll_back(bundle: Path) -> UpdateReport:
+    """Serves the version of a bundle that was published before; a running service then takes it.
+
+    Raises:
+        ConfigError: There is none to go back to.
+        SavedFolderError: A bundle cannot be read, or an update is at work.
+    """
+    with versions_of(bundle) as versions:
+        _, old = versions.roll_back()
+        return _report("rolled back", versions, old, [])
+
+
+def _inputs(config: Config, before: Before | None, versions: Versions) -> InputSummary:
+    """How the events of a training are distributed; of a streamed log, those of test."""
+    start = None if before is None else start_from(before, for_serving(config))[0]
+    parts = parts_of(config, start)
+    if not config.resolved_recipe(parts.train, parts.validation).trainer.retrieves:
+        raise ConfigError("update judges bundles by retrieval; expected it among [[tasks]]", field="tasks")
+    events = parts.train.in_memory
+    whole = parts.test if events is None else concat([events, parts.test])
+    return input_summary(whole, versions.history.inputs)
+
+
+def _judged(candidate: Path, old: Path | None, evaluation: Evaluation, settings: GateSettings) -> list[Gate]:
+    """What the gates say of a trained bundle, which then has the index of the old one."""
+    if old is None:
+        return [Gate("score", True, "This is the first bundle: there is none to compare it with.")]
+    found = evaluation.warm_start
+    assert found is not None
+    gates = [score_gate(found, settings), coverage_gate(found, settings)]
+    if not all(gate.passed for gate in gates):
+        return gates
+    earlier = load_bundle(old)
+    details = earlier.details
+    if isinstance(details.index, Exact) and details.store is None and not details.onnx:
+        return [*gates, Gate("parity", True, EXACT)]
+    try:
+        made = _like(earlier, load_bundle(candidate), settings.parity)
+    except ParityError as error:
+        return [*gates, Gate("parity", False, f"{error}.")]
+    Retriever(made).save(candidate)
+    recall = None if made.details.parity is None else made.details.parity.recall
+    said = EXACT if recall is None else f"The index finds {recall:.1%} of what exact search finds."
+    return [*gates, Gate("parity", True, said, {"recall": recall})]
+
+
+def _like(earlier: Bundle, bundle: Bundle, parity: float) -> Bundle:
+    """The bundle with the index, the store and the ONNX towers that an earlier one has."""
+    details = earlier.details
+    made = rebuilt(bundle, None, details.index, parity, rerank=bundle.details.rerank)
+    made = made if details.store is None else with_store(made, details.store, parity)
+    return with_onnx(made) if details.onnx else made
+
+
+def _report(
+    outcome: Literal["published", "refused", "rolled back"],
+    versions: Versions,
+    before: str | None,
+    gates: list[Gate],
+    refused: str | None = None,
+    evaluation: Evaluation | None = None,
+) -> UpdateReport:
+    return UpdateReport(
+        outcome=outcome,
+        bundle=str(versions.bundle),
+        version=versions.current,
+        before=before,
+        gates=gates,
+        refused=refused,
+        kept=versions.kept,
+        evaluation=evaluation,
+    )
+
+
+def _say(console: Console, gates: Iterable[Gate]) -> None:
+    for gate in gates:
+        console.print(
+            f"{gate.name}: {'passed' if gate.passed else 'REFUSED'}. {gate.said}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,203 @@
+"""`Versions`: the bundles that an updated one was before, kept beside it, and which of them is served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from twotower.errors import ConfigError, SavedFolderError
+from twotower.experiments.drift import InputSummary
+from twotower.files import MarkedFolder, check_file_target, replaced_folder, write_file
+from twotower.locks import exclusive, locked
+from twotower.retrieval.bundle import FORMAT, KIND
+from twotower.retrieval.continued import moments_of
+from twotower.saved import Manifest, SavedKind, check_folder
+from twotower.training.moments import is_moments
+
+MARKER = "versions.json"
+CANDIDATE, REFUSED = "candidate", "refused"
+MOST_ENTRIES = 1_000
+"""Publications that are remembered, but for the latest."""
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A bundle that was published.
+
+    Attributes:
+        version: Its version, which its folder is named after.
+        at: When, in ISO 8601.
+        withdrawn: Whether it was rolled back.
+    """
+
+    version: str
+    at: str
+    withdrawn: bool = False
+
+
+class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `versions.json` holds.
+
+    Attributes:
+        published: Every bundle, the latest last.
+        inputs: How the inputs of the latest update were distributed.
+    """
+
+    published: list[Published] = []
+    inputs: InputSummary | None = None
+
+
+def _recognises(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=History)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+VERSIONS = MarkedFolder("the kept versions of a bundle", MARKER, _recognises, ("*",))
+
+
+class Versions:
+    """The folder `BUNDLE.versions`, while nobody else works in it.
+
+    Args:
+        bundle: The bundle that is served.
+        folder: Where its versions are kept.
+    """
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.bundle, self.folder = bundle, folder
+        marker = folder / MARKER
+        self.history = msgspec.json.decode(marker.read_bytes(), type=History) if marker.exists() else History()
+        self._write(self.history)
+        if (current := self.current) is not None and (
+            not self.history.published or self.history.published[-1].version != current
+        ):
+            self._keep(bundle, current)  # made or changed by other commands, or an update was killed before it said so
+            self._add(current)
+
+    @property
+    def current(self) -> str | None:
+        """Version of the bundle that is served; None where there is none yet."""
+        if not self.bundle.exists():
+            return None
+        return _version_of(check_folder(self.bundle, KIND, FORMAT))
+
+    @property
+    def kept(self) -> list[str]:
+        """Versions whose folder is there, the latest published last."""
+        versions = dict.fromkeys(one.version for one in reversed(self.history.published))
+        return [version for version in reversed(versions) if (self.folder / version).is_dir()]
+
+    def publish(self, candidate: Path, most: int, inputs: InputSummary | None) -> str:
+        """Puts a finished bundle in the place of the one that is served, in one step, and keeps the latest ones.
+
+        Args:
+            candidate: The bundle, with its moments beside it.
+            most: How many versions to keep, at least the one that is served.
+            inputs: How its inputs were distributed.
+        """
+        version = _version_of(check_folder(candidate, KIND, FORMAT))
+        self._keep(candidate, version)
+        _copy(self.folder / version, self.bundle)
+        self._add(version, inputs)
+        shutil.rmtree(candidate)
+        moments_of(candidate).unlink(missing_ok=True)
+        self._drop_all_but(most)
+        return version
+
+    def refuse(self, candidate: Path) -> Path:
+        """Keeps a bundle that was refused, in the place of the one refused before, for somebody to look at."""
+        refused = self.folder / REFUSED
+        _copy(candidate, refused)
+        shutil.rmtree(candidate)
+        moments_of(candidate).unlink(missing_ok=True)
+        return refused
+
+    def roll_back(self) -> tuple[str, str]:
+        """Serves the version that was published before the one that is served, which counts as withdrawn.
+
+        Returns:
+            The version that is served now, and the one that was.
+
+        Raises:
+            ConfigError: There is none to go back to.
+        """
+        current, published = self.current, self.history.published
+        bad = {one.version for one in published if one.withdrawn} | {current}
+        good = [one.version for one in published if one.version not in bad and one.version in self.kept]
+        if current is None or not good:
+            raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept are {', '.join(self.kept)}")
+        version = good[-1]
+        _copy(self.folder / version, self.bundle)
+        withdrawn = [
+            msgspec.structs.replace(one, withdrawn=one.withdrawn or one.version == current) for one in published
+        ]
+        self._write(msgspec.structs.replace(self.history, published=withdrawn))
+        self._add(version)
+        return version, current
+
+    def _add(self, version: str, inputs: InputSummary | None = None) -> None:
+        published = [
+            *self.history.published[-MOST_ENTRIES:],
+            Published(version, datetime.now(UTC).isoformat(timespec="seconds")),
+        ]
+        self._write(History(published, self.history.inputs if inputs is None else inputs))
+
+    def _keep(self, bundle: Path, version: str) -> None:
+        if not (self.folder / version).is_dir():
+            _copy(bundle, self.folder / version)
+
+    def _drop_all_but(self, most: int) -> None:
+        for version in self.kept[: -max(1, most)]:
+            shutil.rmtree(self.folder / version)
+            moments_of(self.folder / version).unlink(missing_ok=True)
+
+    def _write(self, history: History) -> None:
+        self.history = history
+        write_file(self.folder / MARKER, msgspec.json.format(msgspec.json.encode(history), indent=1))
+
+
+@contextmanager
+def versions_of(bundle: Path) -> Iterator[Versions]:
+    """Yields the versions of a bundle, while other processes are kept out of them.
+
+    Raises:
+        ConfigError: `BUNDLE.versions` holds something else, or cannot be written.
+        SavedFolderError: Another process is at work there, or the bundle cannot be read.
+    """
+    real = Path(os.path.realpath(bundle))
+    with exclusive(real.with_name(f"{real.name}.versions"), VERSIONS, shown=bundle) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield Versions(real, folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Puts a copy of a bundle in the place of another one, with its moments beside it, where it has some.
+
+    Raises:
+        SavedFolderError: The bundle, or its copy, is damaged.
+    """
+    check_folder(source, KIND, FORMAT)
+    moments = moments_of(target)
+    with locked(target):
+        with replaced_folder(target, SavedKind(KIND)) as building:
+            shutil.copytree(source, building, dirs_exist_ok=True)
+            check_folder(building, KIND, FORMAT)
+        if (own := moments_of(source)).is_file():
+            write_file(check_file_target(moments, is_moments, "moments"), own.read_bytes())
+        elif moments.is_file() and is_moments(moments):
+            moments.unlink()
+
+
+def _version_of(manifest: Manifest) -> str:
+    version = manifest.details.get("version")
+    if not isinstance(version, str) or not version.isalnum():
+        raise SavedFolderError(f"the manifest of a bundle has version {version!r}; expected letters and digits")
+    return version

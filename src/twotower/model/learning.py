@@ -1,0 +1,165 @@
+"""What features learn from a log, and how the vocabularies of a fitted model grow by another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.dataset import Dataset, IntArray
+from twotower.data.log import Log, event_columns
+from twotower.errors import DataError
+from twotower.features import Feature
+from twotower.features.grown_record import grown_record
+from twotower.features.growth import FloatArray, Rows, SeenAt
+from twotower.features.recorded import record_groups
+
+SAMPLE = 1_000_000
+"""Events of a streamed log that features learn from, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """What `TwoTower.grow` changed.
+
+    Attributes:
+        tables: Where the rows of each table that may have grown come from, by the parameter's name in the model.
+        new: How many values got a row, by the column and what is made of it, such as `user_id (labels)`.
+        retired: How many lost theirs.
+    """
+
+    tables: Mapping[str, Rows]
+    new: Mapping[str, int]
+    retired: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """In words."""
+        said = [
+            f"{word}: {', '.join(f'{count:,} of {name}' for name, count in counts.items())}"
+            for word, counts in (("new", self.new), ("retired", self.retired))
+            if counts
+        ]
+        return "; ".join(said) or "nothing is new, and nothing was retired"
+
+
+@dataclass(frozen=True, eq=False)
+class Latest:
+    """When a log's queries and candidates had their latest event, in seconds.
+
+    Attributes:
+        queries: Of each query; −∞ without an event, `[queries]`.
+        candidates: Of each candidate, `[candidates]`.
+        begin: The first event.
+        end: The last event.
+    """
+
+    queries: FloatArray
+    candidates: FloatArray
+    begin: float
+    end: float
+
+    @classmethod
+    def of(cls, log: Log) -> Latest | None:
+        """Of a log; None where it has no times or no events."""
+        if log.time is None or len(log) == 0:
+            return None
+        events = log.sorted_events()
+        assert events.times is not None
+        counts = np.diff(events.offsets)
+        queries = np.full(log.queries.num_rows, -np.inf)
+        queries[events.queries[counts > 0]] = events.times[events.offsets[1:][counts > 0] - 1]
+        candidates = np.full(log.candidates.num_rows, -np.inf)
+        np.maximum.at(candidates, events.candidates, events.times)
+        return cls(queries, candidates, float(events.times.min()), float(events.times.max()))
+
+
+def grow_features(
+    query: Sequence[Feature], candidate: Sequence[Feature], log: Log, retire_after: float | None
+) -> Growth:
+    """Lets the features of both towers take in what a log has that they do not know; see `TwoTower.grow`."""
+    latest = None if log.in_memory is None and retire_after is None else Latest.of(log)  # which has to sort the log
+    if retire_after is not None and latest is None:
+        raise DataError(f"{log.name!r} has no times, which retire_after={retire_after} needs; name a column of times")
+    limit = -math.inf if latest is None or retire_after is None else latest.end - retire_after
+
+    def seen_at(feature: Feature, times: FloatArray | None) -> SeenAt | None:
+        if latest is None or times is None:
+            return None
+        is_id = feature.column in (log.query_id, log.candidate_id)  # attributes stay: what is encoded of items has them
+        return SeenAt(times, latest.begin, limit if is_id else -math.inf)
+
+    for _, sharing in record_groups(query):
+        assert sharing[0].record is not None
+        record = grown_record(sharing[0].record, log, limit)
+        for recorded in sharing:
+            recorded.share_record(record)
+    sizes = {feature: _rows_by_name(feature) for feature in (*query, *candidate)}
+    events, grown = events_to_learn(query, log, seed=0), dict[Feature, dict[str, Rows]]()
+    queries, candidates = (np.flatnonzero(counts) for counts in (log.query_counts(), log.candidate_counts()))
+    for feature in query:
+        columns = training_columns(events, feature.learns_from, queries)
+        times = None if latest is None else _times_of(events, feature.learns_from, latest.queries[queries])
+        grown[feature] = feature.grow(columns, seen_at(feature, times))
+    for feature in candidate:
+        rows = {name: log.candidate_column(name).take(pa.array(candidates)) for name in feature.learns_from}
+        grown[feature] = feature.grow(rows, seen_at(feature, None if latest is None else latest.candidates[candidates]))
+    for feature in query:
+        items = None if feature.shares_with is None else grown.get(feature.shares_with, {}).get("table")
+        feature.grow_candidates(partial(rows_of, log), items)
+    return _growth({"query": query, "candidate": candidate}, sizes, grown)
+
+
+def _rows_by_name(feature: Feature) -> dict[str, int]:
+    return {name: len(tensor) for name, tensor in feature.named_parameters() if tensor.dim()}
+
+
+def _growth(
+    sides: Mapping[str, Sequence[Feature]],
+    sizes: Mapping[Feature, Mapping[str, int]],
+    grown: Mapping[Feature, Mapping[str, Rows]],
+) -> Growth:
+    """What has changed, given how many rows each parameter of a feature had before."""
+    tables, new, retired = dict[str, Rows](), dict[str, int](), dict[str, int]()
+    for side, features in sides.items():
+        for place, feature in enumerate(features):
+            for name, rows in grown[feature].items():
+                tables[f"{side}.features.{place}.{name}"] = rows
+                label, added = f"{feature.column} ({feature.read_as})", int(rows.is_new.sum())
+                new |= {label: added} if added else {}
+                lost = sizes[feature][name] - (len(rows.sources) - added)
+                retired |= {label: lost} if lost else {}
+    return Growth(tables, new, retired)
+
+
+def events_to_learn(features: Sequence[Feature], log: Log, seed: int) -> Dataset:
+    """The events to learn from; of those on disk none where the query table says it all."""
+    columns = event_columns(log, (name for feature in features for name in feature.learns_from))
+    needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
+    return log.events_to_learn(SAMPLE if needed else 0, columns, seed)
+
+
+def rows_of(log: Log, ids: pa.Array) -> dict[str, pa.ChunkedArray]:
+    """The rows of these candidates in the candidate table, by column; nulls for one that it does not have."""
+    rows = pc.index_in(ids, value_set=log.candidates[log.candidate_id].combine_chunks())
+    found = log.candidates.take(rows)
+    return {name: found[name] for name in found.column_names}
+
+
+def training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntArray) -> dict[str, pa.ChunkedArray]:
+    """Columns to learn from: one row a distinct query where a single column is the query's, else one row an event."""
+    sources = {name: events.query_column(name) for name in names}
+    if len(sources) == 1:
+        ((name, (column, rows)),) = sources.items()
+        return {name: column.take(pa.array(seen_queries)) if rows is events.query_index else column}
+    return {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}
+
+
+def _times_of(events: Dataset, names: tuple[str, ...], of_queries: FloatArray) -> FloatArray:
+    """When each row of `training_columns` was last seen."""
+    is_per_query = len(names) == 1 and events.query_column(names[0])[1] is events.query_index
+    return of_queries if is_per_query else events.times

@@ -1,0 +1,161 @@
+"""`Moments`: what an optimiser knows of each weight, kept from one training to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer as TorchOptimizer
+
+from twotower.arguments import checks_arguments
+from twotower.errors import ConfigError, SavedFolderError
+from twotower.files import check_file_target, write_file
+from twotower.model.learning import Growth
+from twotower.model.two_tower import TwoTower
+from twotower.training.optimizers import Adagrad, AdamW, Optimizer
+
+KIND = "twotower moments"
+NAMES = {"step", "sum", "exp_avg", "exp_avg_sq"}
+"""What optimisers keep of a weight."""
+
+
+class Moments:
+    """What an optimiser knows of each weight: running means, sums of squares, numbers of steps.
+
+    Give `Trainer.fit` the same one each time, and a training begins with what the one before it ended with.
+    `grow` takes in what `TwoTower.grow` did, so that known ids keep theirs and new ones start without.
+
+    Attributes:
+        optimizer: Whose they are; None as long as nothing was trained.
+        towers: Version of the model that they go with, where they were read from a file that says so.
+        tensors: By the parameter's name in the model, then by the optimiser's own names.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from twotower import AdamW, Category, Tower, Trainer, data
+        >>> ids = {"query_id": "who", "candidate_id": "what"}
+        >>> monday = data.from_tables(pa.table({"who": ["a", "b"], "what": [1, 2]}), **ids)
+        >>> tuesday = data.from_tables(pa.table({"who": ["a", "c"], "what": [1, 3]}), **ids)
+        >>> model = TwoTower(Tower([Category("who", 8)]), Tower([Category("what", 8)]))
+        >>> trainer, moments = Trainer(epochs=1), Moments()
+        >>> _ = trainer.fit(model, monday, moments=moments)
+        >>> moments.grow(model.grow(tuesday))
+        >>> _ = trainer.fit(model, tuesday, moments=moments)
+        >>> moments.tensors["candidate.features.0.table"]["step"].item()
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self.optimizer: Optimizer | None = None
+        self.towers: str | None = None
+        self.tensors: dict[str, dict[str, Tensor]] = {}
+
+    def grow(self, growth: Growth) -> None:
+        """Moves the rows of tables as `TwoTower.grow` did; new rows start as in a new training."""
+        initial = self.optimizer.initial_accumulator if isinstance(self.optimizer, Adagrad) else 0.0
+        for name, rows in growth.tables.items():
+            if (known := self.tensors.get(name)) is not None:
+                self.tensors[name] = {
+                    what: rows.moments(tensor, initial) if tensor.dim() else tensor for what, tensor in known.items()
+                }
+
+    def take(self, model: TwoTower, optimizer: TorchOptimizer, settings: Optimizer) -> None:
+        """Keeps what an optimiser knows after a training."""
+        names = _names_of(model, optimizer)
+        state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+        self.optimizer, self.towers = settings, None
+        self.tensors = {
+            names[number]: {name: torch.as_tensor(value).detach().cpu().clone() for name, value in values.items()}
+            for number, values in state.items()
+        }
+
+    def give(self, model: TwoTower, optimizer: TorchOptimizer, settings: Optimizer) -> None:
+        """Gives a new optimiser what is kept; weights of which nothing is known start as ever.
+
+        Raises:
+            ConfigError: They are another kind of optimiser's, or of weights of other shapes.
+        """
+        if self.optimizer is None:
+            return
+        if type(settings) is not type(self.optimizer):
+            raise ConfigError(
+                f"moments of {type(self.optimizer).__name__}, and the optimizer is {type(settings).__name__}; expected "
+                f"the same, or Moments() to start without",
+                field="moments",
+            )
+        names, shapes = _names_of(model, optimizer), {name: one.shape for name, one in model.named_parameters()}
+        given = optimizer.state_dict()
+        for number, name in enumerate(names):
+            if (known := self.tensors.get(name)) is None:
+                continue
+            for tensor in known.values():
+                if tensor.dim() and tensor.shape != shapes[name]:
+                    raise ConfigError(
+                        f"moments of {name} are {list(tensor.shape)}, and the weights {list(shapes[name])}; expected "
+                        f"the same: moments.grow(…) takes what model.grow(…) gave",
+                        field="moments",
+                    )
+            given["state"][number] = {what: tensor.clone() for what, tensor in known.items()}
+        optimizer.load_state_dict(given)
+
+    @checks_arguments
+    def save(self, file: str | Path, towers: str | None = None) -> None:
+        """Writes them to a safetensors file, which replaces one of its kind.
+
+        Args:
+            file: The file.
+            towers: Version of the model that they go with, kept with them.
+
+        Raises:
+            ConfigError: Nothing was trained, or the file holds something else or cannot be written.
+        """
+        if self.optimizer is None:
+            raise ConfigError("there are no moments to save: no training has given any")
+        target = check_file_target(Path(file), is_moments, "moments")
+        marks = {"kind": KIND, "optimizer": msgspec.json.encode(self.optimizer).decode()}
+        flat = {f"{name}|{what}": one.contiguous() for name, own in self.tensors.items() for what, one in own.items()}
+        write_file(target, save(flat, marks | ({} if towers is None else {"towers": towers})))
+
+    @classmethod
+    def load(cls, file: str | Path) -> Moments:
+        """Reads what `save` wrote.
+
+        Raises:
+            SavedFolderError: The file is missing, damaged or something else.
+        """
+        moments = cls()
+        try:
+            with safe_open(file, framework="pt") as opened:
+                marks = opened.metadata() or {}
+                if marks.get("kind") != KIND:
+                    raise ValueError(f"it is of kind {marks.get('kind')!r}")
+                moments.optimizer = msgspec.json.decode(marks["optimizer"], type=Adagrad | AdamW)
+                moments.towers = marks.get("towers")
+                for key in opened.keys():  # noqa: SIM118 (no mapping)
+                    name, _, what = key.partition("|")
+                    if what not in NAMES:
+                        raise ValueError(f"it has {what!r}")
+                    moments.tensors.setdefault(name, {})[what] = opened.get_tensor(key)
+        except (OSError, ValueError, KeyError, SafetensorError, msgspec.MsgspecError) as error:
+            raise SavedFolderError(f"{file} holds no moments of an optimiser: {error}") from error
+        return moments
+
+
+def is_moments(file: Path) -> bool:
+    """Whether a file is one of moments, which may be replaced by others."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return (opened.metadata() or {}).get("kind") == KIND
+    except (OSError, SafetensorError):
+        return False
+
+
+def _names_of(model: TwoTower, optimizer: TorchOptimizer) -> list[str]:
+    """Names of the parameters in the optimiser's own order."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,177 @@
+"""The daily loop: what is published, what is refused and why, and the way back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from toy import log_of
+from twotower import Hnsw, Retriever
+from twotower.errors import ConfigError
+from twotower.evaluation.comparisons import Comparison
+from twotower.evaluation.warm_start import WarmStartEvaluation, named
+from twotower.experiments import train as train_module
+from twotower.experiments import update as update_module
+from twotower.experiments.drift import drift, input_summary
+from twotower.experiments.gates import Gate, GateSettings, coverage_gate, input_gates, score_gate
+from twotower.experiments.update import UpdateReport, UpdateSettings, roll_back, update
+from twotower.experiments.versions import versions_of
+from twotower.retrieval.building import rebuilt
+from twotower.retrieval.bundle import load_bundle
+from twotower.retrieval.continued import moments_of
+from twotower.training import Moments
+from warm import ALL, NEW, OLD, config_of, run_here, write_logs
+
+LENIENT = GateSettings(tolerance=1.0, coverage=0.0, drift=9.0, events=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pool() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "run_jobs", run_here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_logs(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="module")
+def updated(logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[UpdateReport]]:
+    """A bundle after three updates: the first, one on the events after it, and one whose score is too low."""
+    bundle = tmp_path_factory.mktemp("shop") / "model"
+    settings = UpdateSettings(gates=LENIENT, only_new=True, keep=2)
+    reports = [update(config_of(logs[OLD]), bundle, settings)]
+    Retriever(rebuilt(load_bundle(bundle), None, Hnsw(neighbours=8, build=40), None)).save(bundle)  # with an index
+    reports.append(update(config_of(logs[ALL]), bundle, settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update_module, "score_gate", lambda *_: Gate("score", False, "The score is below the old one."))
+        reports.append(update(config_of(logs[ALL]), bundle, settings))
+    return bundle, reports
+
+
+def test_the_first_bundle_is_trained_and_published(updated: tuple[Path, list[UpdateReport]]) -> None:
+    _, (first, _, _) = updated
+    assert (first.outcome, first.before) == ("published", None)
+    assert first.kept == [first.version]
+    assert [gate.name for gate in first.gates] == ["drift", "score"]
+
+
+def test_the_next_one_goes_on_from_it_with_its_index(updated: tuple[Path, list[UpdateReport]]) -> None:
+    bundle, (_, second, _) = updated
+    assert second.outcome == "published"
+    assert {gate.name: gate.passed for gate in second.gates} == dict.fromkeys(
+        ("events", "drift", "score", "coverage", "parity"), True
+    )
+    served = Retriever.load(bundle)
+    assert served.version == second.version
+    assert served.details.notes.started_from == second.before
+    assert isinstance(served.details.index, Hnsw)
+    assert Moments.load(moments_of(bundle)).towers == served.details.towers
+    assert second.kept == [second.before, second.version]  # two of the three that there were
+
+
+def test_a_worse_bundle_is_refused_and_kept_for_a_look(updated: tuple[Path, list[UpdateReport]]) -> None:
+    bundle, (_, second, third) = updated
+    assert third.outcome == "refused"
+    assert third.version == second.version == Retriever.load(bundle).version
+    assert third.reasons == ["The score is below the old one."]
+    assert third.evaluation is not None
+    assert third.refused is not None
+    assert Retriever.load(third.refused).version not in third.kept
+
+
+def test_inputs_are_refused_before_anything_is_trained(
+    updated: tuple[Path, list[UpdateReport]], logs: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle, (_, second, _) = updated
+    table = pq.read_table(logs[NEW])
+    few = tmp_path / "few.parquet"
+    pq.write_table(table.slice(table.num_rows - 20), few)
+    report = update(config_of(few), bundle, UpdateSettings(gates=GateSettings(events=0.9)))
+    assert (report.outcome, report.version, report.evaluation) == ("refused", second.version, None)
+    assert len(report.reasons) == 1
+    assert re.fullmatch(r"There are 20 events; at the last update there were \d+\.", report.reasons[0])
+
+
+def test_going_back_serves_the_version_before(updated: tuple[Path, list[UpdateReport]]) -> None:
+    """Runs last: what it went back from does not come back."""
+    bundle, (_, second, _) = updated
+    back = roll_back(bundle)
+    assert (back.outcome, back.version, back.before) == ("rolled back", second.before, second.version)
+    assert Retriever.load(bundle).version == second.before
+    with pytest.raises(ConfigError, match="no earlier version to go back to"):
+        roll_back(bundle)
+
+
+def test_one_update_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "model.versions").mkdir()
+    (tmp_path / "model.versions" / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="is not the kept versions of a bundle"):
+        roll_back(tmp_path / "model")
+    with versions_of(tmp_path / "other"), pytest.raises(ConfigError, match="keep=0"):
+        update(config_of(tmp_path / "log.parquet"), tmp_path / "other", UpdateSettings(keep=0))
+
+
+def found(difference: float, half_width: float | None, coverage: float = 0.5) -> WarmStartEvaluation:
+    comparisons = [
+        Comparison(named("all events"), "", protocol, "top_10", difference, half_width, 90, 9, None, "better")
+        for protocol in ("all", "unseen")
+    ]
+    return WarmStartEvaluation(
+        version="1",
+        growth="",
+        metric="top_10",
+        slices=[],
+        comparisons=comparisons,
+        notes=[],
+        coverage={"before": 0.4, "after": coverage},
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "half_width", "tolerance", "passed"),
+    [
+        (0.1, 0.05, 0, True),
+        (-0.04, 0.05, 0, True),
+        (-0.06, 0.05, 0, False),
+        (-0.06, 0.05, 0.02, True),
+        (-0.1, None, 0, False),
+    ],
+)
+def test_a_score_passes_unless_its_interval_lies_below_zero(
+    difference: float, half_width: float | None, tolerance: float, passed: bool
+) -> None:
+    assert score_gate(found(difference, half_width), GateSettings(tolerance=tolerance)).passed is passed
+
+
+def test_coverage_may_not_collapse() -> None:
+    assert coverage_gate(found(0.1, 0.1, coverage=0.21), GateSettings()).passed
+    assert not coverage_gate(found(0.1, 0.1, coverage=0.19), GateSettings()).passed
+
+
+def test_columns_that_move_or_empty_are_drift() -> None:
+    log = log_of([(n % 20, n % 10) for n in range(400)], queries=20, candidates=10, weights=list(np.arange(400.0) + 1))
+    before = input_summary(log)
+    assert input_gates(before, input_summary(log, before), GateSettings())[1].passed
+    high = log.take(np.arange(300, 400))
+    moved = drift(before, input_summary(high, before))
+    assert moved["weight"] > 1.0
+    gate = input_gates(before, input_summary(high, before), GateSettings())[1]
+    assert not gate.passed
+    assert "weight" in gate.said
+    assert input_gates(None, before, GateSettings())[0].passed
+    without = log_of([(n % 20, n % 10) for n in range(400)], queries=20, candidates=10)
+    assert "not any more: weight" in input_gates(before, input_summary(without, before), GateSettings())[1].said
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for settings in ({"coverage": 1.5}, {"drift": 0.0}, {"events": -1.0}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            GateSettings(**settings)
