@@ -208,7 +208,7 @@ def test_json_on_standard_output_is_nothing_but_json(shop: Path) -> None:
     at_random = ("--split", "random:0.2")
     done = twotower("study", shop / "shop" / "tiny.toml", "--layers", "4", *at_random, "--out", out, "--json")
     verdicts = msgspec.json.decode(done.stdout)["verdicts"]
-    assert any("later choices of the query included" in sentence for sentence in verdicts)
+    assert any("including the query's later choices" in sentence for sentence in verdicts)
     assert not any("Split by time" in sentence for sentence in verdicts)
     assert msgspec.json.decode(done.stdout)["variants"][0]["values"] == {"model.layers": [4]}
     assert "top-100" in done.stderr

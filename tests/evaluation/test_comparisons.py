@@ -142,7 +142,7 @@ def test_events_that_repeat_train_do_not_count_under_unseen() -> None:
     assert (everything.verdict, everything.events) == ("better", 40)
     assert recalls.scores.unseen["top_1"] > guesses.scores.unseen["top_1"]
     assert (unseen.difference, unseen.events, unseen.queries) == (0.0, 20, 20)
-    assert "the 20 test events whose query has their candidate in train" in interval_note([everything, unseen])[1]
+    assert "the 20 test events that repeat a choice of their query in train" in interval_note([everything, unseen])[1]
 
 
 def test_a_difference_by_hand() -> None:

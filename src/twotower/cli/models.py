@@ -108,7 +108,7 @@ def evaluate(
 ) -> None:
     """Measure a trained model on its test part, whole and in slices, beside the baselines.
 
-    With `torchrun --nproc-per-node N -m twotower evaluate DIR`, N processes share the test events.
+    Start it with `torchrun --nproc-per-node N -m twotower evaluate DIR` to share the test events among N processes.
     """
     del imports  # done, before a bundle is read
     with launched_together() as ranks:

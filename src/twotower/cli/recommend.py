@@ -68,8 +68,8 @@ def recommend(
 
     Rerun the command to resume an interrupted file.
 
-    With `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE`, N processes share the
-    queries.
+    Start it with `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE` to share the queries
+    among N processes.
     """
     del imports  # done, before a bundle is read
     _check(query, queries, out)

@@ -397,4 +397,4 @@ def _measure_baseline(run: BaselineRun, key: str, store: Store, parts: Parts, pr
         store.keep(key, BaselineOutcome(scores=None, budget=run.budget, left_out=str(error)))
         return
     measured.outcomes.write(store.folder_of(key) / RANKS)
-    store.keep(key, BaselineOutcome(measured.scores, run.budget, seconds=time.perf_counter() - started))
+    store.keep(key, BaselineOutcome(scores=measured.scores, budget=run.budget, seconds=time.perf_counter() - started))

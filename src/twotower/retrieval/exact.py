@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ class ExactIndex:
         check_rows(len(queries), len(self), excluded, allowed)
         _check_matrix(queries, "queries", "[n, d]")
         width = self._coordinates.shape[0]
-        if not isinstance(k, int) or k < 1 or queries.shape[1] != width:
+        if not isinstance(k, Integral) or k < 1 or queries.shape[1] != width:
             raise ConfigError(f"k={k}, queries of {queries.shape[1]} numbers; expected k ≥ 1 and {width} numbers")
         if width * self._largest * _largest(queries, "query") > torch.finfo(torch.float32).max:
             raise TwoTowerError("a score may overflow: numbers of the embeddings are too large for float32")
