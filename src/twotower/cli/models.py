@@ -68,7 +68,7 @@ def train(
     With `--from`, the test part has to be later than all that the bundle has learned; the report says what has changed
     for known and for new ids.
 
-    N processes train one model with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` together.
+    Start it with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` to train with N processes.
     """
     if retire_after is not None and begin_with is None:
         raise ConfigError("--retire-after without --from BUNDLE; expected both", field="retire_after")

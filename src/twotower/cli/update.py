@@ -41,7 +41,9 @@ def update(
     only_new: Annotated[
         bool, typer.Option("--only-new", help="Train on the events after the last one that the bundle learned from.")
     ] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="Train from nothing, in place of going on from it.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--from-scratch", help="Train from scratch instead of continuing from the bundle.")
+    ] = False,
     retire_after: Annotated[
         float | None, typer.Option(metavar="DAYS", help="Forget ids without an event for so long.")
     ] = None,
@@ -71,7 +73,7 @@ def update(
         if source is None:
             raise ConfigError("twotower update needs CONFIG.toml or the name of a data set, or --rollback")
         gates = GateSettings(tolerance=tolerance, coverage=coverage, drift=drift, events=events, parity=parity)
-        settings = UpdateSettings(anew, only_new, retire_after, keep, gates)
+        settings = UpdateSettings(fresh, only_new, retire_after, keep, gates)
         config = with_baselines(configured(source, imports, split, split_seed), baselines)
         report = update_bundle(config, bundle, settings, console=console, budget=budget_of(None, None))
     if report.evaluation is not None:

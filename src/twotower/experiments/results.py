@@ -80,7 +80,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
         tasks: The tasks besides retrieval on test, each beside its own baselines. Without retrieval, `scores` has only
             their metrics.
         rerank: What re-ranking adds to retrieval alone on test; None where the config has no `rerank`.
-        warm_start: What has changed on test since the bundle that training went on from; None where it began anew.
+        warm_start: What has changed on test since the bundle that training went on from; None from scratch.
     """
 
     recipe: str

@@ -53,7 +53,7 @@ class SearchRun(msgspec.Struct, frozen=True, tag="search"):
         config: What to train.
         reports: Whether each validated epoch is reported to the desk, which may stop the run.
         deadline: When it has to stop, in seconds since 1970.
-        start: What training goes on from; None: it begins anew.
+        start: What training goes on from; None: it starts from scratch.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class ModelRun(msgspec.Struct, frozen=True, tag="model"):
 
     Attributes:
         config: What to train.
-        start: What training goes on from; None: it begins anew.
+        start: What training goes on from; None: it starts from scratch.
         keeps_moments: Whether what the optimiser knows in the end is kept.
     """
 
@@ -221,7 +221,7 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
 
 def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments | None]:
     """The model that a training begins with, and what its optimiser knows, where that is carried on or kept."""
-    if run.start is not None and not run.start.anew:
+    if run.start is not None and not run.start.fresh:
         return begun(run.start, log, recipe.trainer.optimizer)
     keeps = isinstance(run, ModelRun) and run.keeps_moments
     return run.config.model.build(parts.train, recipe), Moments() if keeps else None
@@ -294,8 +294,8 @@ def _chosen(
     run: ModelRun, recipe: Recipe, order: Order, parts: Parts, progress: Progress
 ) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
     """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
-    config = run.config
-    choices = config.model.choices(recipe) if recipe.trainer.retrieves and (run.start is None or run.start.anew) else []
+    config, is_free = run.config, recipe.trainer.retrieves and (run.start is None or run.start.fresh)
+    choices = config.model.choices(recipe) if is_free else []
     if not choices:
         return config, searched(SearchRun(config, start=run.start), order, parts, progress), []
     tried, outcomes = [], []

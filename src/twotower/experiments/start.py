@@ -42,13 +42,13 @@ class Before:
 
     Attributes:
         bundle: Its folder.
-        anew: Train from nothing; the bundle is only what the new model is judged by.
+        fresh: Train from nothing; the bundle is only what the new model is judged by.
         only_new: Of the log, take the events that are later than the last one that the bundle learned from.
         retire_after: Days after which ids without an event are retired; None: none.
     """
 
     bundle: Path
-    anew: bool = False
+    fresh: bool = False
     only_new: bool = False
     retire_after: float | None = None
 
@@ -59,7 +59,7 @@ class Start(msgspec.Struct, frozen=True):
     Attributes:
         bundle: Folder of the bundle.
         version: The bundle's version: another one in its place is refused.
-        anew: Whether training begins anew, and the bundle is what it is judged by.
+        fresh: Whether training starts from scratch, and the bundle is what it is judged by.
         only_new: Whether the events of the log that are not later than the bundle's are left out.
         moments: Whether what the optimiser knew is carried over.
         retire_after: Ids without an event for so many seconds are retired; None: none.
@@ -67,7 +67,7 @@ class Start(msgspec.Struct, frozen=True):
 
     bundle: str
     version: str
-    anew: bool = False
+    fresh: bool = False
     only_new: bool = False
     moments: bool = False
     retire_after: float | None = None
@@ -82,18 +82,20 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
 
     Raises:
         ConfigError: `[model]` has a key that differs from the bundle's, the days are not above 0, or what only a
-            training that goes on can do is asked of one that begins anew.
+            training that goes on can do is asked of one that starts from scratch.
         SavedFolderError: The bundle cannot be read.
     """
     folder, days = before.bundle, before.retire_after
     if days is not None and not 0 < days < math.inf:
         raise ConfigError(f"retire_after={days}; expected days above 0", field="retire_after")
-    if before.anew and (before.only_new or days is not None):
-        raise ConfigError("a training that begins anew needs all events, and has no ids to retire; expected neither")
+    if before.fresh and (before.only_new or days is not None):
+        raise ConfigError(
+            "a training that starts from scratch needs all events, and has no ids to retire; expected neither"
+        )
     bundle = load_bundle(folder)
-    start = Start(os.path.realpath(folder), bundle.details.version, anew=before.anew)
-    if before.anew:
-        return start, [f"Training begins anew, and is judged by {folder}, version {start.version}."]
+    start = Start(os.path.realpath(folder), bundle.details.version, fresh=before.fresh)
+    if before.fresh:
+        return start, [f"Training starts from scratch, and is judged by {folder}, version {start.version}."]
     _require_same_model(config, bundle.details, folder)
     has_moments, said = _usable_moments(folder, bundle.details)
     seconds = None if days is None else days * DAY
@@ -107,7 +109,7 @@ def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]
     Args:
         start: Where the bundle is.
         log: The events to train on.
-        optimizer: Settings of the optimiser; one of another kind starts anew.
+        optimizer: Settings of the optimiser; one of another kind starts from scratch.
 
     Raises:
         DataError: The log cannot be used.
@@ -154,7 +156,7 @@ def since_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEval
         known_candidates,
         verdict_metric(DEFAULT_KS, test.candidates.num_rows),
         version=start.version,
-        growth="" if start.anew else str(growth_by(start, parts.train)),
+        growth="" if start.fresh else str(growth_by(start, parts.train)),
     )
 
 
@@ -199,13 +201,13 @@ def continued_parts(parts: Parts, start: Start, config: Config) -> Parts:
         )
     train = parts.train.in_memory
     if train is None or not len(train) or train.times.min() <= latest:
-        if start.anew:
+        if start.fresh:
             return parts
         return replace(parts, remarks=(*parts.remarks, "The log is taken for all events up to now."))
-    if start.anew:
+    if start.fresh:
         raise ConfigError(
-            f"the log begins after the last event that {start.bundle} learned from, and training begins anew; expected "
-            f"all events"
+            f"the log begins after the last event that {start.bundle} learned from; training "
+            f"from scratch expects all events"
         )
     return _with_past(parts, train, bundle, has_catalogue=config.data.candidates is not None or config.data.is_builtin)
 
@@ -297,13 +299,13 @@ def _usable_moments(folder: Path, details: Details) -> tuple[bool, str]:
     """Whether the file beside a bundle goes with it, and in words."""
     file = moments_of(folder)
     if not file.is_file():
-        return False, f"The optimiser starts anew: {file.name} is not beside the bundle."
+        return False, f"The optimiser starts from scratch: {file.name} is not beside the bundle."
     try:
         moments = Moments.load(file)
     except SavedFolderError as error:
-        return False, f"The optimiser starts anew: {error}."
+        return False, f"The optimiser starts from scratch: {error}."
     if moments.towers != details.towers:
-        return False, f"The optimiser starts anew: {file.name} is of other towers, {moments.towers}."
+        return False, f"The optimiser starts from scratch: {file.name} is of other towers, {moments.towers}."
     return True, f"The optimiser goes on with {file.name}."
 
 

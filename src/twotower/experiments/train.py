@@ -79,7 +79,7 @@ def train(
         console: Where progress is shown; None shows nothing.
         budget: What each baseline may cost.
         before: A bundle that training goes on from, its vocabularies grown by the data: new events alone, or all
-            events up to now. It may be `out`. None: training begins anew.
+            events up to now. It may be `out`. None: training starts from scratch.
 
     Raises:
         ConfigError: The folder cannot be written, the config does not go with the data, or the data or `[model]` do
@@ -105,7 +105,7 @@ def train(
                 f"{cut}, {parts.fingerprint}",
                 *parts.remarks,
                 *said,
-                *(columns.lines() if start is None or start.anew else []),
+                *(columns.lines() if start is None or start.fresh else []),
             ],
         )
         store, run = Store(folder / RUNS), ModelRun(config, start, keeps_moments=True)
@@ -189,7 +189,7 @@ def bundle_of(
         evaluation=evaluation,
         best_epoch=outcome.best_epoch,
         history=history_of(store, key),
-        started_from=None if start is None or start.anew else start.version,
+        started_from=None if start is None or start.fresh else start.version,
     )
     model = model_of(store, key)
     retriever = Retriever.build(

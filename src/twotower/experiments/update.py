@@ -35,14 +35,14 @@ class UpdateSettings:
     """How a bundle is updated.
 
     Attributes:
-        anew: Train from nothing, on all events, in place of going on from the bundle.
+        fresh: Train from nothing, on all events, in place of going on from the bundle.
         only_new: Train on the events that are later than the last one that the bundle learned from.
         retire_after: Days after which ids without an event are retired; None: none.
         keep: How many versions to keep, the one that is served included.
         gates: How strict the gates are.
     """
 
-    anew: bool = False
+    fresh: bool = False
     only_new: bool = False
     retire_after: float | None = None
     keep: int = 3
@@ -114,7 +114,7 @@ def update(
         old = versions.current
         before = None
         if old is not None:
-            before = Before(versions.bundle, settings.anew, settings.only_new, settings.retire_after)
+            before = Before(versions.bundle, settings.fresh, settings.only_new, settings.retire_after)
         inputs = _inputs(config, before, versions)
         gates = input_gates(versions.history.inputs, inputs, settings.gates)
         _say(console, gates)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.log import Log, event_columns
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.grown_record import grown_record
 from twotower.features.growth import FloatArray, Rows, SeenAt
@@ -82,6 +82,8 @@ def grow_features(
     query: Sequence[Feature], candidate: Sequence[Feature], log: Log, retire_after: float | None
 ) -> Growth:
     """Lets the features of both towers take in what a log has that they do not know; see `TwoTower.grow`."""
+    if retire_after is not None and not retire_after > 0:
+        raise ConfigError(f"retire_after={retire_after}; expected seconds above 0, or None", field="retire_after")
     latest = None if log.in_memory is None and retire_after is None else Latest.of(log)  # which has to sort the log
     if retire_after is not None and latest is None:
         raise DataError(f"{log.name!r} has no times, which retire_after={retire_after} needs; name a column of times")

@@ -60,12 +60,10 @@ class TwoTower(nn.Module):
         learn_temperature: Train the temperature's logarithm with the towers, from `temperature` on (as CLIP
             does: Radford et al., *Learning transferable visual models from natural language supervision*,
             ICML 2021); it stays between 0.01 and 100.
-        heads: What tasks besides retrieval make of a query and a candidate together, by the tasks' names. `Trainer`
-            adds those of its tasks.
+        heads: Scorers of tasks besides retrieval, by task name; `Trainer` adds those of its tasks.
 
     Raises:
-        ConfigError: The towers' widths differ, they share a feature, or the temperature is not above 0 or cannot be
-            learned from.
+        ConfigError: Widths differ, a feature is shared, or the temperature is not above 0 or cannot be learned from.
 
     Example:
         >>> from twotower import data
@@ -103,9 +101,8 @@ class TwoTower(nn.Module):
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
         if learn_temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
-            raise ConfigError(
-                f"temperature={temperature} to learn from; expected one between {TEMPERATURES[0]} and {TEMPERATURES[1]}"
-            )
+            least, most = TEMPERATURES
+            raise ConfigError(f"temperature={temperature} to learn from; expected one between {least} and {most}")
         self.query, self.candidate = query, candidate
         share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
@@ -144,22 +141,19 @@ class TwoTower(nn.Module):
 
     @checks_arguments
     def learn(self, train: Log, seed: int = 0) -> TwoTower:
-        """Lets every feature learn its state from the training split, and starts all weights anew.
+        """Fits every feature on the training split and initialises all weights.
 
-        Queries and candidates that no training event names are not learned from: to the model they are
-        as unknown as those that come later.
+        Queries and candidates without a training event are unknown to the model.
 
-        Of a streamed log, columns of the query and the candidate table are learned from as ever; those that have a
-        value an event, such as times, from a uniform sample of a million events. What features read of a query's past
-        is mapped from disk; the log is prepared for that, see `ParquetLog.sorted_events`.
+        In a streamed log, columns with a value per event, such as times, are learned from a uniform sample of a million
+        events, and a query's past is mapped from disk; see `ParquetLog.sorted_events`.
 
         Args:
             train: The training split.
             seed: Seed of the initial weights and of the sample; the caller's random numbers are left as they were.
 
         Raises:
-            ConfigError: The log is streamed, and a feature reads its query's past by other columns than its ids and
-                its time.
+            ConfigError: The log is streamed, and a feature reads a query's past by columns other than its ids and time.
             DataError: A column is missing or cannot be used.
         """
         refuse_below(0, "learn", seed=seed)
@@ -175,8 +169,8 @@ class TwoTower(nn.Module):
             for feature in features_of(self.query):
                 feature.fit_columns(training_columns(events, feature.learns_from, seen_queries))
             for feature in features_of(self.candidate):
-                names = feature.learns_from
-                feature.fit_columns({name: train.candidate_column(name).take(seen_candidates) for name in names})
+                columns = {name: train.candidate_column(name).take(seen_candidates) for name in feature.learns_from}
+                feature.fit_columns(columns)
             for feature in features_of(self.query):
                 feature.learn_candidates(partial(rows_of, train))
             self.reset()
@@ -187,30 +181,25 @@ class TwoTower(nn.Module):
 
     @checks_arguments
     def grow(self, log: Log, *, retire_after: float | None = None) -> Growth:
-        """Takes the ids, words and other values of a log that a fitted model does not know into its vocabularies.
+        """Adds a log's new ids, words and other values to the vocabularies of a fitted model; train it afterwards.
 
-        Each new value has a row of its own from now on, which starts as that of unknown ones; all others keep theirs,
-        to the bit. Nothing is drawn, so that the same log gives the same model. Train it afterwards, by `Trainer.fit`;
-        ranges of numbers stay as they were learned.
-
-        Where the events are all later than those of the record, from which histories and counts are read, they are
-        added to it. Else the log is taken for all events up to now, and replaces it.
+        Each new value gets a row that starts as a copy of the unknown row; all others keep theirs to the bit. Ranges of
+        numbers stay. Events later than the whole record, which histories and counts read, extend it; others replace it.
 
         Args:
-            log: The training events, new ones alone or all of them; only what they name is taken in.
-            retire_after: Query and candidate ids without an event for so long, in seconds before the latest event of
-                the log, lose their rows, and are unknown from then on. Of an id that the log does not name, the time
-                since its last event is known once the model has grown by a log that named it; before, it counts from
-                the log's first event. None retires nothing.
+            log: The training events, new ones alone or all of them.
+            retire_after: Query and candidate ids lose their rows if their last event is more than this many seconds
+                before the log's latest. Last events are known once a model has grown; before, they count from the
+                log's first. None retires nothing.
 
         Returns:
-            What has changed; `Moments.grow` takes it.
+            What has changed; pass it to `Moments.grow`.
 
         Raises:
-            ConfigError: `retire_after` is not above 0; or the log is streamed, and has new events alone for features
-                that read a query's past.
+            ConfigError: `retire_after` is not above 0, or the log is streamed, has new events alone, and features read
+                a query's past.
             DataError: A column is missing or cannot be used, or there are no times for `retire_after`.
-            NotFittedError: The model has not learned from data yet.
+            NotFittedError: The model is not trained yet.
 
         Example:
             >>> from twotower import Category, Tower, data
@@ -223,8 +212,6 @@ class TwoTower(nn.Module):
         """
         if not self.is_fitted:
             raise NotFittedError("the model has not learned from data yet, so that nothing can grow; train it first")
-        if retire_after is not None and not retire_after > 0:
-            raise ConfigError(f"retire_after={retire_after}; expected seconds above 0, or None", field="retire_after")
         return grow_features(features_of(self.query), features_of(self.candidate), log, retire_after)
 
     def reset(self) -> None:
@@ -262,8 +249,7 @@ class TwoTower(nn.Module):
     def remember(self, events: Log) -> None:
         """Replaces the record of what each query did by these events, without training.
 
-        Histories, counts and elapsed times are read from it from now on: of queries that training did not
-        know, and of what known ones did since. Items that training did not see stay unknown in histories.
+        Histories, counts and elapsed times are read from it. Items without a training event stay unknown in histories.
 
         Args:
             events: The log up to now, the training events included where they should still count.
@@ -282,8 +268,7 @@ class TwoTower(nn.Module):
 
         Args:
             events: The events.
-            of_training: They are those that the model learned from, each of which is then left out of what
-                is said of its own query.
+            of_training: They are the training events; each is excluded from its own query's history.
 
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
