@@ -148,7 +148,7 @@ def test_what_a_warm_start_cannot_go_on_from_is_refused(
             train(other, tmp_path / "bundle", before=Before(folder / OLD))
     with pytest.raises(ConfigError, match="retire_after=0"):
         train(config, tmp_path / "bundle", before=Before(folder / OLD, retire_after=0.0))
-    with pytest.raises(ConfigError, match=r"begins after the last event .* expected all events"):
+    with pytest.raises(ConfigError, match=r"begins after the last event .* expects all events"):
         train(config_of(logs[NEW]), tmp_path / "bundle", before=Before(folder / OLD, fresh=True))
     table = pq.read_table(logs[NEW])
     text = table.set_column(0, "user_id", table["user_id"].cast(pa.string()))

@@ -46,11 +46,11 @@ def train(
         typer.Option(
             "--from",
             metavar="BUNDLE",
-            help="Go on from a bundle, whose vocabularies grow by the data: new events alone or all. It may be OUT.",
+            help="Continue from a bundle with new events alone or all events; new ids are added. It may be OUT.",
         ),
     ] = None,
     retire_after: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="With --from: forget ids without an event for so long.")
+        float | None, typer.Option(metavar="DAYS", help="With --from: drop ids without an event for this many days.")
     ] = None,
     split: SplitOption = None,
     split_seed: SplitSeedOption = None,
@@ -65,8 +65,8 @@ def train(
     Unless the config says otherwise, the model reads only what precedes an event, as it must when it recommends.
     Rerun the command to resume an interrupted training.
 
-    With `--from`, the test part has to be later than all that the bundle has learned; the report says what has changed
-    for known and for new ids.
+    Training `--from` a bundle needs a test part later than everything the bundle learned from. The report compares both
+    on known and on new ids.
 
     Start it with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` to train with N processes.
     """
