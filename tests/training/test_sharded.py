@@ -17,7 +17,7 @@ from torch import distributed as dist
 from rank_processes import Job, on_ranks, without_errors
 from toy import groups_log
 from twotower.data import split_random
-from twotower.errors import TwoTowerError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation import ModelScorer, Validation, measure
 from twotower.features import Category, Hashed, History, Unified
 from twotower.features.tables import embedding_table, sharded_tables
@@ -30,6 +30,7 @@ from twotower.shards import Shard
 from twotower.tensors import read_tensors, write_tensors
 from twotower.training import AdamW, Callback, EarlyStopping, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
+from twotower.training.moments import Moments
 from twotower.training.settings import Sharding
 
 TRAIN, TEST = split_random(groups_log(600))
@@ -117,6 +118,20 @@ def saved(folder: Path) -> dict[str, Any]:
     }
 
 
+def continued() -> tuple[bool, str]:
+    """Whether a sharded training keeps moments, and what it says when it is to continue with some."""
+    moments, once = Moments(), Trainer(epochs=1, batch_size=64, optimizer=OPTIMIZER, sharding="always")
+    model = small_model()
+    once.fit(model, TRAIN, moments=moments)
+    keeps = moments.optimizer is not None
+    moments.optimizer = OPTIMIZER
+    try:
+        once.fit(small_model(), TRAIN, moments=moments)
+    except ConfigError as error:
+        return keeps, str(error)
+    return keeps, ""
+
+
 def made() -> tuple[list[int], dict[str, Any]]:
     """The rows that each rank holds of tables that features make, and all of them together."""
     query = Tower([Hashed("user", 99, 4), Unified(["user", "at"], 50, 4), History("item", "user", "at", dim=4)])
@@ -149,6 +164,7 @@ def ranks(folder: Path) -> dict[str, list[Any]]:
         "resumed": (trained, folder / "alone", None),
         "saved": (saved, folder / "model"),
         "made": (made,),
+        "continued": (continued,),
     }
     found = on_ranks(2, folder, *jobs.values())
     return {name: without_errors(each) for name, each in zip(jobs, found, strict=True)}
@@ -208,6 +224,12 @@ def test_a_sharded_model_is_measured_by_all_ranks(ranks: dict[str, list[Any]], f
     for one in ranks["saved"]:
         assert one["scores"] == pytest.approx(expected)
         assert one["validated"] == pytest.approx({name: expected[name] for name in one["validated"]})
+
+
+def test_a_sharded_training_neither_keeps_moments_nor_continues_with_some(ranks: dict[str, list[Any]]) -> None:
+    for keeps, said in ranks["continued"]:
+        assert not keeps
+        assert 'expected sharding="never"' in said
 
 
 def test_a_rank_that_looks_rows_up_alone_is_told_so(ranks: dict[str, list[Any]]) -> None:

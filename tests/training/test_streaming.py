@@ -17,7 +17,7 @@ from twotower.data.log import event_columns
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.evaluation import Validation, evaluate
 from twotower.features import Category, Cyclic, Normalized
-from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, two_tower
+from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, learning
 from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 from twotower.training.prefetch import one_ahead
@@ -73,7 +73,7 @@ def test_a_model_learns_the_same_from_a_log_as_from_the_events_in_memory(log: Pa
 def test_of_a_large_log_event_columns_are_learned_from_a_sample(
     log: ParquetLog, whole: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(two_tower, "SAMPLE", 500)
+    monkeypatch.setattr(learning, "SAMPLE", 500)
     times = Normalized("at")
     model = TwoTower(Tower([Category("user", 4), times], [4]), Tower([Category("item", 4)])).learn(log)
     mean, deviation = (times.learned()[name][0].as_py() for name in ("mean", "deviation"))
@@ -198,7 +198,7 @@ def test_the_reading_thread_ends_when_training_does(error: type[BaseException], 
 def test_what_cannot_be_read_in_the_middle_of_training_is_said(
     whole: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(two_tower, "SAMPLE", 10)
+    monkeypatch.setattr(learning, "SAMPLE", 10)
     path = tmp_path / "log.parquet"
     height = np.ones(len(whole))
     height[1234] = np.inf

@@ -59,9 +59,11 @@ def model_of(store: Store, key: str) -> TwoTower:
 
 
 def copy_moments(store: Store, key: str, file: Path) -> None:
-    """Copies what the optimiser of a finished run knew to a file, which may be there if it holds other moments.
+    """Copies the optimizer state of a run to a file, which may hold other moments; a run with sharded tables has none.
 
     Raises:
         ConfigError: The file holds something else, or cannot be written.
     """
-    write_file(check_file_target(file, is_moments, "moments"), (store.folder_of(key) / MOMENTS).read_bytes())
+    kept = store.folder_of(key) / MOMENTS
+    if kept.is_file():
+        write_file(check_file_target(file, is_moments, "moments"), kept.read_bytes())
