@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from toy import log_of
+from toy import groups_log, log_of, toy_model
 from twotower import Hnsw, Retriever
 from twotower.errors import ConfigError
 from twotower.evaluation.comparisons import Comparison
@@ -117,6 +118,48 @@ def test_one_update_at_a_time(tmp_path: Path) -> None:
         roll_back(tmp_path / "model")
     with versions_of(tmp_path / "other"), pytest.raises(ConfigError, match="keep=0"):
         update(config_of(tmp_path / "log.parquet"), tmp_path / "other", UpdateSettings(keep=0))
+
+
+def toy_bundle(folder: Path, *withdrawn: int) -> str:
+    """Saves a bundle without these candidates; gives its version."""
+    log = groups_log(300)
+    retriever = Retriever.build(toy_model().learn(log), log.candidates, seen=log).withdraw(list(withdrawn))
+    retriever.save(folder)
+    return retriever.version
+
+
+def test_a_bundle_that_others_change_during_an_update_is_kept(tmp_path: Path) -> None:
+    first = toy_bundle(tmp_path / "model")
+    with versions_of(tmp_path / "model") as versions:
+        changed = toy_bundle(tmp_path / "model", 3)
+        new = toy_bundle(versions.folder / "candidate", 4)
+        assert versions.publish(versions.folder / "candidate", 3, None) == new
+        assert versions.kept == [first, changed, new]
+        assert Retriever.load(versions.folder / changed).version == changed
+    assert roll_back(tmp_path / "model").version == changed
+
+
+def test_what_is_changed_before_a_rollback_is_kept(tmp_path: Path) -> None:
+    first = toy_bundle(tmp_path / "model")
+    with versions_of(tmp_path / "model") as versions:
+        toy_bundle(versions.folder / "candidate", 4)
+        versions.publish(versions.folder / "candidate", 3, None)
+        changed = toy_bundle(tmp_path / "model", 5)
+        versions.roll_back()
+        assert versions.current != changed
+        assert changed in versions.kept
+        assert first in versions.kept
+
+
+@pytest.mark.parametrize("name", ["../mine", "/mine", "", "candidate"])
+def test_versions_that_lead_out_of_their_folder_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "model.versions").mkdir()
+    history = {"published": [{"version": name, "at": "now"}], "inputs": None}
+    (tmp_path / "model.versions" / "versions.json").write_text(json.dumps(history))
+    with pytest.raises(ConfigError, match="is not the kept versions of a bundle"), versions_of(tmp_path / "model"):
+        pass
+    assert (tmp_path / "mine").is_dir()
 
 
 def found(difference: float, half_width: float | None, coverage: float = 0.5) -> WarmStartEvaluation:

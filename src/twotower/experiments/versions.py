@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -25,6 +27,9 @@ CANDIDATE, REFUSED = "candidate", "refused"
 MOST_ENTRIES = 1_000
 """Publications that are remembered, but for the latest."""
 
+VERSION = "^[0-9a-f]+$"
+"""Version ids name folders, which are deleted in time: nothing else may pass for one."""
+
 
 class Published(msgspec.Struct, frozen=True):
     """A bundle that was published.
@@ -35,7 +40,7 @@ class Published(msgspec.Struct, frozen=True):
         withdrawn: Whether it was rolled back.
     """
 
-    version: str
+    version: Annotated[str, msgspec.Meta(pattern=VERSION)]
     at: str
     withdrawn: bool = False
 
@@ -76,11 +81,7 @@ class Versions:
         marker = folder / MARKER
         self.history = msgspec.json.decode(marker.read_bytes(), type=History) if marker.exists() else History()
         self._write(self.history)
-        if (current := self.current) is not None and (
-            not self.history.published or self.history.published[-1].version != current
-        ):
-            self._keep(bundle, current)  # made or changed by other commands, or an update was killed before it said so
-            self._add(current)
+        self._take_note()
 
     @property
     def current(self) -> str | None:
@@ -105,7 +106,7 @@ class Versions:
         """
         version = _version_of(check_folder(candidate, KIND, FORMAT))
         self._keep(candidate, version)
-        _copy(self.folder / version, self.bundle)
+        self._serve(version)
         self._add(version, inputs)
         shutil.rmtree(candidate)
         moments_of(candidate).unlink(missing_ok=True)
@@ -129,19 +130,34 @@ class Versions:
         Raises:
             ConfigError: There is none to go back to.
         """
+        self._take_note()
         current, published = self.current, self.history.published
         bad = {one.version for one in published if one.withdrawn} | {current}
         good = [one.version for one in published if one.version not in bad and one.version in self.kept]
         if current is None or not good:
             raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept are {', '.join(self.kept)}")
         version = good[-1]
-        _copy(self.folder / version, self.bundle)
+        self._serve(version)
         withdrawn = [
-            msgspec.structs.replace(one, withdrawn=one.withdrawn or one.version == current) for one in published
+            msgspec.structs.replace(one, withdrawn=one.withdrawn or one.version == current)
+            for one in self.history.published
         ]
         self._write(msgspec.structs.replace(self.history, published=withdrawn))
         self._add(version)
         return version, current
+
+    def _take_note(self) -> None:
+        """Keeps the served bundle if other commands made or changed it, or an update was killed before it was noted."""
+        current = self.current
+        if current is not None and (not self.history.published or self.history.published[-1].version != current):
+            self._keep(self.bundle, current)
+            self._add(current)
+
+    def _serve(self, version: str) -> None:
+        """Replaces the served bundle by a kept one; what other commands have changed meanwhile is kept first."""
+        with locked(self.bundle):
+            self._take_note()
+            _copy(self.folder / version, self.bundle)
 
     def _add(self, version: str, inputs: InputSummary | None = None) -> None:
         published = [
@@ -198,6 +214,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _version_of(manifest: Manifest) -> str:
     version = manifest.details.get("version")
-    if not isinstance(version, str) or not version.isalnum():
-        raise SavedFolderError(f"the manifest of a bundle has version {version!r}; expected letters and digits")
+    if not isinstance(version, str) or not re.fullmatch(VERSION, version):
+        raise SavedFolderError(f"the manifest of a bundle has version {version!r}; expected hexadecimal digits")
     return version
