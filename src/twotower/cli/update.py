@@ -17,16 +17,16 @@ from twotower.experiments.update import update as update_bundle
 
 GATES = GateSettings()
 
-ToleranceOption = Annotated[float, typer.Option(min=0, max=1, help="How far the score may fall, beyond its interval.")]
+ToleranceOption = Annotated[float, typer.Option(min=0, max=1, help="Accepted loss of score, beyond its interval.")]
 CoverageOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Least share of the old bundle's coverage that must be left.")
+    float, typer.Option(min=0, max=1, help="Smallest accepted share of the old bundle's coverage.")
 ]
-DriftOption = Annotated[float, typer.Option(min=0, help="Most that a column may have moved, as a stability index.")]
+DriftOption = Annotated[float, typer.Option(min=0, help="Largest accepted population stability index of a column.")]
 EventsOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Least share of the last update's events that must be there.")
+    float, typer.Option(min=0, max=1, help="Smallest accepted share of the last update's number of events.")
 ]
 ParityOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Least recall of an approximate index against exact search.")
+    float, typer.Option(min=0, max=1, help="Smallest accepted recall of an approximate index against exact search.")
 ]
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -34,21 +34,21 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.command()
 def update(
-    bundle: Annotated[Path, typer.Option(help="The bundle that is served, or where the first one is to be.")],
+    bundle: Annotated[Path, typer.Option(help="The served bundle, or the folder for the first one.")],
     source: Annotated[
         str | None, typer.Argument(metavar="[CONFIG.toml|DATA]", help="A config, or a data set's name.")
     ] = None,
     only_new: Annotated[
-        bool, typer.Option("--only-new", help="Train on the events after the last one that the bundle learned from.")
+        bool, typer.Option("--only-new", help="Train only on events later than those the bundle learned from.")
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--from-scratch", help="Train from scratch instead of continuing from the bundle.")
     ] = False,
     retire_after: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Forget ids without an event for so long.")
+        float | None, typer.Option(metavar="DAYS", help="Drop ids without an event for this many days.")
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="Versions to keep, the one that is served included.")] = 3,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the version that was published before.")] = False,
+    keep: Annotated[int, typer.Option(min=1, help="Versions to keep, including the served one.")] = 3,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the previously published version.")] = False,
     tolerance: ToleranceOption = GATES.tolerance,
     coverage: CoverageOption = GATES.coverage,
     drift: DriftOption = GATES.drift,
@@ -62,9 +62,9 @@ def update(
 ) -> None:
     """Train a bundle's successor on new events, and publish it only if it is not worse.
 
-    It is refused, with exit code 6, where columns of the input have moved, its score or its coverage is lower, or its
-    index finds too little. The bundle is then as it was, and what was refused lies in BUNDLE.versions/refused. A
-    service that runs over the bundle takes what is published. Rerun the command to resume an interrupted training.
+    The update is refused with exit code 6 if input columns have drifted, the score or the coverage is lower, or the
+    index misses too much. The bundle then stays unchanged, and the refused one is kept in BUNDLE.versions/refused.
+    A running service picks up what is published. Rerun the command to resume an interrupted training.
     """
     console = console_for(json)
     if rollback:

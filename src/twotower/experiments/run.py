@@ -53,7 +53,7 @@ class SearchRun(msgspec.Struct, frozen=True, tag="search"):
         config: What to train.
         reports: Whether each validated epoch is reported to the desk, which may stop the run.
         deadline: When it has to stop, in seconds since 1970.
-        start: What training goes on from; None: it starts from scratch.
+        start: What training continues from; None starts from scratch.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class ModelRun(msgspec.Struct, frozen=True, tag="model"):
 
     Attributes:
         config: What to train.
-        start: What training goes on from; None: it starts from scratch.
+        start: What training continues from; None starts from scratch.
         keeps_moments: Whether what the optimiser knows in the end is kept.
     """
 
@@ -84,7 +84,7 @@ class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
         name: Which.
         part: `test`, having learned from train; or `validation`, having learned from what is left of train.
         budget: What it may cost.
-        start: What the model goes on from that is measured beside it.
+        start: What the measured model continues from.
     """
 
     config: Config
@@ -168,7 +168,7 @@ class Runner:
 
 
 def parts_of(config: Config, start: Start | None) -> Parts:
-    """The parts of a config's data, as what it goes on from needs them.
+    """The parts of a config's data, adapted to what it continues from.
 
     Raises:
         ConfigError: As `Config.parts`; or test is not later than what a bundle has learned from.

@@ -1,4 +1,4 @@
-"""`Start`: the bundle that a training goes on from, and what its data have to be for that."""
+"""`Start`: the bundle that a training continues from, and what its data have to be for that."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Before:
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What a training goes on from, or is judged by.
+    """What a training continues from, or is judged by.
 
     Attributes:
         bundle: Folder of the bundle.
@@ -74,7 +74,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
-    """What a training of a config goes on from, and what is to say of it.
+    """What a training continues from, and lines about it for the user.
 
     Args:
         before: The bundle before, and how it is followed.
@@ -100,7 +100,7 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
     has_moments, said = _usable_moments(folder, bundle.details)
     seconds = None if days is None else days * DAY
     start = msgspec.structs.replace(start, only_new=before.only_new, moments=has_moments, retire_after=seconds)
-    return start, [f"Training goes on from {folder}, version {start.version}.", said]
+    return start, [f"Training continues from {folder}, version {start.version}.", said]
 
 
 def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
@@ -178,7 +178,7 @@ def new_events(log: Log, start: Start) -> Dataset:
 
 
 def continued_parts(parts: Parts, start: Start, config: Config) -> Parts:
-    """The parts as a training that goes on from a bundle needs them.
+    """Adapts the parts for a training that continues from a bundle.
 
     Where train begins after the last event of the bundle's training, it is new events alone: queries that the bundle
     knows beside them stay known, so do candidates unless the config names a catalogue, and what queries chose before
@@ -273,7 +273,7 @@ def _extended(table: pa.Table, earlier: pa.Table, name: str) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"column {field.name!r} is {field.type} in the data, and {missing[field.name].type} in the bundle that "
-                f"training goes on from: {error}"
+                f"training continues from: {error}"
             ) from error
     return pa.concat_tables([table, pa.table(columns, schema=table.schema)])
 
@@ -299,14 +299,14 @@ def _usable_moments(folder: Path, details: Details) -> tuple[bool, str]:
     """Whether the file beside a bundle goes with it, and in words."""
     file = moments_of(folder)
     if not file.is_file():
-        return False, f"The optimiser starts from scratch: {file.name} is not beside the bundle."
+        return False, f"The optimizer starts without state: {file.name} is not beside the bundle."
     try:
         moments = Moments.load(file)
     except SavedFolderError as error:
-        return False, f"The optimiser starts from scratch: {error}."
+        return False, f"The optimizer starts without state: {error}."
     if moments.towers != details.towers:
-        return False, f"The optimiser starts from scratch: {file.name} is of other towers, {moments.towers}."
-    return True, f"The optimiser goes on with {file.name}."
+        return False, f"The optimizer starts without state: {file.name} is of other towers, {moments.towers}."
+    return True, f"The optimizer continues with {file.name}."
 
 
 def _require_same_model(config: Config, details: Details, folder: Path) -> None:
@@ -334,10 +334,10 @@ def _require_same_ids(test: Dataset, bundle: Bundle) -> None:
     for role, name, table, earlier in sides:
         own = getattr(test, role)
         if own != name:
-            raise DataError(f"{role} is {own!r} in the data, and {name!r} in the bundle that training goes on from")
+            raise DataError(f"{role} is {own!r} in the data, and {name!r} in the bundle that training continues from")
         if table[name].type != earlier[name].type:
             raise DataError(
                 f"column {name!r} is {table[name].type} in the data, and {earlier[name].type} in the bundle that "
-                f"training goes on from; expected the same",
+                f"training continues from; expected the same",
                 column=name,
             )

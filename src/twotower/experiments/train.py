@@ -78,7 +78,7 @@ def train(
         out: The bundle's folder.
         console: Where progress is shown; None shows nothing.
         budget: What each baseline may cost.
-        before: A bundle that training goes on from, its vocabularies grown by the data: new events alone, or all
+        before: A bundle that training continues from, its vocabularies grown by the data: new events alone, or all
             events up to now. It may be `out`. None: training starts from scratch.
 
     Raises:
@@ -127,7 +127,7 @@ def help_train(config: Config, out: Path, before: Before | None = None) -> None:
     Args:
         config: Data, split, recipe and model.
         out: The bundle's folder, of which only the first rank reads and writes.
-        before: A bundle that training goes on from, which all read.
+        before: A bundle that training continues from, which all read.
 
     Raises:
         TwoTowerError: As `train`; errors of the first rank are raised on all.
@@ -140,7 +140,7 @@ def help_train(config: Config, out: Path, before: Before | None = None) -> None:
 
 
 def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Start | None, list[str]]:
-    """The config as it is trained, its parts, what training goes on from, and what is to say of that."""
+    """The config as it is trained, its parts, what training continues from, and what is to say of that."""
     start, said = None, list[str]()
     if before is not None:
         start, said = start_from(before, for_serving(config))

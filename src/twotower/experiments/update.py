@@ -35,10 +35,10 @@ class UpdateSettings:
     """How a bundle is updated.
 
     Attributes:
-        fresh: Train from nothing, on all events, in place of going on from the bundle.
-        only_new: Train on the events that are later than the last one that the bundle learned from.
-        retire_after: Days after which ids without an event are retired; None: none.
-        keep: How many versions to keep, the one that is served included.
+        fresh: Train from scratch on all events instead of continuing from the bundle.
+        only_new: Train only on events later than those the bundle learned from.
+        retire_after: Days without an event after which ids are dropped; None drops none.
+        keep: How many versions to keep, including the served one.
         gates: How strict the gates are.
     """
 
@@ -57,10 +57,10 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
         bundle: The bundle that is served.
         version: Its version now; of a refusal, still the old one.
         before: Its version before; None where there was none.
-        gates: What each gate said.
+        gates: The result of each gate.
         refused: Where the refused bundle is; None where there is none.
-        kept: Versions that can be gone back to, the one that is served last.
-        evaluation: What measuring gave; None where nothing was trained.
+        kept: Versions that can be rolled back to; the served one is last.
+        evaluation: The measurements; None if nothing was trained.
     """
 
     outcome: Literal["published", "refused", "rolled back"]
@@ -86,11 +86,11 @@ def update(
     console: Console | None = None,
     budget: BaselineBudget | None = None,
 ) -> UpdateReport:
-    """Trains a bundle's successor, and publishes it if it passes the gates; a running service then takes it.
+    """Trains a bundle's successor and publishes it if it passes the gates; a running service picks it up.
 
-    Inputs are looked at before anything is trained. Where there is no bundle yet, the first one is trained from
-    nothing. The successor has the index, the ONNX towers and the store of the bundle. Call it again to resume an
-    interrupted training.
+    Inputs are checked before training. Without a bundle, the first one is trained from scratch. The successor gets the
+    index, the ONNX towers and the store of the bundle. If another command changes the served bundle meanwhile, the
+    changed bundle is kept among the versions. Call this again to resume an interrupted training.
 
     Args:
         config: Data, split, recipe and model.
@@ -133,7 +133,7 @@ def update(
 
 
 def roll_back(bundle: Path) -> UpdateReport:
-    """Serves the version of a bundle that was published before; a running service then takes it.
+    """Serves the previously published version of a bundle; a running service picks it up.
 
     Raises:
         ConfigError: There is none to go back to.

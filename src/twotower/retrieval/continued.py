@@ -1,4 +1,4 @@
-"""A bundle that goes on from an earlier one: what its queries chose before is still seen, and counts as popular."""
+"""A bundle that continues from an earlier one keeps its seen lists and adds up its popularity."""
 
 from __future__ import annotations
 
