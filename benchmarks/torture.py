@@ -1,18 +1,17 @@
-"""The torture bench: commands whose writes fail at every place where they can, and what is lost by it: nothing.
+"""Fault injection: makes each call with which a command changes a file fail, and checks that nothing is lost.
 
     python benchmarks/torture.py
     python benchmarks/torture.py --only "candidates add" --every 5
     python benchmarks/torture.py --minutes 10
 
-Every call of the C library that changes a file is counted; then the command runs once for each of them and each kind of
-fault, in a forked process. From there on the disk is full; or the one call fails with an I/O error; or the process and
-its workers are killed, half of a write done; or the power is cut, and what was written and not synced is empty. The
-folder is read-only; there are few file descriptors, little memory, a small disk; the clock jumps.
+The calls of the C library that change a file are counted. The command then runs once per call and kind of fault, in a
+forked process: the disk is full from that call on; the call fails with an I/O error; the process and its workers are
+killed, halfway through a write; or the power is cut, so that unsynced files are empty. Further runs have a read-only
+folder, few file descriptors, little memory, a small disk, or a jumping clock.
 
-A fault is survived if what was there before, or what the command makes, is there whole afterwards; if a command that
-ended by itself without success named the reason in an error of twotower's, without a traceback; if giving the command
-again makes what it makes undisturbed; and if at most one file or folder is left over. Where memory is short, a library
-may end the process, which is as good as killing it. It needs Linux and a C compiler.
+A fault is survived if the old or the new result is complete; if a failing command names the reason in one line,
+without a traceback; if rerunning it gives the undisturbed result; and if at most one file or folder is left over.
+When memory is short, a library may abort the process, which counts as killing it. Needs Linux and a C compiler.
 """
 
 from __future__ import annotations
