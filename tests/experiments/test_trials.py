@@ -114,6 +114,19 @@ def test_a_search_that_resumes_is_the_one_that_was_not_interrupted(toy_config: P
     assert [one.params for one in other[1:]] != [one.params for one in whole[1:4]]
 
 
+def test_a_killed_trial_changes_none_of_those_that_follow(toy_config: Path, tmp_path: Path) -> None:
+    config = read_config(toy_config)
+    whole = trials_of(desk_of(config, tmp_path / "whole", trials=13))
+    trials_of(desk_of(config, tmp_path / "killed", trials=3))
+    (file,) = (tmp_path / "killed").rglob("trials.json")
+    left = msgspec.json.decode(file.read_bytes())
+    left["trials"][-1] |= {"state": "running", "score": None}  # as a command leaves it that is killed
+    file.write_bytes(msgspec.json.encode(left))
+    parts = trials_of(desk_of(config, tmp_path / "killed", trials=13))
+    assert [one.state for one in parts].count("interrupted") == 1
+    assert [one.params for one in whole] == [one.params for one in parts if one.state != "interrupted"]
+
+
 def test_no_trial_sees_test(toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Dataset] = []
     fit, validation = Trainer.fit, Validation.__init__

@@ -20,7 +20,7 @@ from twotower.experiments.pool import Ended, Job
 from twotower.experiments.run import SearchRun
 from twotower.experiments.store import Store
 from twotower.experiments.tuning.budget import Budget
-from twotower.experiments.tuning.sampler import SeededSampler
+from twotower.experiments.tuning.sampler import INTERRUPTED, SeededSampler
 from twotower.experiments.tuning.space import SearchSpace
 from twotower.experiments.tuning.trials import TrialLog, TrialRecord
 from twotower.recipes.recipe import Recipe
@@ -199,4 +199,5 @@ def _frozen(record: TrialRecord, distributions: dict[str, BaseDistribution]) -> 
         params=record.params,
         distributions=known,
         intermediate_values=record.epochs,
+        user_attrs={INTERRUPTED: True} if record.state == "interrupted" else {},
     )

@@ -11,6 +11,9 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+INTERRUPTED = "interrupted"
+"""Attribute of trials that a killed command left; another trial repeats each, so they do not count."""
+
 
 class SeededSampler(BaseSampler):
     """Tree-structured Parzen estimators over all parameters together, for any number of workers.
@@ -39,16 +42,18 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draws all parameters, or none while there are too few trials to learn from."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draws one parameter that was not drawn with the others."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
-    def _of(self, trial: FrozenTrial) -> TPESampler:
+    def _of(self, study: Study, trial: FrozenTrial) -> TPESampler:
         if self._sampler is None or self._sampler[0] != trial.number:
-            seed = int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0])
+            earlier = study.get_trials(deepcopy=False)[: trial.number]
+            number = trial.number - sum(INTERRUPTED in one.user_attrs for one in earlier)
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
             self._sampler = trial.number, TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return self._sampler[1]
