@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.features import Categories, Category, Hashed, History, Normalized, Text
 from twotower.features.encoders import ENCODERS, Window
@@ -51,6 +52,31 @@ def test_rows_looked_up_have_the_dense_gradient_each_once(bag: np.ndarray) -> No
     for given_rows in (rows, rows[:, 0].long()):
         _, gradient = both(lambda table, given_rows=given_rows: embed(given_rows, table))  # type: ignore[misc]
         assert gradient.indices()[0].tolist() == sorted(set(given_rows.flatten().tolist()))
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(25, 4), (3_000, 8), (30_000, 3)])
+@pytest.mark.parametrize("padding", [None, 1])
+@pytest.mark.parametrize("shape", [(1_500,), (4_000,), (2_048, 20)])
+def test_many_look_ups_have_the_gradient_of_pytorch_to_the_bit(
+    rows: int, dim: int, padding: int | None, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    asked = (torch.rand(shape, generator=generator) ** 3 * rows).int()  # a few rows often, most rows never
+    gradients: list[Tensor] = []
+    for look_up in (embed, lambda asked, table, padding: F.embedding(asked, table, padding_idx=padding)):
+        table = Table(torch.zeros(rows, dim))
+        embedded = look_up(asked, table, padding)
+        slopes = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(5))
+        gradients += torch.autograd.grad(embedded, table, slopes)
+    assert gradients[0].any()
+    assert torch.equal(gradients[0], gradients[1])
+
+
+def test_the_gradient_of_many_look_ups_can_be_differentiated() -> None:
+    table, asked = Table(torch.ones(3, 2, dtype=torch.float64)), torch.arange(1_200) % 3
+    (slope,) = torch.autograd.grad(embed(asked, table).square().sum(), table, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), table)
+    assert torch.equal(curvature, torch.full((3, 2), 800.0, dtype=torch.float64))  # 400 look-ups, each 2 · 1
 
 
 @given(bags)

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.features.lookups import embed, embed_mean, embed_sum
 from twotower.features.record import PADDING
@@ -75,10 +74,12 @@ class Kernels(WindowEncoder):
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """`[n, KERNELS · dim]`."""
-        logits = self.place + F.embedding(window.gaps, self.gap)  # [n, slots, kernels]
-        present = window.present.unsqueeze(2)
-        weights = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(dim=1) * present
-        means = weights.transpose(1, 2) @ embed(window.items, table, PADDING)  # [n, kernels, dim]
+        absent = self.gap.new_full((1, KERNELS), torch.finfo(self.gap.dtype).min / 2)  # its weight is exactly zero
+        gaps = window.gaps.masked_fill(~window.present, len(self.gap))
+        logits = self.place + embed(gaps, torch.cat([self.gap, absent]))  # [n, slots, kernels]
+        weights = logits.transpose(1, 2).contiguous().softmax(dim=2)  # twice as fast as over the middle dimension
+        weights = weights * window.present.any(dim=1)[:, None, None]
+        means = weights @ embed(window.items, table, PADDING)  # [n, kernels, dim]
         return means.flatten(1)
 
 

@@ -16,6 +16,12 @@ from twotower.shards import Route, Shard
 
 Refresh = Callable[["Table", Tensor], None]
 
+SORTED_LOOK_UPS = 1024
+"""Sum gradients after a sort from this many look-ups on; PyTorch's own backward pass is as fast for fewer."""
+
+ROWS_PER_LOOK_UP = 8
+"""Sum gradients after a sort unless the table has more rows than this for each look-up."""
+
 
 class Table(nn.Parameter):
     """An embedding table, `[rows, dim]`.
@@ -75,8 +81,9 @@ def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
     if isinstance(table, Table) and table.shard is not None:
         rows, table, place = _fetched(rows, table, table.shard, padding)
         padding = None if padding is None else place
-    if _prepared(rows, table):
-        embedded: Tensor = _Rows.apply(table, rows, padding)  # type: ignore[no-untyped-call]
+    row_gradients = _prepared(rows, table)
+    if row_gradients or _sorting_pays(rows, table):
+        embedded: Tensor = _Rows.apply(table, rows, padding, row_gradients)  # type: ignore[no-untyped-call]
         return embedded
     return F.embedding(rows, table, padding_idx=padding)
 
@@ -126,18 +133,21 @@ def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Ten
 
 
 class _Rows(torch.autograd.Function):
-    """`F.embedding`, whose gradient is one of the rows looked up."""
+    """`F.embedding` whose gradient is summed after a sort, as a sparse tensor of the rows looked up or a dense one."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int | None) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int | None, row_gradients: bool) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.shape, ctx.padding = table.shape, padding
+        ctx.shape, ctx.padding, ctx.row_gradients = table.shape, padding, row_gradients
         return F.embedding(rows, table)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (rows,) = ctx.saved_tensors
-        return summed_rows(rows.unsqueeze(-1), gradient.flatten(0, -2), ctx.shape, ctx.padding), None, None
+        gradient = gradient.flatten(0, -2)
+        if ctx.row_gradients:
+            return summed_rows(rows.unsqueeze(-1), gradient, ctx.shape, ctx.padding), None, None, None
+        return _summed_table(rows.flatten(), gradient, ctx.shape[0], ctx.padding), None, None, None
 
 
 class _Means(torch.autograd.Function):
@@ -223,6 +233,37 @@ def summed_rows(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int 
     starts = counts.cumsum(0) - counts
     sums = F.embedding_bag(source // slots if slots > 1 else source, gradient.contiguous(), starts, mode="sum")
     return torch.sparse_coo_tensor(distinct.long().unsqueeze(0), sums, shape, is_coalesced=True, check_invariants=False)
+
+
+def _summed_table(rows: Tensor, gradient: Tensor, size: int, padding: int | None) -> Tensor:
+    """The same sums as `F.embedding`'s backward pass, to the bit: `[size, dim]`.
+
+    PyTorch adds one row at a time on one thread. Sorting first lets all threads add, each its own rows: 4 to 6 times
+    faster for 40,960 look-ups in a table of 25 or 3,500 rows.
+
+    Args:
+        rows: Rows of the table, `[n]`.
+        gradient: Gradient of each look-up, `[n, dim]`.
+        size: Rows of the table.
+        padding: A row whose gradient is zero.
+    """
+    _, source = torch.sort(rows, stable=True)
+    counts = torch.bincount(rows, minlength=size)
+    sums = F.embedding_bag(source, gradient.contiguous(), counts.cumsum(0) - counts, mode="sum")
+    if padding is not None:
+        sums[padding] = 0.0
+    return sums
+
+
+def _sorting_pays(rows: Tensor, table: Tensor) -> bool:
+    """Whether `_summed_table` is faster than PyTorch's backward pass: many look-ups, not too few for the table."""
+    return (
+        table.requires_grad
+        and torch.is_grad_enabled()
+        and rows.device.type == "cpu"
+        and rows.numel() >= max(SORTED_LOOK_UPS, len(table) // ROWS_PER_LOOK_UP)
+        and not torch.compiler.is_compiling()
+    )
 
 
 def coalesced(gradient: Tensor) -> Tensor:
