@@ -103,7 +103,7 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
     return start, [f"Training continues from {folder}, version {start.version}.", said]
 
 
-def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
+def warm_model(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
     """The bundle's model, grown by the vocabulary of a log, and its optimiser state.
 
     Args:
@@ -129,7 +129,7 @@ def growth_by(start: Start, log: Log) -> Growth:
     return _bundle_of(start).model.grow(log, retire_after=start.retire_after)
 
 
-def since_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEvaluation:
+def compare_with_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEvaluation:
     """Compares the new model with the bundle's on the test events.
 
     Args:
