@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "train": (
         "models",
-        "Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.",
+        "Train one model from a config, measure it and the baselines on test, and save it ready to recommend.",
     ),
     "update": ("update", "Train a bundle's successor on new events, and publish it only if it is not worse."),
     "tune": (
@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "evaluate": (
         "models",
-        "Measure a trained model on its test part, whole and in slices, beside the baselines.",
+        "Measure a trained model and the baselines on its test part, whole and in slices.",
     ),
     "recommend": (
         "recommend",

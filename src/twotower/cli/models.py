@@ -60,7 +60,7 @@ def train(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.
+    """Train one model from a config, measure it and the baselines on test, and save it ready to recommend.
 
     Unless the config says otherwise, the model reads only what precedes an event, as it must when it recommends.
     Rerun the command to resume an interrupted training.
@@ -106,7 +106,7 @@ def evaluate(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a trained model on its test part, whole and in slices, beside the baselines.
+    """Measure a trained model and the baselines on its test part, whole and in slices.
 
     Start it with `torchrun --nproc-per-node N -m twotower evaluate DIR` to share the test events among N processes.
     """

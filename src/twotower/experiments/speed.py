@@ -75,12 +75,12 @@ def _search_seconds(queries: int, seconds: float) -> float:
     """Seconds of the fastest search for this many queries at once."""
     draw = torch.Generator().manual_seed(0)
     index = ExactIndex(torch.randn(CANDIDATES, WIDTH, generator=draw))
-    asked = torch.randn(queries, WIDTH, generator=draw)
-    index.search(asked, K)
+    batch = torch.randn(queries, WIDTH, generator=draw)
+    index.search(batch, K)
     fastest, end = float("inf"), time.monotonic() + seconds
     while True:
         start = time.perf_counter()
-        index.search(asked, K)
+        index.search(batch, K)
         fastest = min(fastest, time.perf_counter() - start)
         if time.monotonic() >= end:
             return fastest

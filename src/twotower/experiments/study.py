@@ -185,7 +185,7 @@ class _StudyDesk(ListDesk):
 
     Attributes:
         models: The models to train.
-        beside: Cut, name, part and run of each baseline.
+        baselines: Cut, name, part and run of each baseline.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class _StudyDesk(ListDesk):
     ) -> None:
         self.console = console
         self.models: list[tuple[Planned, Waiting]] = []
-        self.beside: list[tuple[int, str, Part, Waiting]] = []
+        self.baselines: list[tuple[int, str, Part, Waiting]] = []
         for run in planned:
             data = cuts[_cut_name(run.config)]
             config = msgspec.structs.replace(run.config, split=data.config.split)
@@ -208,8 +208,8 @@ class _StudyDesk(ListDesk):
             for part, name in data.wanted(number):
                 order = BaselineOrder(data.config, name, part, budget)
                 label = f"{NAMES[name]} on {part}{several}"
-                self.beside.append((number, name, part, waiting_for(label, order, store, data.identity)))
-        super().__init__([*(w for _, w in self.models), *(w for *_, w in self.beside)], store)
+                self.baselines.append((number, name, part, waiting_for(label, order, store, data.identity)))
+        super().__init__([*(w for _, w in self.models), *(w for *_, w in self.baselines)], store)
 
     def succeeded(self, waiting: Waiting) -> None:
         """Prints the scores of a model."""
@@ -239,7 +239,7 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
         runs.append(Run(variant=planned.variant, cut=cut, seed=seed, key=waiting.key, outcome=outcome))
         ranks[waiting.key] = ranks_of(desk.store, waiting.key)
     baselines, notes = [], []
-    for cut, name, part, waiting in desk.beside:
+    for cut, name, part, waiting in desk.baselines:
         found = desk.store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
         baselines.append(BaselineRun(name=name, cut=cut, part=part, key=waiting.key, outcome=found))

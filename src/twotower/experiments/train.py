@@ -111,9 +111,9 @@ def train(
         store, run = Store(folder / RUNS), ModelRun(config, start, keeps_moments=True)
         if ranks.size > 1:
             _train_on(ranks, run, parts, store, console)
-        model, beside, notes = _run(run, parts, store, budget or BaselineBudget(), console)
+        model, baselines, notes = _run(run, parts, store, budget or BaselineBudget(), console)
         _say(console, outcome_of(store, model.key).choice_note)
-        evaluation = _evaluation(model, beside, notes, store, parts)
+        evaluation = _evaluation(model, baselines, notes, store, parts)
         retriever = bundle_of(config, parts, store, model.key, evaluation, start)
         retriever.save(out)
         copy_moments(store, model.key, moments_of(out))
@@ -249,22 +249,24 @@ def _run(
     model = waiting_for("model", run, store, data)
     retrieves = config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
     names, notes = measurable(config.baselines if retrieves else "none", parts.test, parts.known)
-    beside = {
+    baselines = {
         name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget, run.start), store, data)
         for name in names
     }
-    workers = 2 if beside else 1
+    workers = 2 if baselines else 1
     with Display(console) as display:
-        run_jobs(Runner, ListDesk([model, *beside.values()], store), workers, display, threads_each(workers))
-    return model, beside, notes
+        run_jobs(Runner, ListDesk([model, *baselines.values()], store), workers, display, threads_each(workers))
+    return model, baselines, notes
 
 
-def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts) -> Evaluation:
+def _evaluation(
+    model: Waiting, baselines: dict[str, Waiting], notes: list[str], store: Store, parts: Parts
+) -> Evaluation:
     outcome = outcome_of(store, model.key)
     if not outcome.scores.all:
         return Evaluation({}, notes, "", tasks=outcome.tasks)
     measured = {"model": Measurement(outcome.scores, ranks_of(store, model.key))}
-    for name, waiting in beside.items():
+    for name, waiting in baselines.items():
         found = store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
         if found.scores is None:

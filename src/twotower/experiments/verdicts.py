@@ -23,9 +23,9 @@ def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparis
     for number, variant in enumerate(study.variants):
         runs = study.runs_of(number)
         for name in FLOORS:
-            beside = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
-            if all(run.cut in beside for run in runs):
-                own, others = [ranks[run.key] for run in runs], [ranks[beside[run.cut]] for run in runs]
+            keys = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
+            if all(run.cut in keys for run in runs):
+                own, others = [ranks[run.key] for run in runs], [ranks[keys[run.cut]] for run in runs]
                 pairs.append(Pair(variant.name, own, name, others, over_repetitions=False))
     for first, second in study.neighbours:
         pairs += _paired(study, first, second, ranks)

@@ -134,8 +134,8 @@ class DrawnFromGroup:
         draw = torch.rand(len(own), self.size - 1, dtype=torch.float64, device=own.device)
         others = groups.members[groups.starts[group] + (draw * groups.sizes[group]).long()]
         events = torch.cat([own[:, None], others], dim=1)  # [L, size]
-        again = (events[:, :, None] == events[:, None, :]).tril(-1).any(dim=2)
-        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], ~again)
+        repeated = (events[:, :, None] == events[:, None, :]).tril(-1).any(dim=2)
+        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], ~repeated)
 
 
 class SingleChoices:
@@ -178,18 +178,18 @@ def with_hard(lists: Lists, count: int, catalogue: int, step: Step) -> Lists:
     with torch.no_grad():
         pool = torch.randint(catalogue, (min(NEGATIVE_POOL, catalogue),), device=lists.events.device)
         scores = step.queries_of(lists.events[:, 0]).vectors @ step.candidates_of(pool).vectors.T  # [L, pool]
-        theirs = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
-        best = scores.masked_fill(theirs, -torch.inf).topk(min(count, len(pool)), dim=1).indices
+        in_list = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
+        best = scores.masked_fill(in_list, -torch.inf).topk(min(count, len(pool)), dim=1).indices
     return _with(lists, pool[best])
 
 
 def _with(lists: Lists, candidates: Tensor) -> Lists:
     """Adds candidates to the lists, paired with the query of each list's first event; duplicates are masked."""
     known = lists.candidates.masked_fill(~lists.mask, -1)
-    theirs = (candidates[:, :, None] == known[:, None, :]).any(dim=2)
-    again = (candidates[:, :, None] == candidates[:, None, :]).tril(-1).any(dim=2)
+    in_list = (candidates[:, :, None] == known[:, None, :]).any(dim=2)
+    repeated = (candidates[:, :, None] == candidates[:, None, :]).tril(-1).any(dim=2)
     events = lists.events[:, :1].expand(-1, candidates.shape[1])
-    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~(theirs | again)))
+    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~(in_list | repeated)))
 
 
 def groups_by(train: Dataset, column: str | None) -> npt.NDArray[np.int64]:

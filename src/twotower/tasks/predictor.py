@@ -59,10 +59,10 @@ class Predictor:
 
     def _block(self, model: TwoTower, head: str, rows: Tensor, candidates: Tensor) -> Tensor:
         module = model.heads[head]
-        asked, query = torch.unique(rows, return_inverse=True)
-        named, candidate = torch.unique(candidates, return_inverse=True)
-        queries = query_side(model, self.queries.gather(asked), module.reads_vectors)
-        sides = candidate_side(model, self.candidates.gather(named), module.reads_vectors)
+        event_rows, query = torch.unique(rows, return_inverse=True)
+        candidate_rows, candidate = torch.unique(candidates, return_inverse=True)
+        queries = query_side(model, self.queries.gather(event_rows), module.reads_vectors)
+        sides = candidate_side(model, self.candidates.gather(candidate_rows), module.reads_vectors)
         answers: Tensor = module(queries.take(query), sides.take(candidate))
         return answers
 

@@ -286,9 +286,9 @@ class _Bound:
         if not bool(counted.any()):
             return None
         there = lists.mask
-        asked, place = torch.unique(lists.events[there], return_inverse=True)
+        distinct, place = torch.unique(lists.events[there], return_inverse=True)
         scores = lists.relevance.new_zeros(there.shape)
-        logits = step.logits(task.name, step.queries_of(asked).take(place), lists.candidates[there])
+        logits = step.logits(task.name, step.queries_of(distinct).take(place), lists.candidates[there])
         scores = scores.masked_scatter(there, logits)
         total = listwise_total(scores, lists.relevance, there, task.loss, weights, "sum")
         weight = weights[counted].sum()

@@ -104,7 +104,7 @@ class _Search:
         self.plan, self.space, self.parts, self.folder = plan, space, parts, folder
         self.store, self.budget, self.console, self.data = Store(folder / RUNS), budget, console, parts.identity
         self.metric = _metric(space.base, parts)
-        self._beside: dict[str, Waiting] = {}
+        self._baseline_runs: dict[str, Waiting] = {}
 
     @classmethod
     def prepare(cls, plan: TunePlan, folder: Path, budget: Budget, console: Console) -> _Search:
@@ -168,8 +168,8 @@ class _Search:
         names, _ = measurable(self.plan.config.baselines, self.parts.test, self.parts.train)
         for name in names:
             run = BaselineRun(self.plan.config, name, "test", budget)
-            self._beside[name] = waiting_for(NAMES[name], run, self.store, self.data)
-        self._run(ListDesk([*wanted, *self._beside.values()], self.store))
+            self._baseline_runs[name] = waiting_for(NAMES[name], run, self.store, self.data)
+        self._run(ListDesk([*wanted, *self._baseline_runs.values()], self.store))
         finished = self._finished(chosen, best)
         return finished, finished if chosen is built_in else None if built_in is None else self._finished(built_in, own)
 
@@ -208,7 +208,7 @@ class _Search:
     def baselines(self) -> tuple[dict[str, tuple[Scores, Outcomes]], list[str]]:
         """Scores and ranks of the measured baselines, and notes on those left out."""
         rows, notes = {}, []
-        for name, waiting in self._beside.items():
+        for name, waiting in self._baseline_runs.items():
             outcome = self.store.outcome(waiting.key, BaselineOutcome)
             assert outcome is not None
             if outcome.scores is None:
