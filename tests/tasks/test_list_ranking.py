@@ -137,7 +137,7 @@ def test_requests_are_put_in_order(loss: str) -> None:
     assert found.units == "lists"
     assert found.model.metrics["ndcg_3"] > 0.9 > found.rows["popularity"].metrics["ndcg_3"]
     assert {one.rival for one in found.comparisons if one.verdict == "better"} >= {"popularity", "means"}
-    assert "lists of test are left out" in found.notes[-1]
+    assert "test lists are left out" in found.notes[-1]
 
 
 def test_sampled_lists_of_stars_are_put_in_order() -> None:
