@@ -100,7 +100,7 @@ def running(name: str, options: argparse.Namespace) -> Iterator[str]:
     if given:
         yield given
     elif name == "pgvector":
-        server = Postgres.made(("shared_buffers=1GB", "max_wal_size=8GB"))
+        server = Postgres.create(("shared_buffers=1GB", "max_wal_size=8GB"))
         os.environ["PGPASSWORD"] = server.password
         server.start()
         try:

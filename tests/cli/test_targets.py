@@ -155,7 +155,7 @@ def test_a_bundle_takes_a_study_of_its_own_data_only(trained: Path, tmp_path: Pa
     before = Retriever.load(out).version
     for other in (study_of(tmp_path / "a", name, "beef"), study_of(tmp_path / "b", "other", "f00d")):
         found = msgspec.json.decode((other / "results.json").read_bytes())["cuts"][0]
-        expected = rf"is a study of {found['name']}.*{found['fingerprint']}.*the bundle is of {name}.*f00d"
+        expected = rf"is a study of {found['name']}.*{found['fingerprint']}.*trained on {name}.*f00d"
         with pytest.raises(ConfigError, match=expected):
             run("bundle", trained, "--out", out, "--study", other)
     assert Retriever.load(out).version == before

@@ -167,7 +167,7 @@ def test_an_error_of_one_rank_ends_all_with_one_message(bundle: Path) -> None:
 
 def test_one_query_is_for_one_process(bundle: Path) -> None:
     found = on_two_ranks(bundle, "recommend", "model", "--query", "7", expect=2)
-    assert all("one query is for one process" in err for _, err in found)
+    assert all("a single query runs in one process" in err for _, err in found)
 
 
 @pytest.mark.parametrize("command", ["study", "tune", "serve"])

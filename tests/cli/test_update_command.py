@@ -62,7 +62,7 @@ def test_a_publication_ends_with_zero(monkeypatch: pytest.MonkeyPatch, capsys: p
     bundle, settings = asked
     assert (bundle, settings.only_new, settings.retire_after, settings.keep) == (Path("shop"), True, 90.0, 7)
     assert settings.gates.drift == 0.5
-    assert "shop: published, version new1; kept are old1, new1" in capsys.readouterr().out
+    assert "shop: published, version new1; kept: old1, new1" in capsys.readouterr().out
 
 
 def test_what_it_lacks_is_said(

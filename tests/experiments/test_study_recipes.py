@@ -26,7 +26,7 @@ def test_the_report_says_of_each_variant_what_it_reads_and_on_which_part_it_vali
     varied = {"model.layers": [[4]]}
     plan = StudyPlan(config=config, variants=grid(varied, VARIANTS), split_seeds=[42], seeds=[0], workers=1)
     study = run_study(plan, tmp_path / "out", command="study", console=Console(quiet=True))
-    ahead = [sentence for sentence in study.verdicts if "lies around" in sentence]
+    ahead = [sentence for sentence in study.verdicts if "both sides" in sentence]
     assert [sentence.partition(" read ")[0] for sentence in ahead] == ["around, [4]"]
     report = (tmp_path / "out" / "report.html").read_text()
     assert "recipe tuned, tutorial" in report

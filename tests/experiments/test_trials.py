@@ -18,8 +18,8 @@ from twotower.evaluation import Validation
 from twotower.experiments.pool import Ended, Job, Reporter, StoppedError
 from twotower.experiments.run import Runner
 from twotower.experiments.store import Store
-from twotower.experiments.tuning.budget import BASELINES_SHARE, FINAL_SHARE, TRAININGS, Budget
-from twotower.experiments.tuning.desk import DEATHS, TrialDesk
+from twotower.experiments.tuning.budget import BASELINES_SHARE, FINAL_SHARE, TRAINING_COST, Budget
+from twotower.experiments.tuning.desk import MAX_DEATHS, TrialDesk
 from twotower.experiments.tuning.space import SearchSpace
 from twotower.experiments.tuning.trials import TrialLog, TrialRecord
 from twotower.recipes.config import Config, read_config
@@ -185,7 +185,7 @@ def test_a_trial_ends_at_the_deadline_and_says_so(toy_config: Path, tmp_path: Pa
 def test_the_deadline_leaves_room_for_the_final_trainings() -> None:
     budget = Budget(start=1000.0, end=1100.0)
     assert budget.deadline([]) == 1100 - 100 * FINAL_SHARE
-    assert budget.deadline([2.0, 4.0]) == 1100 - 2 * TRAININGS * 4 - 100 * BASELINES_SHARE
+    assert budget.deadline([2.0, 4.0]) == 1100 - 2 * TRAINING_COST * 4 - 100 * BASELINES_SHARE
     assert budget.deadline([200.0]) == 1100 - 100 * FINAL_SHARE
     assert Budget(start=1000.0).deadline([2.0]) is None
 
@@ -205,13 +205,13 @@ def test_workers_that_die_fail_their_trials_and_end_a_search_where_nothing_else_
     toy_config: Path, tmp_path: Path
 ) -> None:
     desk = desk_of(read_config(toy_config), tmp_path, trials=None)
-    for _ in range(DEATHS - 1):
+    for _ in range(MAX_DEATHS - 1):
         job = desk.next_job()
         assert job is not None
         desk.finished(job, Ended("died", "its process ended with code -9"))
     last = desk.next_job()
     assert last is not None
-    with pytest.raises(TwoTowerError, match=r"died with their process, one after the other: .* code -9"):
+    with pytest.raises(TwoTowerError, match=r"in a row died with their process: .* code -9"):
         desk.finished(last, Ended("died", "its process ended with code -9"))
     assert [(one.state, one.reason) for one in desk.log.records] == [("failed", "its process ended with code -9")] * 3
 
@@ -226,5 +226,5 @@ def test_another_tunings_trials_are_refused(tmp_path: Path) -> None:
         TrialLog(tmp_path / "trials.json", {"data and split": "a", "space": "c", "version": "2"})
     for content in (b"", b"\xff", b'{"identity": 3}'):
         (tmp_path / "trials.json").write_bytes(content)
-        with pytest.raises(SavedFolderError, match="holds no trials of a tuning"):
+        with pytest.raises(SavedFolderError, match="does not hold the trials of a tuning"):
             TrialLog(tmp_path / "trials.json", {})

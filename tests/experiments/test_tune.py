@@ -21,7 +21,7 @@ from twotower.data import Dataset
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.experiments.plans import shown
 from twotower.experiments.report.tuning import report_html
-from twotower.experiments.tuning.importance import TRIALS
+from twotower.experiments.tuning.importance import MIN_TRIALS
 from twotower.experiments.tuning.results import Tuning
 from twotower.experiments.tuning.tune import TunePlan, tune
 from twotower.recipes.config import Config, read_config
@@ -198,7 +198,7 @@ def test_the_report_says_it_all_and_needs_nothing_else(tuning: Tuning) -> None:
 
 def test_importances_are_those_of_enough_trials(tuning: Tuning) -> None:
     complete = [trial for trial in tuning.trials if trial.score is not None]
-    if len(complete) < TRIALS:
+    if len(complete) < MIN_TRIALS:
         assert tuning.importances == {}
         assert "too few to say" in report_html(tuning)
     else:

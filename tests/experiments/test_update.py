@@ -98,7 +98,7 @@ def test_inputs_are_refused_before_anything_is_trained(
     report = update(config_of(few), bundle, UpdateSettings(gates=GateSettings(events=0.9)))
     assert (report.outcome, report.version, report.evaluation) == ("refused", second.version, None)
     assert len(report.reasons) == 1
-    assert re.fullmatch(r"There are 20 events; at the last update there were \d+\.", report.reasons[0])
+    assert re.fullmatch(r"There are 20 events; the last update had \d+\.", report.reasons[0])
 
 
 def test_going_back_serves_the_version_before(updated: tuple[Path, list[UpdateReport]]) -> None:
@@ -211,7 +211,7 @@ def test_columns_that_move_or_empty_are_drift() -> None:
     assert "weight" in gate.said
     assert input_gates(None, before, GateSettings())[0].passed
     without = log_of([(n % 20, n % 10) for n in range(400)], queries=20, candidates=10)
-    assert "not any more: weight" in input_gates(before, input_summary(without, before), GateSettings())[1].said
+    assert "last update: weight" in input_gates(before, input_summary(without, before), GateSettings())[1].said
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -17,7 +17,7 @@ from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, DataError
 from twotower.model import Tower, TwoTower
 from twotower.tasks import Step
-from twotower.tasks.lists import Alone, DrawnFromGroup, Groups, Lists, WholeGroups, with_hard, with_uniform
+from twotower.tasks.lists import DrawnFromGroup, Groups, Lists, SingleChoices, WholeGroups, with_hard, with_uniform
 from twotower.training import AdamW, Trainer
 from twotower.training.batches import Part
 
@@ -97,7 +97,7 @@ def test_lists_drawn_from_a_group_are_of_it_and_hold_an_event_once() -> None:
 def test_negatives_are_not_the_lists_own_and_have_no_relevance() -> None:
     log = groups_log(300)
     step = step_of(log, list(range(100)))
-    lists = Alone(None)(step)
+    lists = SingleChoices(None)(step)
     assert lists is not None
     for drawn in (with_uniform(lists, 20, 30), with_hard(lists, 20, 30, step)):
         assert drawn.mask.shape[1] == 21
@@ -112,7 +112,7 @@ def test_negatives_are_not_the_lists_own_and_have_no_relevance() -> None:
 def test_hard_negatives_score_higher_with_the_towers_than_uniform_ones() -> None:
     log = groups_log(300)
     step = step_of(log, list(range(100)))
-    lists = Alone(None)(step)
+    lists = SingleChoices(None)(step)
     assert lists is not None
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ def test_requests_are_put_in_order(loss: str) -> None:
     assert found.units == "lists"
     assert found.model.metrics["ndcg_3"] > 0.9 > found.rows["popularity"].metrics["ndcg_3"]
     assert {one.rival for one in found.comparisons if one.verdict == "better"} >= {"popularity", "means"}
-    assert "lists of test are left out" in found.notes[-1]
+    assert "test lists are left out" in found.notes[-1]
 
 
 def test_sampled_lists_of_stars_are_put_in_order() -> None:
@@ -204,5 +204,5 @@ def test_columns_that_make_no_lists_are_refused() -> None:
         with pytest.raises(DataError, match=message):
             Trainer(epochs=1, tasks=(task,)).fit(ids_model(), low, progress=False)
     same = with_column(log, "same", [1.0] * 60)
-    with pytest.raises(DataError, match="no list to measure on has members of different relevance"):
+    with pytest.raises(DataError, match="no list to measure has members of different relevance"):
         tt.Ranking(target="same").measured(same)

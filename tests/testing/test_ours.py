@@ -174,7 +174,7 @@ def test_what_is_wrong_is_found() -> None:
         def values(self, ranks: npt.NDArray[np.float64], k: int | None) -> npt.NDArray[np.float64]:
             return ranks
 
-    with pytest.raises(AssertionError, match="a better rank gives less"):
+    with pytest.raises(AssertionError, match="a better rank gives a lower value"):
         testing.check_metric(MeanRank)
 
     @BASELINES.register

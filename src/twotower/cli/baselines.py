@@ -34,19 +34,19 @@ BaselineMemoryOption = Annotated[
 
 
 def with_baselines(config: Config, names: str | None) -> Config:
-    """The config with the baselines that the command line names, or with its own.
+    """The config with the baselines from the command line; None keeps its own.
 
     Raises:
-        ConfigError: A name is not known.
+        ConfigError: A name is unknown.
     """
     return config if names is None else msgspec.structs.replace(config, baselines=parse_baselines(names))
 
 
 def budget_of(seconds: float | None, gibibytes: float | None) -> BaselineBudget:
-    """What each baseline may cost.
+    """The budget of each baseline.
 
     Raises:
-        ConfigError: One of them is not above 0.
+        ConfigError: A limit is not above 0.
     """
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     return BaselineBudget(seconds, None if gibibytes is None else int(gibibytes * 2**30))

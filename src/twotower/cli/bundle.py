@@ -1,4 +1,4 @@
-"""`twotower bundle` and `twotower candidates`: another bundle of the same towers, without training."""
+"""`twotower bundle` and `twotower candidates`: make another bundle with the same towers, without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import check_bundle_target, with_onnx
 from twotower.retrieval.publishing import store_at, with_store
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower train` or `bundle` wrote.")]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle written by `twotower train` or `bundle`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -51,7 +53,7 @@ def bundle(
         str | None, typer.Option(help="The store's name in the database. Default: candidates.")
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(help="A folder that `twotower study` wrote, whose results to keep in the bundle.")
+        Path | None, typer.Option(help="A folder written by `twotower study`, whose results to store in the bundle.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="If BUNDLE is a study: the key or variant of the run to use.")] = None,
     rerank: Annotated[
@@ -68,7 +70,7 @@ def bundle(
     json: JsonOption = False,
 ) -> None:
     """Make a bundle from another one, or from a study's run, with another index, store or catalogue."""
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     check_bundle_target(out)
     settings = parsed_index(index)
     beyond = None if store is None else store_at(store, store_name)
@@ -89,14 +91,14 @@ def triton(
     json: JsonOption = False,
 ) -> None:
     """Write the towers of a bundle, and its re-ranking head, as a model repository for Triton Inference Server."""
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     made = Retriever.load(folder).bundle
     with locked(out):
         manifest = write_triton(made, out, name)
     sides = ["query", "candidate", *(["ranker"] if made.details.rerank is not None else [])]
     models = [f"{name}_{side}" for side in sides]
     console_for(json).print(
-        f"{out}: {listed(models)}, of towers {manifest.details['towers']}",
+        f"{out}: {listed(models)}, towers {manifest.details['towers']}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -115,7 +117,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Add candidates to a bundle, or change those whose id it already has."""
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     with editing(folder) as retriever:
         _saved(retriever.add(table), folder, json)
 
@@ -128,16 +130,16 @@ def withdraw(
     json: JsonOption = False,
 ) -> None:
     """Withdraw candidates from a bundle."""
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     with editing(folder) as retriever:
         _saved(retriever.withdraw(ids), folder, json)
 
 
 def parsed_index(text: str) -> IndexSettings:
-    """Reads `hnsw`, or `{"kind": "hnsw", "search": 256}`.
+    """Parses a kind such as `hnsw`, or settings such as `{"kind": "hnsw", "search": 256}`.
 
     Raises:
-        ConfigError: It is neither, or a setting is unknown or out of its range.
+        ConfigError: The text is neither, or a setting is unknown or out of range.
 
     Example:
         >>> parsed_index("hnsw")
@@ -152,12 +154,12 @@ def parsed_index(text: str) -> IndexSettings:
 
 
 def reranked_by(kept: Rerank | None, n: int | None, by: str | None) -> Rerank | None:
-    """What a bundle re-ranks, with what options change.
+    """A bundle's re-ranking settings, changed by options.
 
     Args:
-        kept: What it does so far.
-        n: How many candidates; 0: none; None: as many as so far.
-        by: By which task; None: as so far.
+        kept: The current settings.
+        n: How many candidates to re-rank; 0 for none, None to keep the number.
+        by: The task to re-rank by; None to keep the task.
 
     Example:
         >>> reranked_by(Rerank(200, "rating"), 50, None), reranked_by(Rerank(200, "rating"), 0, None)

@@ -1,4 +1,4 @@
-"""`twotower doctor`: what is installed, what works, and how fast this machine is."""
+"""`twotower doctor`: shows what is installed, what works, and how fast this machine is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def doctor(
 ) -> None:
     """Check the installation: versions, extras, devices, threads, and the speed of this machine.
 
-    The exit code is 1 where something that is installed does not work. Include the output when you report a bug.
+    The exit code is 1 if something installed does not work. Include the output when you report a bug.
     """
     found = installation()
     speed = measured_speed() if benchmark else None

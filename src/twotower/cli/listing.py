@@ -1,4 +1,4 @@
-"""Recommendations as a table that fits any terminal: what matters first, and as many other columns as there is room."""
+"""Recommendations as a table that fits the terminal: the main columns first, then as many others as fit."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from rich.table import Table
 
 from twotower.retrieval import Recommendation
 
-BETWEEN = 3
-"""Cells that the table takes between two columns."""
+COLUMN_GAP = 3
+"""Width in cells between two columns."""
 
-NARROWEST_TITLE = 8
-"""Cells that a title gets where the terminal has room for less: the terminal then wraps the line."""
+MIN_TITLE_WIDTH = 8
+"""Minimum width of the title column in cells; on narrower terminals lines wrap."""
 
 Column = tuple[str, list[str]]
 
 
 def listing(found: Sequence[Recommendation], candidate_id: str, title: str, width: int) -> tuple[Table, list[str]]:
-    """The table, and the names of the columns for which it has no room.
+    """The table, and the names of the columns that do not fit.
 
-    Place, id, title and scores are always there; other columns follow in the catalogue's order where they fit.
+    Position, id, title and scores are always shown; other columns follow in the catalogue's order if they fit.
 
     Args:
         found: The recommendations.
-        candidate_id: The column of the ids.
-        title: The column that shows a candidate to people.
-        width: Cells of the terminal.
+        candidate_id: The id column.
+        title: The column with candidates' names for people.
+        width: Width of the terminal in cells.
     """
     columns: dict[str, Column] = {
         name: (name, [_shown(one.candidate[name]) for one in found])
@@ -40,11 +40,11 @@ def listing(found: Sequence[Recommendation], candidate_id: str, title: str, widt
     if any(one.rerank_score is not None for one in found):
         answers = ["" if one.rerank_score is None else f"{one.rerank_score:.3f}" for one in found]
         fixed.append(("rerank score", answers))
-    room = width - sum(_width(column) + BETWEEN for column in fixed) + BETWEEN
-    shortened = max(_width(names[-1]) + min(room, 0), NARROWEST_TITLE)
+    room = width - sum(_width(column) + COLUMN_GAP for column in fixed) + COLUMN_GAP
+    shortened = max(_width(names[-1]) + min(room, 0), MIN_TITLE_WIDTH)
     fitting, left_out = [], []
     for name, column in columns.items():
-        if room >= (needed := _width(column) + BETWEEN):
+        if room >= (needed := _width(column) + COLUMN_GAP):
             fitting.append(column)
             room -= needed
         else:

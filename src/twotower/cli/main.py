@@ -1,4 +1,4 @@
-"""The command `twotower`: its parts, and what its exit codes mean."""
+"""The command `twotower`: its subcommands and exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "train": (
         "models",
-        "Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.",
+        "Train one model from a config, measure it and the baselines on test, and save it ready to recommend.",
     ),
     "update": ("update", "Train a bundle's successor on new events, and publish it only if it is not worse."),
     "tune": (
@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "evaluate": (
         "models",
-        "Measure a trained model on its test part, whole and in slices, beside the baselines.",
+        "Measure a trained model and the baselines on its test part, whole and in slices.",
     ),
     "recommend": (
         "recommend",
@@ -75,19 +75,21 @@ COMMANDS = {
         "Check the installation: versions, extras, devices, threads, and the speed of this machine.",
     ),
 }
-"""Every command: the module beside this one that has it, and the first sentence of its help."""
+"""Every command: its module in this package, and the first sentence of its help."""
 
-ON_RANKS = "train", "evaluate", "recommend"
-"""Commands that several processes do together, started by torchrun."""
+TORCHRUN_COMMANDS = "train", "evaluate", "recommend"
+"""Commands that torchrun may start in several processes."""
 
 
 class _Commands(TyperGroup):
-    """Imports the module of a command when it is called, as that takes seconds; says what an interruption leaves."""
+    """Imports a command's module only when it is called, as that takes seconds; reports interruptions."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, left = super().resolve_command(ctx, args)
-        if name is not None and name not in ON_RANKS and launched_rank() is not None:
-            raise ConfigError(f"twotower {name} runs in one process; torchrun is for {', '.join(ON_RANKS)}")
+        if name is not None and name not in TORCHRUN_COMMANDS and launched_rank() is not None:
+            raise ConfigError(
+                f"twotower {name} runs in one process; use torchrun only for {', '.join(TORCHRUN_COMMANDS)}"
+            )
         return name, command if name is None else imported(name), left
 
     def invoke(self, ctx: Any) -> Any:
@@ -115,17 +117,17 @@ app = typer.Typer(
 
 
 def imported(name: str) -> Any:
-    """The command of that name, from its module."""
+    """Imports a command from its module."""
     commands: typer.Typer = import_module(f"twotower.cli.{COMMANDS[name][0]}").app
     return typer.main.get_group(commands).commands[name]
 
 
-def _listed() -> None:
-    """Stands for a command until it is called."""
+def _placeholder() -> None:
+    """Stands in for a command until it is imported."""
 
 
 for name, (_, does) in COMMANDS.items():
-    app.command(name, help=does)(_listed)
+    app.command(name, help=does)(_placeholder)
 
 
 @app.callback(invoke_without_command=True)
@@ -141,7 +143,7 @@ def twotower(
 
 
 def run() -> None:
-    """Runs the command line; errors and warnings made on purpose become a line, and errors an exit code."""
+    """Runs the command line. Prints twotower's errors and data warnings as one line; errors set the exit code."""
     console = Console(stderr=True)
     shown = warnings.showwarning
 
@@ -161,10 +163,10 @@ def run() -> None:
             console.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it says nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it raises no error
         sys.exit(OTHER_ERROR)
-    except (OSError, MemoryError) as error:  # what the system refuses anybody: memory, descriptors, a failing disk
-        said = str(error) or "there is not enough memory"
+    except (OSError, MemoryError) as error:  # failures of the system: memory, file descriptors, disk
+        said = str(error) or "not enough memory"
         console.print(f"[bold red]error:[/] {_escaped(said)}", highlight=False, soft_wrap=True)
         sys.exit(OTHER_ERROR)
 

@@ -1,4 +1,4 @@
-"""`twotower train` and `evaluate`: one model on your own data."""
+"""`twotower train` and `evaluate`: train and measure one model on your own data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from twotower.retrieval import Notes, Retriever
 from twotower.version import VERSION
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `twotower train` wrote.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A bundle written by `twotower train`.")]
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -41,12 +41,12 @@ app = typer.Typer(rich_markup_mode="markdown")
 def train(
     source: Annotated[str, typer.Argument(metavar="CONFIG.toml|DATA", help="A config, or a data set's name.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    begin_with: Annotated[
+    from_bundle: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="BUNDLE",
-            help="Continue from a bundle with new events alone or all events; new ids are added. It may be OUT.",
+            help="Continue from a bundle, with only new events or with all; new ids are added. It may be OUT.",
         ),
     ] = None,
     retire_after: Annotated[
@@ -60,7 +60,7 @@ def train(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train one model from a config, measure it on test beside the baselines, and save it ready to recommend.
+    """Train one model from a config, measure it and the baselines on test, and save it ready to recommend.
 
     Unless the config says otherwise, the model reads only what precedes an event, as it must when it recommends.
     Rerun the command to resume an interrupted training.
@@ -70,9 +70,9 @@ def train(
 
     Start it with `torchrun --nproc-per-node N -m twotower train CONFIG.toml --out DIR` to train with N processes.
     """
-    if retire_after is not None and begin_with is None:
+    if retire_after is not None and from_bundle is None:
         raise ConfigError("--retire-after without --from BUNDLE; expected both", field="retire_after")
-    before = None if begin_with is None else Before(begin_with, retire_after=retire_after)
+    before = None if from_bundle is None else Before(from_bundle, retire_after=retire_after)
     console = console_for(json)
     with launched() as ranks:
         if ranks.is_first:
@@ -106,11 +106,11 @@ def evaluate(
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a trained model on its test part, whole and in slices, beside the baselines.
+    """Measure a trained model and the baselines on its test part, whole and in slices.
 
     Start it with `torchrun --nproc-per-node N -m twotower evaluate DIR` to share the test events among N processes.
     """
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     with launched_together() as ranks:
         console = console_for(json)
         retriever = Retriever.load(folder)
@@ -129,7 +129,7 @@ def evaluate(
         _say(console, parts.remarks)
         if parts.fingerprint != notes.fingerprint:
             console.print(
-                f"[yellow]This split is {parts.fingerprint}; the model was trained on {notes.fingerprint}: "
+                f"[yellow]This split is {parts.fingerprint}, but the model was trained on {notes.fingerprint}: "
                 f"test events may have been in its training.[/]"
             )
         with Display(console) as display:
@@ -149,12 +149,12 @@ def evaluate(
 
 
 def _config_in(notes: Notes, folder: Path) -> Config:
-    """The config that a bundle was trained with; the modules that it names are not imported.
+    """The config that a bundle was trained with; does not import the modules it names.
 
     Raises:
-        ConfigError: The bundle does not say.
-        DataUnavailableError: A file of its data is no longer there.
-        SavedFolderError: What it says is no config.
+        ConfigError: The bundle has no config.
+        DataUnavailableError: A file of its data no longer exists.
+        SavedFolderError: Its config is invalid.
     """
     if notes.config is None:
         raise ConfigError(
@@ -164,18 +164,18 @@ def _config_in(notes: Notes, folder: Path) -> Config:
     try:
         config = msgspec.convert(notes.config, Config)
     except (msgspec.ValidationError, ConfigError) as error:
-        raise SavedFolderError(f"{folder} holds no config that can be read: {error}") from error
+        raise SavedFolderError(f"the config in {folder} is invalid: {error}") from error
     for key, path in config.data.paths.items():
         if not _exists(path):
             raise DataUnavailableError(
-                f"{folder} was trained on [data] {key} = {path}, which is not there; "
-                f"give a config that says where the data are now: twotower evaluate {folder} CONFIG.toml"
+                f"{folder} was trained on [data] {key} = {path}, which no longer exists; "
+                f"give a config with the new path: twotower evaluate {folder} CONFIG.toml"
             )
     return config
 
 
 def _exists(path: str) -> bool:
-    """Whether there is a file or folder, or for a pattern such as `log/*.parquet` one that it matches."""
+    """Whether a file or folder exists, or one that matches a pattern such as `log/*.parquet`."""
     there = Path(path)
     return there.exists() or any(there.parent.glob(there.name))
 

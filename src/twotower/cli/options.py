@@ -1,4 +1,4 @@
-"""Options that several commands share: other splits, and modules with parts of one's own."""
+"""Options that several commands share: the split, and modules to import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.recipes.imports import import_modules, located
 
 
 def _imported(names: list[str] | None) -> list[str]:
-    """Imports what --import names, before the command does anything."""
+    """Imports the modules given by --import before the command runs."""
     paths = located(names or (), Path())
     import_modules(paths)
     return list(paths)
@@ -39,10 +39,10 @@ SplitSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of a rand
 
 
 def configured(source: str, imports: list[str] | None, split: str | None, split_seed: int | None) -> Config:
-    """The config that a source names, with what options change.
+    """The config that a source names, changed by options.
 
     Raises:
-        ConfigError: The source is neither a config nor a data set, or the split is none.
+        ConfigError: The source is neither a config nor a data set, or the split is invalid.
     """
     config = config_of(source)
     rule = config.split.rule if split is None else split

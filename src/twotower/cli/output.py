@@ -1,4 +1,4 @@
-"""Where commands write: pretty output for people, one JSON value on standard output for machines."""
+"""Output of commands: formatted text for people, one JSON value on standard output for machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twotower.ranks import Ranks, joined, launched
 
 
 def console_for(json: bool) -> Console:
-    """Where people read: standard output, or standard error where standard output is for a machine."""
+    """The console for people: standard output, or standard error if JSON goes to standard output."""
     return Console(stderr=json)
 
 
@@ -26,7 +26,7 @@ def write_json(value: object) -> None:
 
 @contextmanager
 def launched_together() -> Iterator[Ranks]:
-    """The ranks that `torchrun` has started, joined; of warnings about data, which all have, one is shown."""
+    """Joins the ranks that `torchrun` started. Only the first rank shows warnings about the data."""
     with launched() as ranks, joined(ranks), warnings.catch_warnings():
         if not ranks.is_first:
             warnings.simplefilter("ignore", DataWarning)

@@ -1,4 +1,4 @@
-"""`twotower prepare`: sorts a log that is streamed, before anything is trained on it."""
+"""`twotower prepare`: sorts a streamed log before training."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def prepare(
     The result goes to a folder _twotower beside the log, or under TWOTOWER_DATA_HOME if that place is not writable.
     Rerun the command to resume. It needs the extra: pip install 'twotower[large]'.
     """
-    del imports  # done, before a config is read
+    del imports  # imported before the config is read
     data = config_of(source).data
     if not data.stream:
-        raise ConfigError(f"[data] of {source} has no stream = true; expected a log that is streamed")
+        raise ConfigError(f"[data] of {source} has no stream = true; expected a streamed log")
     log = data.open()
     console = console_for(json)
     with Display(console) as display:
@@ -37,5 +37,5 @@ def prepare(
     if json:
         write_json({"name": log.name, "events": len(events), "queries": len(events.queries)})
     else:
-        said = f"{log.name}: {len(events):,} events of {len(events.queries):,} queries are prepared"
+        said = f"{log.name}: prepared {len(events):,} events of {len(events.queries):,} queries"
         console.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`twotower recommend`: candidates for one query, or for a whole file of them."""
+"""`twotower recommend`: recommends candidates for one query or a whole file of queries."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def recommend(
     Start it with `torchrun --nproc-per-node N -m twotower recommend DIR --queries FILE --out FILE` to share the queries
     among N processes.
     """
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     _check(query, queries, out)
     filters = Filters(
         exclude_seen=exclude_seen,
@@ -96,7 +96,7 @@ def recommend(
 
 
 def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
-    """Refuses both, or neither, of one query and a file of them."""
+    """Requires either one query or a file of queries, not both."""
     if (query is None) == (queries is None):
         raise ConfigError(
             "recommend needs --query ID or '{…}', or --queries FILE.parquet with --out; expected one of them"
@@ -104,7 +104,7 @@ def _check(query: str | None, queries: Path | None, out: Path | None) -> None:
     if (queries is None) != (out is None):
         raise ConfigError("--queries and --out belong together; expected both, or neither")
     if query is not None and launched_rank() is not None:
-        raise ConfigError("one query is for one process; torchrun is for --queries FILE")
+        raise ConfigError("a single query runs in one process; use torchrun only with --queries FILE")
 
 
 def _one(
@@ -119,7 +119,7 @@ def _one(
     console.print(table)
     if left_out:
         count = f"{len(left_out)} column{'s' if len(left_out) > 1 else ''}"
-        _say(console, f"No room for {count}: {', '.join(left_out)}; --json has all.")
+        _say(console, f"No room for {count}: {', '.join(left_out)}; --json shows all.")
     for said in (BASES.get(answer.basis), *answer.notes):
         if said is not None:
             _say(console, said)
@@ -130,7 +130,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _parsed(text: str) -> dict[str, Any] | str | int:
-    """A JSON object of columns and values, or an id, as JSON or as it is."""
+    """Parses a JSON object of columns and values, or an id as JSON or plain text."""
     try:
         return msgspec.json.decode(text.encode(), type=dict[str, Any] | str | int)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""`twotower serve`: a bundle behind HTTP."""
+"""`twotower serve`: serves a bundle over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twotower.serving.workers import Workers
 TOKEN = "TWOTOWER_TOKEN"
 
 THREADS = min(4, allowed_threads())
-"""Threads of a search: more than a few would only wait for the memory."""
+"""Default threads per search: memory bandwidth limits the gain from more."""
 
 AllowedHostOption = Annotated[
     list[str] | None,
@@ -43,7 +43,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `twotower bundle` or `train` wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle written by `twotower bundle` or `train`.")],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8000,
     allowed_host: AllowedHostOption = None,
@@ -72,7 +72,7 @@ def serve(
     New bundles at the same path are checked and swapped in while it serves; a damaged one is refused and the old one
     stays. SIGTERM ends it after the requests in flight.
     """
-    del imports  # done, before a bundle is read
+    del imports  # imported before the bundle is read
     token = _token(token_file)
     hosts = Hosts.listening_at(host, allowed_host or ())
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain, hosts=hosts)
@@ -81,9 +81,9 @@ def serve(
     def service(copies: Copies | None = None) -> Service:
         return Service(Served(bundle, load, copies), settings)
 
-    alone = service() if workers == 1 else None  # so that a bundle that cannot be served is refused before all else
+    alone = service() if workers == 1 else None  # first, so that a bundle that cannot be served is refused at once
     console = Console(stderr=True)
-    if token is None and not _is_own(host):
+    if token is None and not _is_loopback(host):
         _warn_of_open_address(console, host)
     with listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
@@ -118,8 +118,8 @@ def _token(file: Path | None) -> str | None:
     return checked_token(os.environ[TOKEN], TOKEN) if TOKEN in os.environ else None
 
 
-def _is_own(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+def _is_loopback(host: str) -> bool:
+    """Whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

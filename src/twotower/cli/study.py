@@ -1,4 +1,4 @@
-"""`twotower study`: variants of a config compared, with a report."""
+"""`twotower study`: compares variants of a config and writes a report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SplitSeedsOption = Annotated[
 ]
 OnOption = Annotated[
     str | None,
-    typer.Option(help="test (default), or validation: a part of train, to choose by without reading test."),
+    typer.Option(help="test (default), or validation: a part of train, to choose models without using test."),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -97,7 +97,7 @@ def study(
     config = changed(config, _changes(recipe, epochs, on))
     variants = _variants(config, layers, vary, train_share)
     split_seeds = split_seeds or [config.split.seed]
-    runs = len(variants) * len(split_seeds) * seeds + (config.baselines != "none")  # baselines go beside the models
+    runs = len(variants) * len(split_seeds) * seeds + (config.baselines != "none")  # baselines run in parallel
     plan = StudyPlan(
         config=config,
         variants=variants,
@@ -118,27 +118,27 @@ def study(
 
 
 def parse_layers(text: str) -> list[int]:
-    """Reads `64,32`; `none` for no dense layer.
+    """Parses `64,32`, or `none` for no dense layer.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The text is neither.
     """
     if text == "none":
         return []
     try:
         widths = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--layers {text!r}: expected widths with commas between them, such as 64,32") from error
+        raise ConfigError(f"--layers {text!r}: expected comma-separated widths, such as 64,32") from error
     if min(widths) < 1:
         raise ConfigError(f"--layers {text!r}: expected widths of at least 1")
     return widths
 
 
 def parse_vary(text: str) -> tuple[str, list[Any]]:
-    """Reads `model.dim=16,32`; values as TOML or JSON has them, else as text.
+    """Parses `model.dim=16,32`; values that are not valid JSON are text.
 
     Raises:
-        ConfigError: It is not of that form.
+        ConfigError: The text does not have that form.
 
     Example:
         >>> parse_vary("model.norm=none,layer")
@@ -167,7 +167,7 @@ def _value(text: str) -> Any:
 def _variants(
     config: Config, layers: Sequence[str] | None, vary: Sequence[str] | None, shares: Sequence[float] | None
 ) -> list[Variant]:
-    """Every combination of what is varied; depths where nothing is."""
+    """A variant for every combination of varied values; several depths if nothing is varied."""
     varied: dict[str, list[Any]] = dict(parse_vary(text) for text in vary or ())
     if layers:
         varied = {LAYERS: [parse_layers(text) for text in layers]} | varied

@@ -1,4 +1,4 @@
-"""`twotower tune`: a search for a better config, by validation on a part of train."""
+"""`twotower tune`: searches for a better config by validating on a part of train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twotower.extras import require
 from twotower.files import check_folder_target
 from twotower.processes import allowed_threads
 
-MINUTES = 10.0
+DEFAULT_MINUTES = 10.0
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -70,7 +70,7 @@ def tune(
     plan = TunePlan(
         config=with_baselines(configured(source, imports, split, split_seed), baselines),
         trials=trials,
-        minutes=MINUTES if trials is None and minutes is None else minutes,
+        minutes=DEFAULT_MINUTES if trials is None and minutes is None else minutes,
         workers=allowed_threads() if workers is None else workers,
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""`twotower update`: one turn of a daily loop."""
+"""`twotower update`: one round of a daily retraining loop."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def update(
     if report.outcome == "refused":
         raise UpdateRefusedError(_refusal(report))
     console.print(
-        f"{bundle}: {report.outcome}, version {report.version}; kept are {', '.join(report.kept)}",
+        f"{bundle}: {report.outcome}, version {report.version}; kept: {', '.join(report.kept)}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -92,5 +92,5 @@ def update(
 
 def _refusal(report: UpdateReport) -> str:
     served = f"{report.bundle} stays version {report.version}" if report.version else "nothing was published"
-    looked = f"; what was refused is in {report.refused}" if report.refused else ""
-    return f"refused: {' '.join(report.reasons)} {served}{looked}"
+    kept = f"; the refused bundle is in {report.refused}" if report.refused else ""
+    return f"refused: {' '.join(report.reasons)} {served}{kept}"

@@ -1,4 +1,4 @@
-"""Options that take several values after one name: `--split-seeds 42 43 44`."""
+"""Options that accept several values after one name: `--split-seeds 42 43 44`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from typer.core import TyperCommand
 
 VALUE = re.compile(r"[\d.,]+|none|[\w.]+=.*", re.DOTALL)
-"""What such a value looks like: numbers, perhaps with commas between them, `none`, or KEY=VALUE."""
+"""Pattern of such a value: numbers, perhaps comma-separated, `none`, or KEY=VALUE."""
 
 
 class ValuesCommand(TyperCommand):
-    """A command whose repeatable options also take several values after one name."""
+    """A command whose repeatable options also accept several values after one name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the arguments, each further value as if its option had been named again."""
+        """Parses the arguments, treating each further value as if its option had been repeated."""
         names = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
         return super().parse_args(ctx, list(spread(args, names)))
 
 
 def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
-    """The arguments with the name of an option before each of its values.
+    """The arguments, with an option's name before each of its values.
 
     Args:
-        args: As they were given.
-        names: Options that may have several.
+        args: The arguments as given.
+        names: Options that may have several values.
 
     Example:
         >>> list(spread(["--seeds", "1", "2", "data.toml"], ["--seeds"]))

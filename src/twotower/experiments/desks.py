@@ -1,4 +1,4 @@
-"""Desks that hand out runs which are known from the start."""
+"""A desk that hands out a fixed list of runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from twotower.experiments.store import Store
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that is wanted.
+    """A run that waits to be done.
 
     Attributes:
-        label: What it is called while it runs.
+        label: Name shown while it runs.
         order: The run, with its store.
-        key: Names its folder there.
+        key: Name of its folder in the store.
     """
 
     label: str
@@ -29,29 +29,29 @@ class Waiting:
 
     @property
     def cost(self) -> float:
-        """Grows with how long it takes: what takes longest is begun first."""
+        """A rough measure of its duration: the longest runs start first."""
         run = self.order.run
         return 0.0 if isinstance(run, BaselineRun) else 1.0 + sum(run.config.model.layers or ())
 
 
 def waiting_for(label: str, run: AnyRun, store: Store, data: str) -> Waiting:
-    """A run that is wanted.
+    """Makes a `Waiting` for a run.
 
     Args:
-        label: What it is called while it runs.
-        run: What to do.
-        store: Where it is kept.
-        data: Identity of the parts that it runs on.
+        label: Name shown while it runs.
+        run: The run.
+        store: Where its outcome is kept.
+        data: Identity of the parts it runs on.
     """
     return Waiting(label, Order(run, str(store.folder), data), key_of(run, data))
 
 
 class ListDesk:
-    """Hands out every run that the store does not have yet, once; any failure ends the pool.
+    """Hands out every run that is not yet in the store, once; any failure stops the pool.
 
     Args:
-        wanted: The runs; some may be wanted twice.
-        store: Where they are kept.
+        wanted: The runs; duplicates are allowed.
+        store: Where their outcomes are kept.
     """
 
     def __init__(self, wanted: Sequence[Waiting], store: Store) -> None:
@@ -73,14 +73,14 @@ class ListDesk:
         return True
 
     def finished(self, job: Job, ended: Ended) -> None:
-        """Takes in how a run has ended.
+        """Handles the end of a run.
 
         Raises:
-            TwoTowerError: It failed.
+            TwoTowerError: The run failed.
         """
         if ended.how != "done":
             raise TwoTowerError(f"{job.label}: {ended.reason}")
         self.succeeded(self._by_key[job.key])
 
     def succeeded(self, waiting: Waiting) -> None:
-        """Called after each run that is done."""
+        """Called after each successful run."""

@@ -1,4 +1,4 @@
-"""How the inputs of a training are distributed, and how far that has moved since the last one."""
+"""The distribution of a training's inputs, and its drift since the last training."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from twotower.errors import DataError
 from twotower.features.numeric import numbers_of
 
 BINS = 10
-"""Equally frequent bins of a column of numbers."""
+"""Number of equally frequent bins for a numeric column."""
 
-MOST_VALUES = 20
-"""Values of a column of labels that count by themselves; all others count together."""
+TOP_VALUES = 20
+"""The most frequent values of a column of labels are counted one by one; the rest are counted together."""
 
-TOO_MANY_VALUES = 1_000
-"""A column of text with more distinct values, such as a title, is no label: only its gaps are compared."""
+MAX_LABEL_VALUES = 1_000
+"""A text column with more distinct values, such as a title, is not a label: only its missing values are compared."""
 
-LEAST_SHARE = 1e-4
-"""In place of a share of 0, whose logarithm would be infinite."""
+MIN_SHARE = 1e-4
+"""Replaces a share of 0, whose logarithm would be infinite."""
 
 
 class ColumnSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How the values of a column are distributed over events.
+    """The distribution of a column's values over events.
 
     Attributes:
         missing: Share of the events without a value.
-        edges: Of a column of numbers: between which numbers bins lie.
-        values: Of a column of labels: the most frequent, as text.
-        shares: Share of the other events in each bin, or with each value, then with any other.
+        edges: Inner edges of the bins of a numeric column.
+        values: The most frequent values of a column of labels, as text.
+        shares: Share of the other events in each bin, or with each value and then with any other value.
     """
 
     missing: float
@@ -44,11 +44,11 @@ class ColumnSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(msgspec.Struct, frozen=True):
-    """How the inputs of a training are distributed.
+    """The distribution of a training's inputs.
 
     Attributes:
-        events: Events of train and test.
-        columns: Of the events, and of both tables as events name their rows; neither ids nor the time.
+        events: Number of events in train and test.
+        columns: Columns of the events, and those of both tables joined to them; without ids and time.
     """
 
     events: int
@@ -56,11 +56,11 @@ class InputSummary(msgspec.Struct, frozen=True):
 
 
 def input_summary(events: Dataset, like: InputSummary | None = None) -> InputSummary:
-    """How the columns of events are distributed.
+    """The distributions of the columns of events.
 
     Args:
         events: The events.
-        like: An earlier summary, in whose bins and values they are counted.
+        like: An earlier summary whose bins and values are used.
 
     Example:
         >>> from twotower.data import simulated
@@ -87,14 +87,14 @@ def input_summary(events: Dataset, like: InputSummary | None = None) -> InputSum
 
 
 def drift(before: InputSummary, after: InputSummary) -> dict[str, float]:
-    """The population stability index of each column that both have: Σ (q − p) log(q / p) over bins or values.
+    """The population stability index of each column in both summaries: Σ (q − p) log(q / p) over bins or values.
 
-    Below 0.1 a distribution is taken for stable, above 0.25 for another one (Siddiqi, *Credit risk scorecards*, 2006).
-    A missing value is one more bin.
+    Below 0.1 a distribution counts as stable, above 0.25 as changed (Siddiqi, *Credit risk scorecards*, 2006).
+    Missing values form one more bin.
 
     Args:
         before: The earlier summary.
-        after: The later one, counted in the bins of the earlier.
+        after: The later summary, counted in the bins of the earlier one.
     """
     return {
         name: _stability_index(before.columns[name], own)
@@ -104,17 +104,17 @@ def drift(before: InputSummary, after: InputSummary) -> dict[str, float]:
 
 
 def _summary(column: pa.ChunkedArray, name: str, like: ColumnSummary | None) -> ColumnSummary | None:
-    """Of a column that has a row an event; None of one whose type has no distribution to compare."""
+    """The summary of a column with one row per event; None if its numbers cannot be read."""
     missing = column.null_count / max(1, len(column))
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_boolean(kind):
-        return _of_labels(column, missing, like)
+        return _label_summary(column, missing, like)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return ColumnSummary(missing=missing)
     try:
         numbers = numbers_of(column, name)
     except DataError:
-        return None  # which training refuses, if it reads the column
+        return None  # training refuses such a column if it reads it
     present = numbers[~np.isnan(numbers)]
     if like is None:
         edges = np.unique(np.quantile(present, np.linspace(0, 1, BINS + 1)[1:-1])).tolist() if len(present) else []
@@ -124,15 +124,15 @@ def _summary(column: pa.ChunkedArray, name: str, like: ColumnSummary | None) -> 
     return ColumnSummary(missing=missing, edges=edges, shares=_shares(counts.tolist()))
 
 
-def _of_labels(column: pa.ChunkedArray, missing: float, like: ColumnSummary | None) -> ColumnSummary:
+def _label_summary(column: pa.ChunkedArray, missing: float, like: ColumnSummary | None) -> ColumnSummary:
     counted = pc.value_counts(column.drop_null().cast(pa.string()))
     counts: Mapping[str, int] = dict(
         zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
     )
     if like is None:
-        if len(counts) > TOO_MANY_VALUES:
+        if len(counts) > MAX_LABEL_VALUES:
             return ColumnSummary(missing=missing)
-        values = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_VALUES]
+        values = sorted(counts, key=lambda value: (-counts[value], value))[:TOP_VALUES]
     else:
         values = like.values
     if not values:
@@ -155,5 +155,5 @@ def _stability_index(before: ColumnSummary, after: ColumnSummary) -> float:
 
 
 def _term(before: float, after: float) -> float:
-    p, q = max(before, LEAST_SHARE), max(after, LEAST_SHARE)
+    p, q = max(before, MIN_SHARE), max(after, MIN_SHARE)
     return (q - p) * math.log(q / p)

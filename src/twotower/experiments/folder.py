@@ -1,4 +1,4 @@
-"""Folders in which experiments work: how one is recognised, and that only one process works in it."""
+"""Folders of experiments: how they are recognised, and the lock that lets one process at a time use them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Marker(msgspec.Struct):
 
 
 def _folder_of(kind: str, name: str) -> MarkedFolder:
-    """A kind of folder. Nothing in one is ever deleted but what a run wrote, so whatever else is there may stay."""
+    """A kind of folder. It may contain other files, as only files written by runs are ever deleted."""
 
     def recognises(raw: bytes) -> bool:
         try:
@@ -41,16 +41,16 @@ KINDS = {STUDY.name: "study", TUNING.name: "tuning", TRAINING.name: "training"}
 
 @contextmanager
 def working_in(out: Path, kind: MarkedFolder, shown: Path | None = None) -> Iterator[Path]:
-    """Yields the folder, links followed and marked as of this kind; other processes are kept out of it.
+    """Locks a folder against other processes, marks it as this kind, and yields its path with links resolved.
 
     Args:
         out: The folder.
-        kind: What it is.
-        shown: What errors call it; default: its path.
+        kind: Its kind.
+        shown: Path to show in errors; default: its own.
 
     Raises:
         ConfigError: It holds something else, or cannot be written.
-        SavedFolderError: Another process is at work in it.
+        SavedFolderError: Another process is using it.
     """
     with exclusive(out, kind, shown) as folder:
         marker = folder / MARKER

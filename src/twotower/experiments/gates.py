@@ -1,4 +1,4 @@
-"""Gates: what a new bundle has to pass before it takes the place of the one that is served."""
+"""Gates: the checks that a new bundle must pass before it replaces the served one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How strict the gates are.
 
     Attributes:
-        tolerance: How much lower the score may be, beyond its interval.
-        coverage: Share that must be left of the old bundle's coverage.
-        drift: Population stability index of a column, at most.
-        events: Share that must be left of the events of the last update.
-        parity: Recall of the index against exact search, at least.
+        tolerance: How much lower than the old score the new one may be, beyond the interval of the difference.
+        coverage: Minimum coverage, as a share of the old bundle's.
+        drift: Maximum population stability index of a column.
+        events: Minimum number of events, as a share of those at the last update.
+        parity: Minimum recall of the index against exact search.
 
     Raises:
-        ConfigError: One is out of range.
+        ConfigError: A value is out of range.
     """
 
     tolerance: float = 0.0
@@ -39,13 +39,13 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """What one gate says.
+    """The result of one gate.
 
     Attributes:
         name: `events`, `drift`, `score`, `coverage` or `parity`.
-        passed: Whether the bundle may be published, as far as it goes.
-        said: Why, in a sentence.
-        figures: What that rests on.
+        passed: Whether this gate allows the bundle to be published.
+        said: The reason, in one sentence.
+        figures: The numbers behind it.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Gate(msgspec.Struct, frozen=True):
 
 
 def input_gates(before: InputSummary | None, after: InputSummary, settings: GateSettings) -> list[Gate]:
-    """Whether the inputs are like those of the last update; passed by the first update."""
+    """Whether the inputs resemble those of the last update. The first update always passes."""
     if before is None:
-        return [Gate("drift", True, "This is the first update: its inputs are what later ones are compared with.")]
+        return [Gate("drift", True, "This is the first update; the inputs of later ones are compared with it.")]
     left = after.events / max(1, before.events)
     gates = [
         Gate(
             "events",
             left >= settings.events,
-            f"There are {after.events:,} events; at the last update there were {before.events:,}.",
+            f"There are {after.events:,} events; the last update had {before.events:,}.",
             {"events": float(after.events), "before": float(before.events)},
         )
     ]
@@ -71,20 +71,18 @@ def input_gates(before: InputSummary | None, after: InputSummary, settings: Gate
     gone = sorted(set(before.columns) - set(after.columns))
     far = {name: value for name, value in moved.items() if value > settings.drift}
     if gone:
-        said = f"Columns that were there are not any more: {', '.join(gone)}."
+        said = f"Columns are missing since the last update: {', '.join(gone)}."
     elif far:
         shown = ", ".join(f"{name} {value:.2f}" for name, value in sorted(far.items(), key=lambda one: -one[1]))
-        said = (
-            f"Columns have moved since the last update (stability index; at most {settings.drift:g} may be): {shown}."
-        )
+        said = f"Columns have drifted since the last update (stability index above {settings.drift:g}): {shown}."
     else:
         most = max(moved.values(), default=0.0)
-        said = f"Columns are distributed as at the last update (stability index at most {most:.2f})."
+        said = f"No column has drifted since the last update (highest stability index {most:.2f})."
     return [*gates, Gate("drift", not (gone or far), said, dict(moved))]
 
 
 def score_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
-    """Whether the new bundle is not below the old one on the same events, by its interval, under both protocols."""
+    """Passes unless the new bundle scores significantly below the old one on the same events, under either protocol."""
     whole = [one for one in found.comparisons if one.name == named("all events")]
     passed = all(_is_not_below(one, settings.tolerance) for one in whole)
     figures = {f"{one.protocol}.{found.metric}": one.difference for one in whole}
@@ -98,10 +96,10 @@ def score_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
 
 
 def coverage_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
-    """Whether lists still show enough of the catalogue."""
+    """Whether the top-10 lists still cover enough of the catalogue."""
     before, after = found.coverage["before"], found.coverage["after"]
     passed = after >= settings.coverage * before
-    said = f"Lists of ten have {after:.1%} of the catalogue; the old bundle's have {before:.1%}."
+    said = f"Top-10 lists cover {after:.1%} of the catalogue; the old bundle's cover {before:.1%}."
     return Gate("coverage", passed, said, {"before": before, "after": after})
 
 

@@ -1,4 +1,4 @@
-"""What a finished run has kept in the store: its order, outcome, ranks, history, model and moments."""
+"""Reads what a finished run left in the store: its order, outcome, ranks, history, model and moments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twotower.training.moments import is_moments
 
 
 def order_of(store: Store, key: str) -> Order:
-    """What a run was asked to do.
+    """The order of a run.
 
     Raises:
         SavedFolderError: Its file is missing or damaged.
@@ -32,24 +32,24 @@ def order_of(store: Store, key: str) -> Order:
 
 
 def outcome_of(store: Store, key: str) -> ModelOutcome:
-    """What a finished model gave.
+    """The outcome of a model run.
 
     Raises:
-        SavedFolderError: It is not there any more, or damaged.
+        SavedFolderError: It is missing or damaged.
     """
     found = store.outcome(key, ModelOutcome)
     if found is None:
-        raise SavedFolderError(f"{store.folder_of(key)} holds no finished model; run the command again")
+        raise SavedFolderError(f"{store.folder_of(key)} holds no finished model; rerun the command")
     return found
 
 
 def ranks_of(store: Store, key: str) -> Outcomes:
-    """The rank of every test event that a finished run gave."""
+    """The rank of every event the run was measured on."""
     return Outcomes.read(store.folder_of(key) / RANKS)
 
 
 def history_of(store: Store, key: str) -> TrainingHistory:
-    """The epochs of a finished run's model: those of the search, where there was one."""
+    """The training history of a finished run; that of the search, if there was one."""
     return msgspec.json.decode((store.folder_of(key) / HISTORY).read_bytes(), type=TrainingHistory)
 
 
@@ -59,7 +59,7 @@ def model_of(store: Store, key: str) -> TwoTower:
 
 
 def copy_moments(store: Store, key: str, file: Path) -> None:
-    """Copies the optimizer state of a run to a file, which may hold other moments; a run with sharded tables has none.
+    """Copies a run's optimizer state to a file, replacing earlier moments there. Runs with sharded tables have none.
 
     Raises:
         ConfigError: The file holds something else, or cannot be written.

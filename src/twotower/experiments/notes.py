@@ -1,4 +1,4 @@
-"""A study's results as a note that a bundle keeps and shows."""
+"""A study's results as a note stored in a bundle and shown with it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from twotower.retrieval.notes import Curve, StudyNote
 
 
 def study_note(folder: Path, details: Details) -> StudyNote:
-    """The results of a study of a bundle's own data, as a note of the bundle.
+    """The results of a study as a note for a bundle trained on the same data.
 
     Args:
-        folder: What `twotower study` wrote.
-        details: What the bundle says of itself: the name of its data and, in the notes that `twotower train` made, the
-            fingerprint of its split.
+        folder: A folder written by `twotower study`.
+        details: The bundle's details: the name of its data and, if `twotower train` made it, the fingerprint of its
+            split.
 
     Raises:
-        ConfigError: The study is of other data or of another split.
+        ConfigError: The study used other data or another split.
         SavedFolderError: The folder holds no study's results.
     """
     study = read_results(folder / RESULTS)
@@ -27,8 +27,8 @@ def study_note(folder: Path, details: Details) -> StudyNote:
     if not any(cut.name == details.data and fingerprint in (None, cut.fingerprint) for cut in study.cuts):
         first = study.cuts[0]
         raise ConfigError(
-            f"{folder} is a study of {first.name}, split {first.split}, fingerprint {first.fingerprint}; the bundle is "
-            f"of {details.data}, split {split}, fingerprint {fingerprint}: expected a study of the same data and split"
+            f"{folder} is a study of {first.name}, split {first.split}, fingerprint {first.fingerprint}; the bundle "
+            f"was trained on {details.data}, split {split}, fingerprint {fingerprint}: expected the same data and split"
         )
     return note_of(study)
 

@@ -1,4 +1,4 @@
-"""What an experiment compares: variants of a config, each on every split and with every seed."""
+"""The plan of a study: variants of a config, each trained on every split with every seed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Planned(msgspec.Struct, frozen=True):
 
     Attributes:
         variant: Number of its variant.
-        config: Its config, with split seed and seed.
-        label: What it is called while it runs.
+        config: Its config, with both seeds set.
+        label: Name shown while it runs.
     """
 
     variant: int
@@ -34,11 +34,11 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a study compares.
 
     Attributes:
-        config: What all variants share.
-        variants: What is compared.
-        split_seeds: Seeds of the random split; every variant is trained on each.
-        seeds: Seeds of the training; likewise.
-        workers: Processes that share the cores.
+        config: The settings that all variants share.
+        variants: The variants to compare.
+        split_seeds: Seeds of the random split; every variant is trained on each split.
+        seeds: Training seeds; every variant is trained with each.
+        workers: Number of processes that share the cores.
     """
 
     config: Config
@@ -57,7 +57,7 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Every variant with every split seed and seed, variant by variant.
 
         Raises:
-            ConfigError: A variant is none that the config can have; the message names it.
+            ConfigError: A variant does not fit the config; the message names it.
         """
         for number, variant in enumerate(self.variants):
             try:
@@ -72,10 +72,10 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def changed(config: Config, change: Mapping[str, Any]) -> Config:
-    """The config with `overlay` of a change, whose keys may be dotted.
+    """The config with a change applied by `overlay`; keys may be dotted.
 
     Raises:
-        ConfigError: It has no such key, or cannot have such a value there.
+        ConfigError: The config has no such key, or the value is not valid there.
 
     Example:
         >>> changed(Config(), {"model.dim": 16}).model.dim
@@ -88,11 +88,11 @@ def changed(config: Config, change: Mapping[str, Any]) -> Config:
 
 
 def grid(vary: Mapping[str, Sequence[Any]], named: Mapping[str, Settings] | None = None) -> list[Variant]:
-    """Variants of every combination of values, for each of the named variants if there are any.
+    """A variant for every combination of values, for each named variant if there are any.
 
     Args:
         vary: Values by dotted key.
-        named: What named variants change, by their name.
+        named: The changes of the named variants, by name.
 
     Example:
         >>> [variant.name for variant in grid({"model.layers": [[32], [64, 32]], "model.dim": [16]})]
@@ -108,7 +108,7 @@ def grid(vary: Mapping[str, Sequence[Any]], named: Mapping[str, Settings] | None
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted key; tables that name a `kind` stay whole.
+    """Flattens settings to dotted keys; tables with a `kind` stay whole.
 
     Example:
         >>> flat({"model": {"dim": 64}, "training": {"loss": {"kind": "full_softmax"}}})

@@ -1,4 +1,4 @@
-"""The pool: processes that share the cores, take one job after the other, and report as they go."""
+"""The pool: worker processes that share the cores, run one job at a time and report progress."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from twotower.progress import Display
 from twotower.training.callbacks import Line, Progress
 
 TICK = 0.2
-"""Seconds between two progress messages of a worker, and between two looks at an interruption."""
+"""Seconds between progress messages of a worker, and between checks for an interruption."""
 
 
 class Job(msgspec.Struct, frozen=True):
     """One piece of work.
 
     Attributes:
-        label: What people call it while it runs.
-        spec: What it is, as the worker reads it.
-        key: By which the desk knows it.
+        label: Name shown while it runs.
+        spec: The job as JSON, decoded by the worker.
+        key: Identifies it to the desk.
     """
 
     label: str
@@ -49,11 +49,10 @@ class _Reported(msgspec.Struct, frozen=True, tag="reported"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """How a job has ended.
+    """How a job ended.
 
     Attributes:
-        how: `done`; `stopped`, as the desk or its own deadline wanted; `failed`, by an error that it explains; `died`
-            with its process.
+        how: `done`; `stopped` by the desk or by its own deadline; `failed` with an error; `died` with its process.
         reason: Why, unless it is done.
     """
 
@@ -65,18 +64,18 @@ _Message: TypeAlias = _Moved | _Reported | Ended
 
 
 class Desk(Protocol):
-    """Hands jobs out and takes in how they ended; it lives in the process that started the pool."""
+    """Hands out jobs and handles their results. It runs in the process that started the pool."""
 
     def next_job(self) -> Job | None:
-        """The next job; None where there is none now. It is asked again whenever a job has ended."""
+        """The next job, or None if there is none now. Called again whenever a job ends."""
         ...
 
     def reported(self, job: Job, step: int, value: float) -> bool:
-        """Takes in a value of a job that runs; False asks it to stop."""
+        """Handles a value reported by a running job. False tells the job to stop."""
         ...
 
     def finished(self, job: Job, ended: Ended) -> None:
-        """Takes in that a job has ended, and how.
+        """Handles the end of a job.
 
         Raises:
             TwoTowerError: The pool should stop.
@@ -85,13 +84,13 @@ class Desk(Protocol):
 
 
 class StoppedError(TwoTowerError):
-    """The desk has asked a job to stop."""
+    """The desk told a job to stop."""
 
 
 class Reporter(Progress):
-    """How a job speaks to the process that started the pool; a callback of its trainings, too.
+    """Sends a job's messages to the process that started the pool; also a callback for its trainings.
 
-    A parent that is gone ends the worker.
+    The worker exits if its parent is gone.
     """
 
     def __init__(self, connection: Connection, label: str) -> None:
@@ -99,27 +98,27 @@ class Reporter(Progress):
         self._connection, self._latest, self._step = connection, -TICK, ""
 
     def show(self, line: Line) -> None:
-        """Says where a training is."""
+        """Reports the progress of a training."""
         self(line.note or "training", line.done / line.total if line.total else None)
 
     def __call__(self, step: str, share: float | None = None) -> None:
-        """Says which step of the job runs, and how much of it is done, where that is known; a few times a second."""
+        """Reports the running step and, if known, the share of it that is done; sends at most every `TICK` seconds."""
         if time.monotonic() - self._latest >= TICK or step != self._step:
             self._latest, self._step = time.monotonic(), step
             self._send(_Moved(step, None if share is None else float(share)))
 
     def report(self, step: int, value: float) -> None:
-        """Reports a value that the desk may stop the job by.
+        """Reports a value that may lead the desk to stop the job.
 
         Raises:
-            StoppedError: The desk has asked it to.
+            StoppedError: The desk told the job to stop.
         """
         self._send(_Reported(step, value))
         if not msgspec.json.decode(self._received(), type=bool):
             raise StoppedError("stopped by the desk")
 
     def end(self, ended: Ended) -> None:
-        """Says that the job has ended, and how."""
+        """Reports how the job ended."""
         self._send(ended)
 
     def _received(self) -> bytes:
@@ -136,11 +135,10 @@ class Reporter(Progress):
 
 
 Work: TypeAlias = Callable[[msgspec.Raw, Reporter], None]
-"""Does a job. What it gives, it keeps in files."""
+"""Runs a job and writes its results to files."""
 
 MakeWork: TypeAlias = Callable[[], Work]
-"""Makes what does the jobs of one worker, which may keep data from one job to the next; a class or function of a
-module."""
+"""Makes the `Work` of one worker, which may keep data between jobs. It must be a module-level class or function."""
 
 
 @dataclass
@@ -156,20 +154,20 @@ class _Worker:
 
 
 def run_jobs(make: MakeWork, desk: Desk, workers: int, display: Display, threads: int) -> None:
-    """Runs what the desk hands out until it has nothing more and all jobs have ended.
+    """Runs jobs until the desk has no more and all have ended.
 
-    A worker that dies fails its job, and another one takes its place. An interruption, or the desk's own error, ends
-    all workers; what they have kept in files is there for the next time.
+    A worker that dies fails its job and is replaced. An interruption or an error raised by the desk stops all workers;
+    the files they wrote remain for the next run.
 
     Args:
-        make: Makes what does the jobs of a worker.
-        desk: Hands jobs out.
-        workers: Processes at a time, at most; no more are started than there are jobs.
-        display: Shows where jobs are.
-        threads: Threads of each process.
+        make: Makes the `Work` of each worker.
+        desk: Hands out the jobs.
+        workers: Maximum number of processes; no more are started than there are jobs.
+        display: Shows progress.
+        threads: Threads per process.
 
     Raises:
-        TwoTowerError: As the desk.
+        TwoTowerError: Raised by the desk.
         KeyboardInterrupt: The user interrupted.
     """
     pool: list[_Worker] = []
@@ -192,7 +190,7 @@ def run_jobs(make: MakeWork, desk: Desk, workers: int, display: Display, threads
 
 
 def _dismiss(pool: list[_Worker]) -> None:
-    """Lets workers without a job end by themselves."""
+    """Lets idle workers exit."""
     for worker in pool:
         worker.end.close()
     for worker in pool:
@@ -200,7 +198,7 @@ def _dismiss(pool: list[_Worker]) -> None:
 
 
 def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _Worker | None:
-    """A worker without a job, a new one where there may be more; None where all are busy."""
+    """An idle worker, started if there is room for one more; None if all are busy."""
     for worker in pool:
         if worker.job is None:
             return worker
@@ -213,12 +211,12 @@ def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _W
 
 
 def _next_number(pool: list[_Worker]) -> int:
-    """The lowest number that no worker has, by which its line in the display is known."""
+    """The lowest number not in use, which identifies a worker's line in the display."""
     return next(number for number in range(len(pool) + 1) if all(worker.number != number for worker in pool))
 
 
 def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
-    """Takes in one message of a busy worker; False where it has died."""
+    """Handles one message of a busy worker; False if it died."""
     job = worker.job
     assert job is not None
     try:
@@ -240,15 +238,15 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
 
 
 def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
-    """Takes one job after the other, until the other end is closed: what a worker process does.
+    """The loop of a worker process: runs one job after another until the other end closes.
 
     Args:
-        connection: Where jobs come from, and reports go to.
-        make: Makes what does the jobs.
-        threads: Of PyTorch.
+        connection: Receives jobs and sends reports.
+        make: Makes the `Work` that runs the jobs.
+        threads: PyTorch threads.
     """
     torch.set_num_threads(threads)
-    warnings.simplefilter("ignore", DataWarning)  # the process that started this one has said it
+    warnings.simplefilter("ignore", DataWarning)  # the parent process has already shown it
     work = make()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What an experiment found, as the plain values that `results.json` holds and reports are made of."""
+"""The results of an experiment as plain values, stored in `results.json` and shown in reports."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from twotower.files import write_file
 RESULTS = "results.json"
 
 FORMAT = 3
-"""Of `results.json`. Since 3 a study varies whatever a config holds, over several splits and seeds."""
+"""Format of `results.json`. Since 3, a study may vary any key of a config, over several splits and seeds."""
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
-    """One validation: `loss` is the mean over the whole epoch before it."""
+    """One validation; `loss` is the mean over the epoch before it."""
 
     epoch: int
     loss: float
@@ -45,15 +45,15 @@ class Seconds(msgspec.Struct, frozen=True):
 
 
 class ChoiceOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One of several models that were tried on the validation part.
+    """One of several models tried on the validation part.
 
     Attributes:
-        name: What the recipe calls it.
+        name: Its name in the recipe.
         model: The keys of `[model]` that it sets.
-        metric: What was compared.
+        metric: The metric compared.
         value: Its best value.
-        best_epoch: The epoch that had it.
-        seconds: Spent on it.
+        best_epoch: The epoch with that value.
+        seconds: Time spent on it.
     """
 
     name: str
@@ -69,18 +69,18 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         recipe: `tutorial` or `tuned`.
-        parameters: Trained numbers in the model.
-        epochs: Epochs trained while the best one was searched for, early stopping included.
-        best_epoch: The epoch with the best validated score.
+        parameters: Number of trained parameters.
+        epochs: Epochs trained in the search for the best one, early stopping included.
+        best_epoch: The epoch with the best validation score.
         curve: The validated epochs.
         losses: Mean loss of every epoch.
-        seconds: Spent training and validating, the final training on all of train included.
-        scores: The finished model on test.
-        choices: The models among which the validation part decided; none where there was no choice.
-        tasks: The tasks besides retrieval on test, each beside its own baselines. Without retrieval, `scores` has only
+        seconds: Time spent training and validating, including the final training on all of train.
+        scores: Scores of the finished model on test.
+        choices: The models compared on the validation part; empty if there was no choice.
+        tasks: The tasks besides retrieval on test, each with its own baselines. Without retrieval, `scores` has only
             their metrics.
-        rerank: What re-ranking adds to retrieval alone on test; None where the config has no `rerank`.
-        warm_start: What has changed on test since the bundle that training went on from; None from scratch.
+        rerank: What re-ranking adds to retrieval on test; None if the config has no `rerank`.
+        warm_start: Comparison on test with the bundle that training continued from; None from scratch.
     """
 
     recipe: str
@@ -98,12 +98,12 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def chosen(self) -> ChoiceOutcome | None:
-        """The model that was best on the validation part; None where there was no choice."""
+        """The best model on the validation part; None if there was no choice."""
         return max(self.choices, key=lambda one: one.value, default=None)
 
     @property
     def choice_note(self) -> list[str]:
-        """What the validation part chose, in a sentence; nothing where there was no choice."""
+        """A sentence that says which model the validation part chose; empty if there was no choice."""
         if (best := self.chosen) is None:
             return []
         others = [f"{one.name} {one.value:.4f}" for one in self.choices if one is not best]
@@ -116,10 +116,10 @@ class BaselineOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """One baseline, measured or left out.
 
     Attributes:
-        scores: Its scores; None where it was left out.
-        left_out: Why, in a sentence.
-        budget: What it might cost.
-        seconds: Learning and measuring it took.
+        scores: Its scores; None if it was left out.
+        left_out: Why it was left out, in a sentence.
+        budget: The budget it had.
+        seconds: Time to fit and measure it.
     """
 
     scores: Scores | None
@@ -129,22 +129,22 @@ class BaselineOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """One way in which the data were cut.
+    """One split of the data.
 
     Attributes:
         name: Name of the data set.
-        interactions: Events in all.
+        interactions: Number of events in total.
         queries: Rows of the query table.
         candidates: Rows of the candidate table.
-        train: Events to learn from.
-        validation: Of those, the events that say which epoch is best; 0 where test does.
-        test: Events to measure on.
-        split: The rule, in words.
-        seed: Of a random split.
-        fingerprint: Of train and test.
-        changes: What a study varies that the cut depends on, by dotted key, such as `split.train_share`.
-        dropped: Events left out as their candidate is unknown.
-        terms: Under which the data may be used.
+        train: Events in train.
+        validation: Events of train used to choose the best epoch; 0 if test is used for that.
+        test: Events in test.
+        split: The split rule.
+        seed: Seed of a random split.
+        fingerprint: Fingerprint of train and test.
+        changes: The values a study varies that affect the split, by dotted key, such as `split.train_share`.
+        dropped: Events dropped because their candidate is unknown.
+        terms: Terms of use of the data.
     """
 
     name: str
@@ -166,8 +166,8 @@ class Variant(msgspec.Struct, frozen=True):
     """One of the configs that a study compares.
 
     Attributes:
-        name: What reports call it, such as `[64, 32]`.
-        values: The varied keys and its values; those of a named variant are what its table changes.
+        name: Its name in reports, such as `[64, 32]`.
+        values: Its values of the varied keys, or the keys changed by the table of a named variant.
     """
 
     name: str
@@ -180,9 +180,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         variant: Number of its variant.
         cut: Number of its cut.
-        seed: Of the initial weights and of the batches.
-        key: Names its folder in `runs/`.
-        outcome: What training and measuring it gave.
+        seed: Seed of the initial weights and of the batches.
+        key: Name of its folder in `runs/`.
+        outcome: Results of training and measuring it.
     """
 
     variant: int
@@ -193,14 +193,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BaselineRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One baseline of a study, on test or on the part that curves are measured on.
+    """One baseline of a study, measured on test or on the part used for the curves.
 
     Attributes:
         name: Its key, such as `item_knn`.
         cut: Number of its cut.
         part: `test` or `validation`.
-        key: Names its folder in `runs/`.
-        outcome: What measuring it gave.
+        key: Name of its folder in `runs/`.
+        outcome: Its scores.
     """
 
     name: str
@@ -211,24 +211,24 @@ class BaselineRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a study found.
+    """All results of a study.
 
     Attributes:
-        cuts: Every way in which the data were cut: one for each split seed and each varied key that matters to it.
+        cuts: The splits of the data: one for each split seed and each varied value that affects the split.
         varied: The varied keys, each with its values.
-        variants: What was compared.
-        runs: Every model trained.
+        variants: The configs compared.
+        runs: Every trained model.
         baselines: Every baseline on every cut.
-        curves_on: The part that curves are measured on: `test`, as the tutorial does, or `validation`.
-        metric: The metric that curves show and variants are compared by.
-        comparisons: Each variant with each baseline, and with the variant before it: the paired difference with an
-            interval that is wide enough for all of them to hold at once.
-        verdicts: What the figures say, in sentences.
+        curves_on: The part on which curves are measured: `test`, as in the tutorial, or `validation`.
+        metric: The metric of the curves and of the comparisons.
+        comparisons: Paired differences between each variant and each baseline, and between neighbouring variants, with
+            intervals wide enough to hold for all comparisons at once.
+        verdicts: The conclusions, in sentences.
         command: The command that repeats the study.
         versions: Versions of twotower, Python and PyTorch, and how the runs shared the cores.
-        created: When, in ISO 8601.
-        seconds: Seconds the last command took.
-        format: Of the file.
+        created: Time of creation, in ISO 8601.
+        seconds: Duration of the last command.
+        format: Format of the file.
     """
 
     cuts: list[Cut]
@@ -247,15 +247,15 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
 
     def runs_of(self, variant: int) -> list[Run]:
-        """All models of a variant, by cut and seed."""
+        """All models of a variant, sorted by cut and seed."""
         return sorted((run for run in self.runs if run.variant == variant), key=lambda run: (run.cut, run.seed))
 
     def scores_of(self, variant: int) -> Scores:
-        """Means over the splits and seeds of a variant."""
+        """Mean scores of a variant over its splits and seeds."""
         return mean_scores([run.outcome.scores for run in self.runs_of(variant)])
 
     def baseline_scores(self, part: str = "test", cuts: Sequence[int] | None = None) -> dict[str, Scores]:
-        """Means over cuts of each baseline that was measured on all of them.
+        """Mean scores over cuts of each baseline measured on all of them.
 
         Args:
             part: `test` or `validation`.
@@ -271,12 +271,15 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def widest_cut(self) -> Cut:
-        """The cut with most events to learn from, which titles and headings describe."""
+        """The cut with the most training events, which titles and headings describe."""
         return max(self.cuts, key=lambda cut: cut.train)
 
     @property
     def neighbours(self) -> list[tuple[int, int]]:
-        """Pairs of variants to compare: those that differ in one varied key by one step; else each with the first."""
+        """Pairs of variants to compare: those one step apart in one varied key.
+
+        If variants name different keys, each is paired with the first.
+        """
         values = [variant.values for variant in self.variants]
         if any(own.keys() != values[0].keys() for own in values):
             return [(0, number) for number in range(1, len(values))]
@@ -289,11 +292,11 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> int:
-        """The variant with the highest mean, nothing excluded."""
+        """Number of the variant with the highest mean score under the protocol `all`."""
         return max(range(len(self.variants)), key=lambda number: self.scores_of(number).all[self.metric])
 
     def _repr_html_(self) -> str:
-        """What notebooks show: baselines and variants under both protocols, and the verdicts."""
+        """HTML for notebooks: baselines and variants under both protocols, and the verdicts."""
         rows = [(label_of(name), scores) for name, scores in self.baseline_scores().items()]
         rows += [(variant.name, self.scores_of(number)) for number, variant in enumerate(self.variants)]
         cells = [
@@ -307,7 +310,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Means over repetitions with intervals over them; of one its own scores, with intervals over queries."""
+    """Means over repetitions, with intervals over them; a single repetition keeps its intervals over queries."""
     if len(scores) == 1:
         return scores[0]
     intervals = {
@@ -326,7 +329,7 @@ def _means(metrics: Sequence[Metrics]) -> Metrics:
 
 
 def _mean_slices(scores: Sequence[Scores]) -> list[Slice]:
-    """Slices that every repetition has, their means not weighted by events, which may differ between splits."""
+    """Means of the slices that every repetition has, not weighted by events, which may differ between splits."""
     by_name: dict[tuple[str, str], list[Slice]] = {}
     for one in scores:
         for part in one.slices:
@@ -353,7 +356,7 @@ def read_results(path: Path) -> Study:
     """Reads what `write_results` wrote.
 
     Raises:
-        SavedFolderError: The file is missing, is not a study's results, or is one of another format.
+        SavedFolderError: The file is missing, has another format, or holds no results of a study.
     """
     try:
         raw = path.read_bytes()
@@ -366,7 +369,7 @@ def read_results(path: Path) -> Study:
 
 
 def changed_values(variants: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Every key that variants name with its values, in the order they are named."""
+    """Every key that variants set, with its values in order of appearance."""
     varied: dict[str, list[Any]] = {}
     for values in variants:
         for key, value in values.items():

@@ -1,4 +1,4 @@
-"""Runs: a search for the best epoch, a model trained and measured, a baseline measured; each kept in the store."""
+"""Runs: search for the best epoch, train and measure a model, measure a baseline. Outcomes are kept in the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.start import Start, begun, continued_parts, new_events, since_start
+from twotower.experiments.start import Start, compare_with_start, continued_parts, new_events, warm_model
 from twotower.experiments.store import Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, model_version, save_model
@@ -38,22 +38,22 @@ from twotower.training.moments import Moments
 from twotower.version import VERSION
 
 RUNS = "runs"
-"""Folder of the store, in what a study, a tuning or an unfinished training keeps."""
+"""Folder of the store inside the folder of a study, a tuning or an unfinished training."""
 
 MODEL, RANKS, HISTORY, MOMENTS = "model", "ranks.arrow", "history.json", "moments.safetensors"
 
 Part: TypeAlias = Literal["test", "validation"]
-"""What is measured on."""
+"""The part to measure on."""
 
 
 class SearchRun(msgspec.Struct, frozen=True, tag="search"):
     """Trains on a part of train and validates on the rest, to find the best epoch.
 
     Attributes:
-        config: What to train.
+        config: The config to train.
         reports: Whether each validated epoch is reported to the desk, which may stop the run.
-        deadline: When it has to stop, in seconds since 1970.
-        start: What training continues from; None starts from scratch.
+        deadline: When the run must stop, in seconds since 1970.
+        start: The bundle that training continues from; None starts from scratch.
     """
 
     config: Config
@@ -63,12 +63,12 @@ class SearchRun(msgspec.Struct, frozen=True, tag="search"):
 
 
 class ModelRun(msgspec.Struct, frozen=True, tag="model"):
-    """Trains a model as its recipe says, and measures it on test.
+    """Trains a model by its recipe and measures it on test.
 
     Attributes:
-        config: What to train.
-        start: What training continues from; None starts from scratch.
-        keeps_moments: Whether what the optimiser knows in the end is kept.
+        config: The config to train.
+        start: The bundle that training continues from; None starts from scratch.
+        keeps_moments: Whether to save the final optimiser state.
     """
 
     config: Config
@@ -80,11 +80,11 @@ class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
     """Measures one baseline.
 
     Attributes:
-        config: Whose data and split it is measured on.
-        name: Which.
-        part: `test`, having learned from train; or `validation`, having learned from what is left of train.
+        config: The config with the data and split.
+        name: The baseline.
+        part: `test`, fitted on train; or `validation`, fitted on the rest of train.
         budget: What it may cost.
-        start: What the measured model continues from.
+        start: The bundle that the model compared with it continues from.
     """
 
     config: Config
@@ -98,12 +98,12 @@ AnyRun: TypeAlias = SearchRun | ModelRun | BaselineRun
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A run, where it is kept, and what its data are.
+    """A run, its store and the identity of its data.
 
     Attributes:
-        run: What to do.
-        store: Folder of the runs.
-        data: Identity of the parts that it runs on.
+        run: The run.
+        store: Folder of the store.
+        data: Identity of the parts it runs on.
     """
 
     run: AnyRun
@@ -112,7 +112,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def key_of(run: AnyRun, data: str) -> str:
-    """The name of a run in the store: by its config, seeds, data and the version that computes it."""
+    """The key of a run in the store, made from its config, seeds, data and the version of twotower."""
     config = identity_of(run.config)
     start = [] if run.start is None else [msgspec.structs.astuple(run.start)[1:]]
     if isinstance(run, BaselineRun):
@@ -122,9 +122,9 @@ def key_of(run: AnyRun, data: str) -> str:
 
 
 def identity_of(config: Config) -> dict[str, Any]:
-    """What a run depends on of its config.
+    """The settings of a config that affect a run.
 
-    Where the data lie, what reports call them, and what the config holds for other commands is not of it.
+    The location and name of the data are excluded, and so are settings for other commands.
     """
     bare = msgspec.structs.replace(
         config, data=DataConfig(), tune={}, variants={}, loggers=(), imports=(), baselines="all"
@@ -136,7 +136,7 @@ def identity_of(config: Config) -> dict[str, Any]:
 
 
 def is_done(run: AnyRun, store: Store, key: str) -> bool:
-    """Whether the store has what a run gives; a baseline that was left out is tried again with another budget."""
+    """Whether the store has a run's outcome. A baseline that was left out is retried if the budget changes."""
     if isinstance(run, BaselineRun):
         known = store.outcome(key, BaselineOutcome)
         return known is not None and (known.scores is not None or known.budget == run.budget)
@@ -144,18 +144,18 @@ def is_done(run: AnyRun, store: Store, key: str) -> bool:
 
 
 class Runner:
-    """Does runs; what it has read of the data is kept from one run to the next."""
+    """Performs runs and caches the data between them."""
 
     def __init__(self) -> None:
         self._parts: tuple[bytes, Parts] | None = None
 
     def __call__(self, spec: msgspec.Raw, reporter: Reporter) -> None:
-        """Does the run of an `Order`, unless the store has its outcome.
+        """Performs the run of an `Order`, unless the store has its outcome.
 
         Raises:
             TwoTowerError: Training diverged, or the data cannot be used.
         """
-        import_modules(msgspec.json.decode(spec)["run"]["config"]["imports"])  # first, as the rest names what they hold
+        import_modules(msgspec.json.decode(spec)["run"]["config"]["imports"])  # first: the rest may use their kinds
         order = msgspec.json.decode(spec, type=Order)
         reporter("reading the data")
         perform(order, self._cut(order.run), reporter)
@@ -168,10 +168,10 @@ class Runner:
 
 
 def parts_of(config: Config, start: Start | None) -> Parts:
-    """The parts of a config's data, adapted to what it continues from.
+    """The parts of a config's data, adapted to the bundle that training continues from.
 
     Raises:
-        ConfigError: As `Config.parts`; or test is not later than what a bundle has learned from.
+        ConfigError: As `Config.parts`; or a test event is earlier than the last one the bundle learned from.
         DataError: The data cannot be used.
     """
     if start is None:
@@ -181,10 +181,10 @@ def parts_of(config: Config, start: Start | None) -> Parts:
 
 
 def perform(order: Order, parts: Parts, progress: Progress) -> None:
-    """Does a run on parts that are there, and keeps its outcome.
+    """Performs a run on the given parts and stores its outcome.
 
     Raises:
-        TwoTowerError: Training diverged, or a loss or feature does not go with the data.
+        TwoTowerError: Training diverged, or a loss or feature does not fit the data.
     """
     store, run = Store(Path(order.store)), order.run
     key = key_of(run, order.data)
@@ -193,22 +193,22 @@ def perform(order: Order, parts: Parts, progress: Progress) -> None:
     store.begin(key, order)
     match run:
         case SearchRun():
-            searched(run, order, parts, progress)
+            search_epochs(run, order, parts, progress)
         case ModelRun():
             _train_and_measure(run, order, key, parts, progress)
         case BaselineRun():
             _measure_baseline(run, key, store, parts, progress)
 
 
-def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> TrainingHistory:
-    """The epochs of a search, from the store where it was done before."""
+def search_epochs(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> TrainingHistory:
+    """Searches for the best epoch, or returns the history from the store if the search was already done."""
     store, key = Store(Path(order.store)), key_of(run, order.data)
     if (known := store.outcome(key, TrainingHistory)) is not None:
         return known
     store.begin(key, msgspec.structs.replace(order, run=run))
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     fitted, validation = parts.for_recipe(recipe)
-    model, moments = _beginning(run, recipe, fitted, parts)
+    model, moments = _start_model(run, recipe, fitted, parts)
     callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.name)]
     if run.reports:
         assert isinstance(progress, Reporter)
@@ -219,10 +219,10 @@ def searched(run: SearchRun, order: Order, parts: Parts, progress: Progress) -> 
     return history
 
 
-def _beginning(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments | None]:
-    """The model that a training begins with, and what its optimiser knows, where that is carried on or kept."""
+def _start_model(run: SearchRun | ModelRun, recipe: Recipe, log: Log, parts: Parts) -> tuple[TwoTower, Moments | None]:
+    """The initial model, and the optimiser state if it is carried over or will be saved."""
     if run.start is not None and not run.start.fresh:
-        return begun(run.start, log, recipe.trainer.optimizer)
+        return warm_model(run.start, log, recipe.trainer.optimizer)
     keeps = isinstance(run, ModelRun) and run.keeps_moments
     return run.config.model.build(parts.train, recipe), Moments() if keeps else None
 
@@ -249,11 +249,11 @@ class Trained:
 
     Attributes:
         model: The model.
-        history: Of the training whose curve is shown.
-        best_epoch: The epoch that validated best.
-        seconds: Of all training and validating.
-        choices: The models that were tried, where there were several.
-        moments: What the optimiser knows in the end, where that is carried on or kept.
+        history: History of the training whose curve is shown.
+        best_epoch: The epoch with the best validation score.
+        seconds: Total time of training and validation.
+        choices: The models tried, if there were several.
+        moments: The final optimiser state, if it was carried over or is to be saved.
     """
 
     model: TwoTower
@@ -264,21 +264,21 @@ class Trained:
     moments: Moments | None = None
 
 
-def trained(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
-    """Trains a model as its recipe says.
+def train_by_recipe(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+    """Trains a model by its recipe.
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
-    validation part cut from train, and trains a fresh model on all of train for as many; where the validation part is
-    given, it trains once and keeps the weights of the best epoch. Where the recipe leaves a
-    choice to the validation part, each of them is searched, and the best goes on.
+    validation part cut from train, then trains a fresh model on all of train for that many epochs. If the validation
+    part is given, it trains once and keeps the weights of the best epoch. If the recipe offers several models, each is
+    searched and the one that validates best is trained.
     """
     recipe = run.config.resolved_recipe(parts.train, parts.validation)
     if recipe.validate_on == "test" or parts.validation is not None:
-        return _trained_once(run, recipe, order, key, parts, progress)
-    config, history, choices = _chosen(run, recipe, order, parts, progress)
+        return _train_once(run, recipe, order, key, parts, progress)
+    config, history, choices = _choose_model(run, recipe, order, parts, progress)
     best = history.best.epoch
     progress.stage = "on all of train"
-    model, moments = _beginning(msgspec.structs.replace(run, config=config), recipe, parts.train, parts)
+    model, moments = _start_model(msgspec.structs.replace(run, config=config), recipe, parts.train, parts)
     trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
     callbacks = [progress, *loggers_for(config.loggers, progress.name)]
@@ -290,19 +290,19 @@ def trained(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progr
     return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices, moments)
 
 
-def _chosen(
+def _choose_model(
     run: ModelRun, recipe: Recipe, order: Order, parts: Parts, progress: Progress
 ) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
-    """The config to go on with, its search, and how all that were tried did; none where there is no choice."""
+    """The config to train, the history of its search, and the results of all models tried; empty without a choice."""
     config, is_free = run.config, recipe.trainer.retrieves and (run.start is None or run.start.fresh)
     choices = config.model.choices(recipe) if is_free else []
     if not choices:
-        return config, searched(SearchRun(config, start=run.start), order, parts, progress), []
+        return config, search_epochs(SearchRun(config, start=run.start), order, parts, progress), []
     tried, outcomes = [], []
     for choice in choices:
         progress.stage = choice.name
         one = with_model(config, choice.model)
-        history = searched(SearchRun(one), order, parts, progress)
+        history = search_epochs(SearchRun(one), order, parts, progress)
         tried.append((one, history))
         outcomes.append(
             ChoiceOutcome(
@@ -319,13 +319,13 @@ def _chosen(
 
 
 def with_model(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The config with these keys of `[model]`."""
+    """The config with these keys of `[model]` replaced."""
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, **settings))
 
 
-def _trained_once(run: ModelRun, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
+def _train_once(run: ModelRun, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:
     fitted, validation = parts.for_recipe(recipe)
-    model, moments = _beginning(run, recipe, fitted, parts)
+    model, moments = _start_model(run, recipe, fitted, parts)
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
     callbacks = [progress, *loggers_for(run.config.loggers, progress.name)]
     history = recipe.trainer.fit(model, fitted, validation, callbacks=callbacks, checkpoint=checkpoint, moments=moments)
@@ -334,7 +334,7 @@ def _trained_once(run: ModelRun, recipe: Recipe, order: Order, key: str, parts: 
 
 
 def _train_and_measure(run: ModelRun, order: Order, key: str, parts: Parts, progress: Progress) -> None:
-    found = trained(run, order, key, parts, progress)
+    found = train_by_recipe(run, order, key, parts, progress)
     known = parts.known.events_of(parts.test)
     retrieves = run.config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
     measured = measure(ModelScorer(found.model), parts.test, known) if retrieves else None
@@ -344,8 +344,8 @@ def _train_and_measure(run: ModelRun, order: Order, key: str, parts: Parts, prog
     if not current_ranks().is_first:
         return
     if is_shared:
-        found = replace(found, model=load_model(folder))  # with all rows
-    with joined(ALONE):  # the others have done their part
+        found = replace(found, model=load_model(folder))  # with the table rows of all ranks
+    with joined(ALONE):  # the other ranks are done
         _measure_and_keep(found, measured, run, order, key, parts, known)
 
 
@@ -363,7 +363,7 @@ def _measure_and_keep(
     if measured is not None:
         measured.outcomes.write(store.folder_of(key) / RANKS)
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
-        since = None if run.start is None else since_start(run.start, measured, parts)
+        since = None if run.start is None else compare_with_start(run.start, measured, parts)
     stages = None if config.rerank is None else evaluate_rerank(found.model, parts.test, known, config.rerank)
     if run.keeps_moments and found.moments is not None and found.moments.optimizer is not None:
         found.moments.save(store.folder_of(key) / MOMENTS, towers=model_version(found.model))

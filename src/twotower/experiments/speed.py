@@ -1,4 +1,4 @@
-"""How fast this machine trains and searches: two seconds of fixed work, beside figures of a known machine."""
+"""How fast this machine trains and searches: two seconds of fixed work, with the figures of a known machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twotower.retrieval.exact import ExactIndex
 from twotower.training import AdamW, Trainer
 
 SECONDS = 1.0
-"""How long training and searches are repeated. The fastest repetition counts, so repetitions are short: other work on
-the machine then spoils some of them, not all."""
+"""How long training and searches are repeated. Repetitions are short and the fastest one counts, so that other work on
+the machine spoils only some of them."""
 
 EVENTS, BATCH = 8192, 1024
 CANDIDATES, WIDTH, K, QUERIES = 100_000, 32, 100, 32
@@ -26,11 +26,11 @@ class Speed:
     """The figures of one machine.
 
     Attributes:
-        machine: Which it is.
-        training_events_per_second: Events of an epoch in batches of 1,024: two towers of ids, layers 64 and 32,
+        machine: Name of the machine.
+        training_events_per_second: Training throughput in batches of 1,024: two towers over ids, layers 64 and 32,
             in-batch softmax.
-        search_milliseconds: To find the 100 best of 100,000 candidates of 32 numbers exactly, for one query.
-        searches_per_second: The same for 32 queries at once, queries per second.
+        search_milliseconds: Time of one exact top-100 search over 100,000 candidates of dimension 32.
+        searches_per_second: Queries per second of the same search for 32 queries at once.
     """
 
     machine: str
@@ -40,18 +40,18 @@ class Speed:
 
 
 REFERENCE = Speed("2 cores of an AMD EPYC (Zen 4), 2 threads, PyTorch 2.13", 200_000, 0.54, 4_700)
-"""A virtual machine with AVX-512 with both cores to itself (`chrt -r 1`): the best of six measurements, rounded."""
+"""A virtual machine with AVX-512 and both cores to itself (`chrt -r 1`): the best of six measurements, rounded."""
 
 
 def measured_speed(machine: str = "this machine", device: str = "cpu", seconds: float = SECONDS) -> Speed:
-    """Measures this machine, with as many threads as PyTorch is set to.
+    """Measures this machine with PyTorch's current number of threads.
 
     Args:
-        machine: What to call it.
-        device: Where to train; searches run on the processor.
-        seconds: How long each of training and search is repeated, at least once.
+        machine: Name for the result.
+        device: Where to train; searches run on the CPU.
+        seconds: How long to repeat training, and likewise searches; each runs at least once.
     """
-    single, batch = _searched(1, seconds / 2), _searched(QUERIES, seconds / 2)
+    single, batch = _search_seconds(1, seconds / 2), _search_seconds(QUERIES, seconds / 2)
     return Speed(machine, EVENTS / _epoch_seconds(device, seconds), single * 1000, QUERIES / batch)
 
 
@@ -71,16 +71,16 @@ def _epoch_seconds(device: str, seconds: float) -> float:
             return fastest
 
 
-def _searched(queries: int, seconds: float) -> float:
-    """Seconds of the fastest search for so many queries at once."""
+def _search_seconds(queries: int, seconds: float) -> float:
+    """Seconds of the fastest search for this many queries at once."""
     draw = torch.Generator().manual_seed(0)
     index = ExactIndex(torch.randn(CANDIDATES, WIDTH, generator=draw))
-    asked = torch.randn(queries, WIDTH, generator=draw)
-    index.search(asked, K)
+    batch = torch.randn(queries, WIDTH, generator=draw)
+    index.search(batch, K)
     fastest, end = float("inf"), time.monotonic() + seconds
     while True:
         start = time.perf_counter()
-        index.search(asked, K)
+        index.search(batch, K)
         fastest = min(fastest, time.perf_counter() - start)
         if time.monotonic() >= end:
             return fastest

@@ -1,4 +1,4 @@
-"""`Start`: the bundle that a training continues from, and what its data have to be for that."""
+"""`Start`: the bundle that a training continues from, and the checks on its data."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Before:
-    """The bundle that another one follows.
+    """The bundle that a new one succeeds.
 
     Attributes:
         bundle: Its folder.
-        fresh: Train from nothing; the bundle is only what the new model is judged by.
-        only_new: Of the log, take the events that are later than the last one that the bundle learned from.
-        retire_after: Days after which ids without an event are retired; None: none.
+        fresh: Train from scratch and only compare the new model with the bundle.
+        only_new: Use only the events of the log that are later than the last one the bundle learned from.
+        retire_after: Days without an event after which an id is retired; None retires none.
     """
 
     bundle: Path
@@ -54,15 +54,15 @@ class Before:
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What a training continues from, or is judged by.
+    """The bundle that a training continues from or is compared with.
 
     Attributes:
         bundle: Folder of the bundle.
-        version: The bundle's version: another one in its place is refused.
-        fresh: Whether training starts from scratch, and the bundle is what it is judged by.
-        only_new: Whether the events of the log that are not later than the bundle's are left out.
-        moments: Whether what the optimiser knew is carried over.
-        retire_after: Ids without an event for so many seconds are retired; None: none.
+        version: The bundle's version; if another bundle has replaced it, training is refused.
+        fresh: Whether training starts from scratch, so that the bundle is only compared with.
+        only_new: Whether events of the log that are not later than the bundle's last one are skipped.
+        moments: Whether the optimiser state is carried over.
+        retire_after: Seconds without an event after which an id is retired; None retires none.
     """
 
     bundle: str
@@ -74,15 +74,15 @@ class Start(msgspec.Struct, frozen=True):
 
 
 def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
-    """What a training continues from, and lines about it for the user.
+    """The start of a training, and lines about it for the user.
 
     Args:
-        before: The bundle before, and how it is followed.
-        config: As it is trained; where training goes on, its `[model]` is the bundle's or says nothing.
+        before: The bundle to continue from, and how.
+        config: The config to train. For a warm start its `[model]` must agree with the bundle's or leave keys unset.
 
     Raises:
-        ConfigError: `[model]` has a key that differs from the bundle's, the days are not above 0, or what only a
-            training that goes on can do is asked of one that starts from scratch.
+        ConfigError: A key of `[model]` differs from the bundle's, the days are not above 0, or a training from scratch
+            is given options of a warm start.
         SavedFolderError: The bundle cannot be read.
     """
     folder, days = before.bundle, before.retire_after
@@ -90,12 +90,12 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
         raise ConfigError(f"retire_after={days}; expected days above 0", field="retire_after")
     if before.fresh and (before.only_new or days is not None):
         raise ConfigError(
-            "a training that starts from scratch needs all events, and has no ids to retire; expected neither"
+            "training from scratch uses all events and retires no ids; expected neither only_new nor retire_after"
         )
     bundle = load_bundle(folder)
     start = Start(os.path.realpath(folder), bundle.details.version, fresh=before.fresh)
     if before.fresh:
-        return start, [f"Training starts from scratch, and is judged by {folder}, version {start.version}."]
+        return start, [f"Training starts from scratch; the model is compared with {folder}, version {start.version}."]
     _require_same_model(config, bundle.details, folder)
     has_moments, said = _usable_moments(folder, bundle.details)
     seconds = None if days is None else days * DAY
@@ -103,17 +103,17 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
     return start, [f"Training continues from {folder}, version {start.version}.", said]
 
 
-def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
-    """The model of the bundle, grown by what a log has, and what the optimiser knows of its weights.
+def warm_model(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:
+    """The bundle's model, grown by the vocabulary of a log, and its optimiser state.
 
     Args:
-        start: Where the bundle is.
+        start: The bundle.
         log: The events to train on.
-        optimizer: Settings of the optimiser; one of another kind starts from scratch.
+        optimizer: Settings of the optimiser; if its kind has changed, it starts without state.
 
     Raises:
         DataError: The log cannot be used.
-        SavedFolderError: The bundle is another one by now, or cannot be read.
+        SavedFolderError: Another bundle has replaced it, or it cannot be read.
     """
     bundle = _bundle_of(start)
     growth = bundle.model.grow(log, retire_after=start.retire_after)
@@ -125,17 +125,17 @@ def begun(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]
 
 
 def growth_by(start: Start, log: Log) -> Growth:
-    """What a log adds to the vocabularies of the bundle."""
+    """What a log adds to the bundle's vocabularies."""
     return _bundle_of(start).model.grow(log, retire_after=start.retire_after)
 
 
-def since_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEvaluation:
-    """What has changed since the bundle, on the test events.
+def compare_with_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEvaluation:
+    """Compares the new model with the bundle's on the test events.
 
     Args:
-        start: Where the bundle is.
-        after: What measuring the new model gave.
-        parts: As the new model was measured on.
+        start: The bundle.
+        after: The measurement of the new model.
+        parts: The parts on which the new model was measured.
     """
     bundle = _bundle_of(start)
     test, details = parts.test, bundle.details
@@ -161,53 +161,53 @@ def since_start(start: Start, after: Measurement, parts: Parts) -> WarmStartEval
 
 
 def new_events(log: Log, start: Start) -> Dataset:
-    """The events of a log that are later than the last one that a bundle learned from.
+    """The events of a log that are later than the last one the bundle learned from.
 
     Raises:
         ConfigError: The log is streamed, or there are no times.
-        DataError: There is no such event.
+        DataError: No event is later.
     """
     latest = _bundle_of(start).details.latest_time
-    events = require_in_memory(log, "a training on new events alone", "a log in memory, or one that has them alone")
+    events = require_in_memory(log, "training on new events only", "a log in memory, or a log of new events only")
     if latest is None or events.time is None:
-        raise ConfigError("a training on new events alone needs times; expected [data] time")
+        raise ConfigError("training on new events only needs times; expected [data] time")
     later = events.times > latest
     if not later.any():
-        raise DataError(f"{events.name!r} has no event after the last one that {start.bundle} learned from")
+        raise DataError(f"{events.name!r} has no event later than the last one {start.bundle} learned from")
     return events.take(later)
 
 
 def continued_parts(parts: Parts, start: Start, config: Config) -> Parts:
     """Adapts the parts for a training that continues from a bundle.
 
-    Where train begins after the last event of the bundle's training, it is new events alone: queries that the bundle
-    knows beside them stay known, so do candidates unless the config names a catalogue, and what queries chose before
-    is the `past`. Else the log is taken for all events up to now.
+    If train begins after the last event of the bundle's training, it counts as new events only: the bundle's other
+    queries stay known, and so do its candidates unless the config names a catalogue; the earlier choices of queries
+    become the `past`. Otherwise the log counts as all events up to now.
 
     Raises:
-        ConfigError: A test event is earlier than the last one that the bundle learned from, and may be one of those.
-        DataError: An id column is another one, or of another type, than the bundle's.
+        ConfigError: A test event is earlier than the last one the bundle learned from, so it may be among those.
+        DataError: An id column has another name or type than the bundle's.
     """
     bundle = _bundle_of(start)
     latest = bundle.details.latest_time
     _require_same_ids(parts.test, bundle)
     if latest is None or parts.test.time is None:
-        said = f"Nothing says whether test events were in the training of {start.bundle}: there are no times."
+        said = f"Without times, some test events may have been in the training data of {start.bundle}."
         return replace(parts, remarks=(*parts.remarks, said))
     if earlier := int((parts.test.times < latest).sum()):
         raise ConfigError(
             f"{earlier:,} of the {len(parts.test):,} test events are earlier than the last one that {start.bundle} "
-            f"learned from, so that it may have learned from them; expected later ones, as a split time:SHARE gives"
+            f"learned from, so it may have learned from them; expected later ones, such as those of a split time:SHARE"
         )
     train = parts.train.in_memory
     if train is None or not len(train) or train.times.min() <= latest:
         if start.fresh:
             return parts
-        return replace(parts, remarks=(*parts.remarks, "The log is taken for all events up to now."))
+        return replace(parts, remarks=(*parts.remarks, "The log counts as all events up to now."))
     if start.fresh:
         raise ConfigError(
-            f"the log begins after the last event that {start.bundle} learned from; training "
-            f"from scratch expects all events"
+            f"the log begins after the last event that {start.bundle} learned from; training from scratch expects all "
+            f"events"
         )
     return _with_past(parts, train, bundle, has_catalogue=config.data.candidates is not None or config.data.is_builtin)
 
@@ -224,7 +224,7 @@ def _with_past(parts: Parts, train: Dataset, bundle: Bundle, has_catalogue: bool
 
     whole = over_both(train)
     said = (
-        "The log has new events alone: what queries chose before is known from the bundle, to baselines as well, each "
+        "The log counts as new events only. Earlier choices of queries come from the bundle, for baselines too, each "
         "choice once."
     )
     return replace(
@@ -238,7 +238,7 @@ def _with_past(parts: Parts, train: Dataset, bundle: Bundle, has_catalogue: bool
 
 
 def _past_of(train: Dataset, bundle: Bundle) -> Dataset:
-    """The choices that a bundle has seen, as events over the tables of train, all at the bundle's last instant."""
+    """The choices a bundle has seen, as events over the tables of train, all at the time of the bundle's last event."""
     details, count = bundle.details, len(bundle.seen.offsets) - 1
     query_of = IdRows(train.queries[details.query_id]).of(bundle.queries[details.query_id])
     row_of = IdRows(train.candidates[details.candidate_id]).of(bundle.candidates[details.candidate_id])
@@ -261,7 +261,7 @@ def _past_of(train: Dataset, bundle: Bundle) -> Dataset:
 
 
 def _extended(table: pa.Table, earlier: pa.Table, name: str) -> pa.Table:
-    """A table with the rows of an earlier one whose ids it lacks at its end; columns that that lacks are null there."""
+    """Appends the rows of an earlier table whose ids are missing; columns that the earlier table lacks are null."""
     missing = earlier.filter(pc.invert(pc.is_in(earlier[name], value_set=table[name].combine_chunks())))
     columns = []
     for field in table.schema:
@@ -279,7 +279,7 @@ def _extended(table: pa.Table, earlier: pa.Table, name: str) -> pa.Table:
 
 
 def _known(ids: pa.ChunkedArray, earlier: pa.ChunkedArray, there: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which ids an earlier table has, at a row that counts."""
+    """Which ids have a row in an earlier table for which `there` is true."""
     rows = IdRows(earlier).of(ids)
     known: npt.NDArray[np.bool_] = (rows >= 0) & there[np.maximum(rows, 0)]
     return known
@@ -289,14 +289,14 @@ def _bundle_of(start: Start) -> Bundle:
     bundle = load_bundle(Path(start.bundle))
     if bundle.details.version != start.version:
         raise SavedFolderError(
-            f"{start.bundle} has version {bundle.details.version} by now; training went on from {start.version}. Start "
-            f"the command again"
+            f"{start.bundle} now has version {bundle.details.version}; training started from {start.version}: run the "
+            f"command again"
         )
     return bundle
 
 
 def _usable_moments(folder: Path, details: Details) -> tuple[bool, str]:
-    """Whether the file beside a bundle goes with it, and in words."""
+    """Whether the optimiser state beside a bundle can be used, and a line that says so."""
     file = moments_of(folder)
     if not file.is_file():
         return False, f"The optimizer starts without state: {file.name} is not beside the bundle."
@@ -305,12 +305,12 @@ def _usable_moments(folder: Path, details: Details) -> tuple[bool, str]:
     except SavedFolderError as error:
         return False, f"The optimizer starts without state: {error}."
     if moments.towers != details.towers:
-        return False, f"The optimizer starts without state: {file.name} is of other towers, {moments.towers}."
+        return False, f"The optimizer starts without state: {file.name} belongs to other towers, {moments.towers}."
     return True, f"The optimizer continues with {file.name}."
 
 
 def _require_same_model(config: Config, details: Details, folder: Path) -> None:
-    """Refuses a `[model]` that a warm start would not follow."""
+    """Refuses a `[model]` that differs from the bundle's."""
     if details.notes.config is None:
         return
     default, ours = (msgspec.json.decode(msgspec.json.encode(one)) for one in (ModelConfig(), config.model))
@@ -320,12 +320,12 @@ def _require_same_model(config: Config, details: Details, folder: Path) -> None:
         key = differing[0]
         raise ConfigError(
             f"[model] {key} = {ours[key]!r}, and {folder} was trained with {theirs.get(key, default[key])!r}; a warm "
-            f"start keeps the towers: expected the same, or a training without --from"
+            f"start keeps the towers: expected the same value, or training without --from"
         )
 
 
 def _require_same_ids(test: Dataset, bundle: Bundle) -> None:
-    """Refuses data whose ids are not the bundle's."""
+    """Refuses data whose id columns differ from the bundle's."""
     details = bundle.details
     sides: Sequence[tuple[str, str, pa.Table, pa.Table]] = (
         ("query_id", details.query_id, test.queries, bundle.queries),

@@ -1,4 +1,4 @@
-"""`Store`: what runs gave, kept by what they depend on, so that nothing is computed twice."""
+"""`Store`: outcomes of runs, keyed by what they depend on, so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class Store:
-    """A folder with one folder a run, each named after what the run depends on.
+    """A folder with one subfolder per run, named by a hash of what the run depends on.
 
-    Of joined ranks the first one reads for all and writes alone; each of them calls the same methods.
+    Joined ranks all call the same methods; the first one reads for all and is the only one that writes.
 
-    A run is finished as soon as its `outcome.json` is there, which is written last. Before that its folder holds
-    the checkpoint from which an interrupted run resumes.
+    A run is finished once its `outcome.json` exists, which is written last. Until then its folder holds the checkpoint
+    from which an interrupted run resumes.
 
     Args:
-        folder: Where the runs are; made when the first one is kept.
+        folder: The folder; created when the first run is stored.
 
     Example:
         >>> import tempfile
@@ -45,32 +45,32 @@ class Store:
 
     @staticmethod
     def key(spec: Any) -> str:
-        """Sixteen hexadecimal digits of what a run depends on: anything that JSON can hold."""
+        """A hash of what a run depends on, in sixteen hexadecimal digits; `spec` is anything that fits into JSON."""
         return hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()[:16]
 
     def folder_of(self, key: str) -> Path:
-        """Where a run keeps its files: its model, its ranks."""
+        """The folder with a run's files, such as its model and ranks."""
         return self.folder / key
 
     def checkpoint_of(self, key: str) -> Path:
-        """Where a run that is not finished keeps its checkpoint."""
+        """The checkpoint of an unfinished run."""
         return self.folder_of(key) / CHECKPOINT
 
     def begin(self, key: str, spec: Any) -> None:
-        """Makes the folder of a run, with what it depends on for people to read."""
+        """Creates the folder of a run and writes what it depends on, for people to read."""
         if not current_ranks().is_first:
             return
         write_file(self.folder_of(key) / SPEC, msgspec.json.format(msgspec.json.encode(spec, order="sorted"), indent=1))
 
     def is_finished(self, key: str) -> bool:
-        """Whether a run's outcome is there."""
+        """Whether a run's outcome is stored."""
         return current_ranks().from_first(lambda: (self.folder_of(key) / OUTCOME).is_file(), bool)
 
     def outcome(self, key: str, kind: type[T]) -> T | None:
-        """What a finished run gave; None where it is not finished.
+        """The outcome of a run; None if it is not finished.
 
         Raises:
-            SavedFolderError: Its file cannot be read.
+            SavedFolderError: The file cannot be read.
         """
         return current_ranks().from_first(lambda: self._read(key, kind), kind | None)
 
@@ -84,7 +84,7 @@ class Store:
             raise SavedFolderError(f"{path} cannot be read: {error}; delete {path.parent} to run it again") from error
 
     def keep(self, key: str, outcome: Any) -> None:
-        """Marks a run as finished, and drops its checkpoint."""
+        """Stores the outcome, which marks the run as finished, and deletes its checkpoint."""
         if not current_ranks().is_first:
             return
         write_file(self.folder_of(key) / OUTCOME, msgspec.json.encode(outcome))

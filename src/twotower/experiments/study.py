@@ -1,4 +1,4 @@
-"""`run_study`: variants of a config trained on every split with every seed, beside the baselines, and the report."""
+"""`run_study`: trains variants of a config on every split and seed, measures the baselines and writes the report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class _CutData:
-    """One way in which data are cut, and what is known of it without training."""
+    """One split of the data, and what can be found out about it without training."""
 
     cut: Cut
     config: Config
@@ -67,7 +67,7 @@ class _CutData:
     looking_ahead: frozenset[int]
 
     def wanted(self, number: int) -> list[tuple[Part, str]]:
-        """The baselines on each part; curves are drawn beside those of the first cut."""
+        """The baselines to measure on each part; those on validation are drawn with the curves of the first cut."""
         on_validation: list[tuple[Part, str]] = [("validation", name) for name in self.curve_baselines]
         on_test: list[tuple[Part, str]] = [("test", name) for name in self.baselines]
         return on_test + (on_validation if number == 0 else [])
@@ -78,21 +78,21 @@ def run_study(
 ) -> Study:
     """Runs a study and writes its folder: report, curves, results and, in `runs/`, every model.
 
-    What is finished is kept in `runs/` by what it depends on. Rerun the command to resume after an interruption;
-    another study in the same folder trains only what is not there yet.
+    Finished runs are kept in `runs/`, keyed by what they depend on. Rerun the command to resume after an interruption;
+    another study in the same folder trains only the runs that are missing.
 
     Args:
         plan: What to compare.
         out: The folder.
-        command: The command that repeats it, for the report.
+        command: The command that repeats the study, for the report.
         console: Where progress is shown.
         budget: What each baseline may cost.
 
     Raises:
         ConfigError: A variant cannot be built, or the folder holds something else or cannot be written.
         DataError: The data cannot be used.
-        SavedFolderError: Another process is at work in the folder.
-        TwoTowerError: A training diverged.
+        SavedFolderError: Another process is using the folder.
+        TwoTowerError: Training diverged.
     """
     started = time.perf_counter()
     planned = list(plan.runs())
@@ -112,7 +112,7 @@ def run_study(
 
 
 def _cuts(planned: Sequence[Planned]) -> dict[bytes, _CutData]:
-    """Every way in which the data of these runs are cut, by data and split."""
+    """The cuts of these runs, one for each combination of data and split."""
     by_cut: dict[bytes, list[Planned]] = {}
     for run in planned:
         by_cut.setdefault(_cut_name(run.config), []).append(run)
@@ -124,7 +124,7 @@ def _cut_name(config: Config) -> bytes:
 
 
 def _cut_data(runs: Sequence[Planned]) -> _CutData:
-    """Reads and cuts the data of these runs once, for what has to be known before anything is trained."""
+    """Reads and splits the data of these runs once, to find out what is needed before training."""
     config = runs[0].config
     parts = config.parts()
     pinned = msgspec.structs.replace(config, split=parts.split)
@@ -134,7 +134,7 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
     if not recipe.trainer.retrieves:
         raise ConfigError(
             "[[tasks]] without retrieval: a study compares models by their ranks; expected a task of kind retrieval "
-            "beside the others, or `twotower train`, which measures each task by its own metrics",
+            "among them, or `twotower train`, which measures each task by its own metrics",
             field="tasks",
         )
     fitted, validation = parts.for_recipe(recipe)
@@ -157,11 +157,11 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
 
 
 def cut_of(parts: Parts, validation: int) -> Cut:
-    """What reports say of the data and how they were cut.
+    """The description of the data and their split for reports.
 
     Args:
         parts: The parts.
-        validation: Events of train that say which epoch is best.
+        validation: Number of events of train that are used for validation.
     """
     train = parts.train
     return Cut(
@@ -181,11 +181,11 @@ def cut_of(parts: Parts, validation: int) -> Cut:
 
 
 class _StudyDesk(ListDesk):
-    """The models of a study and the baselines beside them.
+    """The models of a study and its baselines.
 
     Attributes:
-        models: What is trained.
-        beside: Cut, name and part of each baseline, and its run.
+        models: The models to train.
+        baselines: Cut, name, part and run of each baseline.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class _StudyDesk(ListDesk):
     ) -> None:
         self.console = console
         self.models: list[tuple[Planned, Waiting]] = []
-        self.beside: list[tuple[int, str, Part, Waiting]] = []
+        self.baselines: list[tuple[int, str, Part, Waiting]] = []
         for run in planned:
             data = cuts[_cut_name(run.config)]
             config = msgspec.structs.replace(run.config, split=data.config.split)
@@ -208,18 +208,18 @@ class _StudyDesk(ListDesk):
             for part, name in data.wanted(number):
                 order = BaselineOrder(data.config, name, part, budget)
                 label = f"{NAMES[name]} on {part}{several}"
-                self.beside.append((number, name, part, waiting_for(label, order, store, data.identity)))
-        super().__init__([*(w for _, w in self.models), *(w for *_, w in self.beside)], store)
+                self.baselines.append((number, name, part, waiting_for(label, order, store, data.identity)))
+        super().__init__([*(w for _, w in self.models), *(w for *_, w in self.baselines)], store)
 
     def succeeded(self, waiting: Waiting) -> None:
-        """Says what a model gave."""
+        """Prints the scores of a model."""
         if isinstance(waiting.order.run, ModelRun):
             outcome = self.store.outcome(waiting.key, ModelOutcome)
             assert outcome is not None
-            self.console.print(_said(waiting.label, outcome), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(_score_line(waiting.label, outcome), highlight=False, markup=False, soft_wrap=True)
 
 
-def _said(label: str, outcome: ModelOutcome) -> str:
+def _score_line(label: str, outcome: ModelOutcome) -> str:
     metric = next(reversed([name for name in outcome.scores.all if name.startswith("top_")]))
     return (
         f"{label}: {metric_label(metric)} {outcome.scores.all[metric]:.4f} all, "
@@ -228,7 +228,7 @@ def _said(label: str, outcome: ModelOutcome) -> str:
 
 
 def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData], command: str, started: float) -> Study:
-    """What the store holds of the plan, and what it says."""
+    """Collects the outcomes of the plan from the store, with comparisons and verdicts."""
     numbers = {name: number for number, name in enumerate(cuts)}
     runs, ranks = [], {}
     for planned, waiting in desk.models:
@@ -239,7 +239,7 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
         runs.append(Run(variant=planned.variant, cut=cut, seed=seed, key=waiting.key, outcome=outcome))
         ranks[waiting.key] = ranks_of(desk.store, waiting.key)
     baselines, notes = [], []
-    for cut, name, part, waiting in desk.beside:
+    for cut, name, part, waiting in desk.baselines:
         found = desk.store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
         baselines.append(BaselineRun(name=name, cut=cut, part=part, key=waiting.key, outcome=found))
@@ -267,7 +267,7 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
     comparisons = comparisons_of(unjudged, ranks)
     said = [
         *verdicts(unjudged, comparisons),
-        *_of_tasks(unjudged),
+        *_task_verdicts(unjudged),
         *_ahead_note(plan, first.looking_ahead),
         *first.remarks,
         *dict.fromkeys(notes),
@@ -275,8 +275,8 @@ def _study_of(plan: StudyPlan, desk: _StudyDesk, cuts: Mapping[bytes, _CutData],
     return msgspec.structs.replace(unjudged, comparisons=comparisons, verdicts=said)
 
 
-def _of_tasks(study: Study) -> list[str]:
-    """What each variant's first model says of its other tasks."""
+def _task_verdicts(study: Study) -> list[str]:
+    """The verdicts on the other tasks of each variant, from its first model."""
     return [
         sentence
         for number, variant in enumerate(study.variants)
@@ -286,7 +286,7 @@ def _of_tasks(study: Study) -> list[str]:
 
 
 def _with_changes(plan: StudyPlan, cuts: Mapping[bytes, _CutData]) -> list[Cut]:
-    """The cuts, each with the varied keys that it depends on."""
+    """The cuts, each with the varied keys that affect it."""
     changes: dict[bytes, dict[str, object]] = {}
     for run in plan.runs():
         values = plan.variants[run.variant].values
@@ -306,7 +306,7 @@ def _versions(workers: int) -> dict[str, str]:
 
 
 def _columns_of(plan: StudyPlan, cuts: Iterable[_CutData]) -> list[str]:
-    """What the towers read, said once of all variants of which it is true."""
+    """The columns the towers read, with the variants that share a list named once."""
     said: dict[tuple[str, ...], dict[str, None]] = {}
     for cut in cuts:
         for number, lines in cut.columns.items():
@@ -317,19 +317,19 @@ def _columns_of(plan: StudyPlan, cuts: Iterable[_CutData]) -> list[str]:
 
 
 def _looks_ahead(config: Config, recipe: Recipe) -> bool:
-    """Whether a model reads what a service would not have."""
+    """Whether a model reads inputs that a service would not have."""
     if config.model.query or (config.model.inputs or recipe.inputs) == "tutorial":
         return False
     return (config.model.reach or recipe.reach) == "around"
 
 
 def _ahead_note(plan: StudyPlan, looking_ahead: Container[int]) -> list[str]:
-    """Says which variants read what a service would not have."""
+    """Names the variants that read inputs a service would not have."""
     names = [variant.name for number, variant in enumerate(plan.variants) if number in looking_ahead]
     if not names:
         return []
     subject = "The models" if len(names) == len(plan.variants) else "; ".join(names)
     return [
-        f"{subject} read what lies around an event, including the query's later choices, as EASE, item-kNN and iALS "
-        'do. Set reach = "before" in [model] to measure what a service would have.'
+        f"{subject} read events on both sides of the one to predict, including the query's later choices, as EASE, "
+        'item-kNN and iALS do. Set reach = "before" in [model] to measure with only what a service would have.'
     ]

@@ -1,4 +1,4 @@
-"""`train`: one run of a config, measured beside the baselines, as a bundle that is ready to recommend."""
+"""`train`: trains a config, measures it and the baselines, and saves a bundle that is ready to recommend."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from twotower.training.moments import is_moments
 
 @dataclass(frozen=True)
 class TrainedBundle:
-    """What `train` gave.
+    """The result of `train`.
 
     Attributes:
-        retriever: The bundle, as it was saved.
-        evaluation: The model and the baselines on test.
+        retriever: The saved bundle.
+        evaluation: Scores of the model and the baselines on test.
     """
 
     retriever: Retriever
@@ -62,35 +62,35 @@ def train(
     budget: BaselineBudget | None = None,
     before: Before | None = None,
 ) -> TrainedBundle:
-    """Trains one model as a config says, measures it beside the baselines, and saves the bundle.
+    """Trains one model from a config, measures it and the baselines, and saves the bundle.
 
-    Where the config does not say otherwise the model reads only what lies before an event, as there is nothing after
-    it when it recommends. The baselines are measured beside the training, in a process of their own. What is finished
-    is kept in `OUT.partial`: call it again to resume after an interruption.
+    Unless the config says otherwise, the model reads only what precedes an event, as nothing follows it when the model
+    serves. The baselines are measured during training, in a separate process. Finished steps are kept in
+    `OUT.partial`: call this again to resume after an interruption.
 
-    In a process group of PyTorch's the first rank calls it and all others `help_train`; the baselines are measured
-    afterwards then.
+    In a PyTorch process group, the first rank calls `train` and all others `help_train`; the baselines are then
+    measured after training.
 
-    Beside the bundle, `OUT.moments.safetensors` keeps what the optimiser knows of the weights, for a warm start.
+    The optimiser state is saved beside the bundle as `OUT.moments.safetensors`, for a warm start.
 
     Args:
         config: Data, split, recipe and model.
         out: The bundle's folder.
         console: Where progress is shown; None shows nothing.
         budget: What each baseline may cost.
-        before: A bundle that training continues from, its vocabularies grown by the data: new events alone, or all
-            events up to now. It may be `out`. None: training starts from scratch.
+        before: A bundle that training continues from, which may be `out`. Its vocabularies grow with the data, which
+            may be new events only or all events up to now. None trains from scratch.
 
     Raises:
-        ConfigError: The folder cannot be written, the config does not go with the data, or the data or `[model]` do
-            not go with the bundle.
+        ConfigError: The folder cannot be written, the config does not fit the data, or the data or `[model]` do not
+            fit the bundle.
         DataError: The data cannot be used.
         TwoTowerError: Training diverged.
     """
     console = Console(quiet=True) if console is None else console
     ranks = ranks_of_process()
     if not ranks.is_first:
-        raise ConfigError(f"rank {ranks.rank} writes no bundle; expected help_train on all ranks but the first")
+        raise ConfigError(f"rank {ranks.rank} cannot call train; expected help_train on all ranks but the first")
     check_train_target(out)
     check_file_target(moments_of(out), is_moments, "moments")
     with working_in(partial_of(out), TRAINING, shown=out) as folder:
@@ -111,9 +111,9 @@ def train(
         store, run = Store(folder / RUNS), ModelRun(config, start, keeps_moments=True)
         if ranks.size > 1:
             _train_on(ranks, run, parts, store, console)
-        model, beside, notes = _run(run, parts, store, budget or BaselineBudget(), console)
+        model, baselines, notes = _run(run, parts, store, budget or BaselineBudget(), console)
         _say(console, outcome_of(store, model.key).choice_note)
-        evaluation = _evaluation(model, beside, notes, store, parts)
+        evaluation = _evaluation(model, baselines, notes, store, parts)
         retriever = bundle_of(config, parts, store, model.key, evaluation, start)
         retriever.save(out)
         copy_moments(store, model.key, moments_of(out))
@@ -122,25 +122,25 @@ def train(
 
 
 def help_train(config: Config, out: Path, before: Before | None = None) -> None:
-    """What the ranks of a process group do while the first one calls `train` with the same arguments: train with it.
+    """Trains along with the first rank, which calls `train` with the same arguments; for all other ranks.
 
     Args:
         config: Data, split, recipe and model.
-        out: The bundle's folder, of which only the first rank reads and writes.
-        before: A bundle that training continues from, which all read.
+        out: The bundle's folder, which only the first rank reads and writes.
+        before: A bundle that training continues from; every rank reads it.
 
     Raises:
-        TwoTowerError: As `train`; errors of the first rank are raised on all.
+        TwoTowerError: As `train`; errors of the first rank are raised on all ranks.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # the first rank says it
+        warnings.simplefilter("ignore", DataWarning)  # the first rank shows it
         config, parts, start, _ = _prepared(config, before)
         run = ModelRun(config, start, keeps_moments=True)
         _train_on(ranks_of_process(), run, parts, Store(partial_of(out) / RUNS), Console(quiet=True))
 
 
 def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Start | None, list[str]]:
-    """The config as it is trained, its parts, what training continues from, and what is to say of that."""
+    """The config to train, its parts, the start of the training, and lines about it for the user."""
     start, said = None, list[str]()
     if before is not None:
         start, said = start_from(before, for_serving(config))
@@ -149,17 +149,17 @@ def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Sta
 
 
 def check_train_target(out: Path) -> None:
-    """Refuses a folder that a bundle cannot be written to, or beside which training cannot keep what is unfinished.
+    """Refuses a folder that cannot hold a bundle, or whose `OUT.partial` cannot be used.
 
     Raises:
-        ConfigError: It, or `OUT.partial`, holds something else, or cannot be written.
+        ConfigError: The folder or `OUT.partial` holds something else, or cannot be written.
     """
     check_bundle_target(out)
     check_folder_target(partial_of(out), TRAINING)
 
 
 def for_serving(config: Config) -> Config:
-    """The config of a model that reads only what lies before an event, unless it says otherwise."""
+    """The config with `reach` set to `before`, unless it is set already."""
     model = msgspec.structs.replace(config.model, reach=config.model.reach or "before")
     return msgspec.structs.replace(config, model=model)
 
@@ -167,15 +167,15 @@ def for_serving(config: Config) -> Config:
 def bundle_of(
     config: Config, parts: Parts, store: Store, key: str, evaluation: Evaluation, start: Start | None = None
 ) -> Retriever:
-    """The bundle of a finished run, with what it says of itself.
+    """The bundle of a finished run, with its notes.
 
     Args:
-        config: What was trained.
-        parts: What it was trained on.
-        store: Where the run is kept.
-        key: Its name there.
-        evaluation: The model and the baselines on test.
-        start: What its training went on from.
+        config: The trained config.
+        parts: The parts it was trained on.
+        store: The store with the run.
+        key: The run's key.
+        evaluation: Scores of the model and the baselines on test.
+        start: The bundle that training continued from.
     """
     train, outcome = parts.train, outcome_of(store, key)
     if outcome.chosen is not None:
@@ -201,15 +201,15 @@ def bundle_of(
 
 
 def bundle_of_run(folder: Path, name: str) -> Retriever:
-    """The bundle of one run of a study; its data are read again.
+    """The bundle of one run of a study. This reads the data again.
 
     Args:
-        folder: What `twotower study` wrote.
-        name: The run's key, as the report names it, or its variant where that was trained once.
+        folder: A folder written by `twotower study`.
+        name: The run's key, as shown in the report, or its variant if that was trained once.
 
     Raises:
-        ConfigError: There is no such run, or several.
-        DataError: The data are no longer those that it was trained on.
+        ConfigError: There is no such run, or more than one.
+        DataError: The data have changed since training.
         SavedFolderError: The folder holds no study's results.
     """
     study = read_results(folder / RESULTS)
@@ -223,7 +223,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
     order = order_of(store, run.key)
     parts = order.run.config.parts()
     if parts.identity != order.data:
-        raise DataError(f"the data of {folder} have changed since it was run; run the study again")
+        raise DataError(f"the data of {folder} have changed since the study ran; rerun the study")
     measured = {"model": Measurement(run.outcome.scores, ranks_of(store, run.key))}
     for one in study.baselines:
         if one.cut == run.cut and one.part == "test" and one.outcome.scores is not None:
@@ -235,7 +235,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
 
 def _train_on(ranks: Ranks, run: ModelRun, parts: Parts, store: Store, console: Console) -> None:
     """Trains the model together with the other ranks, in this process."""
-    _say(console, [f"{ranks.size} ranks train together: each works on its part of every batch"])
+    _say(console, [f"{ranks.size} ranks train together, each on its part of every batch"])
     wanted = waiting_for("model", run, store, parts.identity)
     with joined(ranks), ProgressBar(console) as progress:
         perform(wanted.order, parts, progress)
@@ -244,27 +244,29 @@ def _train_on(ranks: Ranks, run: ModelRun, parts: Parts, store: Store, console: 
 def _run(
     run: ModelRun, parts: Parts, store: Store, budget: BaselineBudget, console: Console
 ) -> tuple[Waiting, dict[str, Waiting], list[str]]:
-    """Trains the model, and measures the baselines beside it."""
+    """Trains the model and measures the baselines in parallel."""
     data, config = parts.identity, run.config
     model = waiting_for("model", run, store, data)
     retrieves = config.resolved_recipe(parts.train, parts.validation).trainer.retrieves
     names, notes = measurable(config.baselines if retrieves else "none", parts.test, parts.known)
-    beside = {
+    baselines = {
         name: waiting_for(NAMES[name], BaselineRun(config, name, "test", budget, run.start), store, data)
         for name in names
     }
-    workers = 2 if beside else 1
+    workers = 2 if baselines else 1
     with Display(console) as display:
-        run_jobs(Runner, ListDesk([model, *beside.values()], store), workers, display, threads_each(workers))
-    return model, beside, notes
+        run_jobs(Runner, ListDesk([model, *baselines.values()], store), workers, display, threads_each(workers))
+    return model, baselines, notes
 
 
-def _evaluation(model: Waiting, beside: dict[str, Waiting], notes: list[str], store: Store, parts: Parts) -> Evaluation:
+def _evaluation(
+    model: Waiting, baselines: dict[str, Waiting], notes: list[str], store: Store, parts: Parts
+) -> Evaluation:
     outcome = outcome_of(store, model.key)
     if not outcome.scores.all:
         return Evaluation({}, notes, "", tasks=outcome.tasks)
     measured = {"model": Measurement(outcome.scores, ranks_of(store, model.key))}
-    for name, waiting in beside.items():
+    for name, waiting in baselines.items():
         found = store.outcome(waiting.key, BaselineOutcome)
         assert found is not None
         if found.scores is None:

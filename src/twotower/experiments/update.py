@@ -1,4 +1,4 @@
-"""`update`: one turn of a daily loop: train, judge, publish or refuse; and `roll_back`."""
+"""`update`: one round of a daily loop: train, check the gates, publish or refuse; and `roll_back`."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome: `published`, `refused` or `rolled back`.
         bundle: The bundle that is served.
-        version: Its version now; of a refusal, still the old one.
-        before: Its version before; None where there was none.
+        version: Its version now; after a refusal, still the old one.
+        before: Its version before; None if there was none.
         gates: The result of each gate.
-        refused: Where the refused bundle is; None where there is none.
+        refused: Path of the refused bundle; None if no bundle was refused.
         kept: Versions that can be rolled back to; the served one is last.
         evaluation: The measurements; None if nothing was trained.
     """
@@ -94,20 +94,20 @@ def update(
 
     Args:
         config: Data, split, recipe and model.
-        bundle: The bundle that is served; its earlier versions are kept in `BUNDLE.versions`.
-        settings: How it is updated, and how strict the gates are.
+        bundle: The served bundle; its earlier versions are kept in `BUNDLE.versions`.
+        settings: How to update it, and how strict the gates are.
         console: Where progress is shown; None shows nothing.
         budget: What each baseline may cost.
 
     Raises:
-        ConfigError: As `train`; or the config does not train for retrieval, by which bundles are judged.
+        ConfigError: As `train`; or the config does not train for retrieval, which the gates need.
         DataError: The data cannot be used.
-        SavedFolderError: The bundle cannot be read, or another update is at work.
+        SavedFolderError: The bundle cannot be read, or another update is running.
         TwoTowerError: Training diverged.
     """
     settings = UpdateSettings() if settings is None else settings
     if settings.keep < 1:
-        raise ConfigError(f"keep={settings.keep}; expected at least 1, the bundle that is served", field="keep")
+        raise ConfigError(f"keep={settings.keep}; expected at least 1, the served bundle", field="keep")
     console = Console(quiet=True) if console is None else console
     check_bundle_target(bundle)
     with versions_of(bundle) as versions:
@@ -136,8 +136,8 @@ def roll_back(bundle: Path) -> UpdateReport:
     """Serves the previously published version of a bundle; a running service picks it up.
 
     Raises:
-        ConfigError: There is none to go back to.
-        SavedFolderError: A bundle cannot be read, or an update is at work.
+        ConfigError: There is no earlier version.
+        SavedFolderError: A bundle cannot be read, or an update is running.
     """
     with versions_of(bundle) as versions:
         _, old = versions.roll_back()
@@ -145,20 +145,20 @@ def roll_back(bundle: Path) -> UpdateReport:
 
 
 def _inputs(config: Config, before: Before | None, versions: Versions) -> InputSummary:
-    """How the events of a training are distributed; of a streamed log, those of test."""
+    """The input distributions of a training; for a streamed log, those of test only."""
     start = None if before is None else start_from(before, for_serving(config))[0]
     parts = parts_of(config, start)
     if not config.resolved_recipe(parts.train, parts.validation).trainer.retrieves:
-        raise ConfigError("update judges bundles by retrieval; expected it among [[tasks]]", field="tasks")
+        raise ConfigError("update compares bundles by retrieval; expected a retrieval task in [[tasks]]", field="tasks")
     events = parts.train.in_memory
     whole = parts.test if events is None else concat([events, parts.test])
     return input_summary(whole, versions.history.inputs)
 
 
 def _judged(candidate: Path, old: Path | None, evaluation: Evaluation, settings: GateSettings) -> list[Gate]:
-    """What the gates say of a trained bundle, which then has the index of the old one."""
+    """The gates of a trained bundle. If it passes them, it is saved with the kind of index the old one has."""
     if old is None:
-        return [Gate("score", True, "This is the first bundle: there is none to compare it with.")]
+        return [Gate("score", True, "This is the first bundle; there is no other to compare it with.")]
     found = evaluation.warm_start
     assert found is not None
     gates = [score_gate(found, settings), coverage_gate(found, settings)]
@@ -179,7 +179,7 @@ def _judged(candidate: Path, old: Path | None, evaluation: Evaluation, settings:
 
 
 def _like(earlier: Bundle, bundle: Bundle, parity: float) -> Bundle:
-    """The bundle with the index, the store and the ONNX towers that an earlier one has."""
+    """The bundle with the same kinds of index, store and ONNX towers as an earlier one."""
     details = earlier.details
     made = rebuilt(bundle, None, details.index, parity, rerank=bundle.details.rerank)
     made = made if details.store is None else with_store(made, details.store, parity)

@@ -1,4 +1,4 @@
-"""What a study's figures say: which comparisons it makes, and what comes of them in sentences."""
+"""The comparisons a study makes, and its conclusions in sentences."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from twotower.experiments.results import Run, Study
 
 
 def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparison]:
-    """Each variant with each baseline, and with its neighbours: all that the report judges.
+    """All comparisons of the report: each variant with each baseline and with its neighbours.
 
     Args:
-        study: Its runs and baselines.
-        ranks: The rank of every test event that each of them gave, by key.
+        study: The study.
+        ranks: The ranks of the test events for each run and baseline, by key.
     """
     pairs = []
     for number, variant in enumerate(study.variants):
         runs = study.runs_of(number)
         for name in FLOORS:
-            beside = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
-            if all(run.cut in beside for run in runs):
-                own, others = [ranks[run.key] for run in runs], [ranks[beside[run.cut]] for run in runs]
+            keys = {one.cut: one.key for one in study.baselines if one.name == name and one.key in ranks}
+            if all(run.cut in keys for run in runs):
+                own, others = [ranks[run.key] for run in runs], [ranks[keys[run.cut]] for run in runs]
                 pairs.append(Pair(variant.name, own, name, others, over_repetitions=False))
     for first, second in study.neighbours:
         pairs += _paired(study, first, second, ranks)
@@ -33,7 +33,7 @@ def comparisons_of(study: Study, ranks: Mapping[str, Outcomes]) -> list[Comparis
 
 
 def _paired(study: Study, first: int, second: int, ranks: Mapping[str, Outcomes]) -> list[Pair]:
-    """Two variants on the same splits with the same seeds; nothing where their test events differ."""
+    """Two variants on the same splits and seeds; empty if their test events differ."""
     before = {_repetition(study, run): run for run in study.runs_of(first)}
     both = [
         (run, before[_repetition(study, run)]) for run in study.runs_of(second) if _repetition(study, run) in before
@@ -50,7 +50,7 @@ def _repetition(study: Study, run: Run) -> tuple[int, int]:
 
 
 def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> str | None:
-    """The baseline with the highest figure; the oracle, which no model can beat, is not counted. None without any."""
+    """The baseline with the highest score, not counting the oracle, which no model can beat; None without baselines."""
     return max(
         (name for name in FLOORS if name in baselines),
         key=lambda name: baselines[name].value(f"{protocol}.{metric}"),
@@ -59,11 +59,11 @@ def strongest(baselines: Mapping[str, Scores], protocol: str, metric: str) -> st
 
 
 def verdicts(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """What a reader should take away, in sentences.
+    """The study's conclusions, in sentences.
 
     Args:
-        study: Its figures.
-        comparisons: What `comparisons_of` gave.
+        study: The study.
+        comparisons: The result of `comparisons_of`.
     """
     names = {variant.name for variant in study.variants}
     return [
@@ -77,7 +77,7 @@ def verdicts(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _towards_oracle(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """How far the best variant goes from popularity to the oracle, where it beats popularity."""
+    """How much of the gap between popularity and the oracle the best variant closes, if it beats popularity."""
     best, baselines, metric = study.variants[study.best], study.baseline_scores(), study.metric
     beaten = any(
         (one.name, one.rival, one.protocol, one.verdict) == (best.name, "popularity", "all", "better")
@@ -94,7 +94,7 @@ def _towards_oracle(study: Study, comparisons: Sequence[Comparison]) -> list[str
 
 
 def _choices_note(study: Study) -> list[str]:
-    """What the validation part chose for each variant, by its first run."""
+    """Which model the validation part chose for each variant, in its first run."""
     notes = []
     for number, variant in enumerate(study.variants):
         runs = study.runs_of(number)
@@ -103,7 +103,7 @@ def _choices_note(study: Study) -> list[str]:
 
 
 def _repetitions_note(study: Study) -> list[str]:
-    """Whether variants were compared over several trainings."""
+    """Says whether variants were compared over several trainings."""
     if len(study.variants) < 2:
         return []
     least = min(len(study.runs_of(number)) for number in range(len(study.variants)))

@@ -1,4 +1,4 @@
-"""`Versions`: the bundles that an updated one was before, kept beside it, and which of them is served."""
+"""`Versions`: the earlier versions of an updated bundle, kept beside it, and which version is served."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from twotower.training.moments import is_moments
 
 MARKER = "versions.json"
 CANDIDATE, REFUSED = "candidate", "refused"
-MOST_ENTRIES = 1_000
-"""Publications that are remembered, but for the latest."""
+MAX_ENTRIES = 1_000
+"""How many publications before the latest stay in the history."""
 
 VERSION = "^[0-9a-f]+$"
-"""Version ids name folders, which are deleted in time: nothing else may pass for one."""
+"""Version ids name folders that are later deleted, so nothing else may pass as one."""
 
 
 class Published(msgspec.Struct, frozen=True):
     """A bundle that was published.
 
     Attributes:
-        version: Its version, which its folder is named after.
-        at: When, in ISO 8601.
+        version: Its version, which is also the name of its folder.
+        at: Time of publication, in ISO 8601.
         withdrawn: Whether it was rolled back.
     """
 
@@ -46,11 +46,11 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `versions.json` holds.
+    """The contents of `versions.json`.
 
     Attributes:
-        published: Every bundle, the latest last.
-        inputs: How the inputs of the latest update were distributed.
+        published: The published bundles, the latest last.
+        inputs: The input distributions of the latest update.
     """
 
     published: list[Published] = []
@@ -69,11 +69,11 @@ VERSIONS = MarkedFolder("the kept versions of a bundle", MARKER, _recognises, ("
 
 
 class Versions:
-    """The folder `BUNDLE.versions`, while nobody else works in it.
+    """The folder `BUNDLE.versions`, locked against other processes.
 
     Args:
-        bundle: The bundle that is served.
-        folder: Where its versions are kept.
+        bundle: The served bundle.
+        folder: The folder of its versions.
     """
 
     def __init__(self, bundle: Path, folder: Path) -> None:
@@ -81,28 +81,28 @@ class Versions:
         marker = folder / MARKER
         self.history = msgspec.json.decode(marker.read_bytes(), type=History) if marker.exists() else History()
         self._write(self.history)
-        self._take_note()
+        self._record_current()
 
     @property
     def current(self) -> str | None:
-        """Version of the bundle that is served; None where there is none yet."""
+        """Version of the served bundle; None if there is none yet."""
         if not self.bundle.exists():
             return None
         return _version_of(check_folder(self.bundle, KIND, FORMAT))
 
     @property
     def kept(self) -> list[str]:
-        """Versions whose folder is there, the latest published last."""
+        """Versions whose folder exists, the latest published last."""
         versions = dict.fromkeys(one.version for one in reversed(self.history.published))
         return [version for version in reversed(versions) if (self.folder / version).is_dir()]
 
     def publish(self, candidate: Path, most: int, inputs: InputSummary | None) -> str:
-        """Puts a finished bundle in the place of the one that is served, in one step, and keeps the latest ones.
+        """Replaces the served bundle with a finished one in one step, and deletes all but the latest versions.
 
         Args:
             candidate: The bundle, with its moments beside it.
-            most: How many versions to keep, at least the one that is served.
-            inputs: How its inputs were distributed.
+            most: How many versions to keep; the served one is always kept.
+            inputs: Its input distributions.
         """
         version = _version_of(check_folder(candidate, KIND, FORMAT))
         self._keep(candidate, version)
@@ -114,7 +114,7 @@ class Versions:
         return version
 
     def refuse(self, candidate: Path) -> Path:
-        """Keeps a bundle that was refused, in the place of the one refused before, for somebody to look at."""
+        """Keeps a refused bundle for inspection, replacing the one refused before."""
         refused = self.folder / REFUSED
         _copy(candidate, refused)
         shutil.rmtree(candidate)
@@ -122,20 +122,20 @@ class Versions:
         return refused
 
     def roll_back(self) -> tuple[str, str]:
-        """Serves the version that was published before the one that is served, which counts as withdrawn.
+        """Serves the previously published version and marks the current one as withdrawn.
 
         Returns:
-            The version that is served now, and the one that was.
+            The version served now, and the one served before.
 
         Raises:
-            ConfigError: There is none to go back to.
+            ConfigError: There is no earlier version.
         """
-        self._take_note()
+        self._record_current()
         current, published = self.current, self.history.published
         bad = {one.version for one in published if one.withdrawn} | {current}
         good = [one.version for one in published if one.version not in bad and one.version in self.kept]
         if current is None or not good:
-            raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept are {', '.join(self.kept)}")
+            raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept: {', '.join(self.kept)}")
         version = good[-1]
         self._serve(version)
         withdrawn = [
@@ -146,22 +146,22 @@ class Versions:
         self._add(version)
         return version, current
 
-    def _take_note(self) -> None:
-        """Keeps the served bundle if other commands made or changed it, or an update was killed before it was noted."""
+    def _record_current(self) -> None:
+        """Keeps the served bundle if another command wrote it, or an update was killed before recording it."""
         current = self.current
         if current is not None and (not self.history.published or self.history.published[-1].version != current):
             self._keep(self.bundle, current)
             self._add(current)
 
     def _serve(self, version: str) -> None:
-        """Replaces the served bundle by a kept one; what other commands have changed meanwhile is kept first."""
+        """Replaces the served bundle with a kept one. If another command has changed it meanwhile, keeps that first."""
         with locked(self.bundle):
-            self._take_note()
+            self._record_current()
             _copy(self.folder / version, self.bundle)
 
     def _add(self, version: str, inputs: InputSummary | None = None) -> None:
         published = [
-            *self.history.published[-MOST_ENTRIES:],
+            *self.history.published[-MAX_ENTRIES:],
             Published(version, datetime.now(UTC).isoformat(timespec="seconds")),
         ]
         self._write(History(published, self.history.inputs if inputs is None else inputs))
@@ -182,11 +182,11 @@ class Versions:
 
 @contextmanager
 def versions_of(bundle: Path) -> Iterator[Versions]:
-    """Yields the versions of a bundle, while other processes are kept out of them.
+    """Yields the versions of a bundle and locks out other processes.
 
     Raises:
         ConfigError: `BUNDLE.versions` holds something else, or cannot be written.
-        SavedFolderError: Another process is at work there, or the bundle cannot be read.
+        SavedFolderError: Another process is using it, or the bundle cannot be read.
     """
     real = Path(os.path.realpath(bundle))
     with exclusive(real.with_name(f"{real.name}.versions"), VERSIONS, shown=bundle) as folder:
@@ -195,7 +195,7 @@ def versions_of(bundle: Path) -> Iterator[Versions]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Puts a copy of a bundle in the place of another one, with its moments beside it, where it has some.
+    """Replaces a bundle with a copy of another one, including its moments if it has any.
 
     Raises:
         SavedFolderError: The bundle, or its copy, is damaged.
@@ -215,5 +215,5 @@ def _copy(source: Path, target: Path) -> None:
 def _version_of(manifest: Manifest) -> str:
     version = manifest.details.get("version")
     if not isinstance(version, str) or not re.fullmatch(VERSION, version):
-        raise SavedFolderError(f"the manifest of a bundle has version {version!r}; expected hexadecimal digits")
+        raise SavedFolderError(f"the bundle's manifest has version {version!r}; expected hexadecimal digits")
     return version

@@ -1,4 +1,4 @@
-"""Tasks: what a model is trained for besides choosing candidates, with heads, losses, metrics and baselines."""
+"""Tasks: training objectives, such as retrieval and rating, with heads, losses, metrics and baselines."""
 
 from twotower.tasks.base import TASKS, BoundTask, Task, TaskLoss
 from twotower.tasks.predictor import Predictor, predict

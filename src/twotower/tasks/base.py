@@ -1,4 +1,4 @@
-"""`Task`: what a model is trained for: the column it needs, its head, its loss and its metrics."""
+"""`Task`: a training objective, with the column it reads, its head, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TaskLoss:
     """A task's loss of one step.
 
     Attributes:
-        value: A scalar with gradient: the mean over what counts, or its sum where the task says so.
-        total: The sum over what counts, without gradient, by which an epoch's mean is made.
-        weight: Sum of the weights of what counts.
+        value: A scalar with gradient: the mean over everything that counts, or the sum if the task uses sums.
+        total: The sum over everything that counts, without gradient, used for the epoch's mean.
+        weight: Sum of the weights of everything that counts.
     """
 
     value: Tensor
@@ -35,22 +35,22 @@ class TaskLoss:
 
 
 BoundTask = Callable[[Step], TaskLoss | None]
-"""A task that knows its training data: the loss of a step; None where nothing of the step counts."""
+"""A task bound to its training data: computes the loss of a step; None if nothing in the step counts."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What `Trainer` and `evaluate` need of a task.
+    """The interface of a task for `Trainer` and `evaluate`.
 
-    A task is a plain description, `Settings` with a tag, so that configs can name it, a checkpoint keeps it, and a
-    training with another one does not resume from it. `twotower.testing.check_task` tries one out.
+    A task is a plain description, `Settings` with a tag. Configs can therefore name it, a checkpoint stores it, and
+    training with another task does not resume from that checkpoint. `twotower.testing.check_task` tests a task.
 
     Attributes:
-        title: Its name in histories, tables and heads; no two tasks of a training have the same.
-        weight: How much its loss counts beside those of other tasks, above 0.
-        head: What it makes of a query and a candidate; None where it works on the towers' embeddings.
-        column: A column of the interactions that it reads; None where it reads none.
-        metric: What it is judged by: one of those that `measure` gives.
+        title: Its name in histories, tables and heads; unique within a training.
+        weight: Weight of its loss among those of other tasks, above 0.
+        head: The head that predicts from a query and a candidate; None if the task uses the towers' embeddings.
+        column: The column of the interactions that it reads; None if it reads none.
+        metric: The metric that models are compared by, one of those that `measured` computes.
     """
 
     @property
@@ -60,12 +60,12 @@ class Task(Protocol):
 
     @property
     def weight(self) -> float:
-        """How much its loss counts."""
+        """Weight of its loss."""
         ...
 
     @property
     def head(self) -> Head | None:
-        """What it makes of a query and a candidate."""
+        """The head that predicts from a query and a candidate."""
         ...
 
     @property
@@ -75,39 +75,39 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """What it is judged by."""
+        """The metric that models are compared by."""
         ...
 
     def bind(self, train: Log) -> BoundTask:
-        """The task for this training data.
+        """Binds the task to its training data.
 
         Raises:
-            DataError: The column is missing, or holds nothing to learn from.
+            DataError: The column is missing, or has nothing to learn from.
         """
         ...
 
     def start(self, head: HeadModule, train: Log) -> None:
-        """Prepares a head that has not been trained yet."""
+        """Prepares an untrained head."""
         ...
 
     def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
-        """What measures the model on these events again and again, as training goes on."""
+        """A function that measures the model on these events, to be called repeatedly during training."""
         ...
 
     def evaluate(
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
-        """The task's metrics on test, with intervals, beside its baselines.
+        """The metrics of the model and the task's baselines on test, with intervals.
 
         Args:
-            model: The model, which has the task's head.
+            model: A model with the task's head.
             test: The events to measure on.
-            train: What the baselines learn from.
-            baselines: Whether to measure them.
-            step: Told what runs.
+            train: The events that the baselines learn from.
+            baselines: Whether to measure the baselines.
+            step: Reports progress.
         """
         ...
 
 
 TASKS: Kinds[type] = Kinds("task")
-"""Tasks by kind. `@TASKS.register` makes one of your own known to configs."""
+"""Tasks by kind. `@TASKS.register` makes your own task available to configs."""

@@ -1,4 +1,4 @@
-"""How lists are made of a step's events: those of a column, drawn from a query's own, or a choice with negatives."""
+"""Makes lists from a step's events: grouped by a column, sampled from a query's events, or a choice with negatives."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
 from twotower.tasks.step import Step
 
-POOL = 512
-"""Candidates drawn for a step, of which those that the retriever scores highest become a list's negatives."""
+NEGATIVE_POOL = 512
+"""Candidates drawn per step; those that the retriever scores highest become a list's negatives."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists of events, or of candidates that are no events.
+    """Padded lists of events, and of drawn candidates.
 
     Attributes:
-        events: Row of the event whose query side each member has, `[L, n]`.
+        events: Row of the event that provides each member's query side, `[L, n]`.
         candidates: Row of each member's candidate, `[L, n]`.
-        relevance: Of each member, `[L, n]`.
-        mask: Which members are there, `[L, n]`.
+        relevance: Relevance of each member, `[L, n]`.
+        mask: False for padding, `[L, n]`.
     """
 
     events: Tensor
@@ -38,24 +38,24 @@ class Lists:
         return len(self.events)
 
     def beside(self, other: Lists) -> Lists:
-        """The members of both, list by list."""
+        """Joins the members of both, list by list."""
         names = "events", "candidates", "relevance", "mask"
         return Lists(*(torch.cat([getattr(self, name), getattr(other, name)], dim=1) for name in names))
 
 
 class ListSource(Protocol):
-    """What makes lists of a step's events."""
+    """Makes lists from a step's events."""
 
     def __call__(self, step: Step) -> Lists | None:
-        """The lists; None where the step has none."""
+        """The lists; None if the step has none."""
         ...
 
 
 class Groups:
-    """Events in groups, `[N]` members in all.
+    """Events sorted into groups.
 
     Args:
-        groups: The group of each event, `[N]`; below 0: none.
+        groups: Group of each event, `[N]`; negative for events without a group.
     """
 
     def __init__(self, groups: npt.NDArray[np.int64]) -> None:
@@ -71,19 +71,19 @@ class Groups:
         self.group, self.leads = torch.from_numpy(own), torch.from_numpy(leads)
 
     def to(self, device: torch.device) -> Groups:
-        """The same, moved to a device."""
+        """Moves the groups to a device, in place."""
         for name in ("members", "starts", "sizes", "group", "leads"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
 
 class WholeGroups:
-    """A list is a group: one comes with the step that has its first event, so that each comes once an epoch.
+    """A list is a whole group. It belongs to the step with the group's first event, so each group comes once per epoch.
 
     Args:
         groups: The groups.
         targets: Relevance of each event of train, `[N]`.
-        longest: Members of a list, at most; of more, so many are drawn.
+        longest: Maximum length of a list; longer groups are sampled down to it.
     """
 
     def __init__(self, groups: Groups, targets: Tensor, longest: int) -> None:
@@ -100,9 +100,9 @@ class WholeGroups:
         first = torch.cumsum(sizes, dim=0) - sizes
         entry = groups.starts[found][row] + torch.arange(len(row), device=row.device) - first[row]
         members = groups.members[entry]
-        # In an order of chance, by which members of long lists are left out, and in which equal ones come.
+        # The random order decides which members of long lists are dropped, and the order of equally relevant ones.
         order = torch.argsort(row + torch.rand(len(row), dtype=torch.float64, device=row.device))
-        column = torch.arange(len(row), device=row.device) - first[row]  # rows stay side by side in that order
+        column = torch.arange(len(row), device=row.device) - first[row]  # members of a list stay adjacent
         kept = column < self.longest
         shape = len(found), min(self.longest, int(sizes.max()))
         events = members.new_zeros(shape)
@@ -113,19 +113,19 @@ class WholeGroups:
 
 
 class DrawnFromGroup:
-    """A list is an event and others drawn from its group; an event that is drawn again counts once.
+    """A list is an event and others sampled from its group; an event drawn twice counts once.
 
     Args:
         groups: The groups.
         targets: Relevance of each event of train, `[N]`.
-        size: Members of a list.
+        size: Length of a list, including the event itself.
     """
 
     def __init__(self, groups: Groups, targets: Tensor, size: int) -> None:
         self.groups, self.targets, self.size = groups, targets, size
 
     def __call__(self, step: Step) -> Lists | None:
-        """A list for each event of the step that is in a group."""
+        """A list for each event of the step that has a group."""
         groups = self.groups.to(step.rows.device)
         own = step.rows[groups.group[step.rows] >= 0]
         if len(own) == 0:
@@ -134,15 +134,15 @@ class DrawnFromGroup:
         draw = torch.rand(len(own), self.size - 1, dtype=torch.float64, device=own.device)
         others = groups.members[groups.starts[group] + (draw * groups.sizes[group]).long()]
         events = torch.cat([own[:, None], others], dim=1)  # [L, size]
-        again = (events[:, :, None] == events[:, None, :]).tril(-1).any(dim=2)
-        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], ~again)
+        repeated = (events[:, :, None] == events[:, None, :]).tril(-1).any(dim=2)
+        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], ~repeated)
 
 
-class Alone:
-    """A list is an event that was chosen, to be joined by negatives.
+class SingleChoices:
+    """A list is one chosen event, to which negatives are added later.
 
     Args:
-        targets: Relevance of each event of train, `[N]`; None where all are choices.
+        targets: Relevance of each event of train, `[N]`; None if all are choices.
     """
 
     def __init__(self, targets: Tensor | None) -> None:
@@ -162,38 +162,38 @@ class Alone:
 
 
 def with_uniform(lists: Lists, count: int, catalogue: int) -> Lists:
-    """The lists with candidates drawn uniformly, of relevance 0; those that a list has already are left out."""
+    """Adds uniformly drawn candidates with relevance 0, except those already in the list."""
     drawn = torch.randint(catalogue, (len(lists), count), device=lists.events.device)
     return _with(lists, drawn)
 
 
 def with_hard(lists: Lists, count: int, catalogue: int, step: Step) -> Lists:
-    """The lists with those candidates of a drawn pool that the retriever scores highest, of relevance 0.
+    """Adds the candidates of a drawn pool that the retriever scores highest, with relevance 0.
 
     Raises:
-        ConfigError: Nothing trains the towers to retrieve.
+        ConfigError: No task trains the towers for retrieval.
     """
     if step.queries.vectors.shape[1] == 0:
         raise ConfigError("negatives from the retriever need embeddings; expected Retrieval among the tasks")
     with torch.no_grad():
-        pool = torch.randint(catalogue, (min(POOL, catalogue),), device=lists.events.device)
+        pool = torch.randint(catalogue, (min(NEGATIVE_POOL, catalogue),), device=lists.events.device)
         scores = step.queries_of(lists.events[:, 0]).vectors @ step.candidates_of(pool).vectors.T  # [L, pool]
-        theirs = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
-        best = scores.masked_fill(theirs, -torch.inf).topk(min(count, len(pool)), dim=1).indices
+        in_list = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
+        best = scores.masked_fill(in_list, -torch.inf).topk(min(count, len(pool)), dim=1).indices
     return _with(lists, pool[best])
 
 
 def _with(lists: Lists, candidates: Tensor) -> Lists:
-    """The lists with further candidates, asked about by the query of each list's first event."""
+    """Adds candidates to the lists, paired with the query of each list's first event; duplicates are masked."""
     known = lists.candidates.masked_fill(~lists.mask, -1)
-    theirs = (candidates[:, :, None] == known[:, None, :]).any(dim=2)
-    again = (candidates[:, :, None] == candidates[:, None, :]).tril(-1).any(dim=2)
+    in_list = (candidates[:, :, None] == known[:, None, :]).any(dim=2)
+    repeated = (candidates[:, :, None] == candidates[:, None, :]).tril(-1).any(dim=2)
     events = lists.events[:, :1].expand(-1, candidates.shape[1])
-    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~(theirs | again)))
+    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~(in_list | repeated)))
 
 
 def groups_by(train: Dataset, column: str | None) -> npt.NDArray[np.int64]:
-    """The group of each event: by a column of the interactions, or by its query, `[N]`; below 0 where it is missing."""
+    """Group of each event, by a column of the interactions or by its query, `[N]`; negative where it is missing."""
     if column is None:
         return train.query_index
     values = train.interactions[column].combine_chunks().dictionary_encode()

@@ -1,4 +1,4 @@
-"""`Predictor`: a head's answers for events, encoded once and answered again and again as the model changes."""
+"""`Predictor`: a head's predictions for events, which are encoded once and reused as the model changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Predictor:
     """Events, encoded for a model that has learned its vocabularies.
 
     Args:
-        model: The model that will be asked.
+        model: The model that will predict.
         events: The events.
     """
 
@@ -30,16 +30,16 @@ class Predictor:
     def answers(
         self, model: TwoTower, head: str, rows: Tensor | None = None, candidates: Tensor | None = None
     ) -> npt.NDArray[np.float64]:
-        """A head's answers for pairs of an event's query and a candidate, `[n]`.
+        """A head's predictions for pairs of an event's query and a candidate, `[n]`.
 
         Args:
-            model: The model as it is now.
-            head: The head's name.
-            rows: The events of the pairs, `[n]`; default: each event once.
+            model: The model in its current state.
+            head: Name of the head.
+            rows: Row of each pair's event, `[n]`; default: each event once.
             candidates: Row of each pair's candidate, `[n]`; default: the event's own.
 
         Raises:
-            TwoTowerError: An answer is not finite.
+            TwoTowerError: A prediction is not finite.
         """
         rows = torch.arange(len(self.own), device=self.own.device) if rows is None else rows
         candidates = self.own[rows] if candidates is None else candidates
@@ -53,27 +53,27 @@ class Predictor:
         found: npt.NDArray[np.float64] = torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
         if not np.isfinite(found).all():
             raise TwoTowerError(
-                f"an answer of the head {head!r} is not finite: training has diverged; a lower learning rate may help"
+                f"a prediction of head {head!r} is not finite: training has diverged; a lower learning rate may help"
             )
         return found
 
     def _block(self, model: TwoTower, head: str, rows: Tensor, candidates: Tensor) -> Tensor:
         module = model.heads[head]
-        asked, query = torch.unique(rows, return_inverse=True)
-        named, candidate = torch.unique(candidates, return_inverse=True)
-        queries = query_side(model, self.queries.gather(asked), module.reads_vectors)
-        sides = candidate_side(model, self.candidates.gather(named), module.reads_vectors)
+        event_rows, query = torch.unique(rows, return_inverse=True)
+        candidate_rows, candidate = torch.unique(candidates, return_inverse=True)
+        queries = query_side(model, self.queries.gather(event_rows), module.reads_vectors)
+        sides = candidate_side(model, self.candidates.gather(candidate_rows), module.reads_vectors)
         answers: Tensor = module(queries.take(query), sides.take(candidate))
         return answers
 
 
 def predict(model: TwoTower, events: Dataset, head: str) -> npt.NDArray[np.float64]:
-    """A head's answer for each event: what it would say of this query and this candidate, `[N]`.
+    """A head's prediction for the query and candidate of each event, `[N]`.
 
     Args:
         model: A trained model.
-        events: Who asks about what, such as a test part; its targets are not read.
-        head: The name of its task, such as `rating`.
+        events: The events, such as a test part; their targets are not read.
+        head: Name of the head's task, such as `rating`.
 
     Raises:
         ConfigError: The model has no such head.

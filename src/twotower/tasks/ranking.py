@@ -1,4 +1,4 @@
-"""`Ranking`: the order of a list: what one request showed, or a choice among candidates that were not chosen."""
+"""`Ranking`: orders a list, such as the items of one request, or a choice among candidates that were not chosen."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from twotower.progress import ReportStep, no_report
 from twotower.tasks.base import TASKS, BoundTask, TaskLoss
 from twotower.tasks.checks import check_task_name
 from twotower.tasks.lists import (
-    Alone,
     DrawnFromGroup,
     Groups,
     ListSource,
+    SingleChoices,
     WholeGroups,
     groups_by,
     with_hard,
@@ -45,40 +45,40 @@ else:
     AnyHead = Annotated[BuiltInHead, Follows(Head)]
 
 MEASURED_NEGATIVES = 100
-"""Candidates that a choice is measured among, where events have no relevance."""
+"""Number of candidates that a choice is ranked among in evaluation, if events have no relevance."""
 
 
 @TASKS.register
 class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kind"):
-    """Lists whose members are more or less relevant, which the model puts in order.
+    """Orders the members of lists by relevance.
 
     A list is one of these:
 
-    - the events that have the same value in the column `by`, such as the id of a request: what was shown, of which some
-      was chosen (`target`);
-    - `sampled` events of one query that have a `target`, drawn anew in each epoch; in evaluation, all its events;
-    - without a `target`, an event, which is a choice, and `negatives`.
+    - the events with the same value in the column `by`, such as a request id: the items shown, some of them chosen
+      (`target`);
+    - `sampled` events of one query that have a `target`, sampled again in each epoch; in evaluation, all its events;
+    - without a `target`, one event, which is a choice, and `negatives`.
 
-    `negatives` may be added to any of them, with relevance 0.
+    `negatives` can be added to any of them, with relevance 0.
 
     Attributes:
-        target: The column of the interactions that says how relevant an event is, at least 0; missing ones do not
+        target: The column of the interactions with the relevance of events, at least 0; events without a value do not
             count.
-        by: The column of the interactions that says which list an event is in; missing ones are in none.
-        sampled: Members of a list where no column says it.
-        longest: Members of a list of the column `by`, at most, in training.
-        negatives: Candidates drawn for each list.
+        by: The column of the interactions that groups events into lists; events without a value are in no list.
+        sampled: Number of events in a list if `by` is not set.
+        longest: Maximum length of a list grouped by `by`, in training.
+        negatives: Number of candidates drawn for each list.
         negatives_from: `uniform`, over the catalogue; or `retriever`: those of a drawn pool that the towers score
-            highest, for which retrieval has to be trained as well.
+            highest, which requires retrieval to be trained too.
         loss: `softmax`, `list_mle` or `pairwise_logistic`; see `twotower.functional.listwise_loss`.
-        head: What scores are made by.
-        relevant: From which relevance on an event is relevant to MAP; None: above the lowest of train.
-        ks: Lengths of lists in NDCG; the longest is what models are compared by.
-        weight: How much its loss counts beside those of other tasks.
-        name: What histories, tables and the model's head are called.
+        head: The head that scores.
+        relevant: Minimum relevance that counts as relevant in MAP; None counts anything above the lowest in train.
+        ks: List lengths of NDCG; models are compared by the longest.
+        weight: Weight of its loss among those of other tasks.
+        name: Name in histories and tables, and of the model's head.
 
     Raises:
-        ConfigError: A setting is of the wrong type or out of range, or lists are left open.
+        ConfigError: A setting has the wrong type or is out of range, or the lists are not defined.
 
     Example:
         >>> Ranking(target="stars", sampled=5, loss="list_mle").metric
@@ -99,11 +99,11 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     name: str = "ranking"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses values out of range."""
         check_task_name(self.name, self.weight)
         refuse_nameless("ranking", target=self.target, by=self.by)
         if self.target is None and self.by is not None:
-            raise ConfigError(f"by={self.by!r} without target; expected the column that says what was chosen of a list")
+            raise ConfigError(f"by={self.by!r} without target; expected target, the column of relevance")
         if self.target is None and self.negatives == 0:
             raise ConfigError("neither target nor negatives; expected a column of relevance, or negatives=…")
         if self.sampled < 1 or self.longest < 2 or self.negatives < 0:
@@ -128,24 +128,24 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
 
     @property
     def metric(self) -> str:
-        """NDCG in the longest list asked for."""
+        """NDCG at the largest of `ks`."""
         return f"ndcg_{max(self.ks)}"
 
     def bind(self, train: Log) -> BoundTask:
-        """The task for this training data.
+        """Binds the task to its training data.
 
         Raises:
             ConfigError: The log is streamed.
-            DataError: A column is missing or holds nothing to learn from.
+            DataError: A column is missing or has nothing to learn from.
         """
         events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", "a log in memory")
         return _Bound(self, self._source(events), events.candidates.num_rows)
 
     def start(self, head: HeadModule, train: Log) -> None:
-        """Nothing: only the order of scores counts."""
+        """Does nothing, as only the order of scores counts."""
 
     def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
-        """What measures the model on lists of these events again and again."""
+        """A function that measures the model on lists of these events, to be called repeatedly."""
         lists = self._lists(events)
         predictors: list[Predictor] = []
 
@@ -160,7 +160,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     def evaluate(
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
-        """NDCG and MAP over lists of test with intervals over queries, beside popularity and predicted relevance."""
+        """NDCG and MAP over lists of test with intervals over queries, for the model and its baselines."""
         lists = self._lists(test)
         units = Units("lists", lists.queries, lists.weights)
         lowest = _lowest(lists) if self.target is None else float(known_targets(train, self.target)[1].min())
@@ -180,7 +180,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
 
     def _source(self, events: Dataset) -> ListSource:
         if self.target is None:
-            return Alone(None)
+            return SingleChoices(None)
         targets = self._relevance(events)
         counted = ~np.isnan(targets) & (events.weights > 0)
         if not counted.any():
@@ -191,7 +191,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         relevance = torch.from_numpy(np.nan_to_num(targets)).float()
         if self.by is not None:
             return WholeGroups(groups, relevance, self.longest)
-        return DrawnFromGroup(groups, relevance, self.sampled) if self.sampled > 1 else Alone(relevance)
+        return DrawnFromGroup(groups, relevance, self.sampled) if self.sampled > 1 else SingleChoices(relevance)
 
     def _relevance(self, events: Dataset) -> FloatArray:
         assert self.target is not None
@@ -214,7 +214,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         return _of_events(events.take(counted), targets[counted], groups[counted], self.target)
 
     def _values(self, lists: _MeasuredLists, scores: FloatArray, lowest: float) -> dict[str, FloatArray]:
-        """What each list adds to each metric, `[L]`."""
+        """The value of each metric for each list, `[L]`."""
         relevant = lists.relevance > lowest if self.relevant is None else lists.relevance >= self.relevant
         found = {f"ndcg_{k}": ndcg(scores, lists.relevance, lists.mask, k) for k in self.ks}
         return found | {"map": average_precision(scores, relevant, lists.mask)}
@@ -231,12 +231,12 @@ class _MeasuredLists:
     """Lists of test, padded.
 
     Attributes:
-        events: The events that they are of.
-        members: Row of the event whose query each member is asked about by, `[L, n]`.
+        events: The events the lists are made from.
+        members: Row of the event that provides each member's query, `[L, n]`.
         candidates: Row of each member's candidate, `[L, n]`.
-        relevance: Of each member, 0 where it is not there, `[L, n]`.
-        mask: Which members are there, `[L, n]`.
-        notes: What to know of them.
+        relevance: Relevance of each member, 0 for padding, `[L, n]`.
+        mask: False for padding, `[L, n]`.
+        notes: Notes for the report.
     """
 
     events: Dataset
@@ -253,7 +253,7 @@ class _MeasuredLists:
 
     @property
     def weights(self) -> FloatArray | None:
-        """Mean weight of each list's events, `[L]`; None where the log has no weights."""
+        """Mean weight of each list's events, `[L]`; None if the log has no weights."""
         if self.events.weight is None:
             return None
         weights = np.where(self.mask, self.events.weights[self.members], 0.0)
@@ -261,7 +261,7 @@ class _MeasuredLists:
         return mean
 
     def scores(self, model: TwoTower, head: str, predictor: Predictor) -> FloatArray:
-        """A head's answer for each member, `[L, n]`."""
+        """A head's prediction for each member, `[L, n]`."""
         rows, candidates = (torch.from_numpy(of[self.mask]).to(model.device) for of in (self.members, self.candidates))
         found = np.zeros(self.mask.shape)
         found[self.mask] = predictor.answers(model, head, rows, candidates)
@@ -286,9 +286,9 @@ class _Bound:
         if not bool(counted.any()):
             return None
         there = lists.mask
-        asked, place = torch.unique(lists.events[there], return_inverse=True)
+        distinct, place = torch.unique(lists.events[there], return_inverse=True)
         scores = lists.relevance.new_zeros(there.shape)
-        logits = step.logits(task.name, step.queries_of(asked).take(place), lists.candidates[there])
+        logits = step.logits(task.name, step.queries_of(distinct).take(place), lists.candidates[there])
         scores = scores.masked_scatter(there, logits)
         total = listwise_total(scores, lists.relevance, there, task.loss, weights, "sum")
         weight = weights[counted].sum()
@@ -302,10 +302,10 @@ class _Bound:
 
 
 def _of_events(events: Dataset, targets: FloatArray, groups: IntArray, column: str) -> _MeasuredLists:
-    """The lists that have something to order.
+    """The lists whose members differ in relevance.
 
     Raises:
-        DataError: There are none.
+        DataError: There are no such lists.
     """
     members, mask = padded(groups)
     relevance = np.where(mask, targets[members], 0.0) if len(events) else np.zeros(members.shape)
@@ -313,15 +313,15 @@ def _of_events(events: Dataset, targets: FloatArray, groups: IntArray, column: s
     lowest = np.where(mask, relevance, np.inf).min(axis=1, initial=np.inf)
     kept = highest > lowest
     if not kept.any():
-        raise DataError(f"column {column!r}: no list to measure on has members of different relevance", column=column)
+        raise DataError(f"column {column!r}: no list to measure has members of different relevance", column=column)
     members, mask, relevance = members[kept], mask[kept], relevance[kept]
     left = int((~kept).sum())
-    note = f"{left:,} of the {len(kept):,} lists of test are left out: all in them is equally relevant."
+    note = f"{left:,} of the {len(kept):,} test lists are left out, as their members are equally relevant."
     return _MeasuredLists(events, members, events.candidate_index[members], relevance, mask, [note] if left else [])
 
 
 def _among_negatives(events: Dataset) -> _MeasuredLists:
-    """Each event's choice among candidates drawn uniformly, the same in every measurement."""
+    """Each event's choice among uniformly drawn candidates, the same in every measurement."""
     catalogue = events.candidates.num_rows
     events = events.take(events.weights > 0)
     if len(events) == 0:

@@ -1,4 +1,4 @@
-"""`Rating`: a number that an event has, such as stars, seconds watched, or whether it was a click."""
+"""`Rating`: predicts a number per event, such as stars, seconds watched, or whether it was a click."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from twotower.tasks.targets import known_targets, targets_of
 
 if TYPE_CHECKING:
     AnyHead = Head
-else:  # what configs can name, and whatever follows the protocol
+else:  # the kinds that configs can name, or any class that follows the protocol
     AnyHead = Annotated[BuiltInHead, Follows(Head)]
 
 
 @TASKS.register
 class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"):
-    """Each event has a number, which the model predicts. Events whose number is missing do not count.
+    """Predicts a number for each event. Events without a number do not count.
 
     Attributes:
-        target: The column of the interactions that holds the number.
-        loss: `squared`, `huber`, or `cross_entropy` where the number is a probability, or 0 or 1.
-        head: What the prediction is made by.
-        delta: Beyond which error the `huber` loss grows linearly, in the column's units.
-        weight: How much its loss counts beside those of other tasks.
-        name: What histories, tables and the model's head are called.
+        target: The column of the interactions with the number.
+        loss: `squared`, `huber`, or `cross_entropy` for probabilities or values of 0 and 1.
+        head: The head that predicts.
+        delta: Error above which the `huber` loss grows linearly, in the column's units.
+        weight: Weight of its loss among those of other tasks.
+        name: Name in histories and tables, and of the model's head.
 
     Raises:
-        ConfigError: A setting is of the wrong type or out of range.
+        ConfigError: A setting has the wrong type or is out of range.
 
     Example:
         >>> from twotower import Category, Tower, Trainer, TwoTower, data
@@ -78,7 +78,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
     name: str = "rating"
 
     def check(self) -> None:
-        """Refuses what is out of range, and makes the head's answers probabilities where the loss needs them."""
+        """Refuses values out of range, and sets the head's link to match the loss."""
         check_task_name(self.name, self.weight)
         refuse_nameless("rating", target=self.target)
         if not self.delta > 0:
@@ -104,20 +104,20 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
 
     @property
     def metric(self) -> str:
-        """What it is judged by: the metric that its loss brings down."""
+        """The metric that models are compared by: the one that the loss minimises."""
         return {"squared": "rmse", "huber": "mae", "cross_entropy": "log_loss"}[self.loss]
 
     def bind(self, train: Log) -> BoundTask:
-        """The task for this training data.
+        """Binds the task to its training data.
 
         Raises:
-            DataError: The column is missing, has no value, or one that is no probability where one is expected.
+            DataError: The column is missing, has no value, or has one outside 0 to 1 with `cross_entropy`.
         """
         self._known(train)
         return _Bound(self)
 
     def start(self, head: HeadModule, train: Log) -> None:
-        """Lets the head begin with the targets' mean and deviation, and keeps its answers within their range."""
+        """Initialises the head with the targets' mean and deviation, and limits its predictions to their range."""
         events, targets = self._known(train)
         mean = float(np.average(targets, weights=events.weights))
         if self.is_probability:
@@ -128,7 +128,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
             head.set_range(mean, deviation or 1.0, float(targets.min()), float(targets.max()))
 
     def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
-        """What measures the model on these events again and again."""
+        """A function that measures the model on these events, to be called repeatedly."""
         events, targets = _counting(events, self.target)
         weights = None if events.weight is None else events.weights.astype(np.float64)
         predictors: list[Predictor] = []
@@ -152,7 +152,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
     def evaluate(
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
-        """Errors on test with intervals over queries, beside the means, biases and matrix factorisation of train."""
+        """Errors on test with intervals over queries, for the model and for means, biases and matrix factorisation."""
         known, learned = self._known(train)
         events, targets = _counting(test, self.target)
         weights = None if events.weight is None else events.weights.astype(np.float64)
@@ -168,11 +168,11 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
         return evaluated(self.name, "rating", self.metric, units, own, beside, _missing_note(test, events, self.target))
 
     def score(self, predictions: FloatArray, targets: FloatArray, units: Units) -> Measured:
-        """Every metric of some predictions.
+        """All metrics of some predictions.
 
         Args:
-            predictions: A number for each event, `[N]`.
-            targets: The true one, `[N]`.
+            predictions: Prediction for each event, `[N]`.
+            targets: True value for each event, `[N]`.
             units: The events.
         """
         queries, weights = units.queries, units.weights
@@ -221,15 +221,15 @@ class _Bound:
 
 
 def _counting(events: Dataset, column: str) -> tuple[Dataset, FloatArray]:
-    """The events that have a target and a weight above 0, and the targets.
+    """The events with a target and a weight above 0, and the targets.
 
     Raises:
-        DataError: There are none.
+        DataError: There are no such events.
     """
     targets = targets_of(events, column)
     counted = ~np.isnan(targets) & (events.weights > 0)
     if not counted.any():
-        raise DataError(f"column {column!r}: no event to measure on has a value and a weight above 0", column=column)
+        raise DataError(f"column {column!r}: no event to measure has a value and a weight above 0", column=column)
     return events.take(counted), targets[counted]
 
 

@@ -1,4 +1,4 @@
-"""`Retrieval`: which candidate a query chooses of the whole catalogue; what a two-tower model is for."""
+"""`Retrieval`: finds the candidate that a query chooses from the whole catalogue, the main task of two-tower models."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ else:
 class Retrieval(Settings, frozen=True, kw_only=True, tag="retrieval", tag_field="kind"):
     """Each event is a choice of one candidate from the catalogue, scored by the dot product of both embeddings.
 
-    It is measured by ranks over the whole catalogue, as models without tasks are.
+    It is measured by ranks over the whole catalogue, like models without tasks.
 
     Attributes:
-        loss: Which softmax; None: that of the `Trainer`.
-        weight: How much its loss counts beside those of other tasks.
-        name: What histories call it.
+        loss: The softmax loss; None uses that of the `Trainer`.
+        weight: Weight of its loss among those of other tasks.
+        name: Name in histories.
 
     Example:
         >>> Retrieval(weight=0.5).title
@@ -46,7 +46,7 @@ class Retrieval(Settings, frozen=True, kw_only=True, tag="retrieval", tag_field=
     name: str = "retrieval"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses values out of range."""
         check_task_name(self.name, self.weight)
 
     @property
@@ -56,36 +56,36 @@ class Retrieval(Settings, frozen=True, kw_only=True, tag="retrieval", tag_field=
 
     @property
     def head(self) -> Head | None:
-        """None: the towers are all it needs."""
+        """None, as it uses the towers' embeddings."""
         return None
 
     @property
     def column(self) -> str | None:
-        """None: an event is a choice."""
+        """None, as every event is a choice."""
         return None
 
     @property
     def metric(self) -> str:
-        """Ranks have their own tables."""
+        """MRR; other metrics of ranks are in their own tables."""
         return "mrr"
 
     def bind(self, train: Log) -> BoundTask:
-        """The task for this training data."""
+        """Binds the task to its training data."""
         loss = InBatchSoftmax() if self.loss is None else self.loss
         return _Bound(loss.bind(train), is_mean=loss.reduction == "mean")
 
     def start(self, head: HeadModule, train: Log) -> None:
-        """Nothing: it has no head."""
+        """Does nothing, as it has no head."""
 
     def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
-        """Refused: ranks are measured by `twotower.evaluation.Validation`."""
+        """Raises ConfigError; use `twotower.evaluation.Validation` to measure ranks."""
         del events
         raise ConfigError("retrieval is measured by ranks; expected evaluate(…)")
 
     def evaluate(
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
-        """Refused: ranks are measured by `twotower.evaluate`."""
+        """Raises ConfigError; use `twotower.evaluate` to measure ranks."""
         del model, test, train, baselines, step
         raise ConfigError("retrieval is measured by ranks; expected evaluate(…)")
 

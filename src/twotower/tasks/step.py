@@ -1,4 +1,4 @@
-"""`Step`: the events of one training step as tasks read them; what several tasks read is embedded once."""
+"""`Step`: the events of one training step. What several tasks read is embedded only once."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from twotower.ranks import shared_rows
 
 
 class Events(Protocol):
-    """Encoded events, of which a step is some."""
+    """Encoded events from which steps are taken."""
 
     @property
     def queries(self) -> EncodedSide:
-        """The query side of each."""
+        """Query side of each event."""
         ...
 
     @property
     def query_rows(self) -> Tensor:
-        """Row of each one's query, `[N]`."""
+        """Row of each event's query, `[N]`."""
         ...
 
     @property
     def candidate_rows(self) -> Tensor:
-        """Row of each one's candidate, `[N]`."""
+        """Row of each event's candidate, `[N]`."""
         ...
 
     @property
     def weights(self) -> Tensor | None:
-        """Weight of each, `[N]`; None where all count the same."""
+        """Weight of each event, `[N]`; None if all count the same."""
         ...
 
     @property
@@ -48,16 +48,16 @@ class Events(Protocol):
 
 
 class Step:
-    """The events at some rows, of which tasks make losses.
+    """The events of one training step, from which tasks compute their losses.
 
     Args:
         model: The model.
         events: All encoded events, or the part of them that is in memory.
-        rows: Which of them are the step's, `[B]`.
-        candidates: The candidate table, encoded.
+        rows: Rows of the step's events, `[B]`.
+        candidates: The encoded candidate table.
         vectors: Whether any task reads the towers' embeddings.
-        embedding: A context in which towers embed, such as one of lower precision.
-        ranks: Where losses of retrieval write the ranks of some events; None: nowhere.
+        embedding: Makes the context in which towers embed, such as one of lower precision.
+        ranks: Receives the ranks of some events from retrieval losses; None discards them.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Step:
         return self.queries_of(self.rows)
 
     def queries_of(self, rows: Tensor) -> Side:
-        """The query side of the events at `rows` of all those in memory."""
+        """The query side of the events at `rows`, counted over all events in memory."""
         with self._embedding():
             return _shared(lambda own: query_side(self.model, self.events.queries.gather(own), self._vectors), rows)
 
@@ -92,7 +92,7 @@ class Step:
             return _shared(lambda own: candidate_side(self.model, self.encoded.gather(own), self._vectors), rows)
 
     def embed_candidates(self, rows: Tensor) -> Tensor:
-        """Embeddings of the candidates at `rows`, ready for a dot product, as losses of retrieval ask for them."""
+        """Embeddings of the candidates at `rows`, ready for a dot product, for retrieval losses."""
         with self._embedding():
             return shared_rows(lambda own: [self.model.candidate_vectors(self.encoded.gather(own))], rows)[0]
 
@@ -101,11 +101,11 @@ class Step:
         return self.events.columns[name].index_select(0, self.rows)
 
     def logits(self, head: str, queries: Side, candidates: Tensor) -> Tensor:
-        """A head's answers before its link for pairs of a query and a candidate, `[n]`; each candidate embedded once.
+        """A head's outputs before its link for query-candidate pairs, `[n]`; each candidate is embedded once.
 
         Args:
-            head: Its name.
-            queries: The query side of each pair.
+            head: Name of the head.
+            queries: Query side of each pair.
             candidates: Row of each pair's candidate, `[n]`.
         """
         distinct, place = torch.unique(candidates, return_inverse=True)
@@ -116,7 +116,7 @@ class Step:
 
 
 def _shared(make: Callable[[Tensor], Side], rows: Tensor) -> Side:
-    """The side of some rows, of which ranks that train together make a part each."""
+    """The side at `rows`; ranks that train together each compute a part of it."""
 
     def tensors(own: Tensor) -> list[Tensor]:
         side = make(own)

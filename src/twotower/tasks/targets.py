@@ -1,4 +1,4 @@
-"""Columns that tasks learn from: numbers an event, NaN where one is missing."""
+"""Columns that tasks learn from: a number per event, NaN where it is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def targets_of(events: Dataset, column: str) -> FloatArray:
     """The column of the interactions as numbers, NaN where a value is missing, `[N]`.
 
     Raises:
-        DataError: There is no such column, it holds no numbers, or one of them is infinite.
+        DataError: The column does not exist, does not hold numbers, or has an infinite one.
 
     Example:
         >>> from twotower.data import from_tables
@@ -38,7 +38,7 @@ def targets_of(events: Dataset, column: str) -> FloatArray:
     if (infinite := np.flatnonzero(np.isinf(numbers))).size:
         row = int(infinite[0])
         raise DataError(
-            f"column {column!r}, row {row}: {numbers[row]}; expected a finite number, or none", column=column, row=row
+            f"column {column!r}, row {row}: {numbers[row]}; expected a finite number or null", column=column, row=row
         )
     return numbers
 
@@ -47,7 +47,7 @@ def require_target(events: Log, column: str) -> None:
     """Refuses a log whose interactions lack a column.
 
     Raises:
-        DataError: They do.
+        DataError: The column is missing.
     """
     if column not in events.columns:
         raise DataError(
@@ -61,10 +61,10 @@ def target_columns(events: Dataset, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def known_targets(train: Log, column: str) -> tuple[Dataset, FloatArray]:
-    """The events of train that have a target and count, and the targets, `[n]`; of a log on disk a sample of them.
+    """The events of train with a target and a weight above 0, and the targets, `[n]`; a sample if the log is on disk.
 
     Raises:
-        DataError: There are none.
+        DataError: There are no such events.
     """
     require_target(train, column)
     events = train.events_to_learn(1_000_000, [column], seed=0)

@@ -1,4 +1,4 @@
-"""`TaskValidation`: measuring the tasks of one model again and again on the same events, as training goes on."""
+"""`TaskValidation`: measures a model's tasks on the same events repeatedly during training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class TaskValidation:
     """Validation events, for a model that has learned its vocabularies and has the tasks' heads.
 
     Args:
-        model: The model that will be trained.
-        tasks: What is measured; retrieval, which has no head, by ranks.
+        model: The model to be trained.
+        tasks: The tasks to measure; retrieval, which has no head, is measured by ranks.
         events: The events to measure on.
-        train: What `unseen` excludes.
-        ks: Lengths of lists of retrieval.
+        train: The events whose choices `unseen` excludes.
+        ks: List lengths of retrieval metrics.
 
     Raises:
-        DataError: The events are of other data than `train`, or none of them counts for a task.
+        DataError: The events do not belong to the data of `train`, or none counts for a task.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class TaskValidation:
         self.tasks = {task.title: task.measured(events) for task in tasks if task.head is not None}
 
     def measure(self, model: TwoTower) -> Scores:
-        """The metrics of every task, of the model as it is now.
+        """The metrics of every task for the model in its current state.
 
         Raises:
-            TwoTowerError: An embedding or an answer is not finite.
+            TwoTowerError: An embedding or a prediction is not finite.
         """
         ranks = Scores({}, {}) if self.ranks is None else self.ranks.measure(model)
         return msgspec.structs.replace(ranks, tasks={name: measure(model) for name, measure in self.tasks.items()})

@@ -1,7 +1,7 @@
-"""Suites that implementations of a protocol have to pass: those of the package do, and one of your own should.
+"""Test suites for implementations of twotower's protocols. The built-in ones pass them, and your own should too.
 
-Each is a function that raises an `AssertionError` that says what is wrong; call it in a test of your own. Data where a
-suite needs some is `small_log()`, simulated.
+Each suite is a function to call in your own tests; it raises an `AssertionError` that says what is wrong. Suites that
+need data use `small_log()`, which is simulated.
 """
 
 from twotower.testing.features import check_feature

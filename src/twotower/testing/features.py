@@ -1,4 +1,4 @@
-"""`check_feature`: what every feature promises."""
+"""`check_feature`: tests the contract of a feature."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from twotower.features.growth import SeenAt
 
 
 def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> None:
-    """Checks a feature that has learned nothing yet; it has learned from the column afterwards.
+    """Checks a feature that has not been fitted yet. This fits it to the column.
 
-    - Its kind finds its class, and its settings, written as JSON, make it anew.
-    - It gives `width` finite numbers a row, the same for a row alone as among others, and the same every time.
-    - Null is either a `DataError` or finite numbers.
-    - What it learned and its weights, kept and restored, give the same numbers to the bit.
+    - Its class is registered under its kind, and can be rebuilt from its settings in JSON.
+    - It gives `width` finite numbers per row, the same for a row alone as among others, and the same every time.
+    - Null raises a `DataError` or gives finite numbers.
+    - Restored from its saved state and weights, it gives bit-identical numbers.
     - A gradient reaches each of its parameters.
-    - It grows by values that it does not know: what it makes of the others stays to the bit, each of its tables has
-      the rows that `grow` says, and what it has learned then can be kept and restored as well.
+    - It can grow by unknown values: the numbers for known values stay bit-identical, its tables have the rows that
+      `grow` reports, and the grown state can be saved and restored too.
 
-    Features of a record, such as `History`, need the log: check them in a tower, by `check_tower`.
+    Features of a record, such as `History`, need the log: check them in a tower with `check_tower`.
 
     Args:
         feature: The feature.
-        column: What it reads: a column of three rows or more, or several by name.
+        column: Its input: a column with at least three rows, or several columns by name.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower import Category
@@ -44,7 +44,7 @@ def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns
     feature.eval()
     with torch.no_grad():
         first = _embedded(feature, columns)
-        assert torch.equal(first, _embedded(feature, columns)), "the same rows give other numbers the second time"
+        assert torch.equal(first, _embedded(feature, columns)), "the same rows give different numbers the second time"
     rows = len(next(iter(columns.values())))
     assert first.shape == (rows, feature.width), f"it gives {list(first.shape)}; expected {[rows, feature.width]}"
     assert first.dtype.is_floating_point, f"it gives {first.dtype}; expected floats"
@@ -64,7 +64,7 @@ def _columns(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns) -> 
     chunked = {
         name: pa.chunked_array([values]) if isinstance(values, pa.Array) else values for name, values in given.items()
     }
-    assert all(len(values) >= 3 for values in chunked.values()), "expected a column of three rows or more"
+    assert all(len(values) >= 3 for values in chunked.values()), "expected a column of at least three rows"
     return chunked
 
 
@@ -73,8 +73,8 @@ def _check_settings(feature: Feature) -> None:
     assert kind in FEATURES, f"kind {kind!r} is not registered"
     assert FEATURES[kind] is type(feature), f"kind {kind!r} is {FEATURES[kind].__name__}, not {type(feature).__name__}"
     again = feature_from_settings(msgspec.json.decode(msgspec.json.encode(feature.settings())))
-    assert again.settings() == feature.settings(), f"settings {feature.settings()} make one with {again.settings()}"
-    assert again.width == feature.width, "settings make one of another width"
+    assert again.settings() == feature.settings(), f"settings {feature.settings()} became {again.settings()}"
+    assert again.width == feature.width, "rebuilt from its settings, it has another width"
 
 
 def _check_null(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
@@ -83,7 +83,7 @@ def _check_null(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
         given = _embedded(feature, nulls)
     except DataError:
         return
-    assert bool(given.isfinite().all()), "null gives numbers that are not finite; expected these, or a DataError"
+    assert bool(given.isfinite().all()), "null gives numbers that are not finite; expected finite ones or a DataError"
 
 
 def _check_restored(feature: Feature, columns: dict[str, pa.ChunkedArray], expected: Tensor) -> None:
@@ -91,7 +91,7 @@ def _check_restored(feature: Feature, columns: dict[str, pa.ChunkedArray], expec
     again.restore(feature.learned())
     again.load_state_dict(feature.state_dict())
     again.eval()
-    assert torch.equal(_embedded(again, columns), expected), "restored from what it learned, it gives other numbers"
+    assert torch.equal(_embedded(again, columns), expected), "restored from its saved state, it gives other numbers"
 
 
 def _check_gradient(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
@@ -115,11 +115,11 @@ def _check_growth(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None
         times = np.arange(len(next(iter(columns.values()))), dtype=np.float64)
         grown = growing.grow(columns, SeenAt(times, 0.0, limit))
         if limit < 0:
-            assert torch.equal(_embedded(growing, known), before), "grown, it gives other numbers for what it knew"
+            assert torch.equal(_embedded(growing, known), before), "grown, it gives other numbers for known values"
         for name, table in growing.named_parameters():
             rows = grown.get(name)
             expected = tables[name] if rows is None else rows.weights(tables[name])
-            assert torch.equal(table, expected), f"grown, {name} has other rows than grow says"
+            assert torch.equal(table, expected), f"grown, {name} has other rows than grow reports"
         _check_restored(growing, columns, _embedded(growing, columns))
 
 

@@ -1,4 +1,4 @@
-"""`check_index`: what every index promises."""
+"""`check_index`: tests the contract of an index."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ CANDIDATES, WIDTH, K = 400, 8, 10
 
 
 def check_index(settings: IndexSettings, recall: float = 0.95) -> None:
-    """Checks the settings of an index, and the index that they make.
+    """Checks the settings of an index, and the index built from them.
 
-    - Their kind finds their class, and written as JSON they are made anew.
-    - A search gives exactly k candidates, or all that are left; each once, none excluded, all allowed; with their true
-      scores, the best first; and as many of the best as `recall` says.
-    - What a bundle keeps of it restores the same answers; moved to another catalogue it searches that.
-    - A k below 1 is refused, as are embeddings that are not finite.
+    - The kind is registered for the settings' class, and the settings survive a round trip through plain data.
+    - A search returns exactly k candidates, or all eligible ones if fewer; none twice, none excluded, all allowed; with
+      their true scores, the best first; and with at least `recall` of what exact search finds.
+    - Restored from what a bundle stores, it gives the same results; moved to another catalogue, it searches that.
+    - It refuses a k below 1, and embeddings that are not finite.
 
     Args:
         settings: The settings.
-        recall: The least share of what exact search finds.
+        recall: Minimum recall against exact search.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower import Exact
@@ -38,12 +38,12 @@ def check_index(settings: IndexSettings, recall: float = 0.95) -> None:
     kind = kind_of(type(settings))
     assert kind is not None, "the settings have no kind; expected tag='…', tag_field='kind'"
     assert kind in INDEXES, f"kind {kind!r} is not registered"
-    assert INDEXES.make(msgspec.to_builtins(settings)) == settings, "its settings, as plain data, make others"
+    assert INDEXES.make(msgspec.to_builtins(settings)) == settings, "its settings do not survive a round trip"
     draw = torch.Generator().manual_seed(0)
     embeddings, queries = (torch.randn(count, WIDTH, generator=draw) for count in (CANDIDATES, 50))
     index = settings.make(embeddings)
     assert (index.kind, len(index)) == (kind, CANDIDATES), f"it is a {index.kind} of {len(index)} candidates"
-    assert torch.equal(index.embeddings, embeddings), "it has other embeddings"
+    assert torch.equal(index.embeddings, embeddings), "its embeddings differ from those given"
     index, parity = fitted(index, queries, None)
     assert parity.recall >= recall, f"it finds {parity.recall:.3f} of what exact search finds; expected {recall}"
     _check_searches(index, queries)
@@ -83,7 +83,7 @@ def _check_search(index: Index, queries: Tensor, k: int, excluded: Pairs | None,
         true = index.embeddings[rows] @ queries[place]
         assert torch.allclose(scores[: len(rows)], true, atol=1e-4), "scores are not the dot products"
         assert bool((scores.diff() <= 1e-6).logical_or(scores[1:] == -torch.inf).all()), "the best are not first"
-        assert bool((scores[len(rows) :] == -torch.inf).all()), "what nothing fills does not score −inf"
+        assert bool((scores[len(rows) :] == -torch.inf).all()), "empty places do not score −inf"
 
 
 def _check_moved(index: Index, queries: Tensor) -> None:
@@ -91,15 +91,15 @@ def _check_moved(index: Index, queries: Tensor) -> None:
     embeddings = index.embeddings[torch.from_numpy(np.maximum(origin, 0))].clone()
     embeddings[0] = 10 * queries[0]
     moved = index.moved(embeddings, origin)
-    assert torch.equal(moved.embeddings, embeddings), "moved, it has other embeddings than those given"
+    assert torch.equal(moved.embeddings, embeddings), "moved, its embeddings differ from those given"
     assert moved.search(queries[:1], 1).candidates.item() == 0, "moved, it does not find a new candidate"
     _check_search(moved, queries, K, None, None)
 
 
 def _check_same(index: Index, other: Index, queries: Tensor) -> None:
     one, another = index.search(queries, K), other.search(queries, K)
-    assert torch.equal(one.candidates, another.candidates), "restored from what a bundle keeps, it finds others"
-    assert torch.equal(one.scores, another.scores), "restored from what a bundle keeps, it gives other scores"
+    assert torch.equal(one.candidates, another.candidates), "restored from a bundle, it finds other candidates"
+    assert torch.equal(one.scores, another.scores), "restored from a bundle, it gives other scores"
 
 
 def _refused(error: type[Exception], what: str, call: object) -> None:

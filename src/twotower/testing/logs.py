@@ -1,4 +1,4 @@
-"""The log that suites train and measure on."""
+"""The log on which the suites train and measure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from twotower.data.simulation import simulated
 
 
 def small_log() -> Dataset:
-    """1,500 simulated events of 40 users and 30 movies, with times and with columns of both sides.
+    """1,500 simulated events of 40 users and 30 movies, with times and columns on both sides.
 
     Example:
         >>> small_log().candidates.column_names

@@ -1,4 +1,4 @@
-"""`check_loss`: what every loss promises."""
+"""`check_loss`: tests the contract of a loss."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WIDTH = 8
 def check_loss(loss: Loss) -> None:
     """Checks a loss.
 
-    - It follows the protocol; a checkpoint can tell it from others; a registered one is made anew by its settings.
+    - It follows the protocol; a checkpoint can identify it; a registered one can be rebuilt from its settings.
     - A batch gives a finite scalar, whose gradient reaches queries and candidates.
-    - It embeds no more candidates than it says, each a row of the catalogue.
-    - The weights' scale is of no account in a `mean`, and a factor in a `sum`.
-    - It is lower where queries are close to what they chose, and training brings it down.
+    - It embeds no more candidates than `embedded` reports, all of them rows of the catalogue.
+    - Scaling all weights leaves a `mean` unchanged and scales a `sum`.
+    - It is lower if queries are close to what they chose, and training lowers it.
 
     Args:
         loss: The loss.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower import FullSoftmax
@@ -45,16 +45,16 @@ def check_loss(loss: Loss) -> None:
     digest(loss)
     if isinstance(loss, msgspec.Struct) and kind_of(type(loss)) in LOSSES:
         again = LOSSES.make(msgspec.to_builtins(loss))
-        assert again == loss, f"its settings make {again}"
+        assert again == loss, f"rebuilt from its settings, it is {again}"
     log = small_log()
     _check_batch(loss, log)
     _check_weights(loss, log)
     assert _value(loss, log, closeness=1.0) < _value(loss, log, closeness=-1.0), (
-        "it is no lower where queries are close to what they chose"
+        "it is not lower if queries are close to what they chose"
     )
     model = TwoTower(Tower([Category(log.query_id, WIDTH)]), Tower([Category(log.candidate_id, WIDTH)]))
     epochs = Trainer(epochs=5, batch_size=256, loss=loss).fit(model, log).epochs
-    assert epochs[-1].loss < epochs[0].loss, f"training does not bring it down: {[epoch.loss for epoch in epochs]}"
+    assert epochs[-1].loss < epochs[0].loss, f"training does not lower it: {[epoch.loss for epoch in epochs]}"
 
 
 def _check_batch(loss: Loss, log: Dataset) -> None:
@@ -75,8 +75,8 @@ def _check_batch(loss: Loss, log: Dataset) -> None:
         assert bool(leaf.grad.isfinite().all()), f"the gradient of the {name} is not finite"
         assert bool(leaf.grad.any()), f"the gradient of the {name} is zero"
     most, count = loss.embedded(len(batch.candidates), len(catalogue)), sum(len(rows) for rows in embedded)
-    assert count <= most, f"it embeds {count} candidates; embedded says {most} at most"
-    assert most <= len(catalogue), f"embedded says {most} of {len(catalogue)} candidates"
+    assert count <= most, f"it embeds {count} candidates; embedded reports at most {most}"
+    assert most <= len(catalogue), f"embedded reports {most} of {len(catalogue)} candidates"
 
 
 def _check_weights(loss: Loss, log: Dataset) -> None:
@@ -90,7 +90,7 @@ def _check_weights(loss: Loss, log: Dataset) -> None:
 def _value(loss: Loss, log: Dataset, closeness: float, weights: Tensor | None = None) -> float:
     catalogue, bound = _catalogue(log), loss.bind(log)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of losses that draw
+        torch.manual_seed(0)  # for losses that draw candidates
         return bound(_queries(log, closeness), _batch(log, weights), lambda rows: catalogue[rows]).item()
 
 
@@ -106,5 +106,5 @@ def _catalogue(log: Dataset) -> Tensor:
 
 
 def _queries(log: Dataset, closeness: float) -> Tensor:
-    """Query embeddings of the batch: what was chosen, times its closeness."""
+    """Query embeddings of the batch: those of the chosen candidates, times `closeness`."""
     return closeness * _catalogue(log)[_batch(log).candidates]

@@ -1,4 +1,4 @@
-"""`check_metric` and `check_baseline`: what every metric of ranks and every baseline promises."""
+"""`check_metric` and `check_baseline`: test the contracts of rank metrics and baselines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from twotower.testing.logs import small_log
 
 
 def check_metric(metric: type[Metric]) -> None:
-    """Checks a metric of ranks.
+    """Checks a rank metric.
 
-    - Its kind finds it, and it is measured wherever ranks are.
-    - It gives a finite number an event, by the rank of that event alone, halves of ranks included.
-    - A better rank never gives less, and of all ranks some differ.
+    - It is registered under its kind, and measured wherever ranks are.
+    - It gives a finite number per event that depends only on that event's rank, which may be a half such as 1.5.
+    - A better rank never gives a lower value, and not all ranks give the same value.
 
     Args:
         metric: The registered class.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> check_metric(METRICS["mrr"])
@@ -39,27 +39,27 @@ def check_metric(metric: type[Metric]) -> None:
     name = f"{kind}_10" if metric.by_length else kind
     assert name in rank_metrics(ranks, [10]), f"{name} is not measured"
     values = event_values(ranks, name)
-    assert values.shape == ranks.shape, f"it gives {list(values.shape)} of {list(ranks.shape)} ranks"
+    assert values.shape == ranks.shape, f"its values are {list(values.shape)}; expected {list(ranks.shape)}"
     assert np.isfinite(values).all(), "it gives numbers that are not finite"
     alone = np.concatenate([event_values(ranks[place : place + 1], name) for place in range(len(ranks))])
     assert np.array_equal(alone, values), "an event alone has another value than among others"
-    assert (np.diff(values) <= 0).all(), "a better rank gives less"
-    assert values[0] > values[-1], "all ranks give the same"
+    assert (np.diff(values) <= 0).all(), "a better rank gives a lower value"
+    assert values[0] > values[-1], "all ranks give the same value"
 
 
 def check_baseline(baseline: type[Baseline]) -> None:
     """Checks a baseline that learns from a log with times.
 
-    - Its kind finds it; it learns the same from the same log.
-    - It scores every candidate for an event, no score being NaN, alike for an event alone and among others.
-    - It does not look at what test's queries chose.
+    - It is registered under its kind, and learns the same from the same log.
+    - It scores every candidate for each event without NaN, and scores an event the same alone as among others.
+    - It does not use the candidates chosen in test.
     - `evaluate` can measure it.
 
     Args:
         baseline: The registered class.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> check_baseline(BASELINES["popularity"])
@@ -74,10 +74,12 @@ def check_baseline(baseline: type[Baseline]) -> None:
     assert scores.shape == (len(test), test.candidates.num_rows), f"scores are {list(scores.shape)}; expected [n, C]"
     assert not bool(scores.isnan().any()), "a score is NaN"
     again = baseline(train).score_block(test)(numbers)
-    assert torch.allclose(again, scores, rtol=1e-4, atol=1e-6), "it learns otherwise from the same log"
+    assert torch.allclose(again, scores, rtol=1e-4, atol=1e-6), "training again on the same log gives other scores"
     other = replace(test, candidate_index=np.roll(test.candidate_index, 1))
     peeking = baseline(train).score_block(other)(numbers)
-    assert torch.allclose(peeking, scores, rtol=1e-4, atol=1e-6), "its scores depend on what was chosen"
+    assert torch.allclose(peeking, scores, rtol=1e-4, atol=1e-6), "its scores depend on what was chosen in test"
     alone = baseline(train).score_block(test)(numbers[5:6])
-    assert torch.allclose(alone[0], scores[5], rtol=1e-4, atol=1e-6), "an event alone has other scores"
+    assert torch.allclose(alone[0], scores[5], rtol=1e-4, atol=1e-6), (
+        "an event alone has other scores than among others"
+    )
     assert 0 <= measure(baseline(train), test, train).scores.all["mrr"] <= 1

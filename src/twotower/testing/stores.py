@@ -1,4 +1,4 @@
-"""`check_store`: what every store of candidates promises."""
+"""`check_store`: tests the contract of a candidate store."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ CONDITIONS = (
 def check_store(make: Callable[[pa.Table, Tensor], Store], recall: float = 0.95) -> None:
     """Checks a store.
 
-    - A search gives exactly k candidates, or all that are left; each once, none excluded, all as the condition says;
-      with their true scores, the best first, and with their columns; and as many of the best as `recall` says.
-    - What is added or changed is found from then on, and what is withdrawn is not.
-    - Several queries at once find what each finds alone. A k below 1 is refused.
+    - A search returns exactly k candidates, or all eligible ones if fewer; none twice, none excluded, all matching the
+      condition; with their true scores, the best first, and their columns; and with at least `recall` of what exact
+      search finds.
+    - Added and changed candidates are found from then on; withdrawn ones are not.
+    - Queries searched together find the same as alone. A k below 1 is refused.
 
     Args:
-        make: Makes a store of a catalogue, whose id column is `id`, and its embeddings.
-        recall: The least share of what exact search finds.
+        make: Makes a store from a catalogue with id column `id` and its embeddings.
+        recall: Minimum recall against exact search.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower.retrieval import ExactIndex
@@ -59,7 +60,7 @@ def check_store(make: Callable[[pa.Table, Tensor], Store], recall: float = 0.95)
 
 
 def catalogue(ids: Sequence[int]) -> pa.Table:
-    """Candidates of several types, with nulls; the columns follow from the ids."""
+    """Candidates with columns of several types, derived from the ids, with nulls."""
     return pa.table(
         {
             "id": pa.array(ids, pa.int64()),
@@ -92,7 +93,7 @@ def _check_searches(store: Store, table: pa.Table, embeddings: Tensor, queries: 
                 assert share >= recall, f"it finds {share:.3f} of what exact search finds; expected {recall}"
     alone = [store.search(queries[place : place + 1], K, [excluded[place]])[0] for place in range(QUERIES)]
     for one, other in zip(alone, store.search(queries, K, excluded), strict=True):
-        assert one.candidates["id"].equals(other.candidates["id"]), "queries find others together than alone"
+        assert one.candidates["id"].equals(other.candidates["id"]), "queries find other candidates together than alone"
 
 
 def _check(
@@ -104,11 +105,11 @@ def _check(
     excluded: Sequence[Sequence[Id]] | None,
     condition: Condition | None,
 ) -> float:
-    """Checks what was found, and gives the share of the best that is among it."""
+    """Checks the results and returns their recall."""
     may = list(range(len(table))) if condition is None else condition.rows(table).tolist()
     ids = table["id"].to_pylist()
     hits = wanted = 0
-    assert len(found) == len(queries), f"{len(queries)} queries have {len(found)} answers"
+    assert len(found) == len(queries), f"{len(queries)} queries have {len(found)} results"
     for place, one in enumerate(found):
         banned = set() if excluded is None else set(excluded[place])
         left = [row for row in may if ids[row] not in banned]
@@ -116,11 +117,11 @@ def _check(
         rows = [ids.index(value) for value in one.candidates["id"].to_pylist()]
         assert len(rows) == len(one.scores) == min(k, len(left)), f"it finds {len(rows)} of {len(left)}, k={k}"
         assert len(set(rows)) == len(rows), "it finds a candidate twice"
-        assert set(rows) <= set(left), "it finds a candidate that is excluded, or not as the condition says"
+        assert set(rows) <= set(left), "it finds a candidate that is excluded or does not match the condition"
         own = torch.from_numpy(one.scores.copy())
         assert torch.allclose(own, embeddings[rows] @ queries[place], atol=1e-4), "scores are not the dot products"
         assert bool((own.diff() <= 1e-6).all()), "the best are not first"
-        assert one.candidates.to_pylist() == table.take(pa.array(rows, pa.int64())).to_pylist(), "columns are others"
+        assert one.candidates.to_pylist() == table.take(pa.array(rows, pa.int64())).to_pylist(), "columns differ"
         if rows:
             hits += int((own >= scores.topk(len(rows)).values[-1] - 1e-4).sum())
             wanted += len(rows)
@@ -132,17 +133,17 @@ def _check_changes(store: Store, table: pa.Table, embeddings: Tensor, queries: T
     changed = changed.set_column(1, "title", pa.array(["changed", None, "new"]))
     vectors = torch.stack([9 * queries[0], 8 * queries[0], 7 * queries[0]])
     store.upsert(changed, vectors)
-    store.upsert(changed, vectors)  # again: nothing is there twice
-    assert len(store) == CANDIDATES + 2, f"with two added, one changed, it has {len(store)} candidates"
+    store.upsert(changed, vectors)  # again: must not create duplicates
+    assert len(store) == CANDIDATES + 2, f"with two added and one changed, it has {len(store)} candidates"
     (found,) = store.search(queries[:1], 3)
-    assert found.candidates.to_pylist() == changed.to_pylist(), "what was added or changed is not found"
+    assert found.candidates.to_pylist() == changed.to_pylist(), "added or changed candidates are not found"
     condition = Condition.parse("title = 'changed' or title is null", store.schema)
     (found,) = store.search(queries[:1], 3, condition=condition)
-    assert found.candidates["id"].to_pylist() == [5, CANDIDATES], "a condition does not see the columns as changed"
+    assert found.candidates["id"].to_pylist() == [5, CANDIDATES], "a condition does not see the changed columns"
     store.withdraw([5, CANDIDATES, -1, 17])
-    assert len(store) == CANDIDATES - 1, "what was withdrawn is still counted"
+    assert len(store) == CANDIDATES - 1, "withdrawn candidates are still counted"
     kept = [row for row in range(CANDIDATES) if row not in (5, 17)]
     left = pa.concat_tables([table.take(pa.array(kept)), changed.slice(2)])
     both = torch.cat([embeddings[kept], vectors[2:]])
     share = _check(store.search(queries, K), left, both, queries, K, None, None)
-    assert share >= 0.9, "after changes it finds too little"
+    assert share >= 0.9, "recall is too low after changes"

@@ -1,4 +1,4 @@
-"""`check_head` and `check_task`: what every head and every task promises."""
+"""`check_head` and `check_task`: test the contracts of heads and tasks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from twotower.training.identity import digest
 def check_head(head: Head) -> None:
     """Checks a head.
 
-    - Its kind finds it; its settings, written as JSON, make it anew.
-    - It gives one finite number a pair, the same for a pair alone as among others.
+    - It is registered under its kind, and can be rebuilt from its settings in JSON.
+    - It gives one finite number per pair, the same for a pair alone as among others.
     - A gradient reaches each of its parameters.
-    - A model with it, saved and loaded, gives the same answers to the bit.
+    - A model with it, saved and loaded, gives bit-identical predictions.
 
     Args:
         head: The registered settings.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower import CrossHead
@@ -47,7 +47,7 @@ def check_head(head: Head) -> None:
     kind = kind_of(type(head))
     assert kind in HEADS, f"kind {kind!r} is not registered"
     again = head_from_settings(msgspec.json.decode(msgspec.json.encode(head_settings(head))))
-    assert again == head, f"its settings make {again}"
+    assert again == head, f"rebuilt from its settings, it is {again}"
     log = small_log()
     model = _model({"own": head}).learn(log)
     numbers = torch.arange(30)
@@ -56,11 +56,11 @@ def check_head(head: Head) -> None:
     module = model.heads["own"]
     answers = module(query, candidate)
     assert answers.shape == (30,), f"30 pairs give {list(answers.shape)}; expected [30]"
-    assert bool(answers.isfinite().all()), "an answer is not finite"
+    assert bool(answers.isfinite().all()), "a prediction is not finite"
     module.eval()
     whole = module(query, candidate)
     alone = torch.cat([module(query.take(one[None]), candidate.take(one[None])) for one in numbers])
-    assert torch.allclose(whole, alone, atol=1e-5), "a pair alone has another answer than among others"
+    assert torch.allclose(whole, alone, atol=1e-5), "a pair alone has another prediction than among others"
     module.train()
     module(query, candidate).sum().backward()
     missing = [name for name, one in module.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
@@ -68,35 +68,35 @@ def check_head(head: Head) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder) / "model")
         loaded = load_model(Path(folder) / "model")
-    assert np.array_equal(predict(loaded, log, "own"), predict(model, log, "own")), "a loaded model answers otherwise"
+    assert np.array_equal(predict(loaded, log, "own"), predict(model, log, "own")), "loaded, it predicts differently"
 
 
 def check_task(task: Task, log: Dataset) -> None:
     """Checks a task.
 
-    - Its kind finds it; its settings, written as JSON, make it anew; a checkpoint can tell it from others.
-    - Training has finite losses and brings them down, and gives the same from the same seed.
-    - What it measures in validation has its metric, and so have its evaluation and each of its baselines.
+    - It is registered under its kind, and can be rebuilt from its settings in JSON; a checkpoint can identify it.
+    - Training has finite, falling losses, and the same seed gives the same model.
+    - Validation, evaluation and every baseline give its metric.
 
     Args:
-        task: The registered settings, of a task with a head.
-        log: Events that have the task's column.
+        task: The registered settings, for a task with a head.
+        log: Events with the task's column.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
     """
     kind = kind_of(type(task))
     assert kind in TASKS, f"kind {kind!r} is not registered"
     assert isinstance(task, Task), f"{type(task).__name__} does not follow the protocol Task"
     assert task.head is not None, "it has no head"
-    assert task.weight > 0, f"its weight is {task.weight}; expected one above 0"
+    assert task.weight > 0, f"its weight is {task.weight}; expected a number above 0"
     digest(task)
     again = TASKS.make(msgspec.json.decode(msgspec.json.encode(task)))
-    assert msgspec.to_builtins(again) == msgspec.to_builtins(task), f"its settings make {again}"
+    assert msgspec.to_builtins(again) == msgspec.to_builtins(task), f"rebuilt from its settings, it is {again}"
     train, test = split_random(log, test=0.3, seed=0)
     model, losses = _trained(task, train)
     assert all(map(math.isfinite, losses)), f"losses are {losses}"
-    assert losses[-1] < losses[0], f"training does not bring its loss down: {losses}"
+    assert losses[-1] < losses[0], f"training does not lower its loss: {losses}"
     other, repeated = _trained(task, train)
     assert repeated == losses, "the same seed gives other losses"
     assert np.array_equal(predict(model, test, task.title), predict(other, test, task.title)), (
@@ -116,6 +116,6 @@ def _trained(task: Task, train: Dataset) -> tuple[TwoTower, list[float]]:
 
 
 def _model(heads: dict[str, Head]) -> TwoTower:
-    """Towers of features of two widths, so that heads that need one width show it."""
+    """A model whose features have different widths, so that heads that assume one width fail."""
     query = Tower([Category("user_id", 8), Bucketized("timestamp", 4, 4)], layers=[8])
     return TwoTower(query, Tower([Category("movie_id", 8), Text("movie_title", 6)], layers=[8]), heads=heads)

@@ -1,4 +1,4 @@
-"""`check_tower` and `check_model`: what every tower and every model promises."""
+"""`check_tower` and `check_model`: test the contracts of towers and models."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from twotower.training import Trainer
 
 
 def check_tower(tower: TowerModule, log: Dataset, side: Literal["query", "candidate"] = "candidate") -> None:
-    """Checks a tower that has learned nothing yet, in a model beside a plain one; it is trained afterwards.
+    """Checks an untrained tower, in a model with a plain tower on the other side. This trains it.
 
-    Its settings, written as JSON, make it anew, and `check_model` holds of the model.
+    It can be rebuilt from its settings in JSON, and its model passes `check_model`.
 
     Args:
         tower: The tower.
-        log: What its features read.
-        side: Which tower of the model it is to be.
+        log: The log that its features read.
+        side: The side of the model on which to use it.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
 
     Example:
         >>> from twotower.testing import small_log
@@ -38,44 +38,44 @@ def check_tower(tower: TowerModule, log: Dataset, side: Literal["query", "candid
     """
     again = tower_from_settings(msgspec.json.decode(msgspec.json.encode(tower.settings())))
     assert type(again) is type(tower), f"settings make a {type(again).__name__}; expected a {type(tower).__name__}"
-    assert again.settings() == tower.settings(), f"settings {tower.settings()} make one with {again.settings()}"
-    assert again.width == tower.width, "settings make a tower of another width"
+    assert again.settings() == tower.settings(), f"settings {tower.settings()} became {again.settings()}"
+    assert again.width == tower.width, "rebuilt from its settings, it has another width"
     other = Tower([Category(log.candidate_id if side == "query" else log.query_id, tower.width)])
     check_model(TwoTower(tower, other) if side == "query" else TwoTower(other, tower), log)
 
 
 def check_model(model: TwoTower, log: Dataset) -> None:
-    """Checks a model that has learned nothing yet; it is trained afterwards.
+    """Checks an untrained model. This trains it.
 
-    - It learns the same from the same seed.
+    - The same seed gives the same initial weights, another seed others.
     - Both sides give `width` finite floats, the same for a row alone as among others.
-    - `forward` gives the dot products of the two, of pairs and of all with all.
-    - A gradient reaches every parameter that a side has, and training changes the weights and has a finite loss.
-    - Saved and loaded, it gives the same embeddings to the bit.
+    - `forward` gives the dot products of every query with every candidate.
+    - A gradient reaches every parameter; training changes the weights and has a finite loss.
+    - Saved and loaded, it gives bit-identical embeddings.
 
     Args:
         model: The model.
-        log: What its features read.
+        log: The log that its features read.
 
     Raises:
-        AssertionError: Something of it does not hold.
+        AssertionError: A check fails.
     """
     started = [model_version(model.learn(log, seed)) for seed in (3, 3, 4)]
-    assert started[0] == started[1], "the same seed starts other weights; expected reset to start all of them"
-    assert started[0] != started[2], "another seed starts the same weights"
+    assert started[0] == started[1], "the same seed gives other weights; expected reset to initialise all of them"
+    assert started[0] != started[2], "another seed gives the same weights"
     _check_sides(model, log)
     _check_forward(model, log)
     history = Trainer(epochs=2, batch_size=256).fit(model, log)
     assert math.isfinite(history.epochs[-1].loss), "training has diverged"
-    assert model_version(model) != started[2], "training has changed nothing"
+    assert model_version(model) != started[2], "training has not changed the weights"
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder) / "model")
         loaded = load_model(Path(folder) / "model")
-    assert type(loaded) is type(model), f"saved, it is loaded as a {type(loaded).__name__}"
-    assert torch.equal(loaded.embed_queries(log), model.embed_queries(log)), "loaded, it embeds queries otherwise"
+    assert type(loaded) is type(model), f"saved and loaded, it is a {type(loaded).__name__}"
+    assert torch.equal(loaded.embed_queries(log), model.embed_queries(log)), "loaded, it embeds queries differently"
     loaded_candidates = loaded.embed_candidates(log.candidates)
     assert torch.equal(loaded_candidates, model.embed_candidates(log.candidates)), (
-        "loaded, it embeds candidates otherwise"
+        "loaded, it embeds candidates differently"
     )
 
 
@@ -99,7 +99,7 @@ def _check_sides(model: TwoTower, log: Dataset) -> None:
         for row in (0, len(encoded) - 1):
             with torch.no_grad():
                 alone = vectors(encoded.gather(torch.tensor([row])))[0]
-            assert torch.allclose(alone, embeddings[row], atol=1e-5), f"row {row} of {name} alone is embedded otherwise"
+            assert torch.allclose(alone, embeddings[row], atol=1e-5), f"row {row} of {name} has another embedding alone"
 
 
 def _check_forward(model: TwoTower, log: Dataset) -> None:

@@ -1,1 +1,1 @@
-"""Reports: pages of HTML that need nothing but themselves, their pictures, and tables for the terminal."""
+"""Reports: self-contained HTML pages, their pictures, and tables for the terminal."""

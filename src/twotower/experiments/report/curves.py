@@ -1,4 +1,4 @@
-"""The pictures of a study: accuracy over epochs for every variant, and the score over a number that is varied."""
+"""The pictures of a study: accuracy by epoch for every variant, and the score by a varied number."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from twotower.experiments.results import Run, Study
 from twotower.experiments.verdicts import strongest
 from twotower.files import write_file
 
-LONGEST_LABEL, NAMES_A_ROW = 16, 3
-"""Characters of a name that fit beside a panel; where one is longer, all stand below, so many in a row."""
+MAX_LABEL_LENGTH, NAMES_PER_ROW = 16, 3
+"""If a name has more characters than fit beside a panel, all names go below the panels, this many in a row."""
 
 TITLES = {"all": "nothing excluded", "unseen": "what the user has in train excluded"}
 
@@ -40,11 +40,11 @@ def write_curves(study: Study, folder: Path) -> None:
 
 
 def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
-    """One panel for each protocol: a line for each variant (with its 95% band), dashed lines for the baselines.
+    """Draws one panel per protocol: a line for each variant (with its 95% band), dashed lines for baselines.
 
-    Of these it shows popularity, the one that is the strongest under the panel's protocol and the oracle: a line
-    for each would hide the curves. Variants by another recipe than the first have no line: the tutorial's curves are
-    measured on test, those of others on validation.
+    The baselines are popularity, the strongest under the panel's protocol, and the oracle; a line for each would hide
+    the curves. Variants whose recipe differs from that of the first run have no line, as the tutorial's curves are
+    measured on test, the others' on validation.
     """
     first = study.cuts[0]
     part = "test" if study.curves_on == "test" else "validation, a part cut from train"
@@ -53,7 +53,7 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
         f"measured on {part} · split {first.split} ({first.fingerprint})",
         theme,
     )
-    named_below = max(len(variant.name) for variant in study.variants) > LONGEST_LABEL
+    named_below = max(len(variant.name) for variant in study.variants) > MAX_LABEL_LENGTH
     if named_below:
         _name_below(figure, [variant.name for variant in study.variants], theme)
     for panel, protocol in zip(panels, PROTOCOLS, strict=True):
@@ -73,7 +73,7 @@ def draw_curves(study: Study, theme: Theme = LIGHT) -> Figure:
 
 
 def varied_number(study: Study) -> str | None:
-    """The varied key whose values are at least three numbers, the score over which is worth a picture; None without."""
+    """The first varied key with at least three values, all numbers, which is worth a picture; None without one."""
     for key, values in study.varied.items():
         numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         if len(numbers) == len(values) >= 3 and all(key in variant.values for variant in study.variants):
@@ -82,7 +82,7 @@ def varied_number(study: Study) -> str | None:
 
 
 def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
-    """The score on test over a varied number: a line, with its interval, for each combination of the other keys."""
+    """Draws the test score by a varied number: a line, with its interval, for each combination of the other keys."""
     first, name = study.widest_cut, key.rpartition(".")[2].replace("_", " ")
     title = f"{first.name}: {_title(study.metric)} over {name}"
     figure, panels = _panels(title, f"measured on test · split {first.split}", theme)
@@ -90,7 +90,7 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
     for number, variant in enumerate(study.variants):
         others = [shown(value) for other, value in variant.values.items() if other != key]
         lines.setdefault(", ".join(others), []).append(number)
-    named_below = max(map(len, lines)) > LONGEST_LABEL
+    named_below = max(map(len, lines)) > MAX_LABEL_LENGTH
     if named_below:
         _name_below(figure, list(lines), theme)
     for panel, protocol in zip(panels, PROTOCOLS, strict=True):
@@ -114,13 +114,13 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
 
 
 def _name_below(figure: Figure, names: Sequence[str], theme: Theme) -> None:
-    """The names of all lines below the panels, where they are too long to stand beside them."""
-    rows = math.ceil(len(names) / NAMES_A_ROW)
+    """Puts the names of all lines below the panels, for names too long to fit beside them."""
+    rows = math.ceil(len(names) / NAMES_PER_ROW)
     lines = [Line2D([], [], color=LINES[number % len(LINES)], linewidth=2.2) for number in range(len(names))]
     figure.set_size_inches(12, 5.2 + 0.3 * rows)
     figure.subplots_adjust(bottom=0.115 + 0.05 * rows)
     figure.legend(
-        lines, names, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=NAMES_A_ROW, frameon=False,
+        lines, names, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=NAMES_PER_ROW, frameon=False,
         fontsize=9.5, labelcolor=theme.ink,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _draw_baselines(
 
 
 def _draw_variant(panel: Axes, runs: Sequence[Run], protocol: str, metric: str, colour: str) -> float:
-    """Draws the mean over the trainings that reached each epoch; gives its last value."""
+    """Draws the mean over the trainings that reached each epoch; returns its last value."""
     by_epoch: dict[int, list[float]] = {}
     for run in runs:
         for point in run.outcome.curve:
@@ -182,7 +182,7 @@ def _title(metric: str) -> str:
 
 
 def _write_labels(panel: Axes, labels: list[tuple[float, str, str]]) -> None:
-    """Writes each line's name beside its end, moved apart where two would touch."""
+    """Writes each line's name beside its end, moved apart where names would overlap."""
     low, high = panel.get_ylim()
     apart = (high - low) * 0.055
     places: list[float] = []

@@ -1,4 +1,4 @@
-"""Filling templates in, and the pieces that they show: bars, tables, pictures."""
+"""Renders the report templates, and defines the elements they show: bars, tables, pictures."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LIGHT = Theme(paper="#ffffff", ink="#1c1c1c", faint="#dddddd", baseline="#666666
 DARK = Theme(paper="#1c1f25", ink="#e9eaee", faint="#343943", baseline="#a4abb8")
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's palette, which colour-blind eyes can distinguish."""
+"""Okabe and Ito's colour-blind-safe palette."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; `width` is its share of the longest one in percent."""
+    """One bar; `width` is in percent of the longest bar."""
 
     kind: str
     name: str
@@ -55,14 +55,14 @@ class Bars:
 
     @classmethod
     def of(cls, title: str, rows: Sequence[tuple[str, str, float]], form: str) -> Bars:
-        """Bars of (class, name, value), the longest as wide as its place; values written in `form`."""
+        """Bars from (class, name, value) rows, scaled to the longest; `form` is the format of the values."""
         longest = max((value for _, _, value in rows), default=0.0) or 1.0
         return cls(title, [Bar(kind, name, f"{value:{form}}", 100 * value / longest) for kind, name, value in rows])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table, with what stands smaller behind it."""
+    """One cell of a table; `more` is shown smaller after the text."""
 
     text: str
     strong: bool = False
@@ -76,7 +76,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: each row is its name and then cells (`Cell`); columns named in `words` hold words."""
+    """A table: each row is its name and then cells (`Cell`); columns listed in `words` hold text, not numbers."""
 
     title: str
     head: Sequence[str]
@@ -85,7 +85,7 @@ class Table:
 
 
 def differences(comparisons: Sequence[Comparison]) -> Table | None:
-    """Every difference that was judged, with its interval; None where there is none."""
+    """A table of all comparisons with their intervals; None without comparisons."""
     if not comparisons:
         return None
     grid = differences_grid(comparisons)
@@ -97,7 +97,7 @@ def differences(comparisons: Sequence[Comparison]) -> Table | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for light and for dark pages, as SVG elements."""
+    """A picture for light and dark pages, as SVG elements."""
 
     light: str
     dark: str
@@ -109,11 +109,11 @@ class Picture:
 
 
 def svg(figure: Figure, salt: str) -> str:
-    """A figure as SVG: the same text for the same figure.
+    """A figure as SVG; the same figure always gives the same text.
 
     Args:
         figure: The figure.
-        salt: What its ids are made of, which have to differ between the pictures of one page.
+        salt: Seed of its element ids, which must differ between the pictures of one page.
     """
     picture = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": f"twotower {salt}", "svg.fonttype": "none"}):
@@ -123,13 +123,13 @@ def svg(figure: Figure, salt: str) -> str:
 
 
 def inline(svg: str) -> str:
-    """An SVG element to stand inside HTML, as wide as its place."""
+    """An SVG element for use inside HTML, without a fixed size so that it fills its container."""
     element = svg[svg.index("<svg") :]
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" width="[\d.]+pt"', "", element, count=1)
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page: a template with its values, which are escaped."""
+    """Renders a page from a template and values, which are escaped."""
     environment = Environment(
         loader=PackageLoader("twotower.experiments.report"),
         autoescape=True,
@@ -141,13 +141,13 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def lead_of(cut: Cut) -> str:
-    """How large the data are."""
+    """A line with the size of the data."""
     dropped = f" · {cut.dropped:,} events with unknown candidates dropped" if cut.dropped else ""
     return f"{cut.interactions:,} interactions · {cut.queries:,} queries · {cut.candidates:,} candidates{dropped}"
 
 
 def how_cut(cut: Cut) -> str:
-    """How the data were cut."""
+    """A line that describes the split."""
     validation = f", {cut.validation:,} of train for validation" if cut.validation else ""
     parts = f"{cut.train:,} events in train, {cut.test:,} in test{validation}"
     return f"Split {cut.split}: {parts} · fingerprint {cut.fingerprint}"

@@ -1,4 +1,4 @@
-"""The reliability curves of a study: what models predicted beside what came, for each task that predicts numbers."""
+"""The reliability curves of a study: predicted against actual values, for each task that predicts numbers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from twotower.experiments.report.page import LIGHT, LINES, Picture, Theme
 from twotower.experiments.results import Study
 
 Curves = Mapping[str, Sequence[ReliabilityBin]]
-"""Curves by the names of variants."""
+"""Maps names of variants to curves."""
 
 MARGIN = 0.05
-"""Share of the axes' length that stays free on either side."""
+"""Free space at either end of the axes, as a share of the range of the values."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """One task's picture, and the name of the task."""
+    """The name of a task and its picture."""
 
     task: str
     svg: Picture
 
 
 def reliability_pictures(study: Study) -> list[Reliability]:
-    """A picture for each task that has reliability curves: a line for each variant, of its first training."""
+    """A picture for each task with reliability curves: one line per variant, from its first training."""
     found: dict[str, dict[str, Sequence[ReliabilityBin]]] = {}
     for number, variant in enumerate(study.variants):
         for one in study.runs_of(number)[0].outcome.tasks:
@@ -41,9 +41,9 @@ def reliability_pictures(study: Study) -> list[Reliability]:
 
 
 def draw_reliability(curves: Curves, theme: Theme = LIGHT) -> Figure:
-    """The mean of the targets over the mean of the predictions, a point for each part of the events.
+    """Draws the mean target over the mean prediction, one point per bin of events.
 
-    Both axes are alike: on the dashed diagonal, what came is what was predicted. Below it predictions are too high.
+    Both axes have the same scale. On the dashed diagonal predictions match the targets; below it they are too high.
     """
     figure = Figure(figsize=(6, 5.4), dpi=160, facecolor=theme.paper)
     panel = figure.add_axes((0.13, 0.11, 0.84, 0.85))

@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file that needs nothing but itself."""
+"""The report of a study: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What the tables of a study have a row for: its class, its name, its scores."""
+    """A baseline or variant in the tables of a study: its class, its name, its scores."""
 
     kind: str
     name: str
@@ -42,7 +42,7 @@ def write_report(study: Study, path: Path) -> None:
 
 
 def report_html(study: Study) -> str:
-    """The report as text; the same for the same study."""
+    """The report as HTML text; the same study always gives the same text."""
     rows, first = rows_of(study), study.widest_cut
     return rendered(
         "study.html",
@@ -71,9 +71,9 @@ def report_html(study: Study) -> str:
 
 
 def rows_of(study: Study) -> list[Row]:
-    """Floor, models, ceiling: the baselines, the variants, the oracle.
+    """The baselines, then the variants, then the oracle.
 
-    Where variants are trained on different parts of the data, the baselines are those of the last one.
+    If variants are trained on different parts of the data, the baselines are those of the last variant.
     """
     cuts = {run.cut for run in study.runs_of(len(study.variants) - 1)}
     baselines = study.baseline_scores(cuts=sorted(cuts))
@@ -109,7 +109,7 @@ def _metrics_table(rows: Sequence[Row], protocol: str) -> Table:
 
 
 def _task_tables(study: Study) -> list[Table]:
-    """A table for each task besides retrieval: its baselines, and the variants that have it."""
+    """A table for each task besides retrieval, with its baselines and the variants that have it."""
     names = dict.fromkeys(task.task for run in study.runs for task in run.outcome.tasks)
     return [_task_table(study, name) for name in names]
 
@@ -159,7 +159,7 @@ def _cuts_table(study: Study) -> Table:
 
 
 def _slices(study: Study, protocol: str) -> dict[str, Any]:
-    """What the best variant and two baselines score on parts of the test events."""
+    """Scores of the best variant and two baselines on slices of the test events."""
     marks = _marks(study, protocol)
     figures = {
         kind: {(part.by, part.name): getattr(part, protocol)[study.metric] for part in parts}
@@ -193,7 +193,7 @@ def _slices(study: Study, protocol: str) -> dict[str, Any]:
 
 
 def _marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
-    """(name, slices) of popularity, of the strongest baseline and of the best variant, by the class of their marks."""
+    """(name, slices) of popularity, the strongest baseline and the best variant, by the CSS class of their marks."""
     baselines = study.baseline_scores(cuts=sorted({run.cut for run in study.runs_of(study.best)}))
     marks = {}
     if "popularity" in baselines:
@@ -207,7 +207,7 @@ def _marks(study: Study, protocol: str) -> dict[str, tuple[str, list[Slice]]]:
 
 
 def _slice_table(study: Study, rows: Sequence[Row], protocol: str) -> Table:
-    """Every row in every slice; a figure is missing where not all splits have that slice."""
+    """The scores of every row in every slice; empty where not all splits have the slice."""
     found = [{(part.by, part.name): getattr(part, protocol) for part in row.scores.slices} for row in rows]
     body = [
         [

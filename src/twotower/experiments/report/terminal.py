@@ -12,11 +12,12 @@ from twotower.experiments.report.study import rows_of
 from twotower.experiments.results import Study
 
 SHOWN = "top_10"
-"""The metric beside the one that variants are compared by: the table has to fit in 80 columns; the report has all."""
+"""The metric shown besides the one that variants are compared by. The table must fit in 80 columns; the report has
+all metrics."""
 
 
 def results_table(study: Study) -> Table:
-    """Baselines and variants; the highest variant in bold, marks where it does not beat popularity."""
+    """The scores of baselines and variants, the best variant in bold, with marks where one does not beat popularity."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("", "best\nepoch", "train\nseconds"):
         table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))

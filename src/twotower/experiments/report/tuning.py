@@ -1,4 +1,4 @@
-"""The report of a tuning: one HTML file that needs nothing but itself, in the look of a study's."""
+"""The report of a tuning: one self-contained HTML file in the style of a study's report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.experiments.plans import shown
 from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
 from twotower.experiments.report.tuning_charts import can_draw_parallel, draw_history, draw_parallel
-from twotower.experiments.tuning.importance import TRIALS
+from twotower.experiments.tuning.importance import MIN_TRIALS
 from twotower.experiments.tuning.results import Tuning
 from twotower.files import write_file
 
@@ -24,7 +24,7 @@ def write_report(tuning: Tuning, path: Path) -> None:
 
 
 def report_html(tuning: Tuning) -> str:
-    """The report as text; the same for the same tuning."""
+    """The report as HTML text; the same tuning always gives the same text."""
     cut = tuning.cut
     parallel = Picture.of(partial(draw_parallel, tuning), "parallel") if can_draw_parallel(tuning) else None
     return rendered(
@@ -37,7 +37,7 @@ def report_html(tuning: Tuning) -> str:
         history=Picture.of(partial(draw_history, tuning), "history"),
         bars=[_test_bars(tuning, protocol) for protocol in PROTOCOLS],
         importances=_importances(tuning),
-        least_trials=TRIALS,
+        least_trials=MIN_TRIALS,
         parallel=parallel,
         trials=_trials_table(tuning),
         space=Table("", [], [[key, Cell(_range(dimension))] for key, dimension in tuning.space.items()]),

@@ -1,4 +1,4 @@
-"""The pictures of a tuning: scores over trials, and all trials in parallel coordinates."""
+"""The pictures of a tuning: scores by trial, and all trials in parallel coordinates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEST = LINES[1]
 
 
 def draw_history(tuning: Tuning, theme: Theme) -> Figure:
-    """A dot a trial, the best so far as a line of steps, the built-in config as a dashed one."""
+    """Draws a dot per trial, the best score so far as a step line, and the built-in config as a dashed line."""
     figure = Figure(figsize=(12, 4.2), facecolor=theme.paper)
     panel = figure.subplots()
     accent = _accent(theme)
@@ -57,7 +57,7 @@ def draw_history(tuning: Tuning, theme: Theme) -> Figure:
 
 
 def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
-    """A line a trial through its value of each key, in its score's colour, to the score at the right."""
+    """Draws a line per trial through its values, ending at its score on the right; the colour shows the score."""
     figure = Figure(figsize=(12, 4.6), facecolor=theme.paper)
     panel = figure.subplots()
     _bare(panel, theme)
@@ -93,12 +93,12 @@ def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
 
 
 def can_draw_parallel(tuning: Tuning) -> bool:
-    """Whether there are lines to draw."""
+    """Whether there are at least two trials to draw."""
     return len(_with_all_parameters(tuning)) > 1
 
 
 class _Axis:
-    """One vertical axis: where values are, from 0 to 1, and which of them are written."""
+    """One vertical axis: the position of each value, from 0 to 1, and the labelled ticks."""
 
     def __init__(self, place: Callable[[Any], float], ticks: Sequence[tuple[float, str]]) -> None:
         self.place, self.ticks = place, ticks
@@ -128,7 +128,7 @@ def _number_axis(low: float, high: float, *, log: bool) -> _Axis:
 
 
 def _accent(theme: Theme) -> str:
-    """A blue that stands out from the paper."""
+    """A blue that stands out against the background."""
     return LINES[0] if theme == LIGHT else LINES[4]
 
 

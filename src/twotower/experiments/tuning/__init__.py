@@ -1,1 +1,1 @@
-"""The search of a config's space: what Optuna proposes, trials as runs of the pool, and the report."""
+"""Tuning: Optuna proposes configs from a search space, the pool runs them as trials, and a report shows the results."""

@@ -1,4 +1,4 @@
-"""The space that is searched when a config has no `[tune]`: what matters on logs in general."""
+"""The default search space, for configs without `[tune]`: the settings that matter on most logs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twotower.recipes.recipe import FULL_SOFTMAX_CATALOGUE
 from twotower.recipes.space import Choices, Interval, Space
 
 STACKS = ([32], [64], [64, 32], [128, 64], [256, 64], [128, 64, 32], [256, 128, 64])
-"""Layers: depth and widths at once, since what one more layer gives depends on how wide the others are."""
+"""Depth and widths of the layers are drawn together, since the value of another layer depends on the widths."""
 
 
 def default_space(base: Config, train: Log) -> Space:
-    """Layers, embeddings, activation, dropout, temperature, features, rate, decay, batch size and negatives.
+    """A space over layers, embeddings, activation, dropout, temperature, inputs, optimizer, batch size and loss.
 
-    Every range holds the value of `base`, around which the learning rate and the temperature lie.
+    Every range includes the value of `base`; those of learning rate and temperature are centred near it.
 
     Args:
         base: A complete config.
@@ -41,7 +41,7 @@ def default_space(base: Config, train: Log) -> Space:
         "training.loss": Choices(_losses(base.training["loss"], train)),
     }
     if not (base.model.query and base.model.candidate):
-        if not base.model.share_items:  # else it is the last of the layers
+        if not base.model.share_items:  # with shared items, dim is the last layer
             space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
         space["model.inputs"] = _choices(settings, "model.inputs", "all", "log")
     return space
@@ -53,7 +53,7 @@ def _choices(settings: Settings, key: str, *values: Any) -> Choices:
 
 
 def _losses(settings: dict[str, Any], train: Log) -> list[dict[str, Any]]:
-    """The config's own loss, and others that the catalogue allows, each by what it has not by default."""
+    """The config's own loss and others that suit the catalogue's size, each without its default settings."""
     own = LOSSES.make(settings)
     small = train.candidates.num_rows <= FULL_SOFTMAX_CATALOGUE
     base = own if isinstance(own, InBatchSoftmax) else InBatchSoftmax()

@@ -1,4 +1,4 @@
-"""`TrialDesk`: asks Optuna for trials, hands them to the pool as runs, and tells it how they ended."""
+"""`TrialDesk`: asks Optuna for trials, hands them to the pool as runs, and reports their results to Optuna."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from twotower.recipes.recipe import Recipe
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
-DEATHS = 3
-"""Processes that die one after the other, without a trial that ended, before the search gives up."""
+MAX_DEATHS = 3
+"""The search gives up when this many processes die in a row."""
 
 
 @dataclass
@@ -39,20 +39,20 @@ class _Running:
 
 
 class TrialDesk:
-    """Trials until the budget is spent.
+    """Hands out trials until the budget is spent.
 
-    Optuna's study lives in this process alone, and is made again from the log when a search resumes; so nothing but
-    plain runs goes to the workers.
+    Optuna's study exists only in this process and is rebuilt from the log when a search resumes. Workers receive only
+    plain runs.
 
     Args:
-        space: What trials are drawn from.
+        space: The search space.
         log: The trials so far.
         store: Where runs are kept.
         data: Identity of the parts.
-        recipe_of: The recipe of a config on these data.
+        recipe_of: Resolves the recipe of a config on these data.
         budget: When to stop.
-        seed: Of the sampler.
-        say: Prints a line about a trial that has ended.
+        seed: Seed of the sampler.
+        say: Prints a line about a trial that ended.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class TrialDesk:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """The trials as Optuna knows them."""
+        """All trials, as Optuna stores them."""
         return self._study.get_trials(deepcopy=False)
 
     def next_job(self) -> Job | None:
-        """A trial that Optuna proposes; None where enough are done or under way, or the time is up."""
+        """The next trial; None if enough are done or running, or time is up."""
         while self._may_begin():
             params, built_in = self._queue.pop(0) if self._queue else ({}, False)
             if params:
@@ -111,9 +111,9 @@ class TrialDesk:
         return None
 
     def reported(self, job: Job, step: int, value: float) -> bool:
-        """Takes in an epoch's score; a trial below the median of the others at the same epoch stops.
+        """Records an epoch's score. A trial stops if it is below the median of the others at the same epoch.
 
-        The built-in config is what others are compared with, and never stops.
+        The built-in config is never stopped, as the others are compared with it.
         """
         trial = self._running[job.label].trial
         trial.report(value, step)
@@ -122,10 +122,10 @@ class TrialDesk:
         return record.built_in or not trial.should_prune()
 
     def finished(self, job: Job, ended: Ended) -> None:
-        """Tells Optuna how a trial has ended.
+        """Tells Optuna how a trial ended.
 
         Raises:
-            TwoTowerError: Processes die one after the other.
+            TwoTowerError: `MAX_DEATHS` processes died in a row.
         """
         running = self._running.pop(job.label)
         seconds = time.time() - running.began
@@ -138,11 +138,11 @@ class TrialDesk:
         else:
             self._tell(running.trial, TrialState.FAIL, state="failed", reason=ended.reason, seconds=seconds)
         self._deaths = self._deaths + 1 if ended.how == "died" else 0
-        if self._deaths == DEATHS:
-            raise TwoTowerError(f"{DEATHS} trials died with their process, one after the other: {ended.reason}")
+        if self._deaths == MAX_DEATHS:
+            raise TwoTowerError(f"{MAX_DEATHS} trials in a row died with their process: {ended.reason}")
 
     def _complete(self, job: Job, running: _Running, seconds: float) -> None:
-        """The score of the epoch that the recipe would keep."""
+        """Records the score of the epoch that the recipe would keep."""
         history = self.store.outcome(job.key, TrainingHistory)
         assert history is not None
         epoch, scores = history.validated[-1]
@@ -150,7 +150,7 @@ class TrialDesk:
             epoch, scores = next(pair for pair in history.validated if pair[0] is history.best)
         score, epochs = scores.value(history.monitor), _scores(history)
         for step, value in epochs.items():
-            if step not in self.log.records[running.trial.number].epochs:  # the store had it already
+            if step not in self.log.records[running.trial.number].epochs:  # the outcome was already stored
                 running.trial.report(value, step)
         values = {"epochs": epochs, "score": score, "best_epoch": epoch.epoch, "seconds": seconds}
         self._tell(running.trial, score, state="complete", **values)
@@ -179,12 +179,12 @@ def _scores(history: TrainingHistory) -> dict[int, float]:
 
 def _study_of(log: TrialLog, space: SearchSpace, seed: int) -> optuna.Study:
     """Optuna's study with the trials of the log."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is shown by the pool's display
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the pool's display shows progress
     study = optuna.create_study(
         direction="maximize",
         sampler=SeededSampler(seed, space.distributions),
-        # Hyperband would share the trials among brackets, each with a sampler of its own, which pays with hundreds of
-        # trials of many epochs; here there are tens, of about ten.
+        # Hyperband would divide the trials among brackets with one sampler each. That pays off with hundreds of trials
+        # of many epochs; here there are tens of trials of about ten epochs.
         pruner=MedianPruner(n_startup_trials=5, n_warmup_steps=3, n_min_trials=3),
     )
     study.add_trials([_frozen(record, space.distributions) for record in log.records])

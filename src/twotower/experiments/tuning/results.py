@@ -1,4 +1,4 @@
-"""What a tuning found, as the plain values that `tune.json` holds and the report is made of."""
+"""The results of a tuning as plain values, stored in `tune.json` and shown in the report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     """A config trained on all of train and measured on test.
 
     Attributes:
-        trial: Number of its trial; None: the built-in config, of which no trial is complete.
-        score: Of its trial, on validation.
-        key: Names its folder in `runs/`.
-        outcome: What training and measuring it gave.
+        trial: Number of its trial; None for the built-in config without a complete trial.
+        score: Score of its trial on validation.
+        key: Name of its folder in `runs/`.
+        outcome: Results of training and measuring it.
     """
 
     trial: int | None
@@ -29,24 +29,24 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a tuning found.
+    """All results of a tuning.
 
     Attributes:
-        cut: The data and its split.
-        metric: What trials are compared by, on the validation part.
-        test_metric: What the best config is compared by on test.
+        cut: The data and their split.
+        metric: The metric that trials are compared by on validation.
+        test_metric: The metric that the best config is compared by on test.
         space: Range of each key.
-        trials: All that ended, the first first.
-        best: The config that validated best; the built-in one where none is better.
-        built_in: The built-in config; None where its training failed.
-        importances: Share of the differences between trials that each key explains; none where they are few.
+        trials: All trials that ended, in order.
+        best: The config with the best validation score; the built-in one if none is better.
+        built_in: The built-in config; None if its training failed.
+        importances: Share of the differences between trials that each key explains; empty if there are too few trials.
         baselines: Scores of the baselines on test.
-        comparisons: The best config with each baseline and with the built-in config.
-        verdicts: What the figures say, in sentences.
-        command: The command that repeats it.
-        versions: Of twotower, Python, PyTorch and Optuna; the workers and their threads.
-        created: When, in ISO 8601.
-        seconds: Seconds of the last command.
+        comparisons: The best config compared with each baseline and with the built-in config.
+        verdicts: The conclusions, in sentences.
+        command: The command that repeats the tuning.
+        versions: Versions of twotower, Python, PyTorch and Optuna; the number of workers and their threads.
+        created: Time of creation, in ISO 8601.
+        seconds: Duration of the last command.
     """
 
     cut: Cut

@@ -1,4 +1,4 @@
-"""`SeededSampler`: Optuna's TPE, each trial's random numbers derived from (seed, number of the trial)."""
+"""`SeededSampler`: Optuna's TPE with each trial's random numbers derived from (seed, trial number)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 INTERRUPTED = "interrupted"
-"""Attribute of trials that a killed command left; another trial repeats each, so they do not count."""
+"""Attribute of trials interrupted when a command was killed. They do not count, as another trial repeats each."""
 
 
 class SeededSampler(BaseSampler):
-    """Tree-structured Parzen estimators over all parameters together, for any number of workers.
+    """Tree-structured Parzen estimators over all parameters jointly, for any number of workers.
 
-    Bergstra et al., *Algorithms for hyper-parameter optimization*, NIPS 2011; several parameters at once:
-    Falkner et al., *BOHB*, ICML 2018. Trials that are still running count as poor ones, so that workers
-    do not all try the same. A sampler that was seeded once would draw its first numbers again in every
-    worker and after every resumption; this one has no state that could be lost.
+    Bergstra et al., *Algorithms for hyper-parameter optimization*, NIPS 2011; joint sampling: Falkner et al., *BOHB*,
+    ICML 2018. Running trials count as poor ones, so that workers do not all try the same values. A sampler seeded once
+    would repeat its first draws in every worker and each time a tuning resumes; this one has no state to lose.
 
     Args:
-        seed: One seed with one worker gives the same trials.
-        distributions: All parameters.
+        seed: With one worker, the same seed gives the same trials.
+        distributions: Distributions of all parameters.
     """
 
     def __init__(self, seed: int, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -34,20 +33,20 @@ class SeededSampler(BaseSampler):
         self._sampler: tuple[int, TPESampler] | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters, whether earlier trials have them or not."""
+        """All parameters, whether or not earlier trials have them."""
         del study, trial
         return self.distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draws all parameters, or none while there are too few trials to learn from."""
+        """Draws all parameters jointly, or none while there are too few trials to learn from."""
         return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draws one parameter that was not drawn with the others."""
+        """Draws one parameter that was not drawn jointly."""
         return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
     def _of(self, study: Study, trial: FrozenTrial) -> TPESampler:

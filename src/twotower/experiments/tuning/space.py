@@ -1,4 +1,4 @@
-"""`SearchSpace`: a config's space as Optuna has it, and trials' parameters as the values of config keys."""
+"""`SearchSpace`: converts a config's space to Optuna's distributions, and trial parameters to config values."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from twotower.recipes.space import Choices, Dimension, Interval, Space
 from twotower.training.trainer import Trainer, trainer_from_settings
 
 Values = dict[str, Any]
-"""Dotted config key to value."""
+"""Maps dotted config keys to values."""
 
 
 class SearchSpace:
-    """The configs that a tuning chooses from: a complete one with other values at some keys.
+    """The configs that a tuning chooses from: a complete config with some values replaced.
 
-    Optuna knows a choice by its JSON text, so that lists and whole tables can be chosen as well as numbers.
+    Choices are passed to Optuna as JSON text, so that lists and whole tables can be chosen as well as numbers.
 
     Args:
-        base: The built-in config, complete.
-        dimensions: The ranges.
+        base: The complete built-in config.
+        dimensions: The range of each key.
     """
 
     def __init__(self, base: Config, dimensions: Space) -> None:
@@ -46,12 +46,12 @@ class SearchSpace:
 
     @classmethod
     def of(cls, config: Config, train: Log, validation: Dataset | None = None) -> SearchSpace:
-        """The space that a config declares, or the default one, for this training split.
+        """The space that a config declares, or the default one.
 
         Args:
             config: The config.
             train: The training split.
-            validation: The validation part where it is given, else it is cut from train.
+            validation: The validation part; None cuts it from train.
 
         Raises:
             ConfigError: `training` has an unknown key or a wrong value.
@@ -71,7 +71,7 @@ class SearchSpace:
         return self.values(trial.params)
 
     def values(self, params: Mapping[str, Any]) -> Values:
-        """Config values of a trial's parameters."""
+        """The config values for a trial's parameters."""
         return {
             key: msgspec.json.decode(param) if isinstance(self.dimensions[key], Choices) else param
             for key, param in params.items()
@@ -81,17 +81,17 @@ class SearchSpace:
         """The complete config with these values.
 
         Raises:
-            ConfigError: They do not go together.
+            ConfigError: The values do not fit together.
         """
         return changed(self.base, values)
 
     def changes(self, values: Values) -> Values:
-        """Those of the values that the built-in config does not have."""
+        """The values that differ from the built-in config."""
         return {key: value for key, value in values.items() if not self._is_base(key, value)}
 
     @cached_property
     def base_params(self) -> dict[str, Any] | None:
-        """Parameters of the built-in config; None where one of its values is outside its range."""
+        """The parameters of the built-in config; None if one of its values is outside its range."""
         params: dict[str, Any] = {}
         for key, dimension in self.dimensions.items():
             if isinstance(dimension, Choices):
@@ -104,7 +104,7 @@ class SearchSpace:
         """Refuses values that the config, the trainer or the towers would refuse.
 
         Raises:
-            ConfigError: There is one; the message names its key.
+            ConfigError: A value is refused; the message names its key.
         """
         for key, dimension in self.dimensions.items():
             for value in dimension.probes():
@@ -115,7 +115,7 @@ class SearchSpace:
                     raise ConfigError(f"[tune] {key} = {_text(value)}: {error}") from error
 
     def _is_base(self, key: str, value: Any) -> bool:
-        """Whether the value changes nothing, whatever it leaves to defaults."""
+        """Whether the value leaves the built-in config as it is, after filling in defaults."""
         try:
             changed = self.config({key: value})
             return changed.model == self.base.model and _trainer(changed) == _trainer(self.base)

@@ -1,4 +1,4 @@
-"""`TrialLog`: the trials of a tuning, in one JSON file from which an interrupted one resumes."""
+"""`TrialLog`: the trials of a tuning in one JSON file, from which an interrupted tuning resumes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One trial.
 
     Attributes:
-        number: From 0, in the order they began.
-        state: `complete`; `pruned`: stopped early; `failed`; `interrupted`, and tried again in another trial.
-        built_in: Whether it is of the config as it is.
-        params: What Optuna drew for each key; none where the config is outside its own space.
+        number: Its number, from 0 in order of start.
+        state: `running`; `complete`; `pruned`: stopped early; `failed`; `interrupted`: repeated by another trial.
+        built_in: Whether it tries the built-in config.
+        params: Optuna's parameters; empty for a built-in config outside its own space.
         parameters: The same as config values.
-        changes: Those that the built-in config does not have.
-        epochs: Score on validation after each validated epoch.
-        score: Of the epoch that is kept; None unless complete.
-        best_epoch: Which one that is.
+        changes: The values that differ from the built-in config.
+        epochs: Validation score after each validated epoch.
+        score: Score of the epoch that is kept; None unless complete.
+        best_epoch: The epoch that is kept.
         seconds: How long it took.
-        reason: Why it was stopped.
+        reason: Why it stopped early or failed.
     """
 
     number: int
@@ -47,17 +47,17 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def so_far(self) -> float | None:
-        """The score, or the best one while there is none."""
+        """The score; before completion, the best score so far."""
         return max(self.epochs.values(), default=None) if self.score is None else self.score
 
     @property
     def has_ended(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether it ended without being interrupted."""
         return self.state in ("complete", "pruned", "failed")
 
     @property
     def what_differs(self) -> str:
-        """What it changes, by the last name of each key."""
+        """Its changes, named by the last part of each key."""
         if self.built_in:
             return "the built-in config"
         return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in self.changes.items())
@@ -70,14 +70,14 @@ class _File(msgspec.Struct):
 
 
 class TrialLog:
-    """All trials of a tuning so far, written whenever one begins or ends.
+    """All trials of a tuning so far, written to disk whenever one starts or ends.
 
     Args:
-        path: The file; made when the first trial begins.
+        path: The file; created when the first trial starts.
         identity: What the tuning depends on, by name.
 
     Raises:
-        SavedFolderError: The file is of another tuning, or cannot be read.
+        SavedFolderError: The file belongs to another tuning, or cannot be read.
     """
 
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
@@ -87,33 +87,33 @@ class TrialLog:
             known = self._file.identity
             if differing := [name for name, value in identity.items() if known.get(name) != value]:
                 raise SavedFolderError(
-                    f"{path.parent} holds another tuning: {', '.join(differing)} differ; choose another --out, or "
-                    f"delete it"
+                    f"{path.parent} holds another tuning: {', '.join(differing)} differ; choose another --out or "
+                    f"delete the folder"
                 )
 
     @property
     def records(self) -> list[TrialRecord]:
-        """The trials, the first first."""
+        """The trials, in order."""
         return list(self._file.trials)
 
     def begin(self, record: TrialRecord) -> None:
-        """Adds a trial that begins."""
+        """Adds a trial that starts."""
         self._file.trials.append(record)
         self._write()
 
     def change(self, number: int, **values: Any) -> TrialRecord:
-        """Changes what is known of a trial, in memory."""
+        """Changes a trial's record, in memory only."""
         self._file.trials[number] = msgspec.structs.replace(self._file.trials[number], **values)
         return self._file.trials[number]
 
     def end(self, number: int, **values: Any) -> TrialRecord:
-        """Takes in how a trial has ended."""
+        """Records the end of a trial and writes the file."""
         record = self.change(number, **values)
         self._write()
         return record
 
     def interrupted(self) -> list[TrialRecord]:
-        """The trials that a killed command left running, which are marked so: to be tried again."""
+        """Marks the trials that a killed command left running as interrupted, and returns them to be repeated."""
         left = [record for record in self.records if record.state == "running"]
         return [
             self.change(one.number, state="interrupted", reason="interrupted; tried again", epochs={}) for one in left
@@ -127,13 +127,13 @@ def _read(path: Path) -> _File:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_File)
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise SavedFolderError(f"{path} holds no trials of a tuning: {error}") from error
+        raise SavedFolderError(f"{path} does not hold the trials of a tuning: {error}") from error
     if found.format != FORMAT:
         raise SavedFolderError(f"{path} has format {found.format}; expected {FORMAT}: choose another --out")
     return found
 
 
 def best_of(records: list[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest score; the built-in config's, then the earliest, of equals."""
+    """The complete trial with the highest score; ties go to the built-in config, then to the earliest."""
     complete = [record for record in records if record.score is not None]
     return max(complete, key=lambda record: (record.score, record.built_in, -record.number), default=None)

@@ -1,4 +1,4 @@
-"""`tune`: the search for a better config on a validation part, and its one measurement on test."""
+"""`tune`: searches for a better config on a validation part and measures it once on test."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ BEST, REPORT, RESULTS, TRIALS = "best.toml", "tune.html", "tune.json", "trials.j
 
 
 class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to tune, and with what.
+    """What to tune, and the budget.
 
     Attributes:
-        config: The built-in config, with the space in its `tune`, or none for the default one.
-        trials: Finished trials in all, those of earlier commands included; None: no limit.
-        minutes: Of this command; None: no limit.
-        workers: Processes that share the cores.
-        seed: Of the sampler.
+        config: The built-in config; its `tune` holds the search space, or nothing for the default one.
+        trials: Total number of finished trials, including those of earlier commands; None for no limit.
+        minutes: Time limit of this command; None for no limit.
+        workers: Number of processes that share the cores.
+        seed: Seed of the sampler.
     """
 
     config: Config
@@ -67,23 +67,23 @@ class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
 def tune(
     plan: TunePlan, out: Path, *, command: str, console: Console, baselines: BaselineBudget | None = None
 ) -> Tuning:
-    """Searches the space of a config, trains the best on all of train, measures it on test, writes the folder.
+    """Searches a config's space, trains the best config on all of train, measures it on test and writes the folder.
 
-    Trials see train alone: they learn from one part of it and are compared on the other, cut by the split's own rule.
-    The built-in config is the first of them, so the best is never worse than it there. All trials are kept; rerun the
+    Trials use only train: they are fitted on one part of it and compared on the other, cut by the split's own rule.
+    The built-in config is the first trial, so the best config is never worse there. All trials are kept; rerun the
     command to resume.
 
     Args:
         plan: What to tune.
         out: The folder: best.toml, tune.json, tune.html, trials.json and the runs.
-        command: The command that repeats it, for the report.
+        command: The command that repeats the tuning, for the report.
         console: Where progress is shown.
         baselines: What each baseline may cost.
 
     Raises:
         ConfigError: The config or its space cannot be used.
-        SavedFolderError: The folder holds another tuning, or another process is at work in it.
-        TwoTowerError: Every trial failed.
+        SavedFolderError: The folder holds another tuning, or another process is using it.
+        TwoTowerError: No trial completed and the built-in config failed, or several trials in a row died.
     """
     budget = Budget.of(plan.trials, plan.minutes)
     with working_in(out, TUNING) as folder:
@@ -96,7 +96,7 @@ def tune(
 
 
 class _Search:
-    """The steps of a tuning, over one pool and store."""
+    """The steps of a tuning, with their shared store and data."""
 
     def __init__(
         self, plan: TunePlan, space: SearchSpace, parts: Parts, folder: Path, budget: Budget, console: Console
@@ -104,11 +104,11 @@ class _Search:
         self.plan, self.space, self.parts, self.folder = plan, space, parts, folder
         self.store, self.budget, self.console, self.data = Store(folder / RUNS), budget, console, parts.identity
         self.metric = _metric(space.base, parts)
-        self._beside: dict[str, Waiting] = {}
+        self._baseline_runs: dict[str, Waiting] = {}
 
     @classmethod
     def prepare(cls, plan: TunePlan, folder: Path, budget: Budget, console: Console) -> _Search:
-        """Reads and cuts the data, and refuses a space that cannot be searched."""
+        """Reads and splits the data, and refuses a space that cannot be searched."""
         parts = plan.config.parts()
         for line in parts.remarks:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -119,12 +119,12 @@ class _Search:
 
     @property
     def cut(self) -> Cut:
-        """What reports say of the data."""
+        """The description of the data for reports."""
         validation = self.parts.fitted_and_validation()[1]
         return cut_of(self.parts, len(validation))
 
     def trials(self) -> tuple[list[TrialRecord], dict[str, float]]:
-        """Runs trials until the budget is spent; gives all that ended, and what they say of each key."""
+        """Runs trials until the budget is spent; returns all that ended, and the importance of each key."""
         log = TrialLog(self.folder / TRIALS, _identity(self.space, self.parts))
 
         def say(record: TrialRecord) -> None:
@@ -152,12 +152,12 @@ class _Search:
         )
 
     def finals(self, records: list[TrialRecord], budget: BaselineBudget) -> tuple[Final, Final | None]:
-        """The best config and the built-in one, trained on all of train and measured on test; the baselines beside."""
+        """Trains the best config and the built-in one on all of train, and measures them and the baselines on test."""
         best = best_of(records)
         failed = [one for one in records if one.built_in and one.state == "failed"]
         own = next((one for one in records if one.built_in and one.state == "complete"), None)
         if best is None and failed:
-            raise TwoTowerError(f"no trial was complete, and the built-in config failed: {failed[-1].reason}")
+            raise TwoTowerError(f"no trial completed, and the built-in config failed: {failed[-1].reason}")
         built_in = None if failed else self._final("the built-in config", own, {})
         wanted = [] if built_in is None else [built_in]
         chosen = built_in
@@ -168,8 +168,8 @@ class _Search:
         names, _ = measurable(self.plan.config.baselines, self.parts.test, self.parts.train)
         for name in names:
             run = BaselineRun(self.plan.config, name, "test", budget)
-            self._beside[name] = waiting_for(NAMES[name], run, self.store, self.data)
-        self._run(ListDesk([*wanted, *self._beside.values()], self.store))
+            self._baseline_runs[name] = waiting_for(NAMES[name], run, self.store, self.data)
+        self._run(ListDesk([*wanted, *self._baseline_runs.values()], self.store))
         finished = self._finished(chosen, best)
         return finished, finished if chosen is built_in else None if built_in is None else self._finished(built_in, own)
 
@@ -181,7 +181,7 @@ class _Search:
         built_in: Final | None,
         command: str,
     ) -> Tuning:
-        """Everything that was found."""
+        """Collects all results."""
         measured, notes = self.baselines()
         test_metric = _test_metric(self.metric, self.parts.test.candidates.num_rows)
         own = None if built_in is None or built_in.key == best.key else ranks_of(self.store, built_in.key)
@@ -206,9 +206,9 @@ class _Search:
         )
 
     def baselines(self) -> tuple[dict[str, tuple[Scores, Outcomes]], list[str]]:
-        """Scores and ranks of the baselines that were measured, and why others were not."""
+        """Scores and ranks of the measured baselines, and notes on those left out."""
         rows, notes = {}, []
-        for name, waiting in self._beside.items():
+        for name, waiting in self._baseline_runs.items():
             outcome = self.store.outcome(waiting.key, BaselineOutcome)
             assert outcome is not None
             if outcome.scores is None:
@@ -233,7 +233,7 @@ class _Search:
 
 
 def _metric(base: Config, parts: Parts) -> str:
-    """What trials are compared by; refused at once where validation does not measure it."""
+    """The metric that trials are compared by; raises at once if validation does not measure it."""
     trainer = base.resolved_recipe(parts.train, parts.validation).trainer
     measured = rank_metrics(np.ones(1), trainer.ks)
     Scores(measured, measured).value(trainer.monitor)
@@ -241,14 +241,14 @@ def _metric(base: Config, parts: Parts) -> str:
 
 
 def _test_metric(metric: str, candidates: int) -> str:
-    """What configs are compared by on test: the trials' metric, where it is measured there and can differ."""
+    """The metric for test: that of the trials if it is measured there and is informative, else the default one."""
     name = metric.rpartition(".")[2]
     informative = [k for k in DEFAULT_KS if k < candidates]
     return name if name in rank_metric_names(informative) else verdict_metric(informative, candidates)
 
 
 def _identity(space: SearchSpace, parts: Parts) -> dict[str, str]:
-    """What a tuning depends on; where its files lie and how they are called is not of it."""
+    """What a tuning depends on, excluding the location and name of its files."""
     return {
         "data and split": parts.identity,
         "config": Store.key(identity_of(space.base)),

@@ -1,4 +1,4 @@
-"""What a tuning's figures say, in sentences."""
+"""The conclusions of a tuning, in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.experiments.tuning.results import Final
 from twotower.experiments.tuning.trials import State, TrialRecord
 
-ENDS: dict[State, str] = {
+STATE_WORDS: dict[State, str] = {
     "complete": "complete",
     "pruned": "stopped early",
     "failed": "failed",
@@ -20,19 +20,19 @@ ENDS: dict[State, str] = {
 }
 
 BEST, BUILT_IN = "the best config", "the built-in config"
-"""What sentences call the two."""
+"""Names of the two configs in sentences."""
 
 
 def comparisons_of(
     best: Outcomes, built_in: Outcomes | None, baselines: Mapping[str, Outcomes], metric: str
 ) -> list[Comparison]:
-    """The best config with each baseline and with the built-in config, on test: all that the report judges.
+    """All comparisons of the report, on test: the best config with each baseline and with the built-in config.
 
     Args:
-        best: What the best config gave event by event.
-        built_in: What the built-in one gave; None where it is the best, or its training failed.
-        baselines: What the baselines gave.
-        metric: What they are compared by on test.
+        best: Ranks of the best config, event by event.
+        built_in: Ranks of the built-in config; None if it is the best, or its training failed.
+        baselines: Ranks of the baselines.
+        metric: The metric compared on test.
     """
     pairs = [Pair(BEST, [best], name, [baselines[name]]) for name in FLOORS if name in baselines]
     if built_in is not None:
@@ -47,22 +47,22 @@ def verdicts(
     comparisons: Sequence[Comparison],
     metric: str,
 ) -> list[str]:
-    """What a reader should take away.
+    """The conclusions, in sentences.
 
     Args:
         records: All trials that ended.
         best: The best config.
-        built_in: The built-in one; None where its training failed.
-        comparisons: What `comparisons_of` gave.
-        metric: What trials were compared by.
+        built_in: The built-in config; None if its training failed.
+        comparisons: The result of `comparisons_of`.
+        metric: The metric that trials were compared by.
     """
     counts = Counter(record.state for record in records)
-    said = ", ".join(f"{counts[state]} {words}" for state, words in ENDS.items() if counts[state])
+    said = ", ".join(f"{counts[state]} {words}" for state, words in STATE_WORDS.items() if counts[state])
     against_built_in = [one for one in comparisons if one.rival == BUILT_IN]
     against_baselines = [one for one in comparisons if one.rival != BUILT_IN]
     on_test = verdict_sentences(against_built_in, "is better than") + verdict_sentences(against_baselines)
     return [
-        f"{len(records)} trials: {said or 'none ended in the time there was'}.",
+        f"{len(records)} trials: {said or 'none ended in time'}.",
         *_on_validation(records, best, built_in, metric),
         *(f"On test, {sentence[0].lower()}{sentence[1:]}" for sentence in on_test),
         *interval_note(comparisons),
@@ -71,17 +71,17 @@ def verdicts(
 
 
 def _on_validation(records: Sequence[TrialRecord], best: Final, built_in: Final | None, metric: str) -> list[str]:
-    """Scores on the validation part, which are figures of single trials: which of them is the highest."""
+    """Which trial has the highest score on the validation part."""
     if best.score is None:
-        return ["No trial was complete, so the built-in config stands; --minutes gives more time."]
+        return ["No trial completed, so the built-in config is kept; --minutes gives more time."]
     if built_in is None:
         reasons = [record.reason for record in records if record.built_in and record.state == "failed"]
         return [f"Trial {best.trial} validates best: {best.score:.4f}. The built-in config failed: {reasons[-1]}"]
     if built_in.score is None:
-        return [f"Trial {best.trial} validates best: {best.score:.4f}. The built-in config was not done in time."]
+        return [f"Trial {best.trial} validates best: {best.score:.4f}. The built-in config did not finish in time."]
     if built_in.trial == best.trial:
-        return [f"No trial has a higher score on validation than the built-in config ({best.score:.4f}, {metric})."]
+        return [f"No trial scores higher on validation than the built-in config ({best.score:.4f}, {metric})."]
     return [
-        f"Trial {best.trial} validates best: {best.score:.4f} against {built_in.score:.4f} of the built-in config "
-        f"({metric}); the best of many is in part luck."
+        f"Trial {best.trial} validates best: {best.score:.4f} against {built_in.score:.4f} for the built-in config "
+        f"({metric}); the best of many trials is partly luck."
     ]
