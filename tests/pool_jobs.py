@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import msgspec
 
 from twotower.errors import DataError
 from twotower.experiments.pool import Reporter, Work
+from twotower.files import writing
 
 
 class Task(msgspec.Struct):
@@ -30,6 +32,9 @@ def work(spec: msgspec.Raw, reporter: Reporter) -> None:
     match task.do:
         case "fail":
             raise DataError("column 'x' is missing")
+        case "disk":
+            with writing(Path(task.file)):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "sleep":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -91,6 +93,38 @@ class MissingExtraError(TwoTowerError, ImportError):
 
 class NewIdsWarning(UserWarning):
     """Training that goes on with a fitted model meets ids that it did not learn, which therefore share an embedding."""
+
+
+SYSTEM_ERRORS = {
+    None,  # as from NumPy, of a write that was cut short
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
+"""Errors of disk, memory and file descriptors. A missing file, for example, is a mistake in a config instead."""
+
+
+def is_system_failure(error: BaseException | None) -> bool:
+    """Whether the machine caused an error, such as a full disk: the same work may succeed later.
+
+    Args:
+        error: The error; its causes are considered, too.
+
+    Example:
+        >>> is_system_failure(OSError(errno.ENOSPC, "No space left on device")), is_system_failure(ConfigError("dim=0"))
+        (True, False)
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SYSTEM_ERRORS):
+            return True
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # from Rust libraries, such as safetensors
+            return int(found[1]) in SYSTEM_ERRORS
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class about:  # noqa: N801 (read as a word: `with about("where"):`)

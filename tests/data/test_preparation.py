@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,38 @@ def test_what_the_sorting_library_cannot_do_is_an_error_of_ours(folder: Path, mo
     monkeypatch.setattr(preparation, "MEMORY", "no memory")
     with pytest.raises(ConfigError, match=r"events cannot be sorted in .*_twotower"):
         opened(folder).sorted_events()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+@pytest.mark.parametrize("written", ["columns", "offsets"])
+def test_a_write_that_the_system_refuses_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sort, batches = preparation._sort, preparation._sorted_batches
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+
+    def sort_limited(*given: Any) -> None:
+        limit()
+        sort(*given)
+
+    def batches_then_limit(*given: Any) -> Iterator[pa.RecordBatch]:
+        yield from batches(*given)
+        limit()
+
+    if written == "columns":
+        monkeypatch.setattr(preparation, "_sort", sort_limited)
+    else:
+        monkeypatch.setattr(preparation, "_sorted_batches", batches_then_limit)
+    try:
+        with pytest.raises(ConfigError, match=r"cannot be prepared .*: \[Errno 27\] File too large"):
+            opened(folder).sorted_events()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    monkeypatch.undo()
+    assert len(opened(folder).sorted_events().rows) == 500
 
 
 def test_files_that_changed_meanwhile_are_refused(folder: Path) -> None:

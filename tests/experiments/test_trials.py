@@ -216,6 +216,20 @@ def test_workers_that_die_fail_their_trials_and_end_a_search_where_nothing_else_
     assert [(one.state, one.reason) for one in desk.log.records] == [("failed", "its process ended with code -9")] * 3
 
 
+def test_a_trial_that_met_a_failing_disk_ends_the_search_and_is_repeated(toy_config: Path, tmp_path: Path) -> None:
+    config = read_config(toy_config)
+    undisturbed = trials_of(desk_of(config, tmp_path / "one", trials=2))
+    desk = desk_of(config, tmp_path / "two", trials=2)
+    job = desk.next_job()
+    assert job is not None
+    with pytest.raises(TwoTowerError, match="trial 0: no space; rerun the command to resume"):
+        desk.finished(job, Ended("system", "no space"))
+    trials = trials_of(desk_of(config, tmp_path / "two", trials=2))
+    assert [trial.state for trial in trials] == ["interrupted", "complete", "complete"]
+    assert [trial.params for trial in trials[1:]] == [trial.params for trial in undisturbed]
+    assert [trial.score for trial in trials[1:]] == [trial.score for trial in undisturbed]
+
+
 def test_another_tunings_trials_are_refused(tmp_path: Path) -> None:
     record = TrialRecord(number=0, state="complete", built_in=True, params={}, parameters={}, changes={})
     log = TrialLog(tmp_path / "trials.json", {"data and split": "a", "space": "b", "version": "1"})

@@ -59,6 +59,15 @@ def test_a_failure_is_the_desks_to_judge_and_a_dead_worker_is_replaced(tmp_path:
     assert (tmp_path / "2-mark").exists()
 
 
+def test_a_failure_of_the_machine_is_no_failure_of_the_job(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "disk", "mark", strict=False)
+    run_jobs(make, desk, 1, Display(Console(quiet=True)), 1)
+    ((how, reason),) = desk.failures
+    assert how == "system"
+    assert "0-disk cannot be written: [Errno 5] Input/output error" in reason
+    assert (tmp_path / "1-mark").exists()
+
+
 def test_a_desk_that_raises_ends_all_workers(tmp_path: Path) -> None:
     with pytest.raises(TwoTowerError, match="column 'x' is missing"):
         run_jobs(make, Desk(tmp_path, "sleep", "fail"), 2, Display(Console(quiet=True)), 1)

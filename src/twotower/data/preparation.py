@@ -296,10 +296,7 @@ def _sort(work: _Work, paths: list[Path], folder: Path) -> None:
     events = sum(path.stat().st_size for path in paths) // EVENT.itemsize
     timed = work.log.time is not None
     kinds = COLUMNS if timed else {name: kind for name, kind in COLUMNS.items() if name != "times"}
-    columns = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(events,))
-        for name, kind in kinds.items()
-    }
+    columns = {name: _new_column(folder / f"{name}.npy", kind, events) for name, kind in kinds.items()}
     counts, done = np.zeros(len(work.order), dtype=np.int64), 0
     work.report("sorting", 0.0)
     for batch in _sorted_batches(paths, folder.parent / "spilled"):
@@ -313,10 +310,26 @@ def _sort(work: _Work, paths: list[Path], folder: Path) -> None:
         work.report("sorting", done / max(1, events))
     for column in columns.values():
         column.flush()
-    np.save(folder / "queries.npy", work.order)
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    _save(folder / "queries.npy", work.order)
+    _save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
     manifest = Manifest(FORMAT, work.key, events, len(work.order), timed)
     write_file(folder / MANIFEST, msgspec.json.encode(manifest))
+
+
+def _new_column(path: Path, kind: str, events: int) -> np.memmap[Any, Any]:
+    """A mapped `.npy` file whose space on disk is reserved: writing to a map on a full disk would kill the process."""
+    column = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(events,))
+    if hasattr(os, "posix_fallocate"):  # Linux
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return column
+
+
+def _save(path: Path, array: npt.NDArray[np.int64]) -> None:
+    """Writes a `.npy` file. `np.save` hides the reason of a failed write, such as a full disk."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import torch
 
-from twotower.errors import DataWarning, TwoTowerError
+from twotower.errors import DataWarning, TwoTowerError, is_system_failure
 from twotower.interruption import Interruption
 from twotower.processes import GRACE, start_worker, stop_workers
 from twotower.progress import Display
@@ -52,11 +52,12 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """How a job ended.
 
     Attributes:
-        how: `done`; `stopped` by the desk or by its own deadline; `failed` with an error; `died` with its process.
+        how: `done`; `stopped` by the desk or by its own deadline; `failed` with an error; `system`: failed because of
+            the machine, such as a full disk, and may succeed later; `died` with its process.
         reason: Why, unless it is done.
     """
 
-    how: Literal["done", "stopped", "failed", "died"]
+    how: Literal["done", "stopped", "failed", "system", "died"]
     reason: str = ""
 
 
@@ -259,6 +260,7 @@ def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
             ended = Ended("done")
         except StoppedError as stopped:
             ended = Ended("stopped", str(stopped))
-        except (TwoTowerError, torch.OutOfMemoryError) as error:
-            ended = Ended("failed", str(error))
+        except (TwoTowerError, torch.OutOfMemoryError, OSError, MemoryError) as error:
+            reason = str(error) or "not enough memory"
+            ended = Ended("system" if is_system_failure(error) else "failed", reason)
         reporter.end(ended)

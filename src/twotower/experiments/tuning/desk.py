@@ -124,9 +124,14 @@ class TrialDesk:
     def finished(self, job: Job, ended: Ended) -> None:
         """Tells Optuna how a trial ended.
 
+        A trial that fails because of the machine remains `running` in the log, so it is repeated when the search
+        resumes.
+
         Raises:
-            TwoTowerError: `MAX_DEATHS` processes died in a row.
+            TwoTowerError: The machine failed, such as a full disk, or `MAX_DEATHS` processes died in a row.
         """
+        if ended.how == "system":
+            raise TwoTowerError(f"{job.label}: {ended.reason}; rerun the command to resume")
         running = self._running.pop(job.label)
         seconds = time.time() - running.began
         if ended.how == "done":
