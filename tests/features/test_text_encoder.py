@@ -171,11 +171,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (without("config.json"), "has no config.json"),
     "no tokenizer": (without("tokenizer.json"), "has no tokenizer.json"),
     "weights that can run code": (as_bin, "has no .safetensors; weights in a .bin file are refused"),
-    "another size": (config_with(hidden_size=16), "no text encoder that can be used"),
+    "another size": (config_with(hidden_size=16), "no usable text encoder"),
     "a weight is missing": (without_a_weight, "the weights lack encoder.layer.0.output.dense.weight"),
     "no encoder": (config_with(model_type="t5"), "model_type is 't5'; expected one of albert, bert"),
     "too many layers": (config_with(num_hidden_layers=1000), "num_hidden_layers is 1000; expected at most 256"),
-    "too few positions": (config_with(max_position_embeddings=4), "no text encoder|max_length=8"),
+    "too few positions": (config_with(max_position_embeddings=4), "no usable text encoder|max_length=8"),
 }
 
 

@@ -177,7 +177,7 @@ def _fetched(rows: Tensor, table: Table, shard: Shard, padding: int | None = Non
         The place of each of `rows` among the distinct rows; the distinct rows, `[distinct, dim]`; and the place of the
         padding, −1 without padding.
     """
-    require_all(shard.ranks)
+    require_joined(shard.ranks)
     asked = rows.flatten() if padding is None else torch.cat([rows.flatten(), rows.new_tensor([padding])])
     distinct, places = torch.unique(asked, return_inverse=True)
     route = shard.route(distinct.long())
@@ -187,7 +187,7 @@ def _fetched(rows: Tensor, table: Table, shard: Shard, padding: int | None = Non
     return places[: rows.numel()].view(rows.shape), found, -1 if padding is None else int(places[-1])
 
 
-def require_all(ranks: Ranks) -> None:
+def require_joined(ranks: Ranks) -> None:
     """Refuses to look up rows of sharded tables unless all of their ranks are joined.
 
     Raises:
