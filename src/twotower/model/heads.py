@@ -100,7 +100,7 @@ class HeadModule(nn.Module):
         return offset + scale * self.score(query, candidate).float()
 
     def forward(self, query: Side, candidate: Side) -> Tensor:
-        """The answers for n pairs, `[n]`, never outside the range of the training targets."""
+        """The answers for n pairs, `[n]`; with link `identity`, clipped to the range of the training targets."""
         return self.linked(self.logits(query, candidate))
 
     def linked(self, logits: Tensor) -> Tensor:
