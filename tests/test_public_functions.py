@@ -204,9 +204,9 @@ QUERY, CANDIDATES, TARGET = torch.randn(4, 3), torch.randn(5, 3), torch.arange(4
         ({"target": TARGET.float()}, "target is torch.float32; expected whole numbers"),
         ({"target": [0, 1, 2, 3]}, "target=[0, 1, 2, 3]; expected a Tensor"),
         ({"candidates": None}, "candidates=None; expected a Tensor"),
-        ({"candidates": CANDIDATES.double()}, "candidates torch.float64; expected one type of floats"),
+        ({"candidates": CANDIDATES.double()}, "candidates torch.float64; expected the same float type"),
         ({"candidates": CANDIDATES[:0]}, "expected columns from 0 to -1"),
-        ({"query": QUERY.long(), "candidates": CANDIDATES.long()}, "expected one type of floats"),
+        ({"query": QUERY.long(), "candidates": CANDIDATES.long()}, "expected the same float type"),
         ({"query": QUERY[:0], "target": TARGET[:0]}, "query has no rows; expected at least one"),
         ({"weights": 1.0}, "weights=1.0; expected a Tensor"),
         ({"weights": torch.ones(3)}, "weights is [3]; expected [4]"),
@@ -351,7 +351,7 @@ def test_a_feature_is_in_a_tower_once_and_in_one_tower() -> None:
         with pytest.raises(ConfigError, match="features 0 and 2 of a tower are both category of 'user'"):
             Tower([one, features.Category("other", 8), twin])
     Tower([one, features.Category("user", 4), features.Hashed("user", dim=8)])  # no two of them the same
-    with pytest.raises(ConfigError, match="both towers have the same category object of 'user'"):
+    with pytest.raises(ConfigError, match="both towers use the same category object of 'user'"):
         TwoTower(Tower([one], [4]), Tower([one], [4]))
 
 

@@ -263,7 +263,7 @@ def test_a_training_event_without_a_time_is_refused() -> None:
 def test_senseless_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="length=0"):
         History("what", "who", "at", length=0)
-    with pytest.raises(ConfigError, match="kernels for what lies around"):
+    with pytest.raises(ConfigError, match="only kernels with reach='around'"):
         History("what", "who", "at", encoder="gru", reach="around")
     with pytest.raises(ConfigError, match="Elapsed: since='never'; expected one of"):
         feature_from_settings({"kind": "elapsed", "column": "at", "by": "who", "since": "never"})

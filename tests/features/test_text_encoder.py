@@ -148,7 +148,7 @@ def test_a_saved_model_whose_encoder_was_exchanged_is_refused(encoder_folder: Pa
     state = feature.learned()
     config = state["config"][0].as_py().replace('"hidden_size":8', '"hidden_size":800000')
     again = feature_from_settings(feature.settings())
-    with pytest.raises(ValueError, match="not of the shapes that its config says"):
+    with pytest.raises(ValueError, match="do not have the shapes that its config gives"):
         again.restore(state.set_column(0, "config", pa.array([config])))
     config = state["config"][0].as_py().replace('"bert"', '"timm_backbone"')
     with pytest.raises(ValueError, match="model_type is 'timm_backbone'; expected one of"):
@@ -178,15 +178,15 @@ def without_a_weight(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no folder": (shutil.rmtree, "is no folder; expected a local one .*nothing is downloaded"),
+    "no folder": (shutil.rmtree, "is not a folder; expected a local one .*nothing is downloaded"),
     "no config": (without("config.json"), "has no config.json"),
     "no tokenizer": (without("tokenizer.json"), "has no tokenizer.json"),
-    "weights that can run code": (as_bin, "has no .safetensors; weights in a .bin file can run code"),
-    "another size": (config_with(hidden_size=16), "no text encoder that can be used"),
+    "weights that can run code": (as_bin, "has no .safetensors; weights in a .bin file are refused"),
+    "another size": (config_with(hidden_size=16), "no usable text encoder"),
     "a weight is missing": (without_a_weight, "the weights lack encoder.layer.0.output.dense.weight"),
     "no encoder": (config_with(model_type="t5"), "model_type is 't5'; expected one of albert, bert"),
     "too many layers": (config_with(num_hidden_layers=1000), "num_hidden_layers is 1000; expected at most 256"),
-    "too few positions": (config_with(max_position_embeddings=4), "no text encoder|max_length=8"),
+    "too few positions": (config_with(max_position_embeddings=4), "no usable text encoder|max_length=8"),
 }
 
 

@@ -76,9 +76,9 @@ def test_a_loss_bound_by_hand_refuses_a_zero_too() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match=r"shape \[3\]; expected \[4\], one a candidate"):
+    with pytest.raises(DataError, match=r"shape \[3\]; expected \[4\], one per candidate"):
         InBatchSoftmax().bind(LOG, torch.ones(3))
     with pytest.raises(DataError, match="'exposure' is not in the candidate table"):
         Trainer(loss=InBatchSoftmax(draw_probability="exposure")).fit(toy_model(), LOG)
-    with pytest.raises(ConfigError, match="log_q=False, which does not correct by it"):
+    with pytest.raises(ConfigError, match="has no effect with log_q=False"):
         InBatchSoftmax(log_q=False, draw_probability="exposure")

@@ -126,7 +126,7 @@ def test_dropout_is_for_training_only(options: dict[str, float]) -> None:
         ({"norm": "group"}, "norm='group'"),
         ({"cross": -1}, "cross=-1"),
         ({"cross": 1, "cross_rank": 0}, "cross_rank=0"),
-        ({"cross": 1, "cross_place": "beside"}, "beside no dense layers"),
+        ({"cross": 1, "cross_place": "beside"}, "cross_place='beside' without dense layers"),
     ],
 )
 def test_senseless_towers_are_refused(options: dict[str, Any], message: str) -> None:
@@ -135,11 +135,11 @@ def test_senseless_towers_are_refused(options: dict[str, Any], message: str) -> 
 
 
 def test_towers_have_to_meet_and_temperatures_to_be_positive() -> None:
-    with pytest.raises(ConfigError, match="query tower gives 8 numbers and the candidate tower 4"):
+    with pytest.raises(ConfigError, match="query tower has width 8 and the candidate tower 4"):
         TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 4)]))
     with pytest.raises(ConfigError, match="temperature=0"):
         TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 8)]), temperature=0)
-    with pytest.raises(ConfigError, match=r"temperature=0\.001 to learn from; expected one between 0\.01 and 100"):
+    with pytest.raises(ConfigError, match=r"temperature=0\.001 with learn_temperature; expected between 0\.01 and 100"):
         TwoTower(Tower([Category("a", 8)]), Tower([Category("b", 8)]), temperature=0.001, learn_temperature=True)
 
 

@@ -169,7 +169,7 @@ def test_a_source_is_a_name_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.toml does not exist"):
         config_of(str(tmp_path / "nothing.toml"))
     (tmp_path / "log.csv").write_text("who,what\nann,1\n")
-    with pytest.raises(ConfigError, match=r"log\.csv is no config.*\[data\] interactions = "):
+    with pytest.raises(ConfigError, match=r"log\.csv is not a config.*\[data\] interactions = "):
         config_of(str(tmp_path / "log.csv"))
 
 
@@ -355,7 +355,7 @@ def test_parts_that_are_given_are_not_cut(tmp_path: Path) -> None:
     assert parts.rule == "given"
     assert parts.remarks == ()
     assert config.resolved_recipe(parts.train, parts.validation).reach == "before"
-    with pytest.raises(ConfigError, match="nothing is to cut"):
+    with pytest.raises(ConfigError, match="nothing is left to split"):
         msgspec.structs.replace(config, split=SplitConfig("last-out")).parts()
 
 
@@ -396,7 +396,7 @@ def recipe_of(path: Path) -> Recipe:
         (OWN + '[[loggers]]\nkind = "paper"', "logger kind 'paper' is unknown; expected one of mlflow, tensorboard"),
         (OWN + '[[loggers]]\nkind = "tensorboard"\nfolder = 3', r"TensorBoard: folder=3; expected"),
         (OWN + '[[loggers]]\nkind = "mlflow"\nurl = "x"', "logger 'mlflow' .* expected of experiment, uri, name"),
-        ('imports = ["json"]\n' + OWN, "another one has its name"),
+        ('imports = ["json"]\n' + OWN, "another module has the same name"),
     ],
 )
 def test_configs_that_cannot_be_used_say_why(

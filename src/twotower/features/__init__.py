@@ -1,4 +1,4 @@
-"""Features: columns turned into numbers that a tower can use, one module a kind."""
+"""Features turn columns into numbers that a tower can use, one module per kind."""
 
 from twotower.features.activity import Activity
 from twotower.features.base import Feature, feature_from_settings

@@ -1,4 +1,4 @@
-"""`Activity`: how many choices the query makes before, after, at the same instant, or in all."""
+"""`Activity`: how many events the query has before this one, after it, at the same instant, or in total."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Counted = Literal["before", "after", "instant", "all"]
 
 
 class Activity(LogScaled):
-    """The number of the query's training events on one side of this one, or in all, on a log scale.
+    """The number of the query's training events before or after this one, or in total, on a log scale.
 
-    The number n becomes log(1 + n), which is given as is_own_event, standardised, and as the embedding of the
-    bucket it falls into. The event itself does not count. A query that training does not know has none: n = 0.
+    The count n becomes log(1 + n). The feature outputs that number, standardised, and the embedding of its bucket.
+    The event itself does not count. A query without training events has n = 0.
 
     Args:
         column: The time of the events.
         by: The id of the queries.
-        events: Count those `before` this one, those `after` it, those at the same `instant`, or `all`.
-        buckets: Buckets of equal width on the log scale.
-        dim: Numbers in the embedding; the feature gives one more.
+        events: Count events `before` this one, `after` it, at the same `instant`, or `all` of them.
+        buckets: Number of buckets, of equal width on the log scale.
+        dim: Embedding dimension; the feature's width is one more.
 
     Example:
         >>> import pyarrow as pa

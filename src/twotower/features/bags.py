@@ -1,4 +1,4 @@
-"""`Bag`: what features of several values a row share, from the vocabulary to the mean of the embeddings."""
+"""`Bag`: base class of features with several values per row, from the vocabulary to the mean of the embeddings."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 
 class Bag(Feature):
-    """Several values a row as the mean of their embeddings; the zero vector where there are none.
+    """Several values per row, embedded as their mean; the zero vector for a row without values.
 
-    A subclass says in `bags` which values a row has. The most frequent ones of the training split have a row of the
-    table each, all others share one.
+    A subclass extracts the values of each row in `bags`. The most frequent values of the training split get a row of
+    the table each; all others share one.
 
     Args:
         column: The column to read.
-        dim: Numbers in the embedding.
-        max_values: Values in the vocabulary, at most.
-        max_length: Values read of each row, at most: the first ones.
+        dim: Embedding dimension.
+        max_values: Maximum size of the vocabulary.
+        max_length: Values read per row; the rest are ignored.
     """
 
     value_name: ClassVar[str]
-    """What the saved vocabulary's column is called."""
+    """Name of the column in the saved vocabulary."""
 
     def __init__(self, column: str, dim: int, max_values: int, max_length: int) -> None:
         super().__init__()
@@ -45,15 +45,15 @@ class Bag(Feature):
 
     @abstractmethod
     def bags(self, column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """All values one after the other, none of them null, and how many each row has, `[N]`.
+        """The values of all rows, concatenated and without nulls, and how many each row has, `[N]`.
 
         Raises:
-            DataError: The column is not of the right type.
+            DataError: The column has the wrong type.
         """
 
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
-        """The table, up to `max_length` rows."""
+        """The table, with up to `max_length` rows looked up."""
         return [] if self.table is None else [(self.table, self.max_length)]
 
     def fit(self, column: pa.ChunkedArray) -> None:
@@ -62,7 +62,7 @@ class Bag(Feature):
         self._take(vocabulary_of(values, self._max_values))
 
     def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
-        """Takes new values in as long as there are rows for them; none is given up."""
+        """Adds new values until the vocabulary is full; none is dropped."""
         del seen_at
         require_fitted(self, self.vocabulary)
         assert self.vocabulary is not None
@@ -79,16 +79,16 @@ class Bag(Feature):
         return pa.table({self.value_name: self.vocabulary})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the vocabulary back."""
+        """Restores the vocabulary."""
         self._take(state[self.value_name].combine_chunks())
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
-        """Rows of the table, padded with 0 at the end: int32 `[N, most values]`."""
+        """Rows of the table, padded with 0 at the end, int32 `[N, longest row]`."""
         require_fitted(self, self.vocabulary)
         assert self.vocabulary is not None
         values, lengths = self.bags(column)
         rows = look_up(values.cast(self.vocabulary.type), self.vocabulary, first=FIRST, missing=PADDING).numpy()
-        rows = np.where(rows == 0, UNKNOWN, rows)  # every value is there, so 0 can only be "not in the vocabulary"
+        rows = np.where(rows == 0, UNKNOWN, rows)  # no value is null, so 0 can only mean "not in the vocabulary"
         place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         kept = place < self.max_length
         row = np.repeat(np.arange(len(lengths)), lengths)
@@ -104,5 +104,5 @@ class Bag(Feature):
 
     def _take(self, vocabulary: pa.Array) -> None:
         self.vocabulary = vocabulary
-        # a value never seen says nothing until training finds otherwise
+        # an unknown value contributes zero until training moves its row
         self.table = embedding_table(FIRST + len(vocabulary), self.dim, zeros=FIRST)

@@ -1,4 +1,4 @@
-"""What every kind of feature has in common: learn from a column, encode a column, embed what was encoded."""
+"""`Feature`: base class of every kind. It learns from a column, encodes a column and embeds the encoded rows."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Columns = Mapping[str, pa.ChunkedArray]
 BoolArray = npt.NDArray[np.bool_]
 
 FEATURES: Kinds[type] = Kinds("feature")
-"""Features by kind; a subclass of `Feature` that has a kind is registered by being defined."""
+"""Features by kind; defining a subclass of `Feature` with a `kind` registers it."""
 
 
 @dataclass(frozen=True)
 class RecordKey:
-    """Which columns of the log a record is made of.
+    """The columns of the log that a record is built from.
 
     Attributes:
-        by: The id of the queries.
-        time: The time of the events.
-        item: What was chosen; None where only times matter.
+        by: The query id.
+        time: The time of the event.
+        item: The chosen item; None if only times matter.
     """
 
     by: str
@@ -45,18 +45,18 @@ class RecordKey:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the columns."""
         return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
 
 
 @dataclass(frozen=True)
 class EncodedItems:
-    """The items that one encoded row is made of, as those of a history.
+    """The items in one encoded row, such as those of a history.
 
     Attributes:
-        column: The column that the items are ids of.
-        ids: Each of them, the nearest to the event first; None for one that is not known.
-        without: The row without each of them in turn, `[items, …]`.
+        column: The column that holds the item ids.
+        ids: The item ids, nearest to the event first; None for an unknown item.
+        without: The row with one item removed at a time, `[items, …]`.
     """
 
     column: str
@@ -65,22 +65,22 @@ class EncodedItems:
 
 
 class Feature(nn.Module):
-    """One column turned into `width` numbers.
+    """Turns one column into `width` numbers per row.
 
-    A kind of feature is a subclass with a `kind` (its name in configs). It
+    Each kind of feature is a subclass with a `kind` (its name in configs). It
 
-    - keeps each argument of its constructor in an attribute of the same name (so that it can be saved); its
-      constructor's arguments are checked against their annotations,
-    - learns its state from the training split in `fit` and makes its parameters there,
-    - gives that state as an Arrow table in `learned` and takes it back in `restore`,
-    - where it owns a vocabulary, takes new values into it in `grow`,
-    - turns a column into a tensor in `encode`, one row a row, and such rows into embeddings in `forward`.
+    - stores each constructor argument in an attribute of the same name, so that it can be saved; arguments are
+      checked against their annotations,
+    - learns its state from the training split in `fit` and creates its parameters there,
+    - returns that state as an Arrow table from `learned` and restores it in `restore`,
+    - adds new values to its vocabulary in `grow`, if it has one,
+    - encodes a column as a tensor in `encode`, row by row, and embeds encoded rows in `forward`.
 
     Attributes:
         kind: The name of the kind in configs and saved models.
         column: The column it reads.
-        width: How many numbers it gives for each row.
-        paths: Arguments that are paths, which configs have relative to their folder.
+        width: How many numbers it outputs per row.
+        paths: Arguments that are paths; in a config they are relative to the config's folder.
 
     Example:
         >>> import pyarrow as pa, pyarrow.compute as pc, torch
@@ -113,54 +113,54 @@ class Feature(nn.Module):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns that it encodes; more than one for a kind that overrides `encode_columns`."""
+        """The columns it encodes; more than one for a kind that overrides `encode_columns`."""
         return (self.column,)
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        """The columns that it learns from; default: those that it encodes."""
+        """The columns it learns from; default: those it encodes."""
         return self.reads
 
     @property
     def may_read(self) -> tuple[str, ...]:
-        """Columns that it encodes besides where they are there; default: none."""
+        """Optional columns, encoded if present; default: none."""
         return ()
 
     @property
     def read_as(self) -> str:
-        """What it makes of its column, in words for people; default: its kind."""
+        """How it reads its column, as shown to users; default: its kind."""
         return self.kind
 
     @property
     def record_key(self) -> RecordKey | None:
-        """The columns of the record of training that it reads; None for one that reads none, see `Recorded`."""
+        """The columns of the training record it reads (see `Recorded`); None if it reads no record."""
         return None
 
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
-        """The tables that it looks up in, each with how many rows one encoded row takes of it, at most.
+        """The embedding tables it uses, each with the maximum number of rows looked up per encoded row.
 
-        Default: one row of its attribute `table`, where that is a `Table`.
+        Default: one row of its attribute `table`, if that is a `Table`.
         """
         table = getattr(self, "table", None)
         return [(table, 1)] if isinstance(table, Table) else []
 
     @property
     def learned_range(self) -> tuple[float, float] | None:
-        """Lowest and highest number it learned from, where it reads those beyond as the nearer of them; else None."""
+        """Lowest and highest number it learned from, if it clips numbers to that range; else None."""
         return None
 
     def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
-        """Which values of a column it learned to tell from unknown ones, `[N]`; None where it has no such column.
+        """Which values of a column training has seen, `[N]`; None if it tracks no values of that column.
 
         Raises:
-            DataError: A value cannot be read as what it learned from.
+            DataError: A value cannot be cast to the type it learned from.
         """
         del column, values
         return None
 
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Learns the state from the training split's column and makes the parameters; default: nothing to learn."""
+        """Learns the state from the training split's column and creates the parameters; default: nothing to learn."""
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
         """Turns a column of N rows into a tensor `[N, …]`.
@@ -171,63 +171,63 @@ class Feature(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} encodes neither a column nor several")
 
     def fit_columns(self, columns: Columns) -> None:
-        """`fit` for a kind that learns from several columns, one row an event."""
+        """`fit` for a kind that learns from several columns, one row per event."""
         self.fit(columns[self.column])
 
     def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
-        """Takes values that it does not know into its vocabulary, and gives up those that were not seen for long.
+        """Adds new values to the vocabulary and retires values not seen for a while.
 
-        What it knows of the others stays, to the bit; new values start as it has unknown ones. Default: nothing, for a
-        feature without a vocabulary.
+        The embeddings of the other values stay bit-identical; new values start from the embedding of the unknown
+        value. Default: nothing, for a feature without a vocabulary.
 
         Args:
             columns: What `fit_columns` would learn from.
-            seen_at: When each row was last seen; None where nobody knows, and nothing is given up.
+            seen_at: When each row was last seen; None if unknown, and no value is retired.
 
         Returns:
             Where the rows of each table that may have grown come from, by the name of the feature's parameter.
 
         Raises:
-            DataError: A value cannot be read as what it learned from.
-            NotFittedError: It has learned nothing yet.
+            DataError: A value cannot be cast to the type it learned from.
+            NotFittedError: The feature has not been fitted.
         """
         del columns, seen_at
         return {}
 
     @property
     def shares_with(self) -> Feature | None:
-        """The feature of the candidate tower whose embeddings it shares; default: none."""
+        """The candidate tower's feature whose embeddings it shares; default: none."""
         return None
 
     def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
-        """Learns what it reads of candidates, for a feature of the query that shares embeddings of theirs.
+        """Learns from the candidate table, for a query feature that shares candidate embeddings.
 
-        Called after the features of both towers have learned; default: nothing to learn.
+        Called after the features of both towers have been fitted; default: nothing to learn.
 
         Args:
-            rows_of: The columns of the candidate table, given ids: a row for each.
+            rows_of: Returns the columns of the candidate table for given ids, one row per id.
         """
 
     def grow_candidates(self, rows_of: Callable[[pa.Array], Columns], items: Rows | None) -> None:
         """`learn_candidates` after `grow`; default: nothing to learn.
 
         Args:
-            rows_of: The columns of the candidate table, given ids: nulls for one that it does not have.
-            items: Where the rows of the embeddings that it shares come from; None where they are the same.
+            rows_of: Returns the columns of the candidate table for given ids; nulls for an id that it lacks.
+            items: Where the rows of the shared embeddings come from; None if they have not changed.
         """
 
     def encode_columns(self, columns: Columns) -> Tensor:
-        """`encode` for a kind that reads several columns, one row an event."""
+        """`encode` for a kind that reads several columns, one row per event."""
         return self.encode(columns[self.column])
 
     def encode_training(self, columns: Columns) -> Tensor:
-        """`encode_columns` for the events that it learned from, given `learns_from`; default: no different."""
+        """`encode_columns` for the events it learned from, given the columns in `learns_from`; default: the same."""
         return self.encode_columns(columns)
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
-        """Encoded rows `[n, …]`, some of them as if training had never seen their query.
+        """Encoded rows `[n, …]`, with some changed as if training had never seen their query.
 
-        Called only for features that identify queries: their id, and whatever is made of their record.
+        Called only for features that identify the query: its id, and those that read its record.
 
         Args:
             encoded: The encoded rows.
@@ -237,7 +237,7 @@ class Feature(nn.Module):
         return encoded
 
     def items_of(self, encoded: Tensor) -> EncodedItems | None:
-        """The items that one encoded row `[1, …]` is made of, to explain by; None for a feature of no items."""
+        """The items in one encoded row `[1, …]`, for explanations; None if the feature reads no items."""
         del encoded
         return None
 
@@ -250,10 +250,10 @@ class Feature(nn.Module):
         return pa.table({})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes back what `learned` gave and makes the parameters, as `fit` does."""
+        """Restores the state that `learned` returned and creates the parameters, as `fit` does."""
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this feature anew, with its `kind`."""
+        """The constructor arguments and the `kind`, from which `feature_from_settings` rebuilds this feature."""
         return {"kind": self.kind} | {name: getattr(self, name) for name in _parameters(type(self))}
 
     def extra_repr(self) -> str:
@@ -263,7 +263,7 @@ class Feature(nn.Module):
 
 @checks_arguments
 def feature_from_settings(settings: dict[str, Any]) -> Feature:
-    """Makes a feature from what `Feature.settings` gives, or from a table of a TOML config.
+    """Builds a feature from what `Feature.settings` returns, or from a table of a TOML config.
 
     Raises:
         ConfigError: The kind is unknown, or an argument is unknown, missing or of the wrong type.
@@ -273,13 +273,13 @@ def feature_from_settings(settings: dict[str, Any]) -> Feature:
 
 
 def require_fitted(feature: Feature, state: object | None) -> None:
-    """Refuses to use a feature before `fit` or `restore`."""
+    """Raises `NotFittedError` for a feature used before `fit` or `restore`."""
     if state is None:
         raise NotFittedError(f"{feature} has not learned from data yet; call fit first")
 
 
 def _checking(constructor: Callable[..., None], owner: str) -> Callable[..., None]:
-    """A constructor that checks its arguments, and that what they call columns have names."""
+    """Wraps a constructor so that it checks its arguments and rejects empty column names."""
     checked = checks_arguments(constructor, owner)
 
     @functools.wraps(constructor)
@@ -291,7 +291,7 @@ def _checking(constructor: Callable[..., None], owner: str) -> Callable[..., Non
 
 
 _COLUMNS = ("columns", "column", "by", "time")
-"""What arguments of features that are names of columns are called."""
+"""Arguments of features that name columns."""
 
 
 def _parameters(feature_class: type[Feature]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`Bucketized`: a number cut into equal-width buckets, each with a row of an embedding table."""
+"""`Bucketized`: a number assigned to one of several equal-width buckets, each with an embedding."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MISSING, FIRST = 0, 1
 class Bucketized(Feature):
     """A number as the embedding of the bucket it falls into.
 
-    The buckets have equal width over the range of the training split; a number outside it falls into the
-    first or last bucket, a missing one has a row of its own.
+    The buckets have equal width over the range of the training split. A number outside it falls into the
+    first or last bucket; a missing one has its own row.
 
     Args:
         column: The column to read: numbers, dates or timestamps.
-        buckets: How many buckets.
-        dim: Numbers in the embedding.
+        buckets: Number of buckets.
+        dim: Embedding dimension.
 
     Example:
         >>> import pyarrow as pa
@@ -47,7 +47,7 @@ class Bucketized(Feature):
 
     @property
     def read_as(self) -> str:
-        """What it makes of its column, in words."""
+        """How it reads its column, as shown to users."""
         return f"{self.buckets} buckets"
 
     @property
@@ -66,7 +66,7 @@ class Bucketized(Feature):
         return pa.table({"low": [self.range[0]], "high": [self.range[1]]})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the range back."""
+        """Restores the range."""
         self._take(state["low"][0].as_py(), state["high"][0].as_py())
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Categories`: several labels a row, such as genres, as the mean of their embeddings."""
+"""`Categories`: several labels per row, such as genres, embedded as their mean."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from twotower.features.tables import wrong_kind
 
 
 class Categories(Bag):
-    """Several labels a row as the mean of their embeddings; the zero vector where there are none.
+    """Several labels per row, embedded as their mean; the zero vector for a row without labels.
 
-    The most frequent `max_labels` of the training split have a row each, all others share one.
+    The `max_labels` most frequent labels of the training split get a row each; all others share one.
 
     Args:
         column: The column to read: lists of integers or text.
-        dim: Numbers in the embedding.
-        max_labels: Labels in the vocabulary, at most.
-        max_length: Labels read of each row, at most: the first ones.
+        dim: Embedding dimension.
+        max_labels: Maximum size of the vocabulary.
+        max_length: Labels read per row; the rest are ignored.
 
     Example:
         >>> genres = Categories("genres", dim=2)
@@ -47,7 +47,7 @@ class Categories(Bag):
         self.max_labels = max_labels
 
     def bags(self, column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """All labels one after the other, and how many each row has, `[N]`."""
+        """The labels of all rows, concatenated, and how many each row has, `[N]`."""
         lists = self._lists(column)
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         return lists.flatten(), lengths

@@ -1,4 +1,4 @@
-"""`Category`: an id or label, embedded by a table with a trained row for unknown and one for missing values."""
+"""`Category`: an id or label, embedded in a table with trained rows for unknown and missing values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ UNKNOWN, MISSING, FIRST = 0, 1, 2
 class Category(Feature):
     """An id or label as a row of an embedding table.
 
-    Row 0 stands for every value that training did not see, row 1 for a missing value, the rest for the
-    vocabulary, the most frequent value first; `grow` puts new values after them. Row 0 is trained: in training a
-    value is taken for unknown with probability `unknown_rate`, so that a new user or item gets a sensible embedding.
+    Row 0 stands for every value that training did not see, row 1 for a missing value. The other rows are the
+    vocabulary, most frequent value first; `grow` appends new values. Row 0 is trained: during training a value is
+    replaced by the unknown one with probability `unknown_rate`, so that a new user or item gets a sensible embedding.
 
     Args:
         column: The column to read: integers, text or booleans.
-        dim: Numbers in the embedding.
-        unknown_rate: Share of the values taken for unknown in training.
+        dim: Embedding dimension.
+        unknown_rate: Probability of treating a value as unknown during training.
 
     Example:
         >>> import pyarrow as pa
@@ -64,24 +64,24 @@ class Category(Feature):
         self._take(vocabulary_of(column))
 
     def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
-        """Takes new values in, each starting from the unknown one, and retires those not seen since the limit."""
+        """Adds new values, each initialised from the unknown row, and retires those not seen since the limit."""
         require_fitted(self, self.vocabulary)
         assert self.vocabulary is not None
         assert self.table is not None
         old, column = self.vocabulary, columns[self.column]
-        known = old.cast(column.type) if pa.types.is_null(old.type) else old  # where training had no value at all
+        known = old.cast(column.type) if pa.types.is_null(old.type) else old  # training had no values
         grown = Vocabulary(known, self.last_seen).grown(cast_like(column, known.type, self.column), seen_at)
         rows = Rows.between(known, grown.values, FIRST, UNKNOWN)
         self.vocabulary, self.last_seen, self.table = grown.values, grown.last_seen, rows.weights(self.table)
         return {"table": rows}
 
     def learned(self) -> pa.Table:
-        """The vocabulary, one column `value`; where it has grown with times, when each was `last_seen`."""
+        """The vocabulary in one column, `value`; once grown with times, also when each value was `last_seen`."""
         seen = {} if self.last_seen is None else {"last_seen": self.last_seen}
         return pa.table({"value": self.vocabulary} | seen)
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the vocabulary back."""
+        """Restores the vocabulary."""
         self.last_seen = state["last_seen"].to_numpy() if "last_seen" in state.column_names else None
         self._take(state["value"].combine_chunks())
 
@@ -94,7 +94,7 @@ class Category(Feature):
         )
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
-        """Row 0 for them."""
+        """Replaces these rows by row 0, the unknown value."""
         return encoded.masked_fill(unknown, UNKNOWN)
 
     def forward(self, encoded: Tensor) -> Tensor:

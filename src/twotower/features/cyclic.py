@@ -1,4 +1,4 @@
-"""`Cyclic`: the hour of the day, the day of the week, the season of the year."""
+"""`Cyclic`: the time of day, the day of the week or the season of the year, as sine and cosine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SECONDS = {"day": 86_400.0, "week": 7 * 86_400.0, "year": 365.2425 * 86_400.0}
 
 
 class Cyclic(Feature):
-    """A time as sine and cosine of its place in the day, the week or the year (UTC), so that ends meet.
+    """A time as the sine and cosine of its position in the day, week or year (UTC), so that the period wraps around.
 
     Args:
         column: The column to read: timestamps, or seconds since 1970.
-        period: What comes round.
-        harmonics: How many waves: 1 tells morning from evening, more tell shorter spans apart.
+        period: The period that repeats.
+        harmonics: Number of frequencies: 1 tells morning from evening, more resolve shorter spans.
 
     Example:
         >>> noon = Cyclic("at", period="day")
@@ -46,5 +46,5 @@ class Cyclic(Feature):
         return torch.from_numpy(np.nan_to_num(waves).astype(np.float32))
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """What was encoded, `[n, 2 · harmonics]`."""
+        """The encoded rows unchanged, `[n, 2 · harmonics]`."""
         return encoded

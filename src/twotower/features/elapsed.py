@@ -1,4 +1,4 @@
-"""`Elapsed`: how long ago the query began or was last seen, or how soon it will be seen again."""
+"""`Elapsed`: the time since the query's first or previous event, or until its next or last one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Since = Literal["first", "previous", "next", "last"]
 class Elapsed(LogScaled):
     """The time since one of the query's training events, on a log scale.
 
-    The seconds s become sign(s) · log(1 + |s|), which is given as is_own_event, standardised, and as the
-    embedding of the bucket it falls into. A query without such an event has a row of its own. `next` and
-    `last` events usually lie ahead, which makes s negative: they are for splits that hold out events from
-    the middle of a query's life, and say nothing when serving.
+    The seconds s become sign(s) · log(1 + |s|). The feature outputs that number, standardised, and the embedding
+    of its bucket. A query without such an event has its own row. `next` and `last` events are usually in the
+    future, so s is negative: use them only with splits that hold out events from the middle of a query's life;
+    they carry no information when serving.
 
     Args:
         column: The time of the events.
         by: The id of the queries.
-        since: The query's `first` event, the `previous` one before this, the `next` one after it, or the `last`.
-        buckets: Buckets of equal width on the log scale.
-        dim: Numbers in the embedding; the feature gives one more.
+        since: Measure from the query's `first` event, the `previous` one, the `next` one, or the `last`.
+        buckets: Number of buckets, of equal width on the log scale.
+        dim: Embedding dimension; the feature's width is one more.
 
     Example:
         >>> import pyarrow as pa
@@ -59,12 +59,12 @@ class Elapsed(LogScaled):
         return scaled
 
     def _place(self, places: Places, is_own_event: IntArray) -> tuple[IntArray, np.ndarray]:
-        """Where in the record the event is from which time counts, and whether there is one."""
+        """The place in the record of the event to measure from, and whether there is one."""
         if self.since == "previous":
             return places.instant - 1, places.instant > places.begin
         if self.since == "next":
             return places.later, places.later < places.end
         others = places.end - places.begin > is_own_event
-        if self.since == "first":  # the event itself is not: where it is the first, the second stands for it
+        if self.since == "first":  # the event itself does not count: if it is the first, use the second
             return places.begin + is_own_event * (places.instant == places.begin), others
         return places.end - 1 - is_own_event * (places.later == places.end), others

@@ -1,4 +1,4 @@
-"""Encoders of histories: what a window of items around an event becomes, one class an encoder."""
+"""Encoders of histories: each class turns a window of items around an event into one vector."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from twotower.features.record import PADDING
 Encoder = Literal["kernels", "summaries", "mean", "gru", "attention"]
 
 KERNELS = 4
-RECENT = 3
-"""Items that `summaries` takes for the last ones."""
+RECENT_ITEMS = 3
+"""`summaries` averages this many of the latest items."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The items near an event, the nearest first on each side.
+    """The items near an event, nearest first on each side.
 
     Attributes:
         items: Rows of the item table, `[n, slots]`.
-        gaps: Bucket of the time between the event and each, `[n, slots]`.
+        gaps: Bucket of the time between the event and each item, `[n, slots]`.
         present: Which slots hold an item, `[n, slots]`.
     """
 
@@ -35,27 +35,27 @@ class Window:
 
 
 class WindowEncoder(nn.Module):
-    """A way to make `width` numbers of a window.
+    """Encodes a window as a vector of `width` numbers.
 
     Attributes:
-        width: How many numbers it gives.
+        width: Size of the vector.
     """
 
     width: int
 
     @abstractmethod
-    def start_anew(self) -> None:
-        """Puts the parameters at their initial values, from the current random numbers."""
+    def reset_parameters(self) -> None:
+        """Reinitialises the parameters, drawing from the current random state."""
 
     @abstractmethod
     def forward(self, window: Window, table: Tensor) -> Tensor:
-        """A window of n events and the item table `[rows, dim]` as `[n, width]`; zeros where it is empty."""
+        """Encodes the windows of n events as `[n, width]`, given the item table `[rows, dim]`; zeros if empty."""
 
 
 class Kernels(WindowEncoder):
-    """Means weighted by exp(place + gap), with a learned number for each place and each gap, side by side.
+    """Several weighted means, concatenated, with weights exp(place + gap) learned per place and per gap.
 
-    They start apart: from the plain mean to one that falls off fast with the gap in time.
+    They start out different: from the plain mean to one that decays fast with the gap in time.
     """
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
@@ -63,14 +63,14 @@ class Kernels(WindowEncoder):
         self.width = KERNELS * dim
         self.place = nn.Parameter(torch.empty(slots, KERNELS))
         self.gap = nn.Parameter(torch.empty(gaps, KERNELS))
-        self.start_anew()
+        self.reset_parameters()
 
-    def start_anew(self) -> None:
-        """Places nearly alike; gaps falling off at 0, 0.15, 0.3 and 0.45 a bucket."""
+    def reset_parameters(self) -> None:
+        """Places start nearly equal; gaps decay by 0, 0.15, 0.3 and 0.45 per bucket."""
         with torch.no_grad():
             self.place.normal_(std=0.01)
             self.gap.copy_(-0.15 * torch.arange(len(self.gap))[:, None] * torch.arange(KERNELS))
-            self.gap[-1] = 0.0  # a gap that is not known
+            self.gap[-1] = 0.0  # an unknown gap
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """`[n, KERNELS · dim]`."""
@@ -91,10 +91,10 @@ class Mean(WindowEncoder):
         super().__init__()
         self.width = dim
         self.recency = nn.Parameter(torch.empty(slots))
-        self.start_anew()
+        self.reset_parameters()
 
-    def start_anew(self) -> None:
-        """Each place weighs exp(−0.1) times the one before it."""
+    def reset_parameters(self) -> None:
+        """Each place starts with exp(−0.1) times the weight of the one before it."""
         with torch.no_grad():
             self.recency.copy_(-0.1 * torch.arange(len(self.recency)))
 
@@ -106,7 +106,7 @@ class Mean(WindowEncoder):
 
 
 class Summaries(Mean):
-    """Side by side the mean weighted by learned recency, the last item, and the mean of the last few."""
+    """The mean weighted by learned recency, the last item and the mean of the last few, concatenated."""
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         super().__init__(dim, slots, gaps)
@@ -114,12 +114,12 @@ class Summaries(Mean):
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
         """`[n, 3 · dim]`."""
-        last, recent = (embed_mean(window.items[:, :count], table, PADDING) for count in (1, RECENT))
+        last, recent = (embed_mean(window.items[:, :count], table, PADDING) for count in (1, RECENT_ITEMS))
         return torch.cat([super().forward(window, table), last, recent], dim=1)
 
 
 class Recurrent(WindowEncoder):
-    """The last state of a gated recurrent unit that reads the items in order of time."""
+    """The last state of a gated recurrent unit that reads the items in chronological order."""
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         del slots, gaps
@@ -127,8 +127,8 @@ class Recurrent(WindowEncoder):
         self.width = dim
         self.gru = nn.GRU(dim, dim, batch_first=True)
 
-    def start_anew(self) -> None:
-        """As PyTorch starts it."""
+    def reset_parameters(self) -> None:
+        """PyTorch's initialisation."""
         self.gru.reset_parameters()
 
     def forward(self, window: Window, table: Tensor) -> Tensor:
@@ -136,14 +136,14 @@ class Recurrent(WindowEncoder):
         device, slots = window.items.device, window.items.shape[1]
         lengths = window.present.sum(dim=1)
         places = (lengths[:, None] - 1 - torch.arange(slots, device=device)).clamp_min(0)
-        states, _ = self.gru(embed(window.items.gather(1, places), table, PADDING))  # the earliest first
+        states, _ = self.gru(embed(window.items.gather(1, places), table, PADDING))  # earliest first
         last = states[torch.arange(len(lengths), device=device), (lengths - 1).clamp_min(0)]
         masked: Tensor = last * (lengths > 0).unsqueeze(1)
         return masked
 
 
 class SelfAttention(WindowEncoder):
-    """One block of self-attention, read at the latest item: what precedes it is all it can see."""
+    """One block of causal self-attention, read at the latest item, which attends to itself and the items before it."""
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         del gaps
@@ -153,8 +153,8 @@ class SelfAttention(WindowEncoder):
         self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
         self.norm, self.feed = nn.LayerNorm(dim), nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def start_anew(self) -> None:
-        """Places at zero, the rest as PyTorch starts it."""
+    def reset_parameters(self) -> None:
+        """Place embeddings at zero, everything else at PyTorch's initialisation."""
         nn.init.zeros_(self.places)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):

@@ -1,4 +1,4 @@
-"""The record of a model that has trained before, after more events."""
+"""Extends the record of a trained model with more events."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from twotower.features.tables import cast_like, places_of
 
 
 def grown_record(record: Record, log: Log, limit: float = -math.inf) -> Record:
-    """The record with the events of a log: added, where all of them are later than the record's, else in their place.
+    """Extends or replaces a record with the events of a log.
 
-    Items keep their rows; new ones come after them, the most frequent first.
+    The log's events are added if all of them are later than the record's; otherwise they replace the record's events.
+    Items keep their rows; new items are appended, most frequent first.
 
     Args:
         record: The record so far.
         log: More events, or all events up to now.
-        limit: Queries and items without an event since then, in seconds, are dropped.
+        limit: Drop queries and items without an event since this time, in seconds.
 
     Raises:
-        ConfigError: The log is streamed and has only more events; or it is read by other columns than its ids and time.
+        ConfigError: The log is streamed and holds only new events, or the record's columns are not its ids and time.
         DataError: A column or a time is missing.
     """
     vocabulary = record.vocabulary
@@ -39,14 +40,14 @@ def grown_record(record: Record, log: Log, limit: float = -math.inf) -> Record:
         if log.in_memory is None:
             raise ConfigError(
                 f"{log.name!r} is streamed and has none of the events that the model learned from; expected all events "
-                f"up to now, or the new ones in memory"
+                f"up to now, or only the new ones, in memory"
             )
         later = _joined(record, later)
     return later if limit == -math.inf else _without_retired(later, limit)
 
 
 def _items_of(log: Log, item: str) -> pa.ChunkedArray:
-    """The item of each event; of a log on disk, each item that has events, the most frequent first."""
+    """The item of each event; for a log on disk, each item that has events, most frequent first."""
     if (events := log.in_memory) is not None:
         column, rows = events.query_column(item)
         return column.take(pa.array(rows))
@@ -56,7 +57,7 @@ def _items_of(log: Log, item: str) -> pa.ChunkedArray:
 
 
 def _joined(record: Record, later: Record) -> Record:
-    """The events of two records, all of the second later than those of the first, whose items are the first ones."""
+    """The events of two records: those of `later` are all later, and its vocabulary extends that of `record`."""
     ids = pa.concat_arrays([record.ids, later.ids.cast(record.ids.type)]).unique()
     ids = ids.take(pc.array_sort_indices(ids))
     queries = np.concatenate([np.repeat(places_of(one.ids, ids), np.diff(one.offsets)) for one in (record, later)])
@@ -71,7 +72,7 @@ def _joined(record: Record, later: Record) -> Record:
 
 
 def _without_retired(record: Record, limit: float) -> Record:
-    """The record without the queries and the items that have no event since the limit."""
+    """The record without the queries and items that have had no event since the limit."""
     queries = np.repeat(np.arange(len(record.ids)), np.diff(record.offsets))
     latest = np.full(len(record.ids), -np.inf)
     np.maximum.at(latest, queries, record.times)
@@ -89,6 +90,6 @@ def _without_retired(record: Record, limit: float) -> Record:
 
 
 def _offsets(queries: IntArray, count: int) -> IntArray:
-    """Where the events of each of so many queries begin, `[count + 1]`."""
+    """Where the events of each of `count` queries begin, `[count + 1]`."""
     offsets: IntArray = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=count))])
     return offsets

@@ -1,4 +1,4 @@
-"""How vocabularies grow: which values get a row, which lose theirs, and where each row of the new table comes from."""
+"""How vocabularies grow: which values gain a row, which lose theirs, and where each row of the new table comes from."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SeenAt:
-    """When values were last seen, by which those that were not for long are retired.
+    """When values were last seen; values not seen since `limit` are retired.
 
     Attributes:
-        times: Seconds of the latest event of each row that a feature is given, `[N]`.
-        begin: Seconds of the first of these events; a value that no row names was last seen before.
-        limit: Values last seen before this moment, in seconds, are retired; −∞: none.
+        times: Seconds of the latest event of each row given to a feature, `[N]`.
+        begin: Seconds of the first of these events; a value that is in no row was last seen before that.
+        limit: Retire values last seen before this time, in seconds; −∞ retires none.
     """
 
     times: FloatArray
@@ -35,11 +35,12 @@ class SeenAt:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where the rows of a table that has grown come from.
+    """Where the rows of a grown table come from.
 
     Attributes:
-        sources: The row of the old table that each row continues, or starts from, int64 `[rows]`.
-        is_new: Whether it starts from it: its weights are a copy, and optimisers know nothing of it, bool `[rows]`.
+        sources: The old table's row that each row continues or is initialised from, int64 `[rows]`.
+        is_new: Whether a row is new: its weights are a copy of the source's and it has no optimiser state, bool
+            `[rows]`.
 
     Example:
         >>> rows = Rows(torch.tensor([0, 2, 0]), torch.tensor([False, False, True]))  # row 1 is retired, one is new
@@ -54,13 +55,13 @@ class Rows:
 
     @classmethod
     def between(cls, old: pa.Array, new: pa.Array, first: int, start: int) -> Rows:
-        """The rows of a table whose vocabulary was `old` and is `new`.
+        """The rows of a table whose vocabulary changes from `old` to `new`.
 
         Args:
             old: The old vocabulary.
-            new: The new one.
-            first: Row of the first value of either; the rows before it stay.
-            start: The row that new values start from.
+            new: The new vocabulary.
+            first: Row of the first value in both tables; the rows before it stay.
+            start: The row that new values are initialised from.
         """
         places = torch.from_numpy(places_of(new, old))
         front = torch.arange(first)
@@ -68,15 +69,15 @@ class Rows:
         return cls(torch.cat([front, torch.where(places < 0, start, places + first)]), is_new)
 
     def weights(self, table: Tensor) -> Table:
-        """The new table, of an old one `[rows, dim]`."""
+        """The new table, from an old one `[rows, dim]`."""
         return Table(table.detach().index_select(0, self.sources.to(table.device)))
 
     def moments(self, moments: Tensor, initial: float) -> Tensor:
-        """What an optimiser knows of the new table's rows, of what it knew of the old one's `[rows, …]`.
+        """The optimiser state of the new table's rows, from that of the old table `[rows, …]`.
 
         Args:
-            moments: Of the old table.
-            initial: What it starts with for new rows.
+            moments: The old table's state.
+            initial: Value for new rows.
         """
         taken = moments.index_select(0, self.sources.to(moments.device))
         taken[self.is_new.to(moments.device)] = initial
@@ -85,11 +86,11 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Values that have a row each, and when each was last seen.
+    """Values with a row each, and when each was last seen.
 
     Attributes:
         values: The values.
-        last_seen: Seconds, `[values]`; None where nobody has kept it.
+        last_seen: Seconds, `[values]`; None if not recorded.
     """
 
     values: pa.Array
@@ -98,14 +99,14 @@ class Vocabulary:
     def grown(
         self, column: pa.ChunkedArray | pa.Array, seen_at: SeenAt | None = None, size: int | None = None
     ) -> Vocabulary:
-        """The vocabulary after a column of the same type: what it keeps in its order, then new values.
+        """The vocabulary extended by a column of the same type: the values it keeps, in order, then the new ones.
 
-        New values are in order of their frequency, equally frequent ones ascending.
+        New values are sorted by descending frequency, ties in ascending order.
 
         Args:
             column: The values seen.
-            seen_at: When each row of the column was last seen; None where nobody knows, and nothing is retired.
-            size: Values to have, at most: those that it has already are not given up for new ones.
+            seen_at: When each row of the column was last seen; None if unknown, and nothing is retired.
+            size: Maximum size; existing values are never dropped to make room for new ones.
 
         Example:
             >>> seen_at = SeenAt(np.array([100.0, 120.0]), begin=90.0, limit=50.0)

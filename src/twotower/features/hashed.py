@@ -1,4 +1,4 @@
-"""`Hashed`: a category without a vocabulary, for ids that are many or change all the time."""
+"""`Hashed`: a category without a vocabulary, for ids that are numerous or change all the time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MISSING, FIRST = 0, 1
 
 
 class Hashed(Feature):
-    """An id or label as the row of an embedding table that its hash falls on; some share a row.
+    """An id or label as the row of an embedding table selected by its hash; some values share a row.
 
-    Nothing is learned from the data, so a value never seen has a row like any other, and the table's size
-    does not depend on how many values there are. The hash is the same on every machine and in every version.
+    Nothing is learned from the data: an unseen value has a row like any other, and the table's size does not
+    depend on the number of distinct values. The hash is the same on every machine and in every version.
 
     Args:
         column: The column to read: integers, text or booleans.
         buckets: Rows of the table.
-        dim: Numbers in the embedding.
+        dim: Embedding dimension.
 
     Example:
         >>> device = Hashed("device", buckets=100, dim=4)
@@ -42,10 +42,10 @@ class Hashed(Feature):
         if buckets < 1 or dim < 1:
             raise ConfigError(f"hashed {column!r}: buckets={buckets}, dim={dim}; expected both at least 1")
         self.column, self.buckets, self.dim, self.width = column, buckets, dim, dim
-        self.table = Table(torch.empty(FIRST + buckets, dim))  # which takes no memory before it is filled
+        self.table = Table(torch.empty(FIRST + buckets, dim))  # takes no memory until filled
 
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Starts the table anew; there is nothing to learn."""
+        """Reinitialises the table; there is nothing to learn."""
         del column
         self.table = embedding_table(FIRST + self.buckets, self.dim)
 

@@ -1,4 +1,4 @@
-"""`History`: what the query chose, nearest to the event: strictly before it, or on both sides of it."""
+"""`History`: the items that the query chose nearest to the event, strictly before it or on both sides of it."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from twotower.features.tables import cast_like, embedding_table, look_up
 from twotower.randomness import uniform
 
 GIVEN = "history"
-"""The column in which a request may bring its own history: a list of item ids, the latest last."""
+"""The column in which a request may pass its own history: a list of item ids, latest last."""
 
 GAPS = 24
-"""Buckets of the time between the event and a choice; one more stands for a time that is not known."""
+"""Buckets of the time between the event and a choice; one more bucket stands for an unknown time."""
 
-GAP_BUCKETS_A_FOLD = 1.3
-"""Buckets for each factor of e in the gap: 24 of them reach from an instant to three years."""
+GAP_BUCKETS_PER_E_FOLD = 1.3
+"""Buckets per factor of e in the gap: 24 buckets cover zero to three years."""
 
 BLOCK = 65_536
-"""Events encoded at once, so that what lies between the record and the encoding takes little memory."""
+"""Events encoded at a time, to keep the intermediate arrays small."""
 
 
 class History(Recorded):
-    """The query's choices nearest to the event, from the record of training.
+    """The query's choices nearest to the event, from the training record.
 
-    `before` reads the latest choices strictly before the event; `around` besides those before it as many from
-    its own instant on. Both sides are there where a split holds out events from the middle of a query's
-    life, as a random one does; when serving there is only `before`. An event is never in its own history.
-    A query that is not in the record has no history, unless the request brings one in a column `history`.
+    `before` reads the latest choices strictly before the event. `around` also reads as many from the event's
+    instant on. Later choices exist only if the split holds out events from the middle of a query's life, as a
+    random split does; when serving, use `before`. An event is never in its own history. A query that is not in
+    the record has no history, unless the request passes one in a column `history`.
 
     Encoders:
 
-    - `kernels`: several means side by side, each weighted by a learned function of a choice's place and of
+    - `kernels`: several means, concatenated, each weighted by a learned function of the choice's place and of
       the time between it and the event;
-    - `summaries`: side by side the mean weighted by learned recency, the last item, and the mean of the
-      last few; cheap, and with dense layers above it a match for the next ones;
-    - `mean`: the mean weighted by learned recency alone;
+    - `summaries`: the mean weighted by learned recency, the last item and the mean of the last few, concatenated;
+      cheap, and with dense layers on top as good as `gru` and `attention`;
+    - `mean`: only the mean weighted by learned recency;
     - `gru`: the last state of a gated recurrent unit (Cho et al., EMNLP 2014; GRU4Rec, Hidasi et al., ICLR 2016);
     - `attention`: one block of causal self-attention over the items, read at the last one (SASRec, Kang
       and McAuley, ICDM 2018).
@@ -60,20 +60,20 @@ class History(Recorded):
         column: The id of the items in the log.
         by: The id of the queries.
         time: The time of the events.
-        length: How many items back it reads, and with `around` as many ahead.
-        dim: Numbers in an item's embedding.
-        encoder: What it makes of them; with `around` only `kernels`.
+        length: How many items it reads before the event and, with `around`, how many after it.
+        dim: Dimension of an item's embedding.
+        encoder: How the items are combined; `around` allows only `kernels`.
         reach: `before` or `around` the event.
-        unknown_rate: Share of the items taken for unknown in training.
-        shared: Take the item embeddings of the candidate tower: its `Category` of the same column and dim; and, where
-            it sums its features, the sum of all of them.
+        unknown_rate: Probability of treating an item as unknown during training.
+        shared: Use the candidate tower's item embeddings: its `Category` of the same column and dim or, if the tower
+            sums its features, the sum of all of them.
 
     Example:
         >>> log = {"who": ["a", "a", "b"], "what": ["x", "y", "x"], "at": [1, 2, 3]}
         >>> columns = {name: pa.chunked_array([values]) for name, values in log.items()}
         >>> latest = History("what", by="who", time="at", length=2, dim=4, encoder="mean")
         >>> latest.fit_columns(columns)
-        >>> latest.encode_columns(columns)[:, 0]  # only the second event has one before it: x, row 2
+        >>> latest.encode_columns(columns)[:, 0]  # only the second event has an earlier choice: x, row 2
         tensor([[1, 1],
                 [2, 1],
                 [1, 1]], dtype=torch.int32)
@@ -102,7 +102,7 @@ class History(Recorded):
         if encoder not in ENCODERS or (reach == "around" and encoder != "kernels"):
             raise ConfigError(
                 f"history {column!r}: encoder={encoder!r}, reach={reach!r}; expected one of {', '.join(ENCODERS)}, "
-                f"and kernels for what lies around"
+                f"and only kernels with reach='around'"
             )
         self.column, self.by, self.time = column, by, time
         self.length, self.dim, self.encoder, self.reach = length, dim, encoder, reach
@@ -115,36 +115,36 @@ class History(Recorded):
 
     @property
     def read_as(self) -> str:
-        """What it makes of its column, in words."""
+        """How it reads its column, as shown to users."""
         return "earlier choices" if self.reach == "before" else "choices around the event"
 
     @property
     def record_key(self) -> RecordKey:
-        """The id, the time and what was chosen."""
+        """The query id, the time and the chosen item."""
         return RecordKey(self.by, self.time, self.column)
 
     @property
     def may_read(self) -> tuple[str, ...]:
-        """A history that the request brings."""
+        """The column of a history that the request passes."""
         return (GIVEN,)
 
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
-        """The item embeddings, its own or the candidate tower's: a row a slot."""
+        """The item embeddings, its own or the candidate tower's: one row per slot."""
         slots = self.length if self.reach == "before" else 2 * self.length
         if self._items is not None:
             return self._items.look_ups(slots)
         return [] if self.table is None else [(self.table, slots)]
 
     def take_record(self, record: Record) -> None:
-        """Keeps the record, makes the table and starts the encoder anew."""
+        """Stores the record, creates the table and reinitialises the encoder."""
         self.record = record
         if not self.shared:
             self.table = embedding_table(FIRST + len(record.vocabulary), self.dim)
-        self.encode_window.start_anew()
+        self.encode_window.reset_parameters()
 
     def grow_record(self, record: Record) -> dict[str, Rows]:
-        """Keeps the record; new items of a table of its own start from the unknown one."""
+        """Stores the record; in its own table, new items start from the unknown item's embedding."""
         assert self.record is not None
         old, self.record = self.record, record
         if self.shared:
@@ -155,24 +155,24 @@ class History(Recorded):
         return {"table": rows}
 
     def share(self, items: SharedItems) -> None:
-        """Takes the item embeddings of the candidate tower.
+        """Uses the item embeddings of the candidate tower.
 
         Raises:
-            ConfigError: They have another width.
+            ConfigError: Their dimension differs from `dim`.
         """
         if items.ids.dim != self.dim:
             raise ConfigError(
-                f"{self}: shares embeddings of {items.ids.dim} numbers; expected dim={items.ids.dim} here"
+                f"{self}: shares embeddings of dimension {items.ids.dim}; expected dim={items.ids.dim} here"
             )
         self._items = items
 
     def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
-        """Encodes the attributes of the items, where it shares what is made of them."""
+        """Encodes the items' attributes if the candidate tower's embeddings are shared."""
         if self._items is not None:
             self._items.take(rows_of(self.vocabulary))
 
     def grow_candidates(self, rows_of: Callable[[pa.Array], Columns], items: Rows | None) -> None:
-        """Encodes the attributes anew, but for items that the candidate table does not have any more."""
+        """Re-encodes the items' attributes; items no longer in the candidate table keep theirs."""
         if self._items is not None:
             self._items.grow(rows_of(self.vocabulary), items)
 
@@ -182,17 +182,17 @@ class History(Recorded):
         return None if self._items is None else self._items.ids
 
     def learned(self) -> pa.Table:
-        """The attributes of the items, where it shares what is made of them."""
+        """The items' encoded attributes if the candidate tower's embeddings are shared."""
         return pa.table({}) if self._items is None else self._items.learned()
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the attributes back."""
+        """Restores the encoded attributes."""
         if self._items is not None:
             self._items.restore(state)
 
     @property
     def vocabulary(self) -> pa.Array:
-        """The items that have a row of the table, from `FIRST` on."""
+        """The items with a row of the table, from `FIRST` on."""
         require_fitted(self, self.record)
         assert self.record is not None
         known = self.record.vocabulary if self._items is None else self._items.ids.vocabulary
@@ -200,20 +200,20 @@ class History(Recorded):
         return known
 
     def encode_columns(self, columns: Columns) -> Tensor:
-        """Rows of the table and buckets of the gaps in time, the nearest first: int32 `[N, 2, slots]`."""
+        """Rows of the table and buckets of the gaps in time, nearest first, int32 `[N, 2, slots]`."""
         return self._encoded(columns, None)
 
     def encode_training(self, columns: Columns) -> Tensor:
-        """The same for events of the record, each left out of its own history."""
+        """`encode_columns` for events of the record, each excluded from its own history."""
         return self._encoded(columns, columns[self.column])
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
-        """An empty history for them."""
+        """Replaces these rows by an empty history."""
         where = unknown[:, None]
         return torch.stack([encoded[:, 0].masked_fill(where, PADDING), encoded[:, 1].masked_fill(where, GAPS)], dim=1)
 
     def items_of(self, encoded: Tensor) -> EncodedItems:
-        """The items of one row `[1, 2, slots]`, and the row without each: its slot is empty."""
+        """The items of one row `[1, 2, slots]`, and the row with each item's slot emptied in turn."""
         rows = encoded[0, 0]  # [slots]
         slots = (rows != PADDING).nonzero().squeeze(1)
         without = encoded.repeat(len(slots), 1, 1)
@@ -256,14 +256,14 @@ class History(Recorded):
         return torch.from_numpy(encoded)
 
     def _window(self, record: Record, places: Places, times: FloatArray, own: IntArray | None) -> IntArray:
-        """Rows of the table and buckets of the gaps of some events, `[n, 2, slots]`."""
+        """Rows of the table and gap buckets of some events, `[n, 2, slots]`."""
         steps = np.arange(self.length)
         before = places.instant[:, None] - 1 - steps  # [n, length]
         place, there = before, before >= places.begin[:, None]
         if self.reach == "around":
             ahead = places.instant[:, None] + steps
             if own is not None:
-                ahead = ahead + ((own[:, None] >= 0) & (ahead >= own[:, None]))  # the event itself is stepped over
+                ahead = ahead + ((own[:, None] >= 0) & (ahead >= own[:, None]))  # skip the event itself
             place = np.concatenate([before, ahead], axis=1)
             there = np.concatenate([there, ahead < places.end[:, None]], axis=1)
         place = np.clip(place, 0, len(record.items) - 1)
@@ -272,17 +272,17 @@ class History(Recorded):
         return np.stack([items, gaps], axis=1)
 
     def _rows(self, record: Record, items: npt.NDArray[np.int32]) -> IntArray:
-        """Rows of the table of some of the record's items."""
+        """Rows of the table for some of the record's items."""
         if self._items is None:
             return items.astype(np.int64)
         vocabulary, kept = self.vocabulary, self._kept_rows
-        if kept is None or kept[0] is not record or kept[1] is not vocabulary:  # each request asks for them
+        if kept is None or kept[0] is not record or kept[1] is not vocabulary:  # cached, as every request needs it
             found = look_up(record.vocabulary, vocabulary, first=FIRST, missing=UNKNOWN).numpy()
             kept = self._kept_rows = (record, vocabulary, np.concatenate([[UNKNOWN, PADDING], found]))
         return kept[2][items]
 
     def _take_given(self, items: npt.NDArray[np.int32], gaps: npt.NDArray[np.int32], given: pa.ChunkedArray) -> None:
-        """Replaces the record by what a request brings."""
+        """Overwrites the recorded history with the one that a request passes."""
         for number, ids in enumerate(given.to_pylist()):
             if ids is None:
                 continue
@@ -297,21 +297,21 @@ class History(Recorded):
 
 
 def gap_buckets(seconds: FloatArray) -> IntArray:
-    """Buckets of equal width of log(1 + |seconds|), from 0 to `GAPS` − 1; `GAPS` where not known."""
-    bucket = np.minimum(np.log1p(np.abs(seconds)) * GAP_BUCKETS_A_FOLD, GAPS - 1)
+    """Equal-width buckets of log(1 + |seconds|), from 0 to `GAPS` − 1; `GAPS` if unknown."""
+    bucket = np.minimum(np.log1p(np.abs(seconds)) * GAP_BUCKETS_PER_E_FOLD, GAPS - 1)
     return np.where(np.isnan(bucket), GAPS, bucket).astype(np.int64)
 
 
 def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], combine: str = "concat") -> None:
-    """Gives every history that wants to share them the item embeddings of the candidate tower.
+    """Gives the candidate tower's item embeddings to every history with `shared=True`.
 
     Args:
         query: The query tower's features.
-        candidate: The candidate tower's.
-        combine: How that combines them: of a `sum`, histories share the whole.
+        candidate: The candidate tower's features.
+        combine: How the candidate tower combines them; histories share the whole of a `sum`.
 
     Raises:
-        ConfigError: The candidate tower has no `Category` of that column, or one of another width.
+        ConfigError: The candidate tower has no `Category` of that column, or one of another dimension.
     """
     for feature in query:
         if isinstance(feature, History) and feature.shared:
@@ -319,7 +319,7 @@ def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], com
             if items is None:
                 names = ", ".join(one.column for one in candidate if isinstance(one, Category))
                 raise ConfigError(
-                    f"history {feature.column!r} shares the candidate tower's embeddings, which has no category "
+                    f"history {feature.column!r} shares embeddings with the candidate tower, which has no category "
                     f"feature of that column; expected one of {names or 'none'}"
                 )
             feature.share(items)

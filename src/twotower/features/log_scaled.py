@@ -1,4 +1,4 @@
-"""`LogScaled`: what features share that count or time what a query did, on a log scale."""
+"""`LogScaled`: base class of features that count or time a query's events on a log scale."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MISSING, FIRST = 0, 1
 
 
 class LogScaled(Recorded):
-    """A number made from the record of a query, on a log scale: standardised, and as the embedding of its bucket.
+    """A number computed from a query's record, on a log scale: standardised, and as the embedding of its bucket.
 
-    A kind of it says in `values` which number; NaN has a row of its own. A number beyond the range of the training
-    split counts as the nearest end of it.
+    A subclass computes the number in `values`; NaN has its own row. Numbers are clipped to the range of the training
+    split.
 
     Args:
         column: The time of the events.
         by: The id of the queries.
-        buckets: Buckets of equal width over the range of the training split.
-        dim: Numbers in the embedding; the feature gives one more.
+        buckets: Number of buckets, of equal width over the range of the training split.
+        dim: Embedding dimension; the feature's width is one more.
     """
 
     def __init__(self, column: str, by: str, buckets: int, dim: int) -> None:
@@ -46,13 +46,13 @@ class LogScaled(Recorded):
 
     @abstractmethod
     def values(self, record: Record, places: Places, times: FloatArray, is_own_event: IntArray) -> FloatArray:
-        """The number of each row on the log scale, `[N]`, NaN where there is none.
+        """The number of each row on the log scale, `[N]`, NaN for none.
 
         Args:
             record: The record.
-            places: Where each row's moment lies in it.
-            times: Seconds of each row, NaN where missing.
-            is_own_event: 1 where the record holds the row's event is_own_event, at its instant, else 0.
+            places: The place of each row's time in the record.
+            times: Seconds of each row, NaN if missing.
+            is_own_event: 1 if the record holds the row's own event, at its instant, else 0.
         """
 
     when_unknown: ClassVar[float] = float("nan")
@@ -60,7 +60,7 @@ class LogScaled(Recorded):
 
     @property
     def record_key(self) -> RecordKey:
-        """The id and the time."""
+        """The query id and the time."""
         return RecordKey(self.by, self.column)
 
     def fit_record(self, record: Record, columns: Columns) -> None:
@@ -75,12 +75,12 @@ class LogScaled(Recorded):
             self.deviation.fill_(present.std(correction=0))
 
     def take_record(self, record: Record) -> None:
-        """Keeps the record and makes the table."""
+        """Stores the record and creates the table."""
         self.record = record
         self.table = embedding_table(FIRST + self.buckets, self.dim)
 
     def encode_columns(self, columns: Columns) -> Tensor:
-        """The numbers, float32 `[N]`, NaN where there is none."""
+        """The numbers, float32 `[N]`, NaN for none."""
         return self._encoded(columns, training=False)
 
     def encode_training(self, columns: Columns) -> Tensor:
@@ -88,7 +88,7 @@ class LogScaled(Recorded):
         return self._encoded(columns, training=True)
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
-        """The number of a query without a record for them."""
+        """Replaces these rows by the number of a query without a record."""
         return encoded.masked_fill(unknown, self.when_unknown)
 
     def forward(self, encoded: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LogScaled(Recorded):
         value = encoded.nan_to_num()
         share = (value - self.low) / (self.high - self.low).clamp_min(1e-6)
         bucket = FIRST + (share * self.buckets).long().clamp(0, self.buckets - 1)
-        # A query without a record may have a number that no event of train has, and is trained on with it.
+        # Training also sees queries made unknown, whose number may lie outside the range of the training events.
         low = self.low if math.isnan(self.when_unknown) else self.low.clamp(max=self.when_unknown)
         high = self.high if math.isnan(self.when_unknown) else self.high.clamp(min=self.when_unknown)
         value = torch.minimum(torch.maximum(value, low), high)

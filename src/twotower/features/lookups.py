@@ -1,4 +1,4 @@
-"""Looking rows up in embedding tables, with a gradient of the whole table or of the rows looked up alone."""
+"""Looks rows up in embedding tables, with a gradient of the whole table or of only the rows looked up."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Table(nn.Parameter):
     """An embedding table, `[rows, dim]`.
 
     Attributes:
-        row_gradients: Whether the gradient of a look-up is a sparse tensor of the rows looked up in place of a dense
-            one of all rows. See the function `row_gradients`.
+        row_gradients: Whether the gradient of a look-up is a sparse tensor of the rows looked up, not a dense one of
+            all rows. See the function `row_gradients`.
         refresh: Called with the table and the rows before a look-up.
-        shard: Which rows these are of a table that ranks share out; None of a whole table. All ranks look rows up at
-            the same time then, whichever they hold.
+        shard: Which rows of a sharded table this rank holds; None for a whole table. All ranks must look up rows of a
+            sharded table at the same time, whichever they hold.
     """
 
     row_gradients: bool = False
@@ -46,11 +46,11 @@ class Table(nn.Parameter):
 
 @contextmanager
 def row_gradients(tables: Iterable[Table], refresh: Refresh | None = None) -> Iterator[None]:
-    """Inside the block, the gradients of these tables are sparse: of the rows looked up alone.
+    """Inside the block, the gradients of these tables are sparse and hold only the rows looked up.
 
     Args:
         tables: The tables.
-        refresh: Called with a table and rows of it, in a tensor of any shape, before they are looked up.
+        refresh: Called with a table and the rows to look up, a tensor of any shape, before each look-up.
 
     Example:
         >>> table = Table(torch.ones(1_000_000, 2))
@@ -91,8 +91,8 @@ def embed(rows: Tensor, table: Tensor, padding: int | None = None) -> Tensor:
 def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
     """The mean of the rows of each bag `[n, slots]`, zeros where all are padding: `[n, dim]`.
 
-    A CPU is spared the padding, of which there is often more than all else; other devices would have to wait until it
-    is known how much there is.
+    On a CPU the padding, often most of the input, is dropped first. Other devices keep it, since counting it would
+    force a synchronisation.
 
     Args:
         rows: Rows of the table, int32 or int64.
@@ -104,7 +104,7 @@ def embed_mean(rows: Tensor, table: Tensor, padding: int) -> Tensor:
     if _prepared(rows, table):
         embedded: Tensor = _Means.apply(table, rows, padding)  # type: ignore[no-untyped-call]
         return embedded
-    if torch.compiler.is_exporting():  # other runtimes have no bags
+    if torch.compiler.is_exporting():  # other runtimes lack embedding_bag
         shares = (rows != padding).to(table.dtype)
         return embed_sum(rows, table, shares / shares.sum(dim=1, keepdim=True).clamp_min(1.0), padding)
     if rows.device.type != "cpu":
@@ -133,7 +133,7 @@ def embed_sum(rows: Tensor, table: Tensor, weights: Tensor, padding: int) -> Ten
 
 
 class _Rows(torch.autograd.Function):
-    """`F.embedding` whose gradient is summed after a sort, as a sparse tensor of the rows looked up or a dense one."""
+    """`F.embedding` whose gradient is summed after a sort: sparse, of the rows looked up, or dense."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int | None, row_gradients: bool) -> Tensor:
@@ -151,7 +151,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _Means(torch.autograd.Function):
-    """`F.embedding_bag` in mode `mean`, whose gradient is one of the rows looked up."""
+    """`F.embedding_bag` in mode `mean` with a sparse gradient of the rows looked up."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, padding: int) -> Tensor:
@@ -167,7 +167,7 @@ class _Means(torch.autograd.Function):
 
 
 class _Fetched(torch.autograd.Function):
-    """Rows of a table that ranks share out; each rank gets the gradient of the rows that it holds, from all ranks."""
+    """Rows of a sharded table; each rank receives the gradients of the rows it holds from all ranks."""
 
     @staticmethod
     def forward(ctx: Any, held: Tensor, route: Route, row_gradients: bool) -> Tensor:
@@ -181,12 +181,13 @@ class _Fetched(torch.autograd.Function):
 
 
 def _fetched(rows: Tensor, table: Table, shard: Shard, padding: int | None = None) -> tuple[Tensor, Tensor, int]:
-    """Of a table that ranks share out the distinct rows that are looked up, with gradient.
+    """Fetches the distinct rows that are looked up in a sharded table, with gradient.
 
     Returns:
-        Where in them each of `rows` is; they, `[distinct, dim]`; and where the padding is, −1 where there is none.
+        The place of each of `rows` among the distinct rows; the distinct rows, `[distinct, dim]`; and the place of the
+        padding, −1 without padding.
     """
-    require_all(shard.ranks)
+    require_joined(shard.ranks)
     asked = rows.flatten() if padding is None else torch.cat([rows.flatten(), rows.new_tensor([padding])])
     distinct, places = torch.unique(asked, return_inverse=True)
     route = shard.route(distinct.long())
@@ -196,30 +197,30 @@ def _fetched(rows: Tensor, table: Table, shard: Shard, padding: int | None = Non
     return places[: rows.numel()].view(rows.shape), found, -1 if padding is None else int(places[-1])
 
 
-def require_all(ranks: Ranks) -> None:
-    """Refuses to look rows up that these ranks share out where they do not do it together.
+def require_joined(ranks: Ranks) -> None:
+    """Refuses to look up rows of sharded tables unless all of their ranks are joined.
 
     Raises:
         TwoTowerError: They are not joined.
     """
     if current_ranks().size != ranks.size:
         raise TwoTowerError(
-            f"{ranks.size} ranks share out the rows of this model's tables; expected all of them here, joined, or "
-            f"gather_tables(model) before, on all of them"
+            f"this model's tables are sharded over {ranks.size} ranks; expected all of them to be joined, or "
+            f"gather_tables(model) called first, on all of them"
         )
 
 
 def summed_rows(rows: Tensor, gradient: Tensor, shape: torch.Size, padding: int | None = None) -> Tensor:
-    """The sum for each distinct row of the gradients of the bags it is in, as a sparse tensor of the table's shape.
+    """For each distinct row, the sum of the gradients of its bags, as a sparse tensor of the table's shape.
 
-    A stable sort brings equal rows together, and `embedding_bag` adds their gradients up in the order in which they
-    come: nothing of the size of the table, nor of the look-ups times `dim`, is made, and one input has one result.
+    A stable sort groups equal rows, and `embedding_bag` sums their gradients in order. Nothing of the size of the
+    table, or of the look-ups times `dim`, is allocated, and the result is deterministic.
 
     Args:
         rows: Rows of the table, `[…, slots]`.
         gradient: Gradient of each bag, `[n, dim]`.
-        shape: Of the table.
-        padding: A row to leave out.
+        shape: Shape of the table.
+        padding: A row to exclude.
     """
     slots = rows.shape[-1]
     rows = rows.flatten()
@@ -267,10 +268,10 @@ def _sorting_pays(rows: Tensor, table: Tensor) -> bool:
 
 
 def coalesced(gradient: Tensor) -> Tensor:
-    """A table's sparse gradient with each row once, in ascending order; a dense one made sparse.
+    """A table's sparse gradient with each row once, in ascending order; a dense gradient is made sparse.
 
-    PyTorch forgets of a gradient that its rows are distinct and in order when it hands it to the parameter. To look
-    whether they are is far cheaper than `coalesce`, which is left to where several were added up.
+    PyTorch loses the flag that the rows are distinct and sorted when it hands a gradient to the parameter. Checking the
+    rows is far cheaper than `coalesce`, which is called only if several gradients were added up.
     """
     if not gradient.is_sparse:
         return gradient.to_sparse(1)
@@ -279,7 +280,7 @@ def coalesced(gradient: Tensor) -> Tensor:
 
 
 def _prepared(rows: Tensor, table: Tensor) -> bool:
-    """Refreshes the rows where that is wanted; says whether their gradient has to be sparse."""
+    """Calls the table's `refresh`, if any; returns whether the gradient must be sparse."""
     if not isinstance(table, Table):
         return False
     if table.refresh is not None:

@@ -1,4 +1,4 @@
-"""`Normalized`: a number, standardised by the training split's mean and deviation."""
+"""`Normalized`: a number, standardised by the mean and deviation of the training split."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from twotower.features.numeric import numbers_of, require_values
 
 
 class Normalized(Feature):
-    """A number as itself, minus the mean and divided by the standard deviation of the training split.
+    """A number minus the mean of the training split, divided by its standard deviation.
 
-    A number beyond the range of the training split counts as the nearest end of it, so that a moment long after
-    training does not lead the towers where they learned nothing. A missing value is a trained number of its own;
-    a column that is constant in train gives zeros.
+    Numbers are clipped to the range of the training split, so that a time long after training does not push the towers
+    into a range they never saw. A missing value becomes a trained number; a column that is constant in train gives
+    zeros.
 
     Args:
         column: The column to read: numbers, dates or timestamps.
@@ -50,7 +50,7 @@ class Normalized(Feature):
         """Learns mean, deviation and range."""
         present = require_values(numbers_of(column, self.column), self.column)
         low, high = self.range = float(present.min()), float(present.max())
-        # Rounding gives the mean of equal numbers an error and them a deviation that is not quite zero.
+        # Rounding may give equal numbers an inexact mean and a deviation that is not quite zero.
         self.moments = (low, 0.0) if low == high else (float(present.mean()), float(present.std()))
         self.missing = nn.Parameter(torch.zeros(()))
 
@@ -62,12 +62,12 @@ class Normalized(Feature):
         return pa.table({"mean": [mean], "deviation": [deviation], "low": [low], "high": [high]})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes mean, deviation and range back."""
+        """Restores mean, deviation and range."""
         self.moments = (state["mean"][0].as_py(), state["deviation"][0].as_py())
         self.range = (state["low"][0].as_py(), state["high"][0].as_py())
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
-        """Standardised numbers, float32 `[N]`, NaN where missing."""
+        """Standardised numbers, float32 `[N]`, NaN if missing."""
         require_fitted(self, self.range)
         assert self.moments is not None
         assert self.range is not None

@@ -1,4 +1,4 @@
-"""Reading a column of numbers in which values may be missing but none may be infinite or not a number."""
+"""Reads a column of numbers; values may be missing but not infinite or NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.features.tables import wrong_kind
 
 
 def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
-    """The column as float64 `[N]`, NaN exactly where the value is missing; timestamps as seconds since 1970.
+    """The column as float64 `[N]`, NaN only for missing values; timestamps as seconds since 1970.
 
     Raises:
         DataError: A value is not a number, infinite or NaN; names column, row and value.
@@ -36,10 +36,10 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
 
 
 def require_values(values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
-    """The values that are there.
+    """The values that are not missing.
 
     Raises:
-        DataError: None is.
+        DataError: All are missing.
     """
     present: npt.NDArray[np.float64] = values[~np.isnan(values)]
     if len(present) == 0:

@@ -1,4 +1,4 @@
-"""Pretrained text encoders: read from a local folder, kept as plain data, pooled to one vector a text; extra `text`."""
+"""Pretrained text encoders (extra `text`): read from a local folder, saved as plain data, mean-pooled to a vector."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ ENCODERS = (
     *("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra"),
     *("modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"),
 )
-"""Models of transformers that are encoders of text and are made of their config alone, without loading anything."""
+"""Text encoders of transformers that can be built from their config alone, without loading code."""
 
-LOOPS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
-MOST_LAYERS = 256
-"""A config with more layers, or groups of them, is not one of an encoder."""
+LAYER_COUNT_KEYS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num")
+MAX_LAYERS = 256
+"""Refuse a config with more layers, or groups of layers."""
 
-LOADS_CODE = ("auto_map", "attn_implementation", "quantization_config")
-"""Keys of a config by which transformers would look for code or kernels elsewhere."""
+CODE_LOADING_KEYS = ("auto_map", "attn_implementation", "quantization_config")
+"""Config keys that make transformers load code or kernels from elsewhere."""
 
 
 class Tokens:
     """Splits texts into an encoder's tokens.
 
     Args:
-        tokenizer: What `tokenizer.json` holds.
-        max_length: Tokens of a text, at most, those that mark its beginning and end included.
+        tokenizer: The contents of `tokenizer.json`.
+        max_length: Maximum number of tokens per text, including those that mark its beginning and end.
 
     Raises:
-        ConfigError: It is no tokenizer, or has no place for a text's own tokens.
+        ConfigError: It is not a tokenizer, or `max_length` leaves no room for the text itself.
     """
 
     def __init__(self, tokenizer: str, max_length: int) -> None:
@@ -50,23 +50,23 @@ class Tokens:
             raise ConfigError(f"tokenizer.json cannot be used with max_length={max_length}: {error}") from error
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens' ids of each text, the first `max_length` of them."""
+        """The token ids of each text, cut to `max_length`."""
         return [found.ids for found in self._tokenizer.encode_batch(list(texts))]
 
 
 class MeanPooled(nn.Module):
-    """An encoder, and the mean of what it gives for each of a text's tokens.
+    """An encoder with mean pooling over the tokens of a text.
 
-    Its dropout is off in training, too: random numbers of training are drawn by `twotower.randomness` alone.
+    Its dropout is off even in training: all random numbers of training come from `twotower.randomness`.
 
     Args:
-        encoder: A model of transformers that gives `last_hidden_state`.
+        encoder: A transformers model that outputs `last_hidden_state`.
     """
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # of the first token alone, which the mean does not need
+            encoder.pooler = None  # it pools the first token, which the mean does not need
         self.encoder = encoder
         self.size: int = encoder.config.hidden_size
         self.padding: int = getattr(encoder.config, "pad_token_id", None) or 0
@@ -78,13 +78,14 @@ class MeanPooled(nn.Module):
         return super().train(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Vectors `[n, size]` of texts, given each token's id + 1, 0 after the last, `[n, length]`.
+        """Vectors `[n, size]` of texts, given token ids + 1, padded with 0, `[n, length]`.
 
-        A text without tokens is the zero vector.
+        A text without tokens becomes the zero vector.
         """
         is_token = tokens > 0
         ids = torch.where(is_token, tokens - 1, self.padding).long()
-        attended = is_token | (torch.arange(tokens.shape[1], device=tokens.device) == 0)  # to nothing: not a number
+        # attending to nothing gives NaN
+        attended = is_token | (torch.arange(tokens.shape[1], device=tokens.device) == 0)
         found = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state  # [n, length, size]
         counted = is_token.unsqueeze(2).to(found.dtype)
         mean: Tensor = (found * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
@@ -92,17 +93,17 @@ class MeanPooled(nn.Module):
 
 
 def read_encoder(folder: Path, max_length: int) -> tuple[MeanPooled, str, str]:
-    """An encoder from a folder as Hugging Face's libraries write one. Nothing is downloaded.
+    """Reads an encoder from a folder written by Hugging Face's libraries. Nothing is downloaded.
 
     Args:
-        folder: It holds `config.json`, `tokenizer.json` and `model.safetensors`, which may be in several parts.
-        max_length: Tokens of a text that it has to take.
+        folder: It holds `config.json`, `tokenizer.json` and `model.safetensors`, which may be split into parts.
+        max_length: Number of tokens that the encoder must accept.
 
     Returns:
-        The encoder, its config as JSON, and what `tokenizer.json` holds.
+        The encoder, its config as JSON, and the contents of `tokenizer.json`.
 
     Raises:
-        ConfigError: A file is missing or cannot be used, or the model is no encoder of so many tokens.
+        ConfigError: A file is missing or cannot be used, or the model cannot encode this many tokens.
         MissingExtraError: The extra `text` is not installed.
     """
     library: Any = require("transformers", "text")
@@ -119,37 +120,37 @@ def read_encoder(folder: Path, max_length: int) -> tuple[MeanPooled, str, str]:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        config = msgspec.json.encode(_plain(encoder.config.to_dict())).decode()
+        config = msgspec.json.encode(_without_code_keys(encoder.config.to_dict())).decode()
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    except Exception as error:  # of what lies in such a folder, the library may fail in any way
-        raise ConfigError(f"{folder} holds no text encoder that can be used: {error}") from error
+    except Exception as error:  # a broken folder may make the library raise anything
+        raise ConfigError(f"{folder} holds no usable text encoder: {error}") from error
     if missing := [name for name in found["missing_keys"] if not name.startswith("pooler.")]:
         raise ConfigError(f"{folder}: the weights lack {sorted(missing)[0]} and {len(missing) - 1} others")
     pooled = MeanPooled(encoder)
-    _try_out(pooled, Tokens(tokenizer, max_length), folder, max_length)
+    _check_encodes(pooled, Tokens(tokenizer, max_length), folder, max_length)
     return pooled, config, tokenizer
 
 
 def encoder_config(config: str) -> Any:
-    """The config of an encoder, from JSON.
+    """Parses the config of an encoder from JSON.
 
     Raises:
-        ValueError: It is of no model that can be used here.
+        ValueError: The model is not supported.
     """
-    settings = _plain(msgspec.json.decode(config, type=dict[str, Any]))
+    settings = _without_code_keys(msgspec.json.decode(config, type=dict[str, Any]))
     if (kind := settings.get("model_type")) not in ENCODERS:
         raise ValueError(f"model_type is {kind!r}; expected one of {', '.join(ENCODERS)}")
     library: Any = require("transformers", "text")
     with _quiet(library):
         found: Any = library.AutoConfig.for_model(**settings)
-    for name in LOOPS:
-        if not 0 <= getattr(found, name, 0) <= MOST_LAYERS:
-            raise ValueError(f"{name} is {getattr(found, name)}; expected at most {MOST_LAYERS}")
+    for name in LAYER_COUNT_KEYS:
+        if not 0 <= getattr(found, name, 0) <= MAX_LAYERS:
+            raise ValueError(f"{name} is {getattr(found, name)}; expected at most {MAX_LAYERS}")
     return found
 
 
 def make_encoder(config: str) -> MeanPooled:
-    """An encoder by its config, with weights that mean nothing yet."""
+    """Builds an encoder from its config, with uninitialised weights."""
     library: Any = require("transformers", "text")
     settings = encoder_config(config)
     with _quiet(library):
@@ -161,16 +162,16 @@ def make_encoder(config: str) -> MeanPooled:
 
 
 def restore_encoder(config: str, weights: bytes) -> MeanPooled:
-    """An encoder by its config and its weights, as `weights_of` gives them.
+    """Builds an encoder from its config and the weights that `weights_of` returned.
 
     Raises:
-        ValueError: The config asks for other weights; no memory was taken for them.
+        ValueError: The weights do not match the config; nothing is allocated before this check.
     """
     tensors = load(weights)
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in make_encoder(config).state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise ValueError("the encoder's weights are not of the shapes that its config says")
+        raise ValueError("the encoder's weights do not have the shapes that its config gives")
     encoder = make_encoder(config)
     encoder.load_state_dict(tensors)
     return encoder
@@ -184,7 +185,7 @@ def weights_of(encoder: MeanPooled) -> bytes:
 def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(
-            f"model={str(folder)!r} is no folder; expected a local one with config.json, tokenizer.json and "
+            f"model={str(folder)!r} is not a folder; expected a local one with config.json, tokenizer.json and "
             f"model.safetensors (nothing is downloaded: `hf download NAME --local-dir FOLDER` makes one)"
         )
     for name in ("config.json", "tokenizer.json"):
@@ -192,32 +193,32 @@ def _check_files(folder: Path) -> None:
             raise ConfigError(f"{folder} has no {name}; transformers' save_pretrained writes it")
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(
-            f"{folder} has no .safetensors; weights in a .bin file can run code when they are read, and are refused. "
-            f"Where you trust them, load them with transformers and write them with save_pretrained"
+            f"{folder} has no .safetensors; weights in a .bin file are refused, as reading them can run code. "
+            f"If you trust them, load them with transformers and write them with save_pretrained"
         )
 
 
-def _try_out(encoder: MeanPooled, tokens: Tokens, folder: Path, max_length: int) -> None:
-    """Encodes one text of as many tokens as may be read."""
+def _check_encodes(encoder: MeanPooled, tokens: Tokens, folder: Path, max_length: int) -> None:
+    """Checks that the encoder can encode a text of `max_length` tokens."""
     ids = tokens(["a " * max_length])[0]
     ids = (ids * max_length)[:max_length]
     try:
         with torch.no_grad():
             vector = encoder(torch.tensor([ids], dtype=torch.int32) + 1)
-    except Exception as error:  # positions or tokens beyond a table, or no last_hidden_state
+    except Exception as error:  # positions or token ids out of range, or no last_hidden_state
         raise ConfigError(f"{folder} cannot encode a text of max_length={max_length} tokens: {error}") from error
     if vector.shape != (1, encoder.size) or not bool(vector.isfinite().all()):
-        raise ConfigError(f"{folder} gives no {encoder.size} finite numbers for a text of {max_length} tokens")
+        raise ConfigError(f"{folder} does not give {encoder.size} finite numbers for a text of {max_length} tokens")
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what names code or files elsewhere."""
-    return {name: value for name, value in config.items() if not name.startswith("_") and name not in LOADS_CODE}
+def _without_code_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the keys that refer to code or files elsewhere."""
+    return {name: value for name, value in config.items() if not name.startswith("_") and name not in CODE_LOADING_KEYS}
 
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """What transformers shows while it loads is not for the user; errors are raised."""
+    """Silences transformers' logs and progress bars while it loads; errors are raised."""
     logs = library.logging
     verbosity, shows = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""`Record`: what each query did in training, in order of time, and where a moment lies in it."""
+"""`Record`: each query's training events in chronological order, and how to find the place of a time in them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 UNKNOWN, PADDING, FIRST = 0, 1, 2
-"""Rows of an item table: what training did not see, no item at all, and the first of the vocabulary."""
+"""Rows of an item table: an item unseen in training, no item, and the first item of the vocabulary."""
 
-FEW_RANGES = 64
-"""Ranges that are searched one by one, as when a request is served."""
+SEPARATE_SEARCH_LIMIT = 64
+"""Search up to this many ranges one by one, as when serving a request; more are searched together."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where moments lie among the events of their queries: places in the record, `[n]` each.
+    """Where given times fall among the events of their queries: places in the record, `[n]` each.
 
     Attributes:
         begin: The query's first event.
-        instant: The first event that is not earlier than the moment.
-        later: The first event that is later than the moment.
+        instant: The first event at or after the time.
+        later: The first event after the time.
         end: One past the query's last event.
     """
 
@@ -45,20 +45,20 @@ class Places:
     end: IntArray
 
     def __getitem__(self, rows: slice) -> Places:
-        """Those of some of the moments."""
+        """The places of some of the rows."""
         return Places(self.begin[rows], self.instant[rows], self.later[rows], self.end[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The events of training, one query after the other, the earliest first.
+    """The training events, grouped by query, earliest first.
 
     Attributes:
-        key: The columns it is made of.
+        key: The columns it is built from.
         ids: Id of every query that has events, ascending.
         offsets: Where each query's events begin, `[queries + 1]`.
         times: Seconds of each event, `[events]`.
-        vocabulary: The distinct items, the most frequent first; empty where items do not matter.
+        vocabulary: The distinct items, most frequent first; empty if the key has no item.
         items: Row of each event's item in a table, from `FIRST`, int32 `[events]`.
     """
 
@@ -71,12 +71,12 @@ class Record:
 
     @classmethod
     def of(cls, columns: Columns, key: RecordKey, vocabulary: pa.Array | None = None) -> Record:
-        """The record of these events.
+        """Builds the record of these events.
 
         Args:
-            columns: One row an event.
+            columns: One row per event.
             key: The columns to read.
-            vocabulary: Items that have a row already; default: the distinct items of these events.
+            vocabulary: Items that already have a row; default: the distinct items of these events.
 
         Raises:
             DataError: A time is missing.
@@ -101,15 +101,15 @@ class Record:
 
     @classmethod
     def of_log(cls, log: Log, key: RecordKey, vocabulary: pa.Array | None = None) -> Record:
-        """The record of a log; of one on disk, its arrays are mapped from there.
+        """Builds the record of a log; for a log on disk, the arrays are memory-mapped.
 
         Args:
             log: The log.
-            key: The columns to read; of a log on disk its ids and its time, by which it is sorted.
-            vocabulary: Items that have a row already; default: the distinct items of the log.
+            key: The columns to read; for a log on disk they must be its ids and time, by which it is sorted.
+            vocabulary: Items that already have a row; default: the distinct items of the log.
 
         Raises:
-            ConfigError: A log on disk is asked for other columns, or cannot be prepared.
+            ConfigError: The log is on disk and the key names other columns, or it cannot be prepared.
             DataError: A column or a time is missing.
         """
         if (events := log.in_memory) is None:
@@ -119,7 +119,7 @@ class Record:
 
     @classmethod
     def restored(cls, events: pa.Table, vocabulary: pa.Table, key: RecordKey) -> Record:
-        """The record that `tables` gave."""
+        """Restores a record from the result of `tables`."""
         ids = events["id"].combine_chunks()
         known = pc.unique(ids)
         counts = np.bincount(pc.index_in(ids, value_set=known).to_numpy(), minlength=len(known))
@@ -133,15 +133,15 @@ class Record:
         )
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """One row an event, in the record's order: `id`, `time`, row of the `item`; and the vocabulary: `item`."""
+        """The events, with `id`, `time` and row of the `item`, in the record's order; and the vocabulary, `item`."""
         query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
         events = {"id": self.ids.take(pa.array(query)), "time": self.times, "item": self.items}
         return pa.table(events), pa.table({"item": self.vocabulary})
 
     def places(self, ids: pa.ChunkedArray, times: FloatArray) -> Places:
-        """Where moments lie among the events of their queries.
+        """Where given times fall among the events of their queries.
 
-        Where the time is missing, all events of the query lie before; a query that is not known has none.
+        A missing time comes after all events of the query; an unknown query has no events.
         """
         row = places_of(cast_like(ids, self.ids.type, self.key.by), self.ids)
         known = row >= 0
@@ -153,7 +153,7 @@ class Record:
         return Places(*(np.where(known, place, 0) for place in (begin, instant, later, end)))
 
     def own(self, places: Places, items: pa.ChunkedArray) -> IntArray:
-        """The place of each event itself, given what it chose: −1 where the record does not have it, `[n]`."""
+        """The place of each event itself, given the item it chose, `[n]`; −1 if the record does not hold it."""
         assert self.key.item is not None
         rows = look_up(items, self.vocabulary, first=FIRST, missing=UNKNOWN).numpy()
         # The record is sorted by query, time and item.
@@ -166,24 +166,23 @@ class Record:
 def first_place(
     values: npt.NDArray[Any], begin: IntArray, end: IntArray, wanted: npt.NDArray[Any], side: Literal["left", "right"]
 ) -> IntArray:
-    """Where in each range its value would be put: before its equals (`left`) or after them (`right`).
+    """`numpy.searchsorted` in many ranges: where to insert a value, before its equals (`left`) or after (`right`).
 
-    All ranges are searched at once, each by halves, so that of `values`, which may be mapped from disk, only what is
-    compared is read.
+    All ranges are bisected together, so only the compared entries of `values`, which may be memory-mapped, are read.
 
     Args:
         values: Ascending within each range, `[events]`.
         begin: Where each range begins, `[n]`.
-        end: One past its last place, `[n]`.
-        wanted: What is looked for in each, `[n]`.
-        side: As `numpy.searchsorted` has it.
+        end: One past the last place of each range, `[n]`.
+        wanted: The value to search for in each range, `[n]`.
+        side: As in `numpy.searchsorted`.
 
     Example:
         >>> begin, end = np.array([0, 3]), np.array([3, 5])
         >>> first_place(np.array([1, 2, 2, 0, 5]), begin, end, np.array([2, 9]), "left").tolist()
         [1, 5]
     """
-    if len(begin) <= FEW_RANGES:
+    if len(begin) <= SEPARATE_SEARCH_LIMIT:
         ranges = zip(begin.tolist(), end.tolist(), wanted, strict=True)
         found = [first + int(np.searchsorted(values[first:last], value, side)) for first, last, value in ranges]
         return np.array(found, dtype=np.int64)
@@ -200,7 +199,7 @@ def first_place(
 
 
 def _mapped(log: Log, key: RecordKey, vocabulary: pa.Array | None) -> Record:
-    """The record of a log on disk, over arrays that stay there."""
+    """Builds the record of a log on disk over memory-mapped arrays."""
     _check_key(log, key)
     events = log.sorted_events()
     assert events.times is not None
@@ -218,22 +217,22 @@ def _mapped(log: Log, key: RecordKey, vocabulary: pa.Array | None) -> Record:
 
 
 def _check_key(log: Log, key: RecordKey) -> None:
-    """Refuses columns by which a log on disk is not sorted.
+    """Checks that a log on disk is sorted by the key's columns.
 
     Raises:
-        ConfigError: They are none of the log's ids and time.
+        ConfigError: The key names other columns than the log's ids and time.
     """
     roles = (key.by == log.query_id, key.time == log.time, key.item in (None, log.candidate_id))
     if not all(roles):
         raise ConfigError(
-            f"a feature reads what each {key.by!r} did by {key.time!r}"
-            f"{'' if key.item is None else f' of {key.item!r}'}, and {log.name!r} is streamed; expected by = "
-            f"{log.query_id!r}, the time {log.time!r} and the item {log.candidate_id!r}, by which it is sorted"
+            f"{log.name!r} is streamed, and a feature reads its events by {key.by!r} and time {key.time!r}"
+            f"{'' if key.item is None else f', with item {key.item!r}'}; expected by={log.query_id!r}, time "
+            f"{log.time!r} and item {log.candidate_id!r}, by which the log is sorted"
         )
 
 
 def _most_frequent(ids: pa.ChunkedArray, counts: IntArray) -> pa.Array:
-    """The ids that have events, the most frequent first and equally frequent ones in ascending order."""
+    """The ids that have events, most frequent first, ties in ascending order."""
     there = pa.array(np.flatnonzero(counts))
     table = pa.table({"id": ids.take(there), "count": counts[counts > 0]})
     order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("id", "ascending")])
@@ -241,7 +240,7 @@ def _most_frequent(ids: pa.ChunkedArray, counts: IntArray) -> pa.Array:
 
 
 def _items(events: SortedEvents, row_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The row of each event's item, ascending among events of one query and instant, in a file without a name."""
+    """The row of each event's item, in an unnamed scratch file; ascending among events of one query and instant."""
     assert events.times is not None
     items = scratch(len(events), np.int32, events.folder)
     for piece in events.pieces():

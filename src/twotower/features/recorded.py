@@ -1,4 +1,4 @@
-"""`Recorded`: what features that read the record of training share, so that one model keeps it once."""
+"""`Recorded`: base class of features that read the training record, so that a model stores it once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from twotower.features.tables import cast_like, places_of
 
 
 class Recorded(Feature):
-    """A feature that reads what its query did in training.
+    """A feature that reads the query's training events.
 
-    Features of one model that read the same columns share one `Record`, which is saved beside what each `learned`. In
-    training the event itself is in the record, and is taken out of what its own encoding says: elsewhere it would not
-    be there.
+    Features of one model that read the same columns share one `Record`, which is saved next to each feature's `learned`
+    state. During training the record contains the event itself, so the event is excluded from its own encoding, as it
+    would be absent when serving.
     """
 
     record: Record | None = None
@@ -32,12 +32,12 @@ class Recorded(Feature):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The id and the time; never what was chosen."""
+        """The query id and the time, never the chosen item."""
         return (self.record_key.by, self.record_key.time)
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        """The id, the time and, where it matters, what was chosen."""
+        """The query id, the time and, if the record has one, the chosen item."""
         return self.record_key.columns
 
     def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:
@@ -50,16 +50,16 @@ class Recorded(Feature):
         return known
 
     def fit_columns(self, columns: Columns) -> None:
-        """Learns from the record that it shares, or else from one of its own."""
+        """Learns from the shared record, or from its own if none is shared."""
         record, self._shared = self._shared, None
         self.fit_record(Record.of(columns, self.record_key) if record is None else record, columns)
 
     def share_record(self, record: Record) -> None:
-        """Takes the record that the next `fit_columns` or `grow` is to learn from."""
+        """Sets the record that the next `fit_columns` or `grow` learns from."""
         self._shared = record
 
     def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
-        """Goes on with the record that it shares; without one, as `replace_record` with one of these columns."""
+        """Continues with the shared record; without one, builds a record of these columns."""
         del seen_at
         require_fitted(self, self.record)
         assert self.record is not None
@@ -69,30 +69,33 @@ class Recorded(Feature):
         return self.grow_record(record)
 
     def grow_record(self, record: Record) -> dict[str, Rows]:
-        """Keeps a record that has grown, and gives new items their rows, as `grow` says; default: it has none."""
+        """Stores a grown record and adds rows for new items, as in `grow`; default: no item rows."""
         self.replace_record(record)
         return {}
 
     @abstractmethod
     def take_record(self, record: Record) -> None:
-        """Keeps the record and makes the parameters."""
+        """Stores the record and creates the parameters."""
 
     def replace_record(self, record: Record) -> None:
-        """Keeps another record, of the same vocabulary; what was learned stays."""
+        """Stores another record with the same vocabulary; the learned state stays."""
         self.record = record
 
     def fit_record(self, record: Record, columns: Columns) -> None:
-        """Keeps the record, makes the parameters, and learns what else is to learn from the training events."""
+        """Stores the record, creates the parameters and learns anything else from the training events."""
         del columns
         self.take_record(record)
 
     @abstractmethod
     def encode_training(self, columns: Columns) -> Tensor:
-        """Encodes events of training, which are in the record, as if each were not there itself."""
+        """Encodes training events, which are in the record, as if each event itself were absent."""
 
 
 def record_groups(features: Iterable[Feature]) -> list[tuple[RecordKey, list[Recorded]]]:
-    """The records that features need, and who shares each: those without items join one that has them."""
+    """The records that features need, each with the features that share it.
+
+    A feature that needs no items joins a record that has them.
+    """
     recorded = [feature for feature in features if isinstance(feature, Recorded)]
     groups: dict[RecordKey, list[Recorded]] = {}
     for feature in sorted(recorded, key=lambda feature: feature.record_key.item is None):

@@ -1,4 +1,4 @@
-"""`SharedItems`: the item embeddings of the candidate tower, as histories take them."""
+"""`SharedItems`: the candidate tower's item embeddings, as used by histories."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from twotower.features.lookups import Table, embed
 from twotower.features.record import FIRST, PADDING, UNKNOWN
 from twotower.randomness import own_draws
 
-WITHOUT_ATTRIBUTES = FIRST
-"""Rows at the front, of the unknown item and of none, that have no attributes: they are encoded as nulls."""
+LEADING_ROWS = FIRST
+"""Leading rows without attributes (the unknown item and the padding), which are encoded as nulls."""
 
 
 class SharedItems:
-    """What a candidate tower makes of items before its layers: the embedding of the id, plus those of the attributes.
+    """Items as a candidate tower embeds them before its layers: the id's embedding plus those of the attributes.
 
-    Items are the vocabulary of the id. What a candidate tower reads of each is encoded once and kept.
+    The items are the vocabulary of the id feature. Their attributes are encoded once and kept.
 
     Args:
         ids: The candidate tower's feature of the id.
-        attributes: Its other features, whose embeddings are added; none where it does not sum.
+        attributes: Its other features, whose embeddings are added; none unless the tower sums its features.
     """
 
     def __init__(self, ids: Category, attributes: Sequence[Feature] = ()) -> None:
@@ -35,7 +35,7 @@ class SharedItems:
         self.encoded: list[Tensor] = []
 
     def look_ups(self, slots: int) -> list[tuple[Table, int]]:
-        """The tables, each with how many rows this many items take of it, at most."""
+        """The tables, each with the maximum number of rows looked up for this many items."""
         tables = [found for feature in (self.ids, *self.attributes) for found in feature.look_ups]
         return [(table, rows * slots) for table, rows in tables]
 
@@ -43,7 +43,7 @@ class SharedItems:
         """Encodes the attributes.
 
         Args:
-            items: Columns of the candidate table, a row for each item of the vocabulary.
+            items: Columns of the candidate table, one row per item of the vocabulary.
 
         Raises:
             DataError: A column holds a value that cannot be encoded.
@@ -52,16 +52,16 @@ class SharedItems:
         for feature in self.attributes:
             columns = {}
             for name in feature.reads:
-                front = pa.nulls(WITHOUT_ATTRIBUTES, items[name].type)
+                front = pa.nulls(LEADING_ROWS, items[name].type)
                 columns[name] = pa.chunked_array([front, *items[name].chunks], items[name].type)
             self.encoded.append(feature.encode_columns(columns))
 
     def grow(self, items: Columns, rows: Rows | None) -> None:
-        """Encodes the attributes of a vocabulary that has grown; items without a row of the table keep theirs.
+        """Encodes the attributes of a grown vocabulary; items missing from the candidate table keep theirs.
 
         Args:
-            items: Columns of the candidate table, a row for each item of the vocabulary: nulls where it has none.
-            rows: Where the rows of the vocabulary's table come from; None where they are the same.
+            items: Columns of the candidate table, one row per item of the vocabulary; nulls for a missing item.
+            rows: Where the rows of the vocabulary's table come from; None if they have not changed.
 
         Raises:
             DataError: A column holds a value that cannot be encoded.
@@ -69,17 +69,17 @@ class SharedItems:
         before = self.encoded
         self.take(items)
         missing = torch.from_numpy(items[self.ids.column].is_null().to_numpy())
-        missing = torch.cat([torch.zeros(WITHOUT_ATTRIBUTES, dtype=torch.bool), missing])
+        missing = torch.cat([torch.zeros(LEADING_ROWS, dtype=torch.bool), missing])
         sources = torch.arange(len(missing)) if rows is None else rows.sources
         kept = missing if rows is None else missing & ~rows.is_new
         for number, (old, new) in enumerate(zip(before, self.encoded, strict=True)):
             if kept.any():
-                known, grown = _of_one_length(old.cpu().index_select(0, sources), new)
+                known, grown = _padded_alike(old.cpu().index_select(0, sources), new)
                 grown[kept] = known[kept]
                 self.encoded[number] = grown
 
     def learned(self) -> pa.Table:
-        """What is encoded, as plain data: a list a row."""
+        """The encoded attributes as plain data, one list per row."""
         arrays = []
         for rows in self.encoded:
             flat = rows.reshape(len(rows), -1)
@@ -87,7 +87,7 @@ class SharedItems:
         return pa.table(arrays, [str(number) for number in range(len(arrays))])
 
     def restore(self, state: pa.Table) -> None:
-        """Takes back what `learned` gave."""
+        """Restores the state that `learned` returned."""
         self.encoded = []
         for name in state.column_names:
             column = state[name].combine_chunks()
@@ -96,10 +96,10 @@ class SharedItems:
             self.encoded.append(rows.squeeze(1) if rows.shape[1] == 1 else rows)
 
     def embeddings(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """A table with a row for each item that is asked for, with gradient, and where in it each is.
+        """Embeds the given items, with gradient, as a table of the distinct items and each item's row in it.
 
         Args:
-            items: Rows of the vocabulary's table, `[n, slots]`; `UNKNOWN` and `PADDING` stay what they are.
+            items: Rows of the vocabulary's table, `[n, slots]`; `UNKNOWN` and `PADDING` keep their rows.
 
         Returns:
             The table `[rows, dim]` and rows of it, `[n, slots]`.
@@ -121,8 +121,8 @@ class SharedItems:
         return table, places
 
 
-def _of_one_length(*encoded: Tensor) -> list[Tensor]:
-    """Encoded rows `[n, …]`; bags `[n, length]` are padded to the longest of them."""
+def _padded_alike(*encoded: Tensor) -> list[Tensor]:
+    """Encoded rows `[n, …]`; bags `[n, length]` are padded to the same length."""
     if encoded[0].dim() != 2:
         return list(encoded)
     longest = max(rows.shape[1] for rows in encoded)
@@ -130,12 +130,14 @@ def _of_one_length(*encoded: Tensor) -> list[Tensor]:
 
 
 def shared_items(column: str, candidate: Sequence[Feature], combine: str) -> SharedItems | None:
-    """What a history of this column shares with a candidate tower; None where that has no feature of its ids.
+    """The item embeddings that a history of this column shares with a candidate tower.
+
+    None if the tower has no `Category` of that column.
 
     Args:
         column: The column of the ids.
         candidate: The candidate tower's features.
-        combine: How it combines them.
+        combine: How the tower combines them.
     """
     ids = next((feature for feature in candidate if isinstance(feature, Category) and feature.column == column), None)
     if ids is None:

@@ -1,4 +1,4 @@
-"""Embedding tables as every feature makes them, and looking values up in a vocabulary."""
+"""Creates embedding tables and looks values up in a vocabulary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINEAR_SCAN_LIMIT = 4
 """Look up at most this many values one by one, as for a request; for more, build a hash table of the vocabulary."""
 
 INITIAL_BOUND = 0.05
-"""Embeddings start uniform in ±0.05, as Keras's do."""
+"""Embeddings are initialised uniformly in ±0.05, as in Keras."""
 
 
 _sharding: ContextVar[tuple[Ranks, int] | None] = ContextVar("sharding", default=None)
@@ -30,11 +30,11 @@ _sharding: ContextVar[tuple[Ranks, int] | None] = ContextVar("sharding", default
 
 @contextmanager
 def sharded_tables(ranks: Ranks, least: int) -> Iterator[None]:
-    """Inside the block, of a large table that is made each rank holds its share of the rows alone.
+    """Inside the block, new large tables are sharded: each rank holds only its part of the rows.
 
     Args:
-        ranks: Those that share the rows out; nothing is shared out by one.
-        least: Numbers of a table from which on it is large.
+        ranks: The ranks to shard over; with one rank, nothing is sharded.
+        least: Shard tables of at least this many numbers.
     """
     token = _sharding.set((ranks, least) if ranks.size > 1 else None)
     try:
@@ -44,7 +44,7 @@ def sharded_tables(ranks: Ranks, least: int) -> Iterator[None]:
 
 
 def shard_of(rows: int, dim: int) -> Shard | None:
-    """How ranks share out a table of this size that is made now; None where they do not."""
+    """The shard of a table of this size created now; None if it is not sharded."""
     if (sharding := _sharding.get()) is None:
         return None
     ranks, least = sharding
@@ -52,15 +52,15 @@ def shard_of(rows: int, dim: int) -> Shard | None:
 
 
 def embedding_table(rows: int, dim: int, zeros: int = 0) -> Table:
-    """A table `[rows, dim]`, uniform in ±0.05, but zero in the first rows.
+    """Creates a table `[rows, dim]`, uniform in ±0.05, with the first rows zero.
 
-    Where ranks share its rows out, each draws the whole, block by block, and keeps its own: they have the numbers that
-    one process would have.
+    If the table is sharded, each rank draws the whole table, block by block, and keeps its own rows, so the numbers are
+    those of a single process.
 
     Args:
-        rows: How many.
-        dim: Numbers in each.
-        zeros: How many rows at the front are zero.
+        rows: Number of rows.
+        dim: Embedding dimension.
+        zeros: How many leading rows are zero.
     """
     if (shard := shard_of(rows, dim)) is None:
         whole = torch.empty(rows, dim).uniform_(-INITIAL_BOUND, INITIAL_BOUND)
@@ -78,7 +78,7 @@ def embedding_table(rows: int, dim: int, zeros: int = 0) -> Table:
 
 
 def vocabulary_of(values: pa.ChunkedArray | pa.Array, size: int | None = None) -> pa.Array:
-    """The distinct values, the most frequent first and equally frequent ones in ascending order."""
+    """The distinct values, most frequent first, ties in ascending order; at most `size` of them."""
     counted = pc.value_counts(pc.drop_null(values))
     order = pc.sort_indices(
         pa.table({"count": counted.field("counts"), "value": counted.field("values")}),
@@ -89,7 +89,7 @@ def vocabulary_of(values: pa.ChunkedArray | pa.Array, size: int | None = None) -
 
 
 def look_up(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array, *, first: int, missing: int) -> Tensor:
-    """Row of each value in a table: `first` + its place in the vocabulary, 0 if unknown, `missing` if null.
+    """The row of each value in a table: `first` + its place in the vocabulary, 0 if unknown, `missing` if null.
 
     Returns:
         int32 `[N]`.
@@ -102,7 +102,7 @@ def look_up(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array, *, first: 
 
 
 def places_of(column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array) -> npt.NDArray[np.int64]:
-    """Place of each value in the vocabulary, whose type it has; −1 where it is not there or null, `[N]`."""
+    """Place of each value in a vocabulary of the same type, `[N]`; −1 if absent or null."""
     if len(column) <= LINEAR_SCAN_LIMIT:
         return np.array([_place(value, vocabulary) for value in column], dtype=np.int64)
     found = pc.fill_null(pc.index_in(column, value_set=vocabulary), -1)
@@ -115,10 +115,10 @@ def _place(value: pa.Scalar, vocabulary: pa.Array) -> int:
 
 
 def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
-    """The column in the type that was learned from, so that "42" finds 42.
+    """Casts the column to the type seen in training, so that "42" matches 42.
 
     Raises:
-        DataError: A value cannot be read as that type; names the first.
+        DataError: A value cannot be cast to that type; names the first.
     """
     if column.type == kind:
         return column
@@ -131,7 +131,7 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
 
 
 def wrong_kind(column: pa.ChunkedArray, name: str, expected: str) -> CellError:
-    """The error for a column of another type, with the first value that it has."""
+    """The error for a column of the wrong type, which quotes its first value."""
     present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
     row = int(present[0]) if len(present) else 0
     value = column[row].as_py() if len(column) else None

@@ -1,4 +1,4 @@
-"""`Text`: the mean of the embeddings of a text's words."""
+"""`Text`: a text as the mean of its words' embeddings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from twotower.features.tables import wrong_kind
 class Text(Bag):
     """A text as the mean of its words' embeddings.
 
-    Words are lower-cased, stripped of punctuation and split at white space. The most frequent
-    `max_tokens` of the training split have a row each, all others share one. Padding does not count
-    in the mean; an empty or missing text is the zero vector.
+    Texts are lower-cased, stripped of punctuation and split at white space. The `max_tokens` most frequent
+    words of the training split get a row each; all others share one. Padding does not count in the mean; an
+    empty or missing text is the zero vector.
 
     Args:
         column: The column to read: text.
-        dim: Numbers in the embedding.
-        max_tokens: Words in the vocabulary, at most.
-        max_length: Words read of each text, at most: the first ones.
+        dim: Embedding dimension.
+        max_tokens: Maximum size of the vocabulary.
+        max_length: Words read per text; the rest are ignored.
 
     Example:
         >>> import pyarrow as pa
@@ -49,7 +49,7 @@ class Text(Bag):
         self.max_tokens = max_tokens
 
     def bags(self, column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """All words one after the other, and how many each text has, `[N]`."""
+        """The words of all texts, concatenated, and how many each text has, `[N]`."""
         if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
             raise wrong_kind(column, self.column, "text")
         texts = pc.fill_null(column.cast(pa.string()), "").combine_chunks()

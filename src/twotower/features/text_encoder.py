@@ -1,4 +1,4 @@
-"""`TextEncoder`: a text as a pretrained encoder reads it, frozen or trained further."""
+"""`TextEncoder`: a text embedded by a pretrained encoder, frozen or fine-tuned."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from twotower.progress import opened
 FloatArray = npt.NDArray[np.float32]
 
 BATCH = 64
-"""Texts that a frozen encoder reads at once."""
+"""Batch size of a frozen encoder, in texts."""
 
-KEPT_BYTES = 1 << 28
-"""Bytes of vectors that a frozen encoder keeps, at most, so that a text met again is not encoded again."""
+CACHE_BYTES = 1 << 28
+"""Cache up to this many bytes of a frozen encoder's vectors, so that a repeated text is not encoded again."""
 
-SHOWN_FROM = 20
-"""Batches from which on progress is shown."""
+PROGRESS_MIN_BATCHES = 20
+"""Show progress from this many batches on."""
 
 
 class TextEncoder(Feature):
-    """A text as the mean of what a pretrained encoder gives for its tokens, mapped linearly to `dim` numbers.
+    """A text as the mean of a pretrained encoder's token vectors, mapped linearly to `dim` numbers.
 
-    The encoder is read from a local folder when the feature learns, and is saved with the model, which then needs the
-    folder no more. It takes the extra `text`. An empty or missing text is the zero vector.
+    The encoder is read from a local folder when the feature is fitted and is saved with the model, which then no longer
+    needs the folder. It needs the extra `text`. An empty or missing text is the zero vector.
 
-    A frozen encoder reads each distinct text once, when the log is encoded, and training reads the vectors; only the
-    linear map is trained. A trained encoder is part of the tower: every step runs it and changes its weights, at the
-    optimiser's learning rate, which has to be that of fine-tuning (1e-5 to 1e-4 with AdamW).
+    A frozen encoder encodes each distinct text once, when the log is encoded, and training reads the vectors; only the
+    linear map is trained. A trained encoder is part of the tower: every step runs it and updates its weights with the
+    optimiser's learning rate, which must be one for fine-tuning (1e-5 to 1e-4 with AdamW).
 
     Args:
         column: The column to read: text.
-        model: A folder with `config.json`, `tokenizer.json` and `model.safetensors`, as Hugging Face's libraries write
-            it; weights in `.bin` files are refused. In a config it is relative to the config's folder.
-        dim: Numbers in the embedding.
+        model: A folder with `config.json`, `tokenizer.json` and `model.safetensors`, as written by Hugging Face's
+            libraries; weights in `.bin` files are refused. In a config it is relative to the config's folder.
+        dim: Embedding dimension.
         trained: Train the encoder with the tower.
-        max_length: Tokens read of each text, at most: the first ones.
+        max_length: Tokens read per text; the rest are ignored.
 
     Raises:
         ConfigError: `dim` is below 1 or `max_length` below 3.
@@ -75,7 +75,7 @@ class TextEncoder(Feature):
         super().__init__()
         if dim < 1 or max_length < 3:
             raise ConfigError(
-                f"text_encoder {column!r}: dim={dim}, max_length={max_length}; expected at least 1, and at least 3"
+                f"text_encoder {column!r}: dim={dim}, max_length={max_length}; expected dim ≥ 1 and max_length ≥ 3"
             )
         self.column, self.model, self.dim, self.width = column, str(model), dim, dim
         self.trained, self.max_length = trained, max_length
@@ -86,7 +86,7 @@ class TextEncoder(Feature):
         self._config = self._tokenizer = ""
 
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Reads the encoder from its folder and starts the map anew.
+        """Reads the encoder from its folder and reinitialises the linear map.
 
         Raises:
             ConfigError: The folder cannot be used.
@@ -102,22 +102,22 @@ class TextEncoder(Feature):
         self._hold(encoder)
 
     def learned(self) -> pa.Table:
-        """One row: the encoder's config, its tokenizer and, where it is frozen, its weights as safetensors."""
+        """One row: the encoder's config, its tokenizer and, if it is frozen, its weights as safetensors."""
         weights = None if self._frozen is None else weights_of(self._frozen.encoder)
         columns = {"config": pa.array([self._config]), "tokenizer": pa.array([self._tokenizer])}
         return pa.table(columns | {"weights": pa.array([weights], pa.large_binary())})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the encoder back, without its folder."""
+        """Restores the encoder, without its folder."""
         config, tokenizer, weights = (state[name][0].as_py() for name in ("config", "tokenizer", "weights"))
         self._take(config, tokenizer, encoder_config(config).hidden_size)
         if self.trained:
             self._hold(make_encoder(config))
-        elif torch.get_default_device().type != "meta":  # where only shapes are asked for, and it has no parameters
+        elif torch.get_default_device().type != "meta":  # there only shapes of parameters count; frozen, it has none
             self._hold(restore_encoder(config, weights))
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
-        """Vectors of a frozen encoder, float32 `[N, size]`; of a trained one ids of tokens + 1, int32 `[N, most]`."""
+        """A frozen encoder's vectors, float32 `[N, size]`; for a trained one token ids + 1, int32 `[N, longest]`."""
         require_fitted(self, self._tokens)
         assert self._tokens is not None
         assert self.map is not None
@@ -140,7 +140,7 @@ class TextEncoder(Feature):
         return mapped
 
     def _texts(self, column: pa.ChunkedArray) -> pa.Array:
-        """The texts without space around them, empty where missing."""
+        """The texts stripped of surrounding white space; empty if missing."""
         if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
             raise wrong_kind(column, self.column, "text")
         texts = pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), ""))
@@ -160,9 +160,10 @@ class TextEncoder(Feature):
 
 
 class _Frozen:
-    """A frozen encoder, which is no part of the module, and the vectors that it has given.
+    """A frozen encoder with a cache of its vectors.
 
-    So optimisers, checkpoints and copies of the best weights do not carry weights that never change.
+    It is not a submodule, so that optimisers, checkpoints and copies of the best weights do not carry weights that
+    never change.
     """
 
     def __init__(self, encoder: MeanPooled, tokens: Tokens) -> None:
@@ -170,24 +171,24 @@ class _Frozen:
         self._kept: dict[str, FloatArray] = {"": np.zeros(encoder.size, dtype=np.float32)}
 
     def vectors(self, texts: list[str], device: torch.device) -> FloatArray:
-        """The vectors of distinct texts, `[N, size]`; on the device runs the encoder, where it has work."""
+        """The vectors of distinct texts, `[N, size]`; texts not in the cache are encoded on the device."""
         new = [text for text in texts if text not in self._kept]
         found = dict(zip(new, self._encoded(new, device), strict=True)) if new else {}
         vectors = np.stack([self._kept[text] if text in self._kept else found[text] for text in texts or [""]])
-        room = KEPT_BYTES // (4 * self.encoder.size) - len(self._kept)
+        room = CACHE_BYTES // (4 * self.encoder.size) - len(self._kept)
         self._kept.update((text, found[text].copy()) for text in new[: max(0, room)])
         return vectors[: len(texts)]
 
     @torch.no_grad()
     def _encoded(self, texts: list[str], device: torch.device) -> FloatArray:
-        """The vectors of texts, in batches of about the same length, `[N, size]`."""
+        """Encodes texts in batches of similar length, `[N, size]`."""
         ids = self._tokens(texts)
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         found = np.empty((len(ids), self.encoder.size), dtype=np.float32)
         self.encoder.to(device)
         starts = range(0, len(order), BATCH)
-        in_worker = multiprocessing.parent_process() is not None  # whose display is its parent's
-        with opened(len(starts) >= SHOWN_FROM and not in_worker) as display:
+        in_worker = multiprocessing.parent_process() is not None  # the parent shows the progress
+        with opened(len(starts) >= PROGRESS_MIN_BATCHES and not in_worker) as display:
             report = display.reporter("Text encoder")
             for start in starts:
                 rows = order[start : start + BATCH]

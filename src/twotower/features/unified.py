@@ -1,4 +1,4 @@
-"""`Unified`: several ids or labels in one hashed table, which none of them fills alone."""
+"""`Unified`: several columns of ids or labels that share one hashed embedding table."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ IntArray = npt.NDArray[np.int32]
 
 
 class Unified(Feature):
-    """Several columns of ids or labels, embedded from one table that they share, side by side.
+    """Several columns of ids or labels, embedded from one shared table and concatenated.
 
-    Each column has hashes of its own, so that equal values of two columns are apart; where values collide, columns do
-    not collide alike, and the layers above tell them apart by their places (Coleman et al., *Unified embedding:
-    battle-tested feature representations for web-scale ML systems*, NeurIPS 2023). Columns with few values leave rows
-    to those with many, and one number, `buckets`, says how much memory all take. A value never seen, and a missing one,
-    have rows like any other. The hashes are the same on every machine and in every version.
+    Each column has its own hash, so equal values of two columns get different rows. Collisions differ between columns,
+    and the layers above can tell columns apart by their position (Coleman et al., *Unified embedding: battle-tested
+    feature representations for web-scale ML systems*, NeurIPS 2023). Columns with few values leave rows to those with
+    many, and `buckets` alone sets the memory of all columns. Unseen and missing values have rows like any other. The
+    hashes are the same on every machine and in every version.
 
     Args:
         columns: The columns to read, two or more: integers, text or booleans.
         buckets: Rows of the table.
-        dim: Numbers in the embedding of a row.
-        look_ups_each: Rows that each value is looked up in, by as many hashes: with two, values that share both are
-            rare.
+        dim: Embedding dimension of a row.
+        look_ups_each: How many rows are looked up per value, each by its own hash; with two, values that collide in
+            both are rare.
 
     Example:
         >>> place = Unified(["country", "city"], buckets=1000, dim=8)
@@ -59,20 +59,20 @@ class Unified(Feature):
             )
         self.column, self.buckets, self.dim, self.look_ups_each = self.columns[0], buckets, dim, look_ups_each
         self.width = len(self.columns) * look_ups_each * dim
-        self.table = Table(torch.empty(buckets, dim))  # which takes no memory before it is filled
+        self.table = Table(torch.empty(buckets, dim))  # takes no memory until filled
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """All its columns."""
+        """All of its columns."""
         return tuple(self.columns)
 
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
-        """The one table, with a row for each column and hash."""
+        """The shared table, with one row looked up per column and hash."""
         return [(self.table, len(self.columns) * self.look_ups_each)]
 
     def fit_columns(self, columns: Columns) -> None:
-        """Starts the table anew; there is nothing to learn."""
+        """Reinitialises the table; there is nothing to learn."""
         del columns
         self.table = embedding_table(self.buckets, self.dim)
 
@@ -83,7 +83,7 @@ class Unified(Feature):
         return torch.from_numpy(np.stack(rows, axis=1))
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """Embeds rows `[n, columns · look_ups_each]` side by side, `[n, width]`."""
+        """Embeds rows `[n, columns · look_ups_each]`, concatenated to `[n, width]`."""
         return embed(encoded, self.table).reshape(len(encoded), self.width)
 
     def _rows(self, name: str, hashing: int, column: pa.ChunkedArray) -> IntArray:
@@ -94,6 +94,6 @@ class Unified(Feature):
         return found
 
     def _row(self, name: str, hashing: int, value: str | None) -> int:
-        said = f"{name}\0{hashing}" if value is None else f"{name}\0{hashing}\0{value}"
-        digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
+        key = f"{name}\0{hashing}" if value is None else f"{name}\0{hashing}\0{value}"
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") % self.buckets

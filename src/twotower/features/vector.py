@@ -1,4 +1,4 @@
-"""`Vector`: an embedding that another model made, such as of a text or an image."""
+"""`Vector`: an embedding from another model, for example of a text or an image."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ UNKNOWN, FIRST = 0, 1
 
 
 class Vector(Feature):
-    """A column of vectors: as they are, trained further, or through a trained linear map; zeros where missing.
+    """A column of vectors, used as they are, trained further, or passed through a linear map; zeros if missing.
 
     Args:
         column: The column to read: lists of numbers, all of the same length.
-        size: Numbers in each vector.
-        dim: Numbers that a trained linear map makes of it; None passes the vector on.
-        trained: Learn a correction, from zero, that is added to each distinct vector of the training split;
-            a vector that training did not see stays as it is.
+        size: Length of each vector.
+        dim: Output size of a trained linear map; None passes the vector through unchanged.
+        trained: Learn a correction for each distinct vector of the training split, starting at zero, that is added to
+            it; a vector that training did not see is not corrected.
 
     Example:
         >>> image = Vector("image", size=2)
@@ -49,7 +49,7 @@ class Vector(Feature):
         self.table: Table | None = None
 
     def fit(self, column: pa.ChunkedArray) -> None:
-        """Checks the vectors, remembers the distinct ones where they are trained, and starts the map anew."""
+        """Checks the vectors, stores the distinct ones if they are trained, and reinitialises the map."""
         self._vectors(column)
         if self.trained:
             self._take(np.unique(self._vectors(column.drop_null()), axis=0))
@@ -57,7 +57,7 @@ class Vector(Feature):
             self.map.reset_parameters()
 
     def grow(self, columns: Columns, seen_at: SeenAt | None = None) -> dict[str, Rows]:
-        """Takes new vectors in, where they are trained, each with a correction of zero; none is given up."""
+        """Adds new vectors, each with a zero correction, if they are trained; none is dropped."""
         del seen_at
         if not self.trained:
             return {}
@@ -75,20 +75,20 @@ class Vector(Feature):
         return {"table": rows}
 
     def learned(self) -> pa.Table:
-        """The distinct vectors, where they are trained: one row each, a column a number."""
+        """The distinct vectors, if they are trained: one row per vector, one column per number."""
         known = np.empty((0, self.size), dtype=np.float32) if self.known is None else self.known
         return pa.table({str(place): known[:, place] for place in range(self.size)})
 
     def restore(self, state: pa.Table) -> None:
-        """Takes the distinct vectors back."""
+        """Restores the distinct vectors."""
         if self.trained:
             self._take(np.stack([state[name].to_numpy() for name in state.column_names], axis=1))
 
     def encode(self, column: pa.ChunkedArray) -> Tensor:
-        """The vectors, float32 `[N, size]`; where they are trained, each after its row in the table, `[N, 1 + size]`.
+        """The vectors, float32 `[N, size]`; if trained, each preceded by its row in the table, `[N, 1 + size]`.
 
         Raises:
-            DataError: A vector is of another length or holds what is no finite number.
+            DataError: A vector has the wrong length or holds a number that is not finite.
         """
         vectors = self._vectors(column)
         if not self.trained:
@@ -110,7 +110,7 @@ class Vector(Feature):
         return mapped
 
     def _vectors(self, column: pa.ChunkedArray) -> FloatArray:
-        """The vectors, `[N, size]`, zeros where missing."""
+        """The vectors, `[N, size]`; zeros if missing."""
         vectors: FloatArray = np.zeros((len(column), self.size), dtype=np.float32)
         if pa.types.is_null(column.type):
             return vectors

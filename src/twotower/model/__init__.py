@@ -1,4 +1,4 @@
-"""Models: towers of features and dense layers, how two towers score, and the losses that train them."""
+"""Models: towers of features and dense layers, the two-tower model that scores with them, heads and losses."""
 
 from twotower.model import functional
 from twotower.model.cross import Cross, DotInteraction

@@ -1,4 +1,4 @@
-"""The softmax losses of tensors that are right: what `functional` checks first, and the loss classes call each step."""
+"""Softmax losses without argument checks, called by `functional` after its checks and by the loss classes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def over_batch(
         hard_negatives=hard_negatives,
         ranks=ranks,
     )
-    return loss if mask_same else loss + torch.dot(row_weights, own)  # each row's own column is one of several
+    return loss if mask_same else loss + torch.dot(row_weights, own)  # the target is one of its column's draws
 
 
 def mixed(log_probability: Tensor, events: int, drawn: int, catalogue: int) -> Tensor:
@@ -80,7 +80,7 @@ def _tempered(query: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _row_weights(query: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:
-    """Weight of each row, divided by their sum for `mean`, `[B]`."""
+    """Weight of each row, `[B]`; for `mean`, divided by their sum."""
     rows = query.new_ones(len(query)) if weights is None else weights.to(query.dtype)
     if reduction == "sum":
         return rows

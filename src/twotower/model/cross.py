@@ -1,4 +1,4 @@
-"""Layers that multiply features with each other: cross layers (DCN-v2) and pairwise dot products (DLRM)."""
+"""Layers that multiply features: cross layers (DCN-v2) and pairwise dot products (DLRM)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from twotower.errors import ConfigError
 class Cross(nn.Module):
     """One cross layer: `x_0 ⊙ f(W x + b + α x) + x`, W of full or low rank.
 
-    Wang et al., *DCN V2: improved deep & cross network*, WWW 2021. With several layers, each gets what the one before
-    it gave as x, and all get the same x_0.
+    Wang et al., *DCN V2: improved deep & cross network*, WWW 2021. In a stack of layers, x is the output of the layer
+    before, and x_0 is the input of the first one.
 
     Args:
-        width: Numbers in and out.
-        rank: W is a product of `[width, rank]` and `[rank, width]`; None for a full matrix.
-        bias: Whether there is a b.
-        diagonal: α, added to the diagonal of W, which keeps training stable where W is small.
-        activation: f; None for none.
+        width: Input and output width.
+        rank: Factorise W as `[width, rank]` times `[rank, width]`; None for a full matrix.
+        bias: Whether to add b.
+        diagonal: α, added to the diagonal of W; keeps training stable when W is small.
+        activation: f; None for the identity.
 
     Raises:
         ConfigError: The width or the rank is below 1, or the diagonal is negative.
@@ -57,7 +57,7 @@ class Cross(nn.Module):
         )
 
     def forward(self, first: Tensor, inputs: Tensor) -> Tensor:
-        """What the layer makes of `inputs` `[n, width]` and of the `first` layer's inputs `[n, width]`.
+        """Crosses `inputs` `[n, width]` with the `first` layer's inputs `[n, width]`, to `[n, width]`.
 
         Raises:
             ConfigError: Their shapes differ.
@@ -73,12 +73,12 @@ class Cross(nn.Module):
 
 
 class CrossLayers(nn.Module):
-    """Cross layers one after the other.
+    """A stack of cross layers.
 
     Args:
-        width: Numbers in and out.
-        count: How many layers.
-        rank: Of their matrices; None for full ones.
+        width: Input and output width.
+        count: Number of layers.
+        rank: Rank of their matrices; None for full matrices.
     """
 
     def __init__(self, width: int, count: int, rank: int | None) -> None:
@@ -99,7 +99,7 @@ class DotInteraction(nn.Module):
     Naumov et al., *Deep learning recommendation model for personalization and recommendation systems*, 2019.
 
     Args:
-        itself: Count the product of each embedding with itself as well.
+        itself: Include the product of each embedding with itself.
 
     Example:
         >>> one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
@@ -116,10 +116,10 @@ class DotInteraction(nn.Module):
         return count * (count + 1) // 2 if self.itself else count * (count - 1) // 2
 
     def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """The products `[n, pairs]` of embeddings that are `[n, d]` each, those of the first pairs first.
+        """The products `[n, pairs]` of embeddings that are `[n, d]` each, in the order of the lower triangle.
 
         Raises:
-            ConfigError: There are none, or their shapes differ.
+            ConfigError: There are no embeddings, or their shapes differ.
         """
         if len({one.shape for one in embeddings}) != 1:
             shapes = ", ".join(str(list(one.shape)) for one in embeddings) or "none"

@@ -1,4 +1,4 @@
-"""How probable it is that an event of a batch names each candidate, by which in-batch softmax corrects."""
+"""The probability that an event of a batch names each candidate, for the correction of in-batch softmax."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twotower.errors import DataError
 from twotower.features.numeric import numbers_of
 
 TINY = torch.finfo(torch.float64).tiny
-"""In place of 0, so that the logarithm is finite; only for candidates that no batch names."""
+"""Replaces 0 so that the logarithm is finite; only for candidates that no batch contains."""
 
 
 def share_of_events(train: Log) -> Tensor:
@@ -20,26 +20,26 @@ def share_of_events(train: Log) -> Tensor:
 
 
 def probability_column(column: str, train: Log) -> Tensor:
-    """The probabilities in a column of the candidate table, float64 `[C]`, with a sum of 1.
+    """The probabilities in a column of the candidate table, float64 `[C]`, normalised to sum to 1.
 
     Raises:
-        DataError: The column is missing, is not one of numbers, or holds a wrong one; see `checked_probability`.
+        DataError: The column is missing, is not numeric, or holds an invalid number; see `checked_probability`.
     """
     values = numbers_of(train.candidate_column(column), column)
     return checked_probability(torch.tensor(values), train, f"draw_probability, candidate column {column!r}")
 
 
 def checked_probability(probability: Tensor, train: Log, name: str) -> Tensor:
-    """Probabilities, or numbers in proportion to them, divided by their sum, float64 `[C]`.
+    """Probabilities, or numbers proportional to them, divided by their sum, float64 `[C]`.
 
     Args:
-        probability: One a candidate, `[C]`.
+        probability: One number per candidate, `[C]`.
         train: The events that batches are drawn from.
-        name: What errors call them.
+        name: The name used in error messages.
 
     Raises:
-        DataError: There is not one a candidate, or one is not finite, below 0, or 0 for a candidate that an event
-            names, whose corrected logit would be infinite.
+        DataError: There is not one number per candidate, or one is not finite, below 0, or 0 for a candidate that an
+            event names, whose corrected logit would be infinite.
 
     Example:
         >>> from twotower.data import simulated
@@ -48,7 +48,7 @@ def checked_probability(probability: Tensor, train: Log, name: str) -> Tensor:
     """
     if tuple(probability.shape) != (train.candidates.num_rows,):
         raise DataError(
-            f"{name} has the shape {list(probability.shape)}; expected [{train.candidates.num_rows}], one a candidate"
+            f"{name} has the shape {list(probability.shape)}; expected [{train.candidates.num_rows}], one per candidate"
         )
     probability = probability.detach().cpu().double()
     counts = torch.from_numpy(train.candidate_counts())

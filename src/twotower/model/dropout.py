@@ -1,4 +1,4 @@
-"""Dropout that draws a byte a number, which on a CPU costs a fraction of drawing a float."""
+"""Dropout that draws one random byte per number, which on a CPU is far cheaper than drawing a float."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from twotower.randomness import uniform_bytes
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of the numbers in training and scales up the rest, so that means stay.
+    """Zeroes a share of the inputs during training and scales up the rest, so that the mean is unchanged.
 
     Srivastava et al., *Dropout: a simple way to prevent neural networks from overfitting*, JMLR 2014. The
-    share is rounded to a 256th: eight masks come of one 64-bit random number.
+    share is rounded to a multiple of 1/256, as one 64-bit random number yields eight masks.
 
     Args:
-        share: Share of the numbers, in [0, 1).
+        share: Share of the inputs to drop, in [0, 1).
 
     Example:
         >>> import torch
@@ -28,7 +28,7 @@ class Dropout(nn.Module):
         self.dropped = min(round(share * 256), 255)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs of any shape, as they are outside training."""
+        """Inputs of any shape; unchanged outside training."""
         if not self.training or self.dropped == 0:
             return inputs
         kept = uniform_bytes(inputs.shape, inputs.device) >= self.dropped

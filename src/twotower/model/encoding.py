@@ -1,4 +1,4 @@
-"""Encoded columns: what a tower reads, kept once for the whole data and gathered batch by batch."""
+"""Encoded columns: a tower's inputs, encoded once for the whole data set and gathered batch by batch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class EncodedColumn:
 
     Attributes:
         values: Encoded rows of the column, `[R, …]`.
-        rows: For each of the N things to embed its row in `values`, `[N]`; None where it is its own.
+        rows: Row in `values` of each of the N entries, `[N]`; None if entry i is row i.
     """
 
     values: Tensor
     rows: Tensor | None = None
 
     def gather(self, numbers: Tensor) -> Tensor:
-        """The encoded rows of the things with these `numbers`, `[n, …]`."""
+        """The encoded rows of the entries with these `numbers`, `[n, …]`."""
         return self.values.index_select(0, numbers if self.rows is None else self.rows.index_select(0, numbers))
 
 
 @dataclass(frozen=True)
 class EncodedSide:
-    """Every feature of one tower, encoded, for N events or N candidates."""
+    """All encoded features of one tower, for N events or N candidates."""
 
     columns: Sequence[EncodedColumn]
     size: int
@@ -37,25 +37,25 @@ class EncodedSide:
         return self.size
 
     def gather(self, numbers: Tensor) -> list[Tensor]:
-        """What a tower's `forward` takes, for the things with these `numbers`, `[n]`."""
+        """The input of a tower's `forward` for the entries with these `numbers`, `[n]`."""
         return [column.gather(numbers) for column in self.columns]
 
     def whole(self) -> list[Tensor]:
-        """What a tower's `forward` takes, for all N."""
+        """The input of a tower's `forward` for all N entries."""
         return [
             column.values if column.rows is None else column.values.index_select(0, column.rows)
             for column in self.columns
         ]
 
     def spread(self, rows: Tensor, size: int) -> EncodedSide:
-        """These N things as those with the numbers `rows` `[N]` of `size`, none of whose others is asked for."""
+        """Renumbers the N entries as `rows` `[N]` of a side with `size` entries; only these may be gathered."""
         places = torch.zeros(size, dtype=torch.int64)
         places[rows] = torch.arange(self.size)
         columns = [EncodedColumn(one.values, places if one.rows is None else one.rows[places]) for one in self.columns]
         return EncodedSide(columns, size)
 
     def to(self, device: torch.device) -> EncodedSide:
-        """The same on a device; rows that columns share stay shared."""
+        """Moves all tensors to a device; `rows` shared by several columns stay shared."""
         moved: dict[int, Tensor] = {}
         for column in self.columns:
             if column.rows is not None and id(column.rows) not in moved:

@@ -1,12 +1,12 @@
-"""Losses as functions of plain tensors, for training loops of your own.
+"""Losses as functions of plain tensors, for your own training loops.
 
-The softmax losses have the values, gradients and memory bounds of the loss classes, which call them: logits are made a
-few rows at a time, and B × C of them are never in memory (`twotower.model.softmax`). Values are differentiable once
-with respect to `query`, `candidates` and a `temperature` that is a tensor; what corrects and weights is constant. They
-work in the type of the embeddings: float32 or float64.
+The softmax losses have the same values, gradients and memory bounds as the loss classes: logits are computed a few rows
+at a time, so the full B × C matrix is never in memory (`twotower.model.softmax`). They are differentiable once with
+respect to `query`, `candidates` and a `temperature` tensor; corrections and weights are constants. They compute in the
+type of the embeddings: float32 or float64.
 
-What they are given is checked on every call; values only where they are on the processor, as looking at them elsewhere
-would wait for the device.
+Arguments are checked on every call; their values only if they are on the CPU, as reading them from another device would
+force a synchronisation.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Distinct(NamedTuple):
 
 @checks_arguments
 def distinct(events: Tensor, drawn: Tensor | None = None) -> Distinct:
-    """The distinct candidates that a batch's events name, and others drawn as negatives, so that each is embedded once.
+    """The distinct candidates among a batch's events and extra negatives, so that each is embedded once.
 
     Args:
         events: Id of each event's candidate, int64 `[B]`.
-        drawn: Ids of further negatives, `[U]`.
+        drawn: Ids of extra negatives, `[U]`.
 
     Raises:
-        ConfigError: Ids are no whole numbers, or not in one dimension.
+        ConfigError: Ids are not integers, or not one-dimensional.
 
     Example:
         >>> distinct(torch.tensor([7, 3, 7]))
@@ -104,21 +104,21 @@ def full_softmax(
         query: Query embeddings, `[B, d]`.
         candidates: Embeddings of the whole catalogue, `[C, d]`.
         target: Column of each row's chosen candidate, int64 `[B]`.
-        weights: Weight of each row, `[B]`; None where all count the same.
-        temperature: What scores are divided by, above 0; a tensor may be learned.
-        removed: Logits left out, none of them a row's target.
-        label_smoothing: Share of each row's target that is spread evenly over all candidates that are left (Szegedy et
+        weights: Weight of each row, `[B]`; None weighs all rows equally.
+        temperature: Divisor of the scores, above 0; a tensor may be learned.
+        removed: Logits to exclude; none may be a row's target.
+        label_smoothing: Share of each row's target that is spread evenly over all candidates not removed (Szegedy et
             al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
-        reduction: `mean`, over the sum of the weights; or `sum`.
-        ranks: Where the ranks of the first rows' candidates are written, an integer tensor `[n]` for n ≤ B rows: how
-            many columns are at least as probable, the row's own included.
+        reduction: `mean`, weighted; or `sum`.
+        ranks: An integer tensor `[n]`, n ≤ B, that receives the ranks of the first n rows' candidates: how many columns
+            are at least as probable, the row's own included.
 
     Returns:
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other, a weight is negative or not finite, or all are 0 where the mean is
-            taken, a number is out of range, or a removed logit is a target or out of order.
+        ConfigError: Shapes do not match, a weight is negative or not finite, all weights are 0 with `mean`, a number is
+            out of range, or a removed logit is a target or out of order.
 
     Example:
         >>> query = torch.eye(2, requires_grad=True)
@@ -160,32 +160,32 @@ def in_batch_softmax(
 ) -> Tensor:
     """Cross-entropy of each row's candidate against those of the batch: `−log softmax(q·cᵀ / T − log p)`.
 
-    The correction by `log p` is on every column, the chosen one's included (Yi et al., *Sampling-bias-corrected neural
-    modeling for large corpus item recommendations*, RecSys 2019). Columns are the batch's distinct candidates, each of
-    which counts as often as it was drawn: the loss and the gradient of a softmax over all B columns.
+    The `log p` correction applies to every column, the chosen one included (Yi et al., *Sampling-bias-corrected neural
+    modeling for large corpus item recommendations*, RecSys 2019). Columns are the batch's distinct candidates, each
+    counted as often as it was drawn, so loss and gradient equal those of a softmax over all B columns.
 
     Args:
         query: Query embeddings, `[B, d]`.
         candidates: Candidate embeddings, `[C, d]`.
-        target: Column of each row's chosen candidate, int64 `[B]`; None: row i's is column i.
+        target: Column of each row's chosen candidate, int64 `[B]`; None: column i for row i.
         multiplicity: How often each column was drawn, `[C]`; None: once.
-        log_probability: Logarithm of how probable it is that a draw gives the column, `[C]`, such as the log of its
-            share of the training events; None corrects nothing, so that popular candidates are pushed down.
-        weights: Weight of each row, `[B]`; None where all count the same.
-        temperature: What scores are divided by, above 0; a tensor may be learned.
-        mask_same: Leave out the other draws of the row's own candidate.
-        removed: Logits left out besides, none of them a row's target.
-        hard_negatives: Keep only this many distinct negatives a row, those with the highest corrected logits.
-        reduction: `mean`, over the sum of the weights; or `sum`.
-        ranks: Where the ranks of the first rows' candidates are written, an integer tensor `[n]` for n ≤ B rows: how
-            many columns are at least as probable, the row's own included.
+        log_probability: Log of the probability that a draw yields the column, `[C]`, such as the log of its share of
+            the training events; None applies no correction, so popular candidates are pushed down.
+        weights: Weight of each row, `[B]`; None weighs all rows equally.
+        temperature: Divisor of the scores, above 0; a tensor may be learned.
+        mask_same: Exclude the other draws of the row's own candidate.
+        removed: Further logits to exclude; none may be a row's target.
+        hard_negatives: Keep only this many distinct negatives per row, those with the highest corrected logits.
+        reduction: `mean`, weighted; or `sum`.
+        ranks: An integer tensor `[n]`, n ≤ B, that receives the ranks of the first n rows' candidates: how many columns
+            are at least as probable, the row's own included.
 
     Returns:
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other, a weight is negative or not finite, or all are 0 where the mean is
-            taken, a number is out of range, or a removed logit is a target or out of order.
+        ConfigError: Shapes do not match, a weight is negative or not finite, all weights are 0 with `mean`, a number is
+            out of range, or a removed logit is a target or out of order.
 
     Example:
         >>> events = torch.tensor([7, 3, 7])  # what each event chose
@@ -243,27 +243,27 @@ def sampled_softmax(
     reduction: Reduction = "mean",
     ranks: Tensor | None = None,
 ) -> Tensor:
-    """`in_batch_softmax` with further negatives, drawn uniformly over the catalogue.
+    """`in_batch_softmax` with extra negatives drawn uniformly from the catalogue.
 
-    So candidates that hardly any event names are negatives as well (Yang et al., *Mixed negative sampling for learning
-    two-tower neural networks in recommendations*, companion of WWW 2020). The correction is by the mixture that a
-    row's other columns are drawn from, `mixed_log_probability` of B − 1 events and `drawn` others.
+    This makes rare candidates negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural
+    networks in recommendations*, companion of WWW 2020). The correction uses the mixture that a row's other columns are
+    drawn from: `mixed_log_probability` of B − 1 events and `drawn` uniform draws.
 
     Args:
         query: Query embeddings, `[B, d]`.
         candidates: Embeddings of the distinct candidates of the events and of the draws, `[C, d]`.
         target: Column of each row's chosen candidate, int64 `[B]`.
-        multiplicity: How often each column was drawn, by an event or else, `[C]`.
-        log_probability: Logarithm of how probable it is that an event names the column, `[C]`.
-        drawn: How many were drawn uniformly for the batch.
+        multiplicity: How often each column was drawn, by events and uniformly, `[C]`.
+        log_probability: Log of the probability that an event names the column, `[C]`.
+        drawn: How many candidates were drawn uniformly for the batch.
         catalogue: How many candidates they were drawn from.
-        weights: As in `in_batch_softmax`; so are all that follow.
-        temperature: What scores are divided by.
-        mask_same: Leave out the other draws of the row's own candidate.
-        removed: Logits left out besides.
-        hard_negatives: Keep only this many distinct negatives a row.
+        weights: As in `in_batch_softmax`, like all of the following.
+        temperature: Divisor of the scores.
+        mask_same: Exclude the other draws of the row's own candidate.
+        removed: Further logits to exclude.
+        hard_negatives: Keep only this many distinct negatives per row.
         reduction: `mean` or `sum`.
-        ranks: Where ranks are written.
+        ranks: A tensor that receives the ranks.
 
     Returns:
         A scalar.
@@ -304,16 +304,16 @@ def sampled_softmax(
 
 @checks_arguments
 def mixed_log_probability(log_probability: Tensor, events: int, drawn: int, catalogue: int) -> Tensor:
-    """Log probability of each candidate in draws of which some are events' and some uniform, `[C]`.
+    """Log probability of each candidate in a mixture of events and uniform draws, `[C]`.
 
     Args:
-        log_probability: Logarithm of how probable it is that an event names each candidate, `[C]`.
-        events: How many of a row's other columns are events': B − 1, as its own event is no draw.
-        drawn: How many are uniform draws.
-        catalogue: How many candidates those are drawn from.
+        log_probability: Log of the probability that an event names each candidate, `[C]`.
+        events: How many of a row's other columns come from events: B − 1, as the row's own event is not a draw.
+        drawn: How many come from uniform draws.
+        catalogue: How many candidates the uniform draws are from.
 
     Raises:
-        ConfigError: A logarithm is NaN or above 0, a number below 0, or the catalogue empty.
+        ConfigError: A logarithm is NaN or above 0, a number is below 0, or the catalogue is empty.
 
     Example:
         >>> mixed_log_probability(torch.tensor([0.5, 0.0]).log(), events=1, drawn=1, catalogue=4).exp()
@@ -335,7 +335,7 @@ def _check(
     reduction: Reduction,
     ranks: Tensor | None,
 ) -> None:
-    """Refuses what no softmax can be made of; see `twotower.model.tensor_checks`."""
+    """Checks the arguments that all softmax losses share; see `twotower.model.tensor_checks`."""
     check_shapes(query, candidates, target, ranks)
     check_target(target, len(candidates))
     checked("softmax", "reduction", reduction, Reduction)

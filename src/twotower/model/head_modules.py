@@ -1,4 +1,4 @@
-"""`HeadModules`: the heads of one model, by the names of their tasks."""
+"""`HeadModules`: the heads of one model, by task name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from twotower.model.heads import Head, HeadModule, Shape, head_settings
 
 
 class HeadModules(nn.ModuleDict):
-    """Heads by name, and the settings that make them anew.
+    """Heads by task name, with the settings to rebuild them.
 
     Attributes:
-        settings: Of each head, as plain data.
+        settings: The settings of each head, as plain data.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class HeadModules(nn.ModuleDict):
         """The head of a task.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: The model has no such head.
         """
         if name not in self:
             raise ConfigError(f"the model has no head {name!r}; expected one of {', '.join(self) or 'none'}")
@@ -37,20 +37,20 @@ class HeadModules(nn.ModuleDict):
 
     @property
     def read_vectors(self) -> bool:
-        """Whether any of them reads the towers' embeddings."""
+        """Whether any head reads the towers' embeddings."""
         return any(self[name].reads_vectors for name in self)
 
     def add(self, heads: Mapping[str, Head], shape: Shape, device: torch.device, seed: int = 0) -> None:
-        """Adds those heads that are not there.
+        """Adds the heads that the model does not have yet.
 
         Args:
-            heads: By the names of their tasks.
-            shape: Of the towers.
-            device: Where the model is.
-            seed: Seed of their initial weights; the caller's random numbers are left as they were.
+            heads: Heads by task name.
+            shape: The widths of the towers.
+            device: The model's device.
+            seed: Seed of their initial weights; the caller's random state is not changed.
 
         Raises:
-            ConfigError: There is another head of that name, or a head cannot be made anew from settings.
+            ConfigError: The model has a different head of that name, or a head cannot be rebuilt from settings.
         """
         for name, head in heads.items():
             settings = head_settings(head)
@@ -64,6 +64,6 @@ class HeadModules(nn.ModuleDict):
                 self[name] = built.to(device)
 
     def reset(self) -> None:
-        """Starts all of them anew."""
+        """Reinitialises all heads."""
         for name in self:
             self[name].reset()

@@ -1,7 +1,7 @@
-"""Heads: what a task reads of a query and a candidate together, and how it makes a number of it.
+"""Heads: modules that map a query and a candidate together to a number, such as a predicted rating.
 
-A head is a plain description; `build` makes the module for two towers. Heads share the towers and their features: they
-read both embeddings, or both sides' features before any tower has mixed them.
+A head is a plain description; `build` creates its module for two towers. Heads share the towers and their features:
+they read both embeddings, or both sides' features before the towers mix them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from twotower.errors import ConfigError
 from twotower.kinds import Kinds, kind_of
 from twotower.model.cross import CrossLayers, DotInteraction
 from twotower.model.dropout import Dropout
-from twotower.model.layers import Activation, Norm, dense_stack, start_anew
+from twotower.model.layers import Activation, Norm, dense_stack, reset_layers
 
 Link = Literal["identity", "sigmoid"]
-"""What makes a head's answer of its score: nothing, or the logistic function, which makes it a probability."""
+"""Maps a head's score to its answer: the identity, or the logistic function for a probability."""
 
 Reads = Literal["embeddings", "features"]
-"""What a head reads: the towers' embeddings, or the features' side by side."""
+"""What a head reads: the towers' embeddings, or the features' embeddings, concatenated."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Side:
     """One side of n pairs, as heads read it.
 
     Attributes:
-        features: The features' embeddings side by side, `[n, input_width]`.
-        vectors: The tower's embeddings, ready for a dot product, `[n, d]`; empty, `[n, 0]`, where no head reads them.
+        features: The features' embeddings, concatenated, `[n, input_width]`.
+        vectors: The tower's embeddings, ready for a dot product, `[n, d]`; empty, `[n, 0]`, if no head reads them.
     """
 
     features: Tensor
@@ -44,18 +44,18 @@ class Side:
         return len(self.features)
 
     def take(self, rows: Tensor) -> Side:
-        """Those with these `rows`, `[m]`."""
+        """The given `rows`, `[m]`."""
         return Side(self.features.index_select(0, rows), self.vectors.index_select(0, rows))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a head is built for.
+    """The widths that a head is built for.
 
     Attributes:
         query: Widths of the query tower's features.
         candidate: Widths of the candidate tower's features.
-        width: Numbers in the embeddings of both.
+        width: Embedding dimension of both towers.
     """
 
     query: tuple[int, ...]
@@ -63,18 +63,18 @@ class Shape:
     width: int
 
     def inputs(self, reads: Reads) -> int:
-        """How many numbers both sides have together."""
+        """The width of both sides, concatenated."""
         return 2 * self.width if reads == "embeddings" else sum(self.query) + sum(self.candidate)
 
 
 class HeadModule(nn.Module):
-    """Maps pairs of a query and a candidate to a number each; a head of your own overrides `score`.
+    """Maps each pair of a query and a candidate to a number; your own head overrides `score`.
 
-    Its answer is `link(offset + scale · score)`. What is trained on a target starts with the target's mean as offset
-    and its deviation as scale, so that the layers work on numbers around 0, and answers within the target's range.
+    Its answer is `link(offset + scale · score)`. A head trained on a target starts with the target's mean as offset and
+    its deviation as scale, so that the layers work on numbers around 0, and answers stay within the target's range.
 
     Args:
-        link: What makes the answer of that.
+        link: Maps the scaled score to the answer.
 
     Attributes:
         reads_vectors: Whether `score` reads the towers' embeddings.
@@ -91,37 +91,37 @@ class HeadModule(nn.Module):
             self.register_buffer(name, torch.tensor(value))
 
     def score(self, query: Side, candidate: Side) -> Tensor:
-        """A number for each of n pairs, `[n]`."""
+        """The score of each of n pairs, `[n]`."""
         raise NotImplementedError
 
     def logits(self, query: Side, candidate: Side) -> Tensor:
-        """The answers before the link, `[n]`: what losses are made of."""
+        """The answers before the link, `[n]`, as used by losses."""
         offset, scale = self.get_buffer("offset"), self.get_buffer("scale")
         return offset + scale * self.score(query, candidate).float()
 
     def forward(self, query: Side, candidate: Side) -> Tensor:
-        """The answers for n pairs, `[n]`: no lower and no higher than any target of training."""
+        """The answers for n pairs, `[n]`; with link `identity`, clipped to the range of the training targets."""
         return self.linked(self.logits(query, candidate))
 
     def linked(self, logits: Tensor) -> Tensor:
-        """The answers that `logits` are before the link."""
+        """Applies the link to `logits`; with `identity`, clips them to the range of the training targets."""
         if self.link == "sigmoid":
             return logits.sigmoid()
         return torch.minimum(torch.maximum(logits, self.get_buffer("low")), self.get_buffer("high"))
 
     def set_range(self, offset: float, scale: float, low: float, high: float) -> None:
-        """Says where answers start from, how far they spread, and what bounds them."""
+        """Sets the offset and scale of the score, and the bounds of the answers."""
         for name, value in (("offset", offset), ("scale", scale), ("low", low), ("high", high)):
             self.get_buffer(name).fill_(value)
 
     def reset(self) -> None:
-        """Starts it anew; default: dense layers Glorot uniform, norms at the identity."""
-        start_anew(self)
+        """Reinitialises the head; default: dense layers Glorot uniform, norms at the identity."""
+        reset_layers(self)
 
 
 @runtime_checkable
 class Head(Protocol):
-    """What a task needs of a head; `Settings` that follow it can be named in configs.
+    """The interface of a head; registered `Settings` that implement it can be named in configs.
 
     Example:
         >>> @HEADS.register
@@ -138,50 +138,50 @@ class Head(Protocol):
 
     @property
     def link(self) -> Link:
-        """What makes the answer of the score."""
+        """Maps the score to the answer."""
         ...
 
     def build(self, shape: Shape) -> HeadModule:
-        """The module for two towers."""
+        """Builds the module for two towers."""
         ...
 
 
 HEADS: Kinds[type] = Kinds("head")
-"""Heads by kind; `@HEADS.register` makes one of your own known to configs and saved models."""
+"""Heads by kind; `@HEADS.register` makes your own head available to configs and saved models."""
 
 
 @HEADS.register
 class DotHead(Settings, frozen=True, tag="dot", tag_field="kind"):
-    """A weighted dot product of both embeddings, and a linear function of each: factors and biases.
+    """A weighted dot product of both embeddings plus a linear function of each: factors and biases.
 
-    With embeddings of ids alone it is matrix factorisation with biases (Koren, Bell and Volinsky, *Matrix
-    factorization techniques for recommender systems*, IEEE Computer 42(8), 2009).
+    With only id embeddings, this is matrix factorisation with biases (Koren, Bell and Volinsky, *Matrix factorization
+    techniques for recommender systems*, IEEE Computer 42(8), 2009).
 
     Attributes:
-        biases: Whether there are linear functions of each.
-        link: What makes the answer of the score; a task sets it.
+        biases: Whether to add the linear functions.
+        link: Maps the score to the answer; set by the task.
     """
 
     biases: bool = True
     link: Link = "identity"
 
     def build(self, shape: Shape) -> HeadModule:
-        """The module for two towers."""
+        """Builds the module for two towers."""
         return _Dot(self, shape)
 
 
 @HEADS.register
 class StackHead(Settings, frozen=True, tag="stack", tag_field="kind"):
-    """Dense layers over both sides, side by side.
+    """Dense layers over both sides, concatenated.
 
     Attributes:
-        reads: `embeddings`, or `features`.
-        layers: Widths of the hidden layers; a last one of width 1 follows.
-        dropout: Share of the inputs of every layer but the first that is dropped in training.
-        input_dropout: Share of what is read that is dropped in training.
-        activation: What follows every hidden layer.
-        norm: What normalises what comes out of them.
-        link: What makes the answer of the score; a task sets it.
+        reads: `embeddings` or `features`.
+        layers: Widths of the hidden layers; an output layer of width 1 follows.
+        dropout: Share of the inputs of every layer but the first dropped during training.
+        input_dropout: Share of the head's inputs dropped during training.
+        activation: Activation of the hidden layers.
+        norm: Norm of the hidden layers.
+        link: Maps the score to the answer; set by the task.
     """
 
     reads: Reads = "embeddings"
@@ -193,11 +193,11 @@ class StackHead(Settings, frozen=True, tag="stack", tag_field="kind"):
     link: Link = "identity"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         _check(self.layers, self.dropout, self.input_dropout)
 
     def build(self, shape: Shape) -> HeadModule:
-        """The module for two towers."""
+        """Builds the module for two towers."""
         return _Stack(self, shape)
 
 
@@ -206,16 +206,17 @@ class CrossHead(Settings, frozen=True, tag="cross", tag_field="kind"):
     """Cross layers over both sides' features, then dense layers (DCN-v2, Wang et al., WWW 2021).
 
     Attributes:
-        reads: `features`, or `embeddings`.
-        count: How many cross layers.
-        rank: Of their matrices; None for full ones.
-        layers: Widths of the hidden layers; a last one of width 1 follows.
-        place: Cross layers `before` the dense ones (the paper's stacked structure) or `beside` them (its parallel one).
-        dropout: Share of the inputs of every dense layer but the first that is dropped in training.
-        input_dropout: Share of what is read that is dropped in training.
-        activation: What follows every hidden layer.
-        norm: What normalises what comes out of them.
-        link: What makes the answer of the score; a task sets it.
+        reads: `features` or `embeddings`.
+        count: Number of cross layers.
+        rank: Rank of their matrices; None for full matrices.
+        layers: Widths of the hidden layers; an output layer of width 1 follows.
+        place: Cross layers `before` the dense layers (the paper's stacked structure) or `beside` them (its parallel
+            structure).
+        dropout: Share of the inputs of every dense layer but the first dropped during training.
+        input_dropout: Share of the head's inputs dropped during training.
+        activation: Activation of the hidden layers.
+        norm: Norm of the hidden layers.
+        link: Maps the score to the answer; set by the task.
     """
 
     reads: Reads = "features"
@@ -230,32 +231,32 @@ class CrossHead(Settings, frozen=True, tag="cross", tag_field="kind"):
     link: Link = "identity"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         _check(self.layers, self.dropout, self.input_dropout)
         if self.count < 1 or (self.rank is not None and self.rank < 1):
             raise ConfigError(f"count={self.count}, rank={self.rank}; expected at least 1, or no rank")
 
     def build(self, shape: Shape) -> HeadModule:
-        """The module for two towers."""
+        """Builds the module for two towers."""
         return _Crossed(self, shape)
 
 
 @HEADS.register
 class InteractionHead(Settings, frozen=True, tag="dot_interaction", tag_field="kind"):
-    """Dot products of all pairs of both sides' features beside the features themselves, then dense layers: DLRM.
+    """Dot products of all pairs of both sides' features, concatenated with the features, then dense layers (DLRM).
 
-    Naumov et al., *Deep learning recommendation model for personalization and recommendation systems*, 2019. Features
-    of another width than `dim` pass through a dense layer first.
+    Naumov et al., *Deep learning recommendation model for personalization and recommendation systems*, 2019. A dense
+    layer maps features of other widths to `dim` for the products.
 
     Attributes:
-        dim: Width in which features meet.
-        itself: Count the product of each feature with itself as well.
-        layers: Widths of the hidden layers; a last one of width 1 follows.
-        dropout: Share of the inputs of every dense layer but the first that is dropped in training.
-        input_dropout: Share of what is read that is dropped in training.
-        activation: What follows every hidden layer.
-        norm: What normalises what comes out of them.
-        link: What makes the answer of the score; a task sets it.
+        dim: Width of the features in the dot products.
+        itself: Include the product of each feature with itself.
+        layers: Widths of the hidden layers; an output layer of width 1 follows.
+        dropout: Share of the inputs of every dense layer but the first dropped during training.
+        input_dropout: Share of the head's inputs dropped during training.
+        activation: Activation of the hidden layers.
+        norm: Norm of the hidden layers.
+        link: Maps the score to the answer; set by the task.
     """
 
     reads: ClassVar[Reads] = "features"
@@ -270,13 +271,13 @@ class InteractionHead(Settings, frozen=True, tag="dot_interaction", tag_field="k
     link: Link = "identity"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         _check(self.layers, self.dropout, self.input_dropout)
         if self.dim < 1:
             raise ConfigError(f"dim={self.dim}; expected at least 1")
 
     def build(self, shape: Shape) -> HeadModule:
-        """The module for two towers."""
+        """Builds the module for two towers."""
         return _Interaction(self, shape)
 
 
@@ -285,20 +286,20 @@ BuiltInHead = DotHead | StackHead | CrossHead | InteractionHead
 
 
 def head_from_settings(settings: dict[str, Any]) -> Head:
-    """Makes a head from plain data with its `kind`.
+    """Builds a head from plain data with its `kind`.
 
     Raises:
-        ConfigError: The kind is unknown, or a setting is unknown or wrong.
+        ConfigError: The kind is unknown, or a setting is unknown or invalid.
     """
     head: Head = HEADS.make(settings)
     return head
 
 
 def head_settings(head: Head) -> dict[str, Any]:
-    """What makes a head anew, as plain data.
+    """The settings of a head, as plain data from which `head_from_settings` rebuilds it.
 
     Raises:
-        ConfigError: It is not registered, so that nothing could make it anew.
+        ConfigError: It is not registered, so it could not be rebuilt.
     """
     if not isinstance(head, msgspec.Struct) or kind_of(type(head)) not in HEADS:
         raise ConfigError(f"head {head!r} is not registered; expected Settings with @HEADS.register")
@@ -334,7 +335,7 @@ class _Stack(HeadModule):
         self.stack = _stack(shape.inputs(head.reads), head)
 
     def score(self, query: Side, candidate: Side) -> Tensor:
-        scored: Tensor = self.stack(self.drop(_side_by_side(self.reads, query, candidate)))
+        scored: Tensor = self.stack(self.drop(_concatenated(self.reads, query, candidate)))
         return scored.squeeze(1)
 
 
@@ -350,7 +351,7 @@ class _Crossed(HeadModule):
         self.beside = nn.Linear(width, 1) if head.place == "beside" else None
 
     def score(self, query: Side, candidate: Side) -> Tensor:
-        inputs = self.drop(_side_by_side(self.reads, query, candidate))
+        inputs = self.drop(_concatenated(self.reads, query, candidate))
         crossed = self.crossed(inputs)
         scored: Tensor = self.stack(crossed) if self.beside is None else self.stack(inputs) + self.beside(crossed)
         return scored.squeeze(1)
@@ -384,7 +385,7 @@ def _stack(width: int, head: StackHead | CrossHead | InteractionHead) -> nn.Sequ
     return dense_stack(width, (*head.layers, 1), head.dropout, head.activation, head.norm, residual=False)
 
 
-def _side_by_side(reads: Reads, query: Side, candidate: Side) -> Tensor:
+def _concatenated(reads: Reads, query: Side, candidate: Side) -> Tensor:
     if reads == "embeddings":
         return torch.cat([query.vectors, candidate.vectors], dim=1)
     return torch.cat([query.features, candidate.features], dim=1)

@@ -17,15 +17,15 @@ NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNor
 
 
 class HiddenLayer(nn.Module):
-    """A dense layer, its norm, its activation, and its input added where that fits and is wanted; then dropout.
+    """A dense layer, then norm, activation, optional residual connection and dropout.
 
     Args:
-        inputs: Numbers that come in.
-        outputs: Numbers that go out.
-        dropout: Share of what it gives dropped in training.
+        inputs: Input width.
+        outputs: Output width.
+        dropout: Share of the outputs dropped during training.
         activation: Its activation.
         norm: Its norm.
-        residual: Add the input, where `inputs` equals `outputs`.
+        residual: Add the input if `inputs` equals `outputs`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HiddenLayer(nn.Module):
 def dense_stack(
     inputs: int, layers: Sequence[int], dropout: float, activation: Activation, norm: Norm, residual: bool
 ) -> nn.Sequential:
-    """Hidden layers, and a last one that is only dense; the identity where there are none."""
+    """Hidden layers followed by a plain dense layer of the last width; the identity without layers."""
     stack = nn.Sequential()
     for width in layers[:-1]:
         stack.append(HiddenLayer(inputs, width, dropout, activation, norm, residual))
@@ -58,8 +58,8 @@ def dense_stack(
     return stack
 
 
-def start_anew(part: nn.Module) -> None:
-    """Dense layers Glorot uniform with zero biases; norms at the identity."""
+def reset_layers(part: nn.Module) -> None:
+    """Reinitialises dense layers to Glorot uniform with zero biases, and norms to the identity."""
     for module in part.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

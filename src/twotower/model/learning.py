@@ -1,4 +1,4 @@
-"""What features learn from a log, and how the vocabularies of a fitted model grow by another one."""
+"""Selects the events and columns that features learn from, and grows a fitted model's vocabularies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.features.growth import FloatArray, Rows, SeenAt
 from twotower.features.recorded import record_groups
 
 SAMPLE = 1_000_000
-"""Events of a streamed log that features learn from, at most."""
+"""Features learn from at most this many events of a streamed log."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class Growth:
 
     Attributes:
         tables: Where the rows of each table that may have grown come from, by the parameter's name in the model.
-        new: How many values got a row, by the column and what is made of it, such as `user_id (labels)`.
-        retired: How many lost theirs.
+        new: How many values were added, by column and how it is read, such as `user_id (labels)`.
+        retired: How many values were removed, likewise.
     """
 
     tables: Mapping[str, Rows]
@@ -38,24 +38,24 @@ class Growth:
     retired: Mapping[str, int]
 
     def __str__(self) -> str:
-        """In words."""
-        said = [
+        """A one-line summary."""
+        parts = [
             f"{word}: {', '.join(f'{count:,} of {name}' for name, count in counts.items())}"
             for word, counts in (("new", self.new), ("retired", self.retired))
             if counts
         ]
-        return "; ".join(said) or "nothing is new, and nothing was retired"
+        return "; ".join(parts) or "nothing is new, and nothing was retired"
 
 
 @dataclass(frozen=True, eq=False)
 class Latest:
-    """When a log's queries and candidates had their latest event, in seconds.
+    """The time of the latest event of each query and candidate of a log, in seconds.
 
     Attributes:
-        queries: Of each query; −∞ without an event, `[queries]`.
-        candidates: Of each candidate, `[candidates]`.
-        begin: The first event.
-        end: The last event.
+        queries: The latest event of each query, `[queries]`; −∞ without one.
+        candidates: The latest event of each candidate, `[candidates]`; −∞ without one.
+        begin: The log's first event.
+        end: The log's last event.
     """
 
     queries: FloatArray
@@ -65,7 +65,7 @@ class Latest:
 
     @classmethod
     def of(cls, log: Log) -> Latest | None:
-        """Of a log; None where it has no times or no events."""
+        """Finds the latest events of a log; None if it has no times or no events."""
         if log.time is None or len(log) == 0:
             return None
         events = log.sorted_events()
@@ -81,10 +81,10 @@ class Latest:
 def grow_features(
     query: Sequence[Feature], candidate: Sequence[Feature], log: Log, retire_after: float | None
 ) -> Growth:
-    """Lets the features of both towers take in what a log has that they do not know; see `TwoTower.grow`."""
+    """Adds a log's new values to the features of both towers; see `TwoTower.grow`."""
     if retire_after is not None and not retire_after > 0:
         raise ConfigError(f"retire_after={retire_after}; expected seconds above 0, or None", field="retire_after")
-    latest = None if log.in_memory is None and retire_after is None else Latest.of(log)  # which has to sort the log
+    latest = None if log.in_memory is None and retire_after is None else Latest.of(log)  # sorts the log
     if retire_after is not None and latest is None:
         raise DataError(f"{log.name!r} has no times, which retire_after={retire_after} needs; name a column of times")
     limit = -math.inf if latest is None or retire_after is None else latest.end - retire_after
@@ -92,7 +92,7 @@ def grow_features(
     def seen_at(feature: Feature, times: FloatArray | None) -> SeenAt | None:
         if latest is None or times is None:
             return None
-        is_id = feature.column in (log.query_id, log.candidate_id)  # attributes stay: what is encoded of items has them
+        is_id = feature.column in (log.query_id, log.candidate_id)  # keep attributes: encoded items use them
         return SeenAt(times, latest.begin, limit if is_id else -math.inf)
 
     for _, sharing in record_groups(query):
@@ -125,7 +125,7 @@ def _growth(
     sizes: Mapping[Feature, Mapping[str, int]],
     grown: Mapping[Feature, Mapping[str, Rows]],
 ) -> Growth:
-    """What has changed, given how many rows each parameter of a feature had before."""
+    """Summarises the changes, given the number of rows of each feature's parameters before."""
     tables, new, retired = dict[str, Rows](), dict[str, int](), dict[str, int]()
     for side, features in sides.items():
         for place, feature in enumerate(features):
@@ -139,21 +139,21 @@ def _growth(
 
 
 def events_to_learn(features: Sequence[Feature], log: Log, seed: int) -> Dataset:
-    """The events to learn from; of those on disk none where the query table says it all."""
+    """The events to learn from; none of a log on disk if features only read the query table."""
     columns = event_columns(log, (name for feature in features for name in feature.learns_from))
     needed = bool(columns) or any(len(feature.learns_from) > 1 for feature in features)
     return log.events_to_learn(SAMPLE if needed else 0, columns, seed)
 
 
 def rows_of(log: Log, ids: pa.Array) -> dict[str, pa.ChunkedArray]:
-    """The rows of these candidates in the candidate table, by column; nulls for one that it does not have."""
+    """The columns of the candidate table for these ids; nulls for an id that it lacks."""
     rows = pc.index_in(ids, value_set=log.candidates[log.candidate_id].combine_chunks())
     found = log.candidates.take(rows)
     return {name: found[name] for name in found.column_names}
 
 
 def training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntArray) -> dict[str, pa.ChunkedArray]:
-    """Columns to learn from: one row a distinct query where a single column is the query's, else one row an event."""
+    """Columns to learn from: one row per distinct query for a single query column, else one row per event."""
     sources = {name: events.query_column(name) for name in names}
     if len(sources) == 1:
         ((name, (column, rows)),) = sources.items()

@@ -1,4 +1,4 @@
-"""The losses of lists, as a function of plain tensors: softmax, ListMLE and pairwise logistic."""
+"""Listwise losses as a function of plain tensors: softmax, ListMLE and pairwise logistic."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def listwise_loss(
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """How far the order of lists by score is from that by relevance.
+    """A loss that ranks the members of each list by relevance.
 
-    A list in which all is equally relevant has nothing to say and does not count; nor, for `softmax`, does one without
-    anything relevant.
+    A list whose members are all equally relevant carries no information and does not count; for `softmax`, neither does
+    a list without relevant members.
 
     Args:
-        scores: Of the members of each list, `[L, n]`.
-        relevance: How relevant each is, at least 0, `[L, n]`.
-        mask: Which members are there, `[L, n]`; None where all lists have n.
-        loss: `softmax`: the cross-entropy of the softmax of the scores against the relevance in proportion (Bruch et
+        scores: Scores of the members of each list, `[L, n]`.
+        relevance: Relevance of each member, at least 0, `[L, n]`.
+        mask: Which members exist, `[L, n]`; None if all lists have n.
+        loss: `softmax`: the cross-entropy of the softmax of the scores against the normalised relevance (Bruch et
             al., *An analysis of the softmax cross entropy loss for learning-to-rank with binary relevance*, ICTIR
             2019); `list_mle`: the negative log-likelihood of the order by relevance under the Plackett-Luce model (Xia
-            et al., *Listwise approach to learning to rank*, ICML 2008), in which equally relevant ones keep the order
-            that they are given in; `pairwise_logistic`: the mean of `log(1 + exp(s_j − s_i))` over the pairs in which i
-            is more relevant than j (Burges et al., *Learning to rank using gradient descent*, ICML 2005).
-        weights: Weight of each list, `[L]`; None where all count the same.
-        reduction: `mean`, over the weights of the lists that count; or `sum`.
+            et al., *Listwise approach to learning to rank*, ICML 2008), with ties in the given order;
+            `pairwise_logistic`: the mean of `log(1 + exp(s_j − s_i))` over the pairs in which i is more relevant than j
+            (Burges et al., *Learning to rank using gradient descent*, ICML 2005).
+        weights: Weight of each list, `[L]`; None weighs all lists equally.
+        reduction: `mean` over the lists that count, weighted; or `sum`.
 
     Returns:
-        A scalar; 0 where no list counts.
+        A scalar; 0 if no list counts.
 
     Raises:
-        ConfigError: Shapes do not fit each other, relevance is negative or not finite, a weight is, or all weights are
-            0 where the mean is taken.
+        ConfigError: Shapes do not match, relevance or a weight is negative or not finite, or all weights are 0 with
+            `mean`.
 
     Example:
         >>> scores, relevance = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
@@ -86,7 +86,7 @@ def listwise_total(
 
 
 def lists_that_count(relevance: Tensor, mask: Tensor, loss: ListLoss) -> Tensor:
-    """Which lists have something to say, `[L]`; see `listwise_loss`."""
+    """Which lists count, `[L]`; see `listwise_loss`."""
     highest = relevance.masked_fill(~mask, -torch.inf).amax(dim=1)
     lowest = relevance.masked_fill(~mask, torch.inf).amin(dim=1)
     counted = highest > lowest
@@ -101,7 +101,8 @@ def _softmax(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
 def _list_mle(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
     order = relevance.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True, stable=True).indices
     sorted_scores, there = scores.gather(1, order), mask.gather(1, order)
-    left = sorted_scores.masked_fill(~there, -torch.inf).flip(1).logcumsumexp(dim=1).flip(1)  # of each and all after it
+    # over each member and those after it
+    left = sorted_scores.masked_fill(~there, -torch.inf).flip(1).logcumsumexp(dim=1).flip(1)
     return (left - sorted_scores).masked_fill(~there, 0.0).sum(dim=1)
 
 

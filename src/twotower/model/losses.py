@@ -1,9 +1,9 @@
-"""Losses: how embeddings of a batch's queries and of candidates become a number to bring down.
+"""Losses: functions of a batch's query embeddings and of candidate embeddings that training minimises.
 
-A loss is a plain description; `bind` gives it what it has to know of the training data (how often each
-candidate is drawn, what each query has chosen). What is bound maps a batch to a scalar and decides
-itself which candidates it needs embedded: in-batch softmax those of the batch, each once; the full softmax all.
-`Loss` is what a loss of your own has to follow.
+A loss is a plain description; `bind` gives it the facts it needs about the training data (how often each candidate is
+drawn, what each query has chosen). The bound loss maps a batch to a scalar and decides which candidates it needs
+embedded: in-batch softmax those of the batch, each once; the full softmax all. `Loss` is the interface for your own
+loss.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Batch:
     Attributes:
         queries: Row of each event's query in the query table, int64 `[B]`.
         candidates: Row of each event's candidate in the candidate table, int64 `[B]`.
-        weights: Weight of each event, finite and at least 0, float32 `[B]`; None where all count the same. Logs check
-            theirs when they are read; no step looks at them again.
-        ranks: Where a loss that compares each event's candidate with others writes the rank that it gives it, int32
-            `[n]` for the first n events; in-batch top-k accuracy is made of them. Left at 0 by other losses.
+        weights: Weight of each event, finite and at least 0, float32 `[B]`; None weighs all events equally. Logs check
+            weights when they are read; training steps do not check them again.
+        ranks: Receives the ranks of the first n events' candidates, int32 `[n]`, from a loss that compares them with
+            others; in-batch top-k accuracy is computed from them. Other losses leave it at 0.
     """
 
     queries: Tensor
@@ -48,7 +48,7 @@ class Batch:
 
 
 class BoundLoss(Protocol):
-    """A loss that knows its training data."""
+    """A loss bound to its training data."""
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
@@ -57,13 +57,13 @@ class BoundLoss(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """What `Trainer` needs of a loss; any object that has it can be trained with.
+    """The interface that `Trainer` needs; it accepts any object that implements it.
 
-    A checkpoint keeps the loss's class and attributes, and a training with another loss does not resume from it. A
-    config finds one that is registered in `LOSSES`. `twotower.testing.check_loss` tries one out.
+    A checkpoint stores the loss's class and attributes, and training with another loss does not resume from it. Configs
+    can name a loss that is registered in `LOSSES`. `twotower.testing.check_loss` tests an implementation.
 
     Attributes:
-        reduction: `mean` where a batch's loss is the mean over its events, `sum` where it is their sum.
+        reduction: `mean` if a batch's loss is the mean over its events, `sum` if it is their sum.
 
     Example:
         >>> class Hinge:
@@ -83,53 +83,51 @@ class Loss(Protocol):
 
     @property
     def reduction(self) -> Reduction:
-        """How a batch's loss is made of its events'."""
+        """Whether a batch's loss is the mean or the sum over its events."""
         ...
 
     def embedded(self, events: int, catalogue: int) -> int:
-        """How many candidates a step of so many events embeds, at most."""
+        """The maximum number of candidates that a step of this many events embeds."""
         ...
 
     def bind(self, train: Log) -> BoundLoss:
-        """The loss for this training data."""
+        """Binds the loss to its training data."""
         ...
 
 
 LOSSES: Kinds[type] = Kinds("loss")
-"""Losses by kind. `@LOSSES.register` makes one of your own known to configs: a frozen `Settings` with a tag, so that it
-can be written down; see the example in docs/how-to/extending.md."""
+"""Losses by kind. `@LOSSES.register` makes your own loss available to configs; it must be a frozen `Settings` with a
+tag, so that it can be saved; see the example in docs/how-to/extending.md."""
 
 
 @LOSSES.register
 class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the candidates of the other events in its batch.
 
-    The logits are `q·cᵀ / T − log p`, on every column, the chosen one's included, where p is the share
-    of training events that chose the candidate: without the correction, popular candidates, which are
-    drawn more often, are pushed down (Yi et al., *Sampling-bias-corrected neural modeling for large
-    corpus item recommendations*, RecSys 2019). The batch's distinct candidates are embedded once and
-    count as often as they occur: `log(multiplicity)` is added to their logits, which is the softmax over
-    all B columns, value and gradient.
+    The logits are `q·cᵀ / T − log p`, on every column, the chosen one included, where p is the candidate's share of
+    the training events. Without the correction, popular candidates are pushed down, as they are drawn more often
+    (Yi et al., *Sampling-bias-corrected neural modeling for large corpus item recommendations*, RecSys 2019). The
+    batch's distinct candidates are embedded once and count as often as they occur: adding `log(multiplicity)` to
+    their logits gives the value and the gradient of the softmax over all B columns.
 
-    With `uniform`, candidates drawn uniformly over the catalogue are added, so that those which hardly any event
-    names are negatives too (Yang et al., *Mixed negative sampling for learning two-tower neural networks in
-    recommendations*, companion of WWW 2020). A row's other columns are then B − 1 events of the batch and U
-    uniform draws, and the p of the correction is that of their mixture, `((B − 1) · p + U / C) / (B − 1 + U)` for
-    a catalogue of C. The row's own event is none of the draws: with B − 1, not B, the expected gradient at the
-    true probabilities vanishes where all the others are of one kind, and nearly where they are of both.
+    `uniform` adds candidates drawn uniformly from the catalogue, so that rare candidates are negatives too (Yang et
+    al., *Mixed negative sampling for learning two-tower neural networks in recommendations*, companion of WWW 2020).
+    A row's other columns are then B − 1 events of the batch and U uniform draws, and the correction uses the p of
+    their mixture, `((B − 1) · p + U / C) / (B − 1 + U)` for a catalogue of C. The row's own event is not a draw: with
+    B − 1 instead of B, the expected gradient at the true probabilities vanishes if all other columns are of one kind,
+    and nearly vanishes if they are of both.
 
     Attributes:
         log_q: Correct for how often candidates are drawn.
-        mask_same: Leave out the other columns that hold the row's own candidate.
-        mask_known: Leave out the query's other candidates in train.
-        hard_negatives: Keep only this many distinct negatives a row, those with the highest corrected
+        mask_same: Exclude the other columns that hold the row's own candidate.
+        mask_known: Exclude the query's other candidates in train.
+        hard_negatives: Keep only this many distinct negatives per row, those with the highest corrected
             logits; None keeps all.
-        reduction: `mean` over the batch's weights, or their `sum`, as TFRS does. Mind that the mean's
-            gradients are B times smaller: Adagrad with its usual initial accumulator of 0.1 learns
-            almost nothing from them.
+        reduction: The weighted `mean` of a batch, or the `sum`, as in TFRS. Gradients of the mean are B times smaller:
+            Adagrad with its usual initial accumulator of 0.1 learns almost nothing from them.
         uniform: How many candidates to draw uniformly for each batch.
-        draw_probability: A column of the candidate table: the probability that an event of a batch names the
-            candidate, or a number in proportion to it, for batches that are not drawn like the training events.
+        draw_probability: A column of the candidate table with the probability that an event of a batch names the
+            candidate, or a number proportional to it, for batches that are not drawn like the training events.
             Finite, at least 0, and above 0 for every candidate that a training event names. None: the share of
             the training events.
 
@@ -137,7 +135,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         >>> InBatchSoftmax(hard_negatives=100).reduction
         'mean'
 
-        Probabilities of one's own go into a column of the candidate table:
+        Pass your own probabilities in a column of the candidate table:
 
         >>> import pyarrow as pa
         >>> from twotower import data
@@ -156,32 +154,32 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     draw_probability: str | None = None
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         if self.hard_negatives is not None and self.hard_negatives < 1:
-            raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or none given to keep all")
+            raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or None to keep all")
         if self.uniform < 0:
             raise ConfigError(f"uniform={self.uniform}; expected a number of at least 0")
         refuse_nameless("InBatchSoftmax", draw_probability=self.draw_probability)
         if self.draw_probability is not None and not self.log_q:
             raise ConfigError(
-                f"draw_probability={self.draw_probability!r} with log_q=False, which does not correct by it; "
+                f"draw_probability={self.draw_probability!r} has no effect with log_q=False; "
                 f"expected log_q=True, or no draw_probability"
             )
 
     def embedded(self, events: int, catalogue: int) -> int:
-        """How many candidates a step of so many events embeds, at most."""
+        """The maximum number of candidates that a step of this many events embeds."""
         return min(events + self.uniform, catalogue)
 
     def bind(self, train: Log, draw_probability: Tensor | None = None) -> BoundLoss:
-        """The loss for this training data.
+        """Binds the loss to its training data.
 
         Args:
             train: The events that batches are drawn from.
             draw_probability: Probability that an event of a batch names each candidate, `[candidates]`, or numbers
-                in proportion to it; default: the column that the loss names, or else the share of the training events.
+                proportional to it; default: the column that the loss names, else the share of the training events.
 
         Raises:
-            ConfigError: `mask_known` with a log that is streamed.
+            ConfigError: `mask_known` is set and the log is streamed.
             DataError: There is no such column, or a probability is not finite, below 0, or 0 for a candidate that a
                 training event names.
         """
@@ -197,18 +195,18 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
 
 @LOSSES.register
 class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
-    """Softmax of each event's candidate against the whole catalogue: exact, and for small catalogues faster.
+    """Softmax of each event's candidate against the whole catalogue: exact, and faster for small catalogues.
 
-    A candidate of the training catalogue that no event names was there and was not chosen: it is a negative
-    as well. One that should not count against itself, as it is new, belongs in a later catalogue.
+    A candidate of the training catalogue without events was available and not chosen, so it is a negative too. Keep a
+    new candidate that should not be a negative out of the training catalogue.
 
     Attributes:
-        mask_known: Leave out the query's other candidates in train.
-        reduction: `mean` over the batch's weights, or their `sum`.
-        label_smoothing: Share of each event's target that is spread evenly over all candidates that are not
-            left out (Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016).
-            In-batch softmax has none: a candidate that train does not name is never drawn, and one that it
-            rarely names would have to stand for many, so that a batch cannot tell the catalogue's mean.
+        mask_known: Exclude the query's other candidates in train.
+        reduction: The weighted `mean` of a batch, or the `sum`.
+        label_smoothing: Share of each event's target that is spread evenly over all candidates not excluded (Szegedy
+            et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016). In-batch softmax has
+            none, as a batch cannot estimate the catalogue's mean: candidates without training events are never drawn,
+            and a rare one would have to stand for many.
     """
 
     mask_known: bool = False
@@ -216,23 +214,23 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
     label_smoothing: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
 
     def embedded(self, events: int, catalogue: int) -> int:
-        """How many candidates a step embeds: all of them."""
+        """The number of candidates that a step embeds: all of them."""
         del events
         return catalogue
 
     def bind(self, train: Log) -> BoundLoss:
-        """The loss for this training data.
+        """Binds the loss to its training data.
 
         Args:
             train: The events that batches are drawn from.
 
         Raises:
-            ConfigError: `mask_known` with a log that is streamed.
+            ConfigError: `mask_known` is set and the log is streamed.
         """
         return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
 
@@ -268,7 +266,7 @@ class _BoundInBatch:
         )
 
     def _log_drawn(self, candidates: Tensor, events: int) -> Tensor | None:
-        """Log probability of each candidate in a row's other columns, of which so many are events', `[C]`."""
+        """Log probability of each candidate in a row's other columns, `events` of which come from events, `[C]`."""
         if not self.loss.log_q:
             return None
         if self.log_probability.device != candidates.device:
@@ -301,7 +299,7 @@ def _known(train: Log) -> Seen:
 
 
 def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:
-    """The logits of candidates that each row's query has chosen, its own target excepted."""
+    """The logits of candidates that each row's query has chosen, except its own target."""
     rows, candidates = known.pairs(batch.queries.cpu().numpy())
     column_of = np.full(catalogue, -1, dtype=np.int64)
     column_of[distinct.cpu().numpy()] = np.arange(len(distinct))

@@ -1,4 +1,4 @@
-"""Negatives of in-batch softmax: the candidates that a batch is set against, and how often each of them was drawn."""
+"""Negatives of in-batch softmax: the distinct candidates of a batch, and how often each was drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Columns:
     """The distinct candidates of a softmax.
 
     Attributes:
-        candidates: Row of each in the candidate table, ascending, `[C]`.
+        candidates: Their rows in the candidate table, ascending, `[C]`.
         embeddings: Their embeddings, `[C, d]`.
         target: Column of each event's own candidate, `[B]`.
         multiplicity: How often each was drawn, `[C]`.
@@ -30,12 +30,12 @@ class Columns:
 
 
 def columns_of(events: Tensor, others: Tensor, embed: Embed) -> Columns:
-    """The distinct candidates of a batch's events `[B]` and of others drawn `[U]`."""
+    """The distinct candidates among a batch's events `[B]` and the other draws `[U]`."""
     drawn = torch.cat([events, others])
     distinct, place, multiplicity = torch.unique(drawn, return_inverse=True, return_counts=True)
     return Columns(distinct, embed(distinct), place[: len(events)], multiplicity)
 
 
 def drawn_uniformly(count: int, catalogue: int, device: torch.device) -> Tensor:
-    """So many candidates, each any of the catalogue's with the same probability, by torch's random numbers."""
+    """Draws `count` candidates uniformly from the catalogue, with torch's random numbers."""
     return torch.randint(catalogue, (count,), device=device)

@@ -1,4 +1,4 @@
-"""The losses of predicted numbers, as a function of plain tensors."""
+"""Losses of predicted numbers, as a function of plain tensors."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def pointwise_loss(
     delta: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """How far predictions are from targets.
+    """The squared, Huber or cross-entropy loss of predictions.
 
     Args:
-        predictions: `[n]`; for `cross_entropy` logits, before the logistic function.
-        targets: `[n]`; for `cross_entropy` probabilities.
-        loss: `squared`: `(p − t)²`; `huber`: half of that up to an error of `delta`, and from there on linear (Huber,
-            *Robust estimation of a location parameter*, 1964); or `cross_entropy`.
-        weights: Weight of each, `[n]`; None where all count the same.
-        delta: Of the Huber loss.
-        reduction: `mean`, over the sum of the weights; or `sum`.
+        predictions: Predictions, `[n]`; for `cross_entropy`, logits before the logistic function.
+        targets: Targets, `[n]`; for `cross_entropy`, probabilities.
+        loss: `squared`: `(p − t)²`; `huber`: half of that up to an error of `delta`, linear beyond (Huber, *Robust
+            estimation of a location parameter*, 1964); or `cross_entropy`.
+        weights: Weight of each prediction, `[n]`; None weighs all equally.
+        delta: Threshold of the Huber loss.
+        reduction: `mean`, weighted; or `sum`.
 
     Returns:
         A scalar.
 
     Raises:
-        ConfigError: Shapes do not fit each other, a target is not finite or no probability for `cross_entropy`,
-            `delta` is not above 0, a weight is negative or not finite, or all are 0 where the mean is taken.
+        ConfigError: Shapes do not match, a target is not finite, or not a probability for `cross_entropy`, `delta` is
+            not above 0, a weight is negative or not finite, or all weights are 0 with `mean`.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ def pointwise_loss(
         )
     if targets.shape != predictions.shape:
         raise ConfigError(
-            f"targets is {list(targets.shape)}; expected {list(predictions.shape)}, one a prediction", field="targets"
+            f"targets is {list(targets.shape)}; expected {list(predictions.shape)}, one per prediction", field="targets"
         )
     if not delta > 0:
         raise ConfigError(f"delta={delta}; expected a number above 0", field="delta")

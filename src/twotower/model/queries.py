@@ -14,12 +14,12 @@ from twotower.model.encoding import EncodedColumn, EncodedSide
 
 
 class QueryEncoder:
-    """Encodes events that share a query table; what that table says is encoded once, for the first of them.
+    """Encodes events that share a query table; columns of that table are encoded once, with the first events.
 
     Args:
-        features: Those of the query tower.
-        of_training: The events are those that the features learned from, each of which is then left out of what
-            is said of its own query.
+        features: The query tower's features.
+        of_training: The events are those that the features learned from; each is excluded from its own query's
+            history.
     """
 
     def __init__(self, features: Sequence[Feature], of_training: bool = False) -> None:
@@ -28,7 +28,7 @@ class QueryEncoder:
 
     @property
     def reads(self) -> list[str]:
-        """The columns that are read where they are there, each once."""
+        """The columns it reads, including optional ones, without duplicates."""
         names = (name for feature in self.features for name in (*self._needs(feature), *feature.may_read))
         return list(dict.fromkeys(names))
 

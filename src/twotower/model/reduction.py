@@ -1,4 +1,4 @@
-"""How a batch's loss is made of its events'."""
+"""Reduces the losses of a batch's events to one number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
-"""`mean` over the rows, weighted; or their weighted `sum`."""
+"""The weighted `mean` over the rows, or the weighted `sum`."""
 
 
 def reduced(values: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Rerank`: the second stage, in which a head of the model puts what the towers retrieved in order."""
+"""`Rerank`: the second stage, in which a head of the model re-ranks the candidates that the towers retrieved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from twotower.errors import ConfigError
 from twotower.model.heads import HeadModule, Side
 
 MOST_RERANKED = 1000
-"""Candidates that are re-ranked for a query, at most."""
+"""Re-rank at most this many candidates per query."""
 
 PAIRS = 1 << 15
-"""Pairs of a query and a candidate that a head answers at once: what keeps its inputs at some tens of megabytes."""
+"""Pairs of a query and a candidate that a head scores at a time, which keeps its inputs to tens of megabytes."""
 
 
 class Rerank(Settings, frozen=True):
@@ -23,10 +23,10 @@ class Rerank(Settings, frozen=True):
 
     Attributes:
         n: How many candidates are retrieved and re-ranked, from 1 to 1,000.
-        by: The name of the task whose head gives the order; None: the model's only head.
+        by: The name of the task whose head re-ranks; None: the model's only head.
 
     Raises:
-        ConfigError: A setting is of the wrong type or out of range.
+        ConfigError: A setting has the wrong type or is out of range.
 
     Example:
         >>> Rerank(n=100).resolved(["rating"])
@@ -37,7 +37,7 @@ class Rerank(Settings, frozen=True):
     by: str | None = None
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses settings out of range."""
         if not 1 <= self.n <= MOST_RERANKED:
             raise ConfigError(f"rerank: n={self.n}; expected from 1 to {MOST_RERANKED}", field="rerank")
 
@@ -48,13 +48,13 @@ class Rerank(Settings, frozen=True):
         return self.by
 
     def resolved(self, heads: Iterable[str]) -> Rerank:
-        """The same with the head's name.
+        """A copy with the head's name filled in.
 
         Args:
             heads: The names of the model's heads.
 
         Raises:
-            ConfigError: There is no such head, or no name where there are several.
+            ConfigError: There is no such head, or several heads and no name.
         """
         names = list(heads)
         if not names:
@@ -71,14 +71,14 @@ class Rerank(Settings, frozen=True):
 
 
 def pair_logits(head: HeadModule, queries: Side, asked: Tensor, candidates: Side, rows: Tensor) -> Tensor:
-    """A head's answers before its link for pairs of a query and a candidate, `[m]`, a block at a time.
+    """A head's answers before its link for pairs of a query and a candidate, `[m]`, computed in blocks.
 
     Args:
         head: The head, in evaluation mode.
         queries: The query side of q queries.
-        asked: Which of them each pair has, `[m]`.
+        asked: The query of each pair, `[m]`.
         candidates: The candidate side of C candidates.
-        rows: Which of them each pair has, `[m]`.
+        rows: The candidate of each pair, `[m]`.
     """
     parts = [
         head.logits(queries.take(query), Side(candidates.features[row], candidates.vectors[row]))

@@ -1,4 +1,4 @@
-"""Saving and loading a model: config as JSON, what features learned as Arrow, weights as safetensors."""
+"""Saves and loads a model: config as JSON, the features' learned state as Arrow, weights as safetensors."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from twotower.version import VERSION
 
 KIND = "twotower model"
 FORMAT = 4
-LARGEST_CONFIG = 1 << 18
-"""Bytes: a larger config is not one of ours."""
+MAX_CONFIG_BYTES = 1 << 18
+"""Refuse a larger config, in bytes."""
 
 CONFIG, WEIGHTS, VOCABULARIES, RECORDS = "config.json", "weights.safetensors", "vocabularies", "records"
 
 
 def model_version(model: TwoTower) -> str:
-    """Twelve digits that name a model's very content: its settings, what its features learned, and its weights.
+    """A 12-digit hash of a model's content: its settings, its features' learned state and its weights.
 
-    A loaded model has the version of the one that was saved. Ranks that share out tables call it together.
+    A loaded model has the version of the saved one. For a sharded model, all ranks must call this together.
     """
     digest = hashlib.sha256(msgspec.json.encode(_plain_numbers(msgspec.to_builtins(model.settings()))))
     for name, feature in _named_features(model):
@@ -59,16 +59,16 @@ def model_version(model: TwoTower) -> str:
 
 @checks_arguments
 def save_model(model: TwoTower, folder: str | Path) -> Manifest:
-    """Writes the model to a folder: beside its target, read once as `load_model` does, and then renamed over it.
+    """Saves the model to a folder: writes it next to the target, checks that it loads, and renames it into place.
 
-    The folder may be there if it is empty or a saved model, and holds nothing else.
+    The folder may exist if it is empty or holds a saved model and nothing else.
 
-    Ranks that share out tables call it together; the first one writes the model with all rows.
+    For a sharded model, all ranks must call this together; the first rank writes the model with all rows.
 
     Raises:
-        ConfigError: The folder may not be replaced, or cannot be written.
+        ConfigError: The folder must not be replaced, or cannot be written.
         NotFittedError: The model has not learned from data yet.
-        SavedFolderError: What was written cannot be read; the folder is as it was.
+        SavedFolderError: The written model cannot be loaded; the folder is unchanged.
 
     Example:
         >>> import tempfile
@@ -99,12 +99,12 @@ def _saved(model: TwoTower, folder: str | Path) -> Manifest:
         except SavedFolderError as error:
             raise SavedFolderError(f"{folder} was not written, as it could not be read again: {error}") from error
         if written != expected:
-            raise SavedFolderError(f"{folder} was not written: it would read as version {written}; expected {expected}")
+            raise SavedFolderError(f"{folder} was not written: it loads as version {written}; expected {expected}")
         return manifest
 
 
 def write_model(model: TwoTower, building: Path) -> Manifest:
-    """Writes the model into an empty folder, or makes one.
+    """Writes the model into an empty folder, which is created if missing.
 
     Raises:
         NotFittedError: The model has not learned from data yet.
@@ -127,7 +127,7 @@ def write_model(model: TwoTower, building: Path) -> Manifest:
 
 
 def _write_weights(model: TwoTower, building: Path) -> None:
-    """Writes the weights; ranks that share out tables do it together, and the first one has the folder."""
+    """Writes the weights; ranks of a sharded model call it together, and the first one writes the file."""
     shards = shards_of(model)
     write_tensors(building / WEIGHTS, model.state_dict(), ranks_sharing(model), lambda name, _: shards.get(name))
 
@@ -139,10 +139,10 @@ def _require_fitted(model: TwoTower) -> None:
 
 @checks_arguments
 def load_model(folder: str | Path) -> TwoTower:
-    """Reads what `save_model` wrote; the model gives the same scores, to the bit, and is in evaluation mode.
+    """Loads a model that `save_model` wrote; its scores are bit-identical, and it is in evaluation mode.
 
     Raises:
-        SavedFolderError: The folder is missing, truncated, altered, of a newer format or not a model.
+        SavedFolderError: The folder is missing, truncated, altered, in a newer format or not a model.
     """
     folder = Path(folder)
     manifest = check_folder(folder, KIND, FORMAT)
@@ -150,24 +150,24 @@ def load_model(folder: str | Path) -> TwoTower:
         raise SavedFolderError(f"{folder} was written by an earlier version of twotower; train the model again")
     try:
         config, weights = (listed(folder, manifest, name) for name in (CONFIG, WEIGHTS))
-        if config.stat().st_size > LARGEST_CONFIG:
-            raise ValueError(f"{CONFIG} has {config.stat().st_size} bytes; expected at most {LARGEST_CONFIG}")
+        if config.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"{CONFIG} has {config.stat().st_size} bytes; expected at most {MAX_CONFIG_BYTES}")
         settings = msgspec.json.decode(config.read_bytes(), type=dict[str, Any])
         tables = {name: read_table(folder / name) for name in manifest.files if name.endswith(".arrow")}
-        with torch.device("meta"):  # which has shapes and no memory
+        with torch.device("meta"):  # shapes only, no memory
             _check_weights(settings, tables, weights)
         model = _restored(settings, tables)
         model.load_state_dict(load_file(weights))
     except (SavedFolderError, MissingExtraError):
         raise
-    except Exception as error:  # of what lies in such a folder, features may fail in any way
-        raise SavedFolderError(f"{folder} holds no model that can be read: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a broken folder may make features raise anything
+        raise SavedFolderError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
     model.is_fitted = True
     return model.eval()
 
 
 def _restored(settings: dict[str, Any], tables: dict[str, pa.Table]) -> TwoTower:
-    """The model with what its features learned, and with weights that mean nothing yet."""
+    """Builds the model with its features' learned state; the weights are not loaded yet."""
     model = model_from_settings(settings)
     for name, feature in _named_features(model):
         feature.restore(tables[f"{VOCABULARIES}/{name}"])
@@ -180,23 +180,23 @@ def _restored(settings: dict[str, Any], tables: dict[str, pa.Table]) -> TwoTower
 
 
 def _check_weights(settings: dict[str, Any], tables: dict[str, pa.Table], weights: Path) -> None:
-    """Refuses settings that ask for other weights than the file holds, before any memory is taken for them."""
+    """Refuses settings that do not match the weights in the file, before any memory is allocated for them."""
     with safe_open(weights, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     for side in ("query", "candidate"):
         if settings[side].get("cross", 0) > len(shapes):
-            raise ValueError(f"{settings[side]['cross']} cross layers of the {side} tower, {len(shapes)} weights")
+            raise ValueError(f"the {side} tower has {settings[side]['cross']} cross layers, but {len(shapes)} weights")
     for name, head in settings.get("heads", {}).items():
         if head.get("count", 0) > len(shapes):
-            raise ValueError(f"{head['count']} cross layers of the head {name!r}, {len(shapes)} weights")
+            raise ValueError(f"the head {name!r} has {head['count']} cross layers, but there are {len(shapes)} weights")
     wanted = {name: tuple(tensor.shape) for name, tensor in _restored(settings, tables).state_dict().items()}
     for name in wanted.keys() | shapes.keys():
         if wanted.get(name) != shapes.get(name):
-            raise ValueError(f"{name} is {shapes.get(name)} in {weights.name}, {wanted.get(name)} by {CONFIG}")
+            raise ValueError(f"{name} is {shapes.get(name)} in {weights.name}, but {wanted.get(name)} by {CONFIG}")
 
 
 def _plain_numbers(settings: Any) -> Any:
-    """The settings with whole floats as integers: a rate given as 0 is read back as 0.0."""
+    """The settings with whole floats as integers, since a rate given as 0 is loaded as 0.0."""
     if isinstance(settings, dict):
         return {name: _plain_numbers(value) for name, value in settings.items()}
     if isinstance(settings, list):
@@ -205,7 +205,7 @@ def _plain_numbers(settings: Any) -> Any:
 
 
 def _named_features(model: TwoTower) -> list[tuple[str, Feature]]:
-    """Every feature with the name of its vocabulary's file."""
+    """Every feature with the name of its vocabulary file."""
     return [
         (f"{side}-{place}.arrow", feature)
         for side, tower in (("query", model.query), ("candidate", model.candidate))

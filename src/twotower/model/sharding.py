@@ -1,4 +1,4 @@
-"""Models of whose large tables each rank holds a part of the rows: sharing them out, and making them whole again."""
+"""Shards a model's large tables, so that each rank holds a part of the rows, and gathers them again."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from twotower.shards import Shard
 
 
 def shards_of(model: nn.Module) -> dict[str, Shard]:
-    """How each table that ranks share out is shared out, by its name in `state_dict`; nothing of an ordinary model."""
+    """The shards of a model's sharded tables, by name in `state_dict`; empty for an ordinary model."""
     return {name: table.shard for name, table in _tables(model) if table.shard is not None}
 
 
 def ranks_sharing(model: nn.Module) -> Ranks:
-    """The ranks that share out tables of a model; `ALONE` for an ordinary one."""
+    """The ranks that a model's tables are sharded over; `ALONE` for an ordinary model."""
     return next((shard.ranks for shard in shards_of(model).values()), ALONE)
 
 
 @torch.no_grad()
 def shard_tables(model: nn.Module) -> None:
-    """Shares out those whole tables of a model that `sharded_tables` says; each rank keeps its part of the rows."""
+    """Shards the tables that the surrounding `sharded_tables` block selects; each rank keeps its part of the rows."""
     for _, table in _tables(model):
         if table.shard is None and (shard := shard_of(*table.shape)) is not None:
             table.data = shard.take(table.data).clone()
@@ -32,12 +32,12 @@ def shard_tables(model: nn.Module) -> None:
 
 @torch.no_grad()
 def gather_tables(model: nn.Module) -> None:
-    """Makes the tables that ranks share out whole on every rank; all ranks call it, and have an ordinary model then.
+    """Gathers sharded tables on every rank, which leaves an ordinary model; all ranks must call it.
 
-    `save_model`, called by all ranks, writes a sharded model without that, and so needs less memory.
+    `save_model`, called by all ranks, saves a sharded model without gathering it, which needs less memory.
 
     Args:
-        model: A model that several ranks have trained; of another one nothing changes.
+        model: A model trained by several ranks; an ordinary model is not changed.
     """
     for _, table in _tables(model):
         if table.shard is not None:

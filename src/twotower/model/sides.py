@@ -1,4 +1,4 @@
-"""What heads read of each side of a model: its features, and its embedding made of the same features."""
+"""The inputs of heads: each side's features, and the embedding computed from them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from twotower.model.two_tower import TwoTower
 
 
 def query_side(model: TwoTower, encoded: Sequence[Tensor], vectors: bool = True) -> Side:
-    """What heads read of n queries, with gradient.
+    """The head inputs of n queries, with gradient.
 
     Args:
         model: The model.
-        encoded: What its query tower reads of them.
-        vectors: Whether the towers' embeddings are wanted.
+        encoded: The encoded inputs of its query tower.
+        vectors: Whether to compute the towers' embeddings.
     """
     own = type(model).query_vectors is not TwoTower.query_vectors
     return _side(model.query, encoded, model.scaled_query, model.query_vectors if own else None, vectors)
 
 
 def candidate_side(model: TwoTower, encoded: Sequence[Tensor], vectors: bool = True) -> Side:
-    """What heads read of n candidates, with gradient; see `query_side`."""
+    """The head inputs of n candidates, with gradient; see `query_side`."""
     own = type(model).candidate_vectors is not TwoTower.candidate_vectors
     return _side(model.candidate, encoded, model.scaled_candidate, model.candidate_vectors if own else None, vectors)
 
@@ -36,7 +36,7 @@ def _side(
     own: Callable[[Sequence[Tensor]], Tensor] | None,
     vectors: bool,
 ) -> Side:
-    """Features and vectors: made of the same features, unless the model or the tower embeds in a way of its own."""
+    """Features and vectors, computed from one read of the features unless the model or tower embeds in its own way."""
     features = tower.read(encoded)
     if not vectors:
         return Side(features, features[:, :0])

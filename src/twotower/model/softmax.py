@@ -1,19 +1,19 @@
 """The softmax over candidates: its exact loss and gradient in one pass, without B × C logits in memory.
 
-Logits are made a few rows at a time, become exponentials in place while they are in the cache, and the products that
-make the gradient follow at once: three products and one exponential a logit, none of them twice. The plain formula,
-against which this is tested, is
+Logits are computed a few rows at a time and turned into exponentials in place while they are in the cache; the matrix
+products for the gradient follow at once. This takes three products and one exponential per logit, with nothing computed
+twice. The plain formula, against which this is tested, is
 
     loss = Σ_i w_i · ( log Σ_j exp(z_ij) − z_it )      with  z = q·cᵀ + bias,  t = target of row i,
 
-and, with labels smoothed by ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it.
+and, with label smoothing ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it.
 
-Where the cache holds so few rows of C logits that products with them would be slow, the columns are cut as well, into
-tiles. A row's exponentials are then relative to its highest logit so far, and what was summed before is scaled when
-that grows (Milakov and Gimelshein, *Online normalizer calculation for softmax*, 2018). The candidates' gradient needs
-the whole sum, so that some rows' exponentials are held until it is known.
+If the cache holds too few rows of C logits for fast products, the columns are split into tiles as well. A row's
+exponentials are then relative to its highest logit so far, and the sums so far are rescaled when that grows (Milakov
+and Gimelshein, *Online normalizer calculation for softmax*, 2018). The candidates' gradient needs the complete sum, so
+the exponentials of some rows are kept until it is known.
 
-Inside, logits are scaled by log₂ e and powers are of 2, on most machines the faster exponential.
+Internally, logits are scaled by log₂ e and exponentials are powers of 2, which are faster on most machines.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from torch.autograd.function import once_differentiable
 from twotower.ranks import current_ranks, summed
 
 CACHED_LOGITS = 1 << 19
-"""Logits worked on at once by each thread of a CPU: two megabytes in float32, more than a core's second-level cache
-holds, which costs less than the products gain by their size."""
+"""Logits processed at a time per CPU thread: 2 MiB in float32. That exceeds a core's L2 cache, but larger products gain
+more than the cache misses cost."""
 
 DEVICE_LOGITS = 1 << 25
-"""The same on other devices, which only large products keep busy: 128 MiB in float32."""
+"""Logits processed at a time on other devices, which need large products to stay busy: 128 MiB in float32."""
 
-LEAST_ROWS = 128
-"""Rows of whole logits worth working on at once; where the cache holds fewer, the columns are cut as well."""
+MIN_WHOLE_ROWS = 128
+"""Split the columns into tiles if fewer whole rows than this can be processed at a time."""
 
 TILE_ROWS = 512
-"""Rows worked on at once where the columns are cut."""
+"""Rows processed at a time when the columns are split into tiles."""
 
 HELD_LOGITS = 1 << 25
-"""Exponentials held at once where the columns are cut, at most: 128 MiB in float32."""
+"""Keep at most this many exponentials when the columns are split into tiles: 128 MiB in float32."""
 
-EQUAL = 1e-5
-"""Logits that differ by less than this share of themselves are equal where ranks are counted: products of one pair of
-embeddings in two ways differ by that much, and a model that cannot tell candidates apart must not look good."""
+RANK_TOLERANCE = 1e-5
+"""Count logits within this relative difference as equal when ranks are counted: two ways to compute the product of one
+pair of embeddings differ by that much, and a model that cannot tell candidates apart must not look good."""
 
 LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Logits left out of the softmax: (row, column) pairs in ascending order of the rows.
+    """Logits to exclude from the softmax: (row, column) pairs with ascending rows.
 
     Attributes:
         rows: Row of each pair, `[P]`.
@@ -64,7 +64,7 @@ class Removed:
     columns: Tensor
 
     def within(self, rows: slice) -> Removed:
-        """Those of some rows, counted from the first of these."""
+        """The pairs of some rows, numbered from the first of these rows."""
         ends = torch.searchsorted(self.rows, self.rows.new_tensor([rows.start, rows.stop]))
         first, last = ends.tolist()
         return Removed(self.rows[first:last] - rows.start, self.columns[first:last])
@@ -85,23 +85,23 @@ def softmax_loss(
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
 
-    Where ranks train together, each works on a part of the rows; the sum is that of all.
+    When several ranks train together, each computes a part of the rows; the result is the sum over all ranks.
 
     Args:
         queries: Query embeddings, `[B, d]`.
         candidates: Candidate embeddings, `[C, d]`.
         target: Column of the chosen candidate, int64 `[B]`.
-        weights: Weight of each row, `[B]`; already divided by their sum where a mean is wanted.
+        weights: Weight of each row, `[B]`; for a mean, already divided by their sum.
         bias: Added to each column's logits, `[C]`.
-        target_shift: Added to the target's logit of each row, `[B]`, where it counts in another way
-            as a target than as a negative.
-        removed: Logits left out.
-        hard_negatives: Keep only this many negatives a row, those with the highest logits after all
+        target_shift: Added to the target's logit of each row, `[B]`, if it counts differently as a target than as a
+            negative.
+        removed: Logits to exclude.
+        hard_negatives: Keep only this many negatives per row, those with the highest logits after all
             of the above; None keeps all.
-        smoothing: Share of each row's target that is spread evenly over all columns that are left, the
-            chosen one's included.
-        ranks: Where the ranks of the first rows' targets are written, `[n]` for n ≤ B rows: how many columns have a
-            logit at least as high, the target's own included. For all rows this costs a tenth of the loss's time.
+        smoothing: Share of each row's target that is spread evenly over all remaining columns, the chosen one
+            included.
+        ranks: Receives the ranks of the first n ≤ B rows' targets, `[n]`: how many columns have a logit at least as
+            high, the target's own included. For all rows this adds a tenth to the loss's time.
 
     Returns:
         A scalar, differentiable once with respect to `queries` and `candidates`.
@@ -161,7 +161,7 @@ class _Softmax(torch.autograd.Function):
         on_cpu = queries.device.type == "cpu"
         logits = CACHED_LOGITS * torch.get_num_threads() if on_cpu else DEVICE_LOGITS
         rows = max(1, logits // max(1, len(candidates)))
-        if hard_negatives is not None or smoothing > 0 or rows >= min(LEAST_ROWS, len(queries)):
+        if hard_negatives is not None or smoothing > 0 or rows >= min(MIN_WHOLE_ROWS, len(queries)):
             return _in_whole_rows(problem, rows, hard_negatives, smoothing, gradients)
         return _in_tiles(problem, logits, gradients)
 
@@ -174,7 +174,7 @@ class _Softmax(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Problem:
-    """What `softmax_loss` is given; queries, bias and shift also in units that make powers of 2 of logits."""
+    """The arguments of `softmax_loss`; scaled queries, bias and shift are multiplied by log₂ e for powers of 2."""
 
     queries: Tensor
     candidates: Tensor
@@ -187,18 +187,18 @@ class _Problem:
     ranks: Tensor | None
 
     def count(self, logits: Tensor, start: int, wanted: Tensor) -> None:
-        """Adds to the ranks of rows from `start` on, where they are counted, the logits that reach their target's."""
+        """Adds to the ranks of the rows from `start` on how many logits reach the target's; no-op without ranks."""
         if self.ranks is None or start >= len(self.ranks):
             return
         rows = min(len(self.ranks) - start, len(logits))
-        bar = wanted[:rows] - EQUAL * wanted[:rows].abs().clamp_min(1)
+        bar = wanted[:rows] - RANK_TOLERANCE * wanted[:rows].abs().clamp_min(1)
         reached = torch.ge(logits[:rows], bar.unsqueeze(1), out=torch.empty_like(logits[:rows]))
         self.ranks[start : start + rows].add_(reached.sum(dim=1).to(self.ranks.dtype))
 
 
 @dataclass(frozen=True)
 class _Gradients:
-    """Where gradients go: those of the queries are written, those of the candidates added."""
+    """Gradient buffers: query gradients are overwritten, candidate gradients accumulated."""
 
     queries: Tensor
     candidates: Tensor
@@ -207,7 +207,7 @@ class _Gradients:
 def _in_whole_rows(
     problem: _Problem, rows: int, hard_negatives: int | None, smoothing: float, gradients: _Gradients | None
 ) -> Tensor:
-    """The loss, and its gradients where they are wanted, `rows` rows of logits at a time."""
+    """The loss and, if requested, its gradients, `rows` rows of logits at a time."""
     size, width = len(problem.queries), len(problem.candidates)
     rows = min(rows, size)
     tiles = _Tiles(size, width, rows, width)
@@ -238,7 +238,7 @@ def _in_whole_rows(
         exponentials = logits.sub_(top.unsqueeze(1)).exp2_()
         torch.sum(exponentials, 1, out=total)
         if gradients is not None:
-            slopes = exponentials  # dloss/dlogits of each row, times its sum, over its weight
+            slopes = exponentials  # dloss/dlogits of each row, times its sum, divided by its weight
             line.index_add_(0, chosen, total, alpha=smoothing - 1)
             if smoothing > 0:
                 slopes.sub_((total * smoothing / kept).unsqueeze(1)).masked_fill_(left_out, 0)
@@ -251,7 +251,7 @@ def _in_whole_rows(
 
 
 def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> Tensor:
-    """The same, in tiles of so many logits; knows neither hard negatives nor smoothing."""
+    """The same in tiles of about `logits` logits; supports neither hard negatives nor smoothing."""
     size, width = len(problem.queries), len(problem.candidates)
     rows = max(1, min(size, TILE_ROWS, HELD_LOGITS // width))
     tiles = _Tiles(size, width, rows, max(1, min(width, logits // rows)))
@@ -267,7 +267,7 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
     for start in range(0, size, rows):
         part = slice(start, min(start + rows, size))
         height = part.stop - start
-        done = []  # of each tile: its columns, its exponentials, what they are relative to
+        done = []  # for each tile: its columns, its exponentials, and the logits these are relative to
         for first in range(0, width, tiles.columns):
             columns = slice(first, min(first + tiles.columns, width))
             line = memory[: height * (columns.stop - first)]
@@ -302,7 +302,7 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Logits `[size, width]` cut into tiles of `rows` × `columns`; the last ones are smaller."""
+    """Logits `[size, width]` split into tiles of `rows` × `columns`; the last ones are smaller."""
 
     size: int
     width: int
@@ -310,13 +310,13 @@ class _Tiles:
     columns: int
 
     def place(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Where (row, column) pairs lie in the memory of their tiles."""
+        """The offsets of (row, column) pairs in the memory of their tiles."""
         last = (self._across - 1) * self.columns
         widths = torch.where(columns < last, self.columns, self.width - last)
         return rows % self.rows * widths + columns % self.columns
 
     def sorted(self, rows: Tensor, columns: Tensor) -> _Pairs:
-        """Pairs in order of their tiles, given in order of their rows."""
+        """Sorts pairs by tile; they must be sorted by row."""
         tile = rows // self.rows * self._across + columns // self.columns
         place = self.place(rows, columns)
         if self._across > 1:
@@ -336,7 +336,7 @@ class _Tiles:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """(row, column) pairs in order of their tiles: their rows, their places, how many come before each tile."""
+    """(row, column) pairs sorted by tile: their rows, their offsets, and how many come before each tile."""
 
     tiles: _Tiles
     rows: Tensor
@@ -344,7 +344,7 @@ class _Pairs:
     before: list[int]
 
     def within(self, row: int, column: int) -> slice:
-        """Those in the tile that holds this logit."""
+        """The pairs in the tile that holds this logit."""
         number = self.tiles.number(row, column)
         return slice(self.before[number], self.before[number + 1])
 

@@ -1,6 +1,7 @@
-"""Checks of the tensors that losses of plain tensors are given: shapes and types, and values.
+"""Checks the tensor arguments of losses: shapes, types and values.
 
-Values are looked at on the processor alone: elsewhere that would wait for the device, and `torch.compile` traces none.
+Values are checked only on the CPU: on another device that would force a synchronisation, and `torch.compile` cannot
+trace it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from twotower.arguments import checked
 from twotower.errors import ConfigError
 from twotower.model.softmax import Removed
 
-LARGEST_LOG = 1e-3
-"""The logarithm of a probability of 1 may be rounded up to this."""
+MAX_LOG_PROBABILITY = 1e-3
+"""Accept a log probability up to this: rounding may raise the logarithm of 1 above 0."""
 
 
 def check_shapes(query: Tensor, candidates: Tensor, target: Tensor, ranks: Tensor | None = None) -> None:
-    """Refuses what are no tensors, and shapes and types that do not fit each other.
+    """Refuses arguments that are not tensors, and shapes and types that do not match.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: An argument is wrong.
     """
     for name, tensor in {"query": query, "candidates": candidates, "target": target}.items():
         checked("softmax", name, tensor, Tensor)
     if query.dtype != candidates.dtype or not query.is_floating_point():
-        raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected one type of floats")
+        raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected the same float type")
     if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
         raise ConfigError(
             f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
@@ -35,20 +36,20 @@ def check_shapes(query: Tensor, candidates: Tensor, target: Tensor, ranks: Tenso
     if len(query) == 0:
         raise ConfigError("query has no rows; expected at least one", field="query")
     if target.shape != (len(query),):
-        raise ConfigError(f"target is {list(target.shape)}; expected [{len(query)}], one a row of query")
+        raise ConfigError(f"target is {list(target.shape)}; expected [{len(query)}], one per row of query")
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ConfigError(f"target is {target.dtype}; expected whole numbers, columns of candidates")
     if ranks is not None and (ranks.dim() != 1 or len(ranks) > len(query) or ranks.is_floating_point()):
         raise ConfigError(
-            f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most the {len(query)} rows"
+            f"ranks is {ranks.dtype} {list(ranks.shape)}; expected whole numbers [n], n at most {len(query)}, the rows"
         )
 
 
 def check_target(target: Tensor, columns: int) -> None:
-    """Refuses targets that are no columns.
+    """Refuses targets that are not valid columns.
 
     Raises:
-        ConfigError: One is below 0, or there are not so many columns.
+        ConfigError: One is below 0 or beyond the last column.
     """
     if _has_values(target):
         low, high = _bounds(target)
@@ -59,7 +60,7 @@ def check_target(target: Tensor, columns: int) -> None:
 
 
 def check_weights(weights: Tensor | None, rows: int, *, mean: bool) -> None:
-    """Refuses weights that are not one a row, finite and at least 0; where their mean is taken, one has to be above 0.
+    """Refuses weights unless there is one per row, each finite and at least 0; for a mean, one must be above 0.
 
     Raises:
         ConfigError: One is wrong; names the first.
@@ -67,21 +68,21 @@ def check_weights(weights: Tensor | None, rows: int, *, mean: bool) -> None:
     if weights is None:
         return
     if checked("loss", "weights", weights, Tensor).shape != (rows,):
-        raise ConfigError(f"weights is {list(weights.shape)}; expected [{rows}], one a row", field="weights")
+        raise ConfigError(f"weights is {list(weights.shape)}; expected [{rows}], one per row", field="weights")
     if not _has_values(weights):
         return
     low, high = _bounds(weights)
     if not (low >= 0 and high < math.inf):
         _refuse_first(~(weights >= 0) | weights.isinf(), weights, "weights", "a finite number of at least 0")
     if mean and high == 0:
-        raise ConfigError("weights are all 0; expected one above 0, as a mean is taken by them", field="weights")
+        raise ConfigError("weights are all 0; expected one above 0, for a weighted mean", field="weights")
 
 
 def check_temperature(temperature: float | Tensor, rows: int) -> None:
-    """Refuses a temperature that is not above 0: a number, or a tensor of one, or of one a row `[rows, 1]`.
+    """Refuses a temperature that is not above 0; it may be a number, a one-element tensor or `[rows, 1]`.
 
     Raises:
-        ConfigError: It is another shape, not finite or not above 0.
+        ConfigError: It has another shape, or is not finite or not above 0.
     """
     if not isinstance(temperature, Tensor):
         temperature = checked("softmax", "temperature", temperature, float)
@@ -99,7 +100,7 @@ def check_temperature(temperature: float | Tensor, rows: int) -> None:
 
 
 def check_multiplicity(multiplicity: Tensor | None, columns: int) -> None:
-    """Refuses counts that are not one a column, finite and above 0.
+    """Refuses counts unless there is one per column, each finite and above 0.
 
     Raises:
         ConfigError: One is wrong; names the first.
@@ -115,12 +116,12 @@ def check_multiplicity(multiplicity: Tensor | None, columns: int) -> None:
 
 
 def check_log_probability(log_probability: Tensor | None, columns: int, *, mixed: bool = False) -> None:
-    """Refuses logarithms that are not one a column and finite.
+    """Refuses logarithms unless there is one per column, each finite.
 
     Args:
         log_probability: The logarithms.
-        columns: How many there have to be.
-        mixed: They are to be mixed with others: −inf, the logarithm of 0, is allowed, and none may be above 0.
+        columns: The expected number.
+        mixed: They will be mixed with uniform draws: −inf, the logarithm of 0, is allowed, and none may be above 0.
 
     Raises:
         ConfigError: One is wrong; names the first.
@@ -131,19 +132,22 @@ def check_log_probability(log_probability: Tensor | None, columns: int, *, mixed
     if not _has_values(log_probability):
         return
     low, high = _bounds(log_probability)
-    if mixed and not high <= LARGEST_LOG:
+    if mixed and not high <= MAX_LOG_PROBABILITY:
         _refuse_first(
-            ~(log_probability <= LARGEST_LOG), log_probability, "log_probability", "the logarithm of a probability"
+            ~(log_probability <= MAX_LOG_PROBABILITY),
+            log_probability,
+            "log_probability",
+            "the logarithm of a probability",
         )
     if not mixed and not (low > -math.inf and high < math.inf):
         _refuse_first(~log_probability.isfinite(), log_probability, "log_probability", "a finite logarithm")
 
 
 def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None:
-    """Refuses pairs to leave out that are no logits, that are out of order, or a target.
+    """Refuses removed pairs that are outside the logits, out of order, or a row's target.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: A pair is wrong.
     """
     if removed is None:
         return
@@ -152,7 +156,7 @@ def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None
         checked("removed", name, pairs, Tensor)
         if pairs.dim() != 1 or pairs.is_floating_point() or len(pairs) != len(removed.rows):
             raise ConfigError(
-                f"removed.{name} is {pairs.dtype} {list(pairs.shape)}; expected whole numbers [P], one a pair",
+                f"removed.{name} is {pairs.dtype} {list(pairs.shape)}; expected whole numbers [P], one per pair",
                 field="removed",
             )
     if len(removed.rows) == 0:
@@ -166,14 +170,14 @@ def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None
                 )
     is_target = target[removed.rows] == removed.columns
     if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):
-        raise ConfigError("removed holds a row's target, or rows out of order; expected others, rows ascending")
+        raise ConfigError("removed holds a row's target, or rows out of order; expected no targets, and ascending rows")
 
 
 def check_relevance(relevance: Tensor, mask: Tensor) -> None:
-    """Refuses relevance that is not finite or below 0 where a member is there.
+    """Refuses relevance of an existing member that is not finite or below 0.
 
     Raises:
-        ConfigError: Some is; names the first list.
+        ConfigError: A relevance is wrong; names the first.
     """
     if not _has_values(relevance):
         return
@@ -191,7 +195,7 @@ def check_relevance(relevance: Tensor, mask: Tensor) -> None:
 
 
 def check_targets(targets: Tensor, *, probabilities: bool) -> None:
-    """Refuses numbers to predict that are not finite, or no probabilities where these are expected.
+    """Refuses targets that are not finite or, if `probabilities`, not between 0 and 1.
 
     Raises:
         ConfigError: One is wrong; names the first.
@@ -207,16 +211,16 @@ def check_targets(targets: Tensor, *, probabilities: bool) -> None:
 
 def _check_columns(values: Tensor, columns: int, name: str) -> None:
     if checked("softmax", name, values, Tensor).shape != (columns,):
-        raise ConfigError(f"{name} is {list(values.shape)}; expected [{columns}], one a candidate", field=name)
+        raise ConfigError(f"{name} is {list(values.shape)}; expected [{columns}], one per candidate", field=name)
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether there are values, and they can be looked at without waiting."""
+    """Whether there are values that can be read without a synchronisation."""
     return tensor.device.type == "cpu" and tensor.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def _bounds(tensor: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value; both NaN where one is."""
+    """The lowest and the highest value; both NaN if any value is."""
     low, high = tensor.detach().aminmax()
     return float(low), float(high)
 

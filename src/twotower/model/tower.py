@@ -1,4 +1,4 @@
-"""`Tower`: features side by side or summed, then cross layers and dense layers."""
+"""`Tower`: features concatenated or summed, then cross layers and dense layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.cross import CrossLayers
 from twotower.model.dropout import Dropout
-from twotower.model.layers import ACTIVATIONS, Activation, Norm, dense_stack, start_anew
+from twotower.model.layers import ACTIVATIONS, Activation, Norm, dense_stack, reset_layers
 from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.randomness import uniform
 
@@ -23,29 +23,29 @@ Combine = Literal["concat", "sum"]
 class Tower(TowerModule):
     """Features, concatenated or summed, and dense layers with an activation after each but the last.
 
-    Nothing follows the last layer: a ReLU there would make every coordinate of an embedding non-negative.
+    The last layer has no activation: a ReLU there would make every coordinate of an embedding non-negative.
     Dense layers start Glorot uniform with zero biases.
 
     Args:
-        features: What the tower reads, side by side.
-        layers: Widths of the dense layers; empty for the combined features themselves.
-        dropout: Share of the inputs of every dense layer but the first that is dropped in training.
-        input_dropout: Share of what the features give that is dropped in training.
-        activation: What follows every dense layer but the last: `relu`, `gelu`, `silu` or `tanh`.
-        norm: Normalise what comes out of every dense layer but the last: `layer`, `batch` or `none`.
-        residual: Add its input to what a hidden layer gives, where both have the same width.
-        cross: How many cross layers (DCN-v2, Wang et al., WWW 2021), which multiply features.
-        cross_rank: Rank of the cross layers' matrices; None for full ones.
-        cross_place: Put them `before` the dense layers, or `beside` them, their results mapped to the last width.
-        unknown_query_rate: Share of training rows treated as an unknown query's: unknown id and empty record at once.
-            The tower thus learns to embed new queries by their other features. It matters where features read a
+        features: The features that the tower reads.
+        layers: Widths of the dense layers; without layers, the embedding is the combined features.
+        dropout: Share of the inputs of every dense layer but the first dropped during training.
+        input_dropout: Share of the features' outputs dropped during training.
+        activation: Activation of every dense layer but the last: `relu`, `gelu`, `silu` or `tanh`.
+        norm: Norm of every dense layer but the last: `layer`, `batch` or `none`.
+        residual: Add a hidden layer's input to its output if both have the same width.
+        cross: Number of cross layers (DCN-v2, Wang et al., WWW 2021), which multiply features.
+        cross_rank: Rank of the cross layers' matrices; None for full matrices.
+        cross_place: Put them `before` the dense layers, or `beside` them and project both to the last width.
+        unknown_query_rate: Share of training rows treated as an unknown query: unknown id and empty record at once.
+            The tower thus learns to embed new queries from their other features. Needed only if features read a
             record; for an id alone, `unknown_rate` does the same.
-        combine: How features become the input of the layers: side by side (`concat`), or added up (`sum`), for which
-            they need the same width. A history that shares embeddings with a candidate tower takes its sums.
+        combine: Concatenate the features (`concat`) or add them up (`sum`), which requires equal widths. A history that
+            shares embeddings with a candidate tower uses its sums.
 
     Raises:
-        ConfigError: No features, a width below 1, a share outside [0, 1), cross layers beside no dense ones, or
-            features of different widths to be summed.
+        ConfigError: There are no features, a width is below 1, a share is outside [0, 1), cross layers are beside no
+            dense layers, or features to be summed have different widths.
 
     Example:
         >>> from twotower.features import Normalized
@@ -105,13 +105,13 @@ class Tower(TowerModule):
         self.reset()
 
     def read(self, encoded: Sequence[Tensor]) -> Tensor:
-        """The features' embeddings side by side, `[n, input_width]`, given each one's encoded rows `[n, …]`."""
+        """The features' embeddings, concatenated, `[n, input_width]`, from each feature's encoded rows `[n, …]`."""
         if self.training and self.unknown_query_rate > 0:
             encoded = self._with_unknown_queries(encoded)
         return super().read(encoded)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
-        """What the layers make of the features' embeddings side by side, `[n, sum of widths]`: `[n, width]`."""
+        """Maps the concatenated embeddings of the features, `[n, sum of widths]`, to `[n, width]`."""
         inputs = self.drop(inputs)
         if self.combine == "sum":
             inputs = inputs.view(len(inputs), len(self.features), -1).sum(dim=1)  # [n, features, dim] -> [n, dim]
@@ -123,7 +123,7 @@ class Tower(TowerModule):
         return stacked
 
     def _with_unknown_queries(self, encoded: Sequence[Tensor]) -> list[Tensor]:
-        """The encoded rows with some of them made those of unknown queries, in all features alike."""
+        """The encoded rows, with random rows turned into unknown queries, the same rows in all features."""
         unknown = uniform([len(encoded[0])], encoded[0].device) < self.unknown_query_rate
         return [
             feature.as_unknown(rows, unknown) if isinstance(feature, Feature) and identifies else rows
@@ -131,13 +131,13 @@ class Tower(TowerModule):
         ]
 
     def reset(self) -> None:
-        """Starts all but the features anew."""
+        """Reinitialises everything but the features."""
         for part in (self.stack, self.crossed, self.joined):
             if part is not None:
-                start_anew(part)
+                reset_layers(part)
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this tower anew, as plain data."""
+        """The arguments from which `tower_from_settings` rebuilds this tower, as plain data."""
         return {
             "features": [feature.settings() for feature in self.features if isinstance(feature, Feature)],
             "layers": self.layers,
@@ -158,17 +158,17 @@ def _check_cross(cross: int, rank: int | None, place: str, layers: Sequence[int]
     if cross < 0 or (rank is not None and rank < 1) or place not in ("before", "beside"):
         raise ConfigError(
             f"cross={cross}, cross_rank={rank}, cross_place={place!r}; expected at least 0, "
-            f"a rank of at least 1 or none given, and before or beside"
+            f"a rank of at least 1 or None, and before or beside"
         )
     if cross > 0 and place == "beside" and not layers:
-        raise ConfigError("cross layers beside no dense layers; expected layers, or cross_place='before'")
+        raise ConfigError("cross_place='beside' without dense layers; expected layers, or cross_place='before'")
 
 
 def tower_from_settings(settings: dict[str, Any]) -> TowerModule:
-    """Makes a tower from what its `settings` give; without a `kind`, a `Tower`.
+    """Builds a tower from its `settings`; without a `kind`, a `Tower`.
 
     Raises:
-        ConfigError: A setting is unknown or wrong.
+        ConfigError: A setting is unknown or invalid.
     """
     arguments = dict(settings)
     features = [feature_from_settings(feature) for feature in arguments.pop("features", [])]

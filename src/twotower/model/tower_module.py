@@ -1,4 +1,4 @@
-"""`TowerModule`: what every tower has in common, ours and users': features, and how wide the embedding is."""
+"""`TowerModule`: base class of every tower, built-in or custom, with its features and embedding width."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature
 from twotower.kinds import Kinds
-from twotower.model.layers import start_anew
+from twotower.model.layers import reset_layers
 
 TOWERS: Kinds[type[TowerModule]] = Kinds("tower")
-"""Towers by kind; a subclass of `TowerModule` that has a kind is registered by being defined."""
+"""Towers by kind; defining a subclass of `TowerModule` with a `kind` registers it."""
 
 
 class TowerModule(nn.Module):
-    """Features, and a module that maps what they give to an embedding.
+    """Features, and a module that maps their outputs to an embedding.
 
-    A tower of your own is a subclass with a `kind`. It
+    Your own tower is a subclass with a `kind`. It
 
-    - hands its features to `super().__init__` and sets `width`,
-    - maps the features' embeddings side by side `[n, input_width]` to `[n, width]` in `embed_inputs`, or what they
-      encoded to `[n, width]` in `forward`, where it needs them apart; explanations need `embed_inputs`,
-    - keeps each argument of its constructor in an attribute of the same name, as plain data, so that it can be saved.
+    - passes its features to `super().__init__` and sets `width`,
+    - maps the concatenated embeddings of the features `[n, input_width]` to `[n, width]` in `embed_inputs` or, if it
+      needs them separately, maps their encoded rows to `[n, width]` in `forward`; explanations need `embed_inputs`,
+    - stores each constructor argument in an attribute of the same name, as plain data, so that it can be saved.
 
-    `twotower.testing.check_tower` tries one out.
+    `twotower.testing.check_tower` tests an implementation.
 
     Args:
-        features: What the tower reads.
+        features: The features that the tower reads.
 
     Attributes:
         kind: Its name in configs and saved models.
-        features: What it reads.
-        width: How many numbers an embedding has.
+        features: The features that it reads.
+        width: Embedding dimension.
 
     Raises:
-        ConfigError: There are no features, or one is there twice.
+        ConfigError: There are no features, or a feature occurs twice.
 
     Example:
         >>> from twotower.features import Normalized
@@ -75,7 +75,7 @@ class TowerModule(nn.Module):
 
     @property
     def input_width(self) -> int:
-        """How many numbers all features give for a row."""
+        """Total width of the features."""
         return sum(feature.width for feature in self.features)  # type: ignore[misc]
 
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
@@ -83,43 +83,43 @@ class TowerModule(nn.Module):
         return self.embed_inputs(self.read(encoded))
 
     def read(self, encoded: Sequence[Tensor]) -> Tensor:
-        """The features' embeddings side by side, `[n, input_width]`, given each one's encoded rows `[n, …]`."""
+        """The features' embeddings, concatenated, `[n, input_width]`, from each feature's encoded rows `[n, …]`."""
         return torch.cat([feature(rows) for feature, rows in zip(self.features, encoded, strict=True)], dim=1)
 
     def embed_inputs(self, inputs: Tensor) -> Tensor:
-        """What it makes of the features' embeddings side by side, `[n, input_width]`: `[n, width]`.
+        """Maps the concatenated embeddings of the features, `[n, input_width]`, to `[n, width]`.
 
         Raises:
-            ConfigError: It has its own `forward` instead.
+            ConfigError: The tower overrides `forward` instead.
         """
         del inputs
         raise ConfigError(f"{type(self).__name__} has no embed_inputs, which explanations need; expected one")
 
     def reset(self) -> None:
-        """Starts all but the features anew; default: dense layers Glorot uniform, norms at the identity."""
+        """Reinitialises everything but the features; default: dense layers Glorot uniform, norms at the identity."""
         for name, part in self.named_children():
             if name != "features":
-                start_anew(part)
+                reset_layers(part)
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this tower anew, with its `kind`, as plain data."""
+        """The arguments from which `tower_from_settings` rebuilds this tower, with its `kind`, as plain data."""
         names = [name for name in inspect.signature(type(self)).parameters if name != "features"]
         features = [feature.settings() for feature in self.features if isinstance(feature, Feature)]
         return {"kind": self.kind, "features": features} | {name: getattr(self, name) for name in names}
 
 
 def _refuse_twins(features: Sequence[Feature]) -> None:
-    """Refuses a feature that is there twice: the same object, or one that is no different.
+    """Refuses duplicate features: the same object, or the same kind with the same settings.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: A feature occurs twice.
     """
     for place, feature in enumerate(features):
         for before, other in enumerate(features[:place]):
             if feature is other or (type(feature) is type(other) and feature.settings() == other.settings()):
                 raise ConfigError(
                     f"features {before} and {place} of a tower are both {feature.kind} of {feature.column!r} with the "
-                    f"same settings; expected each once",
+                    f"same settings; expected no duplicates",
                     field="features",
                     column=feature.column,
                 )

@@ -1,4 +1,4 @@
-"""`TwoTower`: a query tower and a candidate tower whose embeddings meet in a dot product."""
+"""`TwoTower`: a query tower and a candidate tower, scored by the dot product of their embeddings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twotower.data.plain import plain_table
 from twotower.errors import ConfigError, DataError, NotFittedError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
-from twotower.features.lookups import Table, require_all
+from twotower.features.lookups import Table, require_joined
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.kinds import Kinds
@@ -34,36 +34,37 @@ from twotower.model.tower import tower_from_settings
 from twotower.model.tower_module import TowerModule
 
 BLOCK = 8192
-"""Rows embedded at once outside training, so that memory does not grow with the data."""
+"""Rows embedded at a time outside training, so that memory does not grow with the data."""
 
-TEMPERATURES = 0.01, 100.0
-"""Between which a learned temperature stays."""
+TEMPERATURE_RANGE = 0.01, 100.0
+"""A learned temperature is clamped to this range."""
 
 
 MODELS: Kinds[type[TwoTower]] = Kinds("model")
-"""Models by kind; a subclass of `TwoTower` that has a kind is registered by being defined."""
+"""Models by kind; defining a subclass of `TwoTower` with a `kind` registers it."""
 
 
 class TwoTower(nn.Module):
-    """Scores candidates for queries: the dot product of two towers' embeddings, over a temperature.
+    """Scores candidates for queries: the dot product of two towers' embeddings, divided by a temperature.
 
-    A model of your own is a subclass with a `kind`. It changes what becomes of the towers' embeddings in `scaled_query`
-    and `scaled_candidate`, or how a side is embedded in `query_vectors` and `candidate_vectors`; scores stay dot
-    products, so that all that trains, evaluates and searches works with it. What it adds to the constructor it adds to
-    `settings`, and starts in `reset`.
+    Your own model is a subclass with a `kind`. It overrides `scaled_query` and `scaled_candidate` to transform the
+    towers' embeddings, or `query_vectors` and `candidate_vectors` to embed a side differently. Scores remain dot
+    products, so training, evaluation and search work unchanged. Add new constructor arguments to `settings`, and
+    initialise new parameters in `reset`.
 
     Args:
         query: The tower that reads queries: columns of the interactions and of the query table.
         candidate: The tower that reads candidates: columns of the candidate table.
-        normalize: Divide embeddings by their length, so that scores are cosines over `temperature`.
-        temperature: What scores are divided by, above 0; with `normalize` something like 0.1.
-        learn_temperature: Train the temperature's logarithm with the towers, from `temperature` on (as CLIP
-            does: Radford et al., *Learning transferable visual models from natural language supervision*,
-            ICML 2021); it stays between 0.01 and 100.
-        heads: Scorers of tasks besides retrieval, by task name; `Trainer` adds those of its tasks.
+        normalize: Divide embeddings by their length, so that scores are cosines divided by `temperature`.
+        temperature: Divisor of the scores, above 0; with `normalize`, try 0.1.
+        learn_temperature: Train the temperature's logarithm with the towers, starting from `temperature` (as in CLIP:
+            Radford et al., *Learning transferable visual models from natural language supervision*, ICML 2021); it
+            stays between 0.01 and 100.
+        heads: Heads of other tasks than retrieval, by task name; `Trainer` adds those of its tasks.
 
     Raises:
-        ConfigError: Widths differ, a feature is shared, or the temperature is not above 0 or cannot be learned from.
+        ConfigError: Widths differ, both towers use the same feature object, or the temperature is not above 0 or
+            outside the range of a learned one.
 
     Example:
         >>> from twotower import data
@@ -89,20 +90,20 @@ class TwoTower(nn.Module):
         super().__init__()
         if query.width != candidate.width:
             raise ConfigError(
-                f"the query tower gives {query.width} numbers and the candidate tower {candidate.width}; "
+                f"the query tower has width {query.width} and the candidate tower {candidate.width}; "
                 f"expected the same, for a dot product"
             )
         for shared in (one for one in features_of(query) if any(one is other for other in features_of(candidate))):
             raise ConfigError(
-                f"both towers have the same {shared.kind} object of {shared.column!r}, which would learn one side's "
-                f"values and forget them for the other's; expected one for each tower",
+                f"both towers use the same {shared.kind} object of {shared.column!r}, so one side's values would "
+                f"overwrite the other's; expected a separate one for each tower",
                 column=shared.column,
             )
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
-        if learn_temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
-            least, most = TEMPERATURES
-            raise ConfigError(f"temperature={temperature} to learn from; expected one between {least} and {most}")
+        if learn_temperature and not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
+            low, high = TEMPERATURE_RANGE
+            raise ConfigError(f"temperature={temperature} with learn_temperature; expected between {low} and {high}")
         self.query, self.candidate = query, candidate
         share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
@@ -118,17 +119,17 @@ class TwoTower(nn.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers the embeddings of both sides have."""
+        """Embedding dimension of both sides."""
         return self.query.width
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters(), torch.empty(0)).device
 
     @property
     def parameter_count(self) -> int:
-        """Trained numbers in the model."""
+        """Number of parameters in the model; sharded tables count in full."""
         return sum(
             parameter.whole_rows * parameter.shape[1] if isinstance(parameter, Table) else parameter.numel()
             for parameter in self.parameters()
@@ -136,7 +137,7 @@ class TwoTower(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """What scores are divided by, as it is now."""
+        """The current temperature."""
         return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp().item()
 
     @checks_arguments
@@ -150,7 +151,7 @@ class TwoTower(nn.Module):
 
         Args:
             train: The training split.
-            seed: Seed of the initial weights and of the sample; the caller's random numbers are left as they were.
+            seed: Seed of the initial weights and of the sample; the caller's random state is not changed.
 
         Raises:
             ConfigError: The log is streamed, and a feature reads a query's past by columns other than its ids and time.
@@ -183,23 +184,24 @@ class TwoTower(nn.Module):
     def grow(self, log: Log, *, retire_after: float | None = None) -> Growth:
         """Adds a log's new ids, words and other values to the vocabularies of a fitted model; train it afterwards.
 
-        Each new value gets a row that starts as a copy of the unknown row; all others keep theirs to the bit. Ranges of
-        numbers stay. Events later than the whole record, which histories and counts read, extend it; others replace it.
+        Each new value gets a row that starts as a copy of the unknown row; all other rows stay bit-identical. Ranges of
+        numbers do not change. If all events are later than the record that histories and counts read, they extend it;
+        otherwise they replace it.
 
         Args:
-            log: The training events, new ones alone or all of them.
+            log: The training events, only new ones or all of them.
             retire_after: Query and candidate ids lose their rows if their last event is more than this many seconds
-                before the log's latest. Last events are known once a model has grown; before, they count from the
-                log's first. None retires nothing.
+                before the log's latest. Last events are tracked from the first `grow` on; until then, ids not in the
+                log count as last seen at its first event. None retires nothing.
 
         Returns:
-            What has changed; pass it to `Moments.grow`.
+            The changes; pass them to `Moments.grow`.
 
         Raises:
-            ConfigError: `retire_after` is not above 0, or the log is streamed, has new events alone, and features read
+            ConfigError: `retire_after` is not above 0, or the log is streamed, holds only new events, and features read
                 a query's past.
             DataError: A column is missing or cannot be used, or there are no times for `retire_after`.
-            NotFittedError: The model is not trained yet.
+            NotFittedError: The model has not been trained.
 
         Example:
             >>> from twotower import Category, Tower, data
@@ -211,48 +213,48 @@ class TwoTower(nn.Module):
             new: 1 of who (labels), 1 of what (labels)
         """
         if not self.is_fitted:
-            raise NotFittedError("the model has not learned from data yet, so that nothing can grow; train it first")
+            raise NotFittedError("the model has not learned from data yet, so it cannot grow; train it first")
         return grow_features(features_of(self.query), features_of(self.candidate), log, retire_after)
 
     def reset(self) -> None:
-        """Starts the weights of both towers and of heads anew, but for those of their features."""
+        """Reinitialises the weights of both towers and of the heads, except those of features."""
         self.query.reset()
         self.candidate.reset()
         self.heads.reset()
 
     def add_heads(self, heads: Mapping[str, Head], seed: int = 0) -> None:
-        """Adds those heads that the model does not have.
+        """Adds the heads that the model does not have yet.
 
         Args:
-            heads: By the names of their tasks.
-            seed: Seed of their initial weights; the caller's random numbers are left as they were.
+            heads: Heads by task name.
+            seed: Seed of their initial weights; the caller's random state is not changed.
 
         Raises:
-            ConfigError: The model has another head of that name, or a head cannot be made anew from settings.
+            ConfigError: The model has a different head of that name, or a head cannot be rebuilt from settings.
         """
         widths = [tuple(feature.width for feature in features_of(tower)) for tower in (self.query, self.candidate)]
         self.heads.add(heads, Shape(widths[0], widths[1], self.width), self.device, seed)
 
     def forward(self, query: Sequence[Tensor], candidate: Sequence[Tensor]) -> Tensor:
-        """Scores of every query with every candidate, with gradient: what DDP and `torch.export` call.
+        """Scores every query with every candidate, with gradient; DDP and `torch.export` call this.
 
         Args:
-            query: What the query tower reads of n events, such as `encode_queries(…).gather(rows)`.
-            candidate: What the candidate tower reads of m candidates.
+            query: Encoded inputs of the query tower for n events, such as `encode_queries(…).gather(rows)`.
+            candidate: Encoded inputs of the candidate tower for m candidates.
 
         Returns:
-            `[n, m]`; for pairs, the diagonal where n = m.
+            `[n, m]`; for pairs (n = m), take the diagonal.
         """
         return self.query_vectors(query) @ self.candidate_vectors(candidate).T
 
     @checks_arguments
     def remember(self, events: Log) -> None:
-        """Replaces the record of what each query did by these events, without training.
+        """Replaces the record of each query's events by these events, without training.
 
         Histories, counts and elapsed times are read from it. Items without a training event stay unknown in histories.
 
         Args:
-            events: The log up to now, the training events included where they should still count.
+            events: The log up to now, including the training events if they should still count.
 
         Raises:
             DataError: A column is missing, or an event has no time.
@@ -264,11 +266,11 @@ class TwoTower(nn.Module):
                 feature.replace_record(record)
 
     def encode_queries(self, events: Dataset, *, of_training: bool = False) -> EncodedSide:
-        """The query side of each event, encoded.
+        """Encodes the query side of each event.
 
         Args:
             events: The events.
-            of_training: They are the training events; each is excluded from its own query's history.
+            of_training: Whether they are the training events; each is then excluded from its own query's history.
 
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
@@ -276,11 +278,11 @@ class TwoTower(nn.Module):
         return self.query_encoder(of_training=of_training).encode(events)
 
     def query_encoder(self, *, of_training: bool = False) -> QueryEncoder:
-        """What encodes the query side of events that come in parts; see `encode_queries`."""
+        """An encoder of the query side for events that arrive in parts; see `encode_queries`."""
         return QueryEncoder(features_of(self.query), of_training)
 
     def encode_candidates(self, candidates: pa.Table) -> EncodedSide:
-        """Each row of a candidate table, encoded.
+        """Encodes each row of a candidate table.
 
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
@@ -298,11 +300,11 @@ class TwoTower(nn.Module):
         return self.embed_side(self.encode_candidates(candidates).to(self.device), self.candidate_vectors)
 
     def query_vectors(self, encoded: Sequence[Tensor]) -> Tensor:
-        """Query embeddings `[n, d]`, with gradient, ready for a dot product: over the temperature."""
+        """Query embeddings `[n, d]`, with gradient, ready for a dot product: divided by the temperature."""
         return self.scaled_query(self.query(encoded))
 
     def scaled_query(self, embeddings: Tensor) -> Tensor:
-        """What the query tower gives, ready for a dot product: normalised if that is wanted, over the temperature."""
+        """Prepares the query tower's output for the dot product: optional normalisation, then the temperature."""
         embeddings = self.scaled_candidate(embeddings)
         if self.log_temperature is not None:
             return embeddings / self.log_temperature.exp()
@@ -313,23 +315,23 @@ class TwoTower(nn.Module):
         return self.scaled_candidate(self.candidate(encoded))
 
     def scaled_candidate(self, embeddings: Tensor) -> Tensor:
-        """What the candidate tower gives, ready for a dot product: normalised where that is wanted."""
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))  # of what autocast made
+        """Prepares the candidate tower's output for the dot product: optional normalisation."""
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))  # undoes autocast
         return F.normalize(embeddings, dim=1) if self.normalize else embeddings
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Brings a learned temperature back within its bounds; called after every step of training."""
+        """Clamps a learned temperature to its range; called after every training step."""
         if self.log_temperature is not None:
-            self.log_temperature.clamp_(*map(math.log, TEMPERATURES))
+            self.log_temperature.clamp_(*map(math.log, TEMPERATURE_RANGE))
 
     @torch.no_grad()
     def embed_side(
         self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor], numbers: Tensor | None = None
     ) -> Tensor:
-        """Embeds an encoded side, or those with these `numbers` `[n]`, block by block in evaluation mode, `[N, d]`.
+        """Embeds an encoded side, or its entries `numbers` `[n]`, block by block in evaluation mode, `[N, d]`.
 
-        Ranks that share out tables call it together, each for as many as it wants.
+        For a sharded model, all ranks must call this together, each with any number of entries.
         """
         was_training = self.training
         self.eval()
@@ -338,8 +340,8 @@ class TwoTower(nn.Module):
         sharing = ranks_sharing(self)
         most = len(parts)
         if sharing.size > 1:
-            require_all(sharing)
-            most = max(sharing.gather_messages(len(parts)))  # of any rank: who has fewer helps the others
+            require_joined(sharing)
+            most = max(sharing.gather_messages(len(parts)))  # ranks with fewer blocks must still join
         blocks = [vectors(side.gather(part)) for part in parts]
         for _ in range(most - len(parts)):
             vectors(side.gather(torch.zeros(1, dtype=torch.int64, device=self.device)))
@@ -347,7 +349,7 @@ class TwoTower(nn.Module):
         return torch.cat(blocks) if blocks else torch.empty(0, self.width, device=self.device)
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this model anew, as plain data, with its `kind` where it has one."""
+        """The arguments from which `model_from_settings` rebuilds this model, as plain data, with any `kind`."""
         kind = getattr(self, "kind", None)
         return (
             ({} if kind is None else {"kind": kind})
@@ -363,10 +365,10 @@ class TwoTower(nn.Module):
 
 
 def model_from_settings(settings: dict[str, Any]) -> TwoTower:
-    """Makes a model from what `TwoTower.settings` gives; it has learned nothing yet.
+    """Builds an unfitted model from `TwoTower.settings`.
 
     Raises:
-        ConfigError: A setting is unknown or wrong.
+        ConfigError: A setting is unknown or invalid.
     """
     arguments = dict(settings)
     query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
@@ -385,7 +387,7 @@ def features_of(tower: TowerModule) -> list[Feature]:
 
 
 def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
-    """Each row of a table, encoded for a tower.
+    """Encodes each row of a table for a tower.
 
     Raises:
         DataError: A column is missing or holds a value that cannot be encoded.

@@ -1,1 +1,1 @@
-"""Recipes: configs, how they merge, and what fills in what a config leaves open."""
+"""Recipes: configs, how they merge, and the recipes that fill in the settings a config leaves open."""

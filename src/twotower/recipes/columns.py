@@ -1,4 +1,4 @@
-"""Which columns each tower reads, and why the others are left out: for people, and as plain data."""
+"""Which columns each tower reads, and why the others are left out, as text and as plain data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from twotower.recipes.inputs import ColumnUse
 
 
 class ColumnRead(msgspec.Struct, frozen=True):
-    """A column and what becomes of it.
+    """How a column is used.
 
     Attributes:
         column: Its name.
-        read_as: What its features make of it, in words; empty where it is left out.
-        why_not: Why it is left out; empty where it is read.
-        hint: What else to know of it.
+        read_as: How its features read it, as shown to users; empty if it is left out.
+        why_not: Why it is left out; empty if it is read.
+        hint: A hint for the user.
     """
 
     column: str
@@ -28,7 +28,7 @@ class ColumnRead(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, use: ColumnUse, own_id: str) -> ColumnRead:
-        """What becomes of a column of the tower whose id column this is."""
+        """Describes how a column of the tower with this id column is used."""
         words = dict.fromkeys(feature.read_as for feature in use.features)
         if use.column == own_id:
             words = dict.fromkeys("id" if word == Category.read_as else word for word in words)
@@ -39,15 +39,15 @@ class TowerColumns(msgspec.Struct, frozen=True):
     """The columns of both towers.
 
     Attributes:
-        query: Those of the query table and the interactions.
-        candidate: Those of the candidate table.
+        query: Columns of the query table and the interactions.
+        candidate: Columns of the candidate table.
     """
 
     query: list[ColumnRead]
     candidate: list[ColumnRead]
 
     def lines(self) -> list[str]:
-        """One line a tower for what it reads, and one for each column left out."""
+        """One line per tower for the columns it reads, and one for each column left out."""
         towers = {"query": self.query, "candidate": self.candidate}
         return [
             f"{tower} tower reads: {', '.join(_shown(use) for use in uses if use.read_as)}"
@@ -61,7 +61,7 @@ class TowerColumns(msgspec.Struct, frozen=True):
 
 
 def given_columns(features: Sequence[Feature], names: Iterable[str], tower: str) -> list[ColumnUse]:
-    """What becomes of columns where a config names the features.
+    """How columns are used when a config names the features.
 
     Args:
         features: The features.
@@ -75,12 +75,12 @@ def given_columns(features: Sequence[Feature], names: Iterable[str], tower: str)
 
 
 def event_columns(data: Log) -> list[ColumnUse]:
-    """The columns of the interactions that no feature is made of by default."""
+    """The columns of the interactions that no default feature reads."""
     known = {data.query_id, data.candidate_id, data.time, *data.queries.column_names}
     return [
         ColumnUse(name, why_not="it is the weight of the events")
         if name == data.weight
-        else ColumnUse(name, why_not="columns of the interactions are read only where [[model.query]] names them")
+        else ColumnUse(name, why_not="columns of the interactions are read only if [[model.query]] names them")
         for name in data.columns
         if name not in known
     ]

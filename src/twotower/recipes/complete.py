@@ -1,4 +1,4 @@
-"""`complete`: a config with all that its recipe decides for some data written out."""
+"""`complete`: a config with everything that its recipe decides for some data written out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from twotower.recipes.overlay import without_none
 
 
 def complete(config: Config, train: Log, validation: Dataset | None = None) -> Config:
-    """The same config with all that its recipe decides for this data written out, and nothing to tune or vary.
+    """The config with everything that its recipe decides for this data written out, without `tune` and `variants`.
 
     Args:
         config: The config.
         train: The training part.
-        validation: The validation part where it is given; else it is cut from train.
+        validation: The validation part if there is one; otherwise it is cut from train.
 
     Raises:
-        ConfigError: `training` has an unknown key or a wrong value.
+        ConfigError: `training` has an unknown key or an invalid value.
     """
     recipe = config.resolved_recipe(train, validation)
     training: dict[str, Any] = without_none(msgspec.to_builtins(recipe.trainer))

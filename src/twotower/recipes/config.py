@@ -1,4 +1,4 @@
-"""Configs: a TOML file that says which data, which model and which training; unknown keys are errors."""
+"""Configs: TOML files that define the data, the model and the training; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twotower.recipes.loggers import LoggerSettings, in_folder, loggers_for
 from twotower.recipes.mistakes import mistake, unknown_key
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
-from twotower.recipes.parts import GIVEN, Parts, SplitConfig
+from twotower.recipes.parts import GIVEN_RULE, Parts, SplitConfig
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
 from twotower.tasks import TASKS
@@ -37,24 +37,25 @@ __all__ = ["Config", "DataConfig", "ModelConfig", "SimulatedConfig", "SplitConfi
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that `twotower train`, `study` and `tune` need to know.
+    """The settings of `twotower train`, `study` and `tune`.
 
     Attributes:
-        data: Which data.
-        split: How it is cut.
-        recipe: `tuned` or `tutorial`: how to train, but for what `training` says.
-        model: Which model.
-        training: Settings of `Trainer` that replace the recipe's; of a table without a `kind` only the keys it names.
-        tasks: What to train for, each a table with its `kind`: `retrieval`, `rating`, `ranking`, or one of your own;
-            none given is retrieval.
-        rerank: How many retrieved candidates a bundle re-ranks, and by which task (`by`, where there are several):
+        data: The data.
+        split: How to split the data.
+        recipe: `tuned` or `tutorial`: the defaults for everything that the config leaves open.
+        model: The model.
+        training: Settings of `Trainer` that replace the recipe's; a table without a `kind` replaces only the keys it
+            names.
+        tasks: What to train for, each a table with its `kind`: `retrieval`, `rating`, `ranking`, or your own; default:
+            retrieval.
+        rerank: How many retrieved candidates a bundle re-ranks, and by which task (`by`, if there are several):
             `rerank = {n = 200}`. It needs `retrieval` and a task with a head among `tasks`.
         tune: Keys of `model` and `training` that `twotower tune` may change, each with its range.
-        variants: Named changes of this config, which `twotower study` compares.
-        baselines: Which baselines are measured beside models: `all`, `none`, or a list of names.
-        loggers: What each training is logged to: tables with the `kind` of a logger and its arguments.
-        imports: Modules with parts of one's own, imported when the file is read: names of files or packages in its
-            folder or on `sys.path`.
+        variants: Named changes to this config that `twotower study` compares.
+        baselines: Which baselines to measure along with the models: `all`, `none`, or a list of names.
+        loggers: Where to log each training: tables with the `kind` of a logger and its arguments.
+        imports: Modules with your own parts, imported when the file is read: files or packages in its folder or on
+            `sys.path`.
     """
 
     data: DataConfig = DataConfig(name="simulated")
@@ -75,35 +76,35 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tasks = [TASKS.make(task) for task in self.tasks]
         if self.rerank is not None:
             if all(task.head is not None for task in tasks):
-                raise ConfigError("rerank: there is no [[tasks]] of retrieval; expected it and a rating or ranking")
+                raise ConfigError("rerank: no [[tasks]] is retrieval; expected retrieval and a rating or ranking task")
             self.rerank.resolved(task.title for task in tasks if task.head is not None)
         check_baselines(self.baselines)
 
     def space(self) -> Space:
-        """What `tune` says, read and checked.
+        """The search space in `tune`, parsed and checked.
 
         Raises:
-            ConfigError: It has an unknown key or what is no range.
+            ConfigError: It has an unknown key or a value that is not a range.
         """
         return parse_space(self.tune, {"model": ModelConfig.__struct_fields__, "training": Trainer.__struct_fields__})
 
     def parts(self, data: Dataset | None = None) -> Parts:
-        """Reads the data and cuts it: by the rule of `split`, or where it has none by the one that suits the data.
+        """Reads the data and splits it by the rule in `split` or, without one, by a rule that suits the data.
 
-        That is a random split for built-in data, as their published figures have it, and else what `choose_rule`
-        says. Of a test part that is given, nothing is cut but a validation part from train, unless it is given too.
+        That is a random split for built-in data, as in published results, and otherwise the result of `choose_rule`.
+        If a test part is given, only a validation part is cut from train, unless that is given too.
 
         Args:
-            data: What `data.load` gives, where it is at hand.
+            data: The result of `data.load`, if already loaded.
 
         Raises:
-            ConfigError: As `DataConfig.load` and `open`; or there is a `split` and nothing to cut.
+            ConfigError: As `DataConfig.load` and `open`; or there is a `split` although all parts are given.
             DataError: The tables cannot be used.
         """
         if self.split.on == "validation":
             return self._without_test(data)
         if self.split.rule is not None:
-            self.split.parsed()  # refused before anything is read
+            self.split.parsed()  # fail before reading any data
         train = self.data.log() if data is None else data
         if self.data.test is not None:
             return self._given(train)
@@ -115,25 +116,25 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return Parts(kept, cut.test, None, pinned, rule, digits, reasons)
 
     def _without_test(self, data: Dataset | None) -> Parts:
-        """Train and its validation part, in the place of test: what choices are made by."""
+        """Train, with its validation part in place of test, for making choices."""
         on_test = msgspec.structs.replace(self.split, on="test")
         parts = msgspec.structs.replace(self, split=on_test).parts(data)
         fitted, validation = parts.fitted_and_validation()
         split = msgspec.structs.replace(parts.split, on="validation")
-        said = "Measured on a validation part cut from train; test is for the last measurement."
+        remark = "Measured on a validation part cut from train; test is reserved for the final measurement."
         digits = f"{parts.fingerprint}-validation"
-        return Parts(fitted, validation, validation, split, parts.rule, digits, (*parts.remarks, said))
+        return Parts(fitted, validation, validation, split, parts.rule, digits, (*parts.remarks, remark))
 
     def rule_for(self, data: Log) -> SplitRule:
-        """The rule of `split`, or where it has none the one that suits the data.
+        """The rule in `split` or, without one, a rule that suits the data.
 
         Raises:
-            ConfigError: The rule is none.
+            ConfigError: The rule is invalid.
         """
         return self._pinned(data, "test")[0].parsed()
 
     def _pinned(self, data: Log, part: str) -> tuple[SplitConfig, tuple[str, ...]]:
-        """`split` with its rule written out, and where that was left open, why it is this one."""
+        """`split` with its rule written out and, if it had none, the reason for this rule."""
         if self.split.rule is not None:
             return self.split, ()
         chosen = self._chosen(data, part)
@@ -146,21 +147,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return ChosenRule(
             rule,
             f"Split at random ({rule}), as in TensorFlow Recommenders' tutorials: train includes choices made "
-            f"after those of {part}, which no service has.",
+            f"after those of {part}, which a live service would not have.",
         )
 
     def _given(self, train: Log) -> Parts:
-        """The parts that the config names; validation is cut from train where it names none."""
+        """The parts that the config names; without a validation part, it is cut from train."""
         split, reasons = self.split, tuple[str, ...]()
         train, parts = self.data.given(train)
         validation = parts.get("validation")
         if validation is None:
             split, reasons = self._pinned(train, "validation")
         elif self.split != SplitConfig():
-            raise ConfigError("[split] where [data] names test and validation; expected no [split]: nothing is to cut")
+            raise ConfigError("[data] names test and validation, so nothing is left to split; expected no [split]")
         shared = {part: overlap(events, train.events_of(events)) for part, events in parts.items()}
         warnings = tuple(
-            f"{count:,} of the {len(parts[part]):,} events of {part} are in train too: its figures are too high."
+            f"{count:,} of the {len(parts[part]):,} events of {part} are in train too: its metrics are too high."
             for part, count in shared.items()
             if count
         )
@@ -168,18 +169,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         events = train.in_memory
         digits = (
             "-".join([*train.identity()[:1], fingerprint(parts["test"])])
-            if events is None  # whose query table may lack queries of test
+            if events is None  # a streamed log's query table may lack queries of test
             else fingerprint(events, parts["test"])
         )
-        return Parts(train, parts["test"], validation, split, GIVEN, digits, (*reasons, *warnings))
+        return Parts(train, parts["test"], validation, split, GIVEN_RULE, digits, (*reasons, *warnings))
 
     def resolved_recipe(self, train: Log, validation: Dataset | None = None) -> Recipe:
-        """The recipe for this much data, with what `training` replaces.
+        """The recipe for this data, with the settings of `training`.
 
         Raises:
-            ConfigError: `training` has an unknown key or a wrong value.
+            ConfigError: `training` has an unknown key or an invalid value.
         """
-        is_cut = validation is None or self.split.rule is not None  # where both are given, nothing says how
+        is_cut = validation is None or self.split.rule is not None  # given parts have no rule
         rule = self.rule_for(train) if is_cut else None
         base = recipe(self.recipe, train, rule, validation)
         settings = msgspec.to_builtins(base.trainer)
@@ -195,9 +196,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return msgspec.structs.replace(base, trainer=trainer)
 
     def _monitor(self, base: Recipe) -> str:
-        """The recipe's monitored metric, of the longest lists that `training` asks for where those are others.
+        """The recipe's monitored metric, at the largest of `training`'s `ks` if its own k is not among them.
 
-        Without retrieval it is left to the first task.
+        Without retrieval, the first task decides.
         """
         if self.tasks and not any(TASKS.make(task).head is None for task in self.tasks):
             return MONITOR
@@ -211,11 +212,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def read_config(path: Path) -> Config:
     """Reads a TOML config and imports the modules that it names.
 
-    Paths in it are relative to its folder, and absolute in what is returned.
+    Paths in the file are relative to its folder; in the result they are absolute.
 
     Raises:
-        ConfigError: The file is missing, is no TOML, or has an unknown key or a value of the wrong type; it says
-            nothing of the data; or a module cannot be imported.
+        ConfigError: The file is missing, is not TOML, has an unknown key or a value of the wrong type, or has no
+            `[data]`; or a module cannot be imported.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -223,7 +224,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"config {path} does not exist") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path}: {error}") from error
-    imports = _imported(raw.get("imports"), path.parent)  # first, as the rest may name what they register
+    imports = _imported(raw.get("imports"), path.parent)  # first, as the rest may name parts that they register
     raw |= {name: features_in_folder(raw[name], path.parent) for name in ("model", "variants", "tune") if name in raw}
     try:
         config = msgspec.convert(raw, Config)
@@ -237,12 +238,12 @@ def read_config(path: Path) -> Config:
     paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
     data = msgspec.structs.replace(config.data, **paths)
     loggers = tuple(in_folder(settings, path.parent) for settings in config.loggers)
-    loggers_for(loggers, "training")  # refused before anything is read
+    loggers_for(loggers, "training")  # fail before reading any data
     return msgspec.structs.replace(config, data=data, loggers=loggers, imports=imports)
 
 
 def _imported(names: Any, folder: Path) -> tuple[str, ...]:
-    """Imports modules that a config names; what is no list of names is refused with the rest of the config."""
+    """Imports the modules that a config names; an invalid list is refused later, with the rest of the config."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ()
     imports = located(names, folder)
@@ -251,7 +252,7 @@ def _imported(names: Any, folder: Path) -> tuple[str, ...]:
 
 
 def config_of(source: str) -> Config:
-    """The config of a built-in data set's name or of the path of a TOML file.
+    """The config for the name of a built-in data set or the path of a TOML file.
 
     Raises:
         ConfigError: It is neither.
@@ -260,9 +261,9 @@ def config_of(source: str) -> Config:
         return read_config(Path(source))
     if Path(source).exists():
         raise ConfigError(
-            f"{source} is no config. To use it as a log, write a file such as config.toml that names its columns, and "
-            f'give that: [data] interactions = "{source}", query_id = "…", candidate_id = "…", time = "…" (optional), '
-            f"one a line"
+            f"{source} is not a config. To use it as a log, write a config.toml that names its columns, and pass that: "
+            f'[data] interactions = "{source}", query_id = "…", candidate_id = "…", time = "…" (optional), '
+            f"each on its own line"
         )
     if not builtin.is_name(source):
         raise ConfigError(
@@ -273,4 +274,4 @@ def config_of(source: str) -> Config:
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 (a link stays one: it may lead elsewhere tomorrow)
+    return os.path.abspath(path)  # noqa: PTH100 (keep symlinks: their targets may change)

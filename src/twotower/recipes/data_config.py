@@ -1,4 +1,4 @@
-"""`DataConfig`: which data a config is about, and how they are read."""
+"""`DataConfig`: the data of a config, and how to read it."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class SimulatedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which data: a built-in set by its `name`, or one's own tables.
+    """The data: a built-in data set by its `name`, or your own tables.
 
     Attributes:
-        name: A built-in data set, or what to call one's own.
-        simulated: Sizes of the simulated data, where these are wanted.
+        name: A built-in data set, or a name for your own.
+        simulated: Sizes of the simulated data.
         interactions: Path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern such as
-            `events/*.parquet`; likewise the next two.
+            `events/*.parquet`; the same for the next two.
         queries: Table of the queries.
         candidates: Table of the candidates.
         query_id: Column of the query ids.
         candidate_id: Column of the candidate ids.
         time: Column of the times.
         weight: Column of the weights.
-        title: Column of the candidates that shows one to people; default: one whose name holds `title` or `name`.
+        title: Column that displays a candidate; default: one whose name contains `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
-        delimiter: What stands between the cells of CSV files; default: told from the header of each.
+        delimiter: Delimiter of CSV files; default: detected from each file's header.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece.
-        test: The events to measure on, in a table of their own; left out: cut from the interactions.
-        validation: Likewise those that say which epoch is best.
+        test: A separate table of events to measure on; default: cut from the interactions.
+        validation: A separate table of events for choosing the best epoch; default: cut from train.
     """
 
     name: str = "data"
@@ -69,21 +69,21 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def paths(self) -> dict[str, str]:
-        """Where the tables lie, by key."""
+        """Paths of the tables, by key."""
         return {name: path for name in PATHS if (path := getattr(self, name)) is not None}
 
     @property
     def is_builtin(self) -> bool:
-        """Whether it is no log of one's own."""
+        """Whether it is a built-in data set."""
         return self.interactions is None
 
     def load(self) -> Dataset:
         """Reads and checks the interactions.
 
         Raises:
-            ConfigError: Neither a built-in name nor tables with their id columns are given, or they are to be streamed.
+            ConfigError: Neither a built-in name nor tables with their id columns are given, or `stream` is set.
             DataError: The tables cannot be used.
-            DataUnavailableError: The built-in data set cannot be had.
+            DataUnavailableError: The built-in data set cannot be obtained.
         """
         if self.stream:
             raise ConfigError("[data] stream = true; expected data that fits in memory here")
@@ -95,17 +95,17 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return from_tables(self.interactions, **self._tables())
 
     def log(self) -> Log:
-        """Reads and checks the interactions, or opens those that are to be streamed.
+        """Reads and checks the interactions, or opens them if `stream` is set.
 
         Raises:
             ConfigError: As `load` and `open`.
             DataError: The tables cannot be used.
-            DataUnavailableError: The built-in data set cannot be had.
+            DataUnavailableError: The built-in data set cannot be obtained.
         """
         return self.open() if self.stream else self.load()
 
     def given(self, train: Log) -> tuple[Log, dict[str, Dataset]]:
-        """Train, and the parts that are in tables of their own, over the same queries.
+        """Train, and the parts given in separate tables, over the same queries.
 
         Raises:
             DataError: A table cannot be used.
@@ -126,7 +126,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         )
 
     def open(self) -> ParquetLog:
-        """Opens and checks the log that is streamed.
+        """Opens and checks the streamed log.
 
         Raises:
             ConfigError: Its path or the name of an id column is missing.

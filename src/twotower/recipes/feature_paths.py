@@ -1,4 +1,4 @@
-"""Paths in the settings of features, which a config has relative to its folder."""
+"""Resolves paths in the settings of features, which are relative to the config's folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from twotower.features.base import FEATURES
 
 
 def features_in_folder(settings: Any, folder: Path) -> Any:
-    """A part of a config with the paths of all features in it made absolute.
+    """A part of a config with the paths of all its features made absolute.
 
     Args:
-        settings: Tables, lists and values as TOML has them.
+        settings: Tables, lists and values from TOML.
         folder: The config's folder.
 
     Example:
@@ -27,7 +27,7 @@ def features_in_folder(settings: Any, folder: Path) -> Any:
     kind = settings.get("kind")
     paths = getattr(FEATURES[kind], "paths", ()) if isinstance(kind, str) and kind in FEATURES else ()
     return {
-        name: os.path.abspath(folder / value)  # noqa: PTH100 (a link stays one: it may lead elsewhere tomorrow)
+        name: os.path.abspath(folder / value)  # noqa: PTH100 (keep symlinks: their targets may change)
         if name in paths and isinstance(value, str)
         else features_in_folder(value, folder)
         for name, value in settings.items()

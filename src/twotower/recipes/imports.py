@@ -1,4 +1,4 @@
-"""Importing modules that a user names: where features of their own are defined."""
+"""Imports modules named by the user, which define their own features and other parts."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from twotower.errors import ConfigError
 
 
 def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """The names with those of files or packages in a folder as absolute paths, so that other processes find them.
+    """Replaces names of files or packages in a folder by absolute paths, so that other processes find them.
 
-    A name with dots is left as it is, to be found on `sys.path`.
+    Other names, such as dotted ones, are unchanged and looked up on `sys.path`.
 
     Args:
         names: Names of modules, such as `my_features`, or paths of `.py` files.
-        folder: What they are relative to.
+        folder: The folder that they are relative to.
 
     Raises:
-        ConfigError: A path does not exist, or a name is none of a module.
+        ConfigError: A path does not exist, or a name is not a valid module name.
     """
     return tuple(_located(name, folder.absolute()) for name in names)
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports modules by name, or by the absolute path that `located` gives.
+    """Imports modules by name, or by the absolute path that `located` returns.
 
-    The folder of a path is appended to `sys.path`, behind everything else.
+    The folder of a path is appended to the end of `sys.path`.
 
     Raises:
-        ConfigError: There is no such module, or importing it fails; the message says how.
+        ConfigError: There is no such module, or importing it fails; the message gives the cause.
     """
     for name in names:
         try:
             _import(name)
         except ConfigError:
             raise
-        except Exception as error:  # whatever the module does
+        except Exception as error:  # user code may raise anything
             raise ConfigError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -52,7 +52,7 @@ def _import(name: str) -> None:
         sys.path.append(str(path.parent))
     found = getattr(importlib.import_module(path.stem), "__file__", None) or ""
     if not Path(found).resolve().is_relative_to(path.resolve()):
-        raise ConfigError(f"module {name!r} cannot be imported: another one has its name, {found}; rename it")
+        raise ConfigError(f"module {name!r} cannot be imported: another module has the same name, {found}; rename it")
 
 
 def _located(name: str, folder: Path) -> str:

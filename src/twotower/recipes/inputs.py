@@ -1,4 +1,4 @@
-"""Which features a model gets when a config names none: what the columns of the data offer, and why not the others."""
+"""Default features of a model whose config names none: which columns are read, and why the others are not."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ from twotower.features.activity import Counted
 from twotower.features.elapsed import Since
 
 Inputs = Literal["all", "log", "tutorial"]
-"""`all` the data offers; what the `log` of ids, times and texts gives, without histories; the `tutorial`'s."""
+"""`all` columns of the data; only the `log` of ids, times and texts, without histories; or those of the `tutorial`."""
 
 Reach = Literal["before", "around"]
-"""Whether what is said of a query stops `before` the event or reads what lies `around` it."""
+"""Whether query features read only events `before` this one, or events `around` it, on both sides."""
 
-WORDS_OF_A_TEXT = 1.5
-"""Words a row, on average, from which a column of strings counts as text rather than as labels."""
+MIN_WORDS_PER_TEXT = 1.5
+"""Read a column of strings as text, not labels, from this many words per row on average."""
 
-ROWS_A_LABEL = 2.0
-"""Rows that share a label, on average, from which a column of strings says more than the id does."""
+MIN_ROWS_PER_LABEL = 2.0
+"""Read a column of labels only if each label occurs in at least this many rows on average; else it is like an id."""
 
 LABEL_DIM, LIST_DIM, NUMBER_BUCKETS = 8, 16, 20
 RECORD_BUCKETS = 128
-MOMENTS = 1000
-"""Buckets of the time where what is asked lies between what was learned, as in the tutorial."""
+FINE_TIME_BUCKETS = 1000
+"""Time buckets when queries fall between training events, as in the tutorial."""
 
-PERIODS = 20
-"""Buckets of the time where what is asked comes after all that was learned: it is in the last one for good, which
-therefore has to be one of which much is known."""
+COARSE_TIME_BUCKETS = 20
+"""Time buckets when queries come after all training events: they all fall into the last bucket, which therefore needs
+many training events."""
 
 
 NUMBER = r"^[^\w\s]?\s*[-+]?\d[\d.,' ]*\s*(%|[^\w\s]|[A-Z]{3})?$"
 DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?$"
-"""What a text looks like that holds a number, with a currency perhaps, or a date."""
+"""Patterns of texts that hold a number, perhaps with a currency, or a date."""
 
 
 @dataclass(frozen=True)
 class ColumnUse:
-    """What becomes of one column.
+    """How one column is used.
 
     Attributes:
         column: Its name.
-        features: Those that read it; none where it is left out.
-        why_not: Why it is left out; empty where it is read.
-        hint: What else to know of it.
+        features: The features that read it; none if it is left out.
+        why_not: Why it is left out; empty if it is read.
+        hint: A hint for the user.
     """
 
     column: str
@@ -69,21 +69,22 @@ class ColumnUse:
 
 
 def features_of(uses: Iterable[ColumnUse]) -> list[Feature]:
-    """All features of the columns, in their order."""
+    """All features of the columns, in order."""
     return [feature for use in uses for feature in use.features]
 
 
 @dataclass(frozen=True)
 class InputPlan:
-    """What the towers are to read.
+    """The default inputs of the towers.
 
     Attributes:
-        inputs: Which columns.
-        reach: Whether what is said of a query stops before the event.
-        dim: Numbers in an embedding.
-        unknown_rate: Share of ids taken for unknown in training.
-        share_items: Histories take the candidate tower's embeddings, the sum of its features, all of `dim` numbers.
-        read_id: The query tower reads the query's id.
+        inputs: Which columns to read.
+        reach: Whether query features read only events before this one, or events on both sides.
+        dim: Embedding dimension.
+        unknown_rate: Share of ids treated as unknown during training.
+        share_items: Whether histories share the candidate tower's embeddings, the sum of its features, all of
+            dimension `dim`.
+        read_id: Whether the query tower reads the query's id.
     """
 
     inputs: Inputs
@@ -95,15 +96,15 @@ class InputPlan:
 
 
 def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
-    """The query id; the time, and what came before it or lies around it; the columns of the query table."""
+    """The query id, the time, features of the query's events before or around it, and the query table's columns."""
     dim, inputs, reach = plan.dim, plan.inputs, plan.reach
     own_id = ColumnUse(data.query_id, (Category(data.query_id, dim, plan.unknown_rate),))
-    uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="histories say more where they are short")]
+    uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="short histories tell more than the id")]
     if data.time is not None:
-        buckets = PERIODS if reach == "before" and inputs != "tutorial" else MOMENTS
+        buckets = COARSE_TIME_BUCKETS if reach == "before" and inputs != "tutorial" else FINE_TIME_BUCKETS
         moments: list[Feature] = [Bucketized(data.time, buckets, dim), Normalized(data.time)]
         if inputs != "tutorial":
-            moments += _from_the_record(data.time, data.query_id, dim, reach)
+            moments += _record_features(data.time, data.query_id, dim, reach)
         uses.append(ColumnUse(data.time, tuple(moments)))
         if inputs == "all":
             history = History(
@@ -140,10 +141,10 @@ def is_text(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_string(column.type) or column.null_count == len(column):
         return False
     words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(column))).as_py()
-    return bool(words >= WORDS_OF_A_TEXT)
+    return bool(words >= MIN_WORDS_PER_TEXT)
 
 
-def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature]:
+def _record_features(time: str, by: str, dim: int, reach: Reach) -> list[Feature]:
     sinces: list[Since] = ["first", "previous"]
     counts: list[Counted] = ["before"]
     if reach == "around":
@@ -157,13 +158,13 @@ def _from_the_record(time: str, by: str, dim: int, reach: Reach) -> list[Feature
 
 @dataclass(frozen=True)
 class Widths:
-    """Numbers in the embeddings of a column.
+    """Embedding dimensions by kind of column.
 
     Attributes:
-        words: Of words.
-        labels: Of labels.
-        lists: Of lists of labels.
-        numbers: Of buckets of a number.
+        words: For words.
+        labels: For labels.
+        lists: For lists of labels.
+        numbers: For buckets of a number.
     """
 
     words: int
@@ -173,17 +174,17 @@ class Widths:
 
     @classmethod
     def equal(cls, dim: int) -> Widths:
-        """The same for all, so that they can be summed."""
+        """The same dimension for all kinds, so that they can be summed."""
         return cls(dim, dim, dim, dim)
 
 
 def _attributes(table: pa.Table, own_id: str, widths: Widths) -> list[ColumnUse]:
-    """What becomes of every column but the id."""
+    """How every column but the id is used."""
     return [_attribute(name, table[name], widths) for name in table.column_names if name != own_id]
 
 
 def _attribute(name: str, column: pa.ChunkedArray, widths: Widths) -> ColumnUse:
-    """A feature for a column that can tell rows apart without naming each."""
+    """A feature for a column, unless nothing can be learned from it."""
     present = len(column) - column.null_count
     if present == 0:
         return ColumnUse(name, why_not="every row is null")
@@ -199,23 +200,23 @@ def _attribute(name: str, column: pa.ChunkedArray, widths: Widths) -> ColumnUse:
 
 
 def _label(name: str, column: pa.ChunkedArray, present: int, dim: int) -> ColumnUse:
-    """A feature for a column of labels, unless most rows have one of their own."""
+    """A feature for a column of labels, unless most rows have a unique label."""
     distinct = pc.count_distinct(column).as_py()
-    if present >= ROWS_A_LABEL * distinct:
+    if present >= MIN_ROWS_PER_LABEL * distinct:
         return ColumnUse(name, (Category(name, dim),), hint=_cast_hint(column))
     if looks := _looks_like(column):
         example = column.drop_null()[0].as_py()
         return ColumnUse(name, why_not=f"text that looks like {looks}, such as {example!r}: cast the column to read it")
-    return ColumnUse(name, why_not=f"labels that few rows share: {distinct:,} in {present:,} rows")
+    return ColumnUse(name, why_not=f"too few rows share a label: {distinct:,} labels in {present:,} rows")
 
 
 def _cast_hint(column: pa.ChunkedArray) -> str:
     looks = _looks_like(column)
-    return f"looks like {looks}: cast the column to have it read so" if looks else ""
+    return f"looks like {looks}: cast the column to read it as {looks}" if looks else ""
 
 
 def _looks_like(column: pa.ChunkedArray) -> str:
-    """`numbers` or `dates` where every text of a column is one, else nothing."""
+    """`numbers` or `dates` if every text in the column is one, else an empty string."""
     if not pa.types.is_string(column.type):
         return ""
     texts = pc.utf8_trim_whitespace(column.drop_null())

@@ -1,4 +1,4 @@
-"""`[[loggers]]` of a config: what its trainings are logged to."""
+"""`[[loggers]]` of a config: where its trainings are logged."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LoggerSettings = dict[str, Any]
 
 
 def loggers_for(settings: Iterable[Mapping[str, Any]], name: str) -> list[Logger]:
-    """The loggers of one training, which they call by its name, after one that the config gives.
+    """Creates the loggers of one training, named after it, with any name from the config in front.
 
     Args:
-        settings: Those of each logger.
-        name: What the training is called.
+        settings: The settings of each logger.
+        name: Name of the training.
 
     Raises:
-        ConfigError: A logger's kind is unknown, or an argument is.
+        ConfigError: A logger's kind or an argument is unknown.
         MissingExtraError: Its library is not installed.
     """
     return [LOGGERS.make({**one, "name": ", ".join(filter(None, [one.get("name"), name]))}) for one in settings]
 
 
 def in_folder(settings: LoggerSettings, folder: Path) -> LoggerSettings:
-    """The settings of a logger; its `folder`, where it has one, is taken from the config's.
+    """The settings of a logger with its `folder`, if any, resolved relative to the config's folder.
 
     Example:
         >>> in_folder({"kind": "tensorboard", "folder": "logs"}, Path("/work"))["folder"]

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words that name the key, its value and what was expected."""
+"""Error messages for invalid configs, which name the key, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ EXPECTED = {
     "str": "text in quotes",
     "bool": "true or false",
 }
-"""msgspec's names of kinds of values, in TOML's words."""
+"""msgspec's names of types, in TOML's terms."""
 
 Keys = list[str]
-"""The way to a value: names of tables and keys; places in lists as `[3]`."""
+"""The path to a value: names of tables and keys; positions in lists as `[3]`."""
 
 
 def mistake(
     error: msgspec.ValidationError, settings: Any, kind: type, *, table: str = "", where: str = ""
 ) -> ConfigError:
-    """The error for a failed `msgspec.convert`: the key as TOML writes it, its value and what was expected.
+    """The error for a failed `msgspec.convert`: the key as written in TOML, its value and what was expected.
 
     Args:
-        error: What `convert` raised.
-        settings: What was converted.
-        kind: What it was converted to.
-        table: Name of the table that the settings stand in.
-        where: What the message begins with, such as `config FILE: `.
+        error: The error that `convert` raised.
+        settings: The settings that were converted.
+        kind: The target type.
+        table: Name of the table that holds the settings.
+        where: Prefix of the message, such as `config FILE: `.
 
     Returns:
         An error whose `field` is the key, dotted, such as `training.optimizer.kind`.
@@ -63,7 +63,7 @@ def mistake(
 
 
 def _explained(what: str, settings: Any, kind: type, keys: Keys, shown: Keys) -> str:
-    """What to say of a mistake at some keys, which are shown with the table before them."""
+    """The message for a mistake at `keys`; `shown` are the same keys with the table in front."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         return _unknown_key(unknown[1], shown, _fields(_kind_at(kind, settings, keys), _value_at(settings, keys)))
     choices = _choices(_kind_at(kind, settings, keys))
@@ -83,7 +83,7 @@ def _explained(what: str, settings: Any, kind: type, keys: Keys, shown: Keys) ->
 
 
 def unknown_key(name: str, table: str, known: Sequence[str]) -> ConfigError:
-    """The error for a key that a table does not have.
+    """The error for a key that does not exist in a table.
 
     Example:
         >>> print(unknown_key("epoch", "training", ["epochs", "seed"]))
@@ -100,7 +100,7 @@ def _unknown_key(name: str, table: Keys, known: Sequence[str]) -> str:
 
 
 def _key(keys: Keys) -> str:
-    """A key with its table before it: `[model] layers[0]`."""
+    """A key with its table in front: `[model] layers[0]`."""
     places = "".join(key for key in keys if key.startswith("["))
     *tables, name = [key for key in keys if not key.startswith("[")]
     return f"[{'.'.join(tables)}] {name}{places}" if tables else f"{name}{places}"
@@ -114,7 +114,7 @@ def _value_at(settings: Any, keys: Keys) -> Any:
 
 
 def _kind_at(kind: Any, settings: Any, keys: Keys) -> Any:
-    """The type of the value at these keys, as far as structs say it."""
+    """The type of the value at these keys, as far as structs define it."""
     for place, key in enumerate(keys):
         struct = _struct(kind, _value_at(settings, keys[:place]))
         if struct is None:
@@ -124,7 +124,7 @@ def _kind_at(kind: Any, settings: Any, keys: Keys) -> Any:
 
 
 def _struct(kind: Any, value: Any) -> type[msgspec.Struct] | None:
-    """The struct that a value is to become: the only one there is, or of several that of the value's `kind`."""
+    """The struct that a value converts to: the only one, or the one that matches the value's `kind`."""
     structs = [one for one in _members(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
     if len(structs) > 1 and isinstance(value, dict):
         structs = [one for one in structs if one.__struct_config__.tag == value.get("kind")]
@@ -132,7 +132,7 @@ def _struct(kind: Any, value: Any) -> type[msgspec.Struct] | None:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The types that a union holds."""
+    """The members of a union."""
     union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     return typing.get_args(kind) if union else (kind,)
 
@@ -143,7 +143,7 @@ def _fields(kind: Any, value: Any) -> list[str]:
 
 
 def _tags(kind: Any) -> list[Any]:
-    """The values of `kind` that tell the structs of a union apart."""
+    """The values of `kind` that distinguish the structs of a union."""
     structs = [one for one in _members(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
     return [one.__struct_config__.tag for one in structs if one.__struct_config__.tag is not None]
 

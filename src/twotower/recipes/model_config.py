@@ -1,4 +1,4 @@
-"""`[model]` of a config: which features the towers have, and how they are stacked."""
+"""`[model]` of a config: the features and layers of the towers."""
 
 from __future__ import annotations
 
@@ -19,38 +19,37 @@ from twotower.recipes.recipe import Choice, Recipe
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which model.
+    """The model.
 
     Attributes:
-        query: Features of the query tower; none given: what the data has, by `inputs`.
+        query: Features of the query tower; default: chosen from the data's columns by `inputs`.
         candidate: Features of the candidate tower; likewise.
-        inputs: Where no features are given: `all` that the data has; `log`, without histories and attributes;
-            `tutorial`, id, time and words alone. Default: the recipe's.
-        reach: Where no features are given: whether what is said of a query stops `before` the event, as it does
-            when serving, or reads what lies `around` it. Default: `around` where the split leaves both sides in
-            train, as a random one does.
+        inputs: Which default features to use: `all` that the data allows; `log`, without histories and attributes; or
+            `tutorial`, only id, time and words. Default: the recipe's.
+        reach: Whether default query features read only events `before` this one, as when serving, or events `around`
+            it, on both sides. Default: `around` if the split leaves both sides in train, as a random split does.
         layers: Widths of the dense layers of both towers; default: the recipe's.
-        dim: Numbers in each embedding of features that are not given; default: the recipe's, or the last of the layers
-            where items are shared.
-        dropout: Share of the inputs of dense layers dropped in training; this and the next as in `Tower`.
-        input_dropout: Share of what the features give dropped in training; default: the recipe's.
+        dim: Embedding dimension of default features; default: the recipe's, or the last of the layers if items are
+            shared.
+        dropout: Share of the inputs of dense layers dropped during training; this and the following as in `Tower`.
+        input_dropout: Share of the features' outputs dropped during training; default: the recipe's.
         activation: `relu`, `gelu`, `silu` or `tanh`; default: the recipe's.
         norm: `none`, `layer` or `batch`.
-        residual: Add a hidden layer's input to what it gives.
-        cross: How many cross layers.
+        residual: Add a hidden layer's input to its output.
+        cross: Number of cross layers.
         cross_rank: Rank of their matrices.
         cross_place: `before` the dense layers or `beside` them.
         normalize: Divide embeddings by their length.
-        temperature: What scores are divided by; default: the recipe's.
-        learn_temperature: Train the temperature, from that on.
-        share_items: One embedding of each item, the sum of what is read of it, for histories and the candidate tower,
-            which then has no dense layers. Where no features are given; default: the recipe's.
-        read_id: Whether the query tower reads the query's id. Where no features are given; default: the recipe's.
-        unknown_query_rate: Share of training events whose query is treated as unknown. Default: the recipe's where
-            features read only what precedes an event; 0 where they read what lies around it, as no service does.
-        two_tower: A model of your own in place of `TwoTower`, by its `kind` and what settings it has besides.
-        tower: A tower of your own for both sides, by its `kind` and settings; then `layers`, `unknown_query_rate`
-            and everything from `dropout` to `cross_place` must be left out.
+        temperature: Divisor of the scores; default: the recipe's.
+        learn_temperature: Train the temperature, starting from `temperature`.
+        share_items: Histories and the candidate tower share one embedding per item, the sum of its features; the
+            candidate tower then has no dense layers. For default features; default: the recipe's.
+        read_id: Whether the query tower reads the query's id. For default features; default: the recipe's.
+        unknown_query_rate: Share of training events whose query is treated as unknown. Default: the recipe's with reach
+            `before`; 0 with `around`, which is not available when serving.
+        two_tower: Your own model in place of `TwoTower`: its `kind` and additional settings.
+        tower: Your own tower for both sides: its `kind` and settings. Leave out `layers`, `unknown_query_rate` and
+            everything from `dropout` to `cross_place`.
     """
 
     query: list[dict[str, Any]] = []
@@ -77,7 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     tower: dict[str, Any] = {}
 
     def build(self, data: Log, recipe: Recipe) -> TwoTower:
-        """The model for this data; it has learned nothing yet.
+        """Builds the model for this data, not yet fitted.
 
         Raises:
             ConfigError: A feature, or a setting of the towers or the model, cannot be used.
@@ -99,9 +98,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return own
 
     def completed(self, recipe: Recipe) -> ModelConfig:
-        """The same with all that the recipe decides written out.
+        """A copy with everything that the recipe decides written out.
 
-        Of shared items, `dim` stays open: it is the last of the layers, which may be varied.
+        With shared items, `dim` stays open: it is the last of the layers, which may be varied.
         """
         names = [name for name in self.__struct_fields__ if getattr(self, name) is None and hasattr(recipe, name)]
         shares = self.shares(recipe)
@@ -122,7 +121,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
     def _uses(self, data: Log, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
-        """What becomes of the columns of both sides."""
+        """How the columns of both sides are used."""
         plan = InputPlan(
             self.inputs or recipe.inputs,
             self.reach or recipe.reach,
@@ -187,13 +186,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return recipe.read_id or not self.shares(recipe)
 
     def _is_open(self, recipe: Recipe) -> bool:
-        """Whether it leaves to the recipe what the towers read, and has no two widths where sharing needs one."""
+        """Whether the recipe decides what the towers read, and the widths allow shared items."""
         own = self.query or self.candidate or self.tower
         two_widths = self.layers and self.dim is not None and self.layers[-1] != self.dim
         return not (own or two_widths) and (self.inputs or recipe.inputs) == "all"
 
     def choices(self, recipe: Recipe) -> list[Choice]:
-        """The models among which the validation part decides, by what they set; none where nothing is open."""
+        """The models to compare on the validation part, as settings; empty if the config leaves no choice."""
         if not self._is_open(recipe) or self.share_items is False:
             return []
         found: list[Choice] = []
@@ -205,16 +204,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def _own_tower(self, features: list[Feature]) -> TowerModule:
         default = ModelConfig()
-        if stray := [name for name in _OF_OUR_TOWER if getattr(self, name) != getattr(default, name)]:
+        if stray := [name for name in _TOWER_KEYS if getattr(self, name) != getattr(default, name)]:
             raise ConfigError(
-                f"[model] has {stray[0]} and a tower of its own; expected settings of that in [model.tower]"
+                f"[model] has {stray[0]}, which [model.tower] does not use; expected its settings in [model.tower]"
             )
         own: TowerModule = TOWERS.make(self.tower | {"features": features})
         return own
 
 
-_OF_OUR_TOWER = (
+_TOWER_KEYS = (
     *("layers", "dropout", "input_dropout", "activation", "norm", "residual"),
     *("cross", "cross_rank", "cross_place", "unknown_query_rate"),
 )
-"""Keys that say how a `Tower` is stacked."""
+"""Keys that apply only to the built-in `Tower`."""

@@ -1,4 +1,4 @@
-"""`overlay`: the one way in which a config, or a part of it, is changed."""
+"""`overlay`: the only way to change a config or a part of it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from twotower.errors import ConfigError
 
 Settings = dict[str, Any]
-"""A table of a config as TOML holds it: tables, lists, text, numbers, booleans."""
+"""A table of a config as in TOML: tables, lists, text, numbers, booleans."""
 
 
 def overlay(base: Mapping[str, Any], change: Mapping[str, Any]) -> Settings:
-    """`base` with what `change` says put over it.
+    """Merges `change` over `base`.
 
-    Tables merge key by key. A table that names a `kind` replaces the one below it, since the settings of another kind
-    mean nothing to it; without a `kind`, it changes the keys it names. Lists and plain values replace. Neither argument
-    is changed.
+    Tables merge key by key. A table with a `kind` replaces the one in `base`, since another kind's settings do not
+    apply to it; without a `kind`, it changes only the keys it names. Lists and plain values are replaced. Neither
+    argument is modified.
 
     Args:
-        base: The settings below.
-        change: The settings above; a key may be dotted, `model.dim`.
+        base: The settings to change.
+        change: The changes; a key may be dotted, `model.dim`.
 
     Raises:
-        ConfigError: A dotted key leads through a value that is no table.
+        ConfigError: A dotted key leads through a value that is not a table.
 
     Example:
         >>> base = {"epochs": 10, "optimizer": {"kind": "adamw", "learning_rate": 0.01}}
@@ -36,14 +36,14 @@ def overlay(base: Mapping[str, Any], change: Mapping[str, Any]) -> Settings:
         {'kind': 'adamw', 'learning_rate': 0.5}
     """
     result = copy.deepcopy(dict(base))
-    for key in sorted(change, key=lambda key: key.count(".")):  # a whole table before a key in it
+    for key in sorted(change, key=lambda key: key.count(".")):  # whole tables before keys inside them
         *path, name = key.split(".")
         _put(_table_at(result, path, key), name, change[key])
     return result
 
 
 def value_at(settings: Mapping[str, Any], key: str) -> Any:
-    """What settings have at a dotted key; None where they say nothing.
+    """The value at a dotted key; None if it is not set.
 
     Example:
         >>> value_at({"model": {"layers": [64, 32]}}, "model.layers")
@@ -56,7 +56,7 @@ def value_at(settings: Mapping[str, Any], key: str) -> Any:
 
 
 def without_none(value: Any) -> Any:
-    """The same tables and lists without the keys that have no value, which TOML cannot write."""
+    """Copies tables and lists without keys whose value is None, which TOML cannot represent."""
     if isinstance(value, Mapping):
         return {name: without_none(inner) for name, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):

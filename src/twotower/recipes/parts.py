@@ -1,4 +1,4 @@
-"""`Parts`: train, test and the part that says which epoch is best; and `SplitConfig`, how data is cut into them."""
+"""`Parts`: the train, validation and test parts of a config's data; and `SplitConfig`, how to split it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from twotower.data.streamed_splits import share_of, split_log
 from twotower.errors import ConfigError
 from twotower.recipes.recipe import Recipe
 
-GIVEN = "given"
-"""The rule of parts that were cut beforehand."""
+GIVEN_RULE = "given"
+"""The rule reported for parts that were split beforehand."""
 
 
 class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How data is cut.
+    """How to split the data.
 
     Attributes:
-        rule: `random:SHARE`, `time:SHARE` or `last-out`; left out: what suits the data, see `Config.parts`.
+        rule: `random:SHARE`, `time:SHARE` or `last-out`; default: a rule that suits the data, see `Config.parts`.
         seed: Seed of a random split, and of the events that `train_share` keeps.
-        train_share: Share of the training events to keep, drawn at random; test stays as it is. A smaller share is part
-            of a larger one.
-        on: What models are measured on: `test`; or, to choose among them, a `validation` part cut from train, so that
-            test is not even read.
+        train_share: Share of the training events to keep, drawn at random; test does not change. A smaller share is a
+            subset of a larger one.
+        on: What models are measured on: `test` or, for choosing between models, a `validation` part cut from train, so
+            that test is not used.
 
     Raises:
         ConfigError: The share is out of range.
@@ -47,10 +47,10 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"[split] train_share = {self.train_share}; expected a share above 0, and at most 1")
 
     def parsed(self) -> SplitRule:
-        """The rule.
+        """The parsed rule.
 
         Raises:
-            ConfigError: It is none, or left out.
+            ConfigError: It is invalid or missing.
         """
         if self.rule is None:
             raise ConfigError("[split] has no rule; expected random:SHARE, time:SHARE or last-out")
@@ -69,17 +69,17 @@ class SplitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a config's data is cut into.
+    """The parts of a config's data.
 
     Attributes:
         train: The events to learn from, in memory or streamed.
         test: The events to measure on.
-        validation: Those that say which epoch is best, where a config names them; else they are cut from train.
-        split: How test, or where it is given the validation part, was cut, with its rule.
-        rule: How reports say that it was cut.
-        fingerprint: Of train and test.
-        remarks: Why it was cut so, and what to know of the parts: sentences for reports.
-        past: Choices before those of train that a model knows which training goes on with, where train lacks them.
+        validation: The events for choosing the best epoch, if the config names them; None: cut from train.
+        split: How test was split off or, if test is given, the validation part; with its rule.
+        rule: The rule as shown in reports.
+        fingerprint: Fingerprint of train and test.
+        remarks: Sentences for reports: the reason for the rule, and warnings about the parts.
+        past: Events before those in train, known to a model whose training continues, if train lacks them.
     """
 
     train: Log
@@ -93,23 +93,23 @@ class Parts:
 
     @property
     def known(self) -> Log:
-        """What test is measured beside: train, and the past where there is one."""
+        """The events known when measuring on test: train and, if there is one, the past."""
         return self.train if self.past is None else concat([self.past, self.train.read()])
 
     def fitted_and_validation(self) -> tuple[Log, Dataset]:
-        """What is trained on to find the best epoch, and what says which one is."""
+        """The events to train on and to validate on when looking for the best epoch."""
         if self.validation is not None:
             return self.train, self.validation
         cut = split_log(self.train, self.split.parsed())
         return cut.train, cut.test
 
     def for_recipe(self, recipe: Recipe) -> tuple[Log, Dataset]:
-        """What a recipe trains on first, and what it validates on."""
+        """The events that a recipe first trains on, and those it validates on."""
         return (self.train, self.test) if recipe.validate_on == "test" else self.fitted_and_validation()
 
     @property
     def identity(self) -> str:
-        """Digits of all that a run on these parts depends on: the events, their weights, and both tables."""
+        """A hash of everything in the data that a run depends on: the events, their weights and both tables."""
         tables = [self.train.queries, self.train.candidates]
         if (events := self.train.in_memory) is not None:
             tables += [events.interactions, self.test.interactions]

@@ -1,4 +1,4 @@
-"""Recipes: how to train when nothing else is said. `tutorial` repeats TFRS's tutorial, `tuned` does it well."""
+"""Recipes: default settings for training. `tutorial` reproduces TFRS's tutorial; `tuned` aims at the best results."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from twotower.training.trainer import Trainer
 RecipeName = Literal["tutorial", "tuned"]
 
 FULL_SOFTMAX_CATALOGUE = 5_000
-"""Candidates up to which the softmax over all of them costs no more than one over a batch's and `UNIFORM` others."""
+"""Use the full softmax up to this many candidates: it costs no more than in-batch softmax with `UNIFORM_NEGATIVES`."""
 
-UNIFORM = 512
-"""Negatives drawn uniformly for each batch where the catalogue is larger; without them, rare candidates that no batch
-holds are never pushed down."""
+UNIFORM_NEGATIVES = 512
+"""Uniform negatives per batch for larger catalogues; without them, rare candidates that are in no batch would never be
+pushed down."""
 
 SCHEDULE_BY_SIZE = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
-"""(training events below, batch size, learning rate): a small log needs small batches to get enough steps, and larger
+"""(training events below, batch size, learning rate): a small log needs small batches for enough steps, and larger
 batches need a higher rate."""
 
 UNKNOWN_QUERY_RATES = 0.02, 0.3
-"""Bounds of the share of training events whose query is treated as unknown."""
+"""Lowest and highest share of training events whose query is treated as unknown."""
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One of several models, among which the validation part decides.
+    """One of several models to compare on the validation part.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         model: Keys of `[model]` that it sets, unless the config does.
     """
 
@@ -50,26 +50,26 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """How to train, and how its result is validated.
+    """How to train and validate, and the defaults of `[model]`, which a config may override.
 
     Attributes:
-        name: What reports call it.
-        trainer: Everything about training.
-        unknown_rate: Share of ids taken for unknown in training.
-        unknown_query_rate: Share of training events whose query is treated as unknown, when a config does not say and
-            features read only what precedes an event.
-        inputs: Which features a model gets when a config names none.
-        reach: How far these look, when a config does not say.
-        activation: Of hidden layers, when a config does not say.
-        input_dropout: Share of what the features give dropped in training, when a config does not say.
-        temperature: What scores are divided by when a config does not say.
-        layers: Widths of the dense layers, when a config does not say.
-        dim: Numbers in each embedding, when a config does not say.
-        share_items: Whether histories and the candidate tower share embeddings, when a config does not say.
-        read_id: Whether the query tower reads the id, when a config does not say.
-        choices: Models that are all tried on the validation part, of which the best is trained on all of train.
-        validate_on: `test`, as the tutorial does, or a `validation` part cut from train, after which the
-            model is trained anew on all of train for the number of epochs that was best.
+        name: Its name in reports.
+        trainer: All settings of training.
+        unknown_rate: Share of ids treated as unknown during training.
+        unknown_query_rate: Share of training events whose query is treated as unknown, if features read only earlier
+            events.
+        inputs: Which features a model gets if the config names none.
+        reach: Whether these read only earlier events or events on both sides.
+        activation: Activation of hidden layers.
+        input_dropout: Share of the features' outputs dropped during training.
+        temperature: Divisor of the scores.
+        layers: Widths of the dense layers.
+        dim: Embedding dimension.
+        share_items: Whether histories and the candidate tower share embeddings.
+        read_id: Whether the query tower reads the id.
+        choices: Models to compare on the validation part; the best is trained on all of train.
+        validate_on: `test`, as in the tutorial, or a `validation` part cut from train, after which the model is
+            retrained on all of train for the best number of epochs.
     """
 
     name: RecipeName
@@ -94,15 +94,15 @@ def recipe(name: RecipeName, train: Log, rule: SplitRule | None, validation: Dat
 
     Args:
         name: Its name.
-        train: What is trained on.
-        rule: How a validation part is cut from it; None where none is.
-        validation: The part to validate on, where it is given.
+        train: The training events.
+        rule: How to cut a validation part from them; None to cut none.
+        validation: The part to validate on, if given.
     """
     return _tutorial() if name == "tutorial" else _tuned(train, rule, validation)
 
 
 def _tutorial() -> Recipe:
-    """What *Building deep retrieval models* of TensorFlow Recommenders does, its validation on test included."""
+    """Reproduces *Building deep retrieval models* of TensorFlow Recommenders, including its validation on test."""
     trainer = Trainer(
         epochs=300,
         batch_size=2048,
@@ -129,20 +129,20 @@ def _tutorial() -> Recipe:
 
 
 def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
-    """Mean loss, no sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
+    """Mean loss without sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     shape = Shape.of(train, rule)
     dense = Recipe(
         name="tuned",
         trainer=_trainer(shape),
         unknown_rate=0.02,
-        unknown_query_rate=float(np.clip(_from_new_queries(train, rule, validation), *UNKNOWN_QUERY_RATES)),
+        unknown_query_rate=float(np.clip(_new_query_share(train, rule, validation), *UNKNOWN_QUERY_RATES)),
         inputs="all",
         reach="around" if rule is not None and rule.interpolates else "before",
         activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
-        layers=(256, 64) if shape.tells_past else (64, 32),
-        dim=64 if shape.tells_past else 32,
+        layers=(256, 64) if shape.reads_past else (64, 32),
+        dim=64 if shape.reads_past else 32,
         share_items=False,
         read_id=True,
         validate_on="validation",
@@ -157,19 +157,19 @@ def _trainer(shape: Shape) -> Trainer:
         epochs=10,
         batch_size=batch_size,
         optimizer=AdamW(rate, weight_decay=0.05),
-        loss=FullSoftmax() if small else InBatchSoftmax(uniform=UNIFORM),
+        loss=FullSoftmax() if small else InBatchSoftmax(uniform=UNIFORM_NEGATIVES),
         schedule=Cosine(warmup=0.02),
         early_stopping=EarlyStopping(patience=3),
-        monitor=shape.monitor if shape.tells_past else "all.top_100",
+        monitor=shape.monitor if shape.reads_past else "all.top_100",
     )
 
 
 def _for_sparse(dense: Recipe) -> Recipe:
-    """The recipe for queries of a few events: what they chose says more than their id, and items need their attributes.
+    """The recipe for queries with few events: their choices tell more than their id, and items need their attributes.
 
-    Items have one embedding, for histories and as candidates, so that each event teaches it twice. Such models overfit
-    within a few epochs, which a shorter schedule and a higher decay hold back. Whether the id helps as well depends on
-    the log.
+    Each item has one embedding for histories and as a candidate, so that each event trains it twice. Such models
+    overfit within a few epochs; a shorter schedule and a higher weight decay counter that. Whether the id also helps
+    depends on the log.
     """
     trainer = msgspec.structs.replace(
         dense.trainer,
@@ -188,8 +188,8 @@ def _for_sparse(dense: Recipe) -> Recipe:
     )
 
 
-def _from_new_queries(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:
-    """Share of the validation events whose query is not in what is trained on; none where there is no such part."""
+def _new_query_share(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:
+    """Share of the validation events whose query is not in the training part; 0 without a validation part."""
     if validation is None and rule is not None:
         cut = split_log(train, rule)
         train, validation = cut.train, cut.test

@@ -1,4 +1,4 @@
-"""The shape of a log: what the tuned recipe reads of it to decide how to train."""
+"""The shape of a log: the statistics by which the tuned recipe chooses its settings."""
 
 from __future__ import annotations
 
@@ -9,67 +9,67 @@ import numpy as np
 from twotower.data.log import Log
 from twotower.data.splits import SplitRule
 
-FEW_EVENTS = 20.0
-"""Events a query, on average, below which an embedding of the query's own has little to learn from."""
+SPARSE_BELOW = 20.0
+"""With fewer events per query than this on average, an embedding of the query's id has too little to learn from."""
 
-OFTEN_REPEATED = 0.2
-"""Share of events that repeat a pair of their log, from which on repeats are part of what is asked for."""
+FREQUENT_REPEATS_FROM = 0.2
+"""From this share of repeated (query, candidate) pairs on, repeats are part of the task."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What matters of a log's training events.
+    """Statistics of a log's training events.
 
     Attributes:
-        events: How many.
+        events: Number of events.
         candidates: Rows of the candidate table.
         events_per_query: Mean number of events of the queries that have any.
         repeated: Share of the events whose query chose the same candidate before.
-        tells_past: Whether histories can be read, and only what came before an event.
+        reads_past: Whether features read histories, and only events before the current one.
     """
 
     events: int
     candidates: int
     events_per_query: float
     repeated: float
-    tells_past: bool
+    reads_past: bool
 
     @classmethod
     def of(cls, train: Log, rule: SplitRule | None) -> Shape:
-        """The shape of a log that is cut by this rule.
+        """The shape of a log that is split by this rule.
 
-        Repeats of a log on disk are counted where histories can be read, for which it is sorted anyway.
+        Repeats in a log on disk are counted only if histories are read, for which the log is sorted anyway.
         """
         counts = train.query_counts()
         around = rule is not None and rule.interpolates
-        tells_past = train.time is not None and not around
+        reads_past = train.time is not None and not around
         return cls(
             events=len(train),
             candidates=train.candidates.num_rows,
             events_per_query=len(train) / max(1, int((counts > 0).sum())),
-            repeated=_repeated(train) if tells_past or train.in_memory is not None else 0.0,
-            tells_past=tells_past,
+            repeated=_repeated(train) if reads_past or train.in_memory is not None else 0.0,
+            reads_past=reads_past,
         )
 
     @property
     def is_sparse(self) -> bool:
-        """Whether queries are better known by what they chose than by an embedding of their own."""
-        return self.tells_past and self.events_per_query < FEW_EVENTS
+        """Whether a query's choices tell more than an embedding of its id."""
+        return self.reads_past and self.events_per_query < SPARSE_BELOW
 
     @property
     def monitor(self) -> str:
-        """The metric that says which epoch is best: without what the query has, unless it often wants that again.
+        """The metric that selects the best epoch: excludes the query's earlier choices unless repeats are frequent.
 
-        Where few events repeat, the new choices alone decide. Under `unseen`, a repeated choice is the only one left of
-        what its query has, so that a model that recalls train would win.
+        With few repeats, only new choices count. Under `unseen`, a repeated choice would be the only earlier choice
+        left in its list, which would favour a model that memorises train.
         """
-        if self.repeated >= OFTEN_REPEATED:
+        if self.repeated >= FREQUENT_REPEATS_FROM:
             return "all.ndcg_10"
         return "new.ndcg_10" if self.repeated > 0 else "unseen.ndcg_10"
 
 
 def _repeated(train: Log) -> float:
-    """Share of the events that repeat a pair of query and candidate."""
+    """Share of the events that repeat a (query, candidate) pair."""
     if len(train) == 0:
         return 0.0
     events, distinct = train.sorted_events(), 0

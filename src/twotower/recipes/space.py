@@ -1,4 +1,4 @@
-"""`[tune]` of a config: which of its keys `twotower tune` may change, and within which range."""
+"""`[tune]` of a config: which keys `twotower tune` may change, and in which range."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from twotower.errors import ConfigError
 Number = int | float
 
 FIXED = ("device", "ks", "monitor", "seed")
-"""Keys of `[training]` that every trial shares: where and what it measures, and the seed, which is no setting."""
+"""Keys of `[training]` that all trials share: where and what they measure, and the seed, which is not a
+hyperparameter."""
 
 
 class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,21 +31,21 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.choices:
             raise ConfigError("choices = []; expected at least one value")
         if repeated := [value for i, value in enumerate(self.choices) if value in self.choices[:i]]:
-            raise ConfigError(f"choices name {repeated[0]!r} twice; expected different values")
+            raise ConfigError(f"choices contains {repeated[0]!r} twice; expected different values")
 
     def probes(self) -> list[Any]:
-        """The values to try whether a config takes them."""
+        """Values to check against the config."""
         return self.choices
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A number from `low` to `high`, both included; a whole one where all that is given is whole.
+    """A number from `low` to `high`, both included; an integer if `low`, `high` and `step` are integers.
 
     Attributes:
-        low: The least value.
-        high: The greatest.
-        log: Draw its logarithm evenly: for rates, whose order of magnitude is in question.
-        step: Distance between neighbouring values; default: 1 for whole numbers, none for others.
+        low: The lowest value.
+        high: The highest value.
+        log: Sample uniformly on a log scale, for rates whose order of magnitude is unknown.
+        step: Distance between neighbouring values; default: 1 for integers, none for others.
     """
 
     low: Number
@@ -59,17 +60,17 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.step is not None and not 0 < self.step <= self.high - self.low:
             raise ConfigError(f"step = {self.step}; expected a number above 0 and at most high − low")
         if self.step is not None and (_exact(self.high) - _exact(self.low)) % _exact(self.step):
-            raise ConfigError(f"step = {self.step}; expected whole steps from {self.low} to {self.high}")
+            raise ConfigError(f"step = {self.step}; expected a whole number of steps from {self.low} to {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ConfigError("log = true; expected low above 0 and no step")
 
     @property
     def whole(self) -> bool:
-        """Whether its values are whole numbers."""
+        """Whether its values are integers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def probes(self) -> list[Any]:
-        """The values to try whether a config takes them."""
+        """Values to check against the config."""
         return [self.low, self.high]
 
     def __contains__(self, value: object) -> bool:
@@ -82,20 +83,20 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 Dimension = Choices | Interval
 Space = dict[str, Dimension]
-"""Dotted key of a config, such as `training.optimizer.learning_rate`, to its range."""
+"""Maps dotted keys of a config, such as `training.optimizer.learning_rate`, to their ranges."""
 
 _NAMES = {*Choices.__struct_fields__, *Interval.__struct_fields__}
 
 
 def parse_space(table: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> Space:
-    """Reads `[tune]`.
+    """Parses `[tune]`.
 
     Args:
-        table: Its content. Keys may be written in one, `"model.dim"`, or as TOML nests them, `model.dim`.
-        known: Names in each table of a config whose keys may be named: `model`, `training`.
+        table: Its content. Keys may be quoted, `"model.dim"`, or nested by TOML, `model.dim`.
+        known: The valid names in each table whose keys may be tuned: `model`, `training`.
 
     Raises:
-        ConfigError: A key is unknown, or what it has is no range; the message names the key.
+        ConfigError: A key is unknown, or its value is not a range; the message names the key.
 
     Example:
         >>> parse_space({"model": {"dim": {"choices": [16, 32]}}}, {"model": ["dim"]})
@@ -119,7 +120,7 @@ def _exact(number: Number) -> Decimal:
 
 
 def _leaves(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every (dotted key, range): a table is a range as soon as it has a name that only ranges have."""
+    """Every (dotted key, range): a table is a range if it has any of the names that ranges use."""
     for name, value in table.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and not _NAMES & set(value):

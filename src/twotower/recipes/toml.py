@@ -1,4 +1,4 @@
-"""Writing a config as the TOML that `read_config` reads."""
+"""Writes a config as TOML that `read_config` can read."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from twotower.recipes.overlay import without_none
 
 
 def write_config(config: Config, path: Path, comment: str) -> None:
-    """Writes a config; the paths of its data stay absolute, as `read_config` gives them.
+    """Writes a config; the paths of its data stay absolute, as returned by `read_config`.
 
     Args:
-        config: What to write.
+        config: The config.
         path: The file.
-        comment: What stands above it.
+        comment: A comment at the top of the file.
     """
     settings = without_none(msgspec.to_builtins(config))
     for side in ("query", "candidate"):
         if not settings["model"][side]:
-            del settings["model"][side]  # none given: what the data has
+            del settings["model"][side]  # empty: use the default features
     for name in ("tune", "variants", "imports"):
         if not settings[name]:
             del settings[name]
