@@ -155,7 +155,7 @@ def test_a_value_that_does_not_fit_and_a_column_that_is_there_twice_are_refused(
     with pytest.raises(DataError, match=r"interactions, column 'n': .*expected values that fit int64"):
         read_table(pa.table({"n": pa.array([Decimal(10) ** 30])}), "interactions")
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
-    with pytest.raises(DataError, match="column 'n' is there 2 times; expected it once, found 'n', 'n'"):
+    with pytest.raises(DataError, match="column 'n' appears 2 times; expected it once, found 'n', 'n'"):
         read_table(twice)
     with pytest.raises(DataError, match=r"the DataFrame cannot be read as Arrow: .*column a"):
         read_table(pd.DataFrame({"a": [1, "x"]}))

@@ -214,7 +214,11 @@ def broken(column: str, row: int, value: Any) -> pa.Table:
         (broken("who", 777, None), {}, r"'who', row 777: null \(1 in this part of the log\); expected an id"),
         (broken("what", 777, None), {}, "'what', row 777: null"),
         (broken("at", 777, None), {}, "'at', row 777: null; expected a time"),
-        (broken("at", 777, -5), {}, r"'at', row 777: -5 is no sensible time \(1 are so in this part of the log\)"),
+        (
+            broken("at", 777, -5),
+            {},
+            r"'at', row 777: -5 is not a plausible time \(rows affected: 1 in this part of the log\)",
+        ),
         (broken("n", 777, -1.0), {}, "'n', row 777: -1.0; expected a non-negative weight"),
         (broken("n", 777, float("nan")), {}, "'n', row 777: nan"),
         (broken("what", 777, 1), {"candidates": pa.table({"what": range(1000, 1050)})}, "'what', row 777: 1 is not in"),
