@@ -117,7 +117,7 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
     ("changes", "options", "message"),
     [
         ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing; expected it once, found 'who', 'what'"),
-        ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in all\); expected an id in every row"),
+        ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in total\); expected an id in every row"),
         ({"what": [3.5, 1.0, 2.0]}, {}, "'what', row 0: 3.5 is double; expected ids that are integers or text"),
         ({"at": ["now", "then", "never"]}, {}, "'at', row 0: 'now' is string; expected a time in seconds"),
         ({"at": [10, None, 30]}, {}, "'at', row 1: null"),

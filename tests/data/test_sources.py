@@ -162,7 +162,7 @@ LINES = "who,what,at\n" + "".join(f"ann,{n},2024-01-0{n}\n" for n in range(1, 6)
         ),
         ("a.json", '[{"who":"a","what":1}]\n', {}, r"a\.json, line 1 is no JSON object"),
         ("a.json", "", {}, r"a\.json is empty"),
-        ("a.ndjson", f'{{"who":{2**64},"what":1}}\n', {}, r"'who', row 0 .*floats round numbers of this size"),
+        ("a.ndjson", f'{{"who":{2**64},"what":1}}\n', {}, r"'who', row 0 .*floats cannot hold integers this large"),
     ],
 )
 def test_errors_of_files_name_the_line(
