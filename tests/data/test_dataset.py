@@ -88,7 +88,7 @@ def test_unknown_candidates_are_refused_or_dropped_and_counted() -> None:
     candidates = pa.table({"what": [5]})
     with pytest.raises(DataError, match=r"'what', row 0: 3 is not in the .*candidate table"):
         build(candidates=candidates)
-    with pytest.warns(DataWarning, match=r"1 of 3 events \(33.3%\) are left out: .* lacks their 'what', such as 3"):
+    with pytest.warns(DataWarning, match=r"dropped 1 of 3 events \(33.3%\): their 'what' .*, such as 3"):
         data = build(candidates=candidates, unknown_candidates="drop")
     assert len(data) == 2
     assert data.dropped == 1

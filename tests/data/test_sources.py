@@ -294,7 +294,7 @@ def test_a_few_bad_cells_among_numbers_are_named(tmp_path: Path) -> None:
         (["2024-01-01", "2024-05-06 10:00"], "all 2 values are times held as text"),
         (["$12.50", "$9.99"], r"values such as '\$12.50' are text; write numbers as digits"),
         (["12,50", "9,99"], "values such as '12,50' are text"),
-        ([*map(str, range(19)), "n.a."], "19 of 20 values are numbers and the others, such as 'n.a.', are not"),
+        ([*map(str, range(19)), "n.a."], "19 of 20 values are numbers, but the others, such as 'n.a.', are not"),
         (["007", "012"], None),
         (["rum", "tea", "7"], None),
         (["A1", "B2"], None),

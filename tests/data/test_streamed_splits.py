@@ -59,7 +59,7 @@ def log(path: Path, known: pa.Table) -> ParquetLog:
     return stream_parquet(path, **ROLES, candidates=known, unknown_candidates="drop", buffer=128)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*are left out")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not in the candidate table")
 
 
 def events_of(data: Dataset) -> list[tuple[Any, ...]]:

@@ -215,7 +215,7 @@ def test_what_cannot_be_read_in_the_middle_of_training_is_said(
 
 @pytest.mark.parametrize("loss", [InBatchSoftmax(mask_known=True), FullSoftmax(mask_known=True)])
 def test_masking_what_is_known_is_refused(loss: Any, log: ParquetLog) -> None:
-    with pytest.raises(ConfigError, match=r"needs the whole log in memory, and .*; expected mask_known=False"):
+    with pytest.raises(ConfigError, match=r"needs the whole log in memory, but .*; expected mask_known=False"):
         Trainer(epochs=1, batch_size=64, loss=loss).fit(toy_model(), log)
 
 

@@ -24,7 +24,7 @@ from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
 
-PIECES_OF_THE_BUFFER = 64
+PIECES_PER_BUFFER = 64
 """A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
 
 
@@ -266,7 +266,7 @@ class ParquetLog:
             ConfigError: The buffer is too small for the batch.
             DataError: The files have changed or cannot be read any more.
         """
-        pool_size, piece = self.buffer // 2, max(1, self.buffer // PIECES_OF_THE_BUFFER)
+        pool_size, piece = self.buffer // 2, max(1, self.buffer // PIECES_PER_BUFFER)
         if batch_size > pool_size - piece:
             raise ConfigError(
                 f"batch_size={batch_size} with buffer={self.buffer}; expected a buffer of more than "
@@ -276,7 +276,7 @@ class ParquetLog:
         order = draw.permutation(len(self.rows.groups)).tolist()
         wanted = self._wanted(columns)
         rest, waiting, held, given = self._empty(columns), list[pa.Table](), 0, 0
-        for table in self.rows.by_turns(order, wanted, piece):
+        for table in self.rows.interleaved(order, wanted, piece):
             waiting.append(table)
             held += table.num_rows
             if held >= pool_size - piece:
