@@ -131,7 +131,7 @@ def test_what_cannot_be_cut_is_refused(log: ParquetLog, path: Path) -> None:
         def __str__(self) -> str:
             return "my own"
 
-    with pytest.raises(ConfigError, match="the split my own is one of your own, and 'data' is streamed"):
+    with pytest.raises(ConfigError, match="the split my own is a custom rule, but 'data' is streamed"):
         split_log(log, Own())
     with pytest.raises(DataError, match="leaves test empty"):
         split_log(log, RandomSplit(0.0001))

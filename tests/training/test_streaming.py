@@ -220,7 +220,7 @@ def test_masking_what_is_known_is_refused(loss: Any, log: ParquetLog) -> None:
 
 
 def test_events_to_validate_on_must_share_the_candidates(log: ParquetLog) -> None:
-    with pytest.raises(DataError, match=r"expected what its part\(…\) gives"):
+    with pytest.raises(DataError, match=r"make the part with its part\(…\)"):
         Trainer(epochs=1, batch_size=64).fit(toy_model(), log, groups_log(100, candidates=20))
 
 
