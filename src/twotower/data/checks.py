@@ -68,7 +68,7 @@ def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | N
     roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
     named = {role: column for role, column in roles.items() if column is not None}
     for column in named.values():
-        same = [role for role, its in named.items() if its == column]
+        same = [role for role, other in named.items() if other == column]
         if len(same) > 1:
             raise ConfigError(f"{' and '.join(same)} are both {column!r}; expected a separate column for each")
     return list(named.values())

@@ -25,7 +25,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Distribution of events over queries or candidates: quantiles of the number per row; `without` have none."""
+    """Distribution of events over queries or candidates: quantiles of events per row; `without` counts empty rows."""
 
     least: int
     median: float

@@ -139,11 +139,11 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
     candidate_counts = np.zeros(tables.candidates.num_rows, dtype=np.int64)
     weights = np.zeros(tables.candidates.num_rows)
     size, dropped, latest, whole_times = 0, 0, -np.inf, True
-    lacking: tuple[object, ...] = ()
+    unknown: tuple[object, ...] = ()
     for first_row, table in rows.in_order(tables.columns, buffer // 2):
         events = tables.dataset(table, Place(first_row, whole=False))
         size, dropped = size + len(events), dropped + events.dropped
-        lacking = lacking or events.dropped_candidates
+        unknown = unknown or events.dropped_candidates
         sums = sums + digits.sums(events)
         query_counts += events.query_counts()
         candidate_counts += events.candidate_counts()
@@ -153,7 +153,7 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
             whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
     if size == 0:
         raise no_event_left(dropped, tables.candidate_id)
-    warn_of_dropped(dropped, size + dropped, tables.candidate_id, lacking)
+    warn_of_dropped(dropped, size + dropped, tables.candidate_id, unknown)
     if tables.weight is not None:
         refuse_no_weight(float(weights.sum()), tables.weight)
     digits.add(size, sums)

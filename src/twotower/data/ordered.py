@@ -96,7 +96,7 @@ class SortedEvents:
         counts = np.diff(self.offsets[piece.queries.start : piece.queries.stop + 1])
         return np.repeat(np.arange(piece.queries.start, piece.queries.stop), counts)
 
-    def border(self, share: float, events: int | None = None) -> float:
+    def cutoff(self, share: float, events: int | None = None) -> float:
         """The time at which the latest `share` of the events begins.
 
         Args:
@@ -108,7 +108,7 @@ class SortedEvents:
         cut = events - round(events * share)
         return nth_smallest(self.times, min(cut, events - 1))
 
-    def before(self, time: float) -> int:
+    def count_before(self, time: float) -> int:
         """Number of events earlier than `time`."""
         times = self.times
         assert times is not None

@@ -182,8 +182,8 @@ def _choices(world: _World, who: IntArray, when: IntArray, draw: np.random.Gener
     running = np.cumsum(share)
     within = running - np.repeat(np.concatenate([[0.0], running[ends[:-1] - 1]]), sizes)
     # One increasing sequence for all clusters: integer part = cluster, fraction = cumulative share within it.
-    border = world.cluster[by_cluster] + np.minimum(within, 1.0)
-    border[ends - 1] = np.arange(len(sizes)) + 1.0
+    bounds = world.cluster[by_cluster] + np.minimum(within, 1.0)
+    bounds[ends - 1] = np.arange(len(sizes)) + 1.0
     what = np.empty(len(who), dtype=np.int64)
     for start in range(0, len(who), BLOCK):
         part = slice(start, start + BLOCK)
@@ -191,6 +191,6 @@ def _choices(world: _World, who: IntArray, when: IntArray, draw: np.random.Gener
         reached = np.cumsum(chance, axis=1)
         drawn = draw.random((len(chance), 2))
         chosen = (reached < (drawn[:, :1] * reached[:, -1:])).sum(axis=1)
-        place = np.searchsorted(border, chosen + drawn[:, 1], side="right")
+        place = np.searchsorted(bounds, chosen + drawn[:, 1], side="right")
         what[part] = by_cluster[place]
     return what

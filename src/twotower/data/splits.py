@@ -248,17 +248,17 @@ def _known_share(data: Log, rule: TimeSplit) -> tuple[float | None, bool]:
     """
     events = data.sorted_events()
     assert events.times is not None
-    several = events.border(1.0) < events.border(0.0)
-    border = events.border(rule.test)
-    left = events.before(border)
-    if left == 0 or events.before(events.border(rule.test, left)) == 0:
+    several = events.cutoff(1.0) < events.cutoff(0.0)
+    cutoff = events.cutoff(rule.test)
+    left = events.count_before(cutoff)
+    if left == 0 or events.count_before(events.cutoff(rule.test, left)) == 0:
         return None, several
     there = np.diff(events.offsets) > 0
     knows = np.zeros(len(events.queries), dtype=bool)
-    knows[there] = events.times[events.offsets[:-1][there]] < border
+    knows[there] = events.times[events.offsets[:-1][there]] < cutoff
     found = 0
     for piece in events.pieces():
-        is_test = events.times[piece.events] >= border
+        is_test = events.times[piece.events] >= cutoff
         found += int(np.count_nonzero(knows[events.query_numbers(piece)[is_test]]))
     return found / (len(events) - left), several
 

@@ -25,7 +25,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
 
 PIECES_PER_BUFFER = 64
-"""Row groups are read in pieces of 1/64 of the buffer; see `ParquetLog.shuffled`."""
+"""Row groups are read in pieces of the buffer size divided by this; see `ParquetLog.shuffled`."""
 
 
 @dataclass(frozen=True, eq=False)

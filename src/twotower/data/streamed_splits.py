@@ -128,8 +128,8 @@ def _test_rows(log: ParquetLog, rule: SplitRule) -> BoolArray:
         case TimeSplit():
             log.require_time()
             events = log.sorted_events()
-            border = events.border(rule.test)
-            return _rows_where(log, events, lambda times, *_: times >= border)
+            cutoff = events.cutoff(rule.test)
+            return _rows_where(log, events, lambda times, *_: times >= cutoff)
         case LastOut():
             log.require_time()
             return _rows_where(log, log.sorted_events(), _is_last)

@@ -164,12 +164,12 @@ class LogTables:
         candidate_rows = self._candidate_rows.of(log[self.candidate_id])
         _refuse_unknown(query_rows, log, self.query_id, "query table", place)
         known = candidate_rows >= 0
-        dropped, lacking = int((~known).sum()), ()
+        dropped, unknown = int((~known).sum()), ()
         if self.unknown_candidates == "refuse":
             hint = ", or unknown_candidates='drop'"
             _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
         elif dropped:
-            lacking = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
+            unknown = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
             log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
         return Dataset(
             name=self.name,
@@ -183,7 +183,7 @@ class LogTables:
             query_index=query_rows,
             candidate_index=candidate_rows,
             dropped=dropped,
-            dropped_candidates=lacking,
+            dropped_candidates=unknown,
         )
 
 

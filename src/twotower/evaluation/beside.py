@@ -138,7 +138,7 @@ def left_out(name: str, reason: object) -> str:
 
 
 def follows(test: Dataset, train: Dataset) -> bool:
-    """Whether no test event is earlier than the last train event."""
+    """Whether train has times, and no test event is earlier than the last train event."""
     return train.time is not None and float(train.times.max()) <= float(test.times.min())
 
 

@@ -79,26 +79,26 @@ def rank_by_query(
     ranks = np.empty((2, len(test)))
     order = np.argsort(test.query_index, kind="stable")
     queries, begin = np.unique(test.query_index[order], return_index=True)
-    border = np.append(begin, len(order))  # the events of queries[i] are order[border[i] : border[i + 1]]
+    bounds = np.append(begin, len(order))  # the events of queries[i] are order[bounds[i] : bounds[i + 1]]
     together = min(MAX_QUERIES, max(1, BLOCK_SCORES // test.candidates.num_rows))
     for start in range(0, len(queries), together):
         stop = min(start + together, len(queries))
         block = _Block(scorer, queries[start:stop], seen, k)
-        row = np.repeat(np.arange(stop - start), np.diff(border[start : stop + 1]))
-        numbers = order[border[start] : border[stop]]
+        row = np.repeat(np.arange(stop - start), np.diff(bounds[start : stop + 1]))
+        numbers = order[bounds[start] : bounds[stop]]
         for first, last in runs(block.work[row], BLOCK_ENTRIES):
             own, of = numbers[first:last], row[first:last]
             chosen = test.candidate_index[own]
             ranks[:, own], repeated = block.ranks(of, chosen)
             block.give_lists(take_lists, own, of, chosen, repeated)
-        step("ranking", border[stop] / len(order))
+        step("ranking", bounds[stop] / len(order))
     return ranks
 
 
 def runs(work: IntArray, most: int) -> Iterator[tuple[int, int]]:
     """Cuts 0 … n into runs of about `most` work each; a member with more work than that gets its own run."""
-    border = np.flatnonzero(np.diff(np.cumsum(work) // most)) + 1
-    return pairwise([0, *border.tolist(), len(work)])
+    bounds = np.flatnonzero(np.diff(np.cumsum(work) // most)) + 1
+    return pairwise([0, *bounds.tolist(), len(work)])
 
 
 class _Block:

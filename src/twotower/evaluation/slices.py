@@ -27,8 +27,8 @@ def slice_masks(test: Dataset, train: Dataset) -> dict[tuple[str, str], npt.NDAr
 
     - By `candidate`: sort the candidates by number of events in train, most popular first. Those with the first third
       of all events are the `head`, those with the second third the `middle`, and the rest the `tail`. Candidates with
-      equally many events are in the same slice: it depends on the events of all candidates with more. Candidates
-      without events are `new candidates`.
+      equally many events are in the same slice, which depends on the share of events of all more popular candidates.
+      Candidates without events are `new candidates`.
     - By `history`: the number of events that the query has in train, from none (`new queries`) to 50 or more.
     - By `choice`, if some events repeat: `new choices`, and `repeated choices`, whose query has the candidate in
       train. Under `unseen`, a repeated choice is ranked among candidates that are all new except for itself, which

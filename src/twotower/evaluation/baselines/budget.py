@@ -125,14 +125,14 @@ def check_cost(cost: Cost, budget: BaselineBudget, machine: Machine) -> None:
     memory = machine.memory // MEMORY_DIVISOR if budget.memory is None else budget.memory
     if cost.seconds <= budget.seconds and cost.memory <= memory:
         return
-    ways = []
+    options = []
     if cost.seconds > budget.seconds:
-        ways.append(_seconds_allow(cost.seconds))
+        options.append(_seconds_allow(cost.seconds))
     if cost.memory > memory:
         gibibytes = _two_digits(cost.memory / 2**30)
-        ways.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
+        options.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
     allowed = Cost(budget.seconds, memory)
-    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(ways)}")
+    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(options)}")
 
 
 class Clock:
