@@ -125,14 +125,14 @@ def check_cost(cost: Cost, budget: BaselineBudget, machine: Machine) -> None:
     memory = machine.memory // MEMORY_DIVISOR if budget.memory is None else budget.memory
     if cost.seconds <= budget.seconds and cost.memory <= memory:
         return
-    options = []
+    flags = []
     if cost.seconds > budget.seconds:
-        options.append(_seconds_allow(cost.seconds))
+        flags.append(_seconds_allow(cost.seconds))
     if cost.memory > memory:
         gibibytes = _two_digits(cost.memory / 2**30)
-        options.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
+        flags.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
     allowed = Cost(budget.seconds, memory)
-    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(options)}")
+    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(flags)}")
 
 
 class Clock:
