@@ -89,7 +89,7 @@ class Dataset:
             DataError: The data set has no time column.
         """
         if self.time is None:
-            raise DataError(f"data set {self.name!r} has no time column, but this needs one; name it with time=…")
+            raise DataError(f"data set {self.name!r} has no time column, but this needs one; set time=…")
         column: npt.NDArray[np.float64] = self.interactions[self.time].to_numpy().astype(np.float64)
         return column
 

@@ -317,7 +317,7 @@ class ParquetLog:
             DataError: The log has no time column.
         """
         if self.time is None:
-            raise DataError(f"data set {self.name!r} has no time column, but this needs one; name it with time=…")
+            raise DataError(f"data set {self.name!r} has no time column, but this needs one; set time=…")
 
     def event_rows(self) -> BoolArray:
         """Mask of the rows that are events of this log, `[rows of the files]`."""
