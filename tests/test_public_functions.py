@@ -358,7 +358,7 @@ def test_a_feature_is_in_a_tower_once_and_in_one_tower() -> None:
 def test_a_part_in_which_every_event_weighs_nothing_is_refused(tmp_path: Path) -> None:
     table = pa.table({"u": [1, 2, 1, 2, 1], "i": [1, 1, 2, 2, 1], "w": [0.0, 0, 0, 0, 1], "t": [1, 2, 3, 4, 5]})
     log = data.from_tables(table, weight="w", time="t", **IDS)
-    message = "column 'w': split time:0.2 leaves train no event of a weight above 0"
+    message = "column 'w': split time:0.2 leaves no event in train with a weight above 0"
     with pytest.raises(DataError, match=message):
         data.split_by_time(log, 0.2)
     pq.write_table(table, tmp_path / "log.parquet")

@@ -35,7 +35,7 @@ def test_a_bundle_gets_another_index_and_another_catalogue(trained: Path, tmp_pa
     catalogue = pa.table({"item": [7, 500, 2], "title": ["item number 7", "item number 500", "item number 2"]})
     pq.write_table(catalogue, tmp_path / "new.parquet")
     settings = '{"kind": "hnsw", "neighbours": 8}'
-    with pytest.warns(DataWarning, match=r"of 500 events .* are left out: the candidate table lacks their 'item'"):
+    with pytest.warns(DataWarning, match=r"of 500 events .*: their 'item' is not in the candidate table"):
         said = run(
             "bundle", trained, "--out", tmp_path / "b", "--index", settings, "--candidates", tmp_path / "new.parquet"
         )

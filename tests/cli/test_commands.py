@@ -366,6 +366,6 @@ def test_what_is_left_out_of_the_data_is_a_line(tmp_path: Path) -> None:
     )
     done = twotower("data", "describe", str(tmp_path / "config.toml"), "--json")
     assert done.stderr == (
-        "warning: 1 of 2 events (50.0%) are left out: the candidate table lacks their 'what', such as 'rum'\n"
+        "warning: dropped 1 of 2 events (50.0%): their 'what' is not in the candidate table, such as 'rum'\n"
     )
     assert msgspec.json.decode(done.stdout)["dropped"] == 1

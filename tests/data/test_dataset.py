@@ -88,7 +88,7 @@ def test_unknown_candidates_are_refused_or_dropped_and_counted() -> None:
     candidates = pa.table({"what": [5]})
     with pytest.raises(DataError, match=r"'what', row 0: 3 is not in the .*candidate table"):
         build(candidates=candidates)
-    with pytest.warns(DataWarning, match=r"1 of 3 events \(33.3%\) are left out: .* lacks their 'what', such as 3"):
+    with pytest.warns(DataWarning, match=r"dropped 1 of 3 events \(33.3%\): their 'what' .*, such as 3"):
         data = build(candidates=candidates, unknown_candidates="drop")
     assert len(data) == 2
     assert data.dropped == 1
@@ -98,7 +98,9 @@ def test_unknown_candidates_are_refused_or_dropped_and_counted() -> None:
 
 
 def test_a_column_has_one_role() -> None:
-    with pytest.raises(ConfigError, match="query_id and candidate_id are both 'who'; expected a column for each"):
+    with pytest.raises(
+        ConfigError, match="query_id and candidate_id are both 'who'; expected a separate column for each"
+    ):
         build(candidate_id="who")
     with pytest.raises(ConfigError, match="time and weight are both 'at'"):
         build(weight="at")
@@ -115,17 +117,17 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
     ("changes", "options", "message"),
     [
         ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing; expected it once, found 'who', 'what'"),
-        ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in all\); expected an id in every row"),
+        ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in total\); expected an id in every row"),
         ({"what": [3.5, 1.0, 2.0]}, {}, "'what', row 0: 3.5 is double; expected ids that are integers or text"),
         ({"at": ["now", "then", "never"]}, {}, "'at', row 0: 'now' is string; expected a time in seconds"),
         ({"at": [10, None, 30]}, {}, "'at', row 1: null"),
         ({"at": [10.0, float("nan"), 30.0]}, {}, "'at', row 1: nan"),
-        ({"at": [10, -5, 30]}, {}, r"'at', row 1: -5 is no sensible time \(1 are so\)"),
+        ({"at": [10, -5, 30]}, {}, r"'at', row 1: -5 is not a plausible time \(rows affected: 1\)"),
         ({"at": [10, 20, 1_700_000_000_000]}, {}, "'at', row 2: .* looks like milliseconds"),
         ({"n": [1.0, -2.0, 0.0]}, {"weight": "n"}, "'n', row 1: -2.0; expected a non-negative weight"),
         ({"n": [0.0, 0.0, 0.0]}, {"weight": "n"}, "'n': every weight is 0"),
         ({"n": [1.0, 0.0, 1e300]}, {"weight": "n"}, "'n', row 2: 1e\\+300; expected a weight of at most 1e\\+30"),
-        ({"at": pa.array([2**63, 1, 2], pa.uint64())}, {}, "'at', row 0: 9223372036854775808 is no sensible time"),
+        ({"at": pa.array([2**63, 1, 2], pa.uint64())}, {}, "'at', row 0: 9223372036854775808 is not a plausible time"),
         ({"at": pa.array([1, -(2**62), 2], pa.timestamp("us"))}, {}, "'at', row 1: -4611686018427387904 us is no sens"),
         ({}, {"queries": pa.table({"who": ["ann", "ann", "bob"]})}, "queries, column 'who', row 1: 'ann' is already"),
         ({}, {"candidates": pa.table({"what": [3, 5, 3]})}, "candidates, column 'what', row 2: 3 is already in row 0"),

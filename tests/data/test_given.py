@@ -34,7 +34,7 @@ def test_parts_share_the_tables_of_train() -> None:
         ({"u": ["ann"], "i": [7], "t": [3]}, "the test part: .*'i', row 0: 7 is not in the candidate table"),
         ({"u": ["bob"], "i": [5], "t": [3]}, "the test part: .*'u', row 0: 'bob' is not in the query table"),
         ({"u": ["ann"], "i": ["five"], "t": [3]}, "column 'i' is string in test and int64 in interactions"),
-        ({"u": ["ann"], "i": [5], "t": [-3]}, "the test part: .*row 0: -3 is no sensible time"),
+        ({"u": ["ann"], "i": [5], "t": [-3]}, "the test part: .*row 0: -3 is not a plausible time"),
         ({"u": [], "i": [], "t": []}, "test has no rows"),
     ],
 )

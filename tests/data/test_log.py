@@ -142,7 +142,7 @@ def test_what_needs_the_whole_log_says_so(log: Log) -> None:
         assert len(events) == EVENTS
         assert require_in_memory(log, "a history", "less") is events
         return
-    with pytest.raises(ConfigError, match="a history needs the whole log in memory, and 'data' is streamed; expected"):
+    with pytest.raises(ConfigError, match="a history needs the whole log in memory, but 'data' is streamed; expected"):
         require_in_memory(log, "a history", "less")
 
 

@@ -233,7 +233,7 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(
 def test_no_network_is_said_with_url_folder_and_alternative(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fetch.__globals__, "BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        DataUnavailableError, match=r"ml-1m is not there, and http://127.0.0.1:9/ml-1m.zip could not be"
+        DataUnavailableError, match=r"ml-1m does not exist, and http://127.0.0.1:9/ml-1m.zip could not be"
     ) as caught:
         movielens("1m")
     assert "simulated()" in str(caught.value)

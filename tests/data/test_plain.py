@@ -155,7 +155,7 @@ def test_a_value_that_does_not_fit_and_a_column_that_is_there_twice_are_refused(
     with pytest.raises(DataError, match=r"interactions, column 'n': .*expected values that fit int64"):
         read_table(pa.table({"n": pa.array([Decimal(10) ** 30])}), "interactions")
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
-    with pytest.raises(DataError, match="column 'n' is there 2 times; expected it once, found 'n', 'n'"):
+    with pytest.raises(DataError, match="column 'n' appears 2 times; expected it once, found 'n', 'n'"):
         read_table(twice)
     with pytest.raises(DataError, match=r"the DataFrame cannot be read as Arrow: .*column a"):
         read_table(pd.DataFrame({"a": [1, "x"]}))
@@ -211,6 +211,6 @@ def test_large_unsigned_ids_are_ids_and_rounded_ones_are_refused_with_a_remedy()
     negative = pa.table({"who": [1], "what": [-1]})
     with pytest.raises(DataError, match=r"'what' is uint64 in candidates and int64 in .*; expected ids that fit"):
         from_tables(negative, query_id="who", candidate_id="what", candidates=catalogue)
-    for value, remedy in ((2.0, "write whole numbers without a fraction"), (2.0**60, "floats round numbers")):
+    for value, remedy in ((2.0, "write whole numbers without a fraction"), (2.0**60, "floats cannot hold integers")):
         with pytest.raises(DataError, match=f"'who', row 0: .* is double; expected ids .*; {remedy}"):
             from_tables(pa.table({"who": np.array([value]), "what": [1]}), query_id="who", candidate_id="what")

@@ -78,15 +78,15 @@ def test_a_prepared_log_is_what_sorting_in_memory_gives(
 ) -> None:
     folder = write(tmp_path_factory.mktemp("any") / "log", table_of(events, seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "UNIT", unit)
-        patch.setattr(preparation, "PIECE", piece)
+        patch.setattr(preparation, "EVENTS_PER_FILE", unit)
+        patch.setattr(preparation, "BATCH_EVENTS", piece)
         found = opened(folder).sorted_events()
     assert same(found, from_tables(folder, **ROLES).sorted_events())
 
 
 def test_events_of_unknown_candidates_are_left_out_and_rows_still_count_them(folder: Path) -> None:
     known = pa.table({"what": np.arange(100, 115)})
-    with pytest.warns(match="are left out: the candidate table lacks"):
+    with pytest.warns(match="is not in the candidate table"):
         found = opened(folder, candidates=known, unknown_candidates="drop").sorted_events()
     what = table_of()["what"].to_numpy()
     assert sorted(found.rows.tolist()) == np.flatnonzero(what < 115).tolist()
@@ -152,8 +152,8 @@ def test_what_is_not_whole_is_prepared_again(folder: Path, damage: str) -> None:
 def test_what_was_encoded_when_it_was_killed_is_not_encoded_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "UNIT", 90)
-    encoded = preparation._Work.encoded
+    monkeypatch.setattr(preparation, "EVENTS_PER_FILE", 90)
+    encoded = preparation._Preparation.encoded
     groups: list[int] = []
 
     def counted(self: Any, group: Any) -> Any:
@@ -163,7 +163,7 @@ def test_what_was_encoded_when_it_was_killed_is_not_encoded_again(
         return encoded(self, group)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation._Work, "encoded", counted)
+        patch.setattr(preparation._Preparation, "encoded", counted)
         with pytest.raises(KeyboardInterrupt):
             opened(folder).sorted_events()
     again: list[int] = []
@@ -172,7 +172,7 @@ def test_what_was_encoded_when_it_was_killed_is_not_encoded_again(
         again.append(group.first_row)
         return encoded(self, group)
 
-    monkeypatch.setattr(preparation._Work, "encoded", seen)
+    monkeypatch.setattr(preparation._Preparation, "encoded", seen)
     assert same(opened(folder).sorted_events(), from_tables(folder, **ROLES).sorted_events())
     assert not set(again) & set(groups[:2])
     assert not list((folder / "_twotower").glob("*.partial"))
@@ -182,15 +182,15 @@ SLOWLY = """
 import sys, time
 from twotower.data import preparation, stream_parquet
 
-encoded = preparation._Work.encoded
-preparation.UNIT = 90
+encoded = preparation._Preparation.encoded
+preparation.EVENTS_PER_FILE = 90
 
 def slowly(self, group):
     print("encoded", group.first_row, flush=True)
     time.sleep(0.2)
     return encoded(self, group)
 
-preparation._Work.encoded = slowly
+preparation._Preparation.encoded = slowly
 stream_parquet(sys.argv[1], query_id="who", candidate_id="what", time="at", buffer=128).sorted_events()
 """
 
@@ -225,13 +225,13 @@ def test_where_no_folder_can_be_written_the_error_says_which(
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("TWOTOWER_DATA_HOME", str(tmp_path / "home"))
     (folder / "_twotower").write_text("another")
-    said = r"neither .*_twotower \(File exists\) nor .*prepared \(Not a directory\) can be written.*TWOTOWER_DATA_HOME"
+    said = r"neither .*_twotower \(File exists\) nor .*prepared \(Not a directory\) is writable.*TWOTOWER_DATA_HOME"
     with pytest.raises(ConfigError, match=said):
         opened(folder).sorted_events()
 
 
 def test_what_the_sorting_library_cannot_do_is_an_error_of_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "MEMORY", "no memory")
+    monkeypatch.setattr(preparation, "SORT_MEMORY", "no memory")
     with pytest.raises(ConfigError, match=r"events cannot be sorted in .*_twotower"):
         opened(folder).sorted_events()
 

@@ -173,14 +173,14 @@ def test_a_log_with_times_is_cut_by_time() -> None:
 def test_where_the_last_events_are_of_new_queries_the_last_of_each_query_is_left_out() -> None:
     chosen = choose_rule(lives(20, 10, overlap=False))
     assert chosen.rule == LastOut()
-    assert "only 0% of the last 20% of the events are of queries with earlier events" in chosen.reason
+    assert "only 0% of the last 20% of the events belong to queries with earlier events" in chosen.reason
 
 
 def test_a_log_without_times_is_cut_at_random_and_says_what_that_hides() -> None:
     log = from_tables(pa.table({"u": [1, 2] * 5, "i": [1, 2, 3, 4, 5] * 2}), query_id="u", candidate_id="i")
     chosen = choose_rule(log, seed=7)
     assert chosen.rule == RandomSplit(0.2, seed=7)
-    assert "no times, so past and future cannot be told apart" in chosen.reason
+    assert "no times, so past and future cannot be separated" in chosen.reason
 
 
 @pytest.mark.parametrize(

@@ -127,16 +127,16 @@ def test_no_more_events_are_held_than_the_buffer_has(
     pq.write_table(table_of(5000), tmp_path / "log.parquet", row_group_size=900)  # larger than the buffer
     log = opened(tmp_path, buffer)
     read, used, most = 0, 0, 0
-    by_turns = ParquetRows.by_turns
+    interleaved = ParquetRows.interleaved
 
     def counted(*arguments: Any) -> Iterator[pa.Table]:
         nonlocal read, most
-        for piece in by_turns(*arguments):
+        for piece in interleaved(*arguments):
             read += len(piece)
             most = max(most, read - used)
             yield piece
 
-    monkeypatch.setattr(ParquetRows, "by_turns", counted)
+    monkeypatch.setattr(ParquetRows, "interleaved", counted)
     before = 0
     for part in log.shuffled(0, 1, 32):
         used += before  # the part before is in use until the next one is there
@@ -174,7 +174,7 @@ def test_parts_to_measure_on_share_the_candidates_and_may_have_new_queries(folde
     mine = np.isin(whole.query_index, part.query_index)
     assert events_of(iter([known])) == events_of(iter([whole.take(mine)]))
     assert np.array_equal(known.candidate_counts(), whole.candidate_counts())
-    with pytest.raises(DataError, match=r"expected what its part\(…\) gives"):
+    with pytest.raises(DataError, match=r"make the part with its part\(…\)"):
         log.events_of(from_tables(test, **ALL))
     with pytest.raises(DataError, match="'what', row 0: 3 is not in the candidate table"):
         log.part(pa.table({"who": ["5"], "what": [3], "at": [1], "n": [1.0]}))
@@ -188,13 +188,13 @@ def test_parts_to_measure_on_share_the_candidates_and_may_have_new_queries(folde
 def test_events_of_unknown_candidates_are_dropped_and_counted(folder: Path) -> None:
     candidates = pa.table({"what": pa.array(range(1000, 1040), pa.int32())})
     dropping: dict[str, Any] = {"candidates": candidates, "unknown_candidates": "drop"}
-    with pytest.warns(DataWarning, match=r"of 1,000 events .* are left out: .*'what', such as 10\d\d"):
+    with pytest.warns(DataWarning, match=r"dropped .* of 1,000 events .*'what' is not .*, such as 10\d\d"):
         in_memory = from_tables(folder, **ALL, **dropping)
-    with pytest.warns(DataWarning, match=f"{in_memory.dropped} of 1,000 events .* are left out"):
+    with pytest.warns(DataWarning, match=f"{in_memory.dropped} of 1,000 events .* is not in the candidate table"):
         log = opened(folder, **dropping)
     assert (len(log), log.dropped) == (len(in_memory), in_memory.dropped)
     assert log.dropped > 0
-    with pytest.warns(DataWarning, match="are left out"):
+    with pytest.warns(DataWarning, match="is not in the candidate table"):
         few = opened(folder, candidates=pa.table({"what": [1001, 1002]}), unknown_candidates="drop")
     assert len(few) < few.dropped
     assert [len(part) for part in few.shuffled(0, 1, 100)] == [len(few)]  # no part is empty
@@ -214,7 +214,11 @@ def broken(column: str, row: int, value: Any) -> pa.Table:
         (broken("who", 777, None), {}, r"'who', row 777: null \(1 in this part of the log\); expected an id"),
         (broken("what", 777, None), {}, "'what', row 777: null"),
         (broken("at", 777, None), {}, "'at', row 777: null; expected a time"),
-        (broken("at", 777, -5), {}, r"'at', row 777: -5 is no sensible time \(1 are so in this part of the log\)"),
+        (
+            broken("at", 777, -5),
+            {},
+            r"'at', row 777: -5 is not a plausible time \(rows affected: 1 in this part of the log\)",
+        ),
         (broken("n", 777, -1.0), {}, "'n', row 777: -1.0; expected a non-negative weight"),
         (broken("n", 777, float("nan")), {}, "'n', row 777: nan"),
         (broken("what", 777, 1), {"candidates": pa.table({"what": range(1000, 1050)})}, "'what', row 777: 1 is not in"),
@@ -223,7 +227,7 @@ def broken(column: str, row: int, value: Any) -> pa.Table:
         (
             table_of(),
             {"candidates": pa.table({"what": [7]}), "unknown_candidates": "drop"},
-            "no event is left: all 1000",
+            "no events are left: all 1000",
         ),
         (table_of(), {"candidates": pa.table({"what": ["7"]})}, "'what' is string in candidates and int64"),
         (table_of().slice(0, 0), {}, "the interactions have no rows"),

@@ -310,7 +310,7 @@ def test_baselines_are_named() -> None:
     rows, notes = measure_baselines(test, train, baselines=["oracle", "recent_popularity"])
     assert not rows
     assert notes == [
-        "recent popularity is not in the table: events of train are later than some of test, or have no times",
+        "recent popularity is not in the table: train has no times, or has events later than some test events",
         "oracle is not in the table: only simulated data has one",
     ]
     with pytest.raises(ConfigError, match="baseline 'eas' is unknown; expected all, none, or some of popularity, rec"):

@@ -128,7 +128,7 @@ def test_outcomes_are_read_as_they_were_written(tmp_path: Path) -> None:
         for name in ("ranks", "queries", "repeats", "weights"):
             np.testing.assert_array_equal(getattr(read, name), getattr(kept, name))
     (tmp_path / "outcomes.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(SavedFolderError, match="holds no ranks"):
+    with pytest.raises(SavedFolderError, match="does not contain ranks"):
         Outcomes.read(tmp_path / "outcomes.arrow")
 
 

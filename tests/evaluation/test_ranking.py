@@ -68,7 +68,7 @@ def test_ranks_equal_a_sorted_list_in_any_blocks(
         score = DotProducts(torch.from_numpy(left), torch.from_numpy(right))
     with pytest.MonkeyPatch.context() as patch:
         if tiny:
-            for name, value in {"BLOCK_SCORES": 2 * candidates, "LEAST_ROWS": 3, "MOST_ROWS": 5}.items():
+            for name, value in {"BLOCK_SCORES": 2 * candidates, "MIN_ROWS": 3, "MAX_ROWS": 5}.items():
                 patch.setattr(ranking, name, value)
         ranks, unseen = rank_events(score, test, Seen.of(log_of(seen, 3, candidates)) if seen else None)
     for number, (query, item) in enumerate(pairs):
@@ -110,7 +110,7 @@ def test_half_precision_counts_as_well_as_any() -> None:
 def test_blocks_hold_every_event_once_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     events = log_of([(q % 3, 0) for q in range(10)], queries=3, candidates=7)
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 21)
-    monkeypatch.setattr(ranking, "LEAST_ROWS", 1)
+    monkeypatch.setattr(ranking, "MIN_ROWS", 1)
     blocks = [block.numbers for block in blocks_of(events, Seen.of(log_of([(0, 1), (0, 2), (2, 1)], 3, 7)))]
     assert max(map(len, blocks)) == 3
     assert sorted(np.concatenate(blocks).tolist()) == list(range(10))

@@ -44,7 +44,7 @@ class BrokenOnce(Measured):
 
 
 def small_blocks() -> None:
-    ranking.LEAST_ROWS = ranking.MOST_ROWS = 16
+    ranking.MIN_ROWS = ranking.MAX_ROWS = 16
 
 
 def together() -> Measurement:
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As small as those of the ranks: 120 events are 8 blocks."""
-    for name in ("LEAST_ROWS", "MOST_ROWS"):
+    for name in ("MIN_ROWS", "MAX_ROWS"):
         monkeypatch.setattr(ranking, name, 16)
 
 

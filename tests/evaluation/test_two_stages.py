@@ -117,13 +117,13 @@ def test_long_tests_are_sampled_and_wrong_arguments_refused(
     model: TwoTower, parts: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = parts
-    monkeypatch.setattr(two_stages, "MOST_EVENTS", 40)
+    monkeypatch.setattr(two_stages, "MAX_EVENTS", 40)
     found = evaluate_rerank(model, test, train, Rerank(5))
     assert found.events == 40
     assert found.notes[-1] == f"Re-ranking is measured on 40 of the {len(test)} test events."
     with pytest.raises(ConfigError, match="by='clicks'; expected one of the tasks rating"):
         evaluate_rerank(model, test, train, Rerank(5, "clicks"))
-    with pytest.raises(ConfigError, match="measured of a TwoTower"):
+    with pytest.raises(ConfigError, match="measured on a TwoTower"):
         evaluate(Popularity(train), test, train, rerank=Rerank(5))
 
 

@@ -79,7 +79,7 @@ def test_a_damaged_folder_is_refused(retriever: Retriever, tmp_path: Path) -> No
 def test_candidates_that_training_did_not_see_can_be_recommended(retriever: Retriever, log: Dataset) -> None:
     new = pa.table({"item": [500, 1, 3], "title": ["item number 500", "item number 1", "item number 3"]})
     left_out = int((~np.isin(log.candidate_index, [1, 3])).sum())
-    with pytest.warns(DataWarning, match=rf"{left_out:,} of {len(log):,} events .* are left out: .*'item', such as \d"):
+    with pytest.warns(DataWarning, match=rf"{left_out:,} of {len(log):,} events .*: their 'item' is .*, such as \d"):
         wider = Retriever.build(retriever.model, new, seen=log)
     assert {one.id for one in wider.recommend({"user": 1}, exclude_seen=False)} == {500, 1, 3}
     seen = set(log.candidate_index[log.query_index == 1].tolist())

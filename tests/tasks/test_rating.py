@@ -242,7 +242,7 @@ def test_two_tasks_of_one_name_and_monitors_of_none_are_refused() -> None:
         Trainer(tasks=(STARS, tt.Rating(target="other")))
     with pytest.raises(ConfigError, match=r"monitor='unseen\.mrr'"):
         Trainer(tasks=(STARS,), monitor="unseen.mrr")
-    with pytest.raises(ConfigError, match="tasks and rerank are measured of a TwoTower"):
+    with pytest.raises(ConfigError, match="tasks and rerank can only be measured on a TwoTower"):
         tt.evaluate(tt.evaluation.Popularity(groups_log(100)), groups_log(100), groups_log(100), tasks=[STARS])
 
 

@@ -1,4 +1,4 @@
-"""Data sets: reading them, checking them, splitting them, and the simulated one."""
+"""Data sets: reading, checking, splitting and simulating them."""
 
 from twotower.data.dataset import Dataset, Oracle
 from twotower.data.describe import Description, describe

@@ -9,11 +9,11 @@ from twotower.errors import ConfigError
 
 NAMES = ("simulated", *(f"movielens-{edition}" for edition in EDITIONS))
 SIMULATED = "simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"
-"""How simulated data of another size are named."""
+"""Name format for simulated data of other sizes."""
 
 
 def is_name(name: str) -> bool:
-    """Whether `load` may know this name."""
+    """Whether `load` accepts this name; the sizes of `simulated:…` are not checked."""
     return name in NAMES or name.startswith("simulated:")
 
 
@@ -21,8 +21,8 @@ def load(name: str) -> Dataset:
     """The data set with this name; `simulated:2000,1500,30000` for simulated data of these sizes.
 
     Raises:
-        ConfigError: There is none, or a size is no whole number of at least 1.
-        DataUnavailableError: It is neither on this machine nor could be downloaded.
+        ConfigError: The name is unknown, or a size is not a whole number of at least 1.
+        DataUnavailableError: The data set is not on this machine and could not be downloaded.
 
     Example:
         >>> len(load("simulated:20,30,400"))
@@ -38,7 +38,7 @@ def load(name: str) -> Dataset:
 
 
 def _simulated(name: str) -> Dataset:
-    """The simulated data that a name with sizes asks for."""
+    """Simulated data of the sizes given in the name."""
     try:
         queries, candidates, interactions, *seed = map(int, name.removeprefix("simulated:").split(","))
         (own_seed,) = seed or [0]

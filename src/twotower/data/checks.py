@@ -1,4 +1,4 @@
-"""Checks of single columns; each refusal names the table, the column, the row, the value and the expectation."""
+"""Checks of single columns; each error names the table, the column, the row, the value and what was expected."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from twotower.data.origin import Origin
 from twotower.errors import ConfigError, DataError
 
 LATEST_TIME = 7_258_118_400.0
-"""Seconds from 1970 to 2200-01-01: a later time is most likely in another unit."""
+"""Seconds from 1970 to 2200-01-01; a later time is most likely in another unit."""
 
 LARGEST_WEIGHT = 1e30
-"""Weights are summed as float32, which end at 3.4e38."""
+"""Largest weight accepted: weights are summed as float32, whose maximum is 3.4e38."""
 
 EXACT_FLOATS = 2.0**53
-"""Floats hold every whole number below this, and not every one above."""
+"""float64 represents every whole number below this exactly, but not every one above."""
 
 UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
 """What to do with events whose candidate is not in the candidate table."""
@@ -31,11 +31,11 @@ UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the rows that are checked lie, for what errors say of them.
+    """Where the rows being checked come from, for error messages.
 
     Attributes:
-        first_row: The number that the first of them has in the whole table.
-        whole: Whether they are all that the table has.
+        first_row: Row number of the first of them in the whole table.
+        whole: Whether they are the whole table.
         origin: The files that the table was read from.
     """
 
@@ -44,13 +44,13 @@ class Place:
     origin: Origin = field(default_factory=Origin)
 
     def row(self, number: int) -> str:
-        """What errors call the row of this number among those that are checked."""
+        """How errors refer to a row, given its number among the rows being checked."""
         number += self.first_row
         return f"row {number}{self.origin.of(number)}"
 
     @property
     def where(self) -> str:
-        """What a count of rows is followed by."""
+        """Suffix for a row count in an error; empty when the whole table was checked."""
         return "" if self.whole else " in this part of the log"
 
 
@@ -59,40 +59,40 @@ WHOLE = Place()
 
 
 def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | None) -> list[str]:
-    """The columns of the interactions that are always read.
+    """The interaction columns that are always read: ids, and time and weight where named.
 
     Raises:
-        ConfigError: One column has two roles, or no name.
+        ConfigError: A column has two roles, or an empty name.
     """
     refuse_nameless("interactions", query_id=query_id, candidate_id=candidate_id, time=time, weight=weight)
     roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
     named = {role: column for role, column in roles.items() if column is not None}
     for column in named.values():
-        same = [role for role, its in named.items() if its == column]
+        same = [role for role, other in named.items() if other == column]
         if len(same) > 1:
-            raise ConfigError(f"{' and '.join(same)} are both {column!r}; expected a column for each")
+            raise ConfigError(f"{' and '.join(same)} are both {column!r}; expected a separate column for each")
     return list(named.values())
 
 
 def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
-    """Refuses a table that lacks one of the `wanted` columns or has one of them twice."""
+    """Refuses a table in which a `wanted` column is missing or appears more than once."""
     for column in wanted:
         count = table.column_names.count(column)
         if count != 1:
             raise DataError(
-                f"{which}: column {column!r} is {'missing' if count == 0 else f'there {count} times'}; "
+                f"{which}: column {column!r} {'is missing' if count == 0 else f'appears {count} times'}; "
                 f"expected it once, found {', '.join(map(repr, table.column_names)) or 'no columns'}"
             )
 
 
 def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False, place: Place = WHOLE) -> None:
-    """Refuses an id column with nulls, of a type that cannot be an id or, where `unique`, with repeated ids."""
+    """Refuses an id column that has nulls, is neither integers nor text or, where `unique`, repeats an id."""
     kind = column.type
     if column.null_count:
         row = int(pc.index(column.is_null(), True).as_py())
         raise DataError(
-            f"{which}, column {name!r}, {place.row(row)}: null ({column.null_count}{place.where or ' in all'}); "
-            f"expected an id in every row: fill in or delete such rows"
+            f"{which}, column {name!r}, {place.row(row)}: null ({column.null_count}{place.where or ' in total'}); "
+            f"expected an id in every row: fill in the missing ids or delete these rows"
         )
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
         raise DataError(
@@ -111,7 +111,7 @@ def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = 
 
 
 def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
-    """The times of the interactions as seconds (int64 where whole, else float64); text is read as ISO 8601 or numbers.
+    """Times of the interactions in seconds (int64 if all are whole, else float64); text is read as ISO 8601 or numbers.
 
     Raises:
         DataError: A time is null, not a number or date, not finite, before 1970 or after 2200.
@@ -124,20 +124,20 @@ def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.
         seconds = _seconds(column)
     else:
         seconds = _numbers(column, name, expected, place)
-    absurd = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
-    if len(absurd):
-        row = int(absurd[0])
+    implausible = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
+    if len(implausible):
+        row = int(implausible[0])
         hint = _unit_hint(float(seconds[row]))
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is no sensible time "
-            f"({len(absurd)} are so{place.where}); expected seconds between 1970 and 2200{hint}"
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is not a plausible time "
+            f"(rows affected: {len(implausible)}{place.where}); expected seconds between 1970 and 2200{hint}"
         )
     whole = seconds.astype(np.int64)
     return pa.array(whole if np.array_equal(whole, seconds) else seconds)
 
 
 def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
-    """The weights of the interactions as float64.
+    """Weights of the interactions as float64.
 
     Raises:
         DataError: A weight is null, not a number, not finite, negative, or above `LARGEST_WEIGHT`.
@@ -160,18 +160,18 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
 
 
 def refuse_no_weight(total: float, name: str) -> None:
-    """Refuses interactions whose weights, of this sum, are all zero."""
+    """Refuses interactions whose weights are all zero, given their sum."""
     if total == 0:
-        raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above")
+        raise DataError(f"interactions, column {name!r}: every weight is 0; expected at least one above 0")
 
 
 def _from_text(
     column: pa.ChunkedArray, name: str, expected: str, kinds: Sequence[pa.DataType], place: Place
 ) -> pa.ChunkedArray:
-    """Text as the numbers or times that it writes, any other column as it is.
+    """Parses a text column as numbers or times; returns any other column unchanged.
 
     Raises:
-        DataError: A value is none; names the first.
+        DataError: A value cannot be parsed; names the first such value.
     """
     if not pa.types.is_string(column.type):
         return column
@@ -187,7 +187,7 @@ def _from_text(
 
 
 def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Seconds since 1970 of timestamps, in UTC where they name no zone, and of dates."""
+    """Timestamps or dates as seconds since 1970; timestamps without a zone are taken as UTC."""
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
     units = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -196,22 +196,22 @@ def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 
 def _id_hint(column: pa.ChunkedArray) -> str:
-    """What to do with floats, which people have where a library made room for missing integers."""
+    """How to fix float ids, which libraries such as pandas make of integers when some are missing."""
     if not pa.types.is_floating(column.type) or not pc.all(pc.equal(column, pc.floor(column))).as_py():
         return ""
     if pc.max(pc.abs(column)).as_py() >= EXACT_FLOATS:
-        return "; floats round numbers of this size: write or cast them as text"
+        return "; floats cannot hold integers this large exactly: write or cast the ids as text"
     return "; write whole numbers without a fraction, or cast them to int64"
 
 
 def _numbers(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> npt.NDArray[np.float64]:
-    """A numeric column of the interactions as float64, if every value is a finite number."""
+    """A numeric interaction column as float64; every value must be a finite number."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
         raise DataError(
             f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}"
         )
     _refuse_null(column, name, expected, place)
-    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()  # the largest are rounded
+    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()  # very large ones are rounded
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
@@ -230,26 +230,26 @@ def _value(column: pa.ChunkedArray, row: int) -> str:
         return "nothing"
     try:
         return repr(column[row].as_py())
-    except (OverflowError, ValueError):  # a time that Python has none for
+    except (OverflowError, ValueError):  # a time that Python's datetime cannot represent
         return f"{column[row].value} {column.type.unit}"
 
 
 def check_moment(seconds: float, name: str, value: object) -> None:
-    """Refuses the time of a query that `check_times` would refuse in a log.
+    """Refuses a query time that `check_times` would refuse in a log.
 
     Args:
         seconds: The time, in seconds since 1970.
         name: Its column.
-        value: What was given for it.
+        value: The value as given, for the message.
 
     Raises:
-        DataError: It is not finite, before 1970 or after 2200.
+        DataError: The time is not finite, before 1970 or after 2200.
     """
     if not 0 <= seconds <= LATEST_TIME:
         unit = _unit_of(seconds)
         hint = "" if unit is None else f"; it looks like {unit[0]}: divide by {unit[1]:.0f}"
         raise DataError(
-            f"column {name!r} of the query: {value!r} is no sensible time; "
+            f"column {name!r} of the query: {value!r} is not a plausible time; "
             f"expected seconds since 1970, before the year 2200{hint}"
         )
 
@@ -260,7 +260,7 @@ def _unit_hint(seconds: float) -> str:
 
 
 def _unit_of(seconds: float) -> tuple[str, float] | None:
-    """The unit that makes a sensible time of what is none in seconds, and how many of it make a second."""
+    """The unit in which an implausible number of seconds would be a plausible time, and its count per second."""
     for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
         if 0 < seconds / factor <= LATEST_TIME:
             return unit, factor

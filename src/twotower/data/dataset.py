@@ -1,4 +1,4 @@
-"""The `Dataset`: an interaction log with its query side and its candidate side, in memory."""
+"""The `Dataset`: an interaction log with its query and candidate tables, in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Oracle(Protocol):
-    """The true choice probabilities behind simulated data: the best score that any model can reach."""
+    """The true choice probabilities behind simulated data: the best scores that any model can reach."""
 
     def log_probabilities(self, query_index: IntArray, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Log-probability of every candidate, `[n, candidates]`, for queries asked at `times` (seconds)."""
@@ -29,26 +29,26 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Who chose what, and when: one table of interactions, one of queries, one of candidates.
+    """Who chose what, and when: a table of interactions, one of queries and one of candidates.
 
-    Build one with `from_tables`, `movielens` or `simulated`, which check it; `take` gives a part that
-    shares the query and candidate tables with the whole, so that row numbers mean the same in every part.
+    Build one with `from_tables`, `movielens` or `simulated`, which check it. `take` returns a part that
+    shares the query and candidate tables with the whole, so row numbers mean the same in every part.
 
     Attributes:
-        name: What the data set is called in reports.
+        name: Name of the data set in reports.
         interactions: One row an event, `[N]` rows.
         queries: One row a query (a user), unique by `query_id`.
         candidates: One row a candidate (an item), unique by `candidate_id`: the whole catalogue.
         query_id: Name of the id column in `interactions` and `queries`.
         candidate_id: Name of the id column in `interactions` and `candidates`.
-        time: Name of the time column in `interactions`, in seconds; None when the log has no time.
+        time: Name of the time column in `interactions`, in seconds; None when the log has no times.
         weight: Name of the weight column in `interactions`; None when every event counts the same.
         query_index: Row of `queries` of each event, `[N]`.
         candidate_index: Row of `candidates` of each event, `[N]`.
-        dropped: Events left out because their candidate is unknown (`unknown_candidates="drop"`).
-        dropped_candidates: Some of these candidates' ids.
+        dropped: Number of events dropped because their candidate is unknown (`unknown_candidates="drop"`).
+        dropped_candidates: Ids of some of these candidates.
         oracle: The true choice probabilities where they are known (simulated data).
-        terms: Under which terms the data may be used, in a sentence.
+        terms: Terms of use of the data, in a sentence.
     """
 
     name: str
@@ -78,34 +78,34 @@ class Dataset:
 
     @property
     def in_memory(self) -> Dataset:
-        """All events: these."""
+        """The data set itself: all its events are in memory."""
         return self
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
-        """Seconds of each event, `[N]`.
+        """Time of each event in seconds, `[N]`.
 
         Raises:
             DataError: The data set has no time column.
         """
         if self.time is None:
-            raise DataError(f"data set {self.name!r} has no time column, which this needs; name one with time=…")
+            raise DataError(f"data set {self.name!r} has no time column, but this needs one; set time=…")
         column: npt.NDArray[np.float64] = self.interactions[self.time].to_numpy().astype(np.float64)
         return column
 
     @property
     def weights(self) -> npt.NDArray[np.float32]:
-        """Weight of each event, `[N]`; ones where the log has no weight column."""
+        """Weight of each event, `[N]`; all ones when the log has no weight column."""
         if self.weight is None:
             return np.ones(len(self), dtype=np.float32)
         column: npt.NDArray[np.float32] = self.interactions[self.weight].to_numpy().astype(np.float32)
         return column
 
     def take(self, rows: npt.NDArray[Any]) -> Dataset:
-        """The events at `rows` (numbers or a boolean mask), in that order, with the same queries and candidates.
+        """The events at `rows` (row numbers or a boolean mask), in that order, with the same queries and candidates.
 
         Raises:
-            ConfigError: They are neither, or there are no such events.
+            ConfigError: `rows` is neither, or a row number is out of range.
         """
         numbers = _row_numbers(rows, len(self))
         return replace(
@@ -128,10 +128,10 @@ class Dataset:
         return self.sums_by_candidate(self.weights)
 
     def sums_by_candidate(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """For each candidate the sum of its events' `values`, `[candidates]`: the same bits in every order of the log.
+        """Sum of `values` over each candidate's events, `[candidates]`; bit-identical for any order of the log.
 
         Args:
-            values: One number an event, `[N]`.
+            values: One number per event, `[N]`.
         """
         order = np.lexsort((values, self.candidate_index))
         sums: npt.NDArray[np.float64] = np.bincount(
@@ -142,8 +142,8 @@ class Dataset:
     def query_column(self, column: str) -> tuple[pa.ChunkedArray, IntArray]:
         """A query-side column and, for each event, its row in that column.
 
-        A column of the interactions (a timestamp, a device) has one row an event; a column of the query
-        table (age) has one row a query. Where both tables have it, the query table's is meant only for ids.
+        A column of the interactions (a timestamp, a device) has one row per event; a column of the query
+        table (age) has one row per query. If both tables have it, the interactions win, except for the ids.
 
         Raises:
             DataError: Neither table has the column.
@@ -163,7 +163,7 @@ class Dataset:
         """A column of the candidate table, `[candidates]` rows.
 
         Raises:
-            DataError: The candidate table does not have the column.
+            DataError: The candidate table has no such column.
         """
         if column not in self.candidates.column_names:
             raise DataError(
@@ -172,7 +172,7 @@ class Dataset:
         return self.candidates[column]
 
     def sorted_events(self) -> SortedEvents:
-        """All events by query id, time and place in the log."""
+        """All events sorted by query id, time and position in the log."""
         ids = self.queries[self.query_id].combine_chunks()
         queries = pc.array_sort_indices(ids).to_numpy().astype(np.int64)
         place = np.empty(len(queries), dtype=np.int64)
@@ -185,35 +185,35 @@ class Dataset:
         return SortedEvents(queries, offsets, candidates, None if times is None else times[order], order)
 
     def identity(self) -> list[str]:
-        """Digits of the events, in any order."""
+        """The fingerprint of the events, which does not depend on their order."""
         return [fingerprint(self)]
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Dataset:
-        """The events, or those of some queries.
+        """All events, or those of some queries.
 
         Args:
-            queries: Of which queries, `[queries]`; default: of all.
+            queries: Mask of the queries to read, `[queries]`; default: all.
         """
         return self if queries is None else self.take(queries[self.query_index])
 
     def events_of(self, part: Dataset) -> Dataset:
-        """What the evaluation of a part has to know: all events, as they are in memory."""
+        """The events that evaluating a part needs: all of them, since they are in memory."""
         del part
         return self
 
     def events_to_learn(self, most: int, columns: Iterable[str], seed: int) -> Dataset:
-        """What features learn from: all events, as they are in memory."""
+        """The events that features learn from: all of them, since they are in memory."""
         del most, columns, seed
         return self
 
     def shuffled(self, seed: int, epoch: int, batch_size: int, columns: Iterable[str] = ()) -> Iterator[Dataset]:
-        """All events in an order that (seed, epoch) determine, in one part; see `Log.shuffled`."""
+        """All events in one part, in an order determined by (seed, epoch); see `Log.shuffled`."""
         del batch_size, columns
         yield self.take(np.random.default_rng([seed, epoch]).permutation(len(self)))
 
 
 def concat(parts: Sequence[Dataset]) -> Dataset:
-    """The events of several parts of one data set, one part after the other."""
+    """Concatenates parts of one data set."""
     first = parts[0]
     return replace(
         first,
@@ -224,15 +224,17 @@ def concat(parts: Sequence[Dataset]) -> Dataset:
 
 
 def _row_numbers(rows: npt.ArrayLike, size: int) -> IntArray:
-    """Numbers of rows, given as such or as a mask.
+    """Row numbers, from row numbers or a mask.
 
     Raises:
-        ConfigError: They are neither, or beyond the size.
+        ConfigError: `rows` is neither, or a row number is out of range.
     """
     given = np.asarray(rows)
     is_mask = given.dtype == np.bool_ and given.shape == (size,)
     if given.ndim != 1 or not (is_mask or given.dtype.kind in "iu" or len(given) == 0):
-        raise ConfigError(f"take: rows={shortened(rows)}; expected numbers of rows, or a mask of {size}", field="rows")
+        raise ConfigError(
+            f"take: rows={shortened(rows)}; expected row numbers or a mask of length {size}", field="rows"
+        )
     numbers = np.flatnonzero(given) if is_mask else given.astype(np.int64)
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < size:
         raise ConfigError(f"take: rows from {numbers.min()} to {numbers.max()}; expected 0 to {size - 1}", field="rows")

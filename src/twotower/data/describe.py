@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column: its type, and how many values are missing."""
+    """A column, its type and its number of missing values."""
 
     table: str
     name: str
@@ -25,7 +25,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """How events are spread over queries or candidates: quantiles of the number each has."""
+    """Distribution of events over queries or candidates: quantiles of events per row; `without` counts empty rows."""
 
     least: int
     median: float
@@ -36,24 +36,24 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A data set in figures.
+    """Summary statistics of a data set.
 
     Attributes:
-        name: Its name.
-        interactions: Events.
+        name: Name of the data set.
+        interactions: Number of events.
         queries: Rows of the query table.
         candidates: Rows of the candidate table.
-        density: Distinct (query, candidate) pairs among all possible ones.
-        repeated: Events whose pair is there already.
-        begins: Time of the first event, ISO 8601; None where the log has no time.
+        density: Distinct (query, candidate) pairs over all possible pairs.
+        repeated: Events whose (query, candidate) pair occurs earlier in the log.
+        begins: Time of the first event, ISO 8601; None when the log has no times.
         ends: Time of the last event.
-        per_query: Events of each query.
-        per_candidate: Events of each candidate.
-        share_of_top: Share of the events on the most popular 1% and 10% of the candidates.
-        gini: Inequality of the candidates' popularity: 0 all alike, towards 1 all on one.
+        per_query: Events per query.
+        per_candidate: Events per candidate.
+        share_of_top: Share of the events that go to the most popular 1% and 10% of the candidates.
+        gini: Gini coefficient of candidate popularity: 0 when all are equally popular, near 1 when one has all events.
         columns: All columns of the three tables.
-        dropped: Events left out because their candidate is unknown.
-        terms: Under which terms the data may be used.
+        dropped: Events dropped because their candidate is unknown.
+        terms: Terms of use of the data.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Description(msgspec.Struct, frozen=True):
 
 @checks_arguments
 def describe(data: Dataset) -> Description:
-    """Counts what a data set holds."""
+    """Computes summary statistics of a data set."""
     counts = data.candidate_counts()
     width = data.candidates.num_rows
     pairs = len(np.unique(data.query_index * width + data.candidate_index))
@@ -111,8 +111,8 @@ def describe_table(description: Description) -> Group:
     """The description as tables for a terminal."""
     figures = Table(show_header=False, show_edge=False, pad_edge=False, title=description.name, title_justify="left")
     figures.add_row("interactions", f"{description.interactions:,}")
-    figures.add_row("queries", f"{description.queries:,}: {_words(description.per_query)}")
-    figures.add_row("candidates", f"{description.candidates:,}: {_words(description.per_candidate)}")
+    figures.add_row("queries", f"{description.queries:,}: {_spread_text(description.per_query)}")
+    figures.add_row("candidates", f"{description.candidates:,}: {_spread_text(description.per_candidate)}")
     figures.add_row("density", f"{description.density:.3%}, {description.repeated:,} events repeat a pair")
     if description.begins is not None:
         figures.add_row("time", f"{description.begins} to {description.ends}")
@@ -150,7 +150,7 @@ def _gini(counts: npt.NDArray[np.int64]) -> float:
     return float((2 * places - len(rising) - 1) @ rising / (len(rising) * rising.sum()))
 
 
-def _words(spread: Spread) -> str:
+def _spread_text(spread: Spread) -> str:
     without = f", {spread.without:,} with none" if spread.without else ""
     return f"{spread.least:,} to {spread.most:,} events each, median {spread.median:,.0f}{without}"
 

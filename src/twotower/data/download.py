@@ -1,4 +1,4 @@
-"""Downloading an archive and unpacking it: checked, interruptible, and never half there."""
+"""Downloads and unpacks archives: checked, safe to interrupt, and never left half unpacked."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from twotower.errors import DataUnavailableError
 from twotower.files import replaced_folder
 
 TIMEOUT = 30.0
-"""Seconds without an answer after which a server counts as not there."""
+"""Seconds without a response after which the download fails."""
 
 CHUNK = 1 << 20
 LARGEST_UNPACKED = 8 << 30
-"""Bytes: an archive that grows beyond this is not one of those we know."""
+"""Bytes; an archive that unpacks to more is refused, as no known one does."""
 
 
 def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None:
-    """Downloads a zip archive and unpacks its one folder as `folder`, beside it first and then renamed.
+    """Downloads a zip archive and unpacks its single top folder as `folder`.
 
-    A progress bar is shown where stderr is a terminal.
+    The archive is unpacked beside `folder` and then renamed. A progress bar is shown if stderr is a terminal.
 
     Args:
-        url: Where the archive is.
-        folder: What its single top folder becomes.
-        sha256: What its bytes have to hash to; None where that is not known. The size that the server
-            names and the checksums inside the archive are checked in either case.
-        hint: What else the user could do, for the error.
+        url: URL of the archive.
+        folder: Where its single top folder goes.
+        sha256: Expected SHA-256 of the archive; None if unknown. The size that the server announces and the
+            checksums inside the archive are checked in either case.
+        hint: What the user can do instead, for the error.
 
     Raises:
-        DataUnavailableError: No network, no such file, or what arrived is not what was expected.
+        DataUnavailableError: There is no network or no such file, or the download is not what was expected.
     """
-    import pooch  # now, as it brings tqdm, which warns in a notebook without ipywidgets
+    import pooch  # imported here because it imports tqdm, which warns in notebooks without ipywidgets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
@@ -42,24 +42,24 @@ def fetch_archive(url: str, folder: Path, sha256: str | None, hint: str) -> None
         download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK, timeout=TIMEOUT)
         try:
             download(url, str(archive), None)
-        except OSError as error:  # every error of requests is one
+        except OSError as error:  # includes every error that requests raises
             if (answer := getattr(error, "response", None)) is not None:  # pooch leaves it open
                 answer.close()
             raise DataUnavailableError(
-                f"{folder} is not there, and {url} could not be downloaded ({error}). {hint}"
+                f"{folder} does not exist, and {url} could not be downloaded ({error}). {hint}"
             ) from error
         if sha256 is not None and (found := pooch.file_hash(str(archive))) != sha256:
             raise DataUnavailableError(
-                f"{url}: what arrived has SHA-256 {found}; expected {sha256}. Nothing was kept. {hint}"
+                f"{url}: the download has SHA-256 {found}; expected {sha256}. Nothing was kept. {hint}"
             )
         unpack(archive, folder)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the single top folder of a zip archive as `folder`, beside it first and then renamed.
+    """Unpacks the single top folder of a zip archive beside `folder`, then renames it to `folder`.
 
     Raises:
-        DataUnavailableError: The archive is damaged, holds a path that leaves its folder, or is absurdly large.
+        DataUnavailableError: The archive is damaged, has a path outside its folder, or exceeds `LARGEST_UNPACKED`.
     """
     try:
         with zipfile.ZipFile(archive) as packed, replaced_folder(folder) as building:
@@ -69,7 +69,7 @@ def unpack(archive: Path, folder: Path) -> None:
             for member in members:
                 parts = PurePosixPath(member.filename).parts[1:]
                 if not parts or ".." in parts or PurePosixPath(member.filename).is_absolute():
-                    raise DataUnavailableError(f"{archive} holds {member.filename!r}, which leaves its folder")
+                    raise DataUnavailableError(f"{archive} contains {member.filename!r}, which is outside its folder")
                 target = building.joinpath(*parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with packed.open(member) as source, target.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Which files a path names: a file, a folder or a pattern, with the columns that the names of folders give."""
+"""Finds the files that a path names (a file, a folder or a pattern) and the columns that their folder names encode."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ FORMATS: dict[str, Format] = {
     ".json": "json",
 }
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
-"""Endings that may follow those of text files."""
+"""Extensions that may follow those of text files."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""The value that Hive and Spark write for null in the name of a folder."""
+"""What Hive and Spark write for null in a folder name."""
 
 
 def table_files(
     source: str | Path, which: str, formats: Sequence[Format] = ("parquet", "csv", "json")
 ) -> list[TableFile]:
-    """The files of a table, in the order of their names.
+    """The files of a table, sorted by name.
 
-    Folders that were searched, those below a given folder or from the first `*`, `?` or `[` of a pattern on, may be
-    named `column=value`. Files and folders whose names begin with `.` or `_` are skipped, as Spark and Hive do.
+    Folders named `column=value` add a column if they are below the given folder, or at or after the first `*`, `?`
+    or `[` of a pattern. Files and folders whose names begin with `.` or `_` are skipped, as in Spark and Hive.
 
     Args:
-        source: The path of a file, of a folder, or a pattern such as `events/2024-*/*.parquet`; `**` stands for
-            folders of any depth.
-        which: What errors call the table.
-        formats: The formats that are read.
+        source: Path of a file or folder, or a pattern such as `events/2024-*/*.parquet`; `**` matches folders at any
+            depth.
+        which: Name of the table in errors.
+        formats: The accepted formats.
 
     Raises:
-        DataError: There is no such file, its name says no format that is read, files are of several formats, or lie
-            in folders of different columns.
+        DataError: No file is found, an extension is not of an accepted format, the files are in several formats, or
+            their folders give different columns.
     """
     path = Path(source)
     expected = ", ".join(ending for ending, kind in FORMATS.items() if kind in formats)
@@ -65,7 +65,7 @@ def table_files(
 
 
 def partition_values(files: Sequence[TableFile]) -> list[dict[str, pa.Scalar]]:
-    """The columns that folders give each file, numbers and dates where all files' values are such."""
+    """The columns that folder names give each file; a column whose values all look like numbers or dates is parsed."""
     values: list[dict[str, pa.Scalar]] = [{} for _ in files]
     for place, (name, _) in enumerate(files[0].partition if files else ()):
         texts = pa.chunked_array([[file.partition[place][1] for file in files]], pa.string())
@@ -75,7 +75,7 @@ def partition_values(files: Sequence[TableFile]) -> list[dict[str, pa.Scalar]]:
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that a file's name says.
+    """The format of a file, from its name.
 
     Example:
         >>> format_of(Path("log.2024.csv.gz")), format_of(Path("log.xlsx"))
@@ -104,7 +104,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def _matching(pattern: Path, which: str, formats: Sequence[Format]) -> list[TableFile]:
-    """The files that a pattern names, and those in folders that it names."""
+    """The files that match a pattern, and those in folders that match it."""
     root = _searched(pattern)
     files = []
     for path in sorted(root.glob(str(pattern.relative_to(root)))):
@@ -118,7 +118,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _below(folder: Path, root: Path, formats: Sequence[Format]) -> list[TableFile]:
-    """The files of a folder that are read, at any depth."""
+    """The files of a folder in an accepted format, at any depth."""
     files = []
     for path in sorted(folder.rglob("*")):
         kind = format_of(path)
@@ -128,7 +128,7 @@ def _below(folder: Path, root: Path, formats: Sequence[Format]) -> list[TableFil
 
 
 def _searched(pattern: Path) -> Path:
-    """The folder above the first part of a pattern that is no plain name."""
+    """The folder above the first wildcard of a pattern."""
     root = Path(pattern.anchor)
     for part in pattern.relative_to(root).parts:
         if _is_pattern(part):
@@ -143,10 +143,10 @@ def _partition(folders: Path) -> tuple[tuple[str, str | None], ...]:
 
 
 def refuse_mixtures(files: Sequence[TableFile], which: str) -> None:
-    """Refuses files of several formats, or in folders that give different columns.
+    """Refuses files in several formats, or in folders that give different columns.
 
     Raises:
-        DataError: They are; names two of them.
+        DataError: Two files differ; names both.
     """
     first = files[0]
     for file in files:
@@ -158,6 +158,6 @@ def refuse_mixtures(files: Sequence[TableFile], which: str) -> None:
         names, others = ([name for name, _ in one.partition] for one in (first, file))
         if names != others:
             raise DataError(
-                f"{which}: {first.path} lies in folders of the columns {names}, and {file.path} in those of {others}; "
-                f"expected the same columns for each file"
+                f"{which}: {first.path} gets the columns {names} from its folders, but {file.path} gets {others}; "
+                f"expected the same columns for every file"
             )

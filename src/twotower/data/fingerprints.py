@@ -1,4 +1,4 @@
-"""`fingerprint`: digits that are equal exactly when the events are, in any order of their rows."""
+"""`fingerprint`: a hash of events that does not depend on the order of their rows."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from twotower.data.lookup import IntArray, distinct_ids
 
 
 class Tables(Protocol):
-    """What events refer to: a table of queries and one of candidates."""
+    """The query and candidate tables that events refer to."""
 
     @property
     def queries(self) -> pa.Table:
-        """One row a query."""
+        """One row per query."""
         ...
 
     @property
     def candidates(self) -> pa.Table:
-        """One row a candidate."""
+        """One row per candidate."""
         ...
 
     @property
     def query_id(self) -> str:
-        """Name of the queries' ids."""
+        """Name of the query id column."""
         ...
 
     @property
     def candidate_id(self) -> str:
-        """Name of the candidates' ids."""
+        """Name of the candidate id column."""
         ...
 
 
 class Events(Tables, Protocol):
-    """Events, by the rows of what they refer to, and their times where they have such."""
+    """Events as rows of the query and candidate tables, with times where the log has them."""
 
     @property
     def query_index(self) -> IntArray:
@@ -51,19 +51,19 @@ class Events(Tables, Protocol):
 
     @property
     def time(self) -> str | None:
-        """Name of their times; None where they have none."""
+        """Name of the time column; None if the events have no times."""
         ...
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
-        """Seconds of each event, `[N]`."""
+        """Time of each event in seconds, `[N]`."""
         ...
 
     def __len__(self) -> int: ...
 
 
 def fingerprint(*parts: Events) -> str:
-    """Twelve hexadecimal digits of the events (query id, candidate id, time) in each part, in any row order."""
+    """Hash of the events (query id, candidate id, time) in each part: 12 hex digits, independent of row order."""
     digits = Fingerprint(parts[0])
     for part in parts:
         digits.add(len(part), digits.sums(part))
@@ -71,10 +71,10 @@ def fingerprint(*parts: Events) -> str:
 
 
 class Fingerprint:
-    """The digits of `fingerprint`, for parts that are read piece by piece.
+    """Computes `fingerprint` for parts that are read piece by piece.
 
     Args:
-        tables: What the events of all parts refer to.
+        tables: The query and candidate tables of all parts.
 
     Example:
         >>> from twotower.data import simulated
@@ -93,16 +93,16 @@ class Fingerprint:
         self._query_rank, self._candidate_rank = (_ranks(table[column].to_numpy()) for table, column in sides)
 
     def sums(self, events: Events) -> npt.NDArray[np.uint64]:
-        """Two numbers that add up over the pieces of a part."""
+        """Two hash sums; those of a part are the sums over its pieces."""
         rows = _mixed(self._query_rank[events.query_index], np.uint64(1))
         rows = _mixed(rows + self._candidate_rank[events.candidate_index], np.uint64(2))
         if events.time is not None:
             rows = _mixed(rows + events.times.view(np.uint64), np.uint64(3))
-        # A sum does not depend on the order of the rows, and counts repeated rows as often as they are there.
+        # A sum does not depend on the row order, and counts every repetition of a row.
         return np.array([rows.sum(dtype=np.uint64), _mixed(rows, np.uint64(4)).sum(dtype=np.uint64)])
 
     def add(self, events: int, sums: npt.NDArray[np.uint64]) -> None:
-        """Takes in a part of so many events, given the sum of its pieces' `sums`."""
+        """Adds a part to the hash, given its number of events and the total of its pieces' `sums`."""
         self._digest.update(f"{events}:{sums[0]}:{sums[1]}".encode())
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ def _ranks(ids: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
 
 
 def _mixed(values: npt.NDArray[np.uint64], salt: np.uint64) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every bit of the input stirs every bit."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): each input bit affects every output bit."""
     with np.errstate(over="ignore"):
         mixed = (values + salt * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

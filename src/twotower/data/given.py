@@ -1,4 +1,4 @@
-"""Parts of a log that were cut beforehand: test and validation events in tables of their own."""
+"""Predefined splits: test and validation events in their own tables."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def given_parts(
     """Reads parts that share the query and candidate tables with train.
 
     Args:
-        train: The events to learn from.
-        sources: The events of each part by its name, with train's columns.
-        own_queries: Whether train's query table is made of its log's ids; queries that only a part has are then added.
+        train: The training events.
+        sources: The events of each part by name, with the same columns as train.
+        own_queries: Whether train's query table was built from the ids in its log; if so, queries that occur only in
+            a part are added to it.
         unknown_candidates: What to do with events whose candidate is not in train's catalogue.
-        delimiter: What stands between the cells of CSV files; default: told from the header of each.
+        delimiter: Delimiter of CSV files; default: detected from the header of each.
 
     Returns:
         Train with the query table of all parts, and the parts.
@@ -64,7 +65,7 @@ def given_parts(
 
 
 def overlap(part: Dataset, train: Dataset) -> int:
-    """How many events of a part are in train too: the same query, candidate and, where there are times, moment.
+    """How many events of a part are also in train: same query, same candidate and, if the log has times, same time.
 
     Example:
         >>> from twotower.data import simulated
@@ -85,7 +86,7 @@ def overlap(part: Dataset, train: Dataset) -> int:
 
 
 def _read(train: Dataset, source: TableSource, part: str, delimiter: str | None) -> tuple[pa.Table, Place]:
-    """The rows of a part, its ids in the types of train's, and where they lie."""
+    """The rows of a part, with ids cast to train's types, and where they come from."""
     read = read_source(source, part, delimiter=delimiter)
     log, place = read.table, Place(origin=read.origin)
     wanted = [train.query_id, train.candidate_id, *filter(None, (train.time, train.weight))]
@@ -101,7 +102,7 @@ def _read(train: Dataset, source: TableSource, part: str, delimiter: str | None)
 
 
 def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
-    """Train with a query table of all ids."""
+    """Train with a query table that has the ids of all logs."""
     column = train.query_id
     ids = [train.queries[column], *(log[column] for log in logs)]
     queries = pa.table({column: distinct_ids(pa.chunked_array([chunk for one in ids for chunk in one.chunks]))})
@@ -110,7 +111,7 @@ def _with_queries(train: Dataset, logs: list[pa.Table]) -> Dataset:
 
 
 def _events(tables: LogTables, log: pa.Table, part: str, place: Place) -> Dataset:
-    """The checked events of a part."""
+    """The events of a part, checked."""
     try:
         return tables.events(log, place)
     except DataError as error:

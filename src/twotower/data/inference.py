@@ -1,4 +1,4 @@
-"""Reading text as numbers, dates and times where every value of a column is one, and finding the first that is not."""
+"""Infers column types from text: numbers, dates and times if every value is one; finds the first value that is not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 NULL_WORDS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "null", "None")
-"""What stands for a missing value among numbers, dates and times; in text only an empty cell does."""
+"""Treated as missing among numbers, dates and times; in text only an empty cell is."""
 
 NUMBERS: tuple[pa.DataType, ...] = (pa.int64(), pa.uint64(), pa.float64())
 TIMES: tuple[pa.DataType, ...] = (
@@ -17,20 +17,20 @@ TIMES: tuple[pa.DataType, ...] = (
 )
 
 CODE = "^[+-]?0[0-9]"
-"""A number that begins with a zero is a code, such as that of a place, and stays text."""
+"""A number with a leading zero is a code, such as a postcode, and stays text."""
 
 WHOLE_NUMBER = "^[+-]?[0-9]+$"
 
 SAMPLE = 1000
-"""Rows that are tried before a whole column is."""
+"""Rows tried before the whole column."""
 
 
 def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of text as what all of its values are: integers, floats, booleans, dates or times; else as it is.
+    """Converts a text column to integers, floats, booleans, dates or times if all its values are; else leaves it.
 
-    Numbers with leading zeros are codes and stay text, and so do integers of more than 64 bits, which a float would
-    round. Times are in UTC where they name their zone, as all or none must; among all but text, the words of
-    `NULL_WORDS` are null.
+    Numbers with leading zeros are codes and stay text. So do integers of more than 64 bits, which a float would
+    round. Times with a zone are converted to UTC; either all values have a zone or none has. In converted columns,
+    `NULL_WORDS` become null.
 
     Example:
         >>> inferred(pa.chunked_array([["7", "NA", "12"]])).to_pylist()
@@ -51,7 +51,7 @@ def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def first_stray(texts: pa.ChunkedArray, kinds: Sequence[pa.DataType]) -> int | None:
-    """Row of the first value that none of the types can hold with all before it; None where one holds all.
+    """Row of the first value at which every type has failed; None if one type fits all values.
 
     Example:
         >>> first_stray(pa.chunked_array([["2024-01-01", "soon", "2024-01-03"]]), TIMES)
@@ -63,34 +63,34 @@ def first_stray(texts: pa.ChunkedArray, kinds: Sequence[pa.DataType]) -> int | N
 
 
 def without_null_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The texts without spaces around them, null where they are among `NULL_WORDS`."""
+    """The texts with surrounding whitespace removed, and null for those in `NULL_WORDS`."""
     trimmed = pc.utf8_trim_whitespace(texts)
     missing = pc.is_in(trimmed, pa.array(NULL_WORDS))
     return pc.if_else(missing, pa.scalar(None, pa.string()), trimmed)
 
 
 def _all_are(present: pa.ChunkedArray, kind: pa.DataType) -> bool:
-    """Whether a type holds all of the values, none null, without a change."""
+    """Whether a type represents all of the non-null values exactly."""
     if pa.types.is_boolean(kind):
         return bool(pc.all(pc.is_in(pc.utf8_lower(present), pa.array(["true", "false"]))).as_py() in (True, None))
     if not _casts(present, kind):
         return False
     if kind in NUMBERS and pc.any(pc.match_substring_regex(present, CODE)).as_py():
         return False
-    # What 64 bits did not hold: floats would round it.
+    # Integers that did not fit in 64 bits: floats would round them.
     return not pa.types.is_floating(kind) or not _has_only(present, WHOLE_NUMBER)
 
 
 def _has_only(present: pa.ChunkedArray, pattern: str) -> bool:
-    """Whether there are values, and all match a pattern."""
+    """Whether there are values and all match a pattern."""
     return len(present) > 0 and bool(pc.all(pc.match_substring_regex(present, pattern)).as_py())
 
 
 def _stray(values: pa.Array, kind: pa.DataType) -> int | None:
-    """Row of the first value that cannot be cast, found by halving."""
+    """Row of the first value that cannot be cast, by binary search; None if all can."""
     if _casts(values, kind):
         return None
-    low, high = 0, len(values)  # all before `low` can be cast, and not all before `high`
+    low, high = 0, len(values)  # all values before `low` can be cast, but not all before `high`
     while high - low > 1:
         middle = (low + high) // 2
         if _casts(values.slice(low, middle - low), kind):

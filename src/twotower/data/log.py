@@ -1,4 +1,4 @@
-"""`Log`: what a log of events can do, in memory (`Dataset`) or on disk (`ParquetLog`)."""
+"""`Log`: the interface of an interaction log, in memory (`Dataset`) or on disk (`ParquetLog`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twotower.errors import ConfigError
 
 @runtime_checkable
 class Log(Tables, Protocol):
-    """Who chose what, and when: what learns from events takes any log, wherever its events are.
+    """Who chose what, and when. Anything that learns from events takes any log, in memory or on disk.
 
     Example:
         >>> from twotower.data import simulated
@@ -28,7 +28,7 @@ class Log(Tables, Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         ...
 
     @property
@@ -43,17 +43,17 @@ class Log(Tables, Protocol):
 
     @property
     def dropped(self) -> int:
-        """Events left out because their candidate is unknown."""
+        """Number of events dropped because their candidate is unknown."""
         ...
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that have a value an event."""
+        """Names of the columns with one value per event."""
         ...
 
     @property
     def in_memory(self) -> Dataset | None:
-        """All events with all their columns; None where they stay on disk."""
+        """All events with all their columns; None if they stay on disk."""
         ...
 
     def __len__(self) -> int:
@@ -69,76 +69,76 @@ class Log(Tables, Protocol):
         ...
 
     def candidate_weights(self) -> npt.NDArray[np.float64]:
-        """Sum of the weights of each candidate's events, or their number where the log has none, `[candidates]`."""
+        """Sum of the weights of each candidate's events, or their number if the log has no weights, `[candidates]`."""
         ...
 
     def candidate_column(self, column: str) -> pa.ChunkedArray:
         """A column of the candidate table, `[candidates]` rows.
 
         Raises:
-            DataError: The candidate table does not have the column.
+            DataError: The candidate table has no such column.
         """
         ...
 
     def sorted_events(self) -> SortedEvents:
-        """All events by query, time and place in the log: mapped from disk where they stay there."""
+        """All events sorted by query, time and position in the log; memory-mapped if the log is on disk."""
         ...
 
     def identity(self) -> list[str]:
-        """Digits of the events and of what else decides their order in training."""
+        """The fingerprint of the events, and whatever else determines their order in training."""
         ...
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Dataset:
-        """Events in memory, with their times and weights at least, in the order of the log.
+        """Reads events into memory, in log order, with at least their times and weights.
 
         Args:
-            queries: Of which queries, `[queries]`; default: of all.
+            queries: Mask of the queries to read, `[queries]`; default: all.
         """
         ...
 
     def events_of(self, part: Dataset) -> Dataset:
-        """At least the events of the queries that a part names: what its evaluation has to know of the log."""
+        """The events of the log that evaluating `part` needs: at least those of the queries in it."""
         ...
 
     def events_to_learn(self, most: int, columns: Iterable[str], seed: int) -> Dataset:
-        """Events for features to learn from: all in memory; else at most so many, drawn uniformly.
+        """Events for features to learn from: all of a log in memory, or a uniform sample of a log on disk.
 
         Args:
-            most: How many at most, where they are read from disk.
-            columns: Columns to read beside time and weight.
-            seed: Seed of the draw.
+            most: Largest sample of a log on disk.
+            columns: Columns to read besides time and weight.
+            seed: Seed of the sample.
         """
         ...
 
     def shuffled(self, seed: int, epoch: int, batch_size: int, columns: Iterable[str] = ()) -> Iterator[Dataset]:
-        """All events once, in an order that (seed, epoch) determine, in parts of whole batches but for the last.
+        """All events once, in an order determined by (seed, epoch), in parts of whole batches except for the last.
 
         Args:
             seed: Seed of the order.
-            epoch: Number of the epoch, each of which has an order of its own.
-            batch_size: Every part but the last has a multiple of so many events.
-            columns: Columns to read beside time and weight.
+            epoch: Number of the epoch; each epoch has its own order.
+            batch_size: The size of every part but the last is a multiple of this.
+            columns: Columns to read besides time and weight.
         """
         ...
 
 
 def event_columns(log: Log, names: Iterable[str]) -> list[str]:
-    """Those of the columns that are read event by event, as `Dataset.query_column` would; the others are not."""
+    """The columns that have one value per event, rather than per query or candidate; see `Dataset.query_column`."""
     per_query = {log.query_id, *(set(log.queries.column_names) - set(log.columns))}
     return [name for name in dict.fromkeys(names) if name in log.columns and name not in per_query]
 
 
 def require_in_memory(log: Log, what: str, instead: str) -> Dataset:
-    """All events of a log, for what cannot do with a log on disk.
+    """All events of a log, for code that does not support logs on disk.
 
     Args:
         log: The log.
-        what: What needs them.
-        instead: What to do about it.
+        what: What needs the events, for the message.
+        instead: What to do instead, for the message.
 
     Raises:
-        ConfigError: They stay on disk.
+        ConfigError: The log is on disk.
     """
     if (events := log.in_memory) is None:
-        raise ConfigError(f"{what} needs the whole log in memory, and {log.name!r} is streamed; expected {instead}")
+        raise ConfigError(f"{what} needs the whole log in memory, but {log.name!r} is streamed; expected {instead}")
     return events

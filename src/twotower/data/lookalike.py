@@ -1,4 +1,4 @@
-"""`Lookalike`: a column of text that people take for numbers or times, and why it is neither."""
+"""`Lookalike`: a text column whose values look like numbers or times, and why it was read as text."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from twotower.data.inference import CODE, without_null_words
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
 AMOUNT = r"^\p{Sc}?\s*[+-]?([0-9]+|[0-9]{1,3}([,.' ][0-9]{3})+)([.,][0-9]+)?\s*(\p{Sc}|%)?$"
-"""A number, also with separators of thousands, a decimal comma, or a sign of currency or per cent."""
+"""A number, optionally with thousands separators, a decimal comma, a currency sign or a percent sign."""
 
 Kind = Literal["number", "time", "amount"]
 PATTERNS: dict[Kind, str] = {"number": NUMBER, "time": TIME, "amount": AMOUNT}
 
-MOSTLY = 0.9
-"""From this share of numbers on, the other values are taken for mistakes."""
+MIN_SHARE = 0.9
+"""If at least this share of the values are numbers or times, the others are treated as mistakes."""
 
 SAMPLE = 1000
-"""Rows that are looked at first."""
+"""Rows checked first."""
 
-SAMPLED = 0.5
-"""From this share of numbers among them on, all rows are looked at."""
+MIN_SAMPLE_SHARE = 0.5
+"""All rows are checked if at least this share of the sample matches."""
 
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A column of text that looks like numbers or times.
+    """A text column that looks like numbers or times.
 
     Attributes:
-        kind: What its values look like; an `amount` is a number with separators or a currency.
-        present: How many values it has, without missing ones.
-        strays: How many of them are none of the kind.
-        row: Row of the first stray or, where there is none, of an example.
-        value: The value there.
+        kind: What the values look like; an `amount` is a number with separators or a currency.
+        present: Number of non-missing values.
+        strays: How many of them do not match the kind.
+        row: Row of the first stray value or, if there is none, of an example.
+        value: The value in that row.
     """
 
     kind: Kind
@@ -49,12 +49,12 @@ class Lookalike:
 
     @property
     def reason(self) -> str:
-        """Why it is read as text, and what to do."""
+        """Why the column is read as text, and what to do."""
         what = "times" if self.kind == "time" else "numbers"
         if self.strays:
             return (
-                f"{self.present - self.strays:,} of {self.present:,} values are {what} and the others, such as "
-                f"{self.value!r}, are not, so that all are text; correct these cells or leave them empty"
+                f"{self.present - self.strays:,} of {self.present:,} values are {what}, but the others, such as "
+                f"{self.value!r}, are not, so the column is read as text; correct these cells or leave them empty"
             )
         if self.kind == "amount":
             return f"values such as {self.value!r} are text; write numbers as digits with a decimal point, 1299.5"
@@ -63,9 +63,9 @@ class Lookalike:
 
 @checks_arguments
 def lookalike(column: pa.ChunkedArray | pa.Array) -> Lookalike | None:
-    """What a column looks like without being it; None where it is no text, or text that looks like text.
+    """What a text column looks like; None if it is not text, or does not look like numbers or times.
 
-    Codes, numbers with leading zeros, are text.
+    Numbers with leading zeros are codes, so they count as text.
 
     Example:
         >>> lookalike(pa.chunked_array([["12.50", "9.99"]])).reason
@@ -79,10 +79,10 @@ def lookalike(column: pa.ChunkedArray | pa.Array) -> Lookalike | None:
         return None
     beginning = without_null_words(column.slice(0, SAMPLE)).drop_null()
     for kind, pattern in PATTERNS.items():
-        if (pc.mean(pc.match_substring_regex(beginning, pattern)).as_py() or 0) >= SAMPLED:
+        if (pc.mean(pc.match_substring_regex(beginning, pattern)).as_py() or 0) >= MIN_SAMPLE_SHARE:
             values = without_null_words(column)
             fits = pc.match_substring_regex(values, pattern)
-            if pc.mean(fits).as_py() >= MOSTLY and not pc.any(pc.match_substring_regex(values, CODE)).as_py():
+            if pc.mean(fits).as_py() >= MIN_SHARE and not pc.any(pc.match_substring_regex(values, CODE)).as_py():
                 return _found(kind, values, fits)
     return None
 

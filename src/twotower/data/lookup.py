@@ -1,4 +1,4 @@
-"""`IdRows`: the row that each id of a table has, looked up again and again."""
+"""`IdRows`: maps ids to their rows in a table, built once for many lookups."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pyarrow.compute as pc
 
 IntArray = npt.NDArray[np.int64]
 
-SPREAD = 16
-"""Integers are found by their place in an array where it has at most this many places for each id."""
+MAX_SLOTS_PER_ID = 16
+"""Integer ids are looked up in an array if it needs fewer than this many slots per id."""
 
 
 class IdRows:
-    """Finds the row of ids in the id column of a table.
+    """Finds the rows of ids in the id column of a table.
 
-    Integers that lie close together index an array, which is made once and is ten times as fast as the hash table
-    that all other ids need and that Arrow builds anew for every call.
+    Dense integer ids index an array that is built once. That is ten times as fast as the hash table used for all
+    other ids, which Arrow rebuilds for every call.
 
     Args:
-        ids: The table's id column, each id once and none null.
+        ids: The table's id column; ids are unique and not null.
 
     Example:
         >>> rows = IdRows(pa.chunked_array([[30, 10, 20]]))
@@ -34,16 +34,16 @@ class IdRows:
         self._row_at: npt.NDArray[np.int32] | None = None
         if pa.types.is_integer(ids.type) and len(ids):
             low, high = (bound.as_py() for bound in pc.min_max(ids).values())
-            if high - low < SPREAD * len(ids) and -(2**62) < low <= high < 2**62:
+            if high - low < MAX_SLOTS_PER_ID * len(ids) and -(2**62) < low <= high < 2**62:
                 self._low = low
                 self._row_at = np.full(high - low + 1, -1, dtype=np.int32)
                 self._row_at[ids.to_numpy().astype(np.int64) - low] = np.arange(len(ids), dtype=np.int32)
 
     def of(self, ids: pa.ChunkedArray) -> IntArray:
-        """Row of each id, −1 where the table does not have it, `[N]`.
+        """Row of each id, −1 for ids that the table does not have, `[N]`.
 
         Args:
-            ids: Ids of the type that the table's have, none null.
+            ids: Ids of the same type as the table's, none null.
         """
         if self._row_at is None:
             found = pc.fill_null(pc.index_in(ids, value_set=self._ids), -1)
@@ -54,6 +54,6 @@ class IdRows:
 
 
 def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
-    """The distinct values of an id column in ascending order: the same for every order of the rows."""
+    """The distinct values of an id column in ascending order, whatever the order of the rows."""
     values = pc.unique(column)
     return values.take(pc.array_sort_indices(values))

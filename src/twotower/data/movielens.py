@@ -1,4 +1,4 @@
-"""MovieLens (GroupLens, University of Minnesota): found on this machine or downloaded, checked, and read in full."""
+"""MovieLens (GroupLens, University of Minnesota): finds or downloads an edition, checks it and reads it in full."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Edition(msgspec.Struct, frozen=True):
     """One published edition.
 
     Attributes:
-        archive: Name of the archive, without `.zip`; also that of the folder here.
-        published: Name of the folder in the archive, where it is another.
-        layout: How its files are written.
-        sha256: Of the archive, where known.
-        ratings: Rows, as published; 0 for an edition that changes.
-        users: Users with ratings.
-        movies: Movies in the list of movies.
+        archive: Name of the archive without `.zip`; also the name of the folder on this machine.
+        published: Name of the folder in the archive, if it differs.
+        layout: File format of the edition.
+        sha256: SHA-256 of the archive, if known.
+        ratings: Published number of ratings; 0 for an edition that changes.
+        users: Number of users with ratings.
+        movies: Number of movies in the list of movies.
     """
 
     archive: str
@@ -52,7 +52,7 @@ class Edition(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """Where GroupLens has it."""
+        """Download URL at GroupLens."""
         return f"{BASE_URL}/{self.archive}.zip"
 
 
@@ -79,8 +79,8 @@ class Availability(msgspec.Struct, frozen=True):
 
     Attributes:
         edition: `100k`, `1m`, …
-        folder: Where it is; None where it is not.
-        url: Where it would be downloaded from.
+        folder: Where it is; None if it is not on this machine.
+        url: Download URL.
     """
 
     edition: str
@@ -92,19 +92,19 @@ class Availability(msgspec.Struct, frozen=True):
 def movielens(edition: str = "100k", *, same_title: Literal["merge", "keep"] = "merge") -> Dataset:
     """MovieLens, with all columns of all its files.
 
-    It is taken from the folder that the environment variable `TWOTOWER_DATA_HOME` names (default: the
-    user's cache folder), as published, unpacked or as the zip file; else it is downloaded to there.
+    Reads the edition from the folder in the environment variable `TWOTOWER_DATA_HOME` (default: the user's
+    cache folder), where it may be unpacked or still a zip file; otherwise downloads it to that folder.
     Interactions are in the order of the ratings file. GroupLens's terms are in `Dataset.terms`.
 
     Args:
         edition: `100k`, `1m`, `10m`, `20m`, `25m`, `32m` or `latest-small`.
-        same_title: Movies of the same title are one candidate, that of the lowest id (`"merge"`), or
-            stay apart (`"keep"`). The 1,682 movies of `100k` have 1,664 titles.
+        same_title: Whether movies with the same title become one candidate, with the lowest of their ids
+            (`"merge"`), or stay separate (`"keep"`). The 1,682 movies of `100k` have 1,664 titles.
 
     Raises:
         ConfigError: There is no such edition.
-        DataUnavailableError: It is not on this machine and could not be downloaded.
-        DataError: Its files are not what was published.
+        DataUnavailableError: The edition is not on this machine and could not be downloaded.
+        DataError: The files differ from what was published.
     """
     known = _edition(edition)
     folder = fetch(edition)
@@ -126,11 +126,11 @@ def movielens(edition: str = "100k", *, same_title: Literal["merge", "keep"] = "
 
 
 def fetch(edition: str) -> Path:
-    """The folder of an edition on this machine, downloaded where it is not there yet.
+    """The folder of an edition on this machine; downloads it if it is missing.
 
     Raises:
         ConfigError: There is no such edition.
-        DataUnavailableError: It could not be downloaded.
+        DataUnavailableError: The edition could not be downloaded.
     """
     known = _edition(edition)
     if (found := _found(known)) is not None:
@@ -141,15 +141,15 @@ def fetch(edition: str) -> Path:
         unpack(archive, folder)
         return folder
     hint = (
-        f"To go on without it: put the unpacked archive into {data_home()} (or name its parent folder in "
-        f"{HOME_VARIABLE}), or use the embedded data, twotower.data.simulated() or `twotower study simulated`."
+        f"To work offline: put the unpacked archive into {data_home()} (or set {HOME_VARIABLE} to its parent folder), "
+        f"or use simulated data: twotower.data.simulated() or `twotower study simulated`."
     )
     fetch_archive(known.url, folder, known.sha256, hint)
     return folder
 
 
 def available() -> list[Availability]:
-    """All editions, and which are on this machine."""
+    """All editions, and whether each is on this machine."""
     rows = []
     for name, edition in EDITIONS.items():
         found = _found(edition)
@@ -158,7 +158,7 @@ def available() -> list[Availability]:
 
 
 def data_home() -> Path:
-    """The folder that data sets are kept in: `TWOTOWER_DATA_HOME`, or one in the user's cache folder."""
+    """The folder for data sets: `TWOTOWER_DATA_HOME`, or a folder in the user's cache."""
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home).expanduser().absolute()
     import pooch  # see `fetch_archive`
@@ -193,7 +193,7 @@ def _check_counts(tables: Tables, name: str, folder: Path) -> None:
 
 
 def _merged(ratings: pa.Table, movies: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Movies of the same title as one, that of the lowest id, in ratings and movies."""
+    """Merges movies with the same title into the one with the lowest id, in ratings and movies."""
     movies = movies.sort_by("movie_id")
     ids = movies["movie_id"].to_numpy()
     place = pc.index_in(movies["movie_title"], value_set=pc.unique(movies["movie_title"])).to_numpy()

@@ -59,13 +59,13 @@ OCCUPATIONS_1M = (
     "unemployed",
     "writer",
 )
-"""What the numbers in users.dat of 1m stand for, in order, as its README has it."""
+"""Meaning of the occupation codes in users.dat of 1m, in order, from its README."""
 
 NO_GENRES = "(no genres listed)"
 
 
 class Tables(NamedTuple):
-    """What an edition holds; users only where it says something of them."""
+    """The tables of an edition; users only if it has data about them."""
 
     ratings: pa.Table
     movies: pa.Table
@@ -73,7 +73,7 @@ class Tables(NamedTuple):
 
 
 def read_100k(folder: Path) -> Tables:
-    """u.data, u.item and u.user: tabs or bars between columns, latin-1."""
+    """Reads u.data, u.item and u.user: separated by tabs or bars, latin-1."""
     ratings = _read(
         folder / "u.data",
         {"user_id": pa.int64(), "movie_id": pa.int64(), "rating": pa.int8(), "timestamp": pa.int64()},
@@ -109,7 +109,7 @@ def read_100k(folder: Path) -> Tables:
 
 
 def read_dat(folder: Path) -> Tables:
-    """ratings.dat, movies.dat and, in 1m, users.dat: two colons between columns; 1m is latin-1, 10m UTF-8."""
+    """Reads ratings.dat, movies.dat and, in 1m, users.dat: separated by `::`; 1m is latin-1, 10m UTF-8."""
     has_users = (folder / "users.dat").is_file()
     encoding = "latin-1" if has_users else "utf8"
     ratings = _read(
@@ -150,7 +150,7 @@ def read_dat(folder: Path) -> Tables:
 
 
 def read_csv(folder: Path) -> Tables:
-    """ratings.csv, movies.csv, links.csv and tags.csv: headers, quotes, UTF-8."""
+    """Reads ratings.csv, movies.csv, links.csv and tags.csv: with headers and quotes, UTF-8."""
     ratings = _read_with_header(
         folder / "ratings.csv",
         {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float32(), "timestamp": pa.int64()},
@@ -180,9 +180,9 @@ READERS: dict[str, Callable[[Path], Tables]] = {"100k": read_100k, "dat": read_d
 
 
 def _read(path: Path, columns: dict[str, pa.DataType], *, delimiter: str, encoding: str = "utf8") -> pa.Table:
-    """A file without header and without quotes."""
+    """Reads a file without a header and without quotes."""
     source: Any = str(path)
-    if delimiter == "::":  # Arrow splits at single characters; no title holds a tab
+    if delimiter == "::":  # Arrow splits at single characters only; no title contains a tab
         source = io.BytesIO(_bytes(path).replace(b"::", b"\t"))
         delimiter = "\t"
     return _parsed(
@@ -225,7 +225,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _years(titles: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The last year in brackets in a title; null where there is none."""
+    """The last year in parentheses in each title; null if there is none."""
     found = pc.extract_regex(titles, r".*\((?P<year>\d{4})\)")
     return pc.struct_field(found, "year").cast(pa.int64())
 
@@ -240,7 +240,7 @@ def _nullified(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _with_genres(movies: pa.Table) -> pa.Table:
-    """Title, year and the list of genres in place of their names with bars between."""
+    """Splits the genres, which are separated by bars, into lists, and adds the year of the title."""
     listed = pc.if_else(pc.is_in(movies["genres"], pa.array([NO_GENRES, ""])), None, movies["genres"])
     split = pc.split_pattern(listed, "|")
     empty: Sequence[str] = []
@@ -250,7 +250,7 @@ def _with_genres(movies: pa.Table) -> pa.Table:
 
 
 def _with_tags(movies: pa.Table, tags: pa.Table | None) -> pa.Table:
-    """The distinct tags of each movie, in lower case and in order."""
+    """Adds the distinct tags of each movie, lowercased and sorted."""
     if tags is None:
         return movies
     plain = pa.table({"movie_id": tags["movie_id"], "tag": pc.utf8_lower(tags["tag"])}).group_by(["movie_id", "tag"])

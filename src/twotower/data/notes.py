@@ -1,4 +1,4 @@
-"""Warnings of what is left out of data, or is probably not as its owner meant it."""
+"""Warnings about dropped events and about columns that probably contain mistakes."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from twotower.data.sources import Source
 from twotower.errors import DataWarning, warn
 
 EXAMPLES = 3
-"""Values that a warning shows."""
+"""Values shown in a warning."""
 
 
 def warn_of_dropped(dropped: int, events: int, candidate_id: str, examples: Sequence[object]) -> None:
-    """Says how many events were dropped because the candidate table lacks their candidate, if any were.
+    """Warns if events were dropped because the candidate table lacks their candidate.
 
     Args:
-        dropped: How many.
-        events: Of how many.
-        candidate_id: The column of their candidates.
-        examples: Some of these candidates.
+        dropped: Number of dropped events.
+        events: Number of all events.
+        candidate_id: The candidate id column.
+        examples: Some of the missing candidates.
     """
     if dropped:
         shown = ", ".join(map(repr, examples[:EXAMPLES]))
         warn(
-            f"{dropped:,} of {events:,} events ({dropped / events:.1%}) are left out: the candidate table lacks their "
-            f"{candidate_id!r}, such as {shown}",
+            f"dropped {dropped:,} of {events:,} events ({dropped / events:.1%}): their {candidate_id!r} is not in the "
+            f"candidate table, such as {shown}",
             DataWarning,
         )
 
 
 def warn_of_mistakes(source: Source, which: str, checked: Collection[str]) -> None:
-    """Names the columns that are text because a few of their values are no numbers or times.
+    """Warns about columns read as text because a few of their values are not numbers or times.
 
     Args:
         source: The table.
-        which: What the warning calls it.
-        checked: Columns that are checked elsewhere, or ids.
+        which: Name of the table in the warning.
+        checked: Columns to skip: ids, and those checked elsewhere.
     """
     for name in source.table.column_names:
         found = None if name in checked else lookalike(source.table[name])

@@ -1,4 +1,4 @@
-"""`stream_parquet`: opens a log in Parquet files, and checks and counts it without holding it."""
+"""`stream_parquet`: opens a log in Parquet files, and checks and counts it without loading it into memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
 from twotower.data.sources import TableSource, read_source
-from twotower.data.stream import PIECES_OF_THE_BUFFER, ParquetLog
+from twotower.data.stream import PIECES_PER_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table
 from twotower.errors import ConfigError, DataError
 
 BUFFER = 4_000_000
-"""Events held at once, unless the caller says otherwise."""
+"""Default number of events held in memory."""
 
 
 @checks_arguments
@@ -46,26 +46,26 @@ def stream_parquet(
     name: str = "data",
     buffer: int = BUFFER,
 ) -> ParquetLog:
-    """Opens a log in Parquet files that is larger than memory, and checks it in one pass, or two.
+    """Opens a log in Parquet files that is larger than memory, and checks it in one or two passes.
 
-    Memory holds the query table, the candidate table and at most `buffer` events, however many there are.
+    Memory holds the query table, the candidate table and at most `buffer` events, whatever the size of the log.
 
     Args:
-        interactions: One row an event: Parquet files, by the path of one, of a folder, a pattern with `*`, or several.
-        query_id: The column that says who chose; this and the next ones as in `from_tables`.
-        candidate_id: The column that says what was chosen.
-        time: The column that says when.
-        weight: The column that says how much an event counts.
-        queries: One row a query. Default: the distinct ids of the log, for which it is read once more.
-        candidates: One row a candidate: the catalogue. Default: likewise.
-        unknown_candidates: `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
-        delimiter: What stands between the cells of the side tables where they are CSV; default: told from the header.
-        name: What reports call the data.
-        buffer: How many events are held at once. The more, the better the order of training is mixed.
+        interactions: One row per event: the path of a Parquet file or folder, a pattern with `*`, or several of these.
+        query_id: The user (query) column; this and the following columns work as in `from_tables`.
+        candidate_id: The item (candidate) column.
+        time: The time column.
+        weight: The column of event weights.
+        queries: One row per query. Default: the distinct ids of the log, which takes a second pass.
+        candidates: One row per candidate: the catalogue. Default: the distinct ids of the log, likewise.
+        unknown_candidates: Whether to `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
+        delimiter: Delimiter of CSV side tables; default: detected from the header.
+        name: Name of the data in reports.
+        buffer: How many events are held at once. A larger buffer shuffles the training order more thoroughly.
 
     Raises:
-        ConfigError: The buffer holds no event, or `unknown_candidates` is none of what it may be.
-        DataError: As `from_tables`; rows are numbered over all files.
+        ConfigError: The buffer is too small, or `unknown_candidates` is not an allowed value.
+        DataError: As `from_tables`; rows are numbered across all files.
 
     Example:
         >>> import tempfile
@@ -83,22 +83,22 @@ def stream_parquet(
 
 
 def narrowed(log: ParquetLog, kept: BoolArray) -> ParquetLog:
-    """The same log with some of its rows.
+    """The log restricted to some of its events.
 
     Args:
         log: The log.
-        kept: Which, `[rows of its files]`: events of the log, whose candidates are known.
+        kept: Mask of the rows to keep, `[rows of its files]`; all of them must be events of the log.
 
     Raises:
-        DataError: The files cannot be read any more, or have changed.
+        DataError: The files can no longer be read, or have changed.
     """
     return replace(_checked(log.tables, log.rows.only(kept), log.buffer, log.own_queries), dropped=log.dropped)
 
 
 def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> ParquetRows:
-    """The files, which have the wanted columns and some rows."""
-    if buffer < PIECES_OF_THE_BUFFER:
-        raise ConfigError(f"buffer={buffer}; expected at least {PIECES_OF_THE_BUFFER} events")
+    """Opens the files; they must have the wanted columns and at least one row."""
+    if buffer < PIECES_PER_BUFFER:
+        raise ConfigError(f"buffer={buffer}; expected at least {PIECES_PER_BUFFER} events")
     rows = ParquetRows.open(interactions)
     require_columns(rows.schema.empty_table(), wanted, "interactions")
     if len(rows) == 0:
@@ -109,7 +109,7 @@ def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> 
 def _sides(
     rows: ParquetRows, sources: Mapping[str, TableSource | None], delimiter: str | None, at_once: int
 ) -> tuple[pa.Table, pa.Table]:
-    """The tables of queries and candidates, by their id columns; of ids alone where there is no source."""
+    """The query and candidate tables, given their sources by id column; without a source, a table of ids alone."""
     distinct = _distinct(rows, [column for column, source in sources.items() if source is None], at_once)
     tables = []
     for (column, source), which in zip(sources.items(), ("queries", "candidates"), strict=True):
@@ -122,7 +122,7 @@ def _sides(
 
 
 def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, pa.Array]:
-    """The distinct ids of columns, ascending."""
+    """The distinct ids of each column, ascending."""
     found: dict[str, list[pa.Array]] = {column: [] for column in columns}
     if columns:
         for first_row, table in rows.in_order(columns, at_once):
@@ -133,17 +133,17 @@ def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, 
 
 
 def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool) -> ParquetLog:
-    """Checks and counts all events."""
+    """Checks and counts all events in one pass."""
     digits, sums = Fingerprint(tables), np.zeros(2, dtype=np.uint64)
     query_counts = np.zeros(tables.queries.num_rows, dtype=np.int64)
     candidate_counts = np.zeros(tables.candidates.num_rows, dtype=np.int64)
     weights = np.zeros(tables.candidates.num_rows)
     size, dropped, latest, whole_times = 0, 0, -np.inf, True
-    lacking: tuple[object, ...] = ()
+    unknown: tuple[object, ...] = ()
     for first_row, table in rows.in_order(tables.columns, buffer // 2):
         events = tables.dataset(table, Place(first_row, whole=False))
         size, dropped = size + len(events), dropped + events.dropped
-        lacking = lacking or events.dropped_candidates
+        unknown = unknown or events.dropped_candidates
         sums = sums + digits.sums(events)
         query_counts += events.query_counts()
         candidate_counts += events.candidate_counts()
@@ -153,7 +153,7 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
             whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
     if size == 0:
         raise no_event_left(dropped, tables.candidate_id)
-    warn_of_dropped(dropped, size + dropped, tables.candidate_id, lacking)
+    warn_of_dropped(dropped, size + dropped, tables.candidate_id, unknown)
     if tables.weight is not None:
         refuse_no_weight(float(weights.sum()), tables.weight)
     digits.add(size, sums)

@@ -1,4 +1,4 @@
-"""`SortedEvents`: the events of a log one query after the other, the earliest first, in memory or mapped from disk."""
+"""`SortedEvents`: the events of a log sorted by query, then time; in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 PIECE = 1_000_000
-"""Events of one piece, about: whole queries are kept together."""
+"""Approximate events per piece; a query is never split over pieces."""
 
 BINS = 4096
-"""Bins of a histogram in which a place is looked for."""
+"""Histogram bins used to find the n-th smallest value."""
 
 
 @dataclass(frozen=True)
 class QueryRange:
-    """Some queries that follow one another, and their events.
+    """A range of consecutive queries and their events.
 
     Attributes:
-        queries: Their places in the order of ids.
-        events: The places of their events.
+        queries: Positions of the queries in id order.
+        events: Positions of their events.
     """
 
     queries: slice
@@ -36,15 +36,15 @@ class QueryRange:
 
 @dataclass(frozen=True, eq=False)
 class SortedEvents:
-    """Events sorted by query id, time, and place in the log.
+    """Events sorted by query id, time and position in the log.
 
     Attributes:
-        queries: Row in the query table of each query, by ascending id, `[queries]`.
-        offsets: Where the events of each of them begin, `[queries + 1]`.
-        candidates: Row in the candidate table of each event, int32 `[events]`.
-        times: Seconds of each event, `[events]`; None where the log has no time.
-        rows: Place of each event in the log, `[events]`.
-        folder: Where scratch of this size may lie; None: where the system keeps temporary files.
+        queries: Row of each query in the query table, by ascending id, `[queries]`.
+        offsets: Where the events of each of these queries begin, `[queries + 1]`.
+        candidates: Row of each event's candidate in the candidate table, int32 `[events]`.
+        times: Time of each event in seconds, `[events]`; None when the log has no times.
+        rows: Position of each event in the log, `[events]`.
+        folder: Folder for scratch files of this size; None: the system's temporary folder.
     """
 
     queries: IntArray
@@ -59,7 +59,7 @@ class SortedEvents:
         return len(self.candidates)
 
     def pieces(self, events: int = PIECE) -> Iterator[QueryRange]:
-        """All queries in ranges of about so many events, at least one query each."""
+        """Cuts the queries into ranges of about `events` events, with at least one query each."""
         first, last = 0, len(self.offsets) - 1
         while first < last:
             wanted = self.offsets[first] + events
@@ -69,10 +69,10 @@ class SortedEvents:
             first = end
 
     def only(self, kept: npt.NDArray[np.bool_]) -> SortedEvents:
-        """Those events whose rows are kept, in files without names.
+        """The events whose rows are kept, in unnamed scratch files.
 
         Args:
-            kept: Which rows of the log's files, `[rows]`.
+            kept: Mask of the rows of the log's files, `[rows]`.
         """
         number = int(np.count_nonzero(kept))
         candidates, rows = scratch(number, np.int32, self.folder), scratch(number, np.int64, self.folder)
@@ -92,38 +92,38 @@ class SortedEvents:
         return SortedEvents(self.queries, offsets, candidates, times, rows, self.folder)
 
     def query_numbers(self, piece: QueryRange) -> IntArray:
-        """The place in the order of ids of each event's query, for the events of a piece."""
+        """Position in id order of each event's query, for the events of a piece."""
         counts = np.diff(self.offsets[piece.queries.start : piece.queries.stop + 1])
         return np.repeat(np.arange(piece.queries.start, piece.queries.stop), counts)
 
-    def border(self, share: float, events: int | None = None) -> float:
-        """The time from which on an event is among the latest share.
+    def cutoff(self, share: float, events: int | None = None) -> float:
+        """The time at which the latest `share` of the events begins.
 
         Args:
-            share: Of the events, from 0 (the latest time of all) to 1 (the earliest).
-            events: Of how many of the earliest events; default: of all.
+            share: Share of the events, from 0 (gives the latest time) to 1 (gives the earliest).
+            events: Consider only this many of the earliest events; default: all.
         """
         assert self.times is not None
         events = len(self) if events is None else events
         cut = events - round(events * share)
         return nth_smallest(self.times, min(cut, events - 1))
 
-    def before(self, time: float) -> int:
-        """How many events are earlier than a time."""
+    def count_before(self, time: float) -> int:
+        """Number of events earlier than `time`."""
         times = self.times
         assert times is not None
         return sum(int(np.count_nonzero(times[piece] < time)) for piece in _slices(len(times)))
 
 
 def nth_smallest(values: FloatArray, place: int, held: int = PIECE) -> float:
-    """The value that would be at this place if the values were sorted, of which few are ever in memory.
+    """The value at this position in sorted order, found without holding all values in memory.
 
-    The bin of a histogram that holds the place is looked into until its values can be held.
+    Narrows the range to the histogram bin that contains the position, until the values in it fit in memory.
 
     Args:
         values: Finite numbers, `[n]`.
-        place: From 0 to n − 1.
-        held: How many may be in memory.
+        place: Position, from 0 to n − 1.
+        held: How many values may be in memory.
 
     Example:
         >>> nth_smallest(np.array([5.0, 1.0, 3.0, 3.0]), 2, held=1)
@@ -148,18 +148,18 @@ def nth_smallest(values: FloatArray, place: int, held: int = PIECE) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Bins:
-    """Bins of equal width for those of some values that lie in a range, which are looked at anew each time."""
+    """Equal-width bins over the values in a range; recomputed on each call rather than kept in memory."""
 
     values: FloatArray
     low: float
     high: float
 
     def counts(self) -> IntArray:
-        """How many values each bin has."""
+        """Number of values in each bin."""
         return np.bincount(self._bins()[1], minlength=BINS)
 
     def values_in(self, number: int) -> FloatArray:
-        """The values of a bin."""
+        """The values in a bin."""
         values, bins = self._bins()
         found: FloatArray = values[bins == number]
         return found

@@ -1,4 +1,4 @@
-"""`Origin`: which file, and which line of it, a row of a table comes from."""
+"""`Origin`: the file and line that a row of a table comes from."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Format = Literal["parquet", "csv", "json"]
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file that holds rows of a table.
+    """A file with rows of a table.
 
     Attributes:
-        path: Where it is.
-        format: How it is written.
-        partition: Columns that the names of its folders give, as text: `day=2024-01-01`.
-        delimiter: What stands between the cells of a CSV file; empty elsewhere.
+        path: Its path.
+        format: Its format.
+        partition: Columns from its folder names, as text, such as `day=2024-01-01`.
+        delimiter: Delimiter of a CSV file; empty for other formats.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class TableFile:
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of a table, in the order of its rows, each with its number of rows; none of a table in memory.
+    """The files of a table in row order, each with its number of rows; empty for a table in memory.
 
     Example:
         >>> Origin().of(7)
@@ -46,7 +46,7 @@ class Origin:
     files: tuple[tuple[TableFile, int], ...] = ()
 
     def of(self, row: int) -> str:
-        """Where a row comes from, to follow its number in a message; empty where that says nothing more."""
+        """Suffix for a row number in a message: where the row comes from; empty if that adds nothing."""
         first = 0
         for file, rows in self.files:
             if row < first + rows:
@@ -61,7 +61,7 @@ class Origin:
 
 
 def line_of(file: TableFile, row: int) -> int | None:
-    """The line of a text file on which a row begins; None where it cannot be read that far."""
+    """The line of a text file on which a row begins; None if the file cannot be read that far."""
     try:
         for place, (line, _) in enumerate(records(file)):
             if place == row:
@@ -72,13 +72,13 @@ def line_of(file: TableFile, row: int) -> int | None:
 
 
 def records(file: TableFile) -> Iterator[tuple[int, Any]]:
-    """The rows of a CSV file as lists of text, or those of a JSON Lines file parsed, each with its first line's number.
+    """The rows of a CSV file as lists of text, or of a JSON Lines file as values, each with its first line number.
 
-    Slow: it is for finding what is wrong. Blank lines are no rows, nor is the header.
+    Slow, so only for locating errors. Skips blank lines and the header.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: A line is no UTF-8 or no JSON.
+        ValueError: A line is not UTF-8 or not JSON.
         csv.Error: A cell is too long.
     """
     with pa.input_stream(str(file.path), compression="detect") as stream:

@@ -1,4 +1,4 @@
-"""`ParquetRows`: the row groups of Parquet files as one long table, of which only pieces are ever in memory."""
+"""`ParquetRows`: the row groups of Parquet files as one long table, read into memory piece by piece."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from twotower.data.sources import joint_schema
 from twotower.errors import DataError
 
 ParquetSource: TypeAlias = str | Path | Sequence[str | Path]
-"""The path of a Parquet file, of a folder of them or a pattern with `*`, or several of these."""
+"""Path of a Parquet file or of a folder of them, a pattern with `*`, or several of these."""
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
-BY_TURNS = 8
-"""Row groups that are open at a time when they are read by turns."""
+INTERLEAVED_GROUPS = 8
+"""Row groups open at a time when reading interleaved."""
 
 READ_BUFFER = 1 << 18
-"""Bytes read from the file at a time for each column that is open, so that a row group is never held whole."""
+"""Bytes read from the file at a time per open column, so a whole row group is never in memory."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class RowGroup:
 
     Attributes:
         path: Its file.
-        number: Its number there.
-        first_row: The number of its first row over all files.
-        rows: How many it has.
-        partition: The columns that the names of its folders give.
+        number: Its number in the file.
+        first_row: Row number of its first row, counted over all files.
+        rows: Number of rows.
+        partition: The columns from its folder names.
     """
 
     path: Path
@@ -58,9 +58,9 @@ class ParquetRows:
     """The rows of one or more Parquet files, one file after the other.
 
     Attributes:
-        groups: The row groups that have rows, in order.
-        schema: Names and plain types of the columns of all files, with those that the names of folders give.
-        kept: Which rows there are, `[rows of the files]`; None for all.
+        groups: The non-empty row groups, in order.
+        schema: Names and plain types of the columns of all files, including those from folder names.
+        kept: Mask of the rows that are part of this, `[rows of the files]`; None for all.
     """
 
     groups: tuple[RowGroup, ...]
@@ -69,10 +69,10 @@ class ParquetRows:
 
     @classmethod
     def open(cls, source: ParquetSource) -> ParquetRows:
-        """Reads which row groups there are; files of a folder come in the order of their names.
+        """Lists the row groups; files of a folder are sorted by name.
 
         Raises:
-            DataError: A path does not exist, is no Parquet file or cannot be read, or there is none.
+            DataError: A path does not exist, is not a Parquet file or cannot be read, or no path was given.
         """
         files = _files(source)
         groups: list[RowGroup] = []
@@ -86,7 +86,7 @@ class ParquetRows:
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"interactions: {file.path} cannot be read: {error}") from error
             if min(sizes, default=0) < 0:
-                raise DataError(f"interactions: {file.path} says that it has {min(sizes)} rows; it is damaged")
+                raise DataError(f"interactions: {file.path} is damaged: it reports {min(sizes)} rows")
             own = {name: value for name, value in partition.items() if name not in schemas[-1].names}
             for number, rows in enumerate(sizes):
                 if rows:
@@ -103,7 +103,7 @@ class ParquetRows:
 
     @property
     def in_files(self) -> int:
-        """How many rows the files have."""
+        """Number of rows in the files."""
         return sum(group.rows for group in self.groups)
 
     def whole(self) -> ParquetRows:
@@ -111,19 +111,19 @@ class ParquetRows:
         return replace(self, kept=None)
 
     def only(self, kept: BoolArray) -> ParquetRows:
-        """Some rows of the files; row groups that have none of them are not read.
+        """Some rows of the files; skips row groups that have none of them.
 
         Args:
-            kept: Which, `[rows of the files]`.
+            kept: Mask of the rows, `[rows of the files]`.
         """
         return replace(self, kept=kept)
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
-        """These columns without a row."""
+        """An empty table with these columns."""
         return self._schema_of(columns).empty_table()
 
     def read(self, group: RowGroup, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        """One row group in pieces of at most so many rows.
+        """Reads one row group in pieces of at most `rows` rows.
 
         Raises:
             DataError: It cannot be read, lacks a column, or has a value that does not fit the column's type.
@@ -145,7 +145,7 @@ class ParquetRows:
         stored = [name for name in columns if name not in group.partition]
         try:
             with pq.ParquetFile(group.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
-                # One thread: the others are the training's.
+                # One thread, to leave the others to training.
                 for batch in file.iter_batches(rows, [group.number], stored, use_threads=False):
                     piece = pa.Table.from_batches([batch])
                     require_columns(piece, stored, which)
@@ -162,7 +162,7 @@ class ParquetRows:
             raise DataError(f"interactions: {group} cannot be read: {error}") from error
 
     def in_order(self, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
-        """All rows in order, in tables of at most so many rows, each with the number of its first row."""
+        """All rows in order, in tables of at most `rows` rows, each with the number of its first row."""
         waiting: list[pa.Table] = []
         first_row = held = 0
         for group in self.groups:
@@ -175,13 +175,13 @@ class ParquetRows:
         if waiting:
             yield first_row, pa.concat_tables(waiting).combine_chunks()
 
-    def by_turns(self, order: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        """All rows in pieces of at most so many, from the next few row groups of `order` by turns.
+    def interleaved(self, order: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """All rows in pieces of at most `rows` rows, alternating between the next few row groups of `order`.
 
-        Where groups are large and sorted, by time or by query, neighbours among the pieces are from several of them.
+        If groups are large and sorted by time or query, consecutive pieces thus come from different groups.
         """
         waiting = [self.read(self.groups[number], columns, rows) for number in reversed(order)]
-        open_groups = [waiting.pop() for _ in range(min(BY_TURNS, len(waiting)))]
+        open_groups = [waiting.pop() for _ in range(min(INTERLEAVED_GROUPS, len(waiting)))]
         turn = 0
         while open_groups:
             turn %= len(open_groups)

@@ -1,4 +1,4 @@
-"""Plain types: the several ways in which libraries hold the same values become one, where a table enters."""
+"""Plain types: converts the various Arrow types that libraries use for the same values to one type each, on input."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pyarrow.compute as pc
 from twotower.errors import DataError
 
 PIECE_BYTES = 1 << 30
-"""Larger arrays are converted in halves: a plain text array holds 2 GiB at most."""
+"""Larger arrays are split in half before conversion, since a plain text array holds at most 2 GiB."""
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The plain type of a column.
 
-    Dictionaries and run ends become their values, views and large offsets plain text and lists, decimals integers
-    where they have no fraction and floats elsewhere, half floats floats, and extension types their storage.
+    Dictionaries and run-end encodings become the type of their values; views and large offsets become plain text and
+    lists; decimals become integers if they have no fraction, else floats; half floats become floats; and extension
+    types become their storage type.
 
     Example:
         >>> plain_type(pa.large_list(pa.dictionary(pa.uint32(), pa.string_view())))
@@ -37,7 +38,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.float64() if kind.scale > 0 else pa.int64()
     if types.is_float16(kind):
         return pa.float32()
-    if _is_list(kind):  # lists that are all empty have values of no type
+    if _is_list(kind):  # if all lists are empty, their values have the null type
         return pa.list_(pa.string() if types.is_null(kind.value_type) else plain_type(kind.value_type))
     if types.is_fixed_size_list(kind):
         return pa.list_(plain_type(kind.value_type), kind.list_size)
@@ -47,20 +48,20 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with plain types, nulls allowed, without metadata or the row numbers that pandas adds."""
+    """The schema in plain types, nullable, without metadata and without the index column that pandas adds."""
     fields = (pa.field(field.name, plain_type(field.type)) for field in schema if not _is_row_number(field.name))
     return pa.schema(list(fields))
 
 
 def plain_table(table: pa.Table, which: str = "table") -> pa.Table:
-    """The table in plain types, a chunk a column where it fits; see `plain_schema`.
+    """The table in plain types, with one chunk per column where that fits; see `plain_schema`.
 
     Args:
-        table: The table; no two of its columns have the same name.
-        which: What errors call it.
+        table: The table; column names must be unique.
+        which: Name of the table in errors.
 
     Raises:
-        DataError: A column is there twice or has no name, or a value does not fit the plain type.
+        DataError: A column name is repeated or empty, or a value does not fit the plain type.
     """
     schema = plain_schema(table.schema)
     _refuse_twins(schema.names, which)
@@ -75,7 +76,7 @@ def plain_column(column: pa.ChunkedArray, name: str, which: str = "table") -> pa
     """A column in its plain type; see `plain_type`.
 
     Raises:
-        DataError: A value does not fit the plain type: a decimal of more than 64 bits.
+        DataError: A value does not fit the plain type, such as a decimal of more than 64 bits.
 
     Example:
         >>> plain_column(pa.chunked_array([["a", "b", "a"]]).dictionary_encode(), "letter").type
@@ -101,7 +102,7 @@ def _pieces(array: pa.Array) -> Iterator[pa.Array]:
 
 
 def _converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """An array in a plain type; Arrow casts neither dictionaries of views nor lists of them."""
+    """Converts an array to a plain type; Arrow's own cast supports neither dictionaries nor lists of views."""
     own = array.type
     if own == kind:
         return array
@@ -123,14 +124,14 @@ def _converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    """Whether it is a type of lists of any length."""
+    """Whether it is a list type of variable length."""
     types = pa.types
     checks = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view)
     return any(check(kind) for check in checks)
 
 
 def _is_row_number(name: str) -> bool:
-    """Whether pandas made the column of an index without a name, as a filtered frame has."""
+    """Whether the column is an unnamed pandas index, as filtered data frames have."""
     return name.startswith("__index_level_") and name.endswith("__")
 
 
@@ -138,7 +139,7 @@ def _refuse_twins(names: list[str], which: str) -> None:
     for name in names:
         if (count := names.count(name)) > 1:
             found = ", ".join(map(repr, names))
-            raise DataError(f"{which}: column {name!r} is there {count} times; expected it once, found {found}")
+            raise DataError(f"{which}: column {name!r} appears {count} times; expected it once, found {found}")
 
 
 def _refuse_nameless(names: list[str], which: str) -> None:

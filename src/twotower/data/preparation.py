@@ -1,4 +1,4 @@
-"""`prepared`: a log on disk sorted once by query and time, out of core, into columns that are mapped from then on."""
+"""`prepared`: sorts a log on disk by query and time, once and out of core, into memory-mapped columns."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from twotower.processes import allowed_threads
 from twotower.progress import ReportStep, no_report
 
 FOLDER = "_twotower"
-"""Beside the files of the log; whoever reads the folder of a log passes over names that begin so."""
+"""Folder beside the files of the log; names that begin with `_` are skipped when the log's folder is read."""
 
 FORMAT, MANIFEST = 1, "prepared.json"
 
-UNIT = 4_000_000
-"""Events that are encoded into one file, about: what a killed preparation has to do again at most."""
+EVENTS_PER_FILE = 4_000_000
+"""Approximate events per encoded file: the most work lost when the preparation is killed."""
 
-PIECE = 500_000
-"""Events that are encoded, sorted or written at a time."""
+BATCH_EVENTS = 500_000
+"""Events encoded, sorted or written at a time."""
 
-MEMORY = "1GB"
-"""What DuckDB may hold; the rest of the events it sorts lies on disk."""
+SORT_MEMORY = "1GB"
+"""DuckDB's memory limit; it spills the rest to disk."""
 
-EVENT = np.dtype([("query", "<i4"), ("candidate", "<i4"), ("time", "<f8"), ("row", "<i8")])
-"""An encoded event: place of its query in the order of ids, row of its candidate, seconds, place in the files."""
+EVENT_DTYPE = np.dtype([("query", "<i4"), ("candidate", "<i4"), ("time", "<f8"), ("row", "<i8")])
+"""An encoded event: position of its query in id order, row of its candidate, time in seconds, row in the files."""
 
-COLUMNS = {"candidates": "<i4", "times": "<f8", "rows": "<i8"}
+DTYPES = {"candidates": "<i4", "times": "<f8", "rows": "<i8"}
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a prepared folder holds.
+    """Manifest of a prepared folder.
 
     Attributes:
-        format: Of the folder.
-        key: Of the log; see `key_of`.
-        events: How many there are.
+        format: Version of the folder's format.
+        key: Key of the log; see `key_of`.
+        events: Number of events.
         queries: Rows of the query table.
-        timed: Whether they have times.
+        timed: Whether the events have times.
     """
 
     format: int
@@ -67,45 +67,45 @@ class Manifest(msgspec.Struct, frozen=True):
     timed: bool
 
 
-class Prepares(Tables, Protocol):
-    """What has to be known of a log to prepare it."""
+class PreparableLog(Tables, Protocol):
+    """What preparation needs to know about a log."""
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         ...
 
     @property
     def time(self) -> str | None:
-        """Name of the times."""
+        """Name of the time column."""
         ...
 
     @property
     def weight(self) -> str | None:
-        """Name of the weights."""
+        """Name of the weight column."""
         ...
 
 
 def prepared(
-    log: Prepares,
+    log: PreparableLog,
     rows: ParquetRows,
     encode: Callable[[pa.Table], Dataset],
     report: ReportStep = no_report,
 ) -> SortedEvents:
-    """All events of the files, sorted; from the folder that an earlier preparation left, where there is one.
+    """All events of the files, sorted; reuses the folder of an earlier preparation if there is one.
 
-    Preparing has two steps: the events are encoded in files of some millions, and DuckDB sorts them. What is finished
-    when the process is killed is not done again.
+    Preparation has two steps: it encodes the events into files of some millions each, then DuckDB sorts them. If the
+    process is killed, the next call reuses the files that are complete.
 
     Args:
         log: The log.
-        rows: Its files, all rows of them.
-        encode: Makes events of the log's own columns; it may leave some out.
-        report: Told how far it is.
+        rows: All rows of its files.
+        encode: Turns a table of the log's columns into events; it may drop some.
+        report: Receives the progress.
 
     Raises:
-        ConfigError: No folder for them can be written.
-        DataError: The files cannot be read any more, or have changed.
+        ConfigError: There is no writable folder for the prepared log.
+        DataError: The files can no longer be read, or have changed.
         MissingExtraError: DuckDB is not installed.
     """
     key = key_of(log, rows)
@@ -115,19 +115,19 @@ def prepared(
     require("duckdb", "large")
     target = _writable(_homes(rows), log.name) / key
     with locked(target):
-        if (found := _opened(target, key)) is None:  # else another process has prepared it meanwhile
-            _prepare(_Work(log, rows, encode, report, key), target)
+        if (found := _opened(target, key)) is None:  # otherwise another process has prepared it meanwhile
+            _prepare(_Preparation(log, rows, encode, report, key), target)
             found = _opened(target, key)
     if found is None:
-        raise DataError(f"{target} was prepared and cannot be read; delete it and try again")
+        raise DataError(f"{target} was prepared but cannot be read; delete it and try again")
     return found
 
 
-def key_of(log: Prepares, rows: ParquetRows) -> str:
-    """Digits that change with the files' names, sizes and times of change, the columns' roles, and the ids.
+def key_of(log: PreparableLog, rows: ParquetRows) -> str:
+    """Hash of the files' names, sizes and modification times, the column roles and the ids.
 
     Raises:
-        DataError: A file is no longer there.
+        DataError: A file no longer exists.
     """
     base = _base(rows)
     try:
@@ -140,7 +140,7 @@ def key_of(log: Prepares, rows: ParquetRows) -> str:
     return hashlib.sha256(msgspec.json.encode([FORMAT, files, roles, ids])).hexdigest()[:16]
 
 
-def _sides(log: Prepares) -> Iterable[tuple[pa.Table, str]]:
+def _sides(log: PreparableLog) -> Iterable[tuple[pa.Table, str]]:
     return (log.queries, log.query_id), (log.candidates, log.candidate_id)
 
 
@@ -149,17 +149,17 @@ def _paths(rows: ParquetRows) -> list[Path]:
 
 
 def _base(rows: ParquetRows) -> Path:
-    """The folder that holds all the files."""
+    """The deepest folder that contains all the files."""
     return Path(os.path.commonpath([path.parent for path in _paths(rows)]))
 
 
 def _homes(rows: ParquetRows) -> list[Path]:
-    """Where a prepared log may lie: beside its files, or with the data sets."""
+    """Possible folders for prepared logs: beside the log's files, or with the data sets."""
     return [_base(rows) / FOLDER, data_home() / "prepared"]
 
 
 def _writable(homes: list[Path], name: str) -> Path:
-    """The first of the folders that can be written."""
+    """The first writable folder."""
     refused = []
     for home in homes:
         try:
@@ -170,18 +170,18 @@ def _writable(homes: list[Path], name: str) -> Path:
             continue
         return home
     raise ConfigError(
-        f"{name!r} cannot be prepared: neither {' nor '.join(refused)} can be written; expected one of them to be, "
-        f"or {HOME_VARIABLE} to name a folder that can"
+        f"{name!r} cannot be prepared: neither {' nor '.join(refused)} is writable; make one of them writable, "
+        f"or set {HOME_VARIABLE} to a writable folder"
     )
 
 
 def _opened(folder: Path, key: str) -> SortedEvents | None:
-    """The events of a prepared folder; None where it is not there or not whole."""
+    """The events of a prepared folder; None if it is missing or incomplete."""
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         if (manifest.format, manifest.key) != (FORMAT, key):
             return None
-        kinds = COLUMNS if manifest.timed else {name: kind for name, kind in COLUMNS.items() if name != "times"}
+        kinds = DTYPES if manifest.timed else {name: kind for name, kind in DTYPES.items() if name != "times"}
         lengths = dict.fromkeys(kinds, manifest.events) | {"queries": manifest.queries}
         kinds = kinds | {"queries": "<i8", "offsets": "<i8"}
         lengths["offsets"] = manifest.queries + 1
@@ -202,16 +202,16 @@ def _mapped(path: Path, kind: str, length: int) -> npt.NDArray[Any]:
     array = np.load(path, mmap_mode="r")
     if array.dtype != np.dtype(kind) or array.shape != (length,):
         raise ValueError(f"{path} is {array.dtype} {array.shape}; expected {kind} ({length},)")
-    # A plain array over the map: slices of a `memmap` are slower, as each of them is one, too.
+    # A plain array over the map: slices of a `memmap` are memmaps themselves, which makes them slower.
     return np.asarray(array)
 
 
-class _Work:
-    """One preparation under way."""
+class _Preparation:
+    """A preparation in progress."""
 
     def __init__(
         self,
-        log: Prepares,
+        log: PreparableLog,
         rows: ParquetRows,
         encode: Callable[[pa.Table], Dataset],
         report: ReportStep,
@@ -224,24 +224,24 @@ class _Work:
         self.place[self.order] = np.arange(len(self.order), dtype=np.int32)
 
     def units(self) -> Iterator[list[RowGroup]]:
-        """The row groups in their order, as many together as make a unit."""
+        """The row groups in order, grouped into units of about `EVENTS_PER_FILE` events."""
         unit: list[RowGroup] = []
         for group in self.rows.groups:
             unit.append(group)
-            if sum(one.rows for one in unit) >= UNIT:
+            if sum(one.rows for one in unit) >= EVENTS_PER_FILE:
                 yield unit
                 unit = []
         if unit:
             yield unit
 
     def encoded(self, group: RowGroup) -> Iterator[npt.NDArray[Any]]:
-        """The events of a row group, encoded, in pieces."""
+        """Encodes the events of a row group, in pieces."""
         first_row = group.first_row
-        for table in self.rows.read(group, self.columns, PIECE):
+        for table in self.rows.read(group, self.columns, BATCH_EVENTS):
             numbered = table.append_column(ROW, pa.array(np.arange(first_row, first_row + table.num_rows)))
             first_row += table.num_rows
             events = self.encode(numbered)
-            piece = np.empty(len(events), dtype=EVENT)
+            piece = np.empty(len(events), dtype=EVENT_DTYPE)
             piece["query"], piece["candidate"] = self.place[events.query_index], events.candidate_index
             piece["time"] = 0.0 if events.time is None else events.times
             piece["row"] = events.interactions[ROW].to_numpy()
@@ -249,11 +249,11 @@ class _Work:
 
 
 ROW = "\x00row"
-"""A column of the rows' numbers; no file has one of this name."""
+"""Name of the column of row numbers; no file has a column of this name."""
 
 
-def _prepare(work: _Work, target: Path) -> None:
-    """Encodes and sorts the events, and puts the finished folder in its place."""
+def _prepare(work: _Preparation, target: Path) -> None:
+    """Encodes and sorts the events, then moves the finished folder to `target`."""
     building = partial_of(target)
     try:
         building.mkdir(exist_ok=True)
@@ -263,15 +263,15 @@ def _prepare(work: _Work, target: Path) -> None:
         sorted_folder.mkdir()
         _sort(work, encoded, sorted_folder)
         sync_folder(sorted_folder)
-        shutil.rmtree(target, ignore_errors=True)  # not whole, or it would have been opened
+        shutil.rmtree(target, ignore_errors=True)  # incomplete, or it would have been opened
         sorted_folder.rename(target)
         shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"{work.log.name!r} cannot be prepared in {target.parent}: {error}") from error
 
 
-def _encode(work: _Work, folder: Path) -> list[Path]:
-    """Encodes all events into files of some millions each; those that are there stay."""
+def _encode(work: _Preparation, folder: Path) -> list[Path]:
+    """Encodes all events into files of some millions each; keeps the files that exist."""
     paths, done = [], 0
     for unit in work.units():
         rows = sum(group.rows for group in unit)
@@ -283,7 +283,7 @@ def _encode(work: _Work, folder: Path) -> list[Path]:
                 for group in unit:
                     for piece in work.encoded(group):
                         file.write(piece.tobytes())
-                        work.report("encoding", (done + file.tell() / EVENT.itemsize) / max(1, len(work.rows)))
+                        work.report("encoding", (done + file.tell() / EVENT_DTYPE.itemsize) / max(1, len(work.rows)))
             sync_file(building)
             building.replace(path)
         done += rows
@@ -291,11 +291,11 @@ def _encode(work: _Work, folder: Path) -> list[Path]:
     return paths
 
 
-def _sort(work: _Work, paths: list[Path], folder: Path) -> None:
-    """Sorts the encoded events into columns, with the manifest as the last."""
-    events = sum(path.stat().st_size for path in paths) // EVENT.itemsize
+def _sort(work: _Preparation, paths: list[Path], folder: Path) -> None:
+    """Sorts the encoded events into columns; writes the manifest last."""
+    events = sum(path.stat().st_size for path in paths) // EVENT_DTYPE.itemsize
     timed = work.log.time is not None
-    kinds = COLUMNS if timed else {name: kind for name, kind in COLUMNS.items() if name != "times"}
+    kinds = DTYPES if timed else {name: kind for name, kind in DTYPES.items() if name != "times"}
     columns = {name: _new_column(folder / f"{name}.npy", kind, events) for name, kind in kinds.items()}
     counts, done = np.zeros(len(work.order), dtype=np.int64), 0
     work.report("sorting", 0.0)
@@ -333,12 +333,12 @@ def _save(path: Path, array: npt.NDArray[np.int64]) -> None:
 
 
 def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch]:
-    """The encoded events by query, time and place in the log, in batches; DuckDB keeps what is too much on disk."""
+    """The encoded events sorted by query, time and row, in batches; DuckDB spills to disk what exceeds its memory."""
     duckdb = require("duckdb", "large")
     shutil.rmtree(spilled, ignore_errors=True)
     schema = pa.schema({"query": pa.int32(), "candidate": pa.int32(), "time": pa.float64(), "row": pa.int64()})
     settings = {
-        "memory_limit": MEMORY,
+        "memory_limit": SORT_MEMORY,
         "temp_directory": str(spilled),
         "threads": allowed_threads(),
         "preserve_insertion_order": False,
@@ -346,7 +346,7 @@ def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch
     try:
         with duckdb.connect(config=settings) as connection:
             connection.register("events", pa.RecordBatchReader.from_batches(schema, _batches(paths, schema)))
-            yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(PIECE)
+            yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(BATCH_EVENTS)
     except duckdb.Error as error:
         raise ConfigError(f"the events cannot be sorted in {spilled.parent}: {error}") from error
     shutil.rmtree(spilled, ignore_errors=True)
@@ -355,6 +355,6 @@ def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch
 def _batches(paths: list[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with path.open("rb") as file:
-            while len(events := np.fromfile(file, dtype=EVENT, count=PIECE)):
+            while len(events := np.fromfile(file, dtype=EVENT_DTYPE, count=BATCH_EVENTS)):
                 columns = [np.ascontiguousarray(events[name]) for name in schema.names]
                 yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)

@@ -1,4 +1,4 @@
-"""`scratch`: arrays that live in a nameless file on disk instead of in memory."""
+"""`scratch`: arrays backed by an unnamed file on disk instead of memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from twotower.errors import ConfigError
 
 
 def scratch(length: int, kind: npt.DTypeLike, folder: Path | None = None) -> npt.NDArray[Any]:
-    """An array of zeros that is mapped from a file without a name, which is gone when the array or the process is.
+    """An array of zeros mapped from an unnamed file, which disappears with the array or the process.
 
     Args:
-        length: Its length.
+        length: Length of the array.
         kind: Type of its values.
-        folder: Where the file lies; None: where the system keeps temporary files.
+        folder: Folder for the file; None: the system's temporary folder.
 
     Raises:
-        ConfigError: The folder cannot be written, or the disk is full.
+        ConfigError: The folder is not writable, or the disk is full.
 
     Example:
         >>> flags = scratch(3, np.bool_)
@@ -35,9 +35,9 @@ def scratch(length: int, kind: npt.DTypeLike, folder: Path | None = None) -> npt
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(size)
-            # A plain array over the map: slices of a `memmap` are slower, as each of them is one, too.
+            # A plain array over the map: slices of a `memmap` are memmaps themselves, which makes them slower.
             return np.asarray(np.memmap(file, dtype=kind, mode="r+", shape=(length,)))
     except OSError as error:
         raise ConfigError(
-            f"{folder or tempfile.gettempdir()} cannot hold {size:,} bytes of scratch: {error}"
+            f"{folder or tempfile.gettempdir()} has no room for {size:,} bytes of scratch: {error}"
         ) from error

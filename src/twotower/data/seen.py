@@ -1,4 +1,4 @@
-"""`Seen`: which candidates each query has already chosen, each once."""
+"""`Seen`: the distinct candidates that each query has already chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Seen:
 
     Attributes:
         offsets: Where each query's candidates begin in `candidates`, `[queries + 1]`.
-        candidates: Rows of the candidate table, each once a query, in the order that the maker says.
+        candidates: Rows of the candidate table, distinct within a query; the constructor determines their order.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class Seen:
 
     @classmethod
     def of(cls, data: Dataset) -> Seen:
-        """The candidates that each query of the data set has chosen, ascending."""
+        """The candidates that each query has chosen, in ascending order."""
         width = data.candidates.num_rows
         pairs = np.unique(data.query_index * width + data.candidate_index)
         counts = np.bincount(pairs // width, minlength=data.queries.num_rows)
@@ -32,21 +32,21 @@ class Seen:
 
     @classmethod
     def latest_first(cls, data: Dataset) -> Seen:
-        """The candidates that each query has chosen, the one chosen last first; ascending where times are not known."""
+        """The candidates that each query has chosen, latest first; in ascending order if the data has no times."""
         if data.time is None:
             return cls.of(data)
         order = np.lexsort((data.candidate_index, -data.times, data.query_index))
         pairs = data.query_index[order] * data.candidates.num_rows + data.candidate_index[order]
-        first = np.sort(np.unique(pairs, return_index=True)[1])  # of several events of a pair, the latest
+        first = np.sort(np.unique(pairs, return_index=True)[1])  # the latest event of each pair
         kept = order[first]
         counts = np.bincount(data.query_index[kept], minlength=data.queries.num_rows)
         return cls(np.concatenate([[0], np.cumsum(counts)]), data.candidate_index[kept])
 
     def renumbered(self, row_of: npt.NDArray[np.int64]) -> Seen:
-        """The same of another candidate table.
+        """The same histories in terms of another candidate table; candidates that it lacks are dropped.
 
         Args:
-            row_of: Row in the other table of each candidate of this one; −1 where it is not there.
+            row_of: Row in the other table of each candidate of this one; −1 if it is missing there.
 
         Example:
             >>> seen = Seen(np.array([0, 2, 3]), np.array([2, 0, 1])).renumbered(np.array([-1, 5, 7]))
@@ -70,7 +70,7 @@ class Seen:
 def entries_of(
     offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every (position in `rows`, entry) pair of rows whose entries are those from `offsets[row]` to the next row's.
+    """Every (position in `rows`, entry) pair, where the entries of a row are `offsets[row]` to `offsets[row + 1] − 1`.
 
     Example:
         >>> [pairs.tolist() for pairs in entries_of(np.array([0, 2, 2, 5]), np.array([2, 0, 1]))]

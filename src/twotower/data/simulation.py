@@ -1,4 +1,4 @@
-"""The simulated data set: choices drawn from known probabilities, so that the best possible score is known too."""
+"""The simulated data set: choices drawn from known probabilities, so the best possible score is known too."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 CANDIDATES_PER_CLUSTER = 35
-MOST_CLUSTERS = 400
+MAX_CLUSTERS = 400
 STATIC_TASTES, DRIFT_PLANES = 4, 2
 STATIC_STRENGTH, DRIFT_STRENGTH = 1.0, 2.5
-CLUSTER_POPULARITY, TAIL = 0.3, 0.7
-BEGINS, SPAN = 1_262_304_000, 2 * 365 * 86_400
-"""Seconds: the log begins on 2010-01-01 and spans two years."""
+CLUSTER_POPULARITY, ZIPF_EXPONENT = 0.3, 0.7
+START, DURATION = 1_262_304_000, 2 * 365 * 86_400
+"""In seconds: the log begins on 2010-01-01 and spans two years."""
 
 EVENTS_PER_SESSION, GAP_IN_SESSION = 8, 180.0
 BLOCK = 1 << 14
@@ -30,15 +30,15 @@ BLOCK = 1 << 14
 
 @dataclass(frozen=True, eq=False)
 class _World:
-    """The truth: who likes what, when.
+    """The ground truth: who likes what, and when.
 
     Attributes:
-        static: Lasting tastes of each query, `[Q, s]`.
-        drifting: Drifting tastes of each query, planes of two coordinates, `[Q, p, 2]`.
-        cluster_static: What each cluster offers to lasting tastes, `[K, s]`.
-        cluster_drifting: What each cluster offers to drifting tastes, `[K, p, 2]`.
-        cluster_popularity: What everyone likes, `[K]`.
-        turns: How often each plane turns over the whole span, `[p]`.
+        static: Constant tastes of each query, `[Q, s]`.
+        drifting: Drifting tastes of each query, as planes of two coordinates, `[Q, p, 2]`.
+        cluster_static: Loadings of each cluster on the constant tastes, `[K, s]`.
+        cluster_drifting: Loadings of each cluster on the drifting tastes, `[K, p, 2]`.
+        cluster_popularity: Popularity of each cluster, the same for every query, `[K]`.
+        turns: Number of rotations of each plane over the whole duration, `[p]`.
         cluster: Cluster of each candidate, `[C]`.
         log_share: Log-probability of each candidate within its cluster, `[C]`.
     """
@@ -54,14 +54,14 @@ class _World:
 
     def cluster_log_probabilities(self, queries: IntArray, times: FloatArray) -> FloatArray:
         """Log-probability of each cluster, `[n, K]`."""
-        angle = 2 * np.pi * ((times - BEGINS) / SPAN)[:, None] * self.turns  # [n, p]
+        angle = 2 * np.pi * ((times - START) / DURATION)[:, None] * self.turns  # [n, p]
         cosine, sine = np.cos(angle), np.sin(angle)
         first, second = self.drifting[queries, :, 0], self.drifting[queries, :, 1]
         turned = np.stack([cosine * first - sine * second, sine * first + cosine * second], axis=2)  # [n, p, 2]
         tastes = np.concatenate([self.static[queries], turned.reshape(len(queries), -1)], axis=1)
         drifting = self.cluster_drifting.reshape(len(self.cluster_static), -1)
         offers = np.concatenate([self.cluster_static, drifting], axis=1)  # [K, s + 2p]
-        # einsum adds in one order on every machine; a matrix product's order depends on the number of threads.
+        # einsum sums in the same order on every machine; in a matrix product, the order depends on the thread count.
         logits = self.cluster_popularity + np.einsum("nd,kd->nk", tastes, offers)
         logits -= logits.max(axis=1, keepdims=True)
         normalised: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -79,20 +79,20 @@ def simulated(
 ) -> Dataset:
     """A log in the shape of MovieLens 100K, drawn from known probabilities (docs/concepts/simulated-data.md).
 
-    Candidates belong to clusters, clusters to genres. A query chooses a cluster by a softmax of its lasting
-    tastes and of tastes that turn with time, each query from its own beginning; then a candidate of the
-    cluster by its popularity there. What the time says depends on the query, so that a sum of a query's and
-    a time's embedding cannot tell it and a layer with a non-linearity can. `Dataset.oracle` knows the truth.
+    Candidates belong to clusters, and clusters to genres. A query draws a cluster from a softmax over its constant
+    tastes and over tastes that rotate with time, from a different starting angle for each query; then it draws a
+    candidate of that cluster by popularity. The effect of time thus depends on the query: a sum of a query embedding
+    and a time embedding cannot represent it, but a non-linear layer can. `Dataset.oracle` has the true probabilities.
 
     Args:
-        queries: How many queries (users).
-        candidates: How many candidates (films).
-        interactions: How many events; tens of millions fit in a few gigabytes.
-        seed: Seed of everything; the same data, bit for bit, for the same seed.
-        name: What reports call it.
+        queries: Number of queries (users).
+        candidates: Number of candidates (films).
+        interactions: Number of events; tens of millions fit in a few gigabytes.
+        seed: Random seed; the same seed gives the same data, bit for bit.
+        name: Name in reports.
 
     Raises:
-        ConfigError: A size is below 1, the seed below 0, or one no whole number.
+        ConfigError: A size is below 1, the seed is below 0, or one of them is not a whole number.
 
     Example:
         >>> data = simulated(queries=50, candidates=40, interactions=1000)
@@ -123,7 +123,7 @@ def simulated(
 
 
 def _world(queries: int, candidates: int, draw: np.random.Generator) -> tuple[IntArray, _World]:
-    clusters = max(1, min(MOST_CLUSTERS, candidates // CANDIDATES_PER_CLUSTER))
+    clusters = max(1, min(MAX_CLUSTERS, candidates // CANDIDATES_PER_CLUSTER))
     genre = draw.permutation(np.arange(clusters) % len(GENRES))
     width = STATIC_TASTES + 2 * DRIFT_PLANES
     of_genre = draw.normal(size=(len(GENRES), width))
@@ -143,17 +143,17 @@ def _world(queries: int, candidates: int, draw: np.random.Generator) -> tuple[In
 
 
 def _log_shares(cluster: IntArray, clusters: int, draw: np.random.Generator) -> FloatArray:
-    """Log-probability of each candidate within its cluster: 1 / place^TAIL, in random places."""
+    """Log-probability of each candidate within its cluster: proportional to 1 / rank^ZIPF_EXPONENT, in random order."""
     order = np.lexsort((draw.random(len(cluster)), cluster))
     sizes = np.bincount(cluster, minlength=clusters)
     place = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
     weight = np.empty(len(cluster))
-    weight[order] = place**-TAIL
+    weight[order] = place**-ZIPF_EXPONENT
     return np.log(weight / np.bincount(cluster, weights=weight, minlength=clusters)[cluster])
 
 
 def _activity(queries: int, interactions: int, draw: np.random.Generator) -> IntArray:
-    """Who makes each event: a long tail of activity, and where there are enough events at least some for each."""
+    """The query of each event: long-tailed activity, with a minimum per query if there are enough events."""
     share = draw.lognormal(sigma=0.75, size=queries)
     floor = min(20, interactions // queries // 2)
     rest = draw.multinomial(interactions - floor * queries, share / share.sum())
@@ -161,29 +161,29 @@ def _activity(queries: int, interactions: int, draw: np.random.Generator) -> Int
 
 
 def _times(who: IntArray, draw: np.random.Generator) -> IntArray:
-    """When: sessions of a few events, minutes apart, anywhere in the span."""
+    """The time of each event: sessions of a few events, minutes apart, at random times of the whole duration."""
     place = np.arange(len(who)) - np.searchsorted(who, who)
     opens = place % EVENTS_PER_SESSION == 0
     session = np.cumsum(opens) - 1
-    begins = draw.random(int(opens.sum())) * (SPAN - 86_400)
+    begins = draw.random(int(opens.sum())) * (DURATION - 86_400)
     gaps = np.where(opens, 0.0, draw.exponential(GAP_IN_SESSION, size=len(who)))
     since_all = np.cumsum(gaps)
     within = np.minimum(since_all - since_all[opens][session], 86_400 - 1)
-    times: IntArray = (BEGINS + begins[session] + within).astype(np.int64)
+    times: IntArray = (START + begins[session] + within).astype(np.int64)
     return times
 
 
 def _choices(world: _World, who: IntArray, when: IntArray, draw: np.random.Generator) -> IntArray:
-    """What: a cluster given who and when, then a candidate of the cluster."""
+    """The candidate of each event: a cluster given query and time, then a candidate of that cluster."""
     by_cluster = np.argsort(world.cluster, kind="stable")
     share = np.exp(world.log_share[by_cluster])
     sizes = np.bincount(world.cluster, minlength=len(world.cluster_static))
     ends = np.cumsum(sizes)
     running = np.cumsum(share)
     within = running - np.repeat(np.concatenate([[0.0], running[ends[:-1] - 1]]), sizes)
-    # One rising sequence for all clusters: the whole part is the cluster, the rest the share reached within it.
-    border = world.cluster[by_cluster] + np.minimum(within, 1.0)
-    border[ends - 1] = np.arange(len(sizes)) + 1.0
+    # One increasing sequence for all clusters: integer part = cluster, fraction = cumulative share within it.
+    bounds = world.cluster[by_cluster] + np.minimum(within, 1.0)
+    bounds[ends - 1] = np.arange(len(sizes)) + 1.0
     what = np.empty(len(who), dtype=np.int64)
     for start in range(0, len(who), BLOCK):
         part = slice(start, start + BLOCK)
@@ -191,6 +191,6 @@ def _choices(world: _World, who: IntArray, when: IntArray, draw: np.random.Gener
         reached = np.cumsum(chance, axis=1)
         drawn = draw.random((len(chance), 2))
         chosen = (reached < (drawn[:, :1] * reached[:, -1:])).sum(axis=1)
-        place = np.searchsorted(border, chosen + drawn[:, 1], side="right")
+        place = np.searchsorted(bounds, chosen + drawn[:, 1], side="right")
         what[part] = by_cluster[place]
     return what

@@ -1,4 +1,4 @@
-"""The tables beside the simulated log: films with titles whose words tell the genre, and who watches them."""
+"""The side tables of the simulated log: films, whose titles give away the genre, and the people who watch them."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ EPITHETS = (
 TEMPLATES = ("The {} {}", "{} {}", "A {} {}", "My {} {}")
 OCCUPATIONS = ("administrator", "artist", "educator", "engineer", "farmer", "healthcare", "librarian", "programmer")
 SECOND_GENRE = 0.3
-"""Share of the films that have a second genre, which says nothing of who likes them."""
+"""Share of the films with a second genre, which has no effect on who likes them."""
 
 
 def candidate_table(genre: npt.NDArray[np.int64], draw: np.random.Generator) -> pa.Table:
-    """Films: id, title (unique; one word of its genre's ten), genres, year.
+    """Films: id, title (unique; with one of the ten words of its genre), genres, year.
 
     Args:
-        genre: Number of each film's genre in `GENRES`, `[C]`.
-        draw: Random numbers.
+        genre: Index of each film's genre in `GENRES`, `[C]`.
+        draw: Random number generator.
     """
     year = 1940 + (75 * draw.beta(4, 1.2, size=len(genre))).astype(np.int64)
     return pa.table(
@@ -58,7 +58,7 @@ def candidate_table(genre: npt.NDArray[np.int64], draw: np.random.Generator) -> 
 
 
 def query_table(tastes: npt.NDArray[np.float64], draw: np.random.Generator) -> pa.Table:
-    """People: id, and age, gender and occupation that hang together with their lasting tastes `[Q, s]`."""
+    """People: id, and age, gender and occupation, which correlate with their constant tastes `[Q, s]`."""
     noise = draw.normal(size=(len(tastes), 2))
     age = np.clip(35 + 10 * tastes[:, 1] + 6 * noise[:, 0], 12, 90).astype(np.int64)
     directions = draw.normal(size=(tastes.shape[1], len(OCCUPATIONS)))
@@ -74,7 +74,7 @@ def query_table(tastes: npt.NDArray[np.float64], draw: np.random.Generator) -> p
 
 
 def _titles(genre: npt.NDArray[np.int64], year: npt.NDArray[np.int64], draw: np.random.Generator) -> pa.Array:
-    """Epithet and genre word in one of four patterns; what would repeat is numbered: Part 2 and on."""
+    """Epithet and genre word in one of four patterns; repeated titles are numbered from Part 2."""
     words = np.array([word for own in WORDS_OF_GENRES.values() for word in own.split()])
     epithets = np.array(EPITHETS.split())
     per_genre = len(words) // len(GENRES)

@@ -1,4 +1,4 @@
-"""Reading tables from whatever a user has: Arrow, Polars, pandas, DuckDB; Parquet, CSV and JSON Lines files."""
+"""Reads tables from Arrow, Polars, pandas or DuckDB, or from Parquet, CSV or JSON Lines files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twotower.errors import ConfigError, DataError
 
 
 class ArrowStream(Protocol):
-    """Anything that speaks the Arrow C stream interface: pyarrow, Polars, pandas (2.2 on), DuckDB."""
+    """Anything with the Arrow C stream interface: pyarrow, Polars, pandas (2.2 or later), DuckDB."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """A capsule with the table's stream."""
@@ -29,10 +29,10 @@ class ArrowStream(Protocol):
 
 
 TableSource: TypeAlias = ArrowStream | str | Path
-"""A table; or the path of a Parquet, CSV or JSON Lines file, of a folder of such files, or a pattern with `*`.
+"""A table; or the path of a Parquet, CSV or JSON Lines file or of a folder of them, or a pattern with `*`.
 
-Types become plain (see `twotower.data.plain`), and an empty cell of CSV is null. Folders named `column=value` below a
-given folder, or from the first `*` on, give columns.
+Types become plain (see `twotower.data.plain`), and an empty CSV cell is null. Folders named `column=value` add columns
+if they are below a given folder, or at or after the first `*`.
 """
 
 
@@ -42,13 +42,13 @@ class Source:
 
     Attributes:
         table: Its rows, in plain types.
-        origin: The files that they are from.
-        told_from_text: Whether the types of columns were told from text, as in CSV: then 42 may stand for "42".
+        origin: The files that they come from.
+        inferred_from_text: Whether column types were inferred from text, as in CSV; if so, 42 may stand for "42".
     """
 
     table: pa.Table
     origin: Origin = field(default_factory=Origin)
-    told_from_text: bool = False
+    inferred_from_text: bool = False
 
 
 @checks_arguments
@@ -57,12 +57,12 @@ def read_table(source: TableSource, which: str = "table", *, delimiter: str | No
 
     Args:
         source: A table or a path; see `TableSource`.
-        which: What error messages call it.
-        delimiter: What stands between the cells of CSV files; default: told from the header.
+        which: Name of the table in error messages.
+        delimiter: Delimiter of CSV files; default: detected from the header.
 
     Raises:
-        ConfigError: The delimiter is not one character.
-        DataError: The source is neither, the path names no file or its content cannot be read.
+        ConfigError: The delimiter is not a single character.
+        DataError: The source is neither a table nor a path, there is no such file, or it cannot be read.
 
     Example:
         >>> read_table(pa.table({"what": pa.array(["tea", "rum"]).dictionary_encode()})).schema
@@ -72,7 +72,7 @@ def read_table(source: TableSource, which: str = "table", *, delimiter: str | No
 
 
 def read_source(source: TableSource, which: str = "table", *, delimiter: str | None = None) -> Source:
-    """`read_table`, and where the rows are from."""
+    """`read_table`, with the origin of the rows."""
     if delimiter is not None and len(delimiter) != 1:
         raise ConfigError(f"delimiter={delimiter!r}; expected one character, such as ';'")
     if isinstance(source, str | Path):
@@ -93,25 +93,25 @@ def read_source(source: TableSource, which: str = "table", *, delimiter: str | N
 
 
 def with_ids_like(source: Source, kind: pa.DataType, id_column: str) -> Source:
-    """Ids in the type of another table's, where nothing is lost: as text if text is what they were told from, or wider.
+    """Converts ids to another table's id type if that is lossless: to text if they were inferred from it, or to uint64.
 
     Args:
-        source: The table whose ids they are.
-        kind: The type that the other table has.
-        id_column: Their column.
+        source: The table with the ids.
+        kind: Id type of the other table.
+        id_column: The id column.
     """
     ids = source.table[id_column]
-    told = source.told_from_text and pa.types.is_string(kind)
-    if ids.type == kind or not pa.types.is_integer(ids.type) or not (told or pa.types.is_uint64(kind)):
+    to_text = source.inferred_from_text and pa.types.is_string(kind)
+    if ids.type == kind or not pa.types.is_integer(ids.type) or not (to_text or pa.types.is_uint64(kind)):
         return source
-    if not told and (pc.min(ids).as_py() or 0) < 0:
+    if not to_text and (pc.min(ids).as_py() or 0) < 0:
         return source
     table = source.table.set_column(source.table.column_names.index(id_column), id_column, ids.cast(kind))
     return replace(source, table=table)
 
 
 def _read_files(files: Sequence[TableFile], which: str, delimiter: str | None) -> Source:
-    """The rows of all files, one file after the other."""
+    """Reads and concatenates the rows of all files."""
     read, tables = [], []
     for file in files:
         if file.format == "csv":
@@ -122,14 +122,14 @@ def _read_files(files: Sequence[TableFile], which: str, delimiter: str | None) -
         tables.append(table)
     schema = joint_schema([table.schema for table in tables], files, which)
     whole = pa.concat_tables([_as(table, schema) for table in tables])
-    told = files[0].format == "csv"
-    if told:
+    is_text = files[0].format == "csv"
+    if is_text:
         whole = pa.table([inferred(column) for column in whole.columns], names=whole.column_names)
     for name, column in _partition_columns(files, [len(table) for table in tables]).items():
-        if name not in whole.column_names:  # a file that has the column knows better
+        if name not in whole.column_names:  # a column in the files takes precedence
             whole = whole.append_column(name, column)
     origin = Origin(tuple(zip(read, map(len, tables), strict=True)))
-    return Source(whole.combine_chunks(), origin, told)
+    return Source(whole.combine_chunks(), origin, is_text)
 
 
 def _read_parquet(file: TableFile, which: str) -> pa.Table:
@@ -140,10 +140,10 @@ def _read_parquet(file: TableFile, which: str) -> pa.Table:
 
 
 def joint_schema(schemas: Sequence[pa.Schema], files: Sequence[TableFile], which: str) -> pa.Schema:
-    """The columns of several files; a type that holds the values of all where numbers are of several widths.
+    """The columns of several files; integers of different widths get a type that holds all values.
 
     Raises:
-        DataError: A column has types that do not go together; names both files.
+        DataError: A column has incompatible types in two files; names both.
     """
     kinds: dict[str, pa.DataType] = {}
     origins: dict[str, Path] = {}
@@ -163,7 +163,7 @@ def joint_schema(schemas: Sequence[pa.Schema], files: Sequence[TableFile], which
 
 
 def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with these columns, those that it lacks null."""
+    """The table with these columns; missing ones are filled with nulls."""
     columns = [
         table[field.name].cast(field.type)
         if field.name in table.column_names
@@ -174,7 +174,7 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _partition_columns(files: Sequence[TableFile], sizes: Sequence[int]) -> dict[str, pa.ChunkedArray]:
-    """The columns that the names of folders give, a value for each row."""
+    """The columns from folder names, with a value for each row."""
     values = partition_values(files)
     return {
         name: pa.chunked_array([pa.repeat(own[name], size) for own, size in zip(values, sizes, strict=True)])

@@ -1,6 +1,6 @@
-"""Cutting a data set into train and test: at random, by time, or the last event of each query left out.
+"""Splits a data set into train and test: at random, by time, or by leaving out the last event of each query.
 
-`choose_rule` picks one of these where a user names none.
+`choose_rule` picks one of these when the user names none.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from twotower.errors import ConfigError, DataError
 BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_SHARE = 0.2
-"""Share of the events that are test where a rule names none."""
+"""Share of the events in test when a rule names none."""
 
-ENOUGH_KNOWN = 0.5
-"""A split by time is chosen when at least this share of its test events are of queries that train knows."""
+MIN_KNOWN_SHARE = 0.5
+"""Split by time if at least this share of the test events then belong to queries that are in train."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class Split:
     """Two parts of one data set; unpacks as `train, test = split`.
 
     Attributes:
-        train: The events to learn from.
-        test: The events to be measured on.
-        rule: How it was cut, as `parse_rule` reads it.
-        fingerprint: Twelve hexadecimal digits that are equal exactly when both parts hold the same
-            events (id, id and time), whatever the order of their rows.
+        train: The events to train on.
+        test: The events to evaluate on.
+        rule: The rule that split them, as `parse_rule` reads it.
+        fingerprint: Hash of both parts, 12 hex digits: the same for the same events (query id, candidate id
+            and time), whatever the order of their rows.
     """
 
     train: Dataset
@@ -50,21 +50,21 @@ class Split:
 
 
 class SplitRule(Protocol):
-    """A way to cut a data set; calling it on `split.train` cuts a validation part by the same rule."""
+    """A way to split a data set; call it on `split.train` to cut off a validation part by the same rule."""
 
     @property
     def interpolates(self) -> bool:
-        """Whether train has events of a query that come after those of test."""
+        """Whether train may have events of a query that are later than its events in test."""
         ...
 
     def __call__(self, data: Dataset) -> Split:
-        """Cuts `data` in two."""
+        """Splits `data` in two."""
         ...
 
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """A random share of the events is test: `default_rng(seed).permutation(N)`, the first part train.
+    """A random share of the events is test: the end of `default_rng(seed).permutation(N)`; train is the rest.
 
     Attributes:
         test: Share of the events, between 0 and 1.
@@ -85,7 +85,7 @@ class RandomSplit:
         return f"random:{self.test:g}"
 
     def __call__(self, data: Dataset) -> Split:
-        """Cuts `data` in two."""
+        """Splits `data` in two."""
         order = np.random.default_rng(self.seed).permutation(len(data))
         cut = len(data) - round(len(data) * self.test)
         return _split(data, order[:cut], order[cut:], f"{self}, seed {self.seed}")
@@ -93,10 +93,10 @@ class RandomSplit:
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """The latest share of the events is test, whole instants at a time: no time is in both parts.
+    """The latest share of the events is test; events with the same time stay together.
 
     Attributes:
-        test: Share of the events, between 0 and 1; more where the border's instant holds several.
+        test: Share of the events, between 0 and 1; test gets more if several events share the cutoff time.
     """
 
     interpolates: ClassVar[bool] = False
@@ -109,12 +109,12 @@ class TimeSplit:
         return f"time:{self.test:g}"
 
     def __call__(self, data: Dataset) -> Split:
-        """Cuts `data` in two."""
+        """Splits `data` in two."""
         is_test = self.is_test(data.times)
         return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self))
 
     def is_test(self, times: npt.NDArray[np.float64]) -> BoolArray:
-        """Which events of these times are test, `[N]`."""
+        """Which events are test, given their times, `[N]`."""
         cut = len(times) - round(len(times) * self.test)
         is_test: BoolArray = times >= np.sort(times)[min(cut, len(times) - 1)]
         return is_test
@@ -122,9 +122,9 @@ class TimeSplit:
 
 @dataclass(frozen=True)
 class LastOut:
-    """The last event of each query that has at least two is test; equal times go by candidate row.
+    """The last event of each query with at least two events is test; ties in time are broken by candidate row.
 
-    The candidate table's order breaks ties, not the log's, so a shuffled log is cut the same way.
+    Ties follow the candidate table rather than the log, so a shuffled log is split the same way.
     """
 
     interpolates: ClassVar[bool] = False
@@ -133,7 +133,7 @@ class LastOut:
         return "last-out"
 
     def __call__(self, data: Dataset) -> Split:
-        """Cuts `data` in two."""
+        """Splits `data` in two."""
         order = np.lexsort((data.candidate_index, data.times, data.query_index))
         queries = data.query_index[order]
         last = np.append(queries[1:] != queries[:-1], True)
@@ -145,25 +145,25 @@ class LastOut:
 
 @checks_arguments
 def split_random(data: Dataset, test: float = 0.2, seed: int = 42) -> Split:
-    """Cuts a random share of the events off as test; see `RandomSplit`."""
+    """Splits off a random share of the events as test; see `RandomSplit`."""
     return RandomSplit(test, seed)(data)
 
 
 @checks_arguments
 def split_by_time(data: Dataset, test: float = 0.2) -> Split:
-    """Cuts the latest share of the events off as test; see `TimeSplit`."""
+    """Splits off the latest share of the events as test; see `TimeSplit`."""
     return TimeSplit(test)(data)
 
 
 @checks_arguments
 def split_last_out(data: Dataset) -> Split:
-    """Cuts the last event of each query off as test; see `LastOut`."""
+    """Splits off the last event of each query as test; see `LastOut`."""
     return LastOut()(data)
 
 
 @checks_arguments
 def parse_rule(text: str, seed: int = 42) -> SplitRule:
-    """Reads a rule as the command line writes it: `random:0.2`, `time:0.2` or `last-out`.
+    """Parses a rule in command-line notation: `random:0.2`, `time:0.2` or `last-out`.
 
     Raises:
         ConfigError: The text is none of these.
@@ -173,7 +173,7 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
         try:
             test = float(share) if colon else DEFAULT_SHARE
         except ValueError as error:
-            raise ConfigError(f"split {text!r}: {share!r} is no share; expected a number between 0 and 1") from error
+            raise ConfigError(f"split {text!r}: {share!r} is not a share; expected a number between 0 and 1") from error
         return RandomSplit(test, seed) if kind == "random" else TimeSplit(test)
     if text == "last-out":
         return LastOut()
@@ -182,7 +182,7 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
 
 @dataclass(frozen=True)
 class ChosenRule:
-    """The rule that suits a data set, and why.
+    """The split rule chosen for a data set, and why.
 
     Attributes:
         rule: The rule.
@@ -195,15 +195,15 @@ class ChosenRule:
 
 @checks_arguments
 def choose_rule(data: Log, seed: int = 42, part: str = "test") -> ChosenRule:
-    """The rule that measures what a service can reach, as far as the log allows.
+    """Chooses the rule that comes closest to how a live service would perform, as far as the log allows.
 
-    By time where the log has times. Where most of the last events are of queries without earlier ones, or the times
-    are too few to cut test and validation, each query's last event. At random where neither works.
+    Splits by time if the log has times. If most of the latest events belong to queries without earlier ones, or there
+    are too few distinct times for test and validation, splits off each query's last event. Otherwise, at random.
 
     Args:
-        data: The events to cut.
+        data: The events to split.
         seed: Seed of a random split.
-        part: What the reason calls the part that is cut off.
+        part: Name of the part that is split off, for the reason.
 
     Example:
         >>> import pyarrow as pa
@@ -216,49 +216,49 @@ def choose_rule(data: Log, seed: int = 42, part: str = "test") -> ChosenRule:
     if data.time is None:
         return ChosenRule(
             at_random,
-            f"Split at random ({at_random}): the log has no times, so past and future cannot be told apart. "
-            f"A service sees only the past; its figures may be lower.",
+            f"Split at random ({at_random}): the log has no times, so past and future cannot be separated. "
+            f"A service sees only the past, so its metrics may be lower.",
         )
     by_time = TimeSplit()
-    known, several = _share_of_known(data, by_time)
-    if known is not None and known >= ENOUGH_KNOWN:
+    known, several = _known_share(data, by_time)
+    if known is not None and known >= MIN_KNOWN_SHARE:
         return ChosenRule(
             by_time,
             f"Split by time ({by_time}): the last {DEFAULT_SHARE:.0%} of the events are {part}, because the log has "
-            f"times. A random split would train on choices made after those it is measured on.",
+            f"times. A random split would train on choices made after the ones it is evaluated on.",
         )
     if data.query_counts().max() > 2 and several:
         why = (
-            "the times are too few to cut by"
+            "the log has too few distinct times to split by time"
             if known is None
-            else f"only {known:.0%} of the last {DEFAULT_SHARE:.0%} of the events are of queries with earlier events"
+            else f"only {known:.0%} of the last {DEFAULT_SHARE:.0%} of the events belong to queries with earlier events"
         )
-        return ChosenRule(LastOut(), f"Split by leaving out the last event of each query (last-out) as {part}: {why}.")
+        return ChosenRule(LastOut(), f"Split off the last event of each query (last-out) as {part}: {why}.")
     return ChosenRule(
         at_random,
-        f"Split at random ({at_random}): the log has too few times, or too few events of each query, to separate past "
-        f"from future. A service sees only the past; its figures may be lower.",
+        f"Split at random ({at_random}): the log has too few distinct times, or too few events per query, to separate "
+        f"past from future. A service sees only the past, so its metrics may be lower.",
     )
 
 
-def _share_of_known(data: Log, rule: TimeSplit) -> tuple[float | None, bool]:
-    """Share of the test events whose query train knows, and whether there are several times.
+def _known_share(data: Log, rule: TimeSplit) -> tuple[float | None, bool]:
+    """Share of the test events whose query is in train, and whether the log has more than one distinct time.
 
-    The share is None where test or a validation part would leave nothing.
+    The share is None if splitting off test and a validation part would leave no events.
     """
     events = data.sorted_events()
     assert events.times is not None
-    several = events.border(1.0) < events.border(0.0)
-    border = events.border(rule.test)
-    left = events.before(border)
-    if left == 0 or events.before(events.border(rule.test, left)) == 0:
+    several = events.cutoff(1.0) < events.cutoff(0.0)
+    cutoff = events.cutoff(rule.test)
+    left = events.count_before(cutoff)
+    if left == 0 or events.count_before(events.cutoff(rule.test, left)) == 0:
         return None, several
     there = np.diff(events.offsets) > 0
     knows = np.zeros(len(events.queries), dtype=bool)
-    knows[there] = events.times[events.offsets[:-1][there]] < border
+    knows[there] = events.times[events.offsets[:-1][there]] < cutoff
     found = 0
     for piece in events.pieces():
-        is_test = events.times[piece.events] >= border
+        is_test = events.times[piece.events] >= cutoff
         found += int(np.count_nonzero(knows[events.query_numbers(piece)[is_test]]))
     return found / (len(events) - left), several
 
@@ -273,16 +273,16 @@ def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int
 
 
 def refuse_empty(rows: int, which: str, rule: str, events: int) -> None:
-    """Refuses a part of no rows.
+    """Refuses an empty part.
 
     Args:
-        rows: How many it has.
+        rows: Number of rows in the part.
         which: `train` or `test`.
-        rule: How it was cut.
-        events: How many events were cut.
+        rule: The split rule.
+        events: Number of events that were split.
 
     Raises:
-        DataError: It has none.
+        DataError: The part is empty.
     """
     if rows == 0:
         raise DataError(
@@ -296,14 +296,14 @@ def refuse_weightless(part: Log, which: str, rule: str) -> None:
     Args:
         part: The part.
         which: `train` or `test`.
-        rule: How it was cut.
+        rule: The split rule.
 
     Raises:
-        DataError: Every event has.
+        DataError: Every event has weight 0.
     """
     if part.weight is not None and not part.candidate_weights().any():
         raise DataError(
-            f"interactions, column {part.weight!r}: split {rule} leaves {which} no event of a weight above 0; "
+            f"interactions, column {part.weight!r}: split {rule} leaves no event in {which} with a weight above 0; "
             f"expected at least one in each part",
             column=part.weight,
         )

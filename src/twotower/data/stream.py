@@ -1,4 +1,4 @@
-"""`ParquetLog`: an interaction log that stays on disk and is read piece by piece, in order or shuffled."""
+"""`ParquetLog`: an interaction log that stays on disk and is read in pieces, in order or shuffled."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
 
-PIECES_OF_THE_BUFFER = 64
-"""A row group is read in pieces of this part of the buffer; see `ParquetLog.shuffled`."""
+PIECES_PER_BUFFER = 64
+"""Row groups are read in pieces of the buffer size divided by this; see `ParquetLog.shuffled`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Excerpt(Dataset):
-    """Some of a log's events in memory, which still knows how often the whole log has each candidate.
+    """Some of a log's events in memory, with the candidate counts of the whole log.
 
     Attributes:
-        counts: Events of each candidate in the whole log, `[candidates]`.
+        counts: Number of events of each candidate in the whole log, `[candidates]`.
     """
 
     counts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
@@ -47,19 +47,19 @@ class Excerpt(Dataset):
 class ParquetLog:
     """A log larger than memory: interactions in Parquet files, queries and candidates in memory.
 
-    `stream_parquet` makes one. `TwoTower.learn` and `Trainer.fit` take it in place of a `Dataset`; what is measured
-    on is a `Dataset`, which `part` makes so that it shares the candidate table.
+    Open one with `stream_parquet`. `TwoTower.learn` and `Trainer.fit` accept it in place of a `Dataset`. Evaluation
+    takes a `Dataset`; `part` makes one that shares the candidate table.
 
     Attributes:
-        tables: The query and the candidate table, and the names of columns.
+        tables: The query and candidate tables, and the column names.
         rows: The row groups.
-        buffer: Events held at once while it is read.
-        size: Events, without those dropped.
-        dropped: Events left out because their candidate is unknown.
-        fingerprint: As that of a `Dataset` of the same events.
-        latest_time: Seconds of the latest event; None where the log has no time.
-        own_queries: Whether the query table was made of the log's ids.
-        sums: What the fingerprint is made of; see `Fingerprint.sums`.
+        buffer: Number of events held in memory while reading.
+        size: Number of events, without dropped ones.
+        dropped: Number of events dropped because their candidate is unknown.
+        fingerprint: The same as for a `Dataset` of the same events.
+        latest_time: Time of the latest event in seconds; None when the log has no times.
+        own_queries: Whether the query table was built from the ids in the log.
+        sums: The hash sums behind the fingerprint; see `Fingerprint.sums`.
     """
 
     tables: LogTables
@@ -82,17 +82,17 @@ class ParquetLog:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         return self.tables.name
 
     @property
     def queries(self) -> pa.Table:
-        """One row a query."""
+        """One row per query."""
         return self.tables.queries
 
     @property
     def candidates(self) -> pa.Table:
-        """One row a candidate."""
+        """One row per candidate."""
         return self.tables.candidates
 
     @property
@@ -117,13 +117,13 @@ class ParquetLog:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of the files."""
+        """Names of the columns in the files."""
         names: list[str] = self.rows.schema.names
         return names
 
     @property
     def in_memory(self) -> None:
-        """The events stay on disk."""
+        """Always None: the events stay on disk."""
         return None
 
     def candidate_counts(self) -> IntArray:
@@ -139,18 +139,17 @@ class ParquetLog:
         return self._candidate_weights
 
     def sorted_events(self, progress: Display | bool = True) -> SortedEvents:
-        """All events by query and time, mapped from disk; the first time, the files are prepared for it.
+        """All events sorted by query and time, memory-mapped; the first call prepares the files.
 
-        That is sorted out of core and kept in a folder `_twotower` beside the files, or, where that cannot be written,
-        among the data sets (`TWOTOWER_DATA_HOME`). Files that change are prepared again.
+        Preparation sorts the events out of core and keeps the result in a folder `_twotower` beside the files or, if
+        that is not writable, with the data sets (`TWOTOWER_DATA_HOME`). Files that change are prepared again.
 
         Args:
-            progress: Shows how far the preparation is: a display that is open, or True for one of its own where a
-                person watches.
+            progress: Where to show the progress: an open display, or True to open one if the session is interactive.
 
         Raises:
-            ConfigError: There is no folder that can be written.
-            DataError: The files cannot be read any more, or have changed.
+            ConfigError: There is no writable folder.
+            DataError: The files can no longer be read, or have changed.
             MissingExtraError: DuckDB is not installed.
         """
         if (known := self._known.get("events")) is None:
@@ -168,18 +167,18 @@ class ParquetLog:
         return self._empty().candidate_column(column)
 
     def identity(self) -> list[str]:
-        """Digits of the events, and the sizes of buffer and row groups, which decide their order in training."""
+        """The fingerprint, and the sizes of the buffer and the row groups, which determine the training order."""
         return [self.fingerprint, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
 
     def part(self, interactions: TableSource, name: str | None = None, *, delimiter: str | None = None) -> Dataset:
-        """Other events in memory, such as those to validate on, with this log's candidates.
+        """Other events, such as a validation part, as a `Dataset` with this log's candidates.
 
-        Where the query table was made of the log's ids, queries that it lacks come after them.
+        If the query table was built from the ids in the log, new queries are appended to it.
 
         Args:
             interactions: The events, with the log's columns; see `from_tables`.
-            name: What reports call it; default: as the log.
-            delimiter: What stands between the cells of CSV files; default: told from the header.
+            name: Name in reports; default: the log's name.
+            delimiter: Delimiter of CSV files; default: detected from the header.
 
         Raises:
             DataError: As `from_tables`.
@@ -203,10 +202,10 @@ class ParquetLog:
         return replace(tables.events(log, place), name=name or self.name)
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Excerpt:
-        """Events in memory, with their times and weights alone, in the order of the log.
+        """Reads events into memory, in log order, with only their times and weights.
 
         Args:
-            queries: Of which queries, `[queries]`; default: of all.
+            queries: Mask of the queries to read, `[queries]`; default: all.
         """
         parts = []
         for events in self._in_order([]):
@@ -214,32 +213,32 @@ class ParquetLog:
         return self._excerpt(concat(parts))
 
     def events_of(self, part: Dataset) -> Excerpt:
-        """The log's events of the queries that a part names, in memory: what its evaluation has to know of the log.
+        """Reads the log's events of the queries in `part` into memory, for evaluating on that part.
 
         Raises:
-            DataError: The part does not come from this log's `part`.
+            DataError: The part was not made by this log's `part` method.
         """
         own = len(self._query_counts)
         same = part.candidates.equals(self.candidates) and part.queries.slice(0, own).equals(self.queries)
         if not same:
             raise DataError(
                 f"the part has {part.candidates.num_rows} candidates and {part.queries.num_rows} queries, which are "
-                f"not those of the streamed log ({self.candidates.num_rows} and {own}); expected what its part(…) gives"
+                f"not those of the streamed log ({self.candidates.num_rows} and {own}); make the part with its part(…)"
             )
         named = np.zeros(part.queries.num_rows, dtype=bool)
         named[part.query_index] = True
         return replace(self.read(named[:own]), queries=part.queries)
 
     def events_to_learn(self, most: int, columns: Iterable[str], seed: int) -> Excerpt:
-        """Events drawn uniformly from the whole log, in its order; all of them where there are no more.
+        """A uniform sample of at most `most` events, in log order; all events if the log has no more.
 
         Args:
-            most: How many at most.
-            columns: Columns of the interactions to read beside time and weight.
-            seed: Seed of the draw.
+            most: Maximum size of the sample.
+            columns: Columns of the interactions to read besides time and weight.
+            seed: Seed of the sample.
         """
         total = len(self.rows)
-        # The distinct ones of independent draws are a uniform sample of their number.
+        # The distinct values of independent draws are a uniform sample of that size.
         drawn = np.random.default_rng(seed).integers(total, size=most) if total > most else np.arange(total)
         rows = np.unique(drawn)
         parts, wanted = [self._empty(columns)], self._wanted(columns)
@@ -250,23 +249,23 @@ class ParquetLog:
         return self._excerpt(concat(parts))
 
     def shuffled(self, seed: int, epoch: int, batch_size: int, columns: Iterable[str] = ()) -> Iterator[Dataset]:
-        """All events once, in an order that (seed, epoch) determine, in parts of whole batches.
+        """All events once, in an order determined by (seed, epoch), in parts of whole batches.
 
-        The row groups are permuted; pieces of several of them are read by turns into a pool, whose events are
-        permuted, and what is left of the last batch goes to the next pool. So only the last batch of all may be
-        short. A pool is less than half of the buffer: the part that was given out before may still be in use.
+        The row groups are permuted, and pieces from several of them are read alternately into a pool. The events of
+        the pool are permuted, and an incomplete last batch is carried over to the next pool, so only the very last
+        batch may be short. A pool fills less than half of the buffer, since the previous part may still be in use.
 
         Args:
             seed: Seed of the order.
-            epoch: Number of the epoch, each of which has an order of its own.
-            batch_size: Every part but the last has a multiple of so many events.
-            columns: Columns of the interactions to read beside time and weight.
+            epoch: Number of the epoch; each epoch has its own order.
+            batch_size: The size of every part but the last is a multiple of this.
+            columns: Columns of the interactions to read besides time and weight.
 
         Raises:
-            ConfigError: The buffer is too small for the batch.
-            DataError: The files have changed or cannot be read any more.
+            ConfigError: The buffer is too small for the batch size.
+            DataError: The files have changed or can no longer be read.
         """
-        pool_size, piece = self.buffer // 2, max(1, self.buffer // PIECES_OF_THE_BUFFER)
+        pool_size, piece = self.buffer // 2, max(1, self.buffer // PIECES_PER_BUFFER)
         if batch_size > pool_size - piece:
             raise ConfigError(
                 f"batch_size={batch_size} with buffer={self.buffer}; expected a buffer of more than "
@@ -276,14 +275,14 @@ class ParquetLog:
         order = draw.permutation(len(self.rows.groups)).tolist()
         wanted = self._wanted(columns)
         rest, waiting, held, given = self._empty(columns), list[pa.Table](), 0, 0
-        for table in self.rows.by_turns(order, wanted, piece):
+        for table in self.rows.interleaved(order, wanted, piece):
             waiting.append(table)
             held += table.num_rows
             if held >= pool_size - piece:
                 part, rest = self._cut(rest, waiting, batch_size, columns, draw)
                 waiting, held = [], len(rest)
                 given += len(part)
-                if len(part):  # else most of the pool was dropped
+                if len(part):  # otherwise most of the pool was dropped
                     yield part
                 del part
         last, rest = self._cut(rest, waiting, 1, columns, draw)
@@ -295,7 +294,7 @@ class ParquetLog:
     def _cut(
         self, rest: Dataset, waiting: list[pa.Table], batch_size: int, columns: Iterable[str], draw: np.random.Generator
     ) -> tuple[Dataset, Dataset]:
-        """A pool in random order, cut into whole batches and what is left of them."""
+        """Shuffles a pool and cuts it into whole batches and the remainder."""
         pool = rest
         if waiting:
             try:
@@ -315,13 +314,13 @@ class ParquetLog:
         """Refuses a log without times.
 
         Raises:
-            DataError: It has none.
+            DataError: The log has no time column.
         """
         if self.time is None:
-            raise DataError(f"data set {self.name!r} has no time column, which this needs; name one with time=…")
+            raise DataError(f"data set {self.name!r} has no time column, but this needs one; set time=…")
 
     def event_rows(self) -> BoolArray:
-        """Which rows of the files are events of this log, `[rows of the files]`."""
+        """Mask of the rows that are events of this log, `[rows of the files]`."""
         if self.rows.kept is not None:
             return self.rows.kept
         own: BoolArray = scratch(self.rows.in_files, np.bool_)
@@ -334,10 +333,10 @@ class ParquetLog:
         return own
 
     def events_at(self, rows: BoolArray) -> Dataset:
-        """Events in memory, with all their columns, in the order of the log.
+        """Reads events into memory, in log order, with all their columns.
 
         Args:
-            rows: Which rows of the files, `[rows of the files]`.
+            rows: Mask of the rows to read, `[rows of the files]`.
         """
         names = self.rows.schema.names
         parts = [self._timed(self.tables.dataset(self.rows.empty(names), Place(whole=False)))]
@@ -347,7 +346,7 @@ class ParquetLog:
 
     @cached_property
     def cuts(self) -> dict[str, Any]:
-        """The parts that `split_log` has made of this log, by rule."""
+        """Cache of the splits that `split_log` has made of this log, by rule."""
         return {}
 
     def _encoded(self, table: pa.Table) -> Dataset:
@@ -358,7 +357,7 @@ class ParquetLog:
 
     @cached_property
     def _known(self) -> dict[str, SortedEvents]:
-        """What has been read of the prepared folder."""
+        """Cache of the sorted events."""
         return {}
 
     def _wanted(self, columns: Iterable[str]) -> list[str]:
@@ -369,15 +368,15 @@ class ParquetLog:
             yield self._events(table, columns)
 
     def _events(self, table: pa.Table, columns: Iterable[str]) -> Dataset:
-        """Rows of the files as events, without their ids, which take the most memory and of which only rows matter."""
+        """Converts rows of the files to events; drops the ids, which take the most memory and are no longer needed."""
         data = self._timed(self.tables.dataset(table, Place(whole=False)))
         log = data.interactions
         kept = [name for name in log.column_names if name in (self.time, self.weight, *columns)]
-        # A table without a column forgets how many rows it has.
+        # An Arrow table without columns loses its number of rows.
         return replace(data, interactions=log.select(kept or [self.query_id]))
 
     def _timed(self, data: Dataset) -> Dataset:
-        """The same with times of the type that those of the whole log have."""
+        """Casts the times to the time type of the whole log."""
         if self.time is None:
             return data
         log = data.interactions

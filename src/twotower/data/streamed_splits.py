@@ -1,4 +1,4 @@
-"""`split_log`: cuts any log in train and test; of one on disk, train stays there, as flags of its rows."""
+"""`split_log`: splits any log into train and test; train of a log on disk stays there, as a mask of its rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
 
 IsTest: TypeAlias = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int32]], BoolArray]
-"""Says which events of some whole queries are test, given their times, queries and candidates."""
+"""Decides which events of a few complete queries are test, given their times, queries and candidates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class LogSplit:
     """Two parts of one log; unpacks as `train, test = split`.
 
     Attributes:
-        train: The events to learn from, on disk where the log is.
-        test: The events to be measured on, in memory.
-        rule: How it was cut.
-        fingerprint: As that of `Split`.
+        train: The events to train on; on disk if the log is.
+        test: The events to evaluate on, in memory.
+        rule: The rule that split them.
+        fingerprint: As in `Split`.
     """
 
     train: Log
@@ -48,18 +48,18 @@ class LogSplit:
 
 @checks_arguments
 def split_log(log: Log, rule: SplitRule) -> LogSplit:
-    """Cuts a log in two by a rule: the same events as in memory, wherever they are.
+    """Splits a log in two by a rule; a log on disk is split into the same events as one in memory.
 
-    Of a log on disk, train is the log without some rows, and test is read into memory. By time and by last events, its
-    files are prepared first; see `ParquetLog.sorted_events`. A log is cut by a rule once, and remembers the parts.
+    For a log on disk, train is the log without some rows, and test is read into memory. Splitting by time or by last
+    event prepares the files first; see `ParquetLog.sorted_events`. The log caches its split by each rule.
 
     Args:
         log: The log.
-        rule: How; of a log on disk one of `RandomSplit`, `TimeSplit` and `LastOut`.
+        rule: The rule; for a log on disk, one of `RandomSplit`, `TimeSplit` and `LastOut`.
 
     Raises:
-        ConfigError: The rule is another one, and the log is on disk.
-        DataError: A part would be empty, or the files cannot be read any more.
+        ConfigError: The log is on disk and the rule is a different one.
+        DataError: A part would be empty, or the files can no longer be read.
 
     Example:
         >>> from twotower.data import simulated
@@ -71,7 +71,7 @@ def split_log(log: Log, rule: SplitRule) -> LogSplit:
         cut = rule(events)
         return LogSplit(cut.train, cut.test, cut.rule, cut.fingerprint)
     if not isinstance(log, ParquetLog):
-        raise ConfigError(f"{log.name!r} is neither in memory nor a ParquetLog; expected one of them, to be split")
+        raise ConfigError(f"{log.name!r} is neither in memory nor a ParquetLog; only these can be split")
     key = f"{rule}, seed {rule.seed}" if isinstance(rule, RandomSplit) else str(rule)
     if (known := log.cuts.get(key)) is None:
         known = log.cuts[key] = _cut(log, _test_rows(log, rule), key)
@@ -80,21 +80,21 @@ def split_log(log: Log, rule: SplitRule) -> LogSplit:
 
 
 def share_of(log: ParquetLog, share: float, seed: int) -> ParquetLog:
-    """A share of a log's events, drawn at random; a smaller one is part of a larger.
+    """A random share of a log's events; with the same seed, a smaller share is a subset of a larger one.
 
     Args:
         log: The log.
-        share: Above 0, and at most 1.
-        seed: Seed of the draw.
+        share: The share, above 0 and at most 1.
+        seed: Seed of the sample.
     """
     order = _permuted(len(log), [seed, len(log)])
     kept = scratch(len(log), np.bool_)
     kept[order[: max(1, round(len(log) * share))]] = True
-    return narrowed(log, _spread(kept, log.event_rows()))
+    return narrowed(log, _row_mask(kept, log.event_rows()))
 
 
 def joint_fingerprint(train: Log, test: Dataset) -> str:
-    """The digits of `fingerprint` for train and test over the same tables, wherever train is."""
+    """The `fingerprint` of train and test over the same tables, for train in memory or on disk."""
     if not isinstance(train, ParquetLog):
         events = train.in_memory
         assert events is not None
@@ -106,10 +106,10 @@ def joint_fingerprint(train: Log, test: Dataset) -> str:
 
 
 def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
-    """The log without the test rows, and these in memory."""
+    """Splits a log into the log without the test rows, and the test rows in memory."""
     own = log.event_rows()
     is_train = scratch(len(own), np.bool_)
-    np.greater(own, is_test, out=is_train)  # those that are the log's and not test
+    np.greater(own, is_test, out=is_train)  # events of the log that are not test
     for rows, which in ((is_train, "train"), (is_test, "test")):
         refuse_empty(int(np.count_nonzero(rows)), which, rule, len(log))
     train, test = narrowed(log, is_train), replace(log.events_at(is_test), dropped=log.dropped)
@@ -118,22 +118,22 @@ def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
 
 
 def _test_rows(log: ParquetLog, rule: SplitRule) -> BoolArray:
-    """Which rows of the files are test."""
+    """Mask of the rows of the files that are test."""
     match rule:
         case RandomSplit():
             order = _permuted(len(log), rule.seed)
             flags = scratch(len(log), np.bool_)
             flags[order[len(log) - round(len(log) * rule.test) :]] = True
-            return _spread(flags, log.event_rows())
+            return _row_mask(flags, log.event_rows())
         case TimeSplit():
             log.require_time()
             events = log.sorted_events()
-            border = events.border(rule.test)
-            return _rows_where(log, events, lambda times, *_: times >= border)
+            cutoff = events.cutoff(rule.test)
+            return _rows_where(log, events, lambda times, *_: times >= cutoff)
         case LastOut():
             log.require_time()
             return _rows_where(log, log.sorted_events(), _is_last)
-    raise ConfigError(f"the split {rule} is one of your own, and {log.name!r} is streamed; expected a built-in rule")
+    raise ConfigError(f"the split {rule} is a custom rule, but {log.name!r} is streamed; expected a built-in rule")
 
 
 def _rows_where(log: ParquetLog, events: SortedEvents, is_test: IsTest) -> BoolArray:
@@ -149,7 +149,7 @@ def _rows_where(log: ParquetLog, events: SortedEvents, is_test: IsTest) -> BoolA
 def _is_last(
     times: npt.NDArray[np.float64], queries: npt.NDArray[np.int64], candidates: npt.NDArray[np.int32]
 ) -> BoolArray:
-    """The last event of each query that has two; equal times go by candidate row, as in memory."""
+    """The last event of each query with at least two; ties in time are broken by candidate row, as in `LastOut`."""
     order = np.lexsort((candidates, times, queries))
     ends = queries[1:] != queries[:-1]
     chosen = np.zeros(len(times), dtype=bool)
@@ -158,19 +158,19 @@ def _is_last(
 
 
 def _permuted(length: int, seed: int | list[int]) -> npt.NDArray[np.int64]:
-    """`default_rng(seed).permutation(length)`, in a file without a name."""
+    """`default_rng(seed).permutation(length)`, in an unnamed scratch file."""
     order: npt.NDArray[np.int64] = scratch(length, np.int64)
     order[:] = np.arange(length)
     np.random.default_rng(seed).shuffle(order)
     return order
 
 
-def _spread(flags: BoolArray, own: BoolArray) -> BoolArray:
-    """Flags of the events, in the order of the log, as flags of the files' rows, of which `own` are the events'."""
-    spread, done = scratch(len(own), np.bool_), 0
+def _row_mask(flags: BoolArray, own: BoolArray) -> BoolArray:
+    """Turns a mask of the log's events into a mask of the files' rows; `own` marks the rows that are events."""
+    mask, done = scratch(len(own), np.bool_), 0
     for start in range(0, len(own), PIECE):
         here = own[start : start + PIECE]
         count = int(np.count_nonzero(here))
-        spread[start : start + PIECE][here] = flags[done : done + count]
+        mask[start : start + PIECE][here] = flags[done : done + count]
         done += count
-    return spread
+    return mask

@@ -1,4 +1,4 @@
-"""`from_tables`: makes a `Dataset` of tables, checked on entry; `LogTables`: what the events of a log refer to."""
+"""`from_tables`: checks tables and makes a `Dataset` of them; `LogTables`: the side tables that events refer to."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def from_tables(
     """Makes a `Dataset` of your own log.
 
     Args:
-        interactions: One row an event. Anything with `__arrow_c_stream__` (pyarrow, Polars, pandas,
-            DuckDB), or the path of a Parquet, CSV or JSON Lines file, of a folder of them, or a pattern with `*`.
-        query_id: The column that says who chose (in `interactions`, and in `queries` where given).
-        candidate_id: The column that says what was chosen (likewise).
-        time: The column that says when: seconds since 1970 as a number, or a date or timestamp column (in UTC where
-            it names no zone), or text that writes one of these.
-        weight: The column that says how much an event counts, a non-negative number.
-        queries: One row a query. Default: the distinct ids of the log.
-        candidates: One row a candidate: the catalogue. Default: the distinct ids of the log.
+        interactions: One row per event. Anything with `__arrow_c_stream__` (pyarrow, Polars, pandas,
+            DuckDB), or the path of a Parquet, CSV or JSON Lines file or of a folder of them, or a pattern with `*`.
+        query_id: The user (query) column, in `interactions` and, if given, in `queries`.
+        candidate_id: The item (candidate) column, in `interactions` and, if given, in `candidates`.
+        time: The time column: numbers (seconds since 1970), dates or timestamps (UTC if they have no zone), or text
+            in one of these forms.
+        weight: The column of event weights, which must not be negative.
+        queries: One row per query. Default: the distinct ids of the log.
+        candidates: One row per candidate: the catalogue. Default: the distinct ids of the log.
         unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
             the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
-        delimiter: What stands between the cells of CSV files; default: told from the header of each.
-        name: What reports call the data.
+        delimiter: Delimiter of CSV files; default: detected from the header of each.
+        name: Name of the data in reports.
 
     Raises:
-        ConfigError: `unknown_candidates` or `delimiter` is none of what it may be, or a column has two roles.
-        DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event
-            names an unknown query or candidate, a time or weight is not a sensible number, or no event
-            is left. The message names column, row, value and what was expected.
+        ConfigError: `unknown_candidates` or `delimiter` is not an allowed value, or a column has two roles.
+        DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event has an
+            unknown query or candidate, a time or weight is invalid, or no event is left. The message names
+            the column, the row, the value and what was expected.
 
     Example:
         >>> import pyarrow as pa
@@ -79,7 +79,7 @@ def from_tables(
 
 
 def _read_log(interactions: TableSource, wanted: Sequence[str], delimiter: str | None) -> Source:
-    """The interactions, whose `wanted` columns (the ids first) are there."""
+    """Reads the interactions and checks that they have the `wanted` columns, of which the ids come first."""
     read = read_source(interactions, "interactions", delimiter=delimiter)
     require_columns(read.table, wanted, "interactions")
     if read.table.num_rows == 0:
@@ -97,9 +97,9 @@ def _with_some_weight(data: Dataset) -> Dataset:
 
 
 class LogTables:
-    """What events refer to, and how they are read: the two side tables, the columns' names, and the rows of ids.
+    """The side tables that events refer to, the column names, and lookups from ids to rows.
 
-    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables are checked already.
+    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables must already be checked.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class LogTables:
         self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
 
     def with_queries(self, queries: pa.Table) -> LogTables:
-        """The same with another query table."""
+        """A copy with another query table."""
         return LogTables(
             self.name,
             queries,
@@ -133,11 +133,11 @@ class LogTables:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the interactions that are always read."""
+        """The interaction columns that are always read."""
         return [column for column in (self.query_id, self.candidate_id, self.time, self.weight) if column is not None]
 
     def events(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
-        """`dataset` for a whole log, of which some event has to be left; warns of those that are dropped."""
+        """`dataset` for a whole log: refuses it if no event is left, and warns about dropped events."""
         data = self.dataset(log, place)
         if len(data) == 0:
             raise no_event_left(data.dropped, self.candidate_id)
@@ -145,11 +145,11 @@ class LogTables:
         return data
 
     def dataset(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
-        """Checks interactions and finds their queries and candidates; there may be none.
+        """Checks interactions, which may be empty, and looks up their queries and candidates.
 
         Args:
-            log: The interactions, with the id columns in the types of the side tables.
-            place: Where they lie, for errors.
+            log: The interactions; the id columns have the types of the side tables.
+            place: Where the rows come from, for errors.
 
         Raises:
             DataError: As `from_tables`.
@@ -164,12 +164,12 @@ class LogTables:
         candidate_rows = self._candidate_rows.of(log[self.candidate_id])
         _refuse_unknown(query_rows, log, self.query_id, "query table", place)
         known = candidate_rows >= 0
-        dropped, lacking = int((~known).sum()), ()
+        dropped, unknown = int((~known).sum()), ()
         if self.unknown_candidates == "refuse":
             hint = ", or unknown_candidates='drop'"
             _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
         elif dropped:
-            lacking = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
+            unknown = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
             log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
         return Dataset(
             name=self.name,
@@ -183,19 +183,19 @@ class LogTables:
             query_index=query_rows,
             candidate_index=candidate_rows,
             dropped=dropped,
-            dropped_candidates=lacking,
+            dropped_candidates=unknown,
         )
 
 
 def no_event_left(dropped: int, candidate_id: str) -> DataError:
-    """The error for a log all of whose events were dropped."""
-    return DataError(f"no event is left: all {dropped} name a {candidate_id!r} that the candidate table lacks")
+    """The error for a log whose events were all dropped."""
+    return DataError(f"no events are left: all {dropped} have a {candidate_id!r} that is not in the candidate table")
 
 
 def _side_table(
     source: TableSource | None, log: Source, id_column: str, which: str, delimiter: str | None
 ) -> tuple[Source, pa.Table]:
-    """The log and the table of the queries or candidates, their ids of one type."""
+    """The log and the query or candidate table, with ids of the same type."""
     if source is None:
         return log, pa.table({id_column: distinct_ids(log.table[id_column])})
     side = read_source(source, which, delimiter=delimiter)
@@ -205,10 +205,10 @@ def _side_table(
 
 
 def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> pa.Table:
-    """The table of the queries or candidates, checked, its ids in the type that the log has.
+    """Checks a query or candidate table and casts its ids to the log's id type.
 
     Raises:
-        DataError: It lacks the id column, has no rows, or an id is null, repeated or of another kind than the log's.
+        DataError: It lacks the id column, has no rows, or an id is null, repeated or not of the log's kind.
     """
     require_columns(side.table, [id_column], which)
     if side.table.num_rows == 0:
@@ -222,10 +222,10 @@ def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> p
 
 
 def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, name: str, which: str) -> pa.ChunkedArray:
-    """Ids of another table in the type of the log's: integers of another width are the same ids, text is not.
+    """Casts ids of another table to the log's id type: from integers of another width, but not from text.
 
     Raises:
-        DataError: One is text and the other not, or an id is too large for the log's type.
+        DataError: One type is text and the other is not, or an id is too large for the log's type.
     """
     number = (pa.types.is_integer(column.type), pa.types.is_integer(kind))
     text = (pa.types.is_string(column.type), pa.types.is_string(kind))
@@ -248,7 +248,7 @@ def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, plac
         first = int(unknown[0])
         raise DataError(
             f"interactions, column {column!r}, {place.row(first)}: {log[column][first].as_py()!r} is not "
-            f"in the {where} ({len(unknown)} events are so{place.where}); expected an id that the {where} has{hint}"
+            f"in the {where} (rows affected: {len(unknown)}{place.where}); expected an id from the {where}{hint}"
         )
 
 

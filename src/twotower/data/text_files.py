@@ -1,4 +1,4 @@
-"""Reading CSV and JSON Lines files, compressed or not; errors name the line."""
+"""Reads CSV and JSON Lines files, compressed or not; errors name the line."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from twotower.data.origin import TableFile, records
 from twotower.errors import DataError
 
 BLOCK_BYTES = 1 << 24
-"""Bytes parsed at a time: no row may be longer."""
+"""Bytes parsed at a time, and the maximum length of a row."""
 
 DELIMITERS = (",", ";", "\t", "|")
 
 SNIFFED_BYTES = 1 << 16
-"""Bytes of the beginning from which the delimiter is told."""
+"""Bytes read from the beginning of a file to detect its delimiter."""
 
 
 def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple[TableFile, pa.Table]:
-    """A CSV file with a header: all of its cells as text, empty ones null, quoted or not.
+    """Reads a CSV file with a header: all cells as text, empty ones (quoted or not) as null.
 
-    Columns without a name, such as the index that pandas writes, are left out.
+    Columns without a name, such as the index that pandas writes, are skipped.
 
     Args:
         file: The file.
-        which: What errors call the table.
-        delimiter: What stands between cells; default: a tab in `.tsv`, else the one of `DELIMITERS` that the header
-            has most often.
+        which: Name of the table in errors.
+        delimiter: The delimiter; default: a tab in `.tsv` files, else the one of `DELIMITERS` that splits the header
+            into the most cells.
 
     Returns:
         The file with its delimiter, and its rows.
 
     Raises:
-        DataError: It is empty, no UTF-8, a row has more or fewer cells than the header, or a column is there twice.
+        DataError: The file is empty or not UTF-8, a row has more or fewer cells than the header, or a column name
+            is repeated.
     """
     try:
         beginning = _beginning(file.path, which)
@@ -48,9 +49,7 @@ def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple
         file = replace(file, delimiter=delimiter)
         names = [name for name in _header(beginning, delimiter) if name.strip()]
         if not names:
-            raise DataError(
-                f"{which}: no column of {file.path} has a name; expected a header with the names of columns"
-            )
+            raise DataError(f"{which}: no column of {file.path} has a name; expected a header with the column names")
         for name in names:
             if names.count(name) > 1:
                 raise DataError(f"{which}: {file.path} has the column {name!r} {names.count(name)} times; expected one")
@@ -73,10 +72,10 @@ def read_csv(file: TableFile, which: str, delimiter: str | None = None) -> tuple
 
 
 def read_json(file: TableFile, which: str) -> pa.Table:
-    """A file of JSON Lines: an object a line, whose keys are columns.
+    """Reads a JSON Lines file: one object per line, with columns as keys.
 
     Raises:
-        DataError: It is empty, a line is no object, or the values of a column are not of one kind.
+        DataError: The file is empty, a line is not an object, or the values of a column differ in kind.
     """
     try:
         return pa.json.read_json(file.path, read_options=pa.json.ReadOptions(block_size=BLOCK_BYTES))
@@ -85,14 +84,14 @@ def read_json(file: TableFile, which: str) -> pa.Table:
 
 
 def _beginning(path: Path, which: str) -> str:
-    """The text that a file begins with."""
+    """The beginning of a file, as text."""
     with pa.input_stream(str(path), compression="detect") as stream:
         beginning = bytes(stream.read(SNIFFED_BYTES))
     if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{which}: {path} is UTF-16; expected UTF-8")
-    text = getincrementaldecoder("utf-8-sig")().decode(beginning)  # it may end within a character
+    text = getincrementaldecoder("utf-8-sig")().decode(beginning)  # the bytes may end in the middle of a character
     if not text.strip():
-        raise DataError(f"{which}: {path} is empty; expected a header with the names of columns")
+        raise DataError(f"{which}: {path} is empty; expected a header with the column names")
     return text
 
 
@@ -104,20 +103,20 @@ def _header(beginning: str, delimiter: str) -> list[str]:
 def _delimiter_of(path: Path, beginning: str) -> str:
     if ".tsv" in [ending.lower() for ending in path.suffixes]:
         return "\t"
-    return max(DELIMITERS, key=lambda one: len(_header(beginning, one)))  # the first of those with as many
+    return max(DELIMITERS, key=lambda one: len(_header(beginning, one)))  # ties: the first in DELIMITERS
 
 
 def _csv_fault(file: TableFile) -> str | None:
-    """The first line that is not as the header says; None where none is found."""
+    """A message about the first line that is not UTF-8 or does not match the header; None if there is none."""
     try:
-        if (bad := _no_utf8(file.path)) is not None:
-            return f"{file.path}, line {bad} is no UTF-8; expected a file saved as UTF-8"
+        if (bad := _first_non_utf8_line(file.path)) is not None:
+            return f"{file.path}, line {bad} is not UTF-8; expected a file saved as UTF-8"
         cells = len(_header(_beginning(file.path, ""), file.delimiter))
         for line, row in records(file):
             if len(row) != cells:
                 return (
-                    f"{file.path}, line {line} has {len(row)} cells and the header {cells}; expected as many, and "
-                    f"cells that hold {file.delimiter!r} in quotes"
+                    f"{file.path}, line {line} has {len(row)} cells, but the header has {cells}; expected the same "
+                    f"number, and quotes around cells that contain {file.delimiter!r}"
                 )
     except (OSError, ValueError, csv.Error):
         pass
@@ -125,23 +124,23 @@ def _csv_fault(file: TableFile) -> str | None:
 
 
 def _json_fault(file: TableFile) -> str | None:
-    """The first line that is no object, or whose value is of another kind than one before."""
+    """A message about the first line that is not a JSON object, or has a value of another kind than an earlier one."""
     kinds: dict[str, tuple[str, int]] = {}
     line = 0
     try:
-        if (bad := _no_utf8(file.path)) is not None:
-            return f"{file.path}, line {bad} is no UTF-8; expected a file saved as UTF-8"
+        if (bad := _first_non_utf8_line(file.path)) is not None:
+            return f"{file.path}, line {bad} is not UTF-8; expected a file saved as UTF-8"
         for line, row in records(file):
             if not isinstance(row, dict):
-                return f"{file.path}, line {line} is no JSON object; expected one on every line"
+                return f"{file.path}, line {line} is not a JSON object; expected one on every line"
             for name, value in row.items():
                 if value is None:
                     continue
                 kind, before = kinds.setdefault(name, (_kind_of(value), line))
                 if kind != _kind_of(value):
                     return (
-                        f"{file.path}, line {line}: {name!r} is {_kind_of(value)}, {json.dumps(value)[:80]}, and "
-                        f"{kind} in line {before}; expected one kind"
+                        f"{file.path}, line {line}: {name!r} is {_kind_of(value)}, {json.dumps(value)[:80]}, but "
+                        f"{kind} in line {before}; expected the same kind on every line"
                     )
     except json.JSONDecodeError as error:
         return f"{file.path}, line {line + 1}: {error.msg}; expected a JSON object on every line"
@@ -151,13 +150,13 @@ def _json_fault(file: TableFile) -> str | None:
 
 
 def _kind_of(value: object) -> str:
-    """How people call the kind of a JSON value."""
+    """The kind of a JSON value, for messages."""
     kinds = ((bool, "true or false"), (int | float, "a number"), (str, "text"), (list, "a list"))
     return next((name for kind, name in kinds if isinstance(value, kind)), "an object")
 
 
-def _no_utf8(path: Path) -> int | None:
-    """The first line that is no UTF-8."""
+def _first_non_utf8_line(path: Path) -> int | None:
+    """Number of the first line that is not UTF-8; None if all are."""
     with pa.input_stream(str(path), compression="detect") as stream:
         for number, line in enumerate(BufferedReader(stream), start=1):
             try:

@@ -1,4 +1,4 @@
-"""Evaluation: ranks over the whole catalogue, the metrics made from them, and the baselines."""
+"""Evaluation: ranks over the whole catalogue, metrics of these ranks, and baselines."""
 
 from twotower.evaluation.baselines import (
     BaselineBudget,

@@ -1,4 +1,4 @@
-"""The baselines beside a model: which of them can be measured on a split, and their scores there."""
+"""Baselines to compare a model with: which ones can be measured on a split, and their scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twotower.evaluation.metrics import DEFAULT_KS, check_ks
 from twotower.evaluation.ranking import Scorer
 from twotower.progress import Display, ReportStep, no_report
 
-STREAMED = "it learns from a log in memory, and this one is streamed"
+STREAMED_REASON = "it learns from a log in memory, but this one is streamed"
 
 
 @checks_arguments
@@ -29,18 +29,18 @@ def measure_baselines(
     budget: BaselineBudget | None = None,
     display: Display | None = None,
 ) -> tuple[dict[str, Measurement], list[str]]:
-    """Measurements of the baselines; and why one that could be there, or was named, is not.
+    """Measures the baselines; also returns notes on why an expected or named baseline is missing.
 
     Args:
-        test: The events to measure on.
-        train: What the baselines learn from, and what `unseen` excludes.
+        test: The events to evaluate on.
+        train: The events that the baselines learn from and that `unseen` excludes.
         ks: Lengths of lists.
-        baselines: Which; `all`, their names, or `none`.
-        budget: What each may cost; the default one where it is None.
-        display: Shows what is learned and measured.
+        baselines: `all`, `none`, or names.
+        budget: Budget of each baseline; None for the default.
+        display: Shows the progress.
 
     Raises:
-        ConfigError: A baseline's name is not known.
+        ConfigError: A baseline's name is unknown.
     """
     check_ks(ks)
     names, notes = measurable(baselines, test, train)
@@ -55,21 +55,21 @@ def measure_baselines(
 
 
 def without_budget(baselines: BaselineNames) -> BaselineNames:
-    """Those of the baselines that learn in no time, which may be measured on a second part as well."""
+    """The baselines that learn in no time, and are thus cheap enough to measure on a second part as well."""
     if baselines == "none":
         return "none"
     return [name for name in NAMES if not _has_budget(name) and (baselines == "all" or name in baselines)]
 
 
 def measurable(baselines: BaselineNames, test: Dataset, train: Log) -> tuple[list[str], list[str]]:
-    """Which of the baselines mean something on this split, in the order of reports; and why one named does not.
+    """The baselines that make sense on this split, in report order, with notes on why a named one does not.
 
-    `recent_popularity` does where no event of train is later than one of test: elsewhere, also where each query's
-    last event is test, "recent" would be the future of many test events. `oracle` does where the truth is known. On a
-    streamed log only popularity is measured.
+    `recent_popularity` requires that no train event is later than a test event. Otherwise, and also when each query's
+    last event is test, "recent" would be the future for many test events. `oracle` requires that the truth is known.
+    On a streamed log, only popularity is measured.
 
     Raises:
-        ConfigError: A baseline's name is not known.
+        ConfigError: A baseline's name is unknown.
     """
     check_baselines(baselines)
     if baselines == "none":
@@ -78,18 +78,18 @@ def measurable(baselines: BaselineNames, test: Dataset, train: Log) -> tuple[lis
     wanted = [name for name in NAMES if baselines == "all" or name in baselines]
     notes = [left_out(name, reasons[name]) for name in wanted if name in reasons and baselines != "all"]
     if baselines == "all" and train.in_memory is None:
-        notes = [f"The other baselines are not in the table: {STREAMED.replace('it learns', 'they learn')}."]
+        notes = [f"The other baselines are not in the table: {STREAMED_REASON.replace('it learns', 'they learn')}."]
     return [name for name in wanted if name not in reasons], notes
 
 
 def _reasons(test: Dataset, train: Log) -> dict[str, str]:
-    """Why baselines mean nothing on this split."""
+    """Why baselines make no sense on this split, by name."""
     events = train.in_memory
     if events is None:
-        return {name: STREAMED for name in NAMES if name != "popularity"}
+        return {name: STREAMED_REASON for name in NAMES if name != "popularity"}
     reasons = {}
     if not follows(test, events):
-        reasons["recent_popularity"] = "events of train are later than some of test, or have no times"
+        reasons["recent_popularity"] = "train has no times, or has events later than some test events"
     if test.oracle is None:
         reasons["oracle"] = "only simulated data has one"
     return reasons
@@ -104,19 +104,19 @@ def measure_baseline(
     machine: Machine | None = None,
     report: ReportStep = no_report,
 ) -> Measurement:
-    """Learns one baseline and measures it.
+    """Fits one baseline and measures it.
 
     Args:
-        name: One of those that `measurable` gives.
-        test: The events to measure on.
-        train: What it learns from, and what `unseen` excludes.
+        name: A baseline that `measurable` returned.
+        test: The events to evaluate on.
+        train: The events that it learns from and that `unseen` excludes.
         ks: Lengths of lists.
-        budget: What it may cost; the default one where it is None.
-        machine: Says how fast this machine is; measured again where it is None.
-        report: Told the step that runs.
+        budget: Its budget; None for the default.
+        machine: Speed of this machine; None to measure it.
+        report: Receives the current step.
 
     Raises:
-        OverBudgetError: It is estimated to cost more than its budget, or turned out to.
+        OverBudgetError: It is estimated to exceed its budget, or exceeded it while running.
         MissingExtraError: It needs a library that is not installed.
     """
     report("learning")
@@ -133,12 +133,12 @@ def measure_baseline(
 
 
 def left_out(name: str, reason: object) -> str:
-    """The note that says why a baseline is not there."""
+    """The note on why a baseline is missing from the table."""
     return f"{NAMES[name]} is not in the table: {reason}"
 
 
 def follows(test: Dataset, train: Dataset) -> bool:
-    """Whether all of test happened after train, or at its last instant at the earliest."""
+    """Whether train has times, and no test event is earlier than the last train event."""
     return train.time is not None and float(train.times.max()) <= float(test.times.min())
 
 
@@ -150,5 +150,5 @@ def _learned_at_once(name: str, test: Dataset, train: Dataset) -> Scorer:
 
 
 def _has_budget(name: str) -> bool:
-    """Whether a baseline says what it will cost; the others learn in no time."""
+    """Whether a baseline estimates its cost; the others learn in no time."""
     return hasattr(BASELINES[name], "cost")

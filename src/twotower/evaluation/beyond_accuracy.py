@@ -1,4 +1,4 @@
-"""Metrics beside accuracy: how novel and diverse lists are, and how often they are right where popularity is not."""
+"""Metrics beyond accuracy: novelty and diversity of lists, and how often they hit where popularity misses."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 SAMPLED_LISTS = 512
-"""Lists whose pairs are compared: the mean over them is within 0.01 of the mean over all."""
+"""Lists sampled for diversity: their mean is within 0.01 of the mean over all lists."""
 
 BLOCK_EVENTS = 4096
-"""Events whose queries' histories are looked at at once."""
+"""Events processed at once together with their queries' histories."""
 
 
 class ListQuality:
-    """Novelty and diversity of top-k lists, added up block by block.
+    """Novelty and diversity of top-k lists, accumulated block by block.
 
-    - `novelty_k`: mean over what is listed of log2(Q / q_i) bits, q_i of the Q queries of train having chosen candidate
+    - `novelty_k`: mean over all list entries of log2(Q / q_i) bits, where q_i of the Q queries in train chose candidate
       i: its self-information (Zhou et al., *Solving the apparent diversity-accuracy dilemma of recommender systems*,
       PNAS 2010). A candidate that no query chose counts as if one had.
-    - `diversity_k`: mean over the pairs of a list of 1 − cosine, where a candidate is the vector of which queries of
-      train chose it: intra-list distance (Vargas and Castells, *Rank and relevance in novelty and diversity metrics for
-      recommender systems*, RecSys 2011). It does not look at embeddings, so that models and baselines compare. A
-      candidate without events is at distance 1 from all. It is the mean over 512 lists at most, spread over the events.
+    - `diversity_k`: mean over the pairs of a list of 1 − cosine, where a candidate is the binary vector of the train
+      queries that chose it: intra-list distance (Vargas and Castells, *Rank and relevance in novelty and diversity
+      metrics for recommender systems*, RecSys 2011). It does not use embeddings, so models and baselines are
+      comparable. A candidate without events has distance 1 from all others. Averaged over at most 512 lists, evenly
+      spaced over the events.
 
-    Where events have weights, so do their lists.
+    A list has the weight of its event.
 
     Args:
         seen: What each query chose in train.
-        candidates: How many candidates there are.
-        events: How many events have lists.
+        candidates: Number of candidates.
+        events: Number of events with lists.
         ks: Lengths of lists.
     """
 
@@ -52,12 +53,12 @@ class ListQuality:
         self._sampled: list[tuple[IntArray, FloatArray]] = []
 
     def add(self, lists: IntArray, numbers: IntArray, weights: FloatArray | None = None) -> None:
-        """Counts lists `[n, at least max(ks) or all]`, the best first, −1 for places that nothing fills.
+        """Adds lists `[n, at least max(ks), or all candidates]`, best first, with −1 for empty places.
 
         Args:
-            lists: Candidates of each event's list.
-            numbers: Numbers of the events, `[n]`.
-            weights: How much each event counts, above 0, `[n]`; None where all count the same.
+            lists: Candidates in each event's list.
+            numbers: Index of each event, `[n]`.
+            weights: Weight of each event, above 0, `[n]`; None for equal weights.
         """
         counts = np.ones(len(numbers)) if weights is None else weights
         for k in self.ks:
@@ -70,7 +71,7 @@ class ListQuality:
             self._sampled.append((lists[sampled], counts[sampled]))
 
     def metrics(self) -> dict[str, float]:
-        """What was counted; no diversity of lists of one."""
+        """The metrics so far; there is no diversity for lists of length 1."""
         found = {f"novelty_{k}": self._bits[k] / (self._entries[k] or 1.0) for k in self.ks}
         longer = [k for k in self.ks if k > 1]
         if self._sampled and longer:
@@ -80,7 +81,7 @@ class ListQuality:
 
 
 def _diversity(lists: IntArray, seen: Seen, weights: FloatArray) -> float:
-    """Mean over lists of the mean distance of a list's pairs; 0 where no list has two candidates."""
+    """Mean over lists of the mean pairwise distance in a list; 0 if no list has two candidates."""
     filled = lists >= 0
     listed, place = np.unique(lists[filled], return_inverse=True)
     rows = np.nonzero(filled)[0]
@@ -97,7 +98,7 @@ def _diversity(lists: IntArray, seen: Seen, weights: FloatArray) -> float:
 
 
 def _units(listed: IntArray, seen: Seen) -> sparse.csr_array:
-    """Which queries chose each of some candidates, ascending, as vectors of length 1 or 0, `[listed, queries]`."""
+    """Normalised binary vectors of the queries that chose each of the candidates, ascending, `[listed, queries]`."""
     place = np.minimum(np.searchsorted(listed, seen.candidates), max(0, len(listed) - 1))
     wanted = np.flatnonzero(listed[place] == seen.candidates) if len(listed) else np.empty(0, dtype=np.int64)
     query = np.searchsorted(seen.offsets, wanted, side="right") - 1
@@ -109,16 +110,16 @@ def _units(listed: IntArray, seen: Seen) -> sparse.csr_array:
 def serendipity(
     ranks: FloatArray, popular: FloatArray, ks: Sequence[int], weights: FloatArray | None = None
 ) -> dict[str, float]:
-    """`serendipity_k`: share of the events whose true candidate is in the list and not in that of popularity.
+    """`serendipity_k`: share of events whose true candidate is in the list, but not in the popularity baseline's list.
 
-    What a trivial recommender finds as well is no surprise (Ge, Delgado-Battenfeld and Jannach, *Beyond accuracy:
-    evaluating recommender systems by coverage and serendipity*, RecSys 2010). Of popularity it is 0.
+    A hit that a trivial recommender finds as well is no surprise (Ge, Delgado-Battenfeld and Jannach, *Beyond
+    accuracy: evaluating recommender systems by coverage and serendipity*, RecSys 2010). It is 0 for popularity itself.
 
     Args:
         ranks: Rank of each event's true candidate, `[N]`.
         popular: Its rank by popularity, with the same exclusions, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, `[N]`; None where all count the same.
+        weights: Weight of each event, `[N]`; None for equal weights.
 
     Example:
         >>> serendipity(np.array([1.0, 2.0, 9.0]), np.array([1.0, 8.0, 1.0]), ks=[5])
@@ -128,12 +129,12 @@ def serendipity(
 
 
 def popularity_ranks(test: Dataset, seen: Seen, popularity: FloatArray) -> FloatArray:
-    """Rank of each event's true candidate by popularity, under `all` and `unseen`, `[2, N]`, ties in the middle.
+    """Rank of each event's true candidate by popularity, under `all` and `unseen`, `[2, N]`; ties get the mean rank.
 
     Args:
         test: The events.
-        seen: What each query is not shown under `unseen`; the true candidate always takes part.
-        popularity: Choices of each candidate in train, `[C]`.
+        seen: What `unseen` excludes for each query; the true candidate is never excluded.
+        popularity: Number of choices of each candidate in train, `[C]`.
     """
     ordered, own = np.sort(popularity), popularity[test.candidate_index]
     higher = len(ordered) - np.searchsorted(ordered, own, side="right")

@@ -1,4 +1,4 @@
-"""Metrics made from ranks: what each event adds to a mean, by the rank of its true candidate."""
+"""Rank metrics: the contribution of each event to a mean, from the rank of its true candidate."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from twotower.kinds import Kinds
 FloatArray = npt.NDArray[np.float64]
 
 METRICS: Kinds[type[Metric]] = Kinds("metric")
-"""Metrics by kind. `@METRICS.register` has one of your own measured wherever ranks are: in `evaluate`, in validation,
-where `monitor` may name it, and in reports."""
+"""Rank metrics by kind. Decorate your own with `@METRICS.register` to have it measured wherever ranks are: in
+`evaluate`, in validation (where `monitor` may name it) and in reports."""
 
 
 class Metric(Protocol):
     """A mean over events of a function of the rank of each event's true candidate; higher is better.
 
-    `twotower.testing.check_metric` tries one out.
+    Test your own with `twotower.testing.check_metric`.
 
     Attributes:
         kind: Its name.
-        label: What tables and sentences call it.
-        by_length: Whether there is one for each length of list, named `kind_10` and so on.
+        label: Its name in tables and sentences.
+        by_length: Whether it is measured for each length of list, as `kind_10` and so on.
 
     Example:
         >>> class InverseSquare:
@@ -40,11 +40,11 @@ class Metric(Protocol):
     by_length: bool
 
     def values(self, ranks: FloatArray, k: int | None) -> FloatArray:
-        """What each event adds to the mean, `[N]`.
+        """Contribution of each event to the mean, `[N]`.
 
         Args:
-            ranks: Rank of each event's true candidate, from 1; ties make halves, `[N]`.
-            k: Length of the list; None where the metric is not `by_length`.
+            ranks: Rank of each event's true candidate, from 1; ties may give half ranks, `[N]`.
+            k: Length of the list; None if the metric is not `by_length`.
         """
         ...
 
@@ -56,7 +56,7 @@ class TopK:
     kind, label, by_length = "top", "top", True
 
     def values(self, ranks: FloatArray, k: int | None) -> FloatArray:
-        """1 where it is, else 0."""
+        """1 if the rank is at most k, else 0."""
         assert k is not None
         return (ranks <= k).astype(np.float64)
 
@@ -75,7 +75,7 @@ class Mrr:
 
 @METRICS.register
 class Ndcg:
-    """1 / log2(1 + rank) where the rank is at most k: with one true candidate the ideal list's gain is 1."""
+    """1 / log2(1 + rank) if the rank is at most k, else 0: with one true candidate, the ideal gain is 1."""
 
     kind, label, by_length = "ndcg", "ndcg", True
 

@@ -1,4 +1,4 @@
-"""Which of two scorers is better, judged by the paired difference over the same test events."""
+"""Compares two scorers by the paired difference over the same test events."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from twotower.evaluation.metrics import FloatArray, IntArray
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes
 
 Verdict = Literal["better", "worse", "not significantly different", "too few queries"]
-"""What an interval says: above zero, below zero, neither; or that there is none."""
+"""The interval is above zero, below zero, or contains zero; or there is no interval."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two scorers that were measured on the same events, once or with several splits and seeds.
+    """Two scorers measured on the same events, once or over several splits and seeds.
 
     Attributes:
-        name: What sentences call the one that is judged.
-        own: Its outcomes, one of each repetition.
-        rival: What the other is called, or a baseline's key.
-        others: Its outcomes, one of each repetition, in the order of `own`, on the same events.
-        over_repetitions: Whether a verdict needs the interval over repetitions as well: where both were trained anew.
+        name: Name of the scorer being judged, in sentences.
+        own: Its outcomes, one per repetition.
+        rival: Name of the other scorer, or a baseline's key.
+        others: The other's outcomes, one per repetition, on the same events and in the order of `own`.
+        over_repetitions: Whether the verdict also needs the interval over repetitions, because both were retrained.
     """
 
     name: str
@@ -40,21 +40,21 @@ class Pair:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """How much more one scorer has than another under one protocol, event by event.
+    """Difference between two scorers under one protocol, paired by event.
 
     Attributes:
-        name: The one that is judged.
-        rival: The other; a baseline by its key.
+        name: The scorer being judged.
+        rival: The other scorer; the key if it is a baseline.
         protocol: `all` or `unseen`.
         metric: The metric compared, such as `top_100`.
-        difference: Its mean over the events, weighted where they have weights, seeds averaged before.
-        half_width: Half width of its interval over queries, which holds together with those of all other
-            comparisons of the report with a probability of 95%; None where there are too few queries.
-        events: Events of test that are compared: under `unseen` those whose query does not have their candidate in
+        difference: Mean difference over the events (weighted if they have weights), averaged over seeds.
+        half_width: Half width of its interval over queries. The intervals of all comparisons in the report hold
+            together with a probability of 95%. None if there are too few queries.
+        events: Number of test events compared; under `unseen`, only those whose query does not have the candidate in
             train.
-        queries: Queries that they are of.
-        over_seeds: The difference with its 95% interval over paired seeds, where both have several.
-        verdict: `better` where the intervals lie above zero, `worse` where they lie below.
+        queries: Number of queries with such events.
+        over_seeds: The difference with its 95% interval over paired seeds, if both scorers have several.
+        verdict: `better` if the intervals are above zero, `worse` if they are below.
     """
 
     name: str
@@ -70,11 +70,13 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(pairs: Sequence[Pair], metric: str) -> list[Comparison]:
-    """Judges pairs of scorers under both protocols; the report that says it should hold no other verdicts.
+    """Judges pairs of scorers under both protocols.
+
+    Pass all pairs of a report in one call, since the intervals are widened to hold for all of them at once.
 
     Args:
-        pairs: Who is compared with whom.
-        metric: Of `rank_metrics`.
+        pairs: The pairs to compare.
+        metric: A metric of `rank_metrics`.
 
     Raises:
         DataError: Two scorers were measured on different events.
@@ -93,12 +95,12 @@ def compare(pairs: Sequence[Pair], metric: str) -> list[Comparison]:
 
 
 def against_baselines(name: str, own: Sequence[Outcomes], baselines: Mapping[str, Measurement]) -> list[Pair]:
-    """A model with each of the baselines that it should beat: all but the oracle.
+    """Pairs of a model with each baseline that it should beat: all but the oracle.
 
     Args:
-        name: What sentences call the model.
-        own: Its outcomes, one of each seed.
-        baselines: What was measured beside it.
+        name: Name of the model in sentences.
+        own: Its outcomes, one per seed.
+        baselines: Measurements of the baselines.
     """
     return [
         Pair(name, own, key, [baselines[key].outcomes] * len(own), over_repetitions=False)
@@ -113,24 +115,24 @@ def _require_same_events(pair: Pair) -> None:
     )
     if not same:
         raise DataError(
-            f"{pair.name} and {NAMES.get(pair.rival, pair.rival)} were measured on different events, or on the same in "
-            f"another order; expected the outcomes of one test part"
+            f"{pair.name} and {NAMES.get(pair.rival, pair.rival)} were measured on different events, or in a "
+            f"different order; expected the outcomes of one test part"
         )
 
 
 def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Comparison:
     """Judges a pair under one protocol.
 
-    Events that repeat a choice of train do not count under `unseen`: of all that the query has in train, their
-    candidate alone takes part in the ranking, so that whoever merely recalls train has it on top.
+    Events that repeat a choice from train do not count under `unseen`. Their candidate is the only one of the query's
+    train candidates that is not excluded, so a scorer that merely memorises train ranks it first.
 
-    Repetitions are joined event by event: events of one query are one cluster, whichever split or seed they are of.
+    Repetitions are concatenated: all events of a query form one cluster, whatever their split or seed.
     """
     found_each = [_differences(own, other, protocol, metric) for own, other in zip(pair.own, pair.others, strict=True)]
     differences, queries = (np.concatenate(parts) for parts in list(zip(*found_each, strict=True))[:2])
     weights = None if pair.own[0].weights is None else np.concatenate([one[2] for one in found_each])
     found = paired_interval(differences, queries, weights, total)
-    if found.half_width is not None and found.half_width >= 1.0:  # as wide as all that a difference can be
+    if found.half_width is not None and found.half_width >= 1.0:  # as wide as the range of possible differences
         found = Interval(found.mean)
     over_seeds = None
     if len(pair.own) > 1 and pair.over_repetitions:
@@ -152,7 +154,7 @@ def _comparison(pair: Pair, protocol: str, metric: str, total: int) -> Compariso
 
 
 def _differences(own: Outcomes, other: Outcomes, protocol: str, metric: str) -> tuple[FloatArray, IntArray, FloatArray]:
-    """Difference, query and weight of each event that counts under a protocol, `[N]` each."""
+    """Difference, query and weight of each event that counts under the protocol, `[N]` each."""
     counted = ~own.repeats if protocol == "unseen" else np.ones(len(own.queries), dtype=bool)
     difference = own.values(protocol, metric)[counted] - other.values(protocol, metric)[counted]
     weights = np.ones(len(difference)) if own.weights is None else own.weights[counted]

@@ -1,4 +1,4 @@
-"""`evaluate`: a model beside the baselines on the same events, and in words whether it beats them."""
+"""`evaluate`: measures a model and the baselines on the same events, and states whether the model beats them."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ FIGURES = pa.schema(
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Scores of a model and of its baselines on the same events.
+    """Scores of a model and of the baselines on the same events.
 
     Attributes:
-        rows: Scores by name: `model`, `popularity`, `recent_popularity` (where test follows train), `item_knn`,
-            `ease`, `ials` and, where the truth is known, `oracle`.
-        notes: What the figures say, in sentences; also which baseline could not be had, and why.
-        metric: What the sentences compare by: accuracy in the longest list asked for that is shorter than the
-            catalogue, or MRR where there is none.
-        comparisons: How much more the model has than each baseline, with the interval that the sentences rest on.
-        tasks: The tasks besides retrieval, each with its own metrics, baselines and sentences. Where there is no
-            retrieval, `rows` is empty.
-        rerank: What re-ranking adds to retrieval alone; None where it was not asked for.
-        warm_start: What has changed since the bundle that training began with; None where it began anew.
+        rows: Scores by name: `model`, `popularity`, `recent_popularity` (if test follows train in time), `item_knn`,
+            `ease`, `ials` and, if the truth is known, `oracle`.
+        notes: The results in sentences, and which baselines are missing and why.
+        metric: The metric that the sentences compare by: accuracy in the longest requested list that is shorter than
+            the catalogue, or MRR if there is none.
+        comparisons: Difference between the model and each baseline, with the intervals behind the sentences.
+        tasks: The tasks besides retrieval, each with its own metrics, baselines and sentences. Without retrieval,
+            `rows` is empty.
+        rerank: What re-ranking adds to retrieval alone; None if not requested.
+        warm_start: What has changed since the bundle that training started from; None without a warm start.
     """
 
     rows: dict[str, Scores]
@@ -77,10 +77,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         return self.rows["model"]
 
     def task(self, name: str) -> TaskEvaluation:
-        """What measuring a task gave.
+        """The evaluation of a task, by name.
 
         Raises:
-            ConfigError: There is none of that name.
+            ConfigError: No task of that name was measured.
         """
         for one in self.tasks:
             if one.task == name:
@@ -89,11 +89,11 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     @property
     def slices(self) -> dict[str, list[Slice]]:
-        """The parts of test that were measured on their own, by the names of `rows`."""
+        """The parts of test that were measured separately, by the names of `rows`."""
         return {name: scores.slices for name, scores in self.rows.items()}
 
     def table(self) -> Table:
-        """Accuracy in each length of list, MRR, one NDCG and metrics of your own, as a table for the terminal."""
+        """Accuracy for each length of list, MRR, one NDCG and your own metrics, as a table for the terminal."""
         return self._grid().rich()
 
     def slices_table(self, protocol: str = "unseen") -> Table:
@@ -101,10 +101,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         return self._slices_grid(protocol).rich()
 
     def to_table(self) -> pa.Table:
-        """All figures as an Arrow table with one row a scorer, protocol and metric.
+        """All metrics as an Arrow table with one row per scorer, protocol and metric.
 
-        Columns are `scorer`, `protocol` (of a task its name), `metric`, `value` and `half_width`, which is that of the
-        95% interval over queries and null for metrics without one. `to_table().to_pandas()` makes a data frame of it.
+        Columns are `scorer`, `protocol` (for a task, its name), `metric`, `value` and `half_width`: that of the 95%
+        interval over queries, null for metrics without one. `to_table().to_pandas()` converts it to a data frame.
         """
         figures = [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
         figures += [figure for task in self.tasks for figure in task.figures()]
@@ -142,7 +142,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         return Grid([heading, "events", *map(label_of, self.rows)], rows, lines=frozenset(lines))
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """HTML for notebooks."""
         of_tasks = "".join(task._repr_html_() for task in self.tasks)
         if self.rerank is not None:
             of_tasks += self.rerank.grid().html("re-ranking") + notes_html(self.rerank.notes)
@@ -181,13 +181,13 @@ class MeasuredTask(Protocol):
 
     @property
     def head(self) -> Head | None:
-        """What it makes of a query and a candidate; None for retrieval, which is measured by ranks."""
+        """The head that scores a query and a candidate; None for retrieval, which is measured by ranks."""
         ...
 
     def evaluate(
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
-        """The task's metrics, beside its baselines."""
+        """Measures the task's metrics, for the model and for its baselines."""
         ...
 
 
@@ -203,40 +203,40 @@ def evaluate(
     tasks: Sequence[MeasuredTask] = (),
     rerank: Rerank | None = None,
 ) -> Evaluation:
-    """Measures a model on test events over the whole catalogue, beside the baselines.
+    """Measures a model and the baselines on test events, over the whole catalogue.
 
-    Where the data names a column of weights, metrics are weighted means over the events. A sentence says "beats" or "is
-    worse than" where the difference to a baseline, event by event on the same events, has an interval over the queries
-    that does not reach zero, and holds with a probability of 95% for all sentences together.
+    If the data has weights, metrics are weighted means over the events. A sentence says "beats" or "is worse than" if
+    the interval of the difference to a baseline, paired by event and taken over queries, does not contain zero. These
+    intervals hold with a probability of 95% for all sentences together.
 
-    Where ranks are `joined`, the first one calls it and all others `help_evaluate`: they share out the test events, and
-    the figures are those of one process.
+    In a group of joined ranks, the first rank calls this and all others call `help_evaluate`. They share the test
+    events; the results are the same as in one process.
 
     Args:
         model: A trained model, or anything that scores the catalogue for events.
-        test: The events to measure on; each is one query with one true candidate.
-        exclude: The training split: what `unseen` excludes, and what the baselines learn from. Of a streamed log
-            only the events of test's queries are read into memory, and popularity is the only baseline.
-        ks: Lengths of lists, which the printed table shows; the longest one shorter than the catalogue is what the
-            model and the baselines are compared by.
-        baselines: Which baselines to measure as well: `all` (popularity, item-kNN, EASE and iALS; recent popularity
-            where test follows train in time; the oracle where the truth is known), `none`, or names of `NAMES`.
-        budget: What each baseline may cost; None: a minute and a quarter of the free memory. What costs more is left
-            out, and `notes` say so.
-        progress: Show what is measured where a person watches, at a terminal or in a notebook; False: show nothing.
-        tasks: What the model was trained for, as its `Trainer` has them; none given is retrieval.
-        rerank: Measure what re-ranking so many retrieved candidates by a head of the model adds to retrieval alone.
+        test: The events to evaluate on; each is one query with one true candidate.
+        exclude: The training split, which `unseen` excludes and the baselines learn from. For a streamed log, only the
+            events of the queries in test are read into memory, and popularity is the only baseline.
+        ks: Lengths of the lists in the printed table; the model and the baselines are compared by the longest one
+            that is shorter than the catalogue.
+        baselines: The baselines to measure: `all` (popularity, item-kNN, EASE and iALS; recent popularity if test
+            follows train in time; the oracle if the truth is known), `none`, or names from `NAMES`.
+        budget: Budget of each baseline; None: one minute and a quarter of the free memory. Baselines that exceed it
+            are skipped, with an entry in `notes`.
+        progress: Show the progress in a terminal or notebook; False: show nothing.
+        tasks: The tasks that the model was trained for, as in its `Trainer`; default: retrieval.
+        rerank: Measure what re-ranking the top n retrieved candidates by a head of the model adds to retrieval alone.
 
     Raises:
-        ConfigError: A baseline's name is not known, `ks` are not distinct whole numbers of at least 1, or the model
+        ConfigError: A baseline's name is unknown, `ks` are not distinct whole numbers of at least 1, or the model
             has no such head.
-        DataError: `exclude` is not a part of the same data as `test`, or every event of `test` has weight 0.
+        DataError: `exclude` and `test` are not parts of the same data, or every event of `test` has weight 0.
         TwoTowerError: The model's scores are not numbers.
     """
     check_ks(ks)
     check_baselines(baselines)
     if (tasks or rerank is not None) and not isinstance(model, TwoTower):
-        raise ConfigError("tasks and rerank are measured of a TwoTower that has heads; expected one, or neither")
+        raise ConfigError("tasks and rerank can only be measured on a TwoTower with heads; pass one, or leave both out")
     scorer = ModelScorer(model) if isinstance(model, TwoTower) else model
     known = exclude.events_of(test)
     require_same_catalogue(test, known)
@@ -244,7 +244,7 @@ def evaluate(
         measured = {}
         if retrieves(tasks):
             measured["model"] = measure(scorer, test, known, ks, display.reporter("the model"))
-        with joined(ALONE):  # other ranks have done their part
+        with joined(ALONE):  # the other ranks are done
             of_tasks = [
                 task.evaluate(
                     model, test, exclude, baselines=baselines != "none", step=display.reporter(f"the task {task.title}")
@@ -263,16 +263,18 @@ def evaluate(
 
 
 def help_evaluate(model: TwoTower, test: Dataset, exclude: Log, ks: Sequence[int] = DEFAULT_KS) -> None:
-    """What joined ranks do while the first one calls `evaluate` of a model that retrieves: rank some of the events.
+    """Ranks a share of the events; the other joined ranks call this while the first one calls `evaluate`.
+
+    Only for models that retrieve.
 
     Args:
         model: A trained model.
-        test: The events to measure on.
+        test: The events to evaluate on.
         exclude: The training split.
         ks: Lengths of lists.
 
     Raises:
-        TwoTowerError: As `evaluate`; what one rank raises while ranking, all do.
+        TwoTowerError: As `evaluate`; an error while ranking is raised on all ranks.
     """
     known = exclude.events_of(test)
     require_same_catalogue(test, known)
@@ -280,27 +282,27 @@ def help_evaluate(model: TwoTower, test: Dataset, exclude: Log, ks: Sequence[int
 
 
 def retrieves(tasks: Sequence[MeasuredTask]) -> bool:
-    """Whether retrieval is one of the tasks, or all there is."""
+    """Whether retrieval is one of the tasks; it is the default if there are none."""
     return not tasks or any(task.head is None for task in tasks)
 
 
 def compared(measured: Mapping[str, Measurement], notes: Sequence[str], metric: str) -> Evaluation:
-    """The figures of a `model` and of baselines, and what they say of the model beside each baseline."""
+    """The evaluation of `model` and the baselines, with the comparisons between them."""
     found = compare(against_baselines("the model", [measured["model"].outcomes], measured), metric)
     said = [*verdict_sentences(found), *interval_note(found), *notes]
     return Evaluation({name: own.scores for name, own in measured.items()}, said, metric, found)
 
 
 def label_of(name: str) -> str:
-    """What tables call a row."""
+    """Label of a row in tables."""
     return NAMES.get(name, name)
 
 
 def require_same_catalogue(test: Dataset, train: Dataset) -> None:
-    """Refuses two data sets whose row numbers do not mean the same candidates."""
+    """Refuses two data sets whose query or candidate tables differ, so that row numbers would not match."""
     if not (test.candidates.equals(train.candidates) and test.queries.equals(train.queries)):
         raise DataError(
             f"test has {test.candidates.num_rows} candidates and {test.queries.num_rows} queries, "
             f"not those of train ({train.candidates.num_rows} and {train.queries.num_rows}); "
-            f"expected two parts of one data set, as the splits give them"
+            f"expected two parts of one data set, as returned by a split"
         )

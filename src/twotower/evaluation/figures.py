@@ -1,4 +1,4 @@
-"""How a training's history looks as a figure; apart, as matplotlib takes a while to import."""
+"""Plots a training history; a separate module because matplotlib is slow to import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Points = Sequence[tuple[int, float]]
 
 
 class NotebookFigure(Figure):
-    """A figure that a notebook shows, without pyplot and the figures that it keeps."""
+    """A figure that notebooks display without pyplot, which would keep it in its global state."""
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
@@ -22,10 +22,10 @@ class NotebookFigure(Figure):
 
 
 def history_figure(losses: Points, curves: Mapping[str, Points], best: int | None) -> NotebookFigure:
-    """The loss, and beside it the curves of validation where there are any.
+    """Plots the loss and, beside it, the validation metrics if there are any.
 
     Args:
-        losses: The loss of each epoch.
+        losses: Loss of each epoch.
         curves: Values of each metric.
         best: The epoch to mark.
     """

@@ -1,4 +1,4 @@
-"""`Grid`: rows of texts under headings, shown as a table by a terminal or by a notebook."""
+"""`Grid`: a table of texts, for terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Grid:
     """A table of texts.
 
     Attributes:
-        headings: One a column.
+        headings: One per column.
         rows: The cells of each row.
-        words: How many of the first columns hold words, which stand on the left; numbers stand on the right.
-        strong: Numbers of the rows in bold.
-        lines: Numbers of the rows with a line below.
+        words: Number of leading text columns, which are left-aligned; the others are right-aligned.
+        strong: Indices of the rows in bold.
+        lines: Indices of the rows with a line below.
 
     Example:
         >>> Grid(["", "MRR"], [["model", "0.1234"]]).html().count("<td")
@@ -48,7 +48,7 @@ class Grid:
         """The table for a notebook.
 
         Args:
-            caption: What stands above it.
+            caption: Caption above the table.
         """
         head = "".join(self._cell("th", number, text) for number, text in enumerate(self.headings))
         body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
@@ -67,5 +67,5 @@ class Grid:
 
 
 def notes_html(notes: Sequence[str]) -> str:
-    """Sentences as a list for a notebook; nothing where there are none."""
+    """An HTML list of sentences for a notebook; empty if there are none."""
     return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""

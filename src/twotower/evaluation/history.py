@@ -1,4 +1,4 @@
-"""`TrainingHistory`: what every epoch of a training gave, the one record that everything else reads."""
+"""`TrainingHistory`: the record of every epoch, which everything else reads."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Epoch(msgspec.Struct, frozen=True):
     """One epoch.
 
     Attributes:
-        epoch: Its number, from 1.
-        loss: Mean loss of all its events.
-        learning_rate: At its end.
-        seconds: Spent training.
-        validation: Scores after it; None where it was not validated.
-        validation_seconds: Spent validating.
-        waiting_seconds: Of those spent training, the ones in which it waited for a streamed log.
-        accuracy: Share of the training events whose candidate was among the k most probable of those that the loss
-            compared it with, as `top_1`, `top_10` and so on: in-batch top-k accuracy, measured on some of each batch's
-            events as the epoch went on. Empty where the loss does not say.
-        losses: Mean loss of each task, by its name; `loss` is their sum, weighted as the tasks are. Empty where the
-            model has no tasks but retrieval.
+        epoch: Number of the epoch, from 1.
+        loss: Mean loss over all its events.
+        learning_rate: Learning rate at its end.
+        seconds: Seconds spent training.
+        validation: Scores after the epoch; None if it was not validated.
+        validation_seconds: Seconds spent validating.
+        waiting_seconds: The part of `seconds` spent waiting for a streamed log.
+        accuracy: In-batch top-k accuracy, as `top_1`, `top_10` and so on: the share of training events whose candidate
+            was among the k most probable ones that the loss compared it with, measured during the epoch on some events
+            of each batch. Empty if the loss does not provide it.
+        losses: Mean loss of each task, by name; `loss` is their sum, weighted by the task weights. Empty if the
+            model has no tasks besides retrieval.
     """
 
     epoch: int
@@ -46,12 +46,12 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class TrainingHistory(msgspec.Struct):
-    """All epochs so far, the first first; a notebook shows it as a table.
+    """All epochs so far, in order; displayed as a table in notebooks.
 
     Attributes:
-        epochs: What each gave.
-        monitor: The metric that says which epoch is best, such as `all.top_100`.
-        restored: The epoch whose weights the model has in the end, where not the last's.
+        epochs: The record of each epoch.
+        monitor: The metric that determines the best epoch, such as `all.top_100`.
+        restored: The epoch whose weights the model has at the end, if not the last one.
 
     Example:
         >>> history = TrainingHistory(epochs=[Epoch(1, loss=2.5, learning_rate=0.01, seconds=0.1)])
@@ -71,7 +71,7 @@ class TrainingHistory(msgspec.Struct):
 
     @property
     def best(self) -> Epoch:
-        """The validated epoch with the best monitored metric; the earliest of equals.
+        """The validated epoch with the best monitored metric; the earliest one if several are equal.
 
         Raises:
             ConfigError: No epoch was validated.
@@ -102,11 +102,11 @@ class TrainingHistory(msgspec.Struct):
         return sum(epoch.validation_seconds for epoch in self.epochs)
 
     def to_table(self) -> pa.Table:
-        """One row an epoch, as Arrow; `.to_pandas()` makes a DataFrame of it.
+        """One row per epoch, as an Arrow table; `.to_pandas()` converts it to a DataFrame.
 
-        Columns are those of `Epoch`, the accuracy in training as `training.top_10`, the loss of each task as
-        `rating.loss`, and the metrics of validation as `all.mrr`, `unseen.top_100`, `rating.rmse` and so on, null for
-        epochs that were not validated.
+        Columns are those of `Epoch`, training accuracy as `training.top_10`, the loss of each task as `rating.loss`,
+        and validation metrics as `all.mrr`, `unseen.top_100`, `rating.rmse` and so on, null for epochs that were not
+        validated.
         """
         plain = [name for name in Epoch.__struct_fields__ if name not in ("validation", "accuracy", "losses")]
         columns = {name: [getattr(epoch, name) for epoch in self.epochs] for name in plain}
@@ -126,16 +126,16 @@ class TrainingHistory(msgspec.Struct):
         return pa.table(columns)
 
     def plot(self, metrics: Sequence[str] = ()) -> NotebookFigure:
-        """The curves of the loss and of validation, side by side; the loss alone where nothing was validated.
+        """Plots the loss and the validation metrics side by side; only the loss if nothing was validated.
 
         Args:
-            metrics: What to draw of validation, such as `["all.mrr", "unseen.mrr"]`; default: the monitored metric.
+            metrics: Validation metrics to plot, such as `["all.mrr", "unseen.mrr"]`; default: the monitored metric.
 
         Returns:
-            A figure that a notebook shows; `figure.axes` has its panels, `figure.savefig(path)` writes it.
+            A figure that notebooks display; `figure.axes` has its panels, and `figure.savefig(path)` writes it.
 
         Raises:
-            ConfigError: There is no epoch yet, or a metric was not measured.
+            ConfigError: There are no epochs yet, or a metric was not measured.
         """
         from twotower.evaluation.figures import history_figure
 

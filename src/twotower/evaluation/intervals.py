@@ -1,4 +1,4 @@
-"""Confidence intervals: of means over few repetitions, of means over events that come in clusters, of differences."""
+"""Confidence intervals for means over a few repetitions, for means over clustered events, and for differences."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-FEWEST_QUERIES = 10
-"""With fewer queries than that, or as few that hold nearly all events, a paired difference says nothing."""
+MIN_QUERIES = 10
+"""Minimum number of effective queries for an interval of a paired difference; see `paired_interval`."""
 
-SUMMED_DEGREES = 200
-"""Degrees of freedom up to which Student's distribution is summed; beyond, an expansion has the same digits."""
+MAX_SUMMED_DEGREES = 200
+"""Sum Student's t exactly up to this many degrees of freedom; above, an expansion is as accurate."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A mean and its confidence interval, mean ± half_width; None where the values do not say how wide it is."""
+    """A mean and its confidence interval, mean ± half_width; None if the width cannot be estimated."""
 
     mean: float
     half_width: float | None = None
@@ -42,7 +42,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent repetitions with Student's 95% interval.
+    """The mean of independent repetitions, with Student's 95% interval.
 
     Example:
         >>> str(mean_interval([0.4, 0.5, 0.6]))
@@ -56,18 +56,18 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def cluster_interval(values: FloatArray, clusters: IntArray, weights: FloatArray | None = None) -> Interval:
-    """The mean of values that come in clusters (the events of one query) with its 95% interval.
+    """The mean of clustered values (the events of each query form a cluster), with its 95% interval.
 
-    Values of one cluster are alike, so that the mean is less certain than as many independent values would make
-    it. It is the ratio Σ y_g / Σ n_g of the clusters' sums and sizes, whose variance is that of the residuals
+    Values in a cluster are alike, so the mean is less certain than that of as many independent values. The mean
+    is the ratio Σ y_g / Σ n_g of the clusters' sums and sizes. Its variance is that of the residuals
     y_g − n_g·mean over G independent clusters, G / (G − 1) · Σ (y_g − n_g·mean)² / N² (Cochran, *Sampling
     techniques*, 1977, section 6.3; the cluster-robust variance of Liang and Zeger, 1986), with Student's t of
-    G − 1 degrees of freedom. Where events have weights, sums and sizes are weighted sums and sums of weights.
+    G − 1 degrees of freedom. If events have weights, sums and sizes are weighted sums and sums of weights.
 
     Args:
-        values: One an event, `[N]`.
-        clusters: Which cluster each is of, a row number, `[N]`.
-        weights: How much each counts, above 0, `[N]`; None where all count the same.
+        values: One per event, `[N]`.
+        clusters: Cluster of each event, as a row number, `[N]`.
+        weights: Weight of each event, above 0, `[N]`; None for equal weights.
 
     Example:
         >>> str(cluster_interval(np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 0, 1, 1])))
@@ -86,27 +86,27 @@ def cluster_interval(values: FloatArray, clusters: IntArray, weights: FloatArray
 def paired_interval(
     differences: FloatArray, clusters: IntArray, weights: FloatArray | None = None, comparisons: int = 1
 ) -> Interval:
-    """The mean of paired differences that come in clusters, with an interval to judge it by.
+    """The mean of clustered paired differences, with an interval to judge it by.
 
-    The interval is one of `comparisons` that all hold at once with a probability of 95% (Bonferroni's inequality).
-    It is meant to hold with few clusters, with some that have most of the events, and with differences that are
-    nearly all zero, where `cluster_interval` is too narrow:
+    The interval is one of `comparisons` that hold simultaneously with a probability of 95% (Bonferroni's inequality).
+    It is designed to hold with few clusters, with clusters that have most of the events, and with differences that
+    are nearly all zero; in these cases `cluster_interval` is too narrow:
 
-    - The variance is the jackknife's, (G − 1) / G · Σ (m_g − m)², m_g being the mean without cluster g: it
-      lets a cluster with many events count for what it does to the mean.
-    - Student's t has one degree of freedom less than the *effective* clusters, (Σ n_g)² / Σ n_g² (Carter,
-      Schnepel and Steigerwald, *Asymptotic behavior of a t-test robust to cluster heterogeneity*, 2017), and not
-      more than there are clusters with a difference, less one.
+    - The variance is the jackknife's, (G − 1) / G · Σ (m_g − m)², where m_g is the mean without cluster g: a
+      cluster with many events counts by its effect on the mean.
+    - Student's t has one degree of freedom less than the number of *effective* clusters, (Σ n_g)² / Σ n_g² (Carter,
+      Schnepel and Steigerwald, *Asymptotic behavior of a t-test robust to cluster heterogeneity*, 2017), and at
+      most the number of clusters with a difference, minus one.
 
     Args:
-        differences: One an event, `[N]`.
-        clusters: Which cluster each is of, a row number, `[N]`.
-        weights: How much each counts, above 0, `[N]`; None where all count the same.
-        comparisons: How many intervals are to hold at once.
+        differences: One per event, `[N]`.
+        clusters: Cluster of each event, as a row number, `[N]`.
+        weights: Weight of each event, above 0, `[N]`; None for equal weights.
+        comparisons: Number of intervals that must hold simultaneously.
 
     Returns:
-        The interval; without a half width where there are fewer than `FEWEST_QUERIES` effective clusters, and
-        0 where there are no events.
+        The interval. It has no half width if there are fewer than `MIN_QUERIES` effective clusters; without events,
+        it is a mean of 0 without a half width.
     """
     if not len(differences):
         return Interval(0.0)
@@ -114,11 +114,11 @@ def paired_interval(
     sizes = np.bincount(clusters, weights).astype(np.float64)
     total = float(sizes.sum())
     effective = total**2 / float((sizes**2).sum())
-    if effective < FEWEST_QUERIES - 1e-9:
+    if effective < MIN_QUERIES - 1e-9:
         return Interval(mean)
     groups = int(np.count_nonzero(sizes))
     residuals = np.bincount(clusters, _weighted(differences - mean, weights))
-    shifts = residuals / (total - sizes)  # how far the mean moves without each cluster
+    shifts = residuals / (total - sizes)  # change of the mean when each cluster is removed
     error = math.sqrt((groups - 1) / groups * float((shifts**2).sum()))
     differing = int(np.count_nonzero(np.bincount(clusters, np.abs(differences))))
     degrees = max(1, min(int(effective), differing) - 1)
@@ -126,7 +126,7 @@ def paired_interval(
 
 
 def weighted_mean(values: FloatArray, weights: FloatArray | None = None) -> float:
-    """Σ weight·value / Σ weight, or the plain mean where there are no weights."""
+    """Σ weight·value / Σ weight, or the plain mean without weights."""
     if weights is None:
         return float(values.mean())
     return float((weights * values).sum() / weights.sum())
@@ -141,14 +141,14 @@ def student_t(probability: float, degrees: int) -> float:
     """The quantile of Student's t.
 
     Args:
-        probability: Of being lower, from 0.5 to below 1.
+        probability: Cumulative probability, from 0.5 to below 1.
         degrees: Degrees of freedom, at least 1.
 
     Example:
         >>> round(student_t(0.975, 4), 4)
         2.7764
     """
-    if degrees > SUMMED_DEGREES:  # Fisher and Cornish, 1960
+    if degrees > MAX_SUMMED_DEGREES:  # Fisher and Cornish, 1960
         z = NormalDist().inv_cdf(probability)
         terms = (
             z,
@@ -164,7 +164,7 @@ def student_t(probability: float, degrees: int) -> float:
 
 
 def _within(angle: float, degrees: int) -> float:
-    """How probable it is that |t| is below √degrees · tan(angle) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Probability that |t| is below √degrees · tan(angle) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     sine, cosine = math.sin(angle), math.cos(angle)
     steps = np.arange(1, (degrees - 1) // 2 if degrees % 2 else degrees // 2)
     if degrees % 2 == 0:

@@ -1,4 +1,4 @@
-"""Metrics of lists whose members are more or less relevant: NDCG and mean average precision."""
+"""Metrics of lists with graded relevance: NDCG and mean average precision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def padded(groups: IntArray) -> tuple[IntArray, BoolArray]:
-    """The members of each group side by side, `[groups, longest]`, and which of them are there.
+    """The members of each group in a padded matrix, `[groups, longest]`, and a mask of the real ones.
 
     Args:
-        groups: The group of each member, `[N]`; those that have members are lists, in ascending order.
+        groups: Group of each member, `[N]`; the rows of the matrix are the groups in ascending order.
 
     Example:
         >>> members, mask = padded(np.array([7, 3, 7]))
@@ -32,17 +32,17 @@ def padded(groups: IntArray) -> tuple[IntArray, BoolArray]:
 
 
 def ndcg(scores: FloatArray, relevance: FloatArray, mask: BoolArray, k: int | None = None) -> FloatArray:
-    """NDCG of each list, `[L]`: Σ (2^relevance − 1) / log2(1 + rank) over that of the best order.
+    """NDCG of each list, `[L]`: Σ (2^relevance − 1) / log2(1 + rank), divided by that of the ideal order.
 
-    Members that tie share the mean of the discounts of their places (McSherry and Najork, *Computing information
-    retrieval performance measures efficiently in the presence of tied scores*, ECIR 2008). A list without anything
-    relevant has 0.
+    Tied members share the mean discount of their ranks (McSherry and Najork, *Computing information retrieval
+    performance measures efficiently in the presence of tied scores*, ECIR 2008). A list without relevant members
+    has 0.
 
     Args:
         scores: `[L, n]`.
         relevance: At least 0, `[L, n]`.
-        mask: Which members are there, `[L, n]`.
-        k: How many places count; None: all.
+        mask: False for padding, `[L, n]`.
+        k: How many ranks count; None: all.
 
     Example:
         >>> everything = np.ones((1, 3), dtype=bool)
@@ -59,9 +59,9 @@ def ndcg(scores: FloatArray, relevance: FloatArray, mask: BoolArray, k: int | No
 
 
 def average_precision(scores: FloatArray, relevant: BoolArray, mask: BoolArray) -> FloatArray:
-    """The mean over the relevant members of each list of the precision at their rank, `[L]`.
+    """Average precision of each list, `[L]`: the mean of the precision at the ranks of its relevant members.
 
-    Members that tie have their mean rank, as in `query_metrics`. A list without relevant members has 0.
+    Tied members get their mean rank, as in `query_metrics`. A list without relevant members has 0.
 
     Example:
         >>> everything = np.ones((1, 3), dtype=bool)
@@ -84,12 +84,12 @@ def average_precision(scores: FloatArray, relevant: BoolArray, mask: BoolArray) 
 
 
 def _gained(scores: FloatArray, gains: FloatArray, discounts: FloatArray) -> FloatArray:
-    """Σ gain · discount of each list in the order of its scores, the discounts of ties averaged."""
+    """Σ gain · discount of each list in score order, with the discounts of ties averaged."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ordered = np.take_along_axis(scores, order, axis=1)
     starts = np.ones(ordered.shape, dtype=bool)
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    tie = np.cumsum(starts.reshape(-1)) - 1  # the run of equal scores that each place is in
+    tie = np.cumsum(starts.reshape(-1)) - 1  # the run of equal scores that each rank belongs to
     shared = np.bincount(tie, np.tile(discounts, len(scores))) / np.bincount(tie)
     found: FloatArray = (np.take_along_axis(gains, order, axis=1) * shared[tie].reshape(ordered.shape)).sum(axis=1)
     return found

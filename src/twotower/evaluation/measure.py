@@ -1,4 +1,4 @@
-"""`measure`: every metric of one scorer."""
+"""`measure`: computes all metrics of one scorer."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from twotower.ranks import Ranks, current_ranks
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What measuring a scorer gave.
+    """The result of measuring a scorer.
 
     Attributes:
         scores: The metrics.
-        outcomes: The ranks they are made of, event by event, to compare scorers by.
+        outcomes: The underlying ranks of each event, for comparing scorers.
     """
 
     scores: Scores
@@ -62,20 +62,20 @@ def measure(
     ks: Sequence[int] = DEFAULT_KS,
     step: ReportStep = no_report,
 ) -> Measurement:
-    """Every metric of one scorer: of ranks, with intervals and in slices, per query, and of the top-k lists.
+    """All metrics of one scorer: of ranks (with intervals and slices), per query, and of the top-k lists.
 
-    The metrics per query are those of one list for each query, the one of its first event in test. Where the data
-    names a column of weights, all means are weighted, and events of weight 0 are not measured.
+    Per-query metrics use one list for each query, that of its first event in test. If the data has weights, all means
+    are weighted, and events with weight 0 are skipped.
 
-    Joined ranks rank some of the events each, and all get the same figures: those that one of them alone would get.
-    Whatever looks at who asks alone (`QueryScorer`) each of them measures by itself.
+    Joined ranks each rank a share of the events, and all of them get the same results as a single process. A
+    `QueryScorer` is measured in full on every rank.
 
     Args:
-        scorer: What is measured.
-        test: The events to measure on.
-        train: What the protocol `unseen` excludes, and how popular the candidates are.
+        scorer: The scorer to measure.
+        test: The events to evaluate on.
+        train: The events that `unseen` excludes, and from which the popularity of candidates is counted.
         ks: Lengths of lists.
-        step: Told the share of the events that are ranked.
+        step: Receives the progress.
 
     Raises:
         DataError: Every event of test has weight 0.
@@ -121,7 +121,7 @@ def measure(
 def _rank(
     scorer: Scorer, test: Dataset, seen: Seen, k: int, take_lists: TakeLists, step: ReportStep
 ) -> tuple[FloatArray, FloatArray]:
-    """Ranks of each event, and in its query's one list, `[2, N]` each; gives the top-k lists."""
+    """Ranks of each event, and its ranks in its query's one list, `[2, N]` each; passes on the top-k lists."""
     ranked = _Ranked(scorer, test, k)
     ranks, list_ranks = np.empty((2, len(test))), np.empty((2, len(test)))
     joined, blocks, done = current_ranks(), blocks_of(test, seen), 0
@@ -140,10 +140,10 @@ def _rank(
 
 
 class _Ranked:
-    """Ranks and top-k lists of a block of events.
+    """Computes the ranks and top-k lists of a block of events.
 
     Args:
-        scorer: What scores.
+        scorer: The scorer.
         test: All events.
         k: Length of the lists.
     """
@@ -154,10 +154,10 @@ class _Ranked:
         self.counter, self.list_counter = RankCounter(), RankCounter()
 
     def __call__(self, block: EventBlock | None) -> FloatArray:
-        """For each event of a block its ranks under both protocols, those in its query's one list, and both lists.
+        """For each event of a block: its ranks under both protocols, those in its query's one list, and both lists.
 
         Returns:
-            `[n, 4 + 2 min(k, C)]`; nothing where there is no block.
+            `[n, 4 + 2 min(k, C)]`; n = 0 without a block.
         """
         length = min(self.k, self.size)
         if block is None:
@@ -165,7 +165,7 @@ class _Ranked:
         scores = self.counter.scored(self.score, block)
         own_list = self.list_counter.scored(self.first_list, block)
         ranks = self.counter.ranks(scores, block)
-        # What does not look at the time has the same list for all events of a query.
+        # A scorer that ignores time has the same list for all events of a query.
         same = torch.equal(own_list[:, : self.size], scores[:, : self.size])
         list_ranks = ranks if same else self.list_counter.ranks(own_list, block)
         everything = top_lists(scores[:, : self.size], length)
@@ -174,7 +174,7 @@ class _Ranked:
 
 
 def _of_all_ranks(own: FloatArray, joined: Ranks) -> list[FloatArray]:
-    """What each rank has, `[n, columns]` each."""
+    """Gathers the results of all ranks, `[n, columns]` each."""
     if joined.size == 1:
         return [own]
     found = joined.gather_bytes(own.tobytes())

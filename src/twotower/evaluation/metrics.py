@@ -1,4 +1,4 @@
-"""Metrics made from ranks and from top-k lists, each under two protocols: `all` and `unseen`."""
+"""Metrics of ranks and of top-k lists, each under two protocols: `all` and `unseen`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Metrics = dict[str, float]
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """A part of the test events, measured on its own; `evaluation/slices.py` says which parts there are.
+    """A part of the test events, measured separately; `evaluation/slices.py` defines the parts.
 
     Attributes:
         by: What the events are grouped by: `candidate`, `history` or `choice`.
-        name: Which part: `head`, `new queries`, …
-        events: How many events of test are in it, those of weight 0 not counted.
-        weight: The sum of their weights: how much the slice counts in the metrics of the whole. Their number where the
-            log has no weights.
-        all: The metrics of ranks, nothing excluded.
-        unseen: The same, what the query has in train excluded.
+        name: Name of the part: `head`, `new queries`, …
+        events: Number of test events in it, without those of weight 0.
+        weight: Sum of their weights, which is how much the slice counts in the overall metrics; the number of events
+            if the log has no weights.
+        all: Rank metrics with nothing excluded.
+        unseen: Rank metrics with the candidates that the query has in train excluded.
     """
 
     by: str
@@ -48,15 +48,15 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model measured under both protocols.
 
     Attributes:
-        all: Nothing excluded from the ranking.
-        unseen: What the query has chosen in train excluded, the true candidate never.
-        half_widths: Half widths of the 95% intervals of `all.top_100`, `unseen.mrr`, …: how far another draw of
-            queries might move the figure; of means over seeds, how far other seeds might. Those not known are
-            not there.
-        slices: The same model on parts of the events; empty where they were not measured.
-        tasks: Metrics of tasks besides retrieval, by their names; `all` and `unseen` are empty without retrieval.
-        new: The metrics of ranks under `unseen` over new choices alone, whose query does not have their candidate in
-            train; empty where all are new, or none is.
+        all: Metrics with nothing excluded from the ranking.
+        unseen: Metrics with the query's choices in train excluded, except for the true candidate.
+        half_widths: Half widths of the 95% intervals of `all.top_100`, `unseen.mrr`, …: how much the metric might
+            differ with another sample of queries or, for means over seeds, with other seeds. Unknown ones are
+            missing.
+        slices: The same model on parts of the events; empty if not measured.
+        tasks: Metrics of tasks besides retrieval, by task name; without retrieval, `all` and `unseen` are empty.
+        new: Rank metrics under `unseen` for new choices only: events whose query does not have the candidate in
+            train. Empty if all events are new choices, or none is.
     """
 
     all: Metrics
@@ -68,11 +68,11 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def by_group(self) -> dict[str, Metrics]:
-        """All metrics, by protocol and by task."""
+        """All metrics, by protocol or task."""
         return {"all": self.all, "unseen": self.unseen, "new": self.new or self.unseen, **self.tasks}
 
     def figures(self, scorer: str) -> list[dict[str, Any]]:
-        """Each metric of both protocols, as a row of `Evaluation.to_table`, under the scorer's name."""
+        """The metrics of both protocols, as rows of `Evaluation.to_table`, under the scorer's name."""
         return [
             {
                 "scorer": scorer,
@@ -89,7 +89,7 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
         """The value of `all.top_100`, `unseen.mrr`, `rating.rmse`, …; a bare name means `all`.
 
         Raises:
-            ConfigError: It was not measured.
+            ConfigError: The metric was not measured.
         """
         group, _, name = metric.rpartition(".")
         metrics = self.by_group.get(group or "all", {})
@@ -101,10 +101,10 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
         return metrics[name]
 
     def merit(self, metric: str) -> float:
-        """The value of a metric, or less than nothing where it is an error: more is better.
+        """The value of a metric, negated if the metric is an error, so that higher is better.
 
         Raises:
-            ConfigError: It was not measured.
+            ConfigError: The metric was not measured.
 
         Example:
             >>> Scores({}, {}, tasks={"rating": {"rmse": 0.9}}).merit("rating.rmse")
@@ -114,31 +114,31 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
         return -value if is_error(metric) else value
 
     def interval(self, protocol: str, metric: str) -> Interval:
-        """A metric with its 95% interval over the queries, where that was measured."""
+        """A metric with its 95% interval over queries, if measured."""
         return Interval(self.value(f"{protocol}.{metric}"), self.half_widths.get(f"{protocol}.{metric}"))
 
 
 ERRORS = frozenset({"rmse", "mae", "log_loss", "calibration_error"})
-"""Metrics that are lower where a model is better."""
+"""Metrics for which lower is better."""
 
 
 def is_error(metric: str) -> bool:
-    """Whether a metric such as `rating.rmse` is lower where a model is better."""
+    """Whether lower is better for a metric, as for `rating.rmse`."""
     return metric.rpartition(".")[2] in ERRORS
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Refuses lengths of lists that are no whole numbers or below 1, repeated ones, and none at all."""
+    """Refuses list lengths that are not whole numbers, below 1 or repeated, and an empty sequence."""
     ks = checked("evaluate", "ks", ks, tuple[int, ...])
     if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
         raise ConfigError(f"k = {list(ks)}; expected distinct whole numbers of at least 1")
 
 
 def check_ranks(ranks: FloatArray, weights: FloatArray | None) -> None:
-    """Refuses ranks that are none, and weights that events cannot have.
+    """Refuses invalid ranks and weights.
 
     Raises:
-        ConfigError: One is wrong; names the first.
+        ConfigError: One is invalid; names the first.
     """
     checked = {"ranks": (ranks, 1.0)} | ({} if weights is None else {"weights": (weights, 0.0)})
     for name, (values, least) in checked.items():
@@ -156,23 +156,23 @@ def check_ranks(ranks: FloatArray, weights: FloatArray | None) -> None:
                 row=row,
             )
     if weights is not None and not weights.any():
-        raise ConfigError("weights are all 0; expected one above 0, as a mean is taken by them", field="weights")
+        raise ConfigError("weights are all 0; expected at least one above 0", field="weights")
 
 
 @checks_arguments
 def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None) -> Metrics:
-    """Means over events of what one true candidate's rank says, weighted where events have weights.
+    """Means over events of functions of the true candidate's rank; weighted if events have weights.
 
     - `top_k`: share of the events whose rank is at most k (hit rate).
     - `mrr`: mean of 1 / rank.
-    - `ndcg_k`: mean of 1 / log2(1 + rank) where the rank is at most k, else 0: with one true
-      candidate the ideal list's gain is 1.
-    - those that users register; see `Metric`.
+    - `ndcg_k`: mean of 1 / log2(1 + rank) if the rank is at most k, else 0: with one true
+      candidate, the ideal gain is 1.
+    - metrics registered by users; see `Metric`.
 
     Args:
-        ranks: Rank of each event's true candidate, from 1; ties make halves, `[N]`.
+        ranks: Rank of each event's true candidate, from 1; ties may give half ranks, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, at least 0, `[N]`; None where all count the same.
+        weights: Weight of each event, at least 0, `[N]`; None for equal weights.
 
     Raises:
         ConfigError: There are no ranks, one is below 1 or not finite, a weight is negative or not finite, or all are 0.
@@ -191,13 +191,13 @@ def rank_metrics(ranks: FloatArray, ks: Sequence[int] = DEFAULT_KS, weights: Flo
 def new_choice_metrics(
     ranks: FloatArray, repeats: npt.NDArray[np.bool_], ks: Sequence[int], weights: FloatArray | None = None
 ) -> Metrics:
-    """`rank_metrics` over the new choices; none where all are new, or none is.
+    """`rank_metrics` over new choices; empty if all events are new choices, or none is.
 
     Args:
         ranks: Rank of each event's true candidate under `unseen`, `[N]`.
-        repeats: Whether its query has it in train, `[N]`.
+        repeats: Whether the query has this candidate in train, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, `[N]`; None where all count the same.
+        weights: Weight of each event, `[N]`; None for equal weights.
     """
     if repeats.all() or not repeats.any():
         return {}
@@ -207,25 +207,25 @@ def new_choice_metrics(
 def rank_half_widths(
     ranks: FloatArray, queries: IntArray, ks: Sequence[int] = DEFAULT_KS, weights: FloatArray | None = None
 ) -> Metrics:
-    """Half widths of the 95% intervals of `rank_metrics`, over queries; none where all events are of one query.
+    """Half widths of the 95% intervals of `rank_metrics` over queries; empty if all events are of one query.
 
     Args:
         ranks: Rank of each event's true candidate, `[N]`.
         queries: Row of each event's query, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, `[N]`; None where all count the same.
+        weights: Weight of each event, `[N]`; None for equal weights.
     """
     intervals = {name: cluster_interval(event_values(ranks, name), queries, weights) for name in rank_metric_names(ks)}
     return {name: found.half_width for name, found in intervals.items() if found.half_width is not None}
 
 
 def rank_metric_names(ks: Sequence[int]) -> list[str]:
-    """The metrics of `rank_metrics`, in their order: one for each kind, or for each of its lengths of list."""
+    """Names of the metrics of `rank_metrics`, in order: one per kind, or one per kind and length of list."""
     return [name for kind in METRICS for name in ([f"{kind}_{k}" for k in ks] if METRICS[kind].by_length else [kind])]
 
 
 def event_values(ranks: FloatArray, metric: str) -> FloatArray:
-    """What each event adds to the mean of a metric of `rank_metrics`, `[N]`.
+    """Contribution of each event to the mean of a metric of `rank_metrics`, `[N]`.
 
     Raises:
         ConfigError: The metric is unknown.
@@ -239,7 +239,7 @@ def event_values(ranks: FloatArray, metric: str) -> FloatArray:
 
 
 def verdict_metric(ks: Sequence[int], candidates: int) -> str:
-    """What models are compared by: accuracy in the longest list shorter than the catalogue, or MRR where there is none.
+    """The metric that models are compared by: top-k for the largest k below the catalogue size, or MRR if none is.
 
     Example:
         >>> verdict_metric([3, 20], candidates=1682), verdict_metric([3, 20], candidates=2)
@@ -249,7 +249,7 @@ def verdict_metric(ks: Sequence[int], candidates: int) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """A metric as sentences and headings write it.
+    """Label of a metric in sentences and headings.
 
     Example:
         >>> metric_label("top_100"), metric_label("mrr")
@@ -257,7 +257,7 @@ def metric_label(metric: str) -> str:
     """
     try:
         kind, k = _parsed(metric)
-    except ConfigError:  # one that is not of ranks, such as coverage_10
+    except ConfigError:  # not a rank metric, such as coverage_10
         return metric.replace("_", "-")
     label = METRICS[kind].label
     return label if k is None else f"{label}-{k}"
@@ -271,34 +271,35 @@ def query_metrics(
     ks: Sequence[int] = DEFAULT_KS,
     weights: FloatArray | None = None,
 ) -> Metrics:
-    """Means over queries of what the ranks of all their true candidates say.
+    """Means over queries of metrics of the ranks of all their true candidates.
 
     With R the distinct true candidates of a query, in ascending order of their ranks r_1, r_2, …:
 
     - `recall_k`: |{i: r_i ≤ k}| / |R|
     - `precision_k`: |{i: r_i ≤ k}| / k
     - `map_k`: Σ_{i: r_i ≤ k} min(1, i / r_i) / min(|R|, k), the average precision of the list, where
-      candidates that tie have their mean rank.
+      tied candidates get their mean rank.
 
-    Within a query the true candidates are a set: a candidate is in it or not, whatever its events weigh. Where
-    events have weights, a query counts in the mean as much as its mean event.
+    The true candidates of a query form a set; event weights do not matter within it. If events have weights, the
+    weight of a query in the mean is the mean weight of its events.
 
     Args:
         ranks: Rank of each event's true candidate in its query's one list, `[N]`; see `one_list_a_query`.
         queries: Row of each event's query, `[N]`.
         candidates: Row of each event's true candidate, `[N]`.
         ks: Lengths of lists.
-        weights: How much each event counts, at least 0, `[N]`; None where all count the same.
+        weights: Weight of each event, at least 0, `[N]`; None for equal weights.
 
     Raises:
-        ConfigError: As `rank_metrics`, or there is not a query and a candidate, whole numbers from 0, for each rank.
+        ConfigError: As `rank_metrics`, or `queries` or `candidates` are not row numbers (integers from 0), one per
+            rank.
     """
     check_ks(ks)
     check_ranks(ranks, weights)
     for name, rows in (("queries", queries), ("candidates", candidates)):
         if rows.shape != ranks.shape or rows.dtype.kind not in "iu" or rows.min() < 0:
             raise ConfigError(
-                f"{name} is {rows.dtype} {list(rows.shape)}; expected rows from 0, one of the {len(ranks)} ranks each",
+                f"{name} is {rows.dtype} {list(rows.shape)}; expected {len(ranks)} row numbers of at least 0",
                 field=name,
             )
     _, first = np.unique(np.stack([queries, candidates], axis=1), axis=0, return_index=True)
@@ -331,21 +332,21 @@ def _parsed(metric: str) -> tuple[str, int | None]:
 
 
 def _mean_weights(queries: IntArray, weights: FloatArray) -> FloatArray:
-    """Mean weight of the events of each query that has some, in the order of the queries' rows."""
+    """Mean event weight of each query with events, in row order."""
     events = np.bincount(queries)
     return (np.bincount(queries, weights) / np.maximum(events, 1))[events > 0]
 
 
 class ListStatistics:
-    """Coverage and popularity bias of top-k lists, added up block by block.
+    """Coverage and popularity bias of top-k lists, accumulated block by block.
 
     - `coverage_k`: share of the catalogue that is in at least one list.
-    - `popularity_bias_k`: mean popularity (choices in train) of what is listed, over the mean
-      popularity of what was truly chosen. Above 1 the lists are more popular than the choices. Where events
-      have weights, so do their lists and choices in these means.
+    - `popularity_bias_k`: mean popularity (choices in train) of the listed candidates, divided by that of the
+      true candidates. Above 1, the lists are more popular than the actual choices. Both means are weighted if
+      events have weights.
 
     Args:
-        popularity: Choices of each candidate in train, `[C]`.
+        popularity: Number of choices of each candidate in train, `[C]`.
         ks: Lengths of lists.
     """
 
@@ -358,12 +359,12 @@ class ListStatistics:
         self._chosen = 0.0
 
     def add(self, lists: IntArray, chosen: IntArray, weights: FloatArray | None = None) -> None:
-        """Counts lists `[n, at least max(ks) or all]`, the best first, −1 for places that nothing fills.
+        """Adds lists `[n, at least max(ks), or all candidates]`, best first, with −1 for empty places.
 
         Args:
-            lists: Candidates of each event's list.
-            chosen: The true candidate of each event, `[n]`.
-            weights: How much each event counts, above 0, `[n]`; None where all count the same.
+            lists: Candidates in each event's list.
+            chosen: True candidate of each event, `[n]`.
+            weights: Weight of each event, above 0, `[n]`; None for equal weights.
         """
         counts = np.ones(len(chosen)) if weights is None else weights
         self._chosen_popularity += float((counts * self.popularity[chosen]).sum())
@@ -376,7 +377,7 @@ class ListStatistics:
             self._entries[k] += float(counts @ filled.sum(axis=1))
 
     def metrics(self) -> Metrics:
-        """What was counted."""
+        """The metrics so far."""
         usual = self._chosen_popularity / self._chosen or 1.0
         bias = {f"popularity_bias_{k}": self._popularity[k] / (self._entries[k] or 1.0) / usual for k in self.ks}
         return {f"coverage_{k}": float(self._listed[k].mean()) for k in self.ks} | bias

@@ -1,4 +1,4 @@
-"""`Outcomes`: what a scorer gave for every event of test, kept so that two scorers can be compared event by event."""
+"""`Outcomes`: the ranks of a scorer for every test event, kept so that two scorers can be compared event by event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twotower.evaluation.metrics import FloatArray, IntArray, event_values
 from twotower.files import write_file
 
 PROTOCOLS = ("all", "unseen")
-"""Nothing excluded; and what the query has in train excluded."""
+"""`all`: nothing is excluded; `unseen`: the candidates that the query has in train are excluded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class Outcomes:
     """The ranks of one scorer, event by event.
 
     Attributes:
-        ranks: Of the true candidates under `all` and `unseen`, `[2, N]`.
+        ranks: Ranks of the true candidates under `all` and `unseen`, `[2, N]`.
         queries: Row of each event's query, `[N]`.
         repeats: Whether the event's query has its candidate in train, `[N]`.
-        weights: How much each event counts, above 0, `[N]`; None where all count the same.
+        weights: Weight of each event, above 0, `[N]`; None for equal weights.
     """
 
     ranks: npt.NDArray[np.float32]
@@ -36,11 +36,11 @@ class Outcomes:
     weights: FloatArray | None = None
 
     def values(self, protocol: str, metric: str) -> FloatArray:
-        """What each event adds to the mean of a metric such as `top_100`, `[N]`."""
+        """Contribution of each event to the mean of a metric such as `top_100`, `[N]`."""
         return event_values(self.ranks[PROTOCOLS.index(protocol)].astype(np.float64), metric)
 
     def write(self, path: Path) -> None:
-        """Writes an Arrow file."""
+        """Writes the outcomes to an Arrow file."""
         columns = {name: pa.array(own) for name, own in zip(PROTOCOLS, self.ranks, strict=True)}
         columns |= {"query": pa.array(self.queries), "repeats": pa.array(self.repeats)}
         if self.weights is not None:
@@ -49,10 +49,10 @@ class Outcomes:
 
     @classmethod
     def read(cls, path: Path) -> Outcomes:
-        """Reads what `write` wrote.
+        """Reads a file written by `write`.
 
         Raises:
-            SavedFolderError: The file is missing, damaged or something else.
+            SavedFolderError: The file is missing, damaged or has other contents.
         """
         try:
             table = read_table(path)
@@ -60,7 +60,7 @@ class Outcomes:
             weights = table["weight"].to_numpy() if "weight" in table.column_names else None
             return cls(ranks, table["query"].to_numpy(), table["repeats"].to_numpy(), weights)
         except (OSError, ValueError, KeyError) as error:
-            raise SavedFolderError(f"{path} holds no ranks of test events: {error}") from error
+            raise SavedFolderError(f"{path} does not contain ranks of test events: {error}") from error
 
 
 def repeats_of(events: Dataset, train: Dataset) -> npt.NDArray[np.bool_]:
@@ -72,7 +72,7 @@ def repeats_of(events: Dataset, train: Dataset) -> npt.NDArray[np.bool_]:
 
 
 def events_that_count(events: Dataset) -> Dataset:
-    """The events with a weight above 0; all of them where the log has no weights.
+    """The events with a weight above 0; all events if the log has no weights.
 
     Raises:
         DataError: Every weight is 0.
@@ -86,5 +86,5 @@ def events_that_count(events: Dataset) -> Dataset:
 
 
 def event_weights(events: Dataset) -> FloatArray | None:
-    """How much each event counts in metrics, `[N]`; None where the log has no weights."""
+    """Weight of each event in metrics, `[N]`; None if the log has no weights."""
     return None if events.weight is None else events.weights.astype(np.float64)

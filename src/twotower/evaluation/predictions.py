@@ -14,19 +14,19 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 BINS = 10
-"""Parts of a reliability curve, of equal weight."""
+"""Bins of a reliability curve, of equal weight."""
 
-LEAST_PROBABILITY = 1e-7
-"""Probabilities nearer to 0 or 1 than that count as that near in the log loss, which would be infinite."""
+MIN_PROBABILITY = 1e-7
+"""The log loss clips probabilities to at least this distance from 0 and 1, where it would be infinite."""
 
 
 class ReliabilityBin(msgspec.Struct, frozen=True):
-    """The events whose predictions are alike: one point of a reliability curve.
+    """Events with similar predictions: one point of a reliability curve.
 
     Attributes:
         predicted: Mean of the predictions.
         actual: Mean of the targets.
-        weight: Sum of the weights of its events, or their number.
+        weight: Sum of the weights of its events; their number without weights.
     """
 
     predicted: float
@@ -46,16 +46,16 @@ def log_losses(predictions: FloatArray, targets: FloatArray) -> FloatArray:
         >>> log_losses(np.array([0.5, 0.9]), np.array([0.0, 1.0])).round(4).tolist()
         [0.6931, 0.1054]
     """
-    p = np.clip(predictions, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    p = np.clip(predictions, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return -(targets * np.log(p) + (1 - targets) * np.log1p(-p))
 
 
 def rmse_interval(
     predictions: FloatArray, targets: FloatArray, queries: IntArray, weights: FloatArray | None = None
 ) -> Interval:
-    """The root of the mean squared error, with its 95% interval over queries.
+    """The root mean squared error, with its 95% interval over queries.
 
-    The interval is that of the mean squared error by the delta method: divided by twice the root.
+    The interval follows from that of the mean squared error by the delta method: its width divided by twice the root.
 
     Example:
         >>> rmse_interval(np.array([1.0, 3.0]), np.array([2.0, 3.0]), np.array([0, 1])).mean.__round__(4)
@@ -71,13 +71,13 @@ def rmse_interval(
 def auc_interval(
     predictions: FloatArray, targets: FloatArray, queries: IntArray, weights: FloatArray | None = None
 ) -> Interval | None:
-    """How probable it is that an event of target 1 has a higher prediction than one of target 0; ties are halves.
+    """The probability that an event with target 1 has a higher prediction than one with target 0; ties count half.
 
-    The interval is over queries: events of one query are one cluster (Obuchowski, *Nonparametric analysis of clustered
-    ROC curve data*, Biometrics 53(2), 1997).
+    The interval is over queries: the events of a query form a cluster (Obuchowski, *Nonparametric analysis of
+    clustered ROC curve data*, Biometrics 53(2), 1997).
 
     Returns:
-        None where the targets are not all 0 or 1, or all the same.
+        The AUC; None if the targets are not all 0 or 1, or are all the same.
 
     Example:
         >>> auc_interval(np.array([0.9, 0.8, 0.3, 0.2]), np.array([1.0, 0.0, 1.0, 0.0]), np.arange(4)).mean
@@ -103,7 +103,7 @@ def auc_interval(
 def reliability(
     predictions: FloatArray, targets: FloatArray, weights: FloatArray | None = None, bins: int = BINS
 ) -> list[ReliabilityBin]:
-    """The events in order of their predictions, cut into parts of about equal weight; equal predictions stay together.
+    """Sorts events by prediction and cuts them into bins of about equal weight; equal predictions stay together.
 
     Example:
         >>> reliability(np.array([0.1, 0.1, 0.7, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]), bins=2)[0]
@@ -125,17 +125,17 @@ def reliability(
 
 
 def calibration_error(curve: list[ReliabilityBin]) -> float:
-    """Mean distance of predictions and targets over the parts of a reliability curve, by their weight.
+    """Weighted mean distance between prediction and target over the bins of a reliability curve.
 
-    For probabilities, the expected calibration error (Naeini, Cooper and Hauskrecht, *Obtaining well calibrated
-    probabilities using Bayesian binning*, AAAI 2015) with parts of equal weight.
+    For probabilities, this is the expected calibration error (Naeini, Cooper and Hauskrecht, *Obtaining well
+    calibrated probabilities using Bayesian binning*, AAAI 2015) with bins of equal weight.
     """
     total = sum(part.weight for part in curve)
     return sum(part.weight * abs(part.predicted - part.actual) for part in curve) / total
 
 
 def _share_below(values: FloatArray, others: FloatArray, weights: FloatArray) -> FloatArray:
-    """The share of the `others`, by weight, that is below each value; those that equal it count half."""
+    """The share of `others`, by weight, that is below each value; equal ones count half."""
     order = np.argsort(others)
     total = np.concatenate([[0.0], np.cumsum(weights[order])])
     low, high = (np.searchsorted(others[order], values, side) for side in ("left", "right"))

@@ -1,4 +1,4 @@
-"""Ranks of true candidates over the whole catalogue, counted block by block."""
+"""Ranks true candidates over the whole catalogue, block by block."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from twotower.errors import TwoTowerError
 from twotower.model.two_tower import TwoTower
 
 BLOCK_SCORES = 1 << 20
-"""Scores looked at in one go: what a cache holds."""
+"""Scores processed in one go: about what fits in a cache."""
 
-LEAST_ROWS, MOST_ROWS = 64, 512
-"""Events scored at once: as many as have `BLOCK_SCORES` scores, within these bounds. The lower one keeps products
-efficient on a large catalogue, whose scores then take 256 bytes a candidate; the upper one is enough for that."""
+MIN_ROWS, MAX_ROWS = 64, 512
+"""Bounds for the number of events scored at once, which is otherwise chosen to give `BLOCK_SCORES` scores. The lower
+bound keeps matrix products efficient on a large catalogue (scores then take 256 bytes per candidate); more rows than
+the upper bound would not make them any faster."""
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 ScoreBlock = Callable[[IntArray], Tensor]
-"""Scores of every candidate for the events with these numbers: `[n]` to `[n, C]`."""
+"""Scores of all candidates for the events with these indices: `[n]` to `[n, C]`."""
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that scores the whole catalogue for events: a baseline, an oracle, a model of your own."""
+    """Anything that scores the whole catalogue for events: a baseline, an oracle, your own model."""
 
     def score_block(self, events: Dataset) -> ScoreBlock:
-        """How to score the candidates for any of these events, from who asks and when."""
+        """Returns a function that scores all candidates for any of these events, given their query and time."""
         ...
 
 
@@ -51,18 +52,18 @@ class ModelScorer:
         self.model = model
 
     def score_block(self, events: Dataset) -> ScoreBlock:
-        """Embeds the queries of the events and the catalogue once."""
+        """Embeds the queries of the events and the catalogue, once."""
         return DotProducts(self.model.embed_queries(events), self.model.embed_candidates(events.candidates))
 
 
 class DotProducts:
-    """Scores that are dot products of query embeddings `[N, d]` and candidate embeddings `[C, d]`: a `ScoreBlock`.
+    """A `ScoreBlock` of dot products between query embeddings `[N, d]` and candidate embeddings `[C, d]`.
 
     Attributes:
-        are_numbers: Whether no score can overflow, and so none be NaN.
+        are_numbers: Whether overflow is impossible, so that no score can be NaN.
 
     Raises:
-        TwoTowerError: An embedding is not finite, so that its rank would mean nothing.
+        TwoTowerError: An embedding is not finite, so ranks would be meaningless.
     """
 
     def __init__(self, queries: Tensor, candidates: Tensor) -> None:
@@ -78,19 +79,19 @@ class DotProducts:
         self.queries, self.transposed = queries.detach(), candidates.detach().t()
 
     def __call__(self, numbers: IntArray) -> Tensor:
-        """The scores of the events with these numbers, `[n, C]`."""
+        """The scores of the events with these indices, `[n, C]`."""
         return self._queries(numbers) @ self.transposed
 
-    def write(self, numbers: IntArray, room: Tensor) -> None:
-        """Writes these scores to a place that is there: fresh memory for every block would cost more than they do."""
-        torch.mm(self._queries(numbers), self.transposed, out=room)
+    def write(self, numbers: IntArray, out: Tensor) -> None:
+        """Writes these scores to existing memory: allocating it for every block would cost more than scoring."""
+        torch.mm(self._queries(numbers), self.transposed, out=out)
 
     def _queries(self, numbers: IntArray) -> Tensor:
         return self.queries.index_select(0, torch.from_numpy(numbers).to(self.queries.device))
 
 
 def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
-    """Scores that give all events of a query the one list that it would have been given at the first of them."""
+    """Scores under which all events of a query share one list: the list at its first event."""
     when = np.arange(len(events)) if events.time is None else events.times
     order = np.lexsort((when, events.query_index))
     _, begin, group = np.unique(events.query_index[order], return_index=True, return_inverse=True)
@@ -107,14 +108,14 @@ def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
 
 @dataclass(frozen=True, eq=False)
 class EventBlock:
-    """Some events that are scored at once.
+    """Events that are scored at once.
 
     Attributes:
-        numbers: Which events, `[n]`.
+        numbers: Indices of the events, `[n]`.
         chosen: Their true candidates, `[n, 1]`.
-        queries: Rows of `seen` that belong to them, `[n]`.
-        seen: What each of their distinct queries has seen, `[q, longest]`, filled up with C, which is no candidate.
-        own: 1 where the true candidate is among what the event's query has seen, else 0, `[n]`.
+        queries: Row of each event's query in `seen`, `[n]`.
+        seen: What each of their distinct queries has seen, `[q, longest]`, padded with C, which is not a candidate.
+        own: 1 if the event's query has seen the true candidate, else 0, `[n]`.
     """
 
     numbers: IntArray
@@ -124,22 +125,22 @@ class EventBlock:
     own: Tensor
 
     def to(self, device: torch.device) -> EventBlock:
-        """The same on a device."""
+        """A copy on a device."""
         parts = self.chosen, self.queries, self.seen, self.own
         return EventBlock(self.numbers, *(part.to(device) for part in parts))
 
 
 def blocks_of(events: Dataset, seen: Seen | None = None) -> list[EventBlock]:
-    """All events in blocks whose scores fit in memory, the events of one query side by side.
+    """Cuts the events into blocks whose scores fit in memory; the events of a query stay next to each other.
 
-    Queries that have seen about as much are together, so that little is filled up.
+    Sorts queries by how much they have seen, which minimises padding.
     """
     size = events.candidates.num_rows
     offsets = np.zeros(events.queries.num_rows + 1, dtype=np.int64) if seen is None else seen.offsets
     candidates = np.empty(0, dtype=np.int64) if seen is None else seen.candidates
     lengths = np.diff(offsets)
     order = np.lexsort((events.query_index, lengths[events.query_index]))
-    rows = min(MOST_ROWS, max(LEAST_ROWS, BLOCK_SCORES // max(1, size)))
+    rows = min(MAX_ROWS, max(MIN_ROWS, BLOCK_SCORES // max(1, size)))
     blocks = []
     for start in range(0, len(order), rows):
         numbers = order[start : start + rows]
@@ -155,15 +156,15 @@ def blocks_of(events: Dataset, seen: Seen | None = None) -> list[EventBlock]:
 
 
 class Ranker:
-    """Ranks the true candidates of the same events again and again, as their scores change.
+    """Ranks the true candidates of the same events repeatedly, as scores change.
 
-    The rank is 1 + the candidates that score higher + half of those that score the same: a model that scores
-    everything alike gets the middle, not the top.
+    The rank is 1 + the number of candidates that score higher + half the number of those that score the same. A model
+    that scores everything alike thus gets the middle rank, not the top one.
 
     Args:
         events: The events, each with one true candidate.
-        seen: What each query is not shown in the protocol `unseen`; the true candidate always takes part.
-        device: Where the scores will be.
+        seen: What `unseen` excludes for each query; the true candidate is never excluded.
+        device: Device of the scores.
     """
 
     def __init__(self, events: Dataset, seen: Seen | None = None, device: torch.device | None = None) -> None:
@@ -171,11 +172,11 @@ class Ranker:
         self.blocks = [block if device is None else block.to(device) for block in blocks_of(events, seen)]
 
     def ranks(self, score: ScoreBlock, blocks: Sequence[EventBlock] | None = None) -> tuple[FloatArray, FloatArray]:
-        """Ranks with nothing excluded, and ranks with what was seen excluded, `[N]` each.
+        """Ranks with nothing excluded, and ranks with seen candidates excluded, `[N]` each.
 
         Args:
             score: Scores of all candidates for given events.
-            blocks: Those whose events are ranked, all others being 0; default: all.
+            blocks: Blocks of events to rank; the ranks of other events are 0. Default: all.
 
         Raises:
             TwoTowerError: A score is not a number.
@@ -188,13 +189,13 @@ class Ranker:
 
 
 class RankCounter:
-    """Counts ranks block by block in memory that it keeps, since fresh memory costs more than the counting."""
+    """Counts ranks block by block, reusing its memory, since allocation would cost more than counting."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def scored(self, score: ScoreBlock, block: EventBlock) -> Tensor:
-        """The scores of a block's events, `[n, more than C]`, NaN from column C on; they last until the next block.
+        """The scores of a block's events, `[n, more than C]`, NaN from column C on; overwritten by the next block.
 
         Raises:
             TwoTowerError: A score is not a number.
@@ -202,46 +203,46 @@ class RankCounter:
         rows = len(block.numbers)
         if isinstance(score, DotProducts) and score.queries.dtype == torch.float32:
             size = score.transposed.shape[1]
-            scores = self._room("scores", rows, _padded(size), torch.float32, score.queries.device)
+            scores = self._buffer("scores", rows, _padded(size), torch.float32, score.queries.device)
             score.write(block.numbers, scores[:, :size])
         else:
             given = score(block.numbers)
             size = given.shape[1]
-            kind = torch.float32 if given.dtype == torch.float32 else torch.float64  # what holds any other
-            scores = self._room("scores", rows, _padded(size), kind, given.device)
+            kind = torch.float32 if given.dtype == torch.float32 else torch.float64  # float64 holds any other type
+            scores = self._buffer("scores", rows, _padded(size), kind, given.device)
             scores[:, :size] = given
         bounded = isinstance(score, DotProducts) and score.are_numbers
         if not bounded and bool(scores[:, :size].amax(dim=1).isnan().any()):  # a maximum is NaN where any score is
-            raise TwoTowerError("a score is not a number (NaN), so that nothing can be ranked by it")
+            raise TwoTowerError("a score is not a number (NaN), so candidates cannot be ranked by it")
         scores[:, size:] = torch.nan
         return scores
 
     def ranks(self, scores: Tensor, block: EventBlock) -> tuple[FloatArray, FloatArray]:
-        """The ranks of `Ranker` for a block of events, given what `scored` gives."""
+        """The ranks of a block of events, as in `Ranker`, given the scores from `scored`."""
         block = block.to(scores.device)
         true_score = scores.gather(1, block.chosen)  # [n, 1]
-        # Counting "higher" and "at least as high" once each makes ties halves; the true one ties with itself.
+        # Adding the counts of "higher" and "at least as high" counts ties half; the true candidate ties with itself.
         doubled = self._doubled(scores, true_score) + 1
         rows, longest = len(block.queries), block.seen.shape[1]
-        excluded = self._room("excluded", rows, longest, torch.int64, scores.device)
+        excluded = self._buffer("excluded", rows, longest, torch.int64, scores.device)
         torch.index_select(block.seen, 0, block.queries, out=excluded)
-        excluded_scores = self._room("excluded scores", rows, longest, scores.dtype, scores.device)
+        excluded_scores = self._buffer("excluded scores", rows, longest, scores.dtype, scores.device)
         torch.gather(scores, 1, excluded, out=excluded_scores)
         fewer = self._doubled(excluded_scores, true_score) - block.own
         return (doubled / 2).cpu().numpy(), ((doubled - fewer) / 2).cpu().numpy()
 
     def _doubled(self, scores: Tensor, rival: Tensor) -> Tensor:
-        """How many scores of each row are higher, plus how many are at least as high; a NaN is neither, `[n]`."""
+        """Number of scores in each row that are higher, plus those at least as high; NaN is neither, `[n]`."""
         doubled = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
         for part in torch.split(scores, max(1, BLOCK_SCORES // len(scores)), dim=1):
-            # Written as floats, comparisons run at the speed of the cache; as booleans, at a fifth of it.
-            counted = self._room("counted", len(part), part.shape[1], part.dtype, part.device)
+            # Written as floats, comparisons run at cache speed; as booleans, five times slower.
+            counted = self._buffer("counted", len(part), part.shape[1], part.dtype, part.device)
             doubled += torch.gt(part, rival, out=counted).sum(dim=1)
             doubled += torch.ge(part, rival, out=counted).sum(dim=1)
         return doubled
 
-    def _room(self, name: str, rows: int, columns: int, kind: torch.dtype, device: torch.device) -> Tensor:
-        """Memory for a matrix, kept for the next one."""
+    def _buffer(self, name: str, rows: int, columns: int, kind: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for a matrix, reused for the next one."""
         kept = self._kept.get(name)
         if kept is None or kept.numel() < rows * columns or (kept.dtype, kept.device) != (kind, device):
             kept = self._kept[name] = torch.empty(rows * columns, dtype=kind, device=device)
@@ -254,10 +255,10 @@ def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) ->
     Args:
         score: Scores of all candidates for given events.
         events: The events, each with one true candidate.
-        seen: What each query is not shown in the protocol `unseen`; the true candidate always takes part.
+        seen: What `unseen` excludes for each query; the true candidate is never excluded.
 
     Returns:
-        Ranks with nothing excluded, and ranks with what was seen excluded, `[N]` each.
+        Ranks with nothing excluded, and ranks with seen candidates excluded, `[N]` each.
 
     Raises:
         TwoTowerError: A score is not a number.
@@ -266,20 +267,20 @@ def rank_events(score: ScoreBlock, events: Dataset, seen: Seen | None = None) ->
 
 
 def top_lists(scores: Tensor, k: int) -> IntArray:
-    """The k best candidates of each row, the best first, −1 where nothing is left, `[n, min(k, C)]`."""
+    """The k best candidates of each row, best first, −1 if none is left, `[n, min(k, C)]`."""
     best = scores.topk(min(k, scores.shape[1]), dim=1)
     lists: IntArray = best.indices.masked_fill(best.values == -torch.inf, -1).cpu().numpy()
     return lists
 
 
 def without_excluded(scores: Tensor, block: EventBlock) -> Tensor:
-    """What `RankCounter.scored` gives, −inf where the candidate is excluded."""
+    """The scores from `RankCounter.scored`, with −inf for excluded candidates."""
     block = block.to(scores.device)
     excluded = block.seen.index_select(0, block.queries)
     left = scores.scatter(1, excluded, -torch.inf)
-    return left.scatter_(1, block.chosen, scores.gather(1, block.chosen))  # the true one takes part
+    return left.scatter_(1, block.chosen, scores.gather(1, block.chosen))  # the true candidate is never excluded
 
 
 def _padded(size: int) -> int:
-    """Columns for `size` scores and at least one more, in rows that start where vectors do."""
+    """Number of columns for `size` scores and at least one more, a multiple of 16 so that rows are aligned."""
     return size // 16 * 16 + 16

@@ -1,4 +1,4 @@
-"""Baselines of predicted numbers: the mean, means of queries and candidates, biases, and matrix factorisation."""
+"""Rating baselines: the global mean, means of queries and candidates, biases, and matrix factorisation."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from twotower.progress import ReportStep, no_report
 FloatArray = npt.NDArray[np.float64]
 
 RATING_BASELINES: Kinds[type[RatingBaseline]] = Kinds("rating baseline")
-"""Baselines of predicted numbers by kind; `@RATING_BASELINES.register` has one of your own measured like ours."""
+"""Rating baselines by kind; decorate your own with `@RATING_BASELINES.register` to have it measured like ours."""
 
 SHRINKAGE = 25.0, 10.0
-"""Events that the mean of a candidate, and of a query, is drawn towards the mean of all by."""
+"""Pseudo-events that shrink the mean of a candidate, and that of a query, towards the global mean."""
 
 HELD_OUT = 0.1
-"""Share of the events on which regularisation is chosen."""
+"""Share of the events held out to choose the regularisation."""
 
 ROUNDS = 15
-"""Of solving for the queries, then for the candidates."""
+"""Rounds of solving for the queries, then for the candidates."""
 
 SOLVED_AT_ONCE = 1 << 16
 """Rows whose normal equations are in memory at the same time."""
 
 
 class RatingBaseline(Protocol):
-    """What predicts numbers of events from those of train alone.
+    """Predicts the targets of events from those in train alone.
 
     Attributes:
         kind: Its name in results.
-        label: What tables and sentences call it.
+        label: Its name in tables and sentences.
 
     Example:
         >>> class Highest:
@@ -51,16 +51,16 @@ class RatingBaseline(Protocol):
     label: str
 
     def __init__(self, train: Dataset, targets: FloatArray, step: ReportStep = no_report) -> None:
-        """Learns from the events of train, all of which have a target, `[N]`."""
+        """Fits to the events of train, given the target of each, `[N]`."""
 
     def predict(self, events: Dataset) -> FloatArray:
-        """A number for each event, `[n]`."""
+        """A prediction for each event, `[n]`."""
         ...
 
 
 @RATING_BASELINES.register
 class GlobalMean:
-    """The mean of all."""
+    """Predicts the mean of all targets."""
 
     kind, label = "global_mean", "the mean of all"
 
@@ -69,16 +69,16 @@ class GlobalMean:
         self.mean = float(np.average(targets, weights=train.weights))
 
     def predict(self, events: Dataset) -> FloatArray:
-        """The same for each."""
+        """The same number for each event."""
         return np.full(len(events), self.mean)
 
 
 @RATING_BASELINES.register
 class ShrunkMeans:
-    """The mean of all, plus how far the candidate's is from it, plus how far the query's then still is.
+    """The global mean, plus the candidate's deviation from it, plus the query's remaining deviation.
 
-    Both are drawn towards 0 where events are few (Koren, *Factor in the neighbors: scalable and accurate collaborative
-    filtering*, TKDD 4(1), 2010, section 2.1).
+    Both deviations shrink towards 0 if there are few events (Koren, *Factor in the neighbors: scalable and accurate
+    collaborative filtering*, TKDD 4(1), 2010, section 2.1).
     """
 
     kind, label = "means", "means of queries and candidates"
@@ -94,16 +94,16 @@ class ShrunkMeans:
         self.queries = _shrunk(rest, train.query_index, weights, train.queries.num_rows, of_query)
 
     def predict(self, events: Dataset) -> FloatArray:
-        """The sum of the three."""
+        """The sum of the mean and both deviations."""
         return self.mean + self.queries[events.query_index] + self.candidates[events.candidate_index]
 
 
 class _Factorized:
-    """`mean + b_q + b_c + p_q · p_c` by alternating least squares; regularisation is chosen on held-out events.
+    """`mean + b_q + b_c + p_q · p_c` by alternating least squares; the regularisation is chosen on held-out events.
 
-    With the candidates' numbers fixed, those of each query are a ridge regression, and the other way round (Koren, Bell
-    and Volinsky, 2009; with the regularisation scaled by the number of events: Zhou et al., *Large-scale parallel
-    collaborative filtering for the Netflix Prize*, AAIM 2008).
+    With the parameters of the candidates fixed, those of each query are a ridge regression, and vice versa (Koren,
+    Bell and Volinsky, 2009; with the regularisation scaled by the number of events: Zhou et al., *Large-scale
+    parallel collaborative filtering for the Netflix Prize*, AAIM 2008).
     """
 
     grid: tuple[_Shape, ...]
@@ -122,13 +122,13 @@ class _Factorized:
         self.solution = _fit(train, targets, self.shape)
 
     def predict(self, events: Dataset) -> FloatArray:
-        """The sum of mean, biases and product."""
+        """The sum of the mean, the biases and the product."""
         return self.solution.predict(events)
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """Factors of each, and their regularisation: so much, and so much for each event."""
+    """Number of factors, and their regularisation: a constant plus an amount per event."""
 
     factors: int
     constant: float
@@ -147,8 +147,8 @@ class Biases(_Factorized):
 class MatrixFactorization(_Factorized):
     """`mean + b_q + b_c + p_q · p_c`, fitted together.
 
-    Which regularisations are tried was decided on a fifth of the train part of MovieLens 100K (random:0.2, seed 42),
-    among constants from 1 to 20 and 0 to 0.3 for each event, with 4, 8 and 16 factors: 16 are no better than 8.
+    The grid of regularisations was chosen on a fifth of the train part of MovieLens 100K (random:0.2, seed 42), from
+    constants of 1 to 20 and amounts per event of 0 to 0.3, with 4, 8 and 16 factors: 16 were no better than 8.
     """
 
     kind, label = "matrix_factorization", "matrix factorisation with biases"
@@ -186,7 +186,7 @@ def _fit(train: Dataset, targets: FloatArray, shape: _Shape) -> _Solution:
 
 
 def _solved(weight: sparse.csr_matrix, target: sparse.csr_matrix, others: FloatArray, shape: _Shape) -> FloatArray:
-    """The numbers of each row, given those of the columns, `[rows, 1 + factors]`."""
+    """Solves for the parameters of each row, given those of the columns, `[rows, 1 + factors]`."""
     design = np.hstack([np.ones((len(others), 1)), others[:, 1:]])  # [columns, k]
     k = design.shape[1]
     products = (design[:, :, np.newaxis] * design[:, np.newaxis, :]).reshape(len(design), k * k)
@@ -205,6 +205,6 @@ def _solved(weight: sparse.csr_matrix, target: sparse.csr_matrix, others: FloatA
 def _shrunk(
     values: FloatArray, rows: npt.NDArray[np.int64], weights: FloatArray, size: int, shrinkage: float
 ) -> FloatArray:
-    """Σ weight·value / (Σ weight + shrinkage) of each row, `[size]`."""
+    """Shrunken mean Σ weight·value / (Σ weight + shrinkage) of each row, `[size]`."""
     sums: FloatArray = np.bincount(rows, weights * values, size) / (np.bincount(rows, weights, size) + shrinkage)
     return sums

@@ -1,4 +1,4 @@
-"""Slices: the events of test by their candidate's popularity, their query's history, and whether they repeat."""
+"""Slices of test events: by popularity of the candidate, history of the query, and whether the choice is repeated."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from twotower.evaluation.metrics import DEFAULT_KS, FloatArray, IntArray, Slice,
 from twotower.evaluation.outcomes import repeats_of
 
 NEW_QUERIES, NEW_CANDIDATES = "new queries", "new candidates"
-"""What train has no event of."""
+"""Queries and candidates without events in train."""
 
 POPULARITY = ("head", "middle", "tail")
 NEW_CHOICES, REPEATED_CHOICES = "new choices", "repeated choices"
-"""Events whose query does not have their candidate in train, and those whose query does."""
+"""Events whose query does not have the candidate in train, and events whose query does."""
 
 HISTORY = ((1, "1–9 events"), (10, "10–49 events"), (50, "50+ events"))
-"""From how many events of its query in train an event belongs to which part."""
+"""Slices by history: the minimum number of events that the query has in train, and the name."""
 
 
 def slice_masks(test: Dataset, train: Dataset) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
-    """Which events of test are in which slice, as (by, name) → `[N]`, the empty slices left out.
+    """Masks of the test events in each non-empty slice, as (by, name) → `[N]`.
 
-    - By `candidate`: with the candidates in order of their events in train, those that make up the first third of
-      all these events are the `head`, those of the second third the `middle`, the rest the `tail`. Candidates with
-      as many events are together: a candidate is where those that have more events than it leave off. Those with
-      none are `new candidates`.
-    - By `history`: how many events the query has in train, from none (`new queries`) to 50 or more.
-    - By `choice`, where some events repeat: `new choices`, and `repeated choices`, whose query has their candidate in
-      train. Under `unseen` a repeated choice is ranked among candidates that are all new but itself, which makes it
-      easy to hit; compare `unseen` with a protocol that recommends nothing twice on the new choices.
+    - By `candidate`: sort the candidates by number of events in train, most popular first. Those with the first third
+      of all events are the `head`, those with the second third the `middle`, and the rest the `tail`. Candidates with
+      equally many events are in the same slice, which depends on the share of events of all more popular candidates.
+      Candidates without events are `new candidates`.
+    - By `history`: the number of events that the query has in train, from none (`new queries`) to 50 or more.
+    - By `choice`, if some events repeat: `new choices`, and `repeated choices`, whose query has the candidate in
+      train. Under `unseen`, a repeated choice is ranked among candidates that are all new except for itself, which
+      makes it easy to hit. To compare with a protocol that never recommends anything twice, use the new choices.
     """
     third = popularity_thirds(train.candidate_counts())[test.candidate_index]
     length = np.bincount(train.query_index, minlength=train.queries.num_rows)[test.query_index]
@@ -48,7 +48,7 @@ def slice_masks(test: Dataset, train: Dataset) -> dict[tuple[str, str], npt.NDAr
 
 
 def popularity_thirds(counts: IntArray) -> IntArray:
-    """0 for the head, 1 for the middle, 2 for the tail, 3 for what has no event, `[C]`.
+    """0 for the head, 1 for the middle, 2 for the tail, 3 for candidates without events, `[C]`.
 
     Example:
         >>> popularity_thirds(np.array([1, 4, 2, 0, 2])).tolist()
@@ -56,7 +56,7 @@ def popularity_thirds(counts: IntArray) -> IntArray:
     """
     level = np.unique(counts, return_inverse=True)[1]
     events = np.bincount(level, counts)
-    above = events.sum() - np.cumsum(events)  # events of the candidates that have more than this level
+    above = events.sum() - np.cumsum(events)  # events of the candidates with more events than this level
     return np.where(counts == 0, 3, (3 * above[level] // max(1, events.sum())).astype(np.int64))
 
 
@@ -67,14 +67,14 @@ def measure_slices(
     ks: Sequence[int] = DEFAULT_KS,
     weights: FloatArray | None = None,
 ) -> list[Slice]:
-    """The metrics of ranks in each slice that has events.
+    """Rank metrics of each non-empty slice.
 
     Args:
         test: The events that were ranked.
         train: The training split.
-        ranks: Their ranks under `all` and `unseen`, `[N]` each, as `rank_events` gives them.
+        ranks: Their ranks under `all` and `unseen`, `[N]` each, from `rank_events`.
         ks: Lengths of lists.
-        weights: How much each event counts, `[N]`; None where all count the same.
+        weights: Weight of each event, `[N]`; None for equal weights.
     """
     slices = []
     for (by, name), mask in slice_masks(test, train).items():

@@ -1,4 +1,4 @@
-"""How a training's history looks as a table in notebooks."""
+"""Renders a training history as an HTML table for notebooks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import html
 from collections.abc import Sequence
 
 EDGE_ROWS = 10
-"""Rows at either end of a table; of longer ones the middle is left out, but for the best."""
+"""Rows shown at each end of a long table; the rows between are skipped, except for the best one."""
 
 
 def history_html(names: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> str:
-    """A table with a line an epoch, the best one bold.
+    """A table with one row per epoch, the best one in bold.
 
     Args:
-        names: Of the columns.
-        rows: The cells of each, and whether it is the best.
+        names: Column names.
+        rows: The cells of each row, and whether it is the best epoch.
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines, skipped = [], False

@@ -1,4 +1,4 @@
-"""`TaskEvaluation`: a task's metrics of a model and of its baselines, and in words whether the model beats them."""
+"""`TaskEvaluation`: the metrics of a model and of baselines on one task, and whether the model beats them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from twotower.evaluation.predictions import ReliabilityBin
 from twotower.evaluation.verdicts import listed
 
 LABELS = {"rmse": "RMSE", "mae": "MAE", "log_loss": "log loss", "auc": "AUC", "calibration_error": "calibration error"}
-"""What tables and sentences call the metrics of tasks."""
+"""Labels of task metrics in tables and sentences."""
 
 
 class TaskScores(msgspec.Struct, frozen=True):
-    """One scorer on one task.
+    """Scores of one scorer on one task.
 
     Attributes:
-        metrics: By name, such as `rmse` or `ndcg_10`.
-        half_widths: Half widths of their 95% intervals over queries, or over seeds; those not known are not there.
-        reliability: Predictions beside targets, from the lowest predictions to the highest; empty for lists.
+        metrics: Metrics by name, such as `rmse` or `ndcg_10`.
+        half_widths: Half widths of their 95% intervals over queries or seeds; unknown ones are missing.
+        reliability: Mean predictions and targets, from the lowest to the highest predictions; empty for lists.
     """
 
     metrics: Metrics
@@ -39,16 +39,16 @@ class TaskScores(msgspec.Struct, frozen=True):
 
 
 class TaskComparison(msgspec.Struct, frozen=True):
-    """How much more the model has than a baseline, event by event or list by list.
+    """Difference between the model and a baseline, paired by event or list.
 
     Attributes:
         rival: The baseline's key.
-        label: What sentences call it.
-        metric: What is compared.
-        difference: The model's metric less the baseline's.
-        half_width: Of its interval over queries, which holds together with those of all other baselines with a
-            probability of 95%; None where there are too few queries.
-        verdict: What the interval says; an error that is lower is better.
+        label: Its name in sentences.
+        metric: The metric compared.
+        difference: The model's metric minus the baseline's.
+        half_width: Half width of its interval over queries. The intervals for all baselines hold together with a
+            probability of 95%. None if there are too few queries.
+        verdict: The verdict from the interval; for an error, lower is better.
     """
 
     rival: str
@@ -60,18 +60,18 @@ class TaskComparison(msgspec.Struct, frozen=True):
 
 
 class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What measuring one task gave.
+    """Evaluation of one task.
 
     Attributes:
-        task: Its name.
+        task: Name of the task.
         kind: Its kind.
-        metric: What the model is compared with baselines by.
-        units: What the means are over: `events` or `lists`.
-        count: How many.
+        metric: The metric that the model and the baselines are compared by.
+        units: What the means are taken over: `events` or `lists`.
+        count: Number of units.
         rows: Scores by name: `model` and the baselines.
-        labels: What tables call the baselines.
-        comparisons: The model beside each baseline.
-        notes: What the figures say, in sentences.
+        labels: Labels of the baselines in tables.
+        comparisons: Comparison of the model with each baseline.
+        notes: The results in sentences.
     """
 
     task: str
@@ -90,11 +90,11 @@ class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
         return self.rows["model"]
 
     def table(self) -> Table:
-        """Every metric of the model and of the baselines, for the terminal."""
+        """All metrics of the model and the baselines, as a table for the terminal."""
         return self.grid().rich()
 
     def grid(self) -> Grid:
-        """Every metric of the model and of the baselines."""
+        """All metrics of the model and the baselines."""
         metrics = list(self.model.metrics)
         rows = [
             [self.labels.get(name, name), *(_shown(one, metric) for metric in metrics)]
@@ -104,12 +104,12 @@ class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
         return Grid([self.task, *map(label_of_metric, metrics)], rows, strong=strong)
 
     def reliability_grid(self) -> Grid:
-        """The model's predictions beside the targets, from the lowest to the highest."""
+        """The model's mean predictions and targets, from the lowest to the highest."""
         rows = [[f"{one.weight:,.0f}", f"{one.predicted:.4f}", f"{one.actual:.4f}"] for one in self.model.reliability]
         return Grid([self.units, "predicted", "actual"], rows, words=0)
 
     def figures(self) -> list[dict[str, Any]]:
-        """Each metric of each scorer, as a row of `Evaluation.to_table`."""
+        """All metrics of all scorers, as rows of `Evaluation.to_table`."""
         return [
             {
                 "scorer": name,
@@ -123,19 +123,19 @@ class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """HTML for notebooks."""
         curve = self.reliability_grid().html("reliability") if self.model.reliability else ""
         return self.grid().html() + curve + notes_html(self.notes)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A scorer's scores and what they are the means of.
+    """A scorer's scores, with the values of each unit behind them.
 
     Attributes:
         scores: The metrics.
-        values: What each unit adds to the metric that is compared, `[U]`.
-        is_root: Whether the metric is the root of their mean.
+        values: Contribution of each unit to the compared metric, `[U]`.
+        is_root: Whether the metric is the square root of the mean of `values`.
     """
 
     scores: TaskScores
@@ -145,12 +145,12 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What the means of a task are over.
+    """The units that a task's means are taken over.
 
     Attributes:
         name: `events` or `lists`.
-        queries: Row of each one's query, `[U]`.
-        weights: How much each counts, `[U]`; None where all count the same.
+        queries: Row of each unit's query, `[U]`.
+        weights: Weight of each unit, `[U]`; None for equal weights.
     """
 
     name: str
@@ -167,15 +167,15 @@ def evaluated(
     baselines: Mapping[str, tuple[str, Measured]],
     notes: Sequence[str] = (),
 ) -> TaskEvaluation:
-    """The model beside the baselines, with verdicts.
+    """Compares the model with the baselines.
 
     Args:
-        task: The task's name.
+        task: Name of the task.
         kind: Its kind.
-        metric: What is compared.
-        units: What was measured.
-        model: The model.
-        baselines: By key: what sentences call it, and what it gave.
+        metric: The metric to compare by.
+        units: The units that were measured.
+        model: The model's measurement.
+        baselines: By key: label in sentences, and measurement.
         notes: Further sentences.
     """
     comparisons = [
@@ -196,7 +196,7 @@ def evaluated(
 
 
 def task_sentences(task: str, comparisons: Sequence[TaskComparison], model: str = "the model") -> list[str]:
-    """One sentence for all baselines with the same verdict, with the figures of the closest.
+    """One sentence for all baselines with the same verdict, with the difference to the closest one.
 
     Example:
         >>> found = [TaskComparison("means", "means", "rmse", -0.03, 0.01, "better")]
@@ -210,7 +210,7 @@ def task_sentences(task: str, comparisons: Sequence[TaskComparison], model: str 
 
 
 def label_of_metric(metric: str) -> str:
-    """A task's metric as sentences and headings write it.
+    """Label of a task's metric in sentences and headings.
 
     Example:
         >>> label_of_metric("rmse"), label_of_metric("ndcg_10")
@@ -220,7 +220,7 @@ def label_of_metric(metric: str) -> str:
 
 
 def mean_task_scores(scores: Sequence[TaskScores]) -> TaskScores:
-    """Means over repetitions with intervals over them; of one its own scores."""
+    """Means over repetitions, with intervals over them; a single repetition is returned unchanged."""
     if len(scores) == 1:
         return scores[0]
     found = {name: mean_interval([one.metrics[name] for one in scores]) for name in scores[0].metrics}

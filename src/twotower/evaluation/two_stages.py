@@ -1,4 +1,4 @@
-"""`evaluate_rerank`: what re-ranking adds to retrieval alone, on the same events, candidates and exclusions."""
+"""`evaluate_rerank`: what re-ranking adds to retrieval alone, for the same events, candidates and exclusions."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from twotower.model.sides import query_side
 from twotower.model.two_tower import TwoTower
 from twotower.progress import ReportStep, no_report
 
-MOST_EVENTS = 20_000
-"""Test events that re-ranking is measured on; of more, a sample is."""
+MAX_EVENTS = 20_000
+"""Maximum number of test events that re-ranking is measured on; larger test parts are sampled."""
 
 METRICS = ("ndcg_10", "top_10")
-"""What the two stages are compared by; with one true candidate an event, top-10 is its recall@10."""
+"""Metrics of the comparison; with one true candidate per event, top-10 is recall@10."""
 
 RETRIEVAL, RERANKED = "retrieval alone", "re-ranked"
 
 
 class RerankEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Retrieval alone beside retrieve-and-re-rank, on the same test events.
+    """Retrieval alone compared with retrieve-and-re-rank, on the same test events.
 
     Attributes:
-        n: How many candidates were retrieved and re-ranked.
-        by: The head that gave the order.
-        events: Test events measured.
-        reachable: Share of the events whose candidate is among the n retrieved, by protocol: the most that an order
-            of these can have.
+        n: Number of candidates retrieved and re-ranked.
+        by: The head that re-ranked them.
+        events: Number of test events measured.
+        reachable: Share of the events whose candidate is among the n retrieved, by protocol: the upper bound for any
+            order of these.
         rows: Scores by name: `retrieval alone` and `re-ranked`.
-        comparisons: How much more re-ranking has in NDCG@10 and top-10 (of one true candidate, recall@10).
-        notes: What the figures say, in sentences.
+        comparisons: Gain of re-ranking in NDCG@10 and top-10 (recall@10, with one true candidate).
+        notes: The results in sentences.
     """
 
     n: int
@@ -66,11 +66,11 @@ class RerankEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
     def table(self) -> Table:
-        """Both, under both protocols, for the terminal."""
+        """Both under both protocols, as a table for the terminal."""
         return self.grid().rich()
 
     def grid(self) -> Grid:
-        """Both, under both protocols."""
+        """Both under both protocols."""
         metrics = [*(f"top_{k}" for k in DEFAULT_KS), "mrr", "ndcg_10"]
         rows = [
             [protocol, name, *(f"{getattr(scores, protocol)[metric]:.4f}" for metric in metrics)]
@@ -81,21 +81,21 @@ class RerankEvaluation(msgspec.Struct, frozen=True, kw_only=True):
         return Grid(["", "", *map(metric_label, metrics)], rows, words=2, strong=strong, lines=frozenset({1}))
 
     def figures(self) -> list[dict[str, Any]]:
-        """Each metric of both, as a row of `Evaluation.to_table`."""
+        """All metrics of both, as rows of `Evaluation.to_table`."""
         return [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
 
 
 def evaluate_rerank(
     model: TwoTower, test: Dataset, train: Dataset, rerank: Rerank, step: ReportStep = no_report
 ) -> RerankEvaluation:
-    """Measures what a head adds to the towers that retrieve for it.
+    """Measures what re-ranking by a head adds to retrieval by the towers.
 
     Args:
         model: A trained model that has the head.
-        test: The events to measure on; of more than 20,000 a sample, drawn with a fixed seed.
-        train: What `unseen` excludes.
+        test: The events to evaluate on; more than 20,000 are sampled with a fixed seed.
+        train: The events that `unseen` excludes.
         rerank: How many candidates to re-rank, and by which head.
-        step: Told the share of the events that are ranked.
+        step: Receives the progress.
 
     Raises:
         ConfigError: The model has no such head.
@@ -104,8 +104,8 @@ def evaluate_rerank(
     """
     rerank = rerank.resolved(model.heads)
     counting = events_that_count(test)
-    if len(counting) > MOST_EVENTS:
-        counting = counting.take(np.sort(np.random.default_rng(0).permutation(len(counting))[:MOST_EVENTS]))
+    if len(counting) > MAX_EVENTS:
+        counting = counting.take(np.sort(np.random.default_rng(0).permutation(len(counting))[:MAX_EVENTS]))
     alone, both = two_stage_outcomes(model, counting, train, rerank, step)
     name = f"re-ranking the best {rerank.n} by {rerank.by}"
     comparisons = [one for metric in METRICS for one in compare([Pair(name, [both], RETRIEVAL, [alone])], metric)]
@@ -127,11 +127,11 @@ def evaluate_rerank(
 
 
 def rerank_sentences(comparisons: Sequence[Comparison], rerank: Rerank, reachable: dict[str, float]) -> list[str]:
-    """What re-ranking adds, in words, and what to do where it adds nothing.
+    """Sentences on what re-ranking adds, and what to do if it adds nothing.
 
     Args:
-        comparisons: Of NDCG@10 and top-10.
-        rerank: What was measured.
+        comparisons: Comparisons of NDCG@10 and top-10.
+        rerank: The re-ranking that was measured.
         reachable: Share of the events whose candidate is retrieved, by protocol.
     """
     said = [
@@ -141,10 +141,10 @@ def rerank_sentences(comparisons: Sequence[Comparison], rerank: Rerank, reachabl
     ]
     said += interval_note([one for one in comparisons if one.metric == METRICS[0]])
     shares = ", ".join(f"{share:.1%} {protocol}" for protocol, share in reachable.items())
-    said.append(f"The best {rerank.n} that are retrieved hold the true candidate of {shares} of the events.")
+    said.append(f"The top {rerank.n} retrieved candidates include the true one for {shares} of the events.")
     verdicts = {one.verdict for one in comparisons if one.metric == METRICS[0]}
     if "better" not in verdicts and verdicts != {"too few queries"}:
-        order = "better" if "worse" in verdicts else "as good, as far as these events tell"
+        order = "better" if "worse" in verdicts else "as good on these events"
         said.append(f"The towers' own order is {order}: leave `rerank` out, which is simpler and faster.")
     return said
 
@@ -154,15 +154,15 @@ def two_stage_outcomes(
 ) -> tuple[Outcomes, Outcomes]:
     """Ranks of every event by retrieval alone, and by retrieve-and-re-rank.
 
-    A true candidate that is among the n retrieved, after exclusions, has the rank that the head gives it there; any
-    other keeps its rank of retrieval. Ties are halves, as everywhere.
+    If the true candidate is among the n retrieved (after exclusions), its rank is the one that the head gives it among
+    these. Otherwise it keeps its retrieval rank. Ties count half, as everywhere.
 
     Args:
         model: A trained model.
-        test: The events, each of weight above 0.
-        train: What `unseen` excludes.
-        rerank: How many candidates to re-rank, and by which head, resolved.
-        step: Told the share of the events that are ranked.
+        test: The events, all with weights above 0.
+        train: The events that `unseen` excludes.
+        rerank: How many candidates to re-rank, and by which head; already resolved.
+        step: Receives the progress.
     """
     counter, order = RankCounter(), _HeadOrder(model, test, rerank)
     score = DotProducts(model.embed_queries(test), order.vectors)
@@ -185,7 +185,7 @@ def two_stage_outcomes(
 
 
 class _HeadOrder:
-    """The order that a head gives retrieved candidates, for events encoded once."""
+    """Re-ranks retrieved candidates by a head, for events encoded once."""
 
     def __init__(self, model: TwoTower, test: Dataset, rerank: Rerank) -> None:
         self.model, self.head = model, model.heads[rerank.head]
@@ -202,10 +202,10 @@ class _HeadOrder:
         """Ranks of events after re-ranking, `[b]`.
 
         Args:
-            numbers: Which events, `[b]`.
+            numbers: Indices of the events, `[b]`.
             chosen: Their true candidates, `[b]`.
-            lists: What is retrieved for each, −1 where nothing is left, `[b, n]`.
-            alone: Their ranks by retrieval, `[b]`.
+            lists: Retrieved candidates of each, −1 for empty places, `[b, n]`.
+            alone: Their ranks by retrieval alone, `[b]`.
         """
         is_true = lists == chosen[:, np.newaxis]
         hits = np.flatnonzero(is_true.any(axis=1))
@@ -223,7 +223,7 @@ class _HeadOrder:
         answered = pair_logits(self.head, side, torch.from_numpy(asked).to(device), self.candidates, rows)
         self.model.train(was_training)
         if not bool(answered.isfinite().all()):
-            raise TwoTowerError("an answer of the re-ranking head is not finite: training has diverged")
+            raise TwoTowerError("an output of the re-ranking head is not finite: training has diverged")
         logits[there] = answered.double().cpu().numpy()
         true = logits[is_true[hits]][:, np.newaxis]
         found[hits] = ((logits > true).sum(axis=1) + (logits >= true).sum(axis=1) + 1) / 2
@@ -231,7 +231,7 @@ class _HeadOrder:
 
 
 def _scores(outcomes: Outcomes) -> Scores:
-    """Metrics of ranks with intervals."""
+    """Rank metrics with intervals."""
     ranks, weights = outcomes.ranks.astype(np.float64), outcomes.weights
     everything, unseen = (rank_metrics(own, DEFAULT_KS, weights) for own in ranks)
     half_widths = {

@@ -1,4 +1,4 @@
-"""`Validation`: measuring one model again and again on the same events, as training goes on."""
+"""`Validation`: measures a model repeatedly on the same events during training."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Validation:
 
     Args:
         model: The model that will be trained.
-        events: The events to measure on; where they have weights, metrics are weighted means.
-        train: What `unseen` excludes.
+        events: The events to evaluate on; if they have weights, metrics are weighted means.
+        train: The events that `unseen` excludes.
         ks: Lengths of lists.
 
     Raises:
-        DataError: The events are of other data than `train`, or all have weight 0.
+        DataError: `events` and `train` are not parts of the same data, or all events have weight 0.
     """
 
     @checks_arguments
@@ -42,9 +42,9 @@ class Validation:
         self.candidates = model.encode_candidates(events.candidates).to(model.device)
 
     def measure(self, model: TwoTower) -> Scores:
-        """Top-k accuracy, MRR and NDCG of the model as it is now.
+        """Top-k accuracy, MRR and NDCG of the model in its current state.
 
-        Joined ranks embed and rank a part of the events each, all those of a query side by side.
+        Joined ranks each embed and rank a part of the events, keeping those of a query together.
 
         Raises:
             TwoTowerError: An embedding is not finite.
@@ -62,7 +62,7 @@ class Validation:
         return Scores(everything, unseen, new=new_choice_metrics(unseen_ranks, self.repeats, self.ks, self.weights))
 
     def _ranks_of_parts(self, model: TwoTower, joined: Ranks) -> tuple[FloatArray, FloatArray]:
-        """The ranks of all events, of which each process makes a part."""
+        """The ranks of all events, with each process ranking a part."""
         part = torch.arange(len(self.candidates), device=model.device)[joined.part(len(self.candidates))]
         embedded = model.embed_side(self.candidates, model.candidate_vectors, part)
         blocks = self.ranker.blocks[joined.rank :: joined.size]
@@ -71,6 +71,7 @@ class Validation:
         queries = embedded.new_zeros(len(self.queries), embedded.shape[1])
         queries[own] = model.embed_side(self.queries, model.query_vectors, own)
         score = DotProducts(queries, joined.gather_parts(embedded, len(self.candidates)))
-        own_ranks = torch.from_numpy(np.stack(self.ranker.ranks(score, blocks))).to(model.device)  # 0 of others' events
+        # The ranks of other processes' events are 0.
+        own_ranks = torch.from_numpy(np.stack(self.ranker.ranks(score, blocks))).to(model.device)
         ranks, unseen_ranks = joined.sum(own_ranks).cpu().numpy()
         return ranks, unseen_ranks

@@ -1,4 +1,4 @@
-"""Comparisons in words: sentences that name who beats whom and by how much, and a table of all differences."""
+"""Describes comparisons: sentences on which scorer beats which and by how much, and a table of all differences."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from twotower.evaluation.outcomes import PROTOCOLS
 
 
 def verdict_sentences(comparisons: Sequence[Comparison], better: str = "beats") -> list[str]:
-    """One sentence for all rivals of a scorer that get the same verdicts, with differences and their intervals.
+    """One sentence for all rivals of a scorer with the same verdicts, with differences and their intervals.
 
-    Of several rivals it gives the figures of one: the closest of those that are beaten or not reached, the furthest
-    where no difference is significant. `differences_grid` has them all.
+    If there are several rivals, the sentence gives the difference to one of them: the closest if the verdicts are
+    significant, the furthest if one of them is not. `differences_grid` has all of them.
 
     Args:
-        comparisons: What `compare` gave.
-        better: The verb of a difference above zero.
+        comparisons: The result of `compare`.
+        better: The verb for a difference above zero.
 
     Example:
         >>> found = [
@@ -41,7 +41,7 @@ def verdict_sentences(comparisons: Sequence[Comparison], better: str = "beats") 
 
 
 def interval_note(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the intervals of the sentences are; nothing where no comparison has one."""
+    """Sentences that explain the intervals; empty if no comparison has one."""
     known = [one for one in comparisons if one.half_width is not None]
     if not known:
         return []
@@ -58,7 +58,7 @@ def interval_note(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def differences_grid(comparisons: Sequence[Comparison]) -> Grid:
-    """Every difference with its interval, a row for each pair."""
+    """All differences with their intervals, one row per pair."""
     pairs = list(dict.fromkeys((one.name, one.rival) for one in comparisons))
     found = {(one.name, one.rival, one.protocol): one for one in comparisons}
     rows = []
@@ -76,7 +76,7 @@ def _difference(found: Comparison) -> str:
 
 
 def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[str, Comparison]], better: str) -> str:
-    """What holds for a scorer and all rivals with the same verdicts, under both protocols."""
+    """The sentence for a scorer and all rivals with the same verdicts, under both protocols."""
     names = [_label(found) for found in same]
     label = metric_label(same[0][PROTOCOLS[0]].metric)
     judged = {
@@ -101,7 +101,7 @@ def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[s
 
 
 def _shown(same: Sequence[Mapping[str, Comparison]], judged: Mapping[str, Verdict]) -> Mapping[str, Comparison]:
-    """The rival whose figures are given for all that have these verdicts."""
+    """The rival whose difference the sentence gives, of all with these verdicts."""
     order = max if "not significantly different" in judged.values() else min
     return order(same, key=lambda found: sum(abs(found[protocol].difference) for protocol in judged))
 
@@ -112,7 +112,7 @@ def _label(found: Mapping[str, Comparison]) -> str:
 
 
 def _judged(names: Sequence[str], judged: Mapping[str, Verdict], better: str) -> str:
-    """Verbs and rivals: `beats popularity and EASE under both protocols`."""
+    """Verbs and rivals, such as `beats popularity and EASE under both protocols`."""
     (protocol, verdict), *others = judged.items()
     rivals = listed(names, "or" if verdict == "not significantly different" else "and")
     if set(judged.values()) == {verdict}:
@@ -141,7 +141,7 @@ def _figure(found: Comparison) -> str:
 
 
 def listed(words: Sequence[str], word: str = "and") -> str:
-    """Words as a sentence lists them.
+    """Joins words as in a sentence.
 
     Example:
         >>> listed(["popularity", "EASE", "iALS"])

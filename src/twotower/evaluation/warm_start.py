@@ -1,4 +1,4 @@
-"""`WarmStartEvaluation`: a model beside the bundle that its training went on from, on known and on new ids."""
+"""`WarmStartEvaluation`: compares a model with the bundle that its training started from, on known and new ids."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COVERAGE = "coverage_10"
 
 
 class SliceChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The score of both models on some of the test events.
+    """Scores of both models on a slice of the test events.
 
     Attributes:
-        name: Which events.
-        events: How many.
-        before: The earlier bundle's score, by protocol.
-        after: The new model's.
+        name: Name of the slice.
+        events: Number of events.
+        before: Score of the earlier bundle, by protocol.
+        after: Score of the new model, by protocol.
     """
 
     name: str
@@ -41,16 +41,16 @@ class SliceChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What has changed since the bundle that training began with, or is judged by, on the same test events.
+    """What has changed since the bundle that training started from or is judged by, on the same test events.
 
     Attributes:
-        version: Version of the bundle that it began with.
-        growth: Which vocabularies have grown, and what was retired, in words; empty where training began anew.
-        metric: What the two are compared by.
-        slices: All test events, those of queries and candidates that the bundle knew, and those of new ones.
-        comparisons: How much more the new model has in each slice, event by event.
-        notes: What the figures say, in sentences.
-        coverage: Share of the catalogue that the lists of ten have, `before` and `after`.
+        version: Version of that bundle.
+        growth: A phrase on which vocabularies have grown and what was retired; empty if training started from scratch.
+        metric: The metric that the two are compared by.
+        slices: Scores on all test events, on known queries and candidates, and on new ones.
+        comparisons: Difference between the models in each slice, paired by event.
+        notes: The results in sentences.
+        coverage: Share of the catalogue in the top-10 lists, `before` and `after`.
     """
 
     version: str
@@ -62,7 +62,7 @@ class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     coverage: dict[str, float]
 
     def table(self) -> Table:
-        """Both models in every slice, for the terminal."""
+        """Both models in every slice, as a table for the terminal."""
         return self.grid().rich()
 
     def grid(self) -> Grid:
@@ -82,7 +82,7 @@ class WarmStartEvaluation(msgspec.Struct, frozen=True, kw_only=True):
         return Grid(["warm start", "events", *headings], rows, strong=frozenset({0}))
 
     def figures(self) -> list[dict[str, Any]]:
-        """Each score before and after, as a row of `Evaluation.to_table`."""
+        """All scores before and after, as rows of `Evaluation.to_table`."""
         return [
             {
                 "scorer": f"warm start, {part.name}: {when}",
@@ -108,17 +108,17 @@ def compare_warm_start(
     version: str,
     growth: str,
 ) -> WarmStartEvaluation:
-    """Compares a model with the bundle that its training began with, event by event.
+    """Compares a model with the bundle that its training started from, paired by event.
 
     Args:
-        after: What measuring the new model gave.
-        before: What measuring the bundle gave.
-        test: The events, as both were measured on.
-        known_queries: Which queries the bundle had events of, `[queries]`.
-        known_candidates: Which candidates it had events of, `[candidates]`.
-        metric: What to compare by.
-        version: The bundle's version.
-        growth: What has grown, in words.
+        after: Measurement of the new model.
+        before: Measurement of the bundle.
+        test: The events that both were measured on.
+        known_queries: Mask of the queries that the bundle had events of, `[queries]`.
+        known_candidates: Mask of the candidates that it had events of, `[candidates]`.
+        metric: The metric to compare by.
+        version: Version of the bundle.
+        growth: A phrase on what has grown, for the notes.
     """
     counting = events_that_count(test)
     query, candidate = known_queries[counting.query_index], known_candidates[counting.candidate_index]
@@ -161,7 +161,7 @@ def compare_warm_start(
 
 
 def named(part: str) -> str:
-    """What comparisons call the new model on a slice."""
+    """Name of the new model on a slice, in comparisons."""
     return f"on {part}, the model"
 
 

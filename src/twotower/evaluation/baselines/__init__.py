@@ -1,4 +1,4 @@
-"""The baselines that reports have beside a model, each a `Scorer` that learns from train alone."""
+"""The baselines that reports compare models with; each is a `Scorer` that learns from train alone."""
 
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.ease import Ease

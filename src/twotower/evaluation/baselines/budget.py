@@ -1,4 +1,4 @@
-"""What a baseline may cost: its budget, the estimate made before it starts, and the clock that it runs by."""
+"""Limits on the cost of a baseline: its budget, the estimate before it starts, and the clock while it runs."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from twotower.progress import ReportStep, no_report
 DEFAULT_SECONDS = 60.0
 """Seconds that a baseline may take to learn and to be measured."""
 
-MEMORY_SHARE = 4
-"""A baseline may use one part in so many of the memory that is free."""
+MEMORY_DIVISOR = 4
+"""A baseline may use the free memory divided by this."""
 
 PATIENCE = 2.0
-"""Seconds of a step before its end is projected from its share."""
+"""Seconds into a step before its end is projected from its progress."""
 
 PROJECTION_SLACK = 1.5
-"""A baseline is stopped early where it is projected to take so many times its budget."""
+"""A baseline is stopped early if it is projected to take more than this many times its budget."""
 
 TRIAL_SIZE = 3072
-"""Rows of the matrix inverted to learn how fast this machine is. Up to as many, an inversion is taken to cost nothing:
-it takes about a second anywhere."""
+"""Rows of the matrix inverted to measure the speed of this machine. Inversions of at most this size are assumed to be
+free, since they take about a second on any machine."""
 
 TRIAL_PRODUCTS = 4_000_000
-"""Multiplications of the sparse product timed likewise."""
+"""Multiplications of the sparse product that is timed; products of at most this size are assumed to be free, too."""
 
 
 class BaselineBudget(Settings, frozen=True):
-    """What each baseline may cost.
+    """Limits on the cost of each baseline.
 
     Attributes:
-        seconds: To learn and to be measured. Popularity, recent popularity and the oracle have no limit: they learn in
-            no time, and are measured as fast as any model.
-        memory: Bytes; None: a quarter of what is free.
+        seconds: Time to learn and to be measured. Popularity, recent popularity and the oracle have no limit: they
+            learn in no time, and take as long to measure as any model.
+        memory: Memory in bytes; None: a quarter of the free memory.
 
     Raises:
         ConfigError: One of them is not above 0.
@@ -58,7 +58,7 @@ class BaselineBudget(Settings, frozen=True):
     memory: int | None = None
 
     def check(self) -> None:
-        """Refuses nothing to spend."""
+        """Refuses a budget that is not above 0."""
         if not self.seconds > 0 or (self.memory is not None and self.memory <= 0):
             raise ConfigError(
                 f"a baseline's budget is {self.seconds:g} seconds and {self.memory} bytes; expected more than 0"
@@ -66,7 +66,7 @@ class BaselineBudget(Settings, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a baseline is estimated to cost, in seconds and bytes."""
+    """Estimated cost of a baseline, in seconds and bytes."""
 
     seconds: float
     memory: float
@@ -76,23 +76,23 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class OverBudgetError(TwoTowerError):
-    """A baseline costs more than its budget: says how much, and how to allow it."""
+    """A baseline exceeds its budget; the message says by how much, and how to allow it."""
 
 
 class Machine:
-    """How fast this machine is, measured when first asked for, with the threads that this process may use.
+    """Speed of this machine with the threads that this process may use; measured on first access.
 
-    It is what the work takes of the processors, so that an estimate does not change with what else runs.
+    Measured in processor time, so estimates do not depend on what else is running.
     """
 
     @cached_property
     def inversion(self) -> float:
-        """Seconds of an inversion of n rows, over n³."""
+        """Seconds per n³ for inverting an n × n matrix."""
         return _processor_seconds(lambda: invert(torch.eye(TRIAL_SIZE))) / (torch.get_num_threads() * TRIAL_SIZE**3)
 
     @cached_property
     def multiplication(self) -> float:
-        """Seconds of one multiplication in a product of sparse matrices."""
+        """Seconds per multiplication in a product of sparse matrices."""
         rows, each = TRIAL_PRODUCTS // 100, 10
         columns = np.random.default_rng(0).integers(0, 4 * TRIAL_SIZE, rows * each)
         entries = (np.ones(len(columns), np.float32), columns, np.arange(0, rows * each + 1, each))
@@ -102,46 +102,46 @@ class Machine:
 
     @cached_property
     def memory(self) -> int:
-        """Bytes that are free."""
+        """Free memory in bytes."""
         return free_memory()
 
 
 def inversion_seconds(machine: Machine, size: int) -> float:
-    """Estimated seconds to invert a matrix of so many rows."""
+    """Estimated seconds to invert a matrix with `size` rows."""
     return 0.0 if size <= TRIAL_SIZE else machine.inversion * size**3
 
 
 def product_seconds(machine: Machine, multiplications: float) -> float:
-    """Estimated seconds for a product of sparse matrices."""
+    """Estimated seconds for a product of sparse matrices with this many multiplications."""
     return 0.0 if multiplications <= TRIAL_PRODUCTS else machine.multiplication * multiplications
 
 
 def check_cost(cost: Cost, budget: BaselineBudget, machine: Machine) -> None:
-    """Refuses what is estimated to cost more than the budget.
+    """Refuses a baseline whose estimated cost exceeds the budget.
 
     Raises:
-        OverBudgetError: It is.
+        OverBudgetError: It does.
     """
-    memory = machine.memory // MEMORY_SHARE if budget.memory is None else budget.memory
+    memory = machine.memory // MEMORY_DIVISOR if budget.memory is None else budget.memory
     if cost.seconds <= budget.seconds and cost.memory <= memory:
         return
-    ways = []
+    flags = []
     if cost.seconds > budget.seconds:
-        ways.append(_seconds_allow(cost.seconds))
+        flags.append(_seconds_allow(cost.seconds))
     if cost.memory > memory:
         gibibytes = _two_digits(cost.memory / 2**30)
-        ways.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
+        flags.append(f"--baseline-memory {gibibytes:g} or BaselineBudget(memory={int(gibibytes * 2**30)})")
     allowed = Cost(budget.seconds, memory)
-    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(ways)}")
+    raise OverBudgetError(f"it would take about {cost}, over its budget of {allowed}; to allow it: {', '.join(flags)}")
 
 
 class Clock:
-    """Reports the steps of a baseline, and stops it where it goes over its seconds, or is about to.
+    """Reports the steps of a baseline, and stops it if it exceeds its time limit or is projected to.
 
     Args:
-        seconds: It may take, from now.
-        report: Shown what step runs.
-        now: The time, in seconds.
+        seconds: Time limit, counted from now.
+        report: Receives the current step.
+        now: Returns the current time in seconds.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class Clock:
         self._step, self._step_started = "", self._started
 
     def __call__(self, step: str, share: float | None = None) -> None:
-        """Takes note of where the baseline is.
+        """Records the progress of the baseline.
 
         Raises:
-            OverBudgetError: The seconds are over, or this step will not end in time.
+            OverBudgetError: The time is up, or this step is projected to exceed it.
         """
         now = self._now()
         if step != self._step:
@@ -177,7 +177,7 @@ class Clock:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still use: the machine's, or its container's where that is less."""
+    """Bytes of memory that this process may still use: the machine's, or its container's if that is less."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     system = Path("/proc/meminfo")
     if system.is_file():
@@ -185,14 +185,14 @@ def free_memory() -> int:
         free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), free)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        # What files are cached in gives way; what processes hold (`anon`) does not.
+        # The file cache can be reclaimed; memory that processes hold (`anon`) cannot.
         held = next((int(line.split()[1]) for line in used.read_text().splitlines() if line.startswith("anon ")), 0)
         free = min(free, max(0, int(text) - held))
     return free
 
 
 def readable_seconds(seconds: float) -> str:
-    """Seconds as people say them: `8 s`, `12 min`, `3 h`.
+    """Seconds in a readable unit: `8 s`, `12 min`, `3 h`.
 
     Example:
         >>> [readable_seconds(seconds) for seconds in (8, 90, 750, 10_000)]
@@ -209,7 +209,7 @@ def _seconds_allow(seconds: float) -> str:
 
 
 def _two_digits(value: float) -> float:
-    """The next number of two digits that is a tenth more at least, as estimates err."""
+    """Adds at least 10%, since estimates err, and rounds up to two significant digits."""
     size = 10.0 ** (np.floor(np.log10(value)) - 1)
     return float(np.ceil(round(value * 1.1 / size, 6)) * size)
 

@@ -1,4 +1,4 @@
-"""`Choices`: who chose what in train as a sparse binary matrix, and how often two candidates were chosen together."""
+"""`Choices`: the choices in train as a sparse binary matrix, and co-occurrence counts of candidates."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from twotower.evaluation.ranking import IntArray
 
 
 class Choices:
-    """The binary matrix X of queries × candidates, with a column for each candidate that somebody chose.
+    """The binary matrix X of queries × candidates, with a column for each candidate that has been chosen.
 
     Args:
         train: The training split.
 
     Attributes:
-        catalogue: How many candidates there are, those that nobody chose included.
-        known: Row in the candidate table of each column, ascending, `[n]`.
-        counts: How many queries chose each, `[n]`.
-        matrix: X, `[queries, n]` in float32.
-        multiplications: Of a pair of choices of one query, that counting XᵀX takes.
+        catalogue: Number of all candidates, including those that were never chosen.
+        known: Row of each column in the candidate table, ascending, `[n]`.
+        counts: Number of queries that chose each candidate, `[n]`.
+        matrix: X, `[queries, n]`, float32.
+        multiplications: Number of multiplications that XᵀX takes: one per pair of choices of the same query.
     """
 
     def __init__(self, train: Dataset) -> None:
@@ -42,15 +42,15 @@ class Choices:
         self._work = np.asarray(self._transposed @ history.astype(np.float64)).astype(np.int64)
 
     def of(self, queries: IntArray) -> tuple[IntArray, IntArray]:
-        """Every (position in `queries`, column that it chose) pair, in ascending order of the positions."""
+        """All (position in `queries`, column of a chosen candidate) pairs, by ascending position."""
         rows = self.matrix[queries]
         position = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
         return position, rows.indices.astype(np.int64)
 
     def blocks(self, most: int, dense: bool = False) -> Iterator[tuple[int, int]]:
-        """Runs of columns of which XᵀX has at most about so many numbers: those above 0, or all where it is dense."""
+        """Runs of columns with about `most` numbers of XᵀX each; counts non-zeros only, or all numbers if `dense`."""
         return runs(np.full_like(self._work, len(self._work)) if dense else self._work, most)
 
     def together(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Rows of XᵀX: how many queries chose both of two candidates, `[stop − start, n]`, exact up to 2²⁴."""
+        """Rows of XᵀX: the number of queries that chose both candidates, `[stop − start, n]`, exact up to 2²⁴."""
         return self._transposed[start:stop] @ self.matrix

@@ -18,28 +18,28 @@ from twotower.evaluation.ranking import IntArray
 from twotower.progress import ReportStep, no_report
 
 BLOCK_NUMBERS = 1 << 22
-"""Numbers of the Gram matrix counted at once: 16 MB, and as many again for their places."""
+"""Numbers of the Gram matrix counted at once: 16 MB, and the same again for their indices."""
 
 
 @BASELINES.register
 class Ease(QueryScorer):
-    """EASE: a linear model from what a query has chosen to what it will choose, in closed form.
+    """EASE: a linear model from a query's past choices to its future ones, in closed form.
 
     With X the binary matrix of queries × candidates in train, P = (XᵀX + λI)⁻¹ and B = −P / diag(P) with a
     zero diagonal, the scores of a query are its row of X times B (Steck, *Embarrassingly shallow
     autoencoders for sparse data*, WWW 2019).
 
-    Candidates without events in train are left out of P: their rows and columns of XᵀX + λI are zero but for
-    the diagonal, so those of B are zero, and they score 0 exactly. Memory is 4 n² bytes for the n others: XᵀX is
-    counted block by block into the matrix that its inverse, then B, replaces.
+    P excludes candidates without events in train: their rows and columns of XᵀX + λI are zero except for the
+    diagonal, so theirs in B are zero, and they score exactly 0. The n other candidates take 4 n² bytes of memory:
+    XᵀX is counted block by block into a matrix that is then overwritten by its inverse, and by B.
 
     Args:
         train: The training split.
         regularization: λ, added to the diagonal.
-        step: Told what is done next.
+        step: Receives the progress.
 
     Raises:
-        TwoTowerError: λ is so small that the matrix has no inverse in float32.
+        TwoTowerError: λ is too small for the matrix to have an inverse in float32.
     """
 
     kind, label = "ease", "EASE"
@@ -58,14 +58,14 @@ class Ease(QueryScorer):
 
     @staticmethod
     def cost(train: Dataset, machine: Machine) -> Cost:
-        """What it is estimated to cost on this log."""
+        """Estimated cost on this log."""
         choices = Choices(train)
         size = len(choices.known)
         seconds = inversion_seconds(machine, size) + product_seconds(machine, choices.multiplications)
         return Cost(seconds, 4.0 * size**2)
 
     def score_queries(self, queries: IntArray) -> Tensor:
-        """Scores from what each query has in train."""
+        """Scores from each query's choices in train."""
         position, columns = self.choices.of(queries)
         begin = np.searchsorted(position, np.arange(len(queries)))
         own = F.embedding_bag(torch.from_numpy(columns), self.weights, torch.from_numpy(begin), mode="sum")
@@ -76,5 +76,5 @@ class Ease(QueryScorer):
 
 
 def _weights(precision: Tensor) -> Tensor:
-    """B of P, in its place."""
+    """Computes B from P, in place."""
     return precision.div_(-precision.diagonal().clone()).fill_diagonal_(0.0)

@@ -1,4 +1,4 @@
-"""Implicit ALS: matrix factorisation of the whole matrix of choices, by the library `implicit`."""
+"""Implicit ALS: factorises the whole matrix of choices with the library `implicit`."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from twotower.progress import ReportStep, no_report
 
 FACTORS, ITERATIONS = 32, 20
 
-SPEED = 20.0
-"""Multiplications of its dense factors in the time of one of a sparse product."""
+DENSE_SPEED = 20.0
+"""Dense multiplications that take as long as one multiplication of a sparse product."""
 
 
 @BASELINES.register
 class Ials(QueryScorer):
-    """Implicit ALS: factors of queries and candidates whose product is near the binary matrix of choices.
+    """Implicit ALS: query and candidate factors whose product approximates the binary matrix of choices.
 
     Minimises Σ (1 + (α − 1) x_qc) (x_qc − u_q·v_c)² + λ (Σ ‖u_q‖² + Σ ‖v_c‖²) over all pairs of a query and
-    a candidate, x_qc being 1 where the pair is in train, else 0 (Hu, Koren and Volinsky, *Collaborative
-    filtering for implicit feedback datasets*, ICDM 2008). With a well-chosen λ it is hard to beat (Rendle et
+    a candidate, where x_qc is 1 if the pair is in train, else 0 (Hu, Koren and Volinsky, *Collaborative
+    filtering for implicit feedback datasets*, ICDM 2008). With a well-chosen λ, it is hard to beat (Rendle et
     al., *Revisiting the performance of iALS on item recommendation benchmarks*, RecSys 2022). A query without
-    train events has no factors: all candidates tie.
+    events in train has no factors: all candidates tie.
 
     Args:
         train: The training split.
-        factors: Length of the factors.
+        factors: Number of factors.
         regularization: λ.
         alpha: α, the weight of a pair in train; every other pair has weight 1.
         iterations: Rounds of solving for the queries, then for the candidates.
         seed: Seed of the initial factors.
-        step: Told the share of the rounds that is done.
+        step: Receives the progress.
 
     Raises:
         MissingExtraError: The extra `baselines` is not installed.
@@ -73,7 +73,7 @@ class Ials(QueryScorer):
             del seconds, loss
             step("alternating", (iteration + 1) / iterations)
 
-        # implicit runs its own threads, and warns where BLAS would start more in each of them.
+        # implicit runs its own threads, and warns if BLAS would start more in each of them.
         with threads.threadpool_limits(1, user_api="blas"):
             model = als.AlternatingLeastSquares(
                 factors,
@@ -89,10 +89,12 @@ class Ials(QueryScorer):
 
     @staticmethod
     def cost(train: Dataset, machine: Machine) -> Cost:
-        """What it is estimated to cost on this log: three conjugate gradients a row and round."""
+        """Estimated cost on this log, with three conjugate gradient steps per row and round."""
         rows = train.queries.num_rows + train.candidates.num_rows
         once = 4.0 * FACTORS * (2 * len(train) + FACTORS * rows)
-        return Cost(product_seconds(machine, ITERATIONS * once / SPEED), 4.0 * (2 * FACTORS * rows + 6 * len(train)))
+        return Cost(
+            product_seconds(machine, ITERATIONS * once / DENSE_SPEED), 4.0 * (2 * FACTORS * rows + 6 * len(train))
+        )
 
     def score_queries(self, queries: IntArray) -> Tensor:
         """Products of the factors."""

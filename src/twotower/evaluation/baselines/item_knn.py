@@ -1,4 +1,4 @@
-"""Item-kNN: candidates that are like what the query has chosen, by who chose both."""
+"""Item-kNN: candidates similar to the query's choices, by how many queries chose both."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from twotower.evaluation.ranking import FloatArray, IntArray
 from twotower.progress import ReportStep, no_report
 
 BLOCK_ENTRIES = 1 << 22
-"""Similarities held at once: some 150 MB whatever the size of the catalogue."""
+"""Similarities held at once: about 150 MB whatever the size of the catalogue."""
 
 BYTES_PER_NEIGHBOUR = 40
-"""Of the similarities that are kept: as they are found, and as a matrix."""
+"""Memory per stored similarity: while collecting them, and in the matrix."""
 
 STEPS_PER_PRODUCT = 3.0
-"""What counting, weighing and choosing the nearest take, in multiplications of the product alone."""
+"""Cost of counting, weighting and selecting the neighbours, relative to the sparse product alone."""
 
 
 @BASELINES.register
 class ItemKnn(QueryScorer):
-    """Item-kNN: a candidate scores the sum of its similarities to those of its neighbours that the query has chosen.
+    """Item-kNN: the score of a candidate is the sum of its similarities to its neighbours that the query has chosen.
 
     The similarity of two candidates is the cosine of their columns in the binary matrix of queries × candidates
-    in train, |Q_i ∩ Q_j| / (√(|Q_i| |Q_j|) + s), Q_i being who chose i and s the shrinkage. The neighbours of a
-    candidate are the K others most similar to it (Deshpande and Karypis, *Item-based top-N recommendation
-    algorithms*, TOIS 2004, with neighbours per target). Only they are kept, so that memory is O(K·C);
-    similarities are counted as sparse products, block by block, never C×C at once.
+    in train, |Q_i ∩ Q_j| / (√(|Q_i| |Q_j|) + s), where Q_i are the queries that chose i, and s is the shrinkage.
+    The neighbours of a candidate are the K others most similar to it (Deshpande and Karypis, *Item-based top-N
+    recommendation algorithms*, TOIS 2004, with neighbours per target). Only these are stored, so memory is O(K·C);
+    similarities are computed as sparse products, block by block, never C×C at once.
 
     Args:
         train: The training split.
         neighbours: K.
-        shrinkage: s, which lowers the similarities that rest on few queries.
-        step: Told the share that is done.
+        shrinkage: s, which lowers similarities based on few queries.
+        step: Receives the progress.
     """
 
     kind, label = "item_knn", "item-kNN"
@@ -57,29 +57,29 @@ class ItemKnn(QueryScorer):
             found.append(_nearest(choices, start, stop, neighbours, shrinkage))
             step("finding neighbours", stop / len(choices.known))
         column, neighbour, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        # By neighbour: which candidates it speaks for.
+        # Row: neighbour; column: the candidates that it contributes to.
         shape = len(choices.known), choices.catalogue
         self.similarities = sparse.csr_matrix((similarity, (neighbour, choices.known[column])), shape=shape)
 
     @staticmethod
     def cost(train: Dataset, machine: Machine, neighbours: int = 100) -> Cost:
-        """What it is estimated to cost on this log."""
+        """Estimated cost on this log."""
         choices = Choices(train)
         seconds = product_seconds(machine, STEPS_PER_PRODUCT * choices.multiplications)
         kept = min(choices.multiplications, neighbours * len(choices.known))
         return Cost(seconds, kept * BYTES_PER_NEIGHBOUR)
 
     def score_queries(self, queries: IntArray) -> Tensor:
-        """Scores from what each query has in train."""
+        """Scores from each query's choices in train."""
         return torch.from_numpy((self.choices.matrix[queries] @ self.similarities).toarray())
 
 
 def _nearest(
     choices: Choices, start: int, stop: int, neighbours: int, shrinkage: float
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """The nearest neighbours of some candidates as triples (column, column of the neighbour, similarity above 0)."""
+    """The nearest neighbours of a run of candidates, as (column, column of the neighbour, similarity above 0)."""
     together = choices.together(start, stop)
-    together.sort_indices()  # so that it does not depend on the log's order which of equals are taken
+    together.sort_indices()  # makes the choice among ties independent of the log's order
     column = np.repeat(np.arange(start, stop), np.diff(together.indptr))
     neighbour = together.indices
     similarity = together.data / (np.sqrt(choices.counts[column] * choices.counts[neighbour]) + shrinkage)

@@ -1,4 +1,4 @@
-"""The baselines there are, what reports call them, and how a user says which to measure."""
+"""The available baselines, their labels in reports, and how users select them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from twotower.evaluation.ranking import ScoreBlock
 from twotower.kinds import Kinds
 
 BASELINES: Kinds[type[Baseline]] = Kinds("baseline")
-"""Baselines by kind. `@BASELINES.register` has one of your own measured beside models, like ours."""
+"""Baselines by kind. Decorate your own with `@BASELINES.register` to have it measured like ours."""
 
 OURS = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
-"""The baselines of the package, in the order of reports."""
+"""The baselines of the package, in report order."""
 
 CEILING = "oracle"
 """The baseline that no model can beat."""
 
 
 class Baseline(Protocol):
-    """A class of scorers that learn from the training split and look at nothing else.
+    """A scorer that learns from the training split and from nothing else.
 
-    It may take the keyword argument `step`, a `ReportStep`, and have a static method `cost(train, machine)`, as `Ease`
-    has: then it has a budget, and is left out where it costs more. `twotower.testing.check_baseline` tries one out.
+    It may accept the keyword argument `step`, a `ReportStep`, and have a static method `cost(train, machine)`, like
+    `Ease`. It then has a budget, and is skipped if its cost is higher. Test your own with
+    `twotower.testing.check_baseline`.
 
     Attributes:
         kind: Its name in `--baselines` and in results.
-        label: What tables and sentences call it.
+        label: Its name in tables and sentences.
 
     Example:
         >>> import numpy as np, torch
@@ -49,12 +50,12 @@ class Baseline(Protocol):
         """Learns from the training split, a `Dataset`."""
 
     def score_block(self, events: Dataset) -> ScoreBlock:
-        """How to score the candidates for any of these events; see `Scorer`."""
+        """Returns a function that scores all candidates for any of these events; see `Scorer`."""
         ...
 
 
 class _Labels(Mapping[str, str]):
-    """What reports call the baselines, by kind, in their order there: ours, those of users, the ceiling."""
+    """Labels of the baselines by kind, in report order: ours, then those of users, then the ceiling."""
 
     def __init__(self, ceiling: bool) -> None:
         self._ceiling = ceiling
@@ -75,20 +76,20 @@ class _Labels(Mapping[str, str]):
 
 
 NAMES: Mapping[str, str] = _Labels(ceiling=True)
-"""What reports call the baselines, in their order there."""
+"""Labels of the baselines by kind, in report order."""
 
 FLOORS: Mapping[str, str] = _Labels(ceiling=False)
-"""The baselines that a model should beat: all but the oracle, which no model can."""
+"""The baselines that a model should beat: all but the oracle, which no model can beat."""
 
 BaselineNames = Sequence[str] | Literal["all", "none"]
-"""Which baselines: their kinds, as in `NAMES`, or `all` of them, or `none`."""
+"""Baselines to measure: kinds from `NAMES`, or `all`, or `none`."""
 
 
 def check_baselines(baselines: BaselineNames) -> None:
-    """Refuses what names no baseline.
+    """Refuses unknown baselines.
 
     Raises:
-        ConfigError: A name is not known.
+        ConfigError: A name is unknown.
 
     Example:
         >>> check_baselines(["popularity", "eas"])
@@ -105,10 +106,10 @@ recent_popularity, item_knn, ease, ials, oracle
 
 
 def parse_baselines(text: str) -> tuple[str, ...] | Literal["all", "none"]:
-    """Reads what the command line writes: `all`, `none`, or names with commas between them.
+    """Parses the command-line notation: `all`, `none`, or comma-separated names.
 
     Raises:
-        ConfigError: A name is not known.
+        ConfigError: A name is unknown.
 
     Example:
         >>> parse_baselines("ease,popularity"), parse_baselines("none")

@@ -1,4 +1,4 @@
-"""The oracle: the ceiling where the truth is known."""
+"""The oracle: the ceiling for any model, if the true probabilities are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class OracleScorer:
     """The true choice probabilities as scores: the ceiling of any model on simulated data.
 
     Args:
-        oracle: The truth behind the data.
+        oracle: The true probabilities behind the data.
     """
 
     kind, label = "oracle", "oracle"
@@ -23,7 +23,7 @@ class OracleScorer:
         self.oracle = oracle
 
     def score_block(self, events: Dataset) -> ScoreBlock:
-        """Log-probabilities given who asks, and when."""
+        """Log-probabilities given query and time."""
         times = events.times
         return lambda numbers: torch.from_numpy(
             self.oracle.log_probabilities(events.query_index[numbers], times[numbers])

@@ -1,4 +1,4 @@
-"""Popularity: the same candidates for every query, those chosen most often, or most often of late."""
+"""Popularity: the same candidates for every query, those chosen most often or most often recently."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twotower.evaluation.by_query import QueryScorer
 from twotower.evaluation.ranking import IntArray
 
 LATEST_SHARE = 0.1
-"""The half-life of `RecentPopularity` is by default the time that the latest tenth of train took."""
+"""The default half-life of `RecentPopularity` is the time span of this latest share of the train events."""
 
 
 @BASELINES.register
 class Popularity(QueryScorer):
-    """Every query gets the candidates that were chosen most often in train.
+    """Recommends the candidates chosen most often in train to every query.
 
     Args:
         train: The training split, in memory or streamed.
@@ -38,12 +38,11 @@ class Popularity(QueryScorer):
 
 @BASELINES.register
 class RecentPopularity(Popularity):
-    """Every query gets the candidates that were chosen most often of late: what to beat on a temporal split.
+    """Recommends the candidates chosen most often recently to every query: the baseline to beat on a temporal split.
 
-    An event of train counts 2^(−age / half-life), its age being the time from it to the latest event of
-    train. A smooth decay needs no border between recent and not, and still tells apart the candidates that
-    nobody chose of late. The half-life follows the log's own pace: by default the time in which the latest
-    tenth of the events of train took place.
+    A train event counts 2^(−age / half-life), where its age is the time from it to the latest train event. With a
+    smooth decay there is no cutoff to choose, and candidates that nobody chose recently are still ordered. The
+    half-life adapts to the pace of the log: by default it is the time span of the latest tenth of the train events.
 
     Args:
         train: The training split; it must have times.
@@ -60,6 +59,6 @@ class RecentPopularity(Popularity):
         if half_life is not None and half_life <= 0:
             raise ConfigError(f"RecentPopularity: half_life={half_life}; expected seconds above 0", field="half_life")
         age = train.times.max() - train.times
-        # Where the whole latest tenth is of one instant, half a second keeps the decay defined.
+        # If the whole latest tenth has the same time, half a second keeps the decay defined.
         self.half_life = half_life or max(0.5, float(np.quantile(age, LATEST_SHARE)))
         self.counts = torch.from_numpy(train.sums_by_candidate(train.weights * np.exp2(-age / self.half_life)))

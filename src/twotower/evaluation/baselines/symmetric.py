@@ -1,4 +1,4 @@
-"""The inverse of a symmetric positive definite matrix, in the memory of the matrix itself and in steps."""
+"""Inverts a symmetric positive definite matrix in place and in steps."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from twotower.errors import TwoTowerError
 from twotower.progress import ReportStep, no_report
 
 BLOCK = 512
-"""Rows and columns swept at once: enough for products at full speed, with two panels as wide beside the matrix."""
+"""Rows and columns swept at once: enough for full-speed products; needs two extra panels of this width."""
 
 
 def invert(matrix: Tensor, step: ReportStep = no_report) -> Tensor:
     """Replaces a symmetric positive definite matrix by its inverse.
 
-    The sweep operator (Goodnight, *A tutorial on the sweep operator*, The American Statistician 1979) is applied to
-    blocks of the diagonal, one after the other, on the blocks on and above the diagonal alone. That takes n³
-    operations, as Cholesky factors do, nearly all of them in products; it needs no second matrix, and can stop
-    between blocks.
+    Applies the sweep operator (Goodnight, *A tutorial on the sweep operator*, The American Statistician 1979) to the
+    diagonal blocks one by one, updating only blocks on and above the diagonal. This takes n³ operations, as with
+    Cholesky factors, nearly all of them in matrix products. It needs no second matrix, and can stop between blocks.
 
     Args:
-        matrix: `[n, n]`; only what is on and above the diagonal, and its blocks, is read.
-        step: Told the share that is done.
+        matrix: `[n, n]`; only the upper triangle and the diagonal blocks are read.
+        step: Receives the progress.
 
     Returns:
-        The matrix, which now holds its inverse.
+        The same matrix, which now contains its inverse.
 
     Raises:
-        TwoTowerError: The matrix is not positive definite, to the precision of its numbers.
+        TwoTowerError: The matrix is not positive definite to the precision of its numbers.
 
     Example:
         >>> invert(torch.tensor([[5.0, 3.0], [3.0, 2.0]])).round().tolist()
@@ -41,7 +40,7 @@ def invert(matrix: Tensor, step: ReportStep = no_report) -> Tensor:
         stop = min(start + BLOCK, size)
         _sweep(matrix, start, stop)
         step(name, stop / size)
-    for start in range(0, size, BLOCK):  # what was swept is the inverse's negative, on and above the diagonal
+    for start in range(0, size, BLOCK):  # after sweeping, the upper triangle holds the negated inverse
         rows = slice(start, start + BLOCK)
         matrix[rows, start:].neg_()
         matrix[rows, :start] = matrix[:start, rows].t()
@@ -49,7 +48,7 @@ def invert(matrix: Tensor, step: ReportStep = no_report) -> Tensor:
 
 
 def _sweep(matrix: Tensor, start: int, stop: int) -> None:
-    """Sweeps the block of the diagonal from `start` to `stop`."""
+    """Sweeps the diagonal block from `start` to `stop`."""
     own = slice(start, stop)
     factor, failed = torch.linalg.cholesky_ex(matrix[own, own])
     if failed:
@@ -64,7 +63,7 @@ def _sweep(matrix: Tensor, start: int, stop: int) -> None:
         matrix[rows, first:start].addmm_(swept[rows], panel[first:start].t(), alpha=-1)
         matrix[rows, stop:].addmm_(swept[rows], panel[start:].t(), alpha=-1)
     for first in range(start, len(panel), BLOCK):
-        rows = slice(first, min(first + BLOCK, len(panel)))  # in the panel, which lacks the block's own
+        rows = slice(first, min(first + BLOCK, len(panel)))  # in the panel, which lacks the block's own rows
         below = slice(rows.start + stop - start, rows.stop + stop - start)
         matrix[below, below.start :].addmm_(swept[rows], panel[first:].t(), alpha=-1)
     matrix[:start, own] = swept[:start]
