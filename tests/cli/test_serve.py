@@ -213,7 +213,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Pa
         (["missing.tower"], 5, "missing.tower cannot be read"),
         (["BUNDLE", "--token-file", "missing"], 2, "--token-file missing"),
         (["BUNDLE", "--engine", "tensorflow"], 2, "expected torch or onnx"),
-        (["BUNDLE", "--engine", "onnx"], 2, "no towers as ONNX"),
+        (["BUNDLE", "--engine", "onnx"], 2, "no ONNX towers"),
     ],
 )
 def test_what_cannot_be_served_is_said(

@@ -270,7 +270,7 @@ def test_the_column_that_shows_a_candidate_can_be_named() -> None:
     labelled = build("label")
     assert labelled.details.title == "label"
     assert labelled.withdraw([3]).details.title == "label"
-    with pytest.raises(ConfigError, match="title 'name' is no column of the candidates, which have item, title, label"):
+    with pytest.raises(ConfigError, match="title 'name' is not a candidate column; expected one of item, title, label"):
         build("name")
 
 
