@@ -126,7 +126,7 @@ def test_a_day_is_its_midnight_and_other_columns_of_dates_take_text_too(retrieve
         (float("inf"), "'at' of the query: inf"),
         pytest.param(10**400, "'at' of the query", id="huge"),
         ("yesterday", "'yesterday' is str; expected seconds since 1970 as a number, or a date or time in ISO 8601"),
-        ("2023-13-45", "'2023-13-45' is no time in ISO 8601"),
+        ("2023-13-45", "'2023-13-45' is not an ISO 8601 time"),
         (True, "True is bool"),
     ],
 )

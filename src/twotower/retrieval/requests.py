@@ -18,7 +18,7 @@ from twotower.features.base import BoolArray
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.retrieval.ids import CANNOT_CAST, Ids, plain_id
-from twotower.retrieval.moments import date_of, in_words, is_date, seconds_of
+from twotower.retrieval.moments import date_of, is_date, seconds_of, utc_text
 
 Request: TypeAlias = Mapping[str, Any]
 """One query: its id, its time and whatever other columns the query tower reads, by name; a null is not named."""
@@ -170,8 +170,8 @@ class Requests:
             return None
         where, nearest = ("after", last) if seconds > last else ("before", first)
         return (
-            f"{self.time} {in_words(seconds)} lies {where} all that the model learned from; it reads the time itself "
-            f"as {in_words(nearest)}"
+            f"{self.time} {utc_text(seconds)} lies {where} all that the model learned from; it reads the time itself "
+            f"as {utc_text(nearest)}"
         )
 
     def encode(self, requests: Sequence[Request], rows: Sequence[int | None]) -> list[Tensor]:
