@@ -409,7 +409,7 @@ def test_notes_are_typed_and_leave_room_for_ones_own(retriever: Retriever, folde
     assert read.history is not None
     assert read.evaluation.model.unseen["top_10"] == read.history.best.validation.unseen["top_10"] == 1.0  # type: ignore[union-attr]
     assert (read.split, read.extra) == ("last-out", {"ticket": [1, "two"]})
-    with pytest.raises(ConfigError, match="notes cannot be kept"):
+    with pytest.raises(ConfigError, match="notes cannot be stored"):
         Retriever.build(retriever.model, log.candidates, seen=log, notes=Notes(extra={"model": retriever.model}))
 
 

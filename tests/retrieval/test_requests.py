@@ -149,7 +149,7 @@ def test_a_moment_beyond_training_is_read_as_its_end_and_said_so() -> None:
         assert told(far) == told(at_the_end)
         assert at_the_end.notes == ()
         (note,) = far.notes
-        assert f"lies {where} all that the model learned from" in note
+        assert f"is {where} all training events" in note
         assert f"{dt.datetime.fromtimestamp(last, dt.UTC):%Y-%m-%d %H:%M:%S} UTC" in note
     assert retriever.recommend({"user": "u4"}).notes == ()
 

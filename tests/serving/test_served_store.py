@@ -244,7 +244,7 @@ def test_the_address_of_a_store_may_be_another_where_it_is_served(in_postgres: P
     other = Retriever.load(in_postgres, store=moved)
     assert other.version == Retriever.load(in_postgres).version
     assert len(other.recommend({"user": 3})) == 10
-    with pytest.raises(ConfigError, match="of another kind"):
+    with pytest.raises(ConfigError, match="is not the same kind as"):
         Retriever.load(in_postgres, store="./x.db")
 
 
