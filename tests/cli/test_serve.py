@@ -202,7 +202,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Pa
         port = taken.getsockname()[1]
         done = run_python("-m", "twotower", "serve", bundle, "--port", port)
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 is taken by another program" in done.stderr
+    assert f"port {port} of 127.0.0.1 is in use by another program" in done.stderr
     assert "serves" not in done.stderr
     assert "Traceback" not in done.stderr
 

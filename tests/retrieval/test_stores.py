@@ -180,7 +180,7 @@ def test_a_server_that_is_away_is_said_so_and_answers_when_it_is_back(
     before = store.search(EMBEDDINGS[:2], 3)
     postgres.kill()
     try:
-        with pytest.raises(StoreUnavailableError, match=f"PostgreSQL at {postgres.address} is away") as away:
+        with pytest.raises(StoreUnavailableError, match=f"PostgreSQL at {postgres.address} is unavailable") as away:
             store.search(EMBEDDINGS[:2], 3)
         assert postgres.password not in str(away.value)
     finally:
@@ -201,7 +201,7 @@ def test_milvus_that_is_away_is_said_so_and_answers_when_it_is_back(
     before = store.search(EMBEDDINGS[:2], 3)
     milvus.stop()
     try:
-        with pytest.raises(StoreUnavailableError, match=f"Milvus at {milvus.address} is away"):
+        with pytest.raises(StoreUnavailableError, match=f"Milvus at {milvus.address} is unavailable"):
             store.search(EMBEDDINGS[:2], 3)
     finally:
         milvus.start()
