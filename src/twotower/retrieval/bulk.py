@@ -141,7 +141,7 @@ class _Work:
     ranks: Ranks
 
     def help(self) -> None:
-        """Run on every rank but the first while the first one iterates over `answers`."""
+        """Runs on every rank but the first while the first one iterates over `answers`."""
         with Interruption() as interruption:
             for _ in self.answers([], interruption):
                 pass
@@ -226,7 +226,7 @@ def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: 
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; convert any other table to Parquet in memory."""
+    """Opens a Parquet file; converts any other table to Parquet in memory."""
     if format_of(path) not in (None, "parquet"):
         return pq.ParquetFile(pa.BufferReader(_encoded(read_table(path, "queries"))))
     try:

@@ -52,7 +52,7 @@ class GraphSettings(Settings, frozen=True):
     search: int | None = None
 
     def check(self) -> None:
-        """Refuses numbers that are out of range."""
+        """Refuse numbers that are out of range."""
         wide = 1 if self.search is None else self.search
         if not 2 <= self.neighbours <= 256 or not 1 <= self.build <= MAX_WIDTH or not 1 <= wide <= MAX_WIDTH:
             raise ConfigError(

@@ -206,7 +206,7 @@ def _exported(
     width: int | None,
     towers: str,
 ) -> bytes:
-    """Export a module to ONNX and compare its outputs with PyTorch's."""
+    """Exports a module to ONNX and compares its outputs with PyTorch's."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "onnx")
     bytes_of = weight_bytes(model)

@@ -155,7 +155,7 @@ class MilvusStore:
         self.client.close()
 
     def _on(self, work: Callable[[Any, Generation], T]) -> T:
-        """Call a function with the client and the collection; reload or look up the collection again if it is gone."""
+        """Calls a function with the client and the collection; finds or reloads the collection if it is gone."""
         own = self.generation
         try:
             return self.client.repeatable(lambda client: work(client, own))

@@ -70,7 +70,7 @@ class Client:
         self._lock = threading.Lock()
 
     def repeatable(self, work: Callable[[Any], T]) -> T:
-        """Call a function with the client, and retry with a new client if the connection breaks.
+        """Calls a function with the client, and retries with a new client if the connection breaks.
 
         Raises:
             MissingCollectionError, UnloadedCollectionError: A collection does not exist, or is not in memory.

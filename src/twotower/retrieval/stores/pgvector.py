@@ -162,7 +162,7 @@ class PgVectorStore:
         return found
 
     def _on_table(self, work: Any) -> Any:
-        """Call a function with a connection and the table; look the table up again if it has been dropped."""
+        """Calls a function with a connection and the table; looks the table up again if it has been dropped."""
         try:
             return self.connections.repeatable(lambda connection: work(connection, self.generation))
         except self.connections.psycopg.errors.UndefinedTable:

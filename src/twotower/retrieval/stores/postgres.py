@@ -49,7 +49,7 @@ class Connections:
         self._failure: tuple[float, str] | None = None  # do not reconnect until then, and the error to raise
 
     def repeatable(self, work: Callable[[Any], T]) -> T:
-        """Call a function with a connection, and retry on another connection if that one breaks.
+        """Calls a function with a connection, and retries on another connection if that one breaks.
 
         Args:
             work: The function, run in one transaction. It may run several times, so it must be safe to repeat.
@@ -83,7 +83,7 @@ class Connections:
         raise AssertionError
 
     def once(self, work: Callable[[Any], T]) -> T:
-        """Call a function with a dedicated connection, without a statement timeout and without retries.
+        """Calls a function with a dedicated connection, without a statement timeout and without retries.
 
         Raises:
             StoreUnavailableError, TwoTowerError: As `repeatable`.

@@ -171,7 +171,7 @@ STORES: Kinds[type[StoreSettings]] = Kinds("store")
 
 
 def check_search(embeddings: Tensor, k: int, width: int) -> None:
-    """Check the arguments of a search.
+    """Checks the arguments of a search.
 
     Raises:
         ConfigError: k is below 1, or the queries are not a matrix of this width.
@@ -184,7 +184,7 @@ def check_search(embeddings: Tensor, k: int, width: int) -> None:
 
 
 def check_name(name: str) -> None:
-    """Check that every kind of store can use a name for its tables.
+    """Checks that every kind of store can use a name for its tables.
 
     Raises:
         ConfigError: It does not consist of 1 to 40 lowercase letters, digits and underscores, with a letter first.
