@@ -53,4 +53,4 @@ def test_the_command_says_what_it_leaves_out_and_takes_a_bare_id(
     assert "No room for" in said
     assert "genre_19; --json shows all." in said
     recommend(tmp_path / "shop", query='{"user": 3, "at": "2030-01-01"}', k=2)
-    assert "at 2030-01-01 00:00:00 UTC lies after all that the model learned from" in capsys.readouterr().out
+    assert "at 2030-01-01 00:00:00 UTC is after all training events" in capsys.readouterr().out

@@ -202,7 +202,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Pa
         port = taken.getsockname()[1]
         done = run_python("-m", "twotower", "serve", bundle, "--port", port)
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 is taken by another program" in done.stderr
+    assert f"port {port} of 127.0.0.1 is in use by another program" in done.stderr
     assert "serves" not in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -213,7 +213,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Pa
         (["missing.tower"], 5, "missing.tower cannot be read"),
         (["BUNDLE", "--token-file", "missing"], 2, "--token-file missing"),
         (["BUNDLE", "--engine", "tensorflow"], 2, "expected torch or onnx"),
-        (["BUNDLE", "--engine", "onnx"], 2, "no towers as ONNX"),
+        (["BUNDLE", "--engine", "onnx"], 2, "no ONNX towers"),
     ],
 )
 def test_what_cannot_be_served_is_said(

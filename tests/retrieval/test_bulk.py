@@ -106,7 +106,7 @@ def test_an_interrupted_file_goes_on_and_ends_the_same(
     written = [path.stat().st_mtime_ns for path in finished]
     assert len(finished) == 4  # of 7, 7, 2 and 7 queries
     monkeypatch.setattr(Retriever, "rank", rank)
-    with pytest.raises(SavedFolderError, match=r"other k;.*--restart"):
+    with pytest.raises(SavedFolderError, match=r"different k;.*--restart"):
         recommend_all(retriever, queries, out, 5)
     assert [path.stat().st_mtime_ns for path in finished] == written
     recommend_all(retriever, queries, out, 4)
@@ -129,15 +129,15 @@ def test_finished_parts_of_another_source_bundle_or_filter_are_not_gone_on_from(
     with pytest.raises(KeyboardInterrupt):
         recommend_all(retriever, queries, out, 4)
     monkeypatch.setattr(Retriever, "rank", rank)
-    with pytest.raises(SavedFolderError, match="other filters;"):
+    with pytest.raises(SavedFolderError, match="different filters;"):
         recommend_all(retriever, queries, out, 4, filters=Filters(exclude_seen=False))
-    with pytest.raises(SavedFolderError, match="other bundle;"):
+    with pytest.raises(SavedFolderError, match="different bundle;"):
         recommend_all(retriever.withdraw([3]), queries, out, 4)
     before, table = queries.stat().st_size, pq.read_table(queries)
     rows = [*range(1, 16), 0, *range(16, len(table))]  # the same values in another order: size and footer are the same
     write(table.take(rows), queries)
     assert queries.stat().st_size == before
-    with pytest.raises(SavedFolderError, match="other queries;"):
+    with pytest.raises(SavedFolderError, match="different queries;"):
         recommend_all(retriever, queries, out, 4)
 
 
@@ -203,7 +203,7 @@ def test_what_is_left_of_another_job_is_left_behind_only_when_asked(
     out, left = tmp_path / "out.parquet", tmp_path / "out.parquet.partial"
     left.mkdir()
     (left / "job.json").write_text('{"bundle": "b", "queries": "q", "k": 3, "filters": {}}')
-    with pytest.raises(SavedFolderError, match="other bundle, queries, k;"):
+    with pytest.raises(SavedFolderError, match="different bundle, queries, k;"):
         recommend_all(retriever, queries, out, 4)
     assert recommend_all(retriever, queries, out, 4, restart=True) == 47
     assert not left.exists()
@@ -266,7 +266,7 @@ def test_the_file_of_queries_is_never_replaced(
     if link is not None:
         getattr(out, link)(ids)
     before = ids.read_bytes()
-    with pytest.raises(ConfigError, match="is the file of --queries"):
+    with pytest.raises(ConfigError, match="is the --queries file"):
         recommend_all(retriever, ids, out, 4)
     assert ids.read_bytes() == before
 
@@ -320,7 +320,7 @@ def test_wrong_files_are_refused_and_what_was_there_stays(retriever: Retriever, 
     recommend_all(retriever, tmp_path / "good.parquet", out)
     before = out.read_bytes()
     pq.write_table(pa.table({"user": [1], "colour": ["red"]}), tmp_path / "column.parquet")
-    with pytest.raises(ConfigError, match=r"column\.parquet: column 'colour' is none that a query has; expected"):
+    with pytest.raises(ConfigError, match=r"column\.parquet: column 'colour' is not a query column; expected"):
         recommend_all(retriever, tmp_path / "column.parquet", out)
     (tmp_path / "text.parquet").write_text("user\n1\n")
     with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):

@@ -183,7 +183,7 @@ def test_the_index_of_another_model_is_refused_however_it_is_signed(
     Retriever.build(other, log.candidates, seen=log, index=Hnsw(neighbours=4)).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / name, folder / name)
     sign(folder)
-    with pytest.raises(SavedFolderError, match=rf"{name} is of towers \w+, and these are {retriever.details.towers}"):
+    with pytest.raises(SavedFolderError, match=rf"{name} was made for towers \w+; expected {retriever.details.towers}"):
         Retriever.load(folder)
 
 
@@ -199,7 +199,7 @@ def test_the_towers_of_another_index_are_refused_however_they_are_signed(folder:
         if name != "manifest.json"
     }
     sign(folder, files=files)
-    with pytest.raises(SavedFolderError, match="it says towers"):
+    with pytest.raises(SavedFolderError, match="it names towers"):
         Retriever.load(folder)
 
 
@@ -207,7 +207,7 @@ def test_a_catalogue_in_another_order_is_refused_however_it_is_signed(folder: Pa
     table = read_table(folder / "candidates.arrow")
     write_table(table.take(pa.array(range(table.num_rows - 1, -1, -1))), folder / "candidates.arrow")
     sign(folder)
-    with pytest.raises(SavedFolderError, match="is of candidates"):
+    with pytest.raises(SavedFolderError, match="was made for candidates"):
         Retriever.load(folder)
 
 
@@ -409,7 +409,7 @@ def test_notes_are_typed_and_leave_room_for_ones_own(retriever: Retriever, folde
     assert read.history is not None
     assert read.evaluation.model.unseen["top_10"] == read.history.best.validation.unseen["top_10"] == 1.0  # type: ignore[union-attr]
     assert (read.split, read.extra) == ("last-out", {"ticket": [1, "two"]})
-    with pytest.raises(ConfigError, match="notes cannot be kept"):
+    with pytest.raises(ConfigError, match="notes cannot be stored"):
         Retriever.build(retriever.model, log.candidates, seen=log, notes=Notes(extra={"model": retriever.model}))
 
 

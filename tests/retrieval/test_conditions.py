@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import ConfigError
-from twotower.retrieval.conditions import DEEPEST, LONGEST, matching_rows
+from twotower.retrieval.conditions import MAX_DEPTH, MAX_LENGTH, matching_rows
 
 KINDS: dict[str, pa.DataType] = {
     "year": pa.int64(),
@@ -128,7 +128,7 @@ def test_values_are_compared_as_the_column_holds_them() -> None:
 
 def test_a_name_that_is_there_twice_is_refused() -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["year", "year"])
-    with pytest.raises(ConfigError, match="character 1: found 'year'; expected a column whose name is there once"):
+    with pytest.raises(ConfigError, match="character 1: found 'year'; expected a column with a unique name"):
         matching_rows(table, "year > 1")
 
 
@@ -197,9 +197,9 @@ def test_the_grammar_by_examples(text: str, rows: list[int]) -> None:
         ("year = 1 andyear = 2", "character 10: found 'andyear'; expected and, or, or the end"),
         ("year isnull", "character 6: found 'isnull'; expected =, !="),
         ("year ; 3", "character 6: found '; 3'"),
-        ("(" * 5000, f"at most {DEEPEST} brackets"),
-        ("not " * 1000 + "year > 3", f"at most {DEEPEST} brackets"),
-        ("x" * (LONGEST + 1), f"expected at most {LONGEST}"),
+        ("(" * 5000, f"at most {MAX_DEPTH} brackets"),
+        ("not " * 1000 + "year > 3", f"at most {MAX_DEPTH} brackets"),
+        ("x" * (MAX_LENGTH + 1), f"expected at most {MAX_LENGTH}"),
         ("year < " + "9" * 5000, f"found '{'9' * 40}…'; expected a number"),
     ],
 )
@@ -226,6 +226,6 @@ def test_a_column_is_found_by_a_word_of_the_grammar() -> None:
 
 
 def test_the_deepest_condition_is_read() -> None:
-    text = "not (" * DEEPEST + "year = 1979" + ")" * DEEPEST
+    text = "not (" * MAX_DEPTH + "year = 1979" + ")" * MAX_DEPTH
     assert matching_rows(FILMS, text).tolist() == [0]
-    assert matching_rows(FILMS, "(seen = true or " * DEEPEST + "year = 1979" + ")" * DEEPEST).tolist() == [0]
+    assert matching_rows(FILMS, "(seen = true or " * MAX_DEPTH + "year = 1979" + ")" * MAX_DEPTH).tolist() == [0]

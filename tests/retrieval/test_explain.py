@@ -90,11 +90,11 @@ def total(found: Explanation) -> float:
 
 
 @pytest.mark.parametrize("query", [{"user": 3}, {"user": 999}, {}, {"history": [1, 2, 999]}, {"user": 3, "at": 5}])
-@pytest.mark.parametrize("most", [explain.MOST_EXACT, 0])
+@pytest.mark.parametrize("most", [explain.EXACT_UP_TO, 0])
 def test_contributions_add_up_to_the_score(
     query: dict[str, object], most: int, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "MOST_EXACT", most)
+    monkeypatch.setattr(explain, "EXACT_UP_TO", most)
     for candidate in (0, 7):
         found = retriever.explain(query, candidate)
         vector = retriever.embed([query], [retriever.requests.row(query)])[0]

@@ -94,9 +94,9 @@ def test_a_null_is_no_candidate(retriever: Retriever, value: Any) -> None:
 
 @pytest.mark.parametrize("values", ["i1", b"i1", {"i1": 1}, 5, None], ids=repr)
 def test_one_id_is_no_list_of_them(retriever: Retriever, values: Any) -> None:
-    with pytest.raises(DataError, match="expected a list of ids, each of item"):
+    with pytest.raises(DataError, match="expected a list of item ids"):
         retriever.recommend({"age": 3}, exclude=values)
-    with pytest.raises(DataError, match="expected a list of ids, each of item"):
+    with pytest.raises(DataError, match="expected a list of item ids"):
         retriever.withdraw(values)
 
 

@@ -246,7 +246,7 @@ def too_large(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (outside, "outside of its file"),
+        (outside, "outside its file"),
         (custom, "com.example"),
         (looped, "graph inside"),
         (other_towers, "of towers 000000000000"),

@@ -126,7 +126,7 @@ def test_a_day_is_its_midnight_and_other_columns_of_dates_take_text_too(retrieve
         (float("inf"), "'at' of the query: inf"),
         pytest.param(10**400, "'at' of the query", id="huge"),
         ("yesterday", "'yesterday' is str; expected seconds since 1970 as a number, or a date or time in ISO 8601"),
-        ("2023-13-45", "'2023-13-45' is no time in ISO 8601"),
+        ("2023-13-45", "'2023-13-45' is not an ISO 8601 time"),
         (True, "True is bool"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_moment_beyond_training_is_read_as_its_end_and_said_so() -> None:
         assert told(far) == told(at_the_end)
         assert at_the_end.notes == ()
         (note,) = far.notes
-        assert f"lies {where} all that the model learned from" in note
+        assert f"is {where} all training events" in note
         assert f"{dt.datetime.fromtimestamp(last, dt.UTC):%Y-%m-%d %H:%M:%S} UTC" in note
     assert retriever.recommend({"user": "u4"}).notes == ()
 
@@ -270,7 +270,7 @@ def test_the_column_that_shows_a_candidate_can_be_named() -> None:
     labelled = build("label")
     assert labelled.details.title == "label"
     assert labelled.withdraw([3]).details.title == "label"
-    with pytest.raises(ConfigError, match="title 'name' is no column of the candidates, which have item, title, label"):
+    with pytest.raises(ConfigError, match="title 'name' is not a candidate column; expected one of item, title, label"):
         build("name")
 
 

@@ -226,7 +226,7 @@ def test_what_cannot_be_re_ranked_is_refused(model: TwoTower, retriever: Retriev
         with pytest.raises(ConfigError, match=r"rerank=.*; expected") as caught:
             retriever.recommend({"user": 3}, rerank=given)  # type: ignore[arg-type]
         assert caught.value.field == "rerank"
-    with pytest.raises(ConfigError, match="rerank=5: the bundle re-ranks by no head; expected None") as caught:
+    with pytest.raises(ConfigError, match="rerank=5: the bundle has no re-ranking head; expected None") as caught:
         plain.recommend({"user": 3}, rerank=5)
     assert caught.value.field == "rerank"
     assert plain.recommend({"user": 3}, rerank=None) == plain.recommend({"user": 3})
@@ -247,18 +247,18 @@ def total(found: Explanation) -> float:
     return found.bias + sum(parts)
 
 
-@pytest.mark.parametrize("most", [explain.MOST_EXACT_OF_HEAD, 0], ids=["exact", "sampled"])
+@pytest.mark.parametrize("most", [explain.EXACT_UP_TO_FOR_HEAD, 0], ids=["exact", "sampled"])
 def test_contributions_add_up_to_the_heads_answer(
     retriever: Retriever, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "MOST_EXACT_OF_HEAD", most)
+    monkeypatch.setattr(explain, "EXACT_UP_TO_FOR_HEAD", most)
     for query in ({"user": 3}, {"user": 999, "at": 5}, {}):
         answers = answers_of(retriever, query)
         for candidate in (0, 7):
             found = retriever.explain(query, candidate, "rerank")
             assert found.score == pytest.approx(answers[candidate], abs=1e-5)
             assert total(found) == pytest.approx(found.score, abs=1e-5)
-            assert found.method.startswith("Shapley values over the features" + (", exact" if most else ", those left"))
+            assert found.method.startswith("Shapley values over the features" + (", exact" if most else ", estimated"))
 
 
 def test_contributions_to_an_answer_are_shapley_values(retriever: Retriever) -> None:
@@ -290,7 +290,7 @@ def test_contributions_to_an_answer_are_shapley_values(retriever: Retriever) -> 
 def test_an_explanation_of_no_score_is_refused(retriever: Retriever) -> None:
     with pytest.raises(ConfigError, match="score='both'; expected retrieval or rerank"):
         retriever.explain({"user": 3}, 5, "both")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="re-ranks by no head; expected retrieval"):
+    with pytest.raises(ConfigError, match="has no re-ranking head; expected retrieval"):
         rebuilt_without(retriever).explain({"user": 3}, 5, "rerank")
 
 

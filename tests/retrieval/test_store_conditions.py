@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twotower.errors import DataError
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.stores.columns import StoredColumn, from_stored, kept_schema, stored_columns, to_stored
-from twotower.retrieval.stores.milvus_words import expression, tamed
+from twotower.retrieval.stores.milvus_words import expression, masked
 from twotower.retrieval.stores.sql import defined, where
 from twotower.testing.servers import Postgres
 
@@ -122,7 +122,7 @@ def as_milvus(table: pa.Table, columns: list[StoredColumn]) -> pa.Table:
     for column in columns:
         if column.is_text:
             place = table.column_names.index(column.lower)
-            own = [None if text is None else tamed(text) for text in table[column.lower].to_pylist()]
+            own = [None if text is None else masked(text) for text in table[column.lower].to_pylist()]
             table = table.set_column(place, column.lower, pa.array(own, pa.string()))
     return table
 

@@ -70,6 +70,6 @@ def test_a_bundle_without_a_head_refuses_and_one_with_it_explains(
 
 def test_openapi_describes_it(reranked: Path, client_of: Callable[..., Client]) -> None:
     schemas = client_of(reranked).get("/openapi.json").json()["components"]["schemas"]
-    assert "null: none. Left out: as many as the bundle says" in str(schemas["RecommendBody"]["properties"]["rerank"])
+    assert "null for none. Default: the bundle's number" in str(schemas["RecommendBody"]["properties"]["rerank"])
     assert schemas["RerankBody"]["properties"]["n"]["maximum"] == 1000
     assert "rerank_score" in schemas["Recommended"]["properties"]

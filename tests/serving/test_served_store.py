@@ -173,7 +173,7 @@ def test_the_service_says_that_the_store_is_away_and_answers_when_it_is_back(
     for one in (client, second):
         assert one.post("/v1/recommend", json={"query": {"user": 3}}).json() == before.json()
     said = "\n".join(lines)
-    assert "is away" in said
+    assert "is unavailable" in said
     kept = b"".join(path.read_bytes() for path in in_postgres.rglob("*") if path.is_file())
     assert postgres.password not in said + away.text + before.text + client.get("/v1/model").text
     assert postgres.password.encode() not in kept
@@ -244,7 +244,7 @@ def test_the_address_of_a_store_may_be_another_where_it_is_served(in_postgres: P
     other = Retriever.load(in_postgres, store=moved)
     assert other.version == Retriever.load(in_postgres).version
     assert len(other.recommend({"user": 3})) == 10
-    with pytest.raises(ConfigError, match="of another kind"):
+    with pytest.raises(ConfigError, match="is not the same kind as"):
         Retriever.load(in_postgres, store="./x.db")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from twotower.serving import writing
-from twotower.serving.writing import SLOWEST, Unread
+from twotower.serving.writing import MIN_BYTES_PER_SECOND, Unread
 
 SECONDS = 1000.0
 """No clock comes to it: the test says when is the next look."""
@@ -58,7 +58,7 @@ async def watched(transport: Transport, taken: list[int], paused: bool = True, r
     return len(cuts)
 
 
-ENOUGH = int(SLOWEST * SECONDS)
+ENOUGH = int(MIN_BYTES_PER_SECOND * SECONDS)
 
 
 @pytest.mark.parametrize(

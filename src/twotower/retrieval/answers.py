@@ -1,4 +1,4 @@
-"""What is asked of a retriever besides the queries, and what it answers."""
+"""Filters that a request may set, and the answers that a retriever returns."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FloatArray = npt.NDArray[np.float32]
 
 Basis: TypeAlias = Literal["query", "features", "popularity", "candidate"]
 Reranked: TypeAlias = int | Literal["default"] | None
-"""How many candidates are re-ranked: a number, none, or as many as the bundle says."""
+"""How many candidates to re-rank: a number, None for no re-ranking, or the bundle's default."""
 
 
 class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be found, how many of it are re-ranked and how diverse it is; see `Retriever.recommend`.
+    """Which candidates are eligible, how many are re-ranked and how diverse the list is; see `Retriever.recommend`.
 
     Attributes:
-        exclude_seen: Leave out what a query has chosen in training, and its own `history`.
-        exclude: Ids to leave out.
-        allow: The only ids that may be found; None for all.
+        exclude_seen: Exclude what a query chose in training, and the items of its `history`.
+        exclude: Ids to exclude.
+        allow: The only eligible ids; None for all.
         where: A condition on the candidates' columns.
-        diversity: How much it counts that recommendations are unlike each other, from 0 to 1.
-        rerank: How many are re-ranked; None: none; `default`: as many as the bundle says.
+        diversity: Weight of the difference between recommendations, from 0 to 1.
+        rerank: How many candidates to re-rank; None: none; `default`: the bundle's number.
     """
 
     exclude_seen: bool = True
@@ -43,7 +43,7 @@ class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The same as arguments of `Retriever.recommend`."""
+        """The filters as keyword arguments of `Retriever.recommend`."""
         return msgspec.structs.asdict(self)
 
 
@@ -52,10 +52,9 @@ class Recommendation(msgspec.Struct, frozen=True):
 
     Attributes:
         id: Its id.
-        score: Dot product of query and candidate, over the temperature; see `Answer.basis` for others.
+        score: Dot product of query and candidate, divided by the temperature; see `Answer.basis` for other scores.
         candidate: Its row of the candidate table.
-        rerank_score: The answer of the head by which the list was re-ranked, such as the predicted rating; None where
-            it was not.
+        rerank_score: Output of the re-ranking head, such as a predicted rating; None if the list was not re-ranked.
     """
 
     id: int | str
@@ -65,16 +64,17 @@ class Recommendation(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was found for one request; a sequence of its recommendations.
+    """The recommendations for one request; also a sequence of them.
 
     Attributes:
-        recommendations: The best first.
-        basis: What the scores come from. `query`: training knew the id, by events or an embedding of its own.
-            `features`: it did not, and other columns, of the request or the query table, or a `history` tell of the
-            query. `popularity`: nothing is known; these are the candidates with the most training events, which are
-            their scores. `candidate`: similar ones; scores are cosines.
+        recommendations: Best first.
+        basis: What the scores are based on. `query`: the id is known from training, by its events or its own
+            embedding. `features`: the id is unknown, but other columns of the request or the query table, or a
+            `history`, describe the query. `popularity`: nothing is known about the query; these are the candidates
+            with the most training events, and the counts are their scores. `candidate`: similar candidates; scores are
+            cosines.
         version: Version id of the bundle.
-        notes: What to know of the answer, in sentences, such as that the moment asked for lies beyond what was learned.
+        notes: Sentences about the answer, such as a warning that the requested time is outside the training range.
     """
 
     recommendations: list[Recommendation]
@@ -94,15 +94,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """What was found for one request, the best first.
+    """Ranked candidates of one request, best first.
 
     Attributes:
         rows: Rows of the candidate table.
         scores: Their scores.
-        basis: What they are based on; see `Answer.basis`.
-        notes: What to know of them; see `Answer.notes`.
-        found: The candidates themselves, where a store found them; there are no `rows` then.
-        rerank_scores: The answers of the head that they are in the order of; None where they are in that of the scores.
+        basis: What the scores are based on; see `Answer.basis`.
+        notes: See `Answer.notes`.
+        found: The candidates' columns if a store found them; `rows` is empty then.
+        rerank_scores: Outputs of the re-ranking head, which give the order; None if ordered by `scores`.
     """
 
     rows: IntArray
@@ -113,7 +113,7 @@ class Ranked:
     rerank_scores: FloatArray | None = None
 
     def take(self, places: IntArray) -> Ranked:
-        """Those at some places, in that order."""
+        """The candidates at these places, in that order."""
         return replace(
             self,
             rows=self.rows[places] if self.found is None else self.rows,
@@ -123,10 +123,10 @@ class Ranked:
         )
 
     def ids(self, candidates: pa.Table, candidate_id: str) -> pa.Array:
-        """The ids of what was found.
+        """Ids of the ranked candidates.
 
         Args:
-            candidates: The catalogue that `rows` are of.
+            candidates: The catalogue that `rows` index.
             candidate_id: Name of its id column.
         """
         if self.found is not None:
@@ -135,10 +135,10 @@ class Ranked:
 
 
 def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str, version: str) -> list[Answer]:
-    """What was found, with the candidates' columns.
+    """Answers with the candidates' columns filled in.
 
     Args:
-        ranked: What was found for each request.
+        ranked: The ranked candidates of each request.
         candidates: The catalogue.
         candidate_id: Name of its id column.
         version: Version id of the bundle.
@@ -163,7 +163,7 @@ def answers_of(ranked: Sequence[Ranked], candidates: pa.Table, candidate_id: str
 
 
 def _answers(ranked: Ranked) -> list[float] | list[None]:
-    """The head's answers; None for each where it was not asked."""
+    """Outputs of the re-ranking head; None for each candidate if the list was not re-ranked."""
     if ranked.rerank_scores is None:
         return [None] * len(ranked.scores)
     answers: list[float] = ranked.rerank_scores.astype(np.float64).tolist()

@@ -1,4 +1,4 @@
-"""`ApproximateIndex`: a graph finds candidates, and exact search steps in where it would find too few."""
+"""`ApproximateIndex`: graph search that falls back to exact search where the graph would find too few."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ EXACT_BELOW = 10
 """Search exactly when under 1/10 of the candidates are eligible, or k is over 1/10 of those that are."""
 
 OVERFETCH_LIMIT = 512
-"""Fetch k candidates and as many as are excluded, up to 512 of these; where there are more, hide them from FAISS."""
+"""Up to 512 exclusions: overfetch by that many and drop them; beyond that, hide them from FAISS."""
 
 Bits = npt.NDArray[np.uint8]
-"""A bit for each vector, the lowest of a byte first."""
+"""One bit per vector, lowest bit of a byte first."""
 
 
 class ApproximateIndex:
-    """A graph of embeddings, with exact search where the graph would find too few.
+    """Graph search over embeddings, with exact search where the graph would find too few.
 
-    What the graph finds is scored with the true embeddings. All eligible candidates are searched where they are few,
-    where many are wanted, and for a query of which the graph found fewer than it was asked for.
+    Candidates that the graph finds are scored with the true embeddings. Search is exact if few candidates are
+    eligible, if k is large, and for each query for which the graph found fewer than k.
 
-    The graph numbers its own vectors: `rows` says which candidate each vector is. A vector whose candidate was
-    withdrawn, or has another embedding by now, stays in the graph as a way to others and is no candidate (−1).
+    The graph numbers its own vectors; `rows` maps each vector to its candidate. When a candidate is withdrawn or its
+    embedding changes, the old vector stays in the graph as a waypoint and maps to no candidate (−1).
 
     Args:
         embeddings: Candidate embeddings, float32 `[C, d]`, at least one.
         graph: The vectors and their neighbours.
-        rows: The candidate of each vector, −1 for none, `[vectors]`.
-        former: The vectors that are no candidates, in order, `[…, d]`.
+        rows: The candidate row of each vector, −1 for none, `[vectors]`.
+        former: The vectors that map to no candidate, in order, `[…, d]`.
     """
 
     kind = "hnsw"
@@ -59,7 +59,7 @@ class ApproximateIndex:
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
-        """About the best k candidates of each query that may be found, with their true scores; see `Index.search`."""
+        """Approximately the k best eligible candidates of each query, with their true scores; see `Index.search`."""
         self._exact.check(queries, k, excluded, allowed)
         count = len(self) if allowed is None else len(allowed)
         k = min(k, count)
@@ -75,14 +75,14 @@ class ApproximateIndex:
         return Hits(candidates, scores)
 
     def wider(self) -> ApproximateIndex | None:
-        """The same index, of which a search looks at more candidates; see `Index.wider`."""
+        """The same index with a wider search; see `Index.wider`."""
         graph = self.graph.wider()
         return None if graph is None else ApproximateIndex(self.embeddings, graph, self.rows, self.former)
 
     def moved(self, embeddings: Tensor, origin: IntArray) -> ApproximateIndex:
-        """An index of another catalogue, with the vectors that this one has; see `Index.moved`."""
+        """An index of another catalogue that reuses this one's vectors; see `Index.moved`."""
         kept = np.flatnonzero(origin >= 0)
-        row_of = np.full(len(self) + 1, -1, dtype=np.int64)  # one more for −1, of what is no candidate already
+        row_of = np.full(len(self) + 1, -1, dtype=np.int64)  # the extra last entry maps −1 to −1
         row_of[origin[kept]] = kept
         rows, new = row_of[self.rows], np.flatnonzero(origin < 0)
         vectors = vectors_of(self.embeddings, self.rows, self.former)
@@ -91,13 +91,13 @@ class ApproximateIndex:
         return ApproximateIndex(embeddings, graph, np.concatenate([rows, new]), former)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `restored_index` makes it of, besides the embeddings."""
+        """Everything besides the embeddings that `restored_index` needs."""
         return {"rows": torch.from_numpy(self.rows), "former": self.former, **self.graph.tensors()}
 
     def _numbers_found(
         self, queries: npt.NDArray[np.float32], k: int, excluded: Pairs | None, allowed: IntArray | None
     ) -> IntArray:
-        """Numbers of what the graph finds, `[n, …]`."""
+        """Numbers of the vectors that the graph finds, `[n, …]`."""
         bits = self._all
         if allowed is not None:
             may = np.zeros(len(self.rows), dtype=bool)
@@ -110,14 +110,14 @@ class ApproximateIndex:
     def _numbers_without(
         self, queries: npt.NDArray[np.float32], k: int, bits: Bits | None, excluded: Pairs
     ) -> IntArray:
-        """Numbers of what the graph finds, `[n, …]`; −1 in the place of what is excluded or was not found."""
+        """Numbers of the vectors that the graph finds, `[n, …]`; −1 where a vector is excluded or none was found."""
         order = np.argsort(excluded[0], kind="stable")
         places, out = excluded[0][order], self._numbers[excluded[1][order]]
         ends = np.searchsorted(places, np.arange(len(queries) + 1))
-        spare = _spare(np.diff(ends))
-        found = np.full((len(queries), k + min(OVERFETCH_LIMIT, int(spare.max()))), -1, dtype=np.int64)
-        for extra in np.unique(spare).tolist():
-            mine = np.flatnonzero(spare == extra)
+        overfetch = _overfetch(np.diff(ends))
+        found = np.full((len(queries), k + min(OVERFETCH_LIMIT, int(overfetch.max()))), -1, dtype=np.int64)
+        for extra in np.unique(overfetch).tolist():
+            mine = np.flatnonzero(overfetch == extra)
             if extra <= OVERFETCH_LIMIT:
                 found[mine, : k + extra] = self.graph.search(queries[mine], k + extra, bits)
                 continue
@@ -133,7 +133,7 @@ class ApproximateIndex:
         return found
 
     def _keys(self, queries: Tensor, numbers: IntArray) -> Tensor:
-        """Keys of the candidates of these vectors, by their true scores, `[n, …]`; `NOTHING` where there is none."""
+        """Keys of these vectors' candidates, from their true scores, `[n, …]`; `NOTHING` where there is none."""
         rows = torch.from_numpy(np.where(numbers < 0, -1, self.rows[numbers]))
         found = self.embeddings[rows.clamp(min=0)]  # [n, …, d]
         scores = torch.bmm(found, queries.unsqueeze(2)).squeeze(2)
@@ -142,7 +142,7 @@ class ApproximateIndex:
 
 @INDEXES.register
 class Hnsw(GraphSettings, frozen=True, tag="hnsw", tag_field="kind"):
-    """Settings of a graph of neighbours; its numbers are those of `GraphSettings`.
+    """Settings of an HNSW graph; see `GraphSettings` for the fields.
 
     Example:
         >>> Hnsw(search=256)
@@ -152,7 +152,7 @@ class Hnsw(GraphSettings, frozen=True, tag="hnsw", tag_field="kind"):
     def make(self, embeddings: Tensor) -> ApproximateIndex:
         """See `IndexSettings.make`."""
         embeddings = embeddings.contiguous()
-        ExactIndex.over(embeddings)  # refuses what is not finite
+        ExactIndex.over(embeddings)  # raises if an embedding is not finite
         rows = np.arange(len(embeddings), dtype=np.int64)
         return ApproximateIndex(embeddings, Graph.build(self, embeddings), rows, embeddings[:0])
 
@@ -162,15 +162,15 @@ class Hnsw(GraphSettings, frozen=True, tag="hnsw", tag_field="kind"):
 
 
 def restored_index(settings: GraphSettings, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> ApproximateIndex:
-    """The index that `tensors` are of; every number in them is checked before FAISS sees it.
+    """Restore an index from its tensors; every number is checked before FAISS sees it.
 
     Raises:
         MissingExtraError: FAISS is not installed.
-        ValueError: They fit neither each other nor the embeddings.
+        ValueError: The tensors do not fit each other or the embeddings.
     """
     rows, former = tensors["rows"], tensors["former"]
     if rows.dtype != torch.int64 or rows.dim() != 1 or former.dtype != torch.float32 or former.dim() != 2:
-        raise ValueError("rows of the index are no int64 list, or its former vectors no float32 matrix")
+        raise ValueError("expected the index's rows as an int64 vector and its former vectors as a float32 matrix")
     live = rows[rows >= 0]
     each_once = len(live) == len(embeddings) and torch.equal(live.sort().values, torch.arange(len(embeddings)))
     if not each_once or len(former) != len(rows) - len(live) or former.shape[1] != embeddings.shape[1]:
@@ -180,7 +180,7 @@ def restored_index(settings: GraphSettings, embeddings: Tensor, tensors: Mapping
 
 
 def vectors_of(embeddings: Tensor, rows: IntArray, former: Tensor) -> Tensor:
-    """The vectors in the order of their numbers, `[vectors, d]`; no copy where they are the embeddings as they lie."""
+    """The vectors in the order of their numbers, `[vectors, d]`; not copied if they equal the embeddings."""
     if len(former) == 0 and np.array_equal(rows, np.arange(len(embeddings))):
         return embeddings
     vectors = embeddings[torch.from_numpy(np.maximum(rows, 0))]
@@ -188,23 +188,23 @@ def vectors_of(embeddings: Tensor, rows: IntArray, former: Tensor) -> Tensor:
     return vectors
 
 
-def _spare(excluded: IntArray) -> IntArray:
-    """How many more to ask for than are wanted, by how many each query may not find: the next power of two, or 0.
+def _overfetch(excluded: IntArray) -> IntArray:
+    """How many extra vectors to fetch given each query's number of exclusions: the next power of two, or 0.
 
-    So queries are searched together, and what one finds does not depend on the others.
+    Queries with the same number are searched together, and each query's result does not depend on the others.
     """
     return np.where(excluded == 0, 0, 1 << np.ceil(np.log2(np.maximum(excluded, 1))).astype(np.int64))
 
 
 def _cleared(bits: Bits, numbers: IntArray) -> Bits:
-    """A copy of the bits with those of these numbers cleared."""
+    """A copy of the bits with these vectors' bits cleared."""
     left = bits.copy()
     np.bitwise_and.at(left, numbers >> 3, ~(np.uint8(1) << (numbers & 7).astype(np.uint8)))
     return left
 
 
 def _of(pairs: Pairs | None, places: IntArray) -> Pairs | None:
-    """The pairs of some queries, which are then numbered from 0."""
+    """The pairs of these queries, renumbered from 0."""
     if pairs is None:
         return None
     mine = np.isin(pairs[0], places)

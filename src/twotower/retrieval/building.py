@@ -1,4 +1,4 @@
-"""Making a bundle of a trained model, a catalogue and a log."""
+"""Build a bundle from a trained model, a catalogue and a log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def built(
     title: str | None = None,
     rerank: Rerank | None = None,
 ) -> Bundle:
-    """The bundle of a trained model; see `Retriever.build`."""
+    """Build the bundle of a trained model; see `Retriever.build`."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"parity={threshold}; expected a share between 0 and 1, or None", field="parity")
     catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
@@ -78,19 +78,19 @@ def rebuilt(
     study: StudyNote | None = None,
     rerank: Rerank | None = None,
 ) -> Bundle:
-    """The same model and record with another index, another catalogue, re-ranking or the results of a study.
+    """Rebuild a bundle with another index, catalogue, re-ranking or study; the model and seen lists stay.
 
     Args:
-        bundle: What is there.
-        candidates: The new catalogue; None for the one that it has.
-        settings: The new index.
-        threshold: The least recall of an approximate index; None for any.
-        study: A study to keep with it; None: the one that it has.
-        rerank: How many candidates it re-ranks, and by which head; None: none.
+        bundle: The existing bundle.
+        candidates: The new catalogue; None to keep the current one.
+        settings: Settings of the new index.
+        threshold: The lowest recall accepted from an approximate index; None for any.
+        study: A study to store in the notes; None to keep the current one.
+        rerank: How many candidates to re-rank, and by which head; None for no re-ranking.
 
     Raises:
         ConfigError: The model has no such head.
-        DataError: The catalogue has no rows, no id column, one of another type, or one with nulls or repeated ids.
+        DataError: The catalogue has no rows or no id column, or its ids have another type, nulls or repeats.
         ParityError: The index finds too little of what exact search finds.
     """
     old, details = bundle.candidates, bundle.details
@@ -104,7 +104,7 @@ def rebuilt(
     embeddings = embedded(bundle.model, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     index, parity = gated(settings.make(embeddings), bundle.model, requests, threshold)
-    row_of = IdRows(catalogue[name]).of(old[name])  # row in the new catalogue of each candidate of the old one
+    row_of = IdRows(catalogue[name]).of(old[name])  # each old candidate's row in the new catalogue
     _warn_of_lost(old[name], row_of, bundle.popularity, name)
     popularity = np.zeros(catalogue.num_rows, dtype=np.int64)
     popularity[row_of[row_of >= 0]] = bundle.popularity[row_of >= 0]
@@ -124,10 +124,10 @@ def rebuilt(
 
 
 def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
-    """Embeddings of candidates on the processor, `[C, d]`.
+    """Candidate embeddings on the CPU, `[C, d]`.
 
     Raises:
-        TwoTowerError: One is not finite.
+        TwoTowerError: An embedding is not finite.
     """
     embeddings = model.embed_candidates(candidates).cpu()
     if not bool(embeddings.isfinite().all()):
@@ -136,13 +136,13 @@ def embedded(model: TwoTower, candidates: pa.Table) -> Tensor:
 
 
 def features_for(model: TwoTower, rerank: Rerank | None, candidates: pa.Table) -> Tensor | None:
-    """What the re-ranking head reads of candidates besides their embeddings, on the processor, `[C, width]`.
+    """Candidate features that the re-ranking head reads besides the embeddings, on the CPU, `[C, width]`.
 
-    None where there is no such head, or it reads embeddings alone.
+    None if there is no re-ranking head, or it reads embeddings only.
 
     Args:
         model: The model, in evaluation mode.
-        rerank: By which of its heads, resolved.
+        rerank: The re-ranking settings, with the head resolved.
         candidates: The candidates.
 
     Raises:
@@ -158,10 +158,13 @@ def features_for(model: TwoTower, rerank: Rerank | None, candidates: pa.Table) -
 
 
 def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | None) -> tuple[Index, Parity | None]:
-    """The index, as wide as it has to be, and what it finds of what exact search finds; None of an exact index.
+    """Widen the index's search until it meets the threshold, and measure its recall against exact search.
+
+    Returns:
+        The index and its parity, which is None for an exact index.
 
     Raises:
-        ParityError: It is less than the threshold.
+        ParityError: Recall stays below the threshold.
     """
     if isinstance(index, ExactIndex):
         return index, None
@@ -173,22 +176,22 @@ def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | 
 
 
 def check_title(candidates: pa.Table, title: str) -> None:
-    """Refuses a column that cannot show a candidate to people.
+    """Check that a column can be shown as a candidate's title.
 
     Raises:
-        ConfigError: The candidates lack it, or it holds neither text nor numbers.
+        ConfigError: The candidates lack the column, or it holds neither text nor numbers.
     """
     if title not in candidates.column_names:
         raise ConfigError(
-            f"title {title!r} is no column of the candidates, which have {', '.join(candidates.schema.names)}"
+            f"title {title!r} is not a candidate column; expected one of {', '.join(candidates.schema.names)}"
         )
     kind = candidates.schema.field(title).type
     if pa.types.is_nested(kind) or pa.types.is_null(kind):
-        raise ConfigError(f"title {title!r} is a column of {kind}; expected text")
+        raise ConfigError(f"title column {title!r} is {kind}; expected text")
 
 
 def title_of(candidates: pa.Table, candidate_id: str) -> str:
-    """The column that shows a candidate to people: the first text whose name holds `title` or `name`, else the id."""
+    """The default title column: the first text column whose name contains `title` or `name`, else the id column."""
     for field in candidates.schema:
         if pa.types.is_string(field.type) and any(word in field.name.lower() for word in ("title", "name")):
             return str(field.name)
@@ -196,7 +199,7 @@ def title_of(candidates: pa.Table, candidate_id: str) -> str:
 
 
 def _read(source: TableSource, known: pa.Table, candidate_id: str) -> pa.Table:
-    """A catalogue, its ids in the type that those of the known one have."""
+    """Read a catalogue and cast its ids to the id type of the known one."""
     read = read_source(source, "candidates")
     require_columns(read.table, [candidate_id], "candidates")
     check_ids(read.table[candidate_id], candidate_id, "candidates", unique=True, place=Place(origin=read.origin))
@@ -207,7 +210,7 @@ def _read(source: TableSource, known: pa.Table, candidate_id: str) -> pa.Table:
 
 
 def _warn_of_lost(ids: pa.ChunkedArray, row_of: IntArray, events: IntArray, candidate_id: str) -> None:
-    """Says how many training events name candidates that another catalogue lacks, where there are such."""
+    """Warn if training events name candidates that the new catalogue lacks, and say how many."""
     lost = row_of < 0
     if dropped := int(events[lost].sum()):
         examples = ids.filter(pa.array(lost & (events > 0))).slice(0, EXAMPLES).to_pylist()
@@ -215,7 +218,7 @@ def _warn_of_lost(ids: pa.ChunkedArray, row_of: IntArray, events: IntArray, cand
 
 
 def _as_catalogue(candidates: pa.Table, seen: Dataset) -> Dataset:
-    """The training events over another catalogue; those whose candidate it lacks are left out, with a warning."""
+    """The training events over another catalogue; events whose candidate it lacks are dropped with a warning."""
     if candidates.equals(seen.candidates):
         return seen
     log = {

@@ -1,4 +1,4 @@
-"""Recommendations for a whole file of queries: part by part, so that memory is flat and work is never lost."""
+"""Recommendations for a whole file of queries, part by part: memory stays flat and finished parts are never lost."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from twotower.retrieval.retriever import Retriever
 from twotower.saved import read_json
 
 PART = 16_384
-"""Queries in a part of the answer, at most: what an interruption may cost."""
+"""Write at most this many queries to a part; an interruption loses at most one part."""
 
 BLOCK = 256
-"""Queries that are asked at once."""
+"""Search this many queries at once."""
 
 
 class _Job(msgspec.Struct, frozen=True):
-    """What the finished parts are of."""
+    """Identifies the run that finished parts belong to."""
 
     bundle: str
     queries: str
@@ -48,7 +48,7 @@ class _Job(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Part:
-    """Some queries of the file; `first` is the row of the first of them."""
+    """Consecutive queries of the file; `first` is the row of the first one."""
 
     number: int
     first: int
@@ -65,35 +65,34 @@ def recommend_all(
     restart: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Recommends to every row of a file; writes a file of answers, in the same order.
+    """Recommends to every row of a file and writes the answers to another file, in the same order.
 
-    A Parquet file has a row for each query: its id (its row number where the file has no ids), and columns
-    `candidates` and `scores`, of lists with the best first, `rerank_scores` where they are re-ranked, `basis` and
-    `version`; see `Answer`. JSON lines have the
-    same, an object a query, and CSV has a row for each recommendation with its `rank`, `candidate` and `score`. The
-    file appears when all is done: until then parts are kept in `OUT.partial`, and the same call goes on after those
-    that are finished.
+    A Parquet file has one row per query: its id (its row number if the file has no ids), the list columns
+    `candidates` and `scores`, best first, `rerank_scores` if the list was re-ranked, `basis` and `version`; see
+    `Answer`. JSON Lines have the same fields, one object per query. CSV has one row per recommendation with its
+    `rank`, `candidate` and `score`. The file appears when everything is done; until then, finished parts are kept in
+    `OUT.partial`, and repeating the call resumes after them.
 
-    Joined ranks call it with the same arguments: they share out the queries, and the first one writes the file that it
-    would write alone.
+    Under a distributed launch, every rank calls this with the same arguments. The ranks share the queries, and the
+    first one writes the same file that a single process would write.
 
     Args:
-        retriever: Who recommends.
-        queries: The Parquet, CSV or JSON Lines file, with columns that requests may name; a null counts as not named.
-        out: The file to write, `.parquet`, `.csv` or `.jsonl`; one that is there is replaced if it has such answers.
-        k: How many candidates for each query.
-        filters: What may be found, the same for all.
-        restart: Leave finished parts of another job behind.
-        console: Where progress is shown.
+        retriever: The retriever to use.
+        queries: The Parquet, CSV or JSON Lines file, with columns that a request may have; a null counts as missing.
+        out: The file to write, `.parquet`, `.csv` or `.jsonl`; an existing file is replaced if it holds such answers.
+        k: How many candidates per query.
+        filters: Which candidates are eligible, the same for all queries.
+        restart: Discard the finished parts of an earlier run.
+        console: Where to show progress.
 
     Returns:
-        How many queries there were.
+        The number of queries.
 
     Raises:
-        ConfigError: A column is none that requests name, k is below 1, a condition cannot be read, or `out` has
-            another ending, is the file of queries, holds something else, or cannot be written.
-        DataError: The file cannot be read, or a value of it cannot, with its row.
-        SavedFolderError: `OUT.partial` is of another job, or another process is at work on it.
+        ConfigError: A request cannot have one of the columns, k is below 1, a condition cannot be parsed, or `out` has
+            another ending, is the query file, holds something else, or cannot be written.
+        DataError: The file or one of its values cannot be read; the error names the row.
+        SavedFolderError: `OUT.partial` belongs to a different run, or another process is using it.
     """
     filters, ranks = Filters() if filters is None else filters, current_ranks()
     form = output_format(out)
@@ -117,12 +116,12 @@ def recommend_all(
 
 
 def _write_parts(work: _Work, folder: Path, console: Console | None) -> list[_Part]:
-    """Answers all parts that are not in the folder yet, and writes them there; gives all parts."""
+    """Answers the parts that are not in the folder yet and writes them there; returns all parts."""
     parts = [part for group in _parts_of(work.file) for part in group]
     missing = [part.number for part in parts if not _file_of(folder, part).exists()]
     with Interruption() as interruption, _bar(console) as bar:
         done = sum(part.size for part in parts if part.number not in missing)
-        task = bar.add_task(f"{work.job.k} for each of", total=work.file.metadata.num_rows, completed=done)
+        task = bar.add_task(f"top {work.job.k} for queries", total=work.file.metadata.num_rows, completed=done)
         for part, answers in work.answers(missing, interruption):
             write_file(_file_of(folder, part), _encoded(answers))
             bar.advance(task, part.size)
@@ -131,7 +130,7 @@ def _write_parts(work: _Work, folder: Path, console: Console | None) -> list[_Pa
 
 @dataclass(frozen=True)
 class _Work:
-    """Answering the queries of a file, some of every part on each rank."""
+    """Answers the queries of a file; every rank takes a share of each part."""
 
     retriever: Retriever
     file: pq.ParquetFile
@@ -142,17 +141,17 @@ class _Work:
     ranks: Ranks
 
     def help(self) -> None:
-        """What all ranks but the first do while that one goes through `answers`."""
+        """Runs on every rank but the first while the first one iterates over `answers`."""
         with Interruption() as interruption:
             for _ in self.answers([], interruption):
                 pass
 
     def answers(self, wanted: Sequence[int], interruption: Interruption) -> Iterator[tuple[_Part, pa.Table]]:
-        """The answers to each of some parts, in order.
+        """The answers to each wanted part, in order.
 
         Args:
-            wanted: The parts' numbers; those of the first rank count.
-            interruption: Heeded after each block.
+            wanted: Numbers of the parts; all ranks use the first rank's.
+            interruption: Checked after each block.
         """
         numbers = set(self.ranks.from_first(lambda: list(wanted), list[int]))
         for group, parts in enumerate(_parts_of(self.file)):
@@ -163,7 +162,7 @@ class _Work:
                         yield part, self._part(table, part, interruption)
 
     def _part(self, table: pa.Table, part: _Part, interruption: Interruption) -> pa.Table:
-        """The answers to one part; each rank asks whole blocks, so that the answers are those of one process."""
+        """The answers to one part; each rank takes whole blocks, so the answers equal those of a single process."""
         blocks = range(0, len(table), BLOCK)
         own = blocks[self.ranks.counted(len(blocks))]
         found = self.ranks.together(lambda: self._answered(table, part, own, interruption))
@@ -174,7 +173,7 @@ class _Work:
         return pa.concat_tables(tables).combine_chunks()
 
     def _answered(self, table: pa.Table, part: _Part, blocks: range, interruption: Interruption) -> pa.Table:
-        """The answers to the queries of some blocks, given the row of a part at which each begins."""
+        """The answers to the queries of some blocks, each given by its first row within the part."""
         if not blocks:
             return self.schema.empty_table()
         retriever, ranked = self.retriever, list[Ranked]()
@@ -206,7 +205,7 @@ class _Work:
 
 
 def _answers_of(ranked: Sequence[Ranked]) -> pa.Array:
-    """The answers of the re-ranking head, null where it was not asked."""
+    """Outputs of the re-ranking head, null where a list was not re-ranked."""
     parts = [
         pa.nulls(len(one.scores), pa.float32()) if one.rerank_scores is None else pa.array(one.rerank_scores)
         for one in ranked
@@ -215,7 +214,7 @@ def _answers_of(ranked: Sequence[Ranked]) -> pa.Array:
 
 
 def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: Path, first: int) -> list[Ranked]:
-    """What is found for a block of requests; an error names the row that it comes from."""
+    """Candidates for a block of requests; an error names the row it comes from."""
     filters = job.filters.arguments
     try:
         return retriever.rank(requests, job.k, **filters)
@@ -227,7 +226,7 @@ def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: 
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    """A Parquet file as it is; any other table as if it were one."""
+    """Opens a Parquet file; converts any other table to Parquet in memory."""
     if format_of(path) not in (None, "parquet"):
         return pq.ParquetFile(pa.BufferReader(_encoded(read_table(path, "queries"))))
     try:
@@ -237,12 +236,12 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _columns(file: pq.ParquetFile, retriever: Retriever, path: Path) -> list[str]:
-    """The file's columns, all of which requests may name."""
+    """The file's columns, checked to be columns that a request may have."""
     names = list(file.schema_arrow.names)
     known = retriever.requests.columns
     for name in names:
         if name not in known or names.count(name) > 1:
-            what = "there twice" if name in known else "none that a query has"
+            what = "duplicated" if name in known else "not a query column"
             raise ConfigError(f"{path}: column {name!r} is {what}; expected columns among {', '.join(known)}")
     if not names:
         raise ConfigError(f"{path} has no columns; expected some among {', '.join(known)}")
@@ -268,7 +267,7 @@ def _schema(retriever: Retriever, columns: list[str], file: pq.ParquetFile, filt
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of the file's bytes: its footer alone may be that of another file."""
+    """SHA-256 of the whole file; different files can have the same footer."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -291,7 +290,7 @@ def _parts_of(file: pq.ParquetFile) -> list[list[_Part]]:
 def _tables(
     file: pq.ParquetFile, columns: list[str], group: int, parts: Sequence[_Part], path: Path
 ) -> Iterator[pa.Table]:
-    """The rows of each part of a row group, which is decoded once, piece by piece."""
+    """The rows of each part of a row group; the group is decoded once, batch by batch."""
     held = plain_table(pa.Table.from_batches([], file.schema_arrow).select(columns), str(path))
     remaining = iter(parts)
     part = next(remaining, None)
@@ -306,13 +305,13 @@ def _tables(
 
 
 def _check_out(out: Path, queries: Path, form: OutputFormat, schema: pa.Schema) -> Path:
-    """The file to write, links followed.
+    """The file to write, with links resolved.
 
     Raises:
-        ConfigError: It is the file of queries, holds something else than such answers, or cannot be written.
+        ConfigError: It is the query file, holds anything but such answers, or cannot be written.
     """
     if os.path.exists(out) and out.samefile(queries):  # noqa: PTH110 (Path.exists raises for some names)
-        raise ConfigError(f"--out {out} is the file of --queries; expected another one")
+        raise ConfigError(f"--out {out} is the --queries file; expected another file")
     plain = pa.schema([field for field in schema if field.name != RERANK_SCORES])
     place = plain.get_field_index("scores") + 1
     reranked = plain.insert(place, pa.field(RERANK_SCORES, pa.list_(pa.float32())))
@@ -335,10 +334,10 @@ PARTIAL = MarkedFolder("unfinished work of `twotower recommend`", "job.json", _i
 
 
 def _claim(folder: Path, job: _Job, restart: bool) -> None:
-    """Marks the folder of finished parts as that of a job.
+    """Marks the folder of finished parts as belonging to a run.
 
     Raises:
-        SavedFolderError: It is that of an interrupted call for something else.
+        SavedFolderError: It belongs to an interrupted run with other arguments.
     """
     mark = folder / PARTIAL.marker
     if restart:
@@ -350,8 +349,8 @@ def _claim(folder: Path, job: _Job, restart: bool) -> None:
     if left != job:
         different = [name for name in _Job.__struct_fields__ if getattr(left, name) != getattr(job, name)]
         raise SavedFolderError(
-            f"{folder} is left from an interrupted call with other {', '.join(different)}; finish that one, or take "
-            f"--restart to begin anew"
+            f"{folder} is left over from an interrupted run with different {', '.join(different)}; finish that run, "
+            f"or pass --restart to start over"
         )
 
 
@@ -366,7 +365,7 @@ def _encoded(table: pa.Table) -> bytes:
 
 
 def _join(folder: Path, parts: list[_Part], schema: pa.Schema, form: OutputFormat, out: Path) -> None:
-    """Makes one file of all parts, beside its target and then renamed over it."""
+    """Joins all parts into one file, written beside its target and then renamed over it."""
     building = folder / "whole"
     with writing(out):
         form.write((pq.read_table(_file_of(folder, part), schema=schema) for part in parts), schema, building)

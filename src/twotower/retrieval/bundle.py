@@ -1,4 +1,4 @@
-"""`Bundle`: all that answers requests, and the folder it is kept in."""
+"""`Bundle`: everything needed to answer requests, and the folder that stores it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from twotower.saved import Manifest, SavedKind, check_folder, listed, write_mani
 from twotower.version import VERSION
 
 Engine: TypeAlias = Literal["torch", "onnx"]
-"""What embeds queries."""
+"""The engine that embeds queries."""
 
 KIND = "twotower retriever"
 FORMAT = 3
@@ -52,32 +52,32 @@ MODEL, CANDIDATES, QUERIES, SEEN, SEEN_OFFSETS, POPULARITY, EMBEDDINGS, INDEX, F
     "features.safetensors",
 )
 ALIGNMENT = 64
-"""Bytes: where embeddings begin in their file is a multiple of it, as it is in memory."""
+"""Start embeddings at a multiple of this many bytes in their file, as in memory."""
 
 ATTEMPTS = 5
-"""Times that a folder is read which is replaced by another while it is being read."""
+"""Give up after reading a folder this many times if it is replaced during every read."""
 
 
 class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle says of itself.
+    """Metadata of a bundle.
 
     Attributes:
         data: Name of the data set.
         query_id: Name of the query id column.
         candidate_id: Name of the candidate id column.
         time: Name of the time column.
-        latest_time: Seconds of the latest training event: "now" for requests that do not say when.
-        title: Name of the column that shows a candidate to people.
+        latest_time: Time of the latest training event, in seconds: "now" for requests without a time.
+        title: Name of the column that is displayed for a candidate.
         index: Settings of the index.
-        parity: What was measured of an approximate index, or of the store, when it was made; None of an exact index.
+        parity: Recall of the approximate index or the store, measured when it was built; None for an exact index.
         towers: Version id of the model.
-        revision: How often candidates were added, changed or withdrawn since it was built.
-        version: Version id of everything: twelve digits that name this very content.
-        notes: How the model came to be, and what else the maker wants to keep.
-        onnx: Whether it keeps the towers as ONNX besides.
-        store: Where candidates are searched, if not in the bundle's own index.
-        rerank: How many candidates are re-ranked unless a request says otherwise, and by which head of the model; None:
-            none can be.
+        revision: How many times candidates were added, changed or withdrawn since the bundle was built.
+        version: Version id of the whole bundle: twelve hexadecimal digits of a hash of its content.
+        notes: How the model was trained, and anything else its author wants to keep.
+        onnx: Whether the bundle also has the towers as ONNX.
+        store: The store that is searched instead of the bundle's own index, if any.
+        rerank: The default number of candidates to re-rank, and the head that re-ranks; None if there is no
+            re-ranking.
     """
 
     data: str
@@ -98,24 +98,24 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def searched_by(self) -> str:
-        """The kind of the store or, without one, of the index."""
+        """The kind of the store or, if there is none, of the index."""
         return kind_of(type(self.index if self.store is None else self.store)) or ""
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """All that answers requests; nothing of it changes.
+    """Everything needed to answer requests; immutable.
 
     Attributes:
         model: The towers, in evaluation mode.
         candidates: The catalogue.
-        queries: The query table: what is known of known queries.
-        seen: What each query has chosen in training, the latest first where times are known.
-        popularity: Training events of each candidate, `[C]`.
-        index: The embeddings of the candidates, and how they are searched.
-        details: What it says of itself.
-        query_tower: The query tower as ONNX Runtime computes it, where the bundle was read with it.
-        features: The candidates' features as the re-ranking head reads them, `[C, width]`; None where none reads them.
+        queries: The query table, with the columns of the known queries.
+        seen: What each query chose in training, latest first where times are known.
+        popularity: Number of training events of each candidate, `[C]`.
+        index: The candidate embeddings, and how they are searched.
+        details: Metadata of the bundle.
+        query_tower: The query tower in ONNX Runtime, if the bundle was loaded with `engine="onnx"`.
+        features: The candidates' features as the re-ranking head reads them, `[C, width]`; None if no head reads them.
     """
 
     model: TwoTower
@@ -130,7 +130,7 @@ class Bundle:
 
 
 def with_version(bundle: Bundle) -> Bundle:
-    """The bundle with the version id of its content in its details."""
+    """The bundle with its details' version id recomputed from its content."""
     details = msgspec.structs.replace(bundle.details, version="")
     digest = hashlib.sha256(msgspec.json.encode(details, order="deterministic"))
     digest.update(content_digest(bundle.candidates).encode())
@@ -145,25 +145,25 @@ def with_version(bundle: Bundle) -> Bundle:
 
 
 def with_onnx(bundle: Bundle) -> Bundle:
-    """The bundle with its towers as ONNX besides, written whenever it is saved."""
+    """The bundle, set to write its towers as ONNX too whenever it is saved."""
     return with_version(replace(bundle, details=msgspec.structs.replace(bundle.details, onnx=True)))
 
 
 def check_bundle_target(folder: Path) -> None:
-    """Checks, before long work, that a bundle may be written to a folder.
+    """Checks, before any long work, that a bundle may be written to a folder.
 
     Raises:
-        ConfigError: It may not be replaced, or cannot be written; see `Retriever.save`.
+        ConfigError: The folder may not be replaced, or cannot be written; see `Retriever.save`.
     """
     check_folder_target(folder, SavedKind(KIND))
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> Manifest:
-    """Writes a bundle to a folder: beside its target, read once as `load_bundle` does, and then put in its place.
+    """Writes a bundle beside its target folder, reads it back as `load_bundle` does, and then replaces the target.
 
     Raises:
         ConfigError: The folder may not be replaced, or cannot be written.
-        SavedFolderError: What was written cannot be read; the folder is as it was.
+        SavedFolderError: What was written cannot be read back; the folder is unchanged.
     """
     check_bundle_target(folder)
     with locked(folder), replaced_folder(folder, SavedKind(KIND)) as building:
@@ -193,7 +193,7 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
 
 
 def _check_written(bundle: Bundle, building: Path, folder: Path) -> None:
-    """Reads what was written, before anybody can come to rely on it."""
+    """Reads back what was written, before it replaces the target."""
     try:
         read = _read(building, "onnx" if bundle.details.onnx else "torch")
     except SavedFolderError as error:
@@ -204,16 +204,16 @@ def _check_written(bundle: Bundle, building: Path, folder: Path) -> None:
 
 
 def load_bundle(folder: Path, engine: Engine = "torch") -> Bundle:
-    """Reads what `save_bundle` wrote; where another takes its place meanwhile, that one.
+    """Reads what `save_bundle` wrote; if the folder is replaced during the read, reads the new one.
 
     Args:
         folder: The folder.
-        engine: With `onnx`, it has a `query_tower`.
+        engine: With `onnx`, the bundle has a `query_tower`.
 
     Raises:
-        ConfigError: The engine is unknown, or the bundle has no towers as ONNX.
+        ConfigError: The engine is unknown, or the bundle has no ONNX towers.
         MissingExtraError: ONNX Runtime is not installed.
-        SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle, or its parts do
+        SavedFolderError: The folder is missing, truncated, altered, of another format or not a bundle, or its parts do
             not belong together.
     """
     if engine not in ("torch", "onnx"):
@@ -235,7 +235,7 @@ def _read(folder: Path, engine: Engine) -> Bundle:
     manifest = check_folder(folder, KIND, FORMAT)
     details = _details(folder, manifest)
     if engine == "onnx" and not details.onnx:
-        raise ConfigError(f"{folder} has no towers as ONNX; write them with: twotower bundle {folder} --out … --onnx")
+        raise ConfigError(f"{folder} has no ONNX towers; write them with: twotower bundle {folder} --out … --onnx")
     try:
         model = load_model(folder / MODEL)
         candidates, queries, offsets, seen, popularity = (
@@ -243,14 +243,14 @@ def _read(folder: Path, engine: Engine) -> Bundle:
         )
         check_ids(candidates[details.candidate_id], details.candidate_id, "candidates", unique=True)
         check_ids(queries[details.query_id], details.query_id, "queries", unique=True)
-        _title_is_there(details, candidates)
+        _check_title_column(details, candidates)
         seen_lists = _checked_seen(_integers(offsets["offset"]), _integers(seen["candidate"]), candidates, queries)
         events = _integers(popularity["events"])
         _require(len(events) == candidates.num_rows, f"{POPULARITY} has {len(events)} rows")
         marks = {"towers": model_version(model), "candidates": _digest(candidates)}
-        _require(details.towers == marks["towers"], f"it says towers {details.towers}, and has {marks['towers']}")
+        _require(details.towers == marks["towers"], f"it names towers {details.towers}, but has {marks['towers']}")
         embeddings = _embeddings(listed(folder, manifest, EMBEDDINGS), marks, details.index, candidates.num_rows)
-        _require(embeddings.shape[1] == model.width, f"embeddings have {embeddings.shape[1]} numbers")
+        _require(embeddings.shape[1] == model.width, f"embeddings have width {embeddings.shape[1]}")
         features = None
         if details.rerank is not None and model.heads[details.rerank.resolved(model.heads).head].reads_features:
             features = _mapped(listed(folder, manifest, FEATURES), marks, "features")
@@ -263,8 +263,8 @@ def _read(folder: Path, engine: Engine) -> Bundle:
             tower = _query_tower(listed(folder, manifest, QUERY), model, queries, details)
     except (SavedFolderError, MissingExtraError):
         raise
-    except Exception as error:  # of what lies in such a folder, libraries may fail in any way
-        raise SavedFolderError(f"{folder} holds no bundle that can be read: {type(error).__name__}: {error}") from error
+    except Exception as error:  # libraries may fail in any way on what a damaged folder holds
+        raise SavedFolderError(f"{folder} holds no readable bundle: {type(error).__name__}: {error}") from error
     return Bundle(model, candidates, queries, seen_lists, events, index, details, tower, features)
 
 
@@ -286,7 +286,7 @@ def _details(folder: Path, manifest: Manifest) -> Details:
         raise SavedFolderError(f"{folder} has format {manifest.format}, of an earlier version; train it again")
     try:
         return msgspec.convert(manifest.details, Details, dec_hook=_settings)
-    except Exception as error:  # details may hold anything
+    except Exception as error:  # the details may hold anything
         rescue = f"open its model with twotower.load_model({str(folder / MODEL)!r}) and rebuild it with Retriever.build"
         raise SavedFolderError(
             f"{folder}, written by twotower {manifest.library}, has details that this version cannot read: {error}; "
@@ -300,20 +300,20 @@ def _settings(kind: type, found: Any) -> Any:
 
 
 def _layout(index: Index) -> str:
-    """How embeddings are kept: by coordinate where they are searched in full, else one after the other."""
+    """How embeddings are stored: by coordinate for exact search, else one embedding after the other."""
     return "coordinates" if isinstance(index, ExactIndex) else "embeddings"
 
 
 def _stored(index: Index) -> Tensor:
-    """The embeddings as they are kept: `[d, C]` or `[C, d]`."""
+    """The embeddings in their stored layout: `[d, C]` or `[C, d]`."""
     embeddings = index.embeddings.cpu()
     return (embeddings.t() if isinstance(index, ExactIndex) else embeddings).contiguous()
 
 
 def _write_aligned(name: str, matrix: Tensor, path: Path, marks: dict[str, str]) -> None:
-    """Writes a float32 matrix as safetensors, which lets the numbers begin at any place, at one that suits processors.
+    """Writes a float32 matrix as safetensors, with its numbers aligned, which the format does not require.
 
-    Products of numbers that lie otherwise in memory may be rounded otherwise.
+    Products of numbers with another alignment may be rounded differently.
     """
     entry = {"dtype": "F32", "shape": list(matrix.shape), "data_offsets": [0, 4 * matrix.numel()]}
     header = msgspec.json.encode({"__metadata__": marks, name: entry})
@@ -328,16 +328,16 @@ def _embeddings(path: Path, marks: dict[str, str], settings: IndexSettings, size
     by_coordinate = isinstance(settings, Exact)
     stored = _mapped(path, marks, "coordinates" if by_coordinate else "embeddings")
     embeddings = stored.t() if by_coordinate else stored
-    _require(embeddings.shape[0] == size, f"{path.name} has {embeddings.shape[0]} embeddings of {size} candidates")
+    _require(embeddings.shape[0] == size, f"{path.name} has {embeddings.shape[0]} embeddings for {size} candidates")
     return embeddings
 
 
 def _mapped(path: Path, marks: dict[str, str], name: str) -> Tensor:
-    """A float32 matrix, mapped: the file's pages are read when they are needed."""
+    """A memory-mapped float32 matrix; the file's pages are read on demand."""
     with safe_open(path, framework="pt") as file:
         _check_marks(path, file.metadata(), marks)
         stored: Tensor = file.get_tensor(name)
-    _require(stored.dtype == torch.float32 and stored.dim() == 2, f"{path.name} holds no float32 matrix")
+    _require(stored.dtype == torch.float32 and stored.dim() == 2, f"{path.name} does not hold a float32 matrix")
     return stored
 
 
@@ -350,7 +350,7 @@ def _tensors(path: Path, marks: dict[str, str]) -> dict[str, Tensor]:
 def _check_marks(path: Path, found: dict[str, str] | None, marks: dict[str, str]) -> None:
     for what, version in marks.items():
         carried = (found or {}).get(what)
-        _require(carried == version, f"{path.name} is of {what} {carried}, and these are {version}")
+        _require(carried == version, f"{path.name} was made for {what} {carried}; expected {version}")
 
 
 def _checked_seen(offsets: IntArray, candidates: IntArray, catalogue: pa.Table, queries: pa.Table) -> Seen:
@@ -367,8 +367,8 @@ def _integers(column: pa.ChunkedArray) -> IntArray:
     return numbers
 
 
-def _title_is_there(details: Details, candidates: pa.Table) -> None:
-    _require(details.title in candidates.column_names, f"there is no column {details.title!r} of titles")
+def _check_title_column(details: Details, candidates: pa.Table) -> None:
+    _require(details.title in candidates.column_names, f"the candidates have no title column {details.title!r}")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -381,7 +381,7 @@ def _digest(table: pa.Table) -> str:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one of the same name; None where there is none."""
+    """Identity of a folder, which changes when another one replaces it; None if there is none."""
     try:
         found = folder.stat()
     except OSError:

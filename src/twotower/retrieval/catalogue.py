@@ -1,4 +1,4 @@
-"""Another catalogue for the same towers: candidates added, changed and withdrawn without training."""
+"""Change a bundle's catalogue without training: add, change and withdraw candidates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from twotower.retrieval.requests import Requests
 
 
 def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, IntArray]:
-    """The bundle with these candidates: new ids after the others, known ids in their place; see `Retriever.add`.
+    """The bundle with these candidates: new ids are appended, known ids replaced in place; see `Retriever.add`.
 
     Returns:
         The bundle, and the rows of these candidates in it.
@@ -39,7 +39,7 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, In
     size = bundle.candidates.num_rows
     changed = [place for place, row in enumerate(found) if row is not None]
     new = [place for place, row in enumerate(found) if row is None]
-    # Rows of the old table, followed by the added ones, in the order of the new table.
+    # For each row of the new table, its row in the old table followed by the added one.
     source = np.arange(size + len(new), dtype=np.int64)
     source[size:] = size + np.array(new, dtype=np.int64)
     source[[row for row in found if row is not None]] = size + np.array(changed, dtype=np.int64)
@@ -55,12 +55,12 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, In
 
 
 def without_candidates(bundle: Bundle, withdrawn: IntArray) -> Bundle:
-    """The bundle without the candidates of these rows; see `Retriever.withdraw`."""
+    """The bundle without the candidates at these rows; see `Retriever.withdraw`."""
     left = np.ones(bundle.candidates.num_rows, dtype=bool)
     left[withdrawn] = False
     kept = np.flatnonzero(left)
     if len(kept) == 0:
-        raise DataError(f"all {len(withdrawn)} candidates would be withdrawn; expected at least one to be left")
+        raise DataError(f"all {len(withdrawn)} candidates would be withdrawn; expected at least one to remain")
     candidates = bundle.candidates.take(pa.array(kept))
     rows = torch.from_numpy(kept)
     embeddings, features = bundle.index.embeddings[rows], bundle.features
@@ -79,7 +79,7 @@ def _moved(
     popularity: IntArray,
 ) -> Bundle:
     index, parity = _index(bundle, embeddings, origin)
-    if bundle.details.store is not None:  # it was measured when it was published
+    if bundle.details.store is not None:  # parity was measured when the bundle was published
         parity = bundle.details.parity
     details = msgspec.structs.replace(bundle.details, revision=bundle.details.revision + 1, parity=parity)
     parts = bundle.model, candidates, bundle.queries, seen, popularity, index, details
@@ -87,7 +87,7 @@ def _moved(
 
 
 def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index, Parity | None]:
-    """The index of another catalogue: the old one with what changed or, where that finds too little, a new one."""
+    """The new catalogue's index: the old one updated or, if that misses the recall threshold, a rebuilt one."""
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     threshold = None if details.parity is None else details.parity.threshold
@@ -97,7 +97,7 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
 
 
 def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
-    """The added candidates with the columns and types of the catalogue."""
+    """The added candidates with the catalogue's columns and types."""
     schema, name = bundle.candidates.schema, bundle.details.candidate_id
     require_columns(added, schema.names, "the added candidates")
     if unknown := sorted(set(added.column_names) - set(schema.names)):

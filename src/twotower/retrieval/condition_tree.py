@@ -1,6 +1,6 @@
-"""The tree of a condition: what each part tests, and the same as an Arrow expression.
+"""The syntax tree of a condition, and its translation into an Arrow expression.
 
-Every store translates this one tree into its own words. A test of a missing value is neither true nor false.
+Every store translates this same tree into its own query language. A test of a missing value is neither true nor false.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 OPPOSITES = {"=": "!=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-"""The comparison that is true where the other is false."""
+"""The negation of each comparison."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Column:
 
     Attributes:
         name: Its name.
-        kind: The type of its values or, of a column of lists, of their elements.
+        kind: The type of its values or, for a list column, of the elements.
         has_lists: Whether its values are lists.
     """
 
@@ -48,12 +48,12 @@ class Missing:
 
 @dataclass(frozen=True)
 class Compared:
-    """How a column's value compares with another.
+    """Whether a column's value compares as stated with a constant.
 
     Attributes:
         column: The column.
         sign: One of `COMPARISONS`.
-        value: What it is compared with.
+        value: The constant.
     """
 
     column: Column
@@ -63,7 +63,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Among:
-    """Whether a column's value is one of several; none are allowed, too."""
+    """Whether a column's value is one of several; `values` may be empty."""
 
     column: Column
     values: tuple[pa.Scalar, ...]
@@ -71,7 +71,7 @@ class Among:
 
 @dataclass(frozen=True)
 class Contains:
-    """Whether a list has an element, or a text has a part, in upper or lower case."""
+    """Whether a list has an element, or a text contains a substring, ignoring case."""
 
     column: Column
     value: pa.Scalar
@@ -103,17 +103,17 @@ Node: TypeAlias = Missing | Compared | Among | Contains | Not | All | Either
 
 @dataclass(frozen=True)
 class Contained:
-    """A test whether a list has an element; its result becomes a column of its own, `name`."""
+    """A test whether a list has an element; its result becomes a separate column, `name`."""
 
     name: str
     column: str
     value: pa.Scalar
 
     def of(self, table: pa.Table) -> pa.Array:
-        """For each row whether its list has the element; null where there is no list."""
+        """Whether each row's list has the element; null where the list is null."""
         lists = table[self.column].combine_chunks()
         hit = pc.equal(lists.flatten(), self.value).fill_null(False).to_numpy(zero_copy_only=False)
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()  # of a null list, `flatten` skips the values
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()  # `flatten` skips null lists
         parents = np.repeat(np.arange(len(lists)), lengths)
         found = np.zeros(len(lists), dtype=bool)
         found[parents[hit]] = True
@@ -121,9 +121,9 @@ class Contained:
 
 
 def compared(column: Column, sign: str, value: pa.Scalar) -> Node:
-    """A comparison; of a column of integers with a fraction, or with more than it holds, the same with an integer.
+    """A comparison; an integer column compared with a fraction or an out-of-range number is rewritten with an integer.
 
-    So that no store has to compare numbers of two types.
+    No store then has to compare numbers of two types.
 
     Example:
         >>> year = Column("year", pa.int16())
@@ -151,7 +151,7 @@ def compared(column: Column, sign: str, value: pa.Scalar) -> Node:
 
 
 def among(column: Column, values: Sequence[pa.Scalar]) -> Among:
-    """A test for several values; of a column of integers, without those that it cannot hold."""
+    """A test for several values; an integer column drops the values that it cannot hold."""
     tests = [compared(column, "=", value) for value in values]
     return Among(column, tuple(test.value for test in tests if isinstance(test, Compared)))
 
@@ -167,15 +167,15 @@ class ArrowWords:
     """Translates a tree into an Arrow expression.
 
     Attributes:
-        schema: That of the tables.
-        contained: Tests of lists, for which Arrow has no expression, met so far.
+        schema: Schema of the tables.
+        contained: Tests of lists met so far; Arrow has no expression for these.
     """
 
     schema: pa.Schema
     contained: list[Contained] = field(default_factory=list)
 
     def expression(self, node: Node) -> pc.Expression:
-        """What has to be true, over the table's columns and those of `contained`."""
+        """The node as an expression over the table's columns and those of `contained`."""
         match node:
             case Missing(column):
                 return pc.field(column.name).is_null()
@@ -205,7 +205,7 @@ class ArrowWords:
 
 
 def lower(text: str) -> str:
-    """A text in lower case, as all stores have it.
+    """A text in lower case, the same in all stores.
 
     Example:
         >>> lower("Straße ÉTÉ")
@@ -216,7 +216,7 @@ def lower(text: str) -> str:
 
 
 def _joined(join: Callable[[Any, Any], Any], parts: Sequence[pc.Expression]) -> pc.Expression:
-    """The parts joined by halves, so that many of them make no deep expression."""
+    """The parts joined as a balanced tree, so that many parts do not make a deep expression."""
     if len(parts) == 1:
         return parts[0]
     half = len(parts) // 2

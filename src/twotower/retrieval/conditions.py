@@ -1,10 +1,10 @@
-"""Conditions on candidates, as people write them: `year >= 1990 and genres contains "Comedy"`.
+"""Conditions on candidates, written as text: `year >= 1990 and genres contains "Comedy"`.
 
-`GRAMMAR` says what can be written. A text is parsed into a tree (`condition_tree.py`), of which stores make Arrow's
+`GRAMMAR` defines the syntax. A condition is parsed into a tree (`condition_tree.py`), which stores translate into Arrow
 expressions, SQL and the like; nothing is ever run as code. As in SQL, a test of a missing value is neither true nor
-false, and only what is true is found: `not year > 1990` does not find a candidate without a year. `contains` finds an
-equal element of a list, or a part of a text, of the latter in upper or lower case. Dates and times are compared with
-text such as "1994-06-30" or "1994-06-30T12:00:00"; where a column has a time zone and the text names none, it is UTC.
+false, and only true matches: `not year > 1990` does not match a candidate without a year. `contains` matches an equal
+element of a list, or a substring of a text, ignoring case. Dates and times are compared with text such as "1994-06-30"
+or "1994-06-30T12:00:00"; if a column has a time zone and the text has none, the text is in UTC.
 """
 
 from __future__ import annotations
@@ -63,21 +63,22 @@ _AND: /and\b/i
 _OR: /or\b/i
 %ignore /\s+/
 """
-"""In a text, a backslash stands before a quote or a backslash. Any word is a value here: its column refuses it."""
+"""Within quotes, a backslash escapes a quote or a backslash. The grammar accepts any word as a value; `_Column` checks
+it."""
 
 PARSER = Lark(GRAMMAR, parser="lalr", start="condition")
 
-LONGEST = 10_000
-"""Characters in a condition, at most."""
+MAX_LENGTH = 10_000
+"""Accept at most this many characters in a condition."""
 
-DEEPEST = 50
-"""Brackets within one another, and negations in a row, at most."""
+MAX_DEPTH = 50
+"""Accept at most this many nested brackets, and this many negations in a row."""
 
-SHOWN = 40
-"""Characters of what was found that an error shows, at most."""
+MAX_SHOWN = 40
+"""Quote at most this many characters of an unexpected token in an error."""
 
 ROW = " row"
-"""The column of row numbers while a table is filtered."""
+"""Name of the temporary column of row numbers while a table is filtered."""
 
 ORDERED = ("<", "<=", ">", ">=")
 
@@ -89,7 +90,7 @@ class Condition:
     """A parsed condition on tables of one schema.
 
     Attributes:
-        tree: What it tests; stores translate it into their own words.
+        tree: The syntax tree; stores translate it into their own query language.
         schema: The schema of the tables.
     """
 
@@ -98,28 +99,28 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, schema: pa.Schema) -> Condition:
-        """Reads a condition on tables of this schema.
+        """Parses a condition on tables of this schema.
 
         Raises:
-            ConfigError: It cannot be read, with the place and what was expected there.
+            ConfigError: It cannot be parsed; the error says where, and what was expected there.
 
         Example:
             >>> films = pa.table({"title": ["Alien", "Heat"], "year": [1979, 1995]})
             >>> Condition.parse('year < 1990 and title contains "alien"', films.schema).rows(films).tolist()
             [0]
         """
-        if len(text) > LONGEST:
-            raise ConfigError(f"the condition has {len(text)} characters; expected at most {LONGEST}")
+        if len(text) > MAX_LENGTH:
+            raise ConfigError(f"the condition has {len(text)} characters; expected at most {MAX_LENGTH}")
         try:
             return cls(_Nodes(schema).transform(_parsed(text, schema)), schema)
         except VisitError as error:
             raise error.orig_exc from None
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int64]:
-        """Rows of a table for which it is true, ascending.
+        """Rows of a table for which the condition is true, ascending.
 
         Raises:
-            ConfigError: The table's values cannot be compared so.
+            ConfigError: The table's values cannot be compared this way.
         """
         if table.num_rows == 0:
             return np.empty(0, dtype=np.int64)
@@ -139,7 +140,7 @@ def matching_rows(table: pa.Table, text: str) -> npt.NDArray[np.int64]:
     """Rows of a table for which a condition is true, ascending, int64.
 
     Raises:
-        ConfigError: The condition cannot be read.
+        ConfigError: The condition cannot be parsed.
 
     Example:
         >>> films = pa.table({"title": ["Alien", "Heat", "Alien"], "genres": [["Horror"], ["Crime", "Drama"], None]})
@@ -154,7 +155,7 @@ def matching_rows(table: pa.Table, text: str) -> npt.NDArray[np.int64]:
 
 
 def _parsed(text: str, schema: pa.Schema) -> Tree[Token]:
-    """The tree of a condition; columns and tests are checked as they are read, so that the first mistake is named."""
+    """The parse tree of a condition; columns and tests are checked during parsing, so errors name the first mistake."""
     steps = PARSER.parse_interactive(text)
     column = last = None
     depth = negations = 0
@@ -166,8 +167,8 @@ def _parsed(text: str, schema: pa.Schema) -> Tree[Token]:
                 column.check(last)
             depth += (last.type == "LPAR") - (last.type == "RPAR")
             negations = negations + 1 if last.type == "NEGATION" else 0
-            if max(depth, negations) > DEEPEST:
-                raise _mistake(last, f"at most {DEEPEST} brackets and negations within one another")
+            if max(depth, negations) > MAX_DEPTH:
+                raise _mistake(last, f"at most {MAX_DEPTH} nested brackets and negations")
         tree: Tree[Token] = steps.feed_eof(last)
     except UnexpectedToken as error:
         token = error.token or Token("$END", "", len(text.rstrip()))
@@ -180,12 +181,12 @@ def _parsed(text: str, schema: pa.Schema) -> Tree[Token]:
 
 
 class _Column:
-    """A column as a condition names it, and the type of its values or its lists' elements."""
+    """A column named in a condition, and the type of its values or its lists' elements."""
 
     def __init__(self, token: Token, schema: pa.Schema) -> None:
         self.token, self.name = token, token.strip("`")
         if (count := schema.names.count(self.name)) != 1:
-            raise _mistake(token, "a column whose name is there once" if count else _columns_of(schema))
+            raise _mistake(token, "a column with a unique name" if count else _columns_of(schema))
         kind = schema.field(self.name).type
         self.has_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         values = kind.value_type if self.has_lists else kind
@@ -193,26 +194,26 @@ class _Column:
         self.column = Column(self.name, self.kind, self.has_lists)
 
     def check(self, token: Token) -> None:
-        """Refuses a test that values of its type do not have."""
+        """Refuses a test that its type does not support."""
         if self.has_lists and token.type in ("SIGN", "_IN"):
             raise _mistake(token, self.tests())
         if pa.types.is_boolean(self.kind) and token.type == "SIGN" and token in ORDERED:
-            raise _mistake(token, "= or != after a column that is true or false")
+            raise _mistake(token, "= or != after a boolean column")
         if token.type == "_CONTAINS" and not (self.has_lists or _is_text(self.kind)):
             raise _mistake(self.token, "a column of lists or text before contains")
 
     def tests(self) -> str:
-        """What may follow it."""
+        """The tests that may follow this column, for errors."""
         if self.has_lists:
             return "contains, or is null, after a column of lists"
         return f"{', '.join(COMPARISONS)}, in, contains or is after {self.token}"
 
     def values(self) -> str:
-        """What it can be compared with."""
+        """The values that this column can be compared with, for errors."""
         return f"{_described(self.kind)} for column {self.name}, which is {self.kind}"
 
     def value(self, token: Token) -> pa.Scalar:
-        """A value to compare it with."""
+        """The token as a value to compare this column with."""
         if (value := _value(token, self.kind)) is None:
             raise _mistake(token, self.values())
         return value
@@ -220,7 +221,7 @@ class _Column:
 
 @v_args(inline=True)
 class _Nodes(Transformer_NonRecursive[Token, Node]):
-    """Makes the tree of a condition, from its leaves up: a method for each rule of the grammar."""
+    """Builds the tree of a condition bottom-up, with one method per rule of the grammar."""
 
     def __init__(self, schema: pa.Schema) -> None:
         super().__init__()
@@ -257,12 +258,12 @@ def _negated(node: Node, negated: Token | None) -> Node:
 
 
 def _mistake(token: Token, expected: str) -> ConfigError:
-    found = repr(str(token[:SHOWN]) + "…" * (len(token) > SHOWN)) if token else "the end"
+    found = repr(str(token[:MAX_SHOWN]) + "…" * (len(token) > MAX_SHOWN)) if token else "the end"
     return ConfigError(f"condition, character {(token.start_pos or 0) + 1}: found {found}; expected {expected}")
 
 
 def _expected(accepted: set[str], column: _Column | None, schema: pa.Schema) -> str:
-    """What the grammar accepts next, as people say it."""
+    """What the grammar accepts next, worded for an error."""
     if column is None or "COLUMN" in accepted:
         return _columns_of(schema)
     words = {
@@ -282,7 +283,7 @@ def _columns_of(schema: pa.Schema) -> str:
 
 
 def _value(token: Token, kind: pa.DataType) -> pa.Scalar | None:
-    """A token in the type of a column, or in one that compares with it; None where it is of another kind."""
+    """A token as a value of the column's type, or of one comparable with it; None if it is of another kind."""
     try:
         if pa.types.is_boolean(kind):
             return pa.scalar(token.lower() == "true") if token.lower() in ("true", "false") else None
@@ -299,7 +300,7 @@ def _value(token: Token, kind: pa.DataType) -> pa.Scalar | None:
 
 
 def _moment(text: str, kind: pa.DataType) -> pa.Scalar:
-    """A date or time; one that names no zone is in UTC where the column has a zone."""
+    """A date or time; if the column has a time zone and the text has none, the text is in UTC."""
     try:
         return pa.scalar(text).cast(kind)
     except pa.ArrowInvalid:
@@ -313,10 +314,10 @@ def _number(text: str, kind: pa.DataType) -> pa.Scalar:
         try:
             return pa.scalar(int(text), kind)
         except CANNOT_READ:
-            return pa.scalar(float(text))  # larger than the type holds: compared as such
+            return pa.scalar(float(text))  # too large for the type; `compared` handles it
     value = float(text)
     narrow = pa.types.is_float32(kind) and abs(value) <= float(np.finfo(np.float32).max)
-    return pa.scalar(value, kind if narrow else pa.float64())  # 1.1 in float32 is what 1.1 was stored as
+    return pa.scalar(value, kind if narrow else pa.float64())  # a float32 column stored 1.1 as float32
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""`Contents`: what a bundle holds, as whoever answers from it shows it."""
+"""`Contents`: read access to the parts of a bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Contents:
 
     @property
     def version(self) -> str:
-        """Twelve digits that name this very content."""
+        """Version id of the bundle: twelve hexadecimal digits of a hash of its content."""
         return self.bundle.details.version
 
     @property
@@ -42,20 +42,20 @@ class Contents:
 
     @property
     def seen(self) -> Seen:
-        """What each query has chosen in training, the latest first where times are known."""
+        """What each query chose in training, latest first where times are known."""
         return self.bundle.seen
 
     @property
     def index(self) -> Index:
-        """The embeddings of the candidates, and how they are searched."""
+        """The candidate embeddings, and how they are searched."""
         return self.bundle.index
 
     @property
     def details(self) -> Details:
-        """What the bundle says of itself."""
+        """Metadata of the bundle."""
         return self.bundle.details
 
     @property
     def reranked_by_default(self) -> int | None:
-        """How many candidates are re-ranked unless a call says otherwise; None: none."""
+        """The default number of candidates to re-rank; None for no re-ranking."""
         return None if self.details.rerank is None else self.details.rerank.n

@@ -1,4 +1,4 @@
-"""A bundle that continues from an earlier one keeps its seen lists and adds up its popularity."""
+"""Continue from an earlier bundle: merge its seen lists and add its popularity."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from twotower.retrieval.bundle import Bundle, with_version
 
 
 def with_past(bundle: Bundle, earlier: Bundle) -> Bundle:
-    """The bundle with what an earlier one has seen besides, and with its popularity added.
+    """The bundle with the seen lists of an earlier one merged in and its popularity added.
 
     Args:
-        bundle: Of events that are all later than the earlier one's.
-        earlier: The earlier one; what it says of ids that the bundle does not have is left out.
+        bundle: The new bundle; all its events are later than the earlier bundle's.
+        earlier: The earlier bundle; ids that the new bundle lacks are ignored.
     """
     query_id, candidate_id = bundle.details.query_id, bundle.details.candidate_id
     row_of = IdRows(bundle.candidates[candidate_id]).of(earlier.candidates[candidate_id])
@@ -30,7 +30,7 @@ def with_past(bundle: Bundle, earlier: Bundle) -> Bundle:
     own = np.repeat(np.arange(count), np.diff(bundle.seen.offsets))
     queries = np.concatenate([own, known[position]])
     candidates = np.concatenate([bundle.seen.candidates, before.candidates[entry]])
-    first = np.sort(np.unique(queries * width + candidates, return_index=True)[1])  # of both, the later
+    first = np.sort(np.unique(queries * width + candidates, return_index=True)[1])  # if in both, keep the later
     order = first[np.argsort(queries[first], kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(queries[order], minlength=count))])
     popularity = bundle.popularity.copy()
@@ -39,7 +39,7 @@ def with_past(bundle: Bundle, earlier: Bundle) -> Bundle:
 
 
 def moments_of(folder: Path) -> Path:
-    """The file beside a bundle with what the optimiser of its training knew, for a warm start.
+    """The file beside a bundle that stores its optimiser's state for a warm start.
 
     Example:
         >>> moments_of(Path("/shops/model")).name

@@ -1,4 +1,4 @@
-"""Diverse lists: candidates that are both good and unlike those above them, by maximal marginal relevance."""
+"""Diverse lists by maximal marginal relevance: candidates that score well and differ from those above them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from twotower.retrieval.index import IntArray
 
-POOL = 5
-"""Candidates that a diverse list of k is chosen from, in multiples of k."""
+POOL_FACTOR = 5
+"""Choose a diverse list of k from this many times k candidates."""
 
-LEAST_POOL = 100
-"""Candidates that a short diverse list is chosen from."""
+MIN_POOL = 100
+"""Choose a diverse list from at least this many candidates."""
 
 
 def pool_of(k: int, diversity: float) -> int:
@@ -21,7 +21,7 @@ def pool_of(k: int, diversity: float) -> int:
         >>> pool_of(10, 0.0), pool_of(10, 0.3), pool_of(50, 0.3)
         (10, 100, 250)
     """
-    return k if diversity == 0 else max(LEAST_POOL, POOL * k)
+    return k if diversity == 0 else max(MIN_POOL, POOL_FACTOR * k)
 
 
 def marginal_relevance(
@@ -29,22 +29,23 @@ def marginal_relevance(
 ) -> IntArray:
     """Places of k retrieved candidates in the order of maximal marginal relevance.
 
-    One after the other, the candidate is taken that has the highest
+    Each step takes the candidate with the highest
 
         (1 − diversity) · relevance(i) − diversity · max_{j taken} cos(i, j)
 
     (Carbonell and Goldstein, *The use of MMR, diversity-based reranking for reordering documents and producing
-    summaries*, SIGIR 1998, whose λ is 1 − diversity). The relevance is the score on a scale from 0, the lowest of those
-    retrieved, to 1, the highest; the cosine is that of the candidates' embeddings.
+    summaries*, SIGIR 1998, whose λ is 1 − diversity). The relevance is the score, rescaled so that the lowest retrieved
+    score is 0 and the highest 1; the cosine is between the candidates' embeddings.
 
     Args:
-        scores: Scores of the candidates, the best first, `[n]`.
+        scores: Scores of the candidates, best first, `[n]`.
         embeddings: Their embeddings, `[n, d]`.
-        k: How many; all where there are fewer.
-        diversity: From 0, the order of the scores, to 1, which looks at the scores for the first candidate alone.
+        k: How many to take; all if there are fewer.
+        diversity: From 0, which keeps the order of the scores, to 1, which uses the scores only for the first
+            candidate.
 
     Returns:
-        Places, `[min(k, n)]`; equal ones in order of their places.
+        Places, `[min(k, n)]`; ties in order of place.
 
     Example:
         >>> embeddings = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
@@ -57,7 +58,7 @@ def marginal_relevance(
     relevance = (relevance - relevance.min()) / (np.ptp(relevance) or 1.0)
     units = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     taken = np.empty(min(k, len(scores)), dtype=np.int64)
-    nearest = np.full(len(scores), -np.inf)  # the highest cosine with one that is taken
+    nearest = np.full(len(scores), -np.inf)  # highest cosine with a candidate already taken
     worth = relevance.copy()
     for place in range(len(taken)):
         best = taken[place] = int(np.argmax(worth))

@@ -1,4 +1,4 @@
-"""`editing`: a bundle that is read, changed and saved again while nobody else does so."""
+"""`editing`: load, change and save a bundle under a lock."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from twotower.retrieval.retriever import Retriever
 @contextmanager
 @checks_arguments
 def editing(folder: str | Path) -> Iterator[Retriever]:
-    """Loads a bundle to be changed and saved to the same folder; other processes that write there wait meanwhile.
+    """Loads a bundle to change and save to the same folder; other processes that write there wait.
 
-    Without it, of two processes that load, change and save at the same time, one undoes what the other did. Those that
-    only load the bundle never wait. `twotower candidates` and `twotower bundle` use it, too.
+    Without it, if two processes load, change and save a bundle at the same time, one undoes the other's changes.
+    Processes that only load the bundle never wait. `twotower candidates` and `twotower bundle` use it, too.
 
     Args:
         folder: The bundle's folder.
 
     Raises:
-        ConfigError: The folder cannot be written, or holds files besides the bundle.
-        SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
+        ConfigError: The folder cannot be written, or contains other files than the bundle's.
+        SavedFolderError: The folder is missing, truncated, altered, of another format or not a bundle.
 
     Example:
         >>> import tempfile
@@ -44,7 +44,7 @@ def editing(folder: str | Path) -> Iterator[Retriever]:
     """
     folder = Path(folder)
     if not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises for some names)
-        Retriever.load(folder)  # which says so, before a lock is made beside it
+        Retriever.load(folder)  # raises before a lock file is created beside it
     with locked(folder):
         retriever = Retriever.load(folder)
         check_bundle_target(folder)

@@ -1,4 +1,4 @@
-"""`Eligible`: which candidates a request may get, by what it excludes, allows and asks for, and by what was chosen."""
+"""`Eligible`: which candidates a request may get, given its filters and what its query has chosen."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from twotower.retrieval.ids import Ids
 from twotower.retrieval.index import IntArray
 from twotower.retrieval.requests import EXCLUDED, Request
 
-CONDITIONS = 16
-"""Conditions whose candidates are kept, for requests that ask for the same again."""
+CACHED_CONDITIONS = 16
+"""Cache the matching candidates of this many conditions."""
 
 
 class Eligible:
-    """Rows of the candidates that filters name.
+    """Candidate rows that filters include or exclude.
 
     Args:
         candidates: The catalogue.
         ids: Its ids.
-        seen: What each query has chosen in training.
+        seen: What each query chose in training.
     """
 
     def __init__(self, candidates: pa.Table, ids: Ids, seen: Seen) -> None:
         self.candidates, self.ids, self.seen = candidates, ids, seen
-        self._matching = lru_cache(CONDITIONS)(self._matching_rows)
+        self._matching = lru_cache(CACHED_CONDITIONS)(self._matching_rows)
 
     def named(self, ids: Iterable[object], field: str) -> IntArray:
-        """Rows of those ids that the catalogue has, ascending.
+        """Rows of these ids, ascending; ids that the catalogue lacks are ignored.
 
         Args:
             ids: The ids.
-            field: The argument that they come from, for errors.
+            field: The argument they come from, for errors.
 
         Raises:
             DataError: An id is of the wrong type.
@@ -47,10 +47,10 @@ class Eligible:
             return self.ids.rows(ids)
 
     def allowed(self, allow: Iterable[object] | None, where: str | None) -> IntArray | None:
-        """Rows that an allow list and a condition leave, ascending; None where there is neither.
+        """Rows that pass both the allow list and the condition, ascending; None if there is neither.
 
         Raises:
-            ConfigError: The condition cannot be read.
+            ConfigError: The condition cannot be parsed.
             DataError: An id is of the wrong type.
         """
         listed = None if allow is None else self.named(allow, "allow")
@@ -61,7 +61,7 @@ class Eligible:
         return np.intersect1d(listed, matching, assume_unique=True)
 
     def chosen_by(self, query: Request, row: int | None) -> IntArray:
-        """Rows that a query has chosen: in training, by its row in the query table, and as it says itself.
+        """Rows that a query has chosen: in training, found by its query table row, and in the history it sends.
 
         Raises:
             DataError: An id of its history is of the wrong type.
@@ -72,7 +72,7 @@ class Eligible:
             return np.concatenate([recorded, self.ids.rows(given)]) if given else recorded
 
     def excluded_by(self, ids: Iterable[object]) -> IntArray:
-        """Rows that a query asks not to get, of those that the catalogue has.
+        """Rows that a query excludes; ids that the catalogue lacks are ignored.
 
         Raises:
             DataError: An id is of the wrong type.

@@ -1,4 +1,4 @@
-"""Exact search: the candidates with the highest dot products, block by block, with a bar that few scores pass."""
+"""Exact search for the highest dot products, block by block, with a threshold (the bar) that few scores pass."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from twotower.errors import ConfigError, TwoTowerError
 from twotower.retrieval.index import INDEXES, Hits, IntArray, Pairs, check_rows
 
 SCORES = 1 << 20
-"""Scores held at once on a processor: what its cache holds."""
+"""Hold this many scores at once on a CPU: they fit its cache."""
 
 GPU_SCORES = 1 << 26
-"""Scores held at once on a GPU: enough for its launches not to count."""
+"""Hold this many scores at once on a GPU: enough to make kernel launch overhead negligible."""
 
 QUERIES = 512
-"""Queries that one pass over the candidates answers, at most."""
+"""Answer at most this many queries per pass over the candidates."""
 
 LONGEST_BLOCK = 1 << 19
-"""Candidates in a block, at most: a single query needs no more to be bound by memory."""
+"""Put at most this many candidates in a block; at this size even a single query is memory-bound."""
 
 GROUP = 32
-"""Scores of which only the highest is compared with the bar, at first."""
+"""Compare only the highest of this many scores with the bar at first."""
 
 NOTHING = torch.iinfo(torch.int64).min
-"""The key of a place that no candidate fills; below all others."""
+"""The key of an empty place, below all others."""
 
 
 GATHER_BELOW = 8
-"""Gather the allowed candidates when they are at most 1/8 of all; otherwise mask the others."""
+"""Gather the allowed candidates if they are at most 1/8 of all; otherwise mask the others."""
 
 
 class ExactIndex:
     """All candidates' embeddings, searched in full.
 
-    They are kept coordinate by coordinate, `[d, C]`: a single query is then answered as fast as memory is read.
+    They are stored coordinate by coordinate, `[d, C]`, so that a single query runs at memory bandwidth.
 
     Args:
         embeddings: Candidate embeddings, float32 `[C, d]`.
 
     Raises:
-        ConfigError: They are no float32 matrix.
+        ConfigError: They are not a float32 matrix.
         TwoTowerError: One of them is not finite.
 
     Example:
@@ -61,11 +61,11 @@ class ExactIndex:
     def __init__(self, embeddings: Tensor) -> None:
         _check_matrix(embeddings, "candidate embeddings", "[C, d]")
         self._largest = _largest(embeddings, "candidate")
-        self._coordinates = embeddings.detach().t().contiguous()  # [d, C]; no copy where they lie so already
+        self._coordinates = embeddings.detach().t().contiguous()  # [d, C]; no copy if already in this layout
 
     @classmethod
     def over(cls, embeddings: Tensor) -> ExactIndex:
-        """An index of embeddings `[C, d]` as they lie, without a copy."""
+        """An index of embeddings `[C, d]` in the layout they have, without a copy."""
         index = cls(embeddings[:0])
         index._largest, index._coordinates = _largest(embeddings, "candidate"), embeddings.detach().t()
         return index
@@ -79,7 +79,7 @@ class ExactIndex:
         return self._coordinates.t()
 
     def wider(self) -> None:
-        """See `Index.wider`: all candidates are looked at."""
+        """See `Index.wider`: exact search already covers all candidates."""
 
     def moved(self, embeddings: Tensor, origin: IntArray) -> ExactIndex:
         """An index of another catalogue; see `Index.moved`."""
@@ -87,28 +87,28 @@ class ExactIndex:
         return ExactIndex(embeddings)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Index.tensors`: the embeddings say it all."""
+        """See `Index.tensors`: nothing is needed besides the embeddings."""
         return {}
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
-        """The k best candidates of each query that may be found, the best first and equal scores by row.
+        """The k best eligible candidates of each query, best first, ties by row.
 
-        What is found is the head of a full stable sort of the scores that the search computes. These are float32 dot
-        products; the same call gives the same bits. Another number of queries at once may round them differently.
-        Memory is O(n·k) and some tens of megabytes, whatever n and C.
+        The result equals the first k of a full stable sort of the computed scores. Scores are float32 dot products;
+        the same call returns the same bits. A different number of queries per call may round them differently.
+        Memory is O(n·k) plus some tens of megabytes, whatever n and C.
 
         Args:
             queries: Query embeddings, float32 `[n, d]`.
-            k: How many; fewer are found where fewer are left.
-            excluded: (query, candidate) pairs that may not be found, as places in `queries` and rows of the
-                candidate table. They are left out inside the search, so that k others are found.
-            allowed: Rows of the candidate table that may be found, ascending; default: all.
+            k: How many; fewer are found if fewer are eligible.
+            excluded: (query, candidate) pairs to exclude, as places in `queries` and rows of the candidate table.
+                The search itself skips them, so that it still finds k others.
+            allowed: Rows of the candidate table that are eligible, ascending; default: all.
 
         Raises:
-            ConfigError: k is below 1, the queries are no float32 matrix as wide as the candidates, or a row that is
-                excluded or allowed is not there.
-            TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
+            ConfigError: k is below 1, the queries are not a float32 matrix as wide as the candidates, or an excluded
+                or allowed row does not exist.
+            TwoTowerError: A query is not finite, or values are so large that a score may overflow.
         """
         self.check(queries, k, excluded, allowed)
         queries = queries.to(self._coordinates.device)
@@ -122,17 +122,17 @@ class ExactIndex:
         return Hits(gathered.rows(hits.candidates), hits.scores)
 
     def check(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> None:
-        """Refuses what cannot be searched for; raises what `search` does."""
+        """Check the arguments of `search`; raises the same errors."""
         check_rows(len(queries), len(self), excluded, allowed)
         _check_matrix(queries, "queries", "[n, d]")
         width = self._coordinates.shape[0]
         if not isinstance(k, Integral) or k < 1 or queries.shape[1] != width:
-            raise ConfigError(f"k={k}, queries of {queries.shape[1]} numbers; expected k ≥ 1 and {width} numbers")
+            raise ConfigError(f"k={k}, queries of width {queries.shape[1]}; expected k ≥ 1 and width {width}")
         if width * self._largest * _largest(queries, "query") > torch.finfo(torch.float32).max:
-            raise TwoTowerError("a score may overflow: numbers of the embeddings are too large for float32")
+            raise TwoTowerError("a score may overflow float32: the values of the embeddings are too large")
 
     def _found(self, queries: Tensor, k: int, columns: _Columns, excluded: Pairs | None) -> Hits:
-        """The k best of these columns, in places among them."""
+        """The k best of these columns, as places among them."""
         if k == 0 or len(queries) == 0:
             empty = queries.new_empty(len(queries), k)
             return Hits(empty.long(), empty)
@@ -151,7 +151,7 @@ class ExactIndex:
 
 @INDEXES.register
 class Exact(Settings, frozen=True, tag="exact", tag_field="kind"):
-    """Settings of exact search: there is nothing to set."""
+    """Settings of exact search, which has none."""
 
     def make(self, embeddings: Tensor) -> ExactIndex:
         """See `IndexSettings.make`."""
@@ -164,9 +164,9 @@ class Exact(Settings, frozen=True, tag="exact", tag_field="kind"):
 
 
 def _search_one(query: Tensor, k: int, columns: _Columns, excluded: Pairs | None) -> Tensor:
-    """Keys of the k best for one query `[1, d]`, the best first, `[1, k]`: in one block, whose groups pass a bar.
+    """Keys of the k best for one query `[1, d]`, best first, `[1, k]`, in a single block filtered by group.
 
-    Beside a hundred thousand products, the few operations of `_Best` on little tensors would take half as long again.
+    For a hundred thousand products, the small-tensor operations of `_Best` would take 50% longer.
     """
     size = len(columns)
     scores = query.new_empty(_groups(size))
@@ -185,7 +185,7 @@ def _search_one(query: Tensor, k: int, columns: _Columns, excluded: Pairs | None
 
 
 def _search_tile(queries: Tensor, k: int, columns: _Columns, pairs: _Pairs | None, number: int) -> Tensor:
-    """Keys of the k best for one tile of queries `[t, d]`, the best first, `[t, k]`."""
+    """Keys of the k best for one tile of queries `[t, d]`, best first, `[t, k]`."""
     held = SCORES if queries.device.type == "cpu" else GPU_SCORES
     block = _groups(min(LONGEST_BLOCK, held // max(1, len(queries)), len(columns)))
     room = queries.new_empty(len(queries), block)
@@ -212,12 +212,12 @@ class _Whole:
         return self.coordinates.shape[1]
 
     def score(self, queries: Tensor, start: int, scores: Tensor) -> None:
-        """Writes the scores `[t, m]` of the m columns from `start` on."""
+        """Write the scores `[t, m]` of the m columns from `start` on."""
         torch.mm(queries, self.coordinates[:, start : start + scores.shape[1]], out=scores)
 
 
 class _Masked(_Whole):
-    """All candidates, of which those that are not allowed score −inf."""
+    """All candidates; those that are not allowed score −inf."""
 
     def __init__(self, coordinates: Tensor, allowed: IntArray) -> None:
         super().__init__(coordinates)
@@ -231,7 +231,7 @@ class _Masked(_Whole):
 
 
 class _Gathered:
-    """The allowed candidates alone, gathered block by block."""
+    """Only the allowed candidates, gathered block by block."""
 
     def __init__(self, coordinates: Tensor, allowed: IntArray) -> None:
         self.embeddings, self.allowed = coordinates.t(), allowed
@@ -241,7 +241,7 @@ class _Gathered:
         return len(self.allowed)
 
     def score(self, queries: Tensor, start: int, scores: Tensor) -> None:
-        """Writes the scores `[t, m]` of the m allowed candidates from `start` on."""
+        """Write the scores `[t, m]` of the m allowed candidates from `start` on."""
         part = self.embeddings.index_select(0, self.numbers[start : start + scores.shape[1]])
         torch.mm(queries, part.t(), out=scores)
 
@@ -252,7 +252,7 @@ class _Gathered:
         return queries[there], place[there]
 
     def rows(self, places: Tensor) -> Tensor:
-        """Rows of the candidate table of places among the allowed; −1 stays."""
+        """Candidate table rows of places among the allowed; −1 stays −1."""
         if len(self) == 0:
             return places
         return torch.where(places < 0, places, self.numbers[places.clamp(min=0)])
@@ -262,12 +262,12 @@ _Columns = _Whole | _Gathered
 
 
 class _Best:
-    """The best of each of t queries so far, and the bar that a score has to pass to be among them.
+    """The best candidates of each of t queries so far, and the bar that a score must pass to join them.
 
-    A block's scores are looked at in groups of `GROUP`: the highest of each group is one cheap reduction, and only the
-    groups whose highest passes the bar are looked into. Of C candidates in random order about k·ln(C) scores pass.
-    What passes is kept as a key, a whole number made of score and row, in a buffer that is cut back to the k highest
-    keys now and then. Keys make equal scores fall in order of their rows.
+    A block's scores are split into groups of `GROUP`. One cheap reduction finds the highest score of each group, and
+    only groups whose highest score passes the bar are examined. Of C candidates in random order, about k·ln(C) scores
+    pass. Those are stored as keys, integers made of score and row, in a buffer that is cut back to the k highest keys
+    now and then. Keys order equal scores by row.
     """
 
     def __init__(self, queries: int, k: int, device: torch.device) -> None:
@@ -277,11 +277,11 @@ class _Best:
         self.bar = torch.full((queries,), -torch.inf, device=device)
 
     def add(self, scores: Tensor, start: int) -> None:
-        """Takes in the scores `[t, m]` of the candidates from row `start` on, m being a multiple of `GROUP`."""
+        """Add the scores `[t, m]` of the candidates from row `start` on; m is a multiple of `GROUP`."""
         groups = scores.view(len(scores), GROUP, -1)  # group g: columns g, g + m/GROUP, g + 2·m/GROUP, …
         highest = groups.amax(dim=1)  # [t, m/GROUP]
         row, group = _above(highest, self.bar)
-        if 2 * len(row) > highest.numel():  # as in the first block, or where the later candidates are the better ones
+        if 2 * len(row) > highest.numel():  # as in the first block, or if later candidates score higher
             self._raise_bar(highest if highest.shape[1] >= self.k else scores)
             row, group = _above(highest, self.bar)
         if len(row) == 0:
@@ -290,7 +290,7 @@ class _Best:
         place, member = _above(members, self.bar[row])
         row, column = row[place], group[place] + member * groups.shape[2]
         counts = torch.bincount(row, minlength=len(scores))
-        slot = self.filled - (counts.cumsum(0) - counts)  # rows ascend: next free one, less how many came before
+        slot = self.filled - (counts.cumsum(0) - counts)  # rows ascend: next free slot minus preceding entries
         slots = slot[row] + torch.arange(len(row), device=row.device)
         self.filled += counts
         longest = int(self.filled.max())
@@ -299,11 +299,11 @@ class _Best:
         self.buffer[row, slots] = keys_of(members[place, member], column + start)
         if longest > self.limit:
             lowest = decoded(self.cut()[:, -1])[0]
-            # Whatever comes later has a higher row, so that it must score higher than the lowest of k.
+            # Later candidates have higher rows, so they must score above the lowest of the k.
             self.bar = torch.where(self.filled < self.k, self.bar, lowest)
 
     def cut(self) -> Tensor:
-        """Keeps the k highest keys of each query, and gives them, descending: `[t, k]`."""
+        """Keep only the k highest keys of each query and return them, descending: `[t, k]`."""
         used = self.buffer[:, : max(self.k, int(self.filled.max()))]
         best = used.topk(self.k, dim=1).values
         used.fill_(NOTHING)
@@ -312,25 +312,25 @@ class _Best:
         return best
 
     def _raise_bar(self, scores: Tensor) -> None:
-        """Raises the bar to just below the k-th highest of these scores, or of some of them, where there are k."""
+        """Raise the bar to just below the k-th highest of these scores, if there are k."""
         if scores.shape[1] >= self.k:
             lowest = scores.topk(self.k, dim=1).values[:, -1]
             self.bar = self.bar.maximum(lowest.nextafter(torch.full_like(lowest, -torch.inf)))
 
 
 def _groups(columns: int) -> int:
-    """So many columns, or a few more that make up whole groups."""
+    """The number of columns, rounded up to whole groups."""
     return -(-columns // GROUP) * GROUP
 
 
 def _above(scores: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a row's scores are above its bar: rows, ascending, and columns."""
+    """Rows, ascending, and columns of the scores that are above their row's bar."""
     row, column = (scores > bar.unsqueeze(1)).nonzero(as_tuple=True)
     return row, column
 
 
 class _Pairs:
-    """Excluded (query, candidate) pairs, found by tile of queries and block of candidates."""
+    """Excluded (query, candidate) pairs, looked up by tile of queries and block of candidates."""
 
     def __init__(self, rows: IntArray, columns: IntArray, tile: int, size: int) -> None:
         places = rows // tile * size + columns
@@ -339,29 +339,29 @@ class _Pairs:
         self.rows, self.columns = rows[order] % tile, columns[order]
 
     def within(self, tile: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Those of a tile whose candidates are from `start` up to `stop`: places in the tile and in the block."""
+        """The tile's pairs with candidates from `start` up to `stop`, as places in the tile and in the block."""
         first, last = np.searchsorted(self.places, [tile * self.size + start, tile * self.size + stop])
         return torch.from_numpy(self.rows[first:last]), torch.from_numpy(self.columns[first:last] - start)
 
 
 def keys_of(scores: Tensor, rows: Tensor) -> Tensor:
-    """Whole numbers in the order of scores that are no NaN and, where these are equal, against that of the rows."""
+    """Integers that sort like the scores, none of which is NaN; of equal scores, the lower row has the higher key."""
     return (_ordered((scores + 0.0).view(torch.int32)).long() << 32) - rows  # + 0.0: −0 is 0
 
 
 def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores and rows of keys."""
+    """The scores and rows that `keys_of` encoded."""
     negative = -keys
     return _ordered(-(negative >> 32).int()).view(torch.float32), negative & 0xFFFFFFFF
 
 
 def _ordered(bits: Tensor) -> Tensor:
-    """The bits of float32 numbers as whole numbers in the same order; also the way back."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative number is the lower, the larger its other bits are
+    """The bits of float32 numbers as integers in the same order; its own inverse."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)  # larger other bits make a negative number lower
 
 
 def _largest(embeddings: Tensor, which: str) -> float:
-    """The largest absolute value, 0 where there is none."""
+    """The largest absolute value, 0 if there are no values."""
     if embeddings.numel() == 0:
         return 0.0
     low, high = embeddings.aminmax()

@@ -1,4 +1,4 @@
-"""Where a score comes from: features and items of a history, as contributions that add up to it."""
+"""Explain a score as contributions of features and history items that add up to it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from twotower.model.sides import candidate_side, query_side
 from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower, features_of
 
-MOST_EXACT = 16
-"""Features of both towers up to which every subset of them is tried for a dot product."""
+EXACT_UP_TO = 16
+"""Score every subset of the features for a dot product if both towers together have at most this many."""
 
-MOST_EXACT_OF_HEAD = 12
-"""The same for a head, which answers for each pair of subsets by itself: 4,096 of them take some milliseconds."""
+EXACT_UP_TO_FOR_HEAD = 12
+"""The same limit for a head, which scores each pair of subsets separately; 4,096 pairs take a few milliseconds."""
 
 ORDERS = 64
-"""Orders of the features that are tried where there are more; each also backwards."""
+"""With more features, sample this many orders of them, each also reversed."""
 
 Ids = Callable[[object], bool]
 
 ScoreName: TypeAlias = Literal["retrieval", "rerank"]
-"""Which score is explained."""
+"""Which score to explain."""
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -50,15 +50,15 @@ class HistoryContribution(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What a score is made of: `bias` and all contributions add up to it, but for rounding.
+    """What a score is made of: `bias` and all contributions add up to it, up to rounding.
 
     Attributes:
-        score: Dot product of query and candidate, over the temperature; or the re-ranking head's answer.
-        bias: The score that features give which say nothing.
-        query: What features of the query add; of a history only what its items listed below do not.
-        candidate: What features of the candidate add.
-        history: What items of the history add, the nearest to now first.
-        method: What of it is exact and what an approximation, in words.
+        score: Dot product of query and candidate, divided by the temperature; or the output of the re-ranking head.
+        bias: The score with all features set to zero.
+        query: Contributions of the query's features; a history counts here only for what the items in `history` leave.
+        candidate: Contributions of the candidate's features.
+        history: Contributions of the history's items, most recent first.
+        method: Which parts are exact and which approximate, as a sentence.
     """
 
     score: float
@@ -69,44 +69,43 @@ class Explanation(msgspec.Struct, frozen=True):
     method: str
 
 
-EXACT = "Shapley values over the features, exact: every subset was tried, those left out reading as zeros."
+EXACT = "Shapley values over the features, exact: every subset was scored, with missing features set to zero."
 SAMPLED = (
-    "Shapley values over the features, those left out reading as zeros: estimated from {orders} orders of the "
-    "features, though their sum is exact."
+    "Shapley values over the features, estimated from {orders} orders of the features, with missing features set to "
+    "zero; their sum is exact."
 )
 ITEMS = (
-    " The history's share is told apart by leaving out one item at a time, an approximation; what is left over is "
-    "spread evenly."
+    " The history's share is split by leaving out one item at a time, an approximation; the remainder is spread evenly."
 )
 
 
 class Scored(Protocol):
-    """What is explained: a number for a query and a candidate."""
+    """A score to explain: a number for a query and a candidate."""
 
     @property
-    def most_exact(self) -> int:
-        """Features of both sides up to which every subset is tried."""
+    def exact_up_to(self) -> int:
+        """Score every subset if both sides together have at most this many features."""
         ...
 
     def table(self, left: Side, right: Side) -> Tensor:
-        """The numbers of a queries with b candidates, float64 `[a, b]`."""
+        """Scores of a queries with b candidates, float64 `[a, b]`."""
         ...
 
     def pairs(self, left: Side, right: Side) -> Tensor:
-        """The numbers of n pairs, float64 `[n]`."""
+        """Scores of n pairs, float64 `[n]`."""
         ...
 
 
 class DotScore:
-    """The score of retrieval."""
+    """The retrieval score: a dot product."""
 
     @property
-    def most_exact(self) -> int:
-        """As many subsets as one product of matrices scores."""
-        return MOST_EXACT
+    def exact_up_to(self) -> int:
+        """A single matrix product scores all subsets."""
+        return EXACT_UP_TO
 
     def table(self, left: Side, right: Side) -> Tensor:
-        """Dot products of all with all."""
+        """Dot products of every query with every candidate."""
         return left.vectors.double() @ right.vectors.double().T
 
     def pairs(self, left: Side, right: Side) -> Tensor:
@@ -115,7 +114,7 @@ class DotScore:
 
 
 class HeadScore:
-    """A head's answer.
+    """The output of a head.
 
     Args:
         head: The head.
@@ -125,33 +124,33 @@ class HeadScore:
         self.head = head
 
     @property
-    def most_exact(self) -> int:
-        """As many subsets as a head answers for in some milliseconds."""
-        return MOST_EXACT_OF_HEAD
+    def exact_up_to(self) -> int:
+        """A head scores all subsets in a few milliseconds."""
+        return EXACT_UP_TO_FOR_HEAD
 
     def table(self, left: Side, right: Side) -> Tensor:
-        """Answers for all with all."""
+        """Outputs for every query with every candidate."""
         rows = torch.arange(len(left)).repeat_interleave(len(right)), torch.arange(len(right)).repeat(len(left))
         return self.pairs(left.take(rows[0]), right.take(rows[1])).view(len(left), len(right))
 
     def pairs(self, left: Side, right: Side) -> Tensor:
-        """Answers for pairs."""
+        """Outputs for pairs."""
         answers: Tensor = self.head(left, right)
         return answers.double()
 
 
 def scored_by(model: TwoTower, rerank: Rerank | None, score: ScoreName) -> Scored:
-    """What is explained.
+    """The score to explain.
 
     Raises:
-        ConfigError: It is no score, or there is no head to re-rank by.
+        ConfigError: The score is unknown, or there is no re-ranking head.
     """
     if score not in ("retrieval", "rerank"):
         raise ConfigError(f"score={score!r}; expected retrieval or rerank", field="score")
     if score == "retrieval":
         return DotScore()
     if rerank is None:
-        raise ConfigError("score='rerank': the bundle re-ranks by no head; expected retrieval", field="score")
+        raise ConfigError("score='rerank': the bundle has no re-ranking head; expected retrieval", field="score")
     return HeadScore(model.heads[rerank.head])
 
 
@@ -161,16 +160,16 @@ def explain(
     """Explains the score of one query and one candidate.
 
     Contributions are the Shapley values (Shapley, *A value for n-person games*, 1953; Lundberg and Lee, *A unified
-    approach to interpreting model predictions*, NIPS 2017) of a game whose players are the features of both towers. A
-    feature that does not play is read as zeros, as dropout of inputs makes it in training; a head that reads embeddings
-    reads those of the remaining features.
+    approach to interpreting model predictions*, NIPS 2017) of a game whose players are the features of both towers.
+    Features that do not play are set to zero, as input dropout does in training; a head that reads embeddings reads
+    those of the remaining features.
 
     Args:
         model: The model, in evaluation mode.
-        query: What its query tower takes, one row a feature.
-        candidate: What its candidate tower takes, one row a feature.
-        shown: Whether an item of a history is a candidate to name.
-        items: Name of the candidate ids, whose histories are told apart by item.
+        query: Inputs of the query tower, one row per feature.
+        candidate: Inputs of the candidate tower, one row per feature.
+        shown: Whether a history item is a candidate to list.
+        items: Name of the candidate id column; histories of these ids are split by item.
         scored: The score.
     """
     with torch.no_grad():
@@ -178,22 +177,22 @@ def explain(
             _Explained.of(model.query, query, model.scaled_query),
             _Explained.of(model.candidate, candidate, model.scaled_candidate),
         )
-        exact = sum(len(side.names) for side in sides) <= scored.most_exact
+        exact = sum(len(side.names) for side in sides) <= scored.exact_up_to
         shares, bias, score = (_exact if exact else _sampled)(scored, *sides)
         own, others = shares[: len(sides[0].names)], shares[len(sides[0].names) :]
         parts = _by_item(model, query, candidate, own, shown, items, scored)
-    told = np.zeros(len(own))
+    split = np.zeros(len(own))
     for part in parts:
-        told[part.feature] += part.value
+        split[part.feature] += part.value
     listed = {part.feature for part in parts}
     method = EXACT if exact else SAMPLED.format(orders=2 * ORDERS)
     return Explanation(
         score=score,
         bias=bias,
         query=[
-            Contribution(name, float(value - told[place]))
+            Contribution(name, float(value - split[place]))
             for place, (name, value) in enumerate(zip(sides[0].names, own, strict=True))
-            if place not in listed or abs(value - told[place]) > 1e-6 * max(1.0, abs(score))
+            if place not in listed or abs(value - split[place]) > 1e-6 * max(1.0, abs(score))
         ],
         candidate=[Contribution(name, float(value)) for name, value in zip(sides[1].names, others, strict=True)],
         history=[HistoryContribution(part.id, part.value) for part in parts],
@@ -203,7 +202,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Explained:
-    """One tower and what its features say: their embeddings side by side, and whose each number is."""
+    """One tower and its features' embeddings, concatenated; `owner` is the feature of each number."""
 
     tower: TowerModule
     names: list[str]
@@ -220,13 +219,13 @@ class _Explained:
         return cls(tower, _names(features), torch.cat(embedded), owner, scaled)
 
     def of_subsets(self, playing: Tensor) -> Side:
-        """The side with subsets of its features, bool `[n, features]`."""
+        """The side computed from subsets of its features, bool `[n, features]`."""
         inputs = self.inputs * playing.to(self.inputs.dtype)[:, self.owner]
         return Side(inputs, self.scaled(self.tower.embed_inputs(inputs)))
 
 
 def _names(features: Sequence[Feature]) -> list[str]:
-    """What each feature is called: its column, its kind where several read one column, and what tells those apart."""
+    """Names of the features: the column, plus the kind and the settings that differ if several read the same column."""
     names = []
     for feature in features:
         same_column = [other for other in features if other.column == feature.column]
@@ -234,15 +233,15 @@ def _names(features: Sequence[Feature]) -> list[str]:
             names.append(feature.column)
             continue
         own, others = feature.settings(), [other.settings() for other in same_column if other.kind == feature.kind]
-        telling = [str(value) for name, value in own.items() if any(other[name] != value for other in others)]
-        names.append(f"{feature.column} ({', '.join([feature.kind, *telling])})")
+        differing = [str(value) for name, value in own.items() if any(other[name] != value for other in others)]
+        names.append(f"{feature.column} ({', '.join([feature.kind, *differing])})")
     return names
 
 
 def _exact(scored: Scored, query: _Explained, candidate: _Explained) -> tuple[np.ndarray, float, float]:
-    """Shapley values of all features, the score without and with all of them."""
+    """Shapley values of all features, and the scores without any and with all of them."""
     subsets = [_all_subsets(len(side.names)) for side in (query, candidate)]
-    # [subsets of the query's, of the candidate's]
+    # [query subsets, candidate subsets]
     scores = scored.table(query.of_subsets(subsets[0]), candidate.of_subsets(subsets[1])).numpy()
     sizes = [subset.sum(dim=1).numpy() for subset in subsets]
     together, players = sizes[0][:, None] + sizes[1], len(query.names) + len(candidate.names)
@@ -253,12 +252,12 @@ def _exact(scored: Scored, query: _Explained, candidate: _Explained) -> tuple[np
 
 
 def _all_subsets(count: int) -> Tensor:
-    """Every subset of so many features, bool `[2^count, count]`, the empty one first and the whole last."""
+    """Every subset of `count` features, bool `[2^count, count]`, from the empty to the full one."""
     return (torch.arange(1 << count).unsqueeze(1) >> torch.arange(count)) & 1 == 1
 
 
 def _differences(scores: np.ndarray, weights: np.ndarray, subsets: np.ndarray) -> np.ndarray:
-    """For each feature of the rows what it adds to each subset without it, weighted and summed up."""
+    """For each feature of the rows, the weighted sum of what it adds to each subset without it."""
     values = []
     for place in range(subsets.shape[1]):
         without = np.flatnonzero(~subsets[:, place])
@@ -268,7 +267,7 @@ def _differences(scores: np.ndarray, weights: np.ndarray, subsets: np.ndarray) -
 
 
 def _sampled(scored: Scored, query: _Explained, candidate: _Explained) -> tuple[np.ndarray, float, float]:
-    """The same estimated: each order's differences add up to the score, and so does their mean."""
+    """The same, estimated from sampled orders; each order's differences add up to the score, and so does their mean."""
     own, others = len(query.names), len(candidate.names)
     draw = np.random.default_rng(0)
     forward = [draw.permutation(own + others) for _ in range(ORDERS)]
@@ -299,21 +298,21 @@ def _by_item(
     items: str,
     scored: Scored,
 ) -> list[_Item]:
-    """The shares of histories told apart by item."""
+    """The shares of histories, split by item."""
     right = candidate_side(model, candidate)
     found = []
     for place, feature in enumerate(features_of(model.query)):
-        told = feature.items_of(query[place])
-        if told is None or told.column != items or not told.ids:
+        history = feature.items_of(query[place])
+        if history is None or history.column != items or not history.ids:
             continue
-        encoded = [own.expand(len(told.ids) + 1, *own.shape[1:]) for own in query]
-        encoded[place] = torch.cat([told.without, query[place]])
-        scores = scored.table(query_side(model, encoded), right)[:, 0]  # [items + 1], the last one with all of them
+        encoded = [own.expand(len(history.ids) + 1, *own.shape[1:]) for own in query]
+        encoded[place] = torch.cat([history.without, query[place]])
+        scores = scored.table(query_side(model, encoded), right)[:, 0]  # [items + 1], the last with all items
         effects = (scores[-1] - scores[:-1]).numpy()
-        effects += (shares[place] - effects.sum()) / len(told.ids)
+        effects += (shares[place] - effects.sum()) / len(history.ids)
         found += [
             _Item(place, value, float(effect))
-            for value, effect in zip(told.ids, effects, strict=True)
+            for value, effect in zip(history.ids, effects, strict=True)
             if isinstance(value, int | str) and shown(value)
         ]
     return found

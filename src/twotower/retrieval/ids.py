@@ -1,4 +1,4 @@
-"""`Ids`: finds rows by id without a scan, one at a time or many, whatever type the ids come in."""
+"""`Ids`: looks up rows by id without a scan, one or many at a time, for ids of any type."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ids:
     """The ids of a table in ascending order, each with its row.
 
     Args:
-        column: The table's id column: integers or text, each once and none null.
+        column: The table's id column: integers or text, unique and without nulls.
         name: Its name, for errors.
 
     Example:
@@ -49,7 +49,7 @@ class Ids:
         return len(self._order)
 
     def row(self, value: object) -> int | None:
-        """Row of an id; None where the table lacks it, as it lacks text where ids are integers.
+        """Row of an id; None if the table lacks it. Among integer ids, non-numeric text counts as such an unknown id.
 
         Raises:
             DataError: The value cannot be an id; see `plain_id`.
@@ -66,10 +66,10 @@ class Ids:
         return int(self._order[place])
 
     def rows(self, values: Iterable[object]) -> IntArray:
-        """Rows of those ids that the table has, ascending and each once.
+        """Rows of these ids, ascending and without repeats; ids that the table lacks are ignored.
 
         Raises:
-            DataError: A value cannot be such an id, or it is no list of them.
+            DataError: A value cannot be such an id, or `values` is not a list.
         """
         wanted = self.listed(values)
         if len(wanted) > LINEAR_SCAN_LIMIT:
@@ -79,13 +79,13 @@ class Ids:
         return np.array(sorted(row for row in rows if row is not None), dtype=np.int64)
 
     def listed(self, values: Iterable[object]) -> list[object]:
-        """Several values as a list.
+        """The values as a list.
 
         Raises:
-            DataError: It is one value, or a mapping.
+            DataError: It is a single value or a mapping.
         """
         if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-            raise DataError(f"{values!r} is {type(values).__name__}; expected a list of ids, each of {self.name}")
+            raise DataError(f"{values!r} is {type(values).__name__}; expected a list of {self.name} ids")
         return list(values)
 
     def value(self, row: int) -> int | str:
@@ -99,7 +99,7 @@ class Ids:
         return found
 
     def read(self, value: object) -> int | str | None:
-        """The value in the type of the ids; None where it cannot be read so."""
+        """The value in the type of the ids; None if it cannot be converted."""
         plain = plain_id(value)
         if isinstance(plain, int) and not self._is_text:
             return plain if plain in self._range else None
@@ -115,7 +115,7 @@ class Ids:
         """The value in the type of the ids.
 
         Raises:
-            DataError: It cannot be read so.
+            DataError: It cannot be converted.
         """
         read = self.read(value)
         if read is None:
@@ -123,7 +123,7 @@ class Ids:
         return read
 
     def _array(self, values: list[object]) -> pa.Array:
-        if not {bool, np.bool_} & set(map(type, values)):  # of which Arrow takes one for an integer
+        if not {bool, np.bool_} & set(map(type, values)):  # Arrow would accept a Boolean as an integer
             with suppress(*CANNOT_CAST, ValueError):
                 read = pa.array(values)
                 if not read.null_count and (pa.types.is_integer(read.type) or pa.types.is_string(read.type)):
@@ -136,7 +136,7 @@ class Ids:
 
 
 def plain_id(value: object) -> int | str | None:
-    """An id as Python's integer or text; None of what is neither text nor a whole number.
+    """An id as a Python `int` or `str`; None if it is neither text nor a whole number.
 
     Example:
         >>> plain_id(np.int64(7)), plain_id(7.0), plain_id("seven"), plain_id(True), plain_id(7.5)
@@ -160,7 +160,7 @@ def _range_of(kind: pa.DataType) -> range:
 
 
 class _TextInOrder:
-    """Text in ascending order, read from the column one value at a time, so that no copy is held."""
+    """Text in ascending order, read from the column one value at a time instead of copied."""
 
     def __init__(self, values: pa.Array, order: IntArray) -> None:
         self.values, self.order = values, order

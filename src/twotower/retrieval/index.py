@@ -1,4 +1,4 @@
-"""What an index of candidates is, what it finds, and what its settings do."""
+"""The interface of an index of candidates, its search results, and its settings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Pairs: TypeAlias = tuple[IntArray, IntArray]
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """What a search found, the best first.
+    """Results of a search, best first.
 
     Attributes:
-        candidates: Rows of the candidate table, `[n, min(k, how many are allowed)]`; −1 where nothing is left.
-        scores: Their scores, of the same shape; −inf where nothing is left.
+        candidates: Rows of the candidate table, `[n, min(k, number allowed)]`; −1 where no candidate is left.
+        scores: Their scores, of the same shape; −inf where no candidate is left.
     """
 
     candidates: Tensor
@@ -35,13 +35,14 @@ class Hits:
 class Index(Protocol):
     """Finds the candidates with the highest dot products.
 
-    Every kind gives exactly k candidates, or all that are left where fewer are, never one that is excluded or not
-    allowed, with their true scores, the best first. An exact index gives the best; an approximate one nearly so.
+    Every kind returns exactly k candidates, or all eligible ones if there are fewer, with their true scores, best
+    first. It never returns one that is excluded or not allowed. An exact index returns the k best; an approximate
+    index nearly does.
     """
 
     @property
     def kind(self) -> str:
-        """`exact`, `hnsw`, or the kind of one's own."""
+        """`exact`, `hnsw`, or the kind of a custom index."""
         ...
 
     @property
@@ -54,53 +55,52 @@ class Index(Protocol):
         ...
 
     def search(self, queries: Tensor, k: int, excluded: Pairs | None = None, allowed: IntArray | None = None) -> Hits:
-        """The k best candidates of each query that may be found.
+        """The k best eligible candidates of each query.
 
         Args:
             queries: Query embeddings, float32 `[n, d]`.
-            k: How many; fewer are found where fewer are left.
-            excluded: (query, candidate) pairs that may not be found, in any order.
-            allowed: Rows of the candidate table that may be found, ascending; default: all.
+            k: How many; fewer are found if fewer are eligible.
+            excluded: (query, candidate) pairs to exclude, in any order.
+            allowed: Rows of the candidate table that are eligible, ascending; default: all.
 
         Raises:
-            ConfigError: k is below 1, the queries are no float32 matrix as wide as the candidates, or a row that is
-                excluded or allowed is not there.
-            TwoTowerError: A query is not finite, or numbers are so large that a score may overflow.
+            ConfigError: k is below 1, the queries are not a float32 matrix as wide as the candidates, or an excluded
+                or allowed row does not exist.
+            TwoTowerError: A query is not finite, or values are so large that a score may overflow.
         """
         ...
 
     def wider(self) -> Index | None:
-        """The same index, of which a search looks at more candidates; None where it cannot, or need not."""
+        """The same index with a wider search; None if the search cannot or need not be wider."""
         ...
 
     def moved(self, embeddings: Tensor, origin: IntArray) -> Index:
-        """An index of the same kind over another catalogue, most of which this one may hold already.
+        """An index of the same kind over another catalogue, which may share most candidates with this one.
 
         Args:
-            embeddings: The new catalogue's, `[C′, d]`.
-            origin: For each of its candidates the row that it has in this index, −1 where it is new or has changed,
-                `[C′]`.
+            embeddings: The new catalogue's embeddings, `[C′, d]`.
+            origin: The row that each new candidate has in this index, −1 if it is new or has changed, `[C′]`.
         """
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a bundle keeps of it besides the embeddings, for `IndexSettings.restore`."""
+        """What a bundle stores besides the embeddings, for `IndexSettings.restore`."""
         ...
 
 
 @runtime_checkable
 class IndexSettings(Protocol):
-    """How candidates are searched: a frozen `Settings` whose tag is the kind, and what makes the index.
+    """How candidates are searched: a frozen `Settings` that is tagged with its kind and builds the index.
 
-    Register one of your own with `@INDEXES.register`; a bundle keeps its settings, and is loaded where the module that
-    defines it was imported first. `twotower.testing.check_index` tries one out.
+    Register your own with `@INDEXES.register`. A bundle stores the settings; to load it, import the module that defines
+    them first. `twotower.testing.check_index` tests an implementation.
     """
 
     def make(self, embeddings: Tensor) -> Index:
-        """The index of a catalogue.
+        """Build the index of a catalogue.
 
         Args:
-            embeddings: Candidate embeddings, float32 `[C, d]`, at least one, on the processor.
+            embeddings: Candidate embeddings, float32 `[C, d]`, at least one, on the CPU.
 
         Raises:
             MissingExtraError: A library is not installed.
@@ -109,24 +109,24 @@ class IndexSettings(Protocol):
         ...
 
     def restore(self, embeddings: Tensor, tensors: Mapping[str, Tensor]) -> Index:
-        """The index of which `tensors` were kept in a bundle, which may come from an untrusted source.
+        """Restore an index from a bundle, which may come from an untrusted source.
 
         Args:
-            embeddings: The candidate embeddings that it had.
-            tensors: What its `tensors` gave, or anything else: check it before a library sees it.
+            embeddings: The candidate embeddings of the index.
+            tensors: What `Index.tensors` returned, or anything else: check them before passing them to a library.
 
         Raises:
-            ValueError: They fit neither each other nor the embeddings.
+            ValueError: The tensors do not fit each other or the embeddings.
         """
         ...
 
 
 INDEXES: Kinds[type[IndexSettings]] = Kinds("index")
-"""Settings of indexes by kind."""
+"""Index settings by kind."""
 
 
 def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:
-    """(place, row) of every row that a query may not find; None where there is none."""
+    """(place, row) pairs of all rows excluded for the query at each place; None if there are none."""
     counts = [len(out) for out in outs]
     if not any(counts):
         return None
@@ -134,22 +134,22 @@ def pairs_of(outs: Sequence[IntArray]) -> Pairs | None:
 
 
 def check_rows(queries: int, candidates: int, excluded: Pairs | None, allowed: IntArray | None) -> None:
-    """Refuses pairs and rows that are not there; of rows that are allowed, which ascend, only the ends are looked at.
+    """Check that pairs and rows exist; allowed rows ascend, so only their ends are checked.
 
     Raises:
-        ConfigError: One is not there.
+        ConfigError: One does not exist.
     """
     named: list[tuple[str, IntArray, int]] = []
     if excluded is not None:
-        named += [("a query", excluded[0], queries), ("a candidate", excluded[1], candidates)]
+        named += [("queries", excluded[0], queries), ("candidates", excluded[1], candidates)]
     for what, rows, count in named:
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
             raise ConfigError(
-                f"excluded names {what} from {rows.min()} to {rows.max()}; expected rows from 0 to {count - 1}",
+                f"excluded names {what} {rows.min()} to {rows.max()}; expected rows from 0 to {count - 1}",
                 field="excluded",
             )
     if allowed is not None and len(allowed) and not 0 <= allowed[0] <= allowed[-1] < candidates:
         raise ConfigError(
-            f"allowed goes from {allowed[0]} to {allowed[-1]}; expected ascending rows from 0 to {candidates - 1}",
+            f"allowed names rows {allowed[0]} to {allowed[-1]}; expected ascending rows from 0 to {candidates - 1}",
             field="allowed",
         )

@@ -1,4 +1,4 @@
-"""Moments in requests: seconds since 1970 as numbers, `datetime` and `date` objects, or text in ISO 8601."""
+"""Times in requests: seconds since 1970, `datetime` and `date` objects, or ISO 8601 text."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from twotower.data.checks import check_moment
 from twotower.errors import DataError
 
 ISO_DATE = re.compile(r"\d{4}-\d\d")
-"""How a moment in ISO 8601 begins; other text is not guessed at."""
+"""How an ISO 8601 time begins; other text is rejected rather than guessed at."""
 
 
 def seconds_of(value: object, column: str) -> int | float:
-    """The moment in seconds since 1970, a whole number where it is one.
+    """A time in seconds since 1970, as an `int` if it is a whole number.
 
     Args:
-        value: A number of seconds, a `datetime` or `date`, or text in ISO 8601; without a time zone, UTC is meant.
-        column: The column it is of, for errors.
+        value: A number of seconds, a `datetime` or `date`, or ISO 8601 text; UTC if it has no time zone.
+        column: Name of its column, for errors.
 
     Raises:
-        DataError: It is none of these, or not between 1970 and 2200; a number of milliseconds is no number of seconds.
+        DataError: It is none of these, or not between 1970 and 2200, which also rejects milliseconds.
 
     Example:
         >>> seconds_of("1997-11-09T04:45:27+01:00", "at"), seconds_of(date(1970, 1, 2), "at")
@@ -37,11 +37,11 @@ def seconds_of(value: object, column: str) -> int | float:
     return int(seconds) if seconds.is_integer() else seconds
 
 
-def in_words(seconds: float) -> str:
-    """A moment for people, in UTC.
+def utc_text(seconds: float) -> str:
+    """A time as readable text, in UTC.
 
     Example:
-        >>> in_words(879047127)
+        >>> utc_text(879047127)
         '1997-11-09 03:45:27 UTC'
     """
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -53,10 +53,10 @@ def is_date(kind: pa.DataType) -> bool:
 
 
 def date_of(value: object, column: str, kind: pa.DataType) -> object:
-    """A value of a request for a column of dates or timestamps, in that type.
+    """A request's value converted to the type of its date or timestamp column.
 
     Raises:
-        DataError: It is no moment.
+        DataError: It is not a date or time.
     """
     seconds = seconds_of(value, column) if isinstance(value, Real) else _timestamp(value, column)
     return pa.scalar(int(seconds * 1_000_000), pa.timestamp("us")).cast(kind, safe=False).as_py()
@@ -69,7 +69,7 @@ def _timestamp(value: object, column: str) -> float:
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
-            raise DataError(f"column {column!r} of the query: {value!r} is no time in ISO 8601: {error}") from error
+            raise DataError(f"column {column!r} of the query: {value!r} is not an ISO 8601 time: {error}") from error
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""`Notes`: what a bundle keeps of how its model came to be, typed for whoever reads it."""
+"""`Notes`: how a bundle's model was trained, as typed fields."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from twotower.recipes.columns import TowerColumns
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """A metric over the epochs of one training: `points` are pairs of epoch and value."""
+    """A metric over the epochs of one training run; `points` are (epoch, value) pairs."""
 
     name: str
     points: list[tuple[float, float]]
 
 
 class StudyNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A study of the bundle's own data, as far as it is shown.
+    """The displayed results of a study on the bundle's data.
 
     Attributes:
         metric: The metric of the curves, such as `top_100`, with nothing excluded.
-        curves: One for each variant that was compared.
-        baselines: The same metric of each baseline that was measured.
-        verdicts: What the figures say, in sentences.
+        curves: One curve per compared variant.
+        baselines: The same metric for each baseline that was measured.
+        verdicts: Conclusions from the figures, as sentences.
         command: The command that repeats the study.
-        created: When it was made, in ISO 8601.
+        created: When the study was run, in ISO 8601.
     """
 
     metric: str
@@ -40,20 +40,20 @@ class StudyNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a bundle keeps of how its model came to be; `twotower train` fills it in.
+    """How a bundle's model was trained; `twotower train` fills it in.
 
     Attributes:
-        config: The config it was trained by, as plain data: whoever trains reads it as a `Config`.
-        split: How test was cut from the data.
-        fingerprint: Of train and test.
-        remarks: Why the data were cut so, and what to know of the parts, in sentences.
-        columns: Which columns each tower reads, and why it leaves the others out.
-        evaluation: The model on test, beside the baselines.
-        best_epoch: The epoch that validated best.
-        history: The epochs of the training; of the search for the best one, where there was one.
+        config: The training config, as plain data; training code parses it as a `Config`.
+        split: How the test set was split off.
+        fingerprint: Fingerprint of train and test.
+        remarks: Why the data were split this way, and remarks on the parts, as sentences.
+        columns: Which columns each tower reads, and why it skips the others.
+        evaluation: Evaluation of the model on test, next to the baselines.
+        best_epoch: The epoch with the best validation result.
+        history: The epochs of training, or of the search for the best epoch if there was one.
         study: A study of the same data.
-        started_from: Version of the bundle that training began with; None where it began anew.
-        extra: Whatever else its maker wants to keep, as plain data.
+        started_from: Version of the bundle that training was warm-started from; None if it started from scratch.
+        extra: Anything else to store, as plain data.
 
     Example:
         >>> Notes(split="random:0.2", extra={"ticket": 42}).extra["ticket"]
@@ -73,12 +73,12 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     extra: dict[str, Any] = {}
 
     def as_written(self) -> Notes:
-        """The notes as they are read again: what is kept is plain data, and a 1 where a float is expected is 1.0.
+        """The notes as they read back from JSON: plain data, with a 1 in a float field turned into 1.0.
 
         Raises:
-            ConfigError: They hold something else than plain data.
+            ConfigError: They hold anything but plain data.
         """
         try:
             return msgspec.json.decode(msgspec.json.encode(self), type=Notes)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"notes cannot be kept: {error}; expected plain data, such as JSON has") from error
+            raise ConfigError(f"notes cannot be stored: {error}; expected plain data, as in JSON") from error

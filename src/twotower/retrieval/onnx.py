@@ -1,4 +1,4 @@
-"""Towers and the re-ranking head as ONNX, for ONNX Runtime; the extra `onnx`."""
+"""Export the towers and the re-ranking head to ONNX and run them in ONNX Runtime; needs the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from twotower.model.sides import candidate_side, query_side
 from twotower.model.two_tower import TwoTower
 
 QUERY, CANDIDATE, RANKER = "onnx/query.onnx", "onnx/candidate.onnx", "onnx/ranker.onnx"
-"""The files of a bundle."""
+"""Paths of the ONNX files within a bundle."""
 
 OPSET = 18
 OUTPUT, SCORES = "embeddings", "scores"
 TOWERS = "towers"
-"""Name of the entry that says of which towers a file is."""
+"""Metadata key for the version id of the towers that a file belongs to."""
 
-LARGEST = 2**31 - 2**24
-"""Bytes of a tower, at most: what is kept in one file, the format limits to 2 GiB."""
+MAX_BYTES = 2**31 - 2**24
+"""Export towers of at most this many bytes; the format limits a single file to 2 GiB."""
 
 GRAPH_BYTES = 1 << 24
-"""Bytes of a file besides the weights, at most."""
+"""Allow at most this many bytes in a file besides the weights."""
 
 TOLERANCE = 1e-5
-"""How far embeddings may be from those of the tower, of the largest number in them (at least 1)."""
+"""Allow outputs to differ by this much from PyTorch's, relative to the largest value (at least 1)."""
 
 
 class OnnxTower:
-    """A tower that ONNX Runtime computes: takes what `TwoTower.query_vectors` takes and gives the same.
+    """A tower in ONNX Runtime, with the same inputs and outputs as `TwoTower.query_vectors`.
 
-    Or a re-ranking head with the features and towers that it reads, which takes encoded pairs and gives its answers.
+    Or a re-ranking head with the features and towers that it reads, from encoded pairs to the head's outputs.
 
     Args:
-        content: What `exported` gave, or a file of a bundle.
-        towers: Version id of the model that it has to be of.
-        inputs: What the tower takes, of any rows: by it types and shapes are checked.
-        width: Numbers in an embedding; None of a head, which gives one number a pair.
-        largest: Bytes that the content may have.
+        content: What `exported` returned, or a file of a bundle.
+        towers: Version id of the model that the content must belong to.
+        inputs: Example inputs of the tower, any rows, to check types and shapes.
+        width: Width of an embedding; None for a head, which returns one number per pair.
+        largest: Maximum size of the content in bytes.
         names: Names of its inputs; default: those of a tower.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        SavedFolderError: It is no such tower, of other towers, or wants anything outside of itself.
+        SavedFolderError: The content is not such a tower, belongs to other towers, or needs anything outside itself.
     """
 
     def __init__(
@@ -78,25 +78,27 @@ class OnnxTower:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except SavedFolderError:
             raise
-        except Exception as error:  # of what lies in such a file, both libraries may fail in any way
+        except Exception as error:  # both libraries may fail in any way on a damaged file
             raise SavedFolderError(f"the ONNX tower cannot be read: {type(error).__name__}: {error}") from error
         self._names = [given.name for given in self._session.get_inputs()]
         expected = input_names(len(inputs)) if names is None else list(names)
         if self._names != expected:
-            raise SavedFolderError(f"the ONNX tower takes {self._names}; expected {expected}")
+            raise SavedFolderError(f"the ONNX tower has inputs {self._names}; expected {expected}")
         given, shape = self._run(inputs), (len(inputs[0]), *([] if width is None else [width]))
         if given.dtype != torch.float32 or given.shape != shape:
-            raise SavedFolderError(f"the ONNX tower gives {given.dtype} {list(given.shape)}; expected float32 {shape}")
+            raise SavedFolderError(
+                f"the ONNX tower returns {given.dtype} {list(given.shape)}; expected float32 {list(shape)}"
+            )
 
     def __call__(self, encoded: list[Tensor]) -> Tensor:
-        """Embeddings `[n, d]`, ready for a dot product, of each feature's encoded rows `[n, …]`."""
+        """Embeddings `[n, d]`, ready for a dot product, from each feature's encoded rows `[n, …]`."""
         return self._run(encoded)
 
     def _run(self, encoded: Sequence[Tensor]) -> Tensor:
         feeds = {name: rows.numpy() for name, rows in zip(self._names, encoded, strict=True)}
         try:
             found: np.ndarray = self._session.run([self._output], feeds)[0]
-        except Exception as error:  # ONNX Runtime raises kinds of its own
+        except Exception as error:  # ONNX Runtime raises its own exception types
             raise SavedFolderError(f"the ONNX tower cannot be run: {error}") from error
         return torch.from_numpy(found)
 
@@ -114,7 +116,7 @@ class _Vectors(nn.Module):
 
 
 class _Answers(nn.Module):
-    """A head's answers for n pairs, from the encoded rows of their queries and of their candidates."""
+    """A head's outputs for n pairs, from the encoded rows of their queries and candidates."""
 
     def __init__(self, model: TwoTower, head: str, features: int) -> None:
         super().__init__()
@@ -131,14 +133,14 @@ class _Answers(nn.Module):
 def write_towers(
     model: TwoTower, query: Sequence[Tensor], candidate: Sequence[Tensor], folder: Path, rerank: Rerank | None = None
 ) -> None:
-    """Writes both towers into a bundle's folder, and the head that it re-ranks by.
+    """Writes both towers, and the re-ranking head if there is one, into a bundle's folder.
 
     Args:
         model: The model.
-        query: What its query tower takes, one row or more.
-        candidate: What its candidate tower takes, one row or more.
+        query: Inputs of its query tower, one row or more.
+        candidate: Inputs of its candidate tower, one row or more.
         folder: The folder.
-        rerank: By which head, resolved; None: by none.
+        rerank: The re-ranking settings, with the head resolved; None for no re-ranking.
 
     Raises:
         MissingExtraError, ConfigError, TwoTowerError: As `exported`.
@@ -156,20 +158,20 @@ def write_towers(
 
 
 def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) -> bytes:
-    """One tower as ONNX of opset 18, for any number of rows; looking values up in vocabularies stays outside.
+    """One tower as ONNX of opset 18, for any number of rows; vocabulary lookups are not part of it.
 
-    What it gives is compared with the tower before it is returned.
+    Its outputs are compared with the tower's before it is returned.
 
     Args:
         model: The model.
         side: `query` or `candidate`.
-        inputs: What the tower takes, one row or more.
-        towers: Version id of the model, kept in it.
+        inputs: Inputs of the tower, one row or more.
+        towers: Version id of the model, stored in the file.
 
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
-        ConfigError: The tower is larger than one file may be, or a feature of one's own cannot be exported.
-        TwoTowerError: ONNX Runtime finds other embeddings.
+        ConfigError: The tower is too large for one file, or a custom feature cannot be exported.
+        TwoTowerError: ONNX Runtime computes different embeddings.
     """
     module, names = _Vectors(model, side), input_names(len(inputs))
     return _exported(model, module, f"{side} tower", inputs, names, model.width, towers)
@@ -178,14 +180,14 @@ def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) 
 def exported_ranker(
     model: TwoTower, head: str, query: Sequence[Tensor], candidate: Sequence[Tensor], towers: str
 ) -> bytes:
-    """A head as ONNX, with the features and towers that it reads: encoded rows of n pairs to n answers.
+    """A head as ONNX, with the features and towers that it reads: from encoded rows of n pairs to n outputs.
 
     Args:
         model: The model.
         head: The head's name.
-        query: What the query tower takes, one row or more.
-        candidate: What the candidate tower takes, one row or more.
-        towers: Version id of the model, kept in it.
+        query: Inputs of the query tower, one row or more.
+        candidate: Inputs of the candidate tower, one row or more.
+        towers: Version id of the model, stored in the file.
 
     Raises:
         MissingExtraError, ConfigError, TwoTowerError: As `exported`.
@@ -204,12 +206,12 @@ def _exported(
     width: int | None,
     towers: str,
 ) -> bytes:
-    """A module as ONNX, compared with itself in PyTorch."""
+    """Exports a module to ONNX and compares its outputs with PyTorch's."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "onnx")
     bytes_of = weight_bytes(model)
-    if bytes_of > LARGEST:
-        raise ConfigError(f"towers of {bytes_of} bytes are too large for one ONNX file; expected at most {LARGEST}")
+    if bytes_of > MAX_BYTES:
+        raise ConfigError(f"towers of {bytes_of} bytes are too large for one ONNX file; expected at most {MAX_BYTES}")
     examples = [_widened(rows.cpu()) for rows in inputs]
     program, expected = _program(model, module.eval(), what, examples, names, SCORES if width is None else OUTPUT)
     proto = program.model_proto
@@ -225,7 +227,7 @@ def _exported(
 def _program(
     model: TwoTower, module: nn.Module, what: str, examples: Sequence[Tensor], names: Sequence[str], output: str
 ) -> tuple[Any, Tensor]:
-    """A module as PyTorch exports it, and what it gives for the examples."""
+    """The module as exported by PyTorch, and its outputs for the examples."""
     shapes = [
         {place: _dynamic(place, rows) for place in range(rows.dim()) if _dynamic(place, rows) is not None}
         for rows in examples
@@ -258,13 +260,13 @@ def weight_bytes(model: TwoTower) -> int:
 
 
 def _widened(rows: Tensor) -> Tensor:
-    """Two rows and, of bags, two places or more: the exporter takes a size of one for fixed."""
+    """Two rows and, for bags, at least two places; the exporter would treat a size of one as fixed."""
     rows = torch.cat([rows[:1], rows[-1:]])
     return F.pad(rows, (0, max(0, 2 - rows.shape[1]))) if is_bag(rows) else rows
 
 
 def is_bag(rows: Tensor) -> bool:
-    """Whether they are padded rows of a table, as many places as the longest has."""
+    """Whether the rows are bags: table rows, padded to the longest."""
     return rows.dim() == 2 and not rows.dtype.is_floating_point
 
 
@@ -287,7 +289,7 @@ def ranker_input_names(query: int, candidate: int) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter tells of itself is not for the user; errors are raised."""
+    """Silences the exporter's logs and warnings; errors are still raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -299,13 +301,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _check(model: Any, towers: str) -> None:
-    """Refuses a model of other towers, or one that is more than ONNX's own operators over weights of its own."""
+    """Refuses a model of other towers, and any model that uses more than standard operators and embedded weights."""
     found = {entry.key: entry.value for entry in model.metadata_props}.get(TOWERS)
     if found != towers:
-        raise SavedFolderError(f"the ONNX tower is of towers {found}, and these are {towers}")
+        raise SavedFolderError(f"the ONNX tower was made for towers {found}; expected {towers}")
     domains = [entry.domain for entry in model.opset_import]
     if any(domain not in ("", "ai.onnx") for domain in domains) or model.functions:
-        raise SavedFolderError(f"the ONNX tower needs operators of {domains}; expected ONNX's own alone")
+        raise SavedFolderError(f"the ONNX tower needs operators of {domains}; expected only ONNX's own")
     tensors = list(model.graph.initializer)
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -316,4 +318,4 @@ def _check(model: Any, towers: str) -> None:
             if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
                 raise SavedFolderError(f"the ONNX tower has a sparse tensor in {node.op_type}; expected none")
     if model.graph.sparse_initializer or any(tensor.data_location or tensor.external_data for tensor in tensors):
-        raise SavedFolderError("the ONNX tower keeps weights outside of its file; expected all inside")
+        raise SavedFolderError("the ONNX tower stores weights outside its file; expected all inside")

@@ -1,4 +1,4 @@
-"""Files of recommendations: Parquet, CSV or JSON lines, each of which is recognised when it is to be replaced."""
+"""Files of recommendations in Parquet, CSV or JSON Lines; existing ones are recognised before they are replaced."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from twotower.errors import ConfigError
 from twotower.version import VERSION
 
 MARK = b"twotower"
-"""Key in a Parquet file's metadata that says who wrote it."""
+"""Key in a Parquet file's metadata that names the writer."""
 
 WRITER = "twotower recommend"
 RERANK_SCORES = "rerank_scores"
-"""The column of a re-ranking head's answers, where there is one."""
+"""The column of the re-ranking head's outputs, if there is one."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -28,20 +28,20 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 class OutputFormat(Protocol):
-    """A format that answers are written in; they come as tables of query, candidates, scores, basis and version."""
+    """A file format for answers, which come as tables of query, candidates, scores, basis and version."""
 
     def write(self, answers: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
         """Writes all answers to a new file."""
 
     def is_ours(self, path: Path, schema: pa.Schema) -> bool:
-        """Whether a file is what `write` writes, and may be replaced."""
+        """Whether `write` wrote the file, so that it may be replaced."""
 
 
 class ParquetOutput:
-    """A row for each query, with lists of candidates and scores."""
+    """One row per query, with lists of candidates and scores."""
 
     def write(self, answers: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
-        """Writes all answers; the file's metadata says who wrote it."""
+        """Writes all answers; the file's metadata names the writer."""
         mark = msgspec.json.encode(_Mark(WRITER, VERSION))
         with pq.ParquetWriter(path, schema.with_metadata({MARK: mark})) as writer:
             for table in answers:
@@ -58,7 +58,7 @@ class ParquetOutput:
 
 
 class CsvOutput:
-    """A row for each recommendation: the query, the rank from 1, the candidate and its score."""
+    """One row per recommendation: the query, the rank from 1, the candidate and its score."""
 
     def write(self, answers: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
         """Writes all answers under one header; a query without candidates has no row."""
@@ -78,10 +78,10 @@ class CsvOutput:
 
 
 class JsonLinesOutput:
-    """An object for each query, with lists of candidates and scores."""
+    """One object per query, with lists of candidates and scores."""
 
     def write(self, answers: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
-        """Writes all answers, one a line."""
+        """Writes all answers, one per line."""
         del schema
         with path.open("wb") as file:
             for table in answers:
@@ -103,10 +103,10 @@ FORMATS: dict[str, OutputFormat] = {".parquet": ParquetOutput(), ".csv": CsvOutp
 
 
 def output_format(out: Path) -> OutputFormat:
-    """The format that a file's name asks for.
+    """The format for a file name.
 
     Raises:
-        ConfigError: Its name ends otherwise.
+        ConfigError: The name has another ending.
 
     Example:
         >>> output_format(Path("r.txt"))
@@ -121,7 +121,7 @@ def output_format(out: Path) -> OutputFormat:
 
 
 def _ranked_schema(schema: pa.Schema) -> pa.Schema:
-    """The columns of a CSV file: the query, and those of one recommendation."""
+    """The columns of a CSV file: the query, then those of one recommendation."""
     query, candidates = schema.field(0), schema.field("candidates")
     columns = [query, ("rank", pa.int64()), ("candidate", candidates.type.value_type), ("score", pa.float32())]
     if RERANK_SCORES in schema.names:
@@ -130,7 +130,7 @@ def _ranked_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _ranked(answers: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A row for each recommendation of a table of answers."""
+    """A table of answers, flattened to one row per recommendation."""
     found = answers["candidates"].combine_chunks()
     rows = found.value_parent_indices()
     ranks = [rank for length in found.value_lengths().to_pylist() for rank in range(1, length + 1)]

@@ -1,4 +1,4 @@
-"""Parity: how many of the candidates that exact search finds an approximate index finds as well."""
+"""Parity: the recall of an approximate index against exact search."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from twotower.retrieval.index import Index
 
 K = 100
 THRESHOLD = 0.95
-"""The least recall of an approximate index, unless another is asked for."""
+"""The default for the lowest accepted recall of an approximate index."""
 
 MARGIN = 0.4
-"""How much nearer to 1 the recall is to be than the threshold, as other queries may find less than those measured."""
+"""Widen the search until recall closes 40% of the gap from the threshold to 1; unmeasured queries may find less."""
 
 QUERIES = 256
-"""Queries that recall is measured on, at most."""
+"""Measure recall on at most this many queries."""
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured when the index was made.
+    """Recall of an index, measured when it was built.
 
     Attributes:
-        k: Candidates asked for.
-        queries: Queries asked.
-        recall: Share of what exact search finds that the index finds, too.
-        threshold: What was demanded; None where nothing was.
+        k: Number of candidates per query.
+        queries: Number of queries.
+        recall: Share of the exact results that the index finds, too.
+        threshold: The required recall; None if none was required.
     """
 
     k: int
@@ -39,13 +39,13 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def measure_parity(index: Index, queries: Tensor, threshold: float | None, k: int = K) -> Parity:
     """Recall@k of an index against exact search.
 
-    A candidate that scores as high as the last one of the exact answer counts as found, so that ties cost nothing.
+    A candidate that scores as high as the last exact result counts as found, so that ties cost nothing.
 
     Args:
         index: The index.
         queries: Query embeddings, `[n, d]`.
-        threshold: The least recall.
-        k: How many candidates to ask for.
+        threshold: The required recall; None for any.
+        k: Number of candidates per query.
 
     Raises:
         ParityError: The recall is below the threshold.
@@ -62,15 +62,15 @@ def measure_parity(index: Index, queries: Tensor, threshold: float | None, k: in
 
 
 def fitted(index: Index, queries: Tensor, threshold: float | None) -> tuple[Index, Parity]:
-    """The index, made to look more widely until it finds a little more than is demanded, and what it then finds.
+    """Widen an index's search until recall exceeds the threshold by a margin; returns the index and its parity.
 
     Args:
-        index: The index, as narrow as it is at first.
+        index: The index, at its initial width.
         queries: Query embeddings, `[n, d]`.
-        threshold: The least recall; None for what is usual, and no error.
+        threshold: The required recall; None to aim for the default without raising an error.
 
     Raises:
-        ParityError: The recall is below the threshold, however widely it looks.
+        ParityError: Recall is below the threshold even with the widest search.
     """
     k = min(K, len(index))
     lowest = _lowest(index, queries, k)
@@ -82,7 +82,7 @@ def fitted(index: Index, queries: Tensor, threshold: float | None) -> tuple[Inde
 
 
 def _lowest(index: Index, queries: Tensor, k: int) -> Tensor:
-    """What a candidate of each query has to score to be among the k best, less what rounding may cost, `[n, 1]`."""
+    """The lowest score among each query's k best, minus an allowance for rounding, `[n, 1]`."""
     true = ExactIndex.over(index.embeddings).search(queries, k).scores  # [n, k]
     return true[:, -1:] - 1e-5 * true.abs().amax(dim=1, keepdim=True)
 
@@ -96,6 +96,6 @@ def _checked(index: Index, parity: Parity) -> Parity:
     if threshold is not None and recall < threshold:
         raise ParityError(
             f"the {index.kind} index finds {recall:.3f} of the {k} best candidates of {parity.queries} queries; "
-            f"expected at least {threshold}: let it search more widely, lower the threshold (parity), or search exactly"
+            f"expected at least {threshold}: widen the search, lower the threshold (parity), or search exactly"
         )
     return parity

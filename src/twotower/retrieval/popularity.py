@@ -1,4 +1,4 @@
-"""`Popularity`: the candidates with the most training events, for queries of which nothing is known."""
+"""`Popularity`: the candidates with the most training events, for queries about which nothing is known."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from twotower.retrieval.index import IntArray
 
 
 class Popularity:
-    """Candidates in order of their training events.
+    """Candidates ordered by their number of training events.
 
     Args:
-        events: Training events of each candidate, `[C]`.
+        events: Number of training events of each candidate, `[C]`.
 
     Example:
         >>> most = Popularity(np.array([1, 9, 4, 9]))
@@ -24,12 +24,12 @@ class Popularity:
         self._order = np.argsort(-events, kind="stable")
 
     def best(self, k: int, excluded: IntArray, allowed: IntArray | None) -> tuple[IntArray, IntArray]:
-        """Rows of the k candidates with the most events that may be found, equal ones by row, and their events.
+        """Rows of the k eligible candidates with the most events, ties by row, and their numbers of events.
 
         Args:
-            k: How many; fewer where fewer are left.
-            excluded: Rows that may not be found.
-            allowed: Rows that may be found; default: all.
+            k: How many; fewer if fewer are eligible.
+            excluded: Rows to exclude.
+            allowed: Eligible rows; default: all.
         """
         left = np.full(len(self.events), allowed is None)
         if allowed is not None:

@@ -1,4 +1,4 @@
-"""Bundles whose candidates are searched in a store: putting them there, and finding them at another address."""
+"""Bundles whose candidates are searched in a store: publish the catalogue, and change the store's address."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from twotower.retrieval.stores.store import STORES, Publication, StoreSettings
 
 
 def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None) -> Bundle:
-    """The bundle, its catalogue published in a store, where it is searched from now on.
+    """Publish the bundle's catalogue in a store, and return a bundle that searches there.
 
     Args:
-        bundle: The bundle, with an exact index; it keeps the embeddings for what the store is not asked, such as
-            similar candidates.
-        settings: Where the store is.
-        threshold: The least recall of a search; None for any.
+        bundle: The bundle, with an exact index; it keeps its embeddings for requests that do not use the store, such
+            as similar candidates.
+        settings: Settings of the store.
+        threshold: The required recall of a search; None for any.
 
     Raises:
         ConfigError: The bundle has an approximate index.
-        DataError: The store cannot keep a value.
+        DataError: The store cannot hold a value.
         MissingExtraError: The library of the store is not installed.
-        ParityError: A search finds too little of what exact search finds; the store is as it was.
-        StoreUnavailableError: The store is away.
+        ParityError: A search finds too little of what exact search finds; the store is unchanged.
+        StoreUnavailableError: The store is unreachable.
     """
     if not isinstance(bundle.index, ExactIndex):
-        raise ConfigError(f"the bundle has the index {bundle.index.kind}; expected exact with a store, which searches")
+        raise ConfigError(f"the bundle has the index {bundle.index.kind}; expected exact, as the store does the search")
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     known = requests.queries.num_rows
@@ -50,7 +50,7 @@ def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None)
 
 
 def at_address(bundle: Bundle, address: str) -> Bundle:
-    """The bundle, its store at another address; it keeps its version.
+    """The bundle with its store at another address; its version stays the same.
 
     Raises:
         ConfigError: It has no store, or one of another kind.
@@ -58,23 +58,23 @@ def at_address(bundle: Bundle, address: str) -> Bundle:
     settings: Any = bundle.details.store
     if settings is None:
         raise ConfigError(
-            "the bundle has no store whose address could be another; make one with twotower bundle --store"
+            "the bundle has no store, so there is no address to change; add a store with twotower bundle --store"
         )
     if not isinstance(store_at(address), type(settings)):
-        raise ConfigError(f"store {address!r} is of another kind than the bundle's, at {settings.address!r}")
+        raise ConfigError(f"store {address!r} is not the same kind as the bundle's store, {settings.address!r}")
     moved: StoreSettings = msgspec.structs.replace(settings, address=address)
     return replace(bundle, details=msgspec.structs.replace(bundle.details, store=moved))
 
 
 def store_at(text: str, name: str | None = None) -> StoreSettings:
-    """The settings of a store by its address, or as a JSON object with its `kind`.
+    """Store settings from an address, or from a JSON object with a `kind`.
 
     Args:
         text: `postgresql://…`, `milvus://…`, a path that ends in `.db`, or a JSON object.
-        name: Which store of the database; default: as the object says, or `candidates`.
+        name: Name of the store within the database; default: the object's, or `candidates`.
 
     Raises:
-        ConfigError: It is none of these, or holds a password.
+        ConfigError: It is none of these, or contains a password.
 
     Example:
         >>> store_at("postgresql://db/shop", "movies").name
@@ -85,11 +85,11 @@ def store_at(text: str, name: str | None = None) -> StoreSettings:
         try:
             settings: StoreSettings = STORES.make(msgspec.json.decode(text, type=dict[str, Any]) | given)
         except msgspec.MsgspecError as error:
-            raise ConfigError(f"the store is no JSON object with settings: {error}") from error
+            raise ConfigError(f"the store is not a JSON object of settings: {error}") from error
         return settings
     if text.startswith(("postgresql://", "postgres://")):
         return PgVector(text, **given)
     if text.endswith(".db") or text.startswith(("milvus://", "milvus+tls://")):
         return Milvus(text, **given)
-    shown = text.rpartition("@")[2]  # what is before may be a password
+    shown = text.rpartition("@")[2]  # the part before it may contain a password
     raise ConfigError(f"store {shown!r}; expected postgresql://…, milvus://… or a path that ends in .db")

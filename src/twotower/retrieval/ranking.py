@@ -1,4 +1,4 @@
-"""`Ranker`: the best candidates for requests, by a search, or by popularity where nothing is known of the query."""
+"""`Ranker`: finds the best candidates for requests by search, or by popularity if nothing is known about the query."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Ranker:
     """Finds candidates for requests.
 
     Args:
-        bundle: All that answers requests.
-        requests: Reads requests.
-        eligible: Says what may be found.
-        embed: Embeds what the query tower takes.
-        store: Where candidates are searched; default: the bundle's index.
+        bundle: The bundle.
+        requests: Parses requests.
+        eligible: Determines which candidates are eligible.
+        embed: Embeds the inputs of the query tower.
+        store: The store to search; default: the bundle's index.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Ranker:
         diversity: float,
         rerank: int | None = None,
     ) -> list[Ranked]:
-        """The k best candidates of each query; see `Retriever.rank`, where `rerank` may also be left to the bundle."""
+        """The k best candidates of each query; see `Retriever.rank`, which also resolves `rerank="default"`."""
         reranker = None if rerank is None else self._required_reranker(rerank)
         pool = pool_of(k, diversity)
         requests = self.requests.read_all(queries)
@@ -84,9 +84,9 @@ class Ranker:
             if self._store is None:
                 hits = self._from_index(vectors, wanted, without, allowed)
             else:
-                said = [self._said(requests[place], exclude, exclude_seen) for place in asked]
+                unwanted = [self._unwanted(requests[place], exclude, exclude_seen) for place in asked]
                 hits = self._from_store(
-                    self._store, vectors, wanted, without, said, self._store.condition(allow, where)
+                    self._store, vectors, wanted, without, unwanted, self._store.condition(allow, where)
                 )
             if reranker is not None:
                 hits = reranker.rerank(hits, encoded, vectors, pool)
@@ -101,13 +101,13 @@ class Ranker:
     def _required_reranker(self, rerank: int) -> Reranker:
         if self._reranker is None:
             raise ConfigError(
-                f"rerank={rerank}: the bundle re-ranks by no head; expected None, or a bundle made with rerank",
+                f"rerank={rerank}: the bundle has no re-ranking head; expected None, or a bundle built with rerank",
                 field="rerank",
             )
         return self._reranker
 
-    def _said(self, request: Request, exclude: Sequence[object], exclude_seen: bool) -> list[object]:
-        """Ids that a request may not get, which the catalogue need not have."""
+    def _unwanted(self, request: Request, exclude: Sequence[object], exclude_seen: bool) -> list[object]:
+        """Ids that the call or the request excludes; the catalogue may lack them."""
         return [*exclude, *self.requests.exclusions(request), *(_given(request) if exclude_seen else ())]
 
     def _from_index(self, vectors: Tensor, k: int, outs: Sequence[IntArray], allowed: IntArray | None) -> list[Ranked]:
@@ -121,10 +121,10 @@ class Ranker:
         vectors: Tensor,
         k: int,
         outs: Sequence[IntArray],
-        said: Sequence[Sequence[object]],
+        unwanted: Sequence[Sequence[object]],
         condition: Condition | None,
     ) -> list[Ranked]:
-        without = [store.ids_of(out, own) for out, own in zip(outs, said, strict=True)]
+        without = [store.ids_of(out, own) for out, own in zip(outs, unwanted, strict=True)]
         found = store.search(vectors, k, without, condition)
         return [Ranked(NO_ROWS, one.scores, "query", found=one.candidates) for one in found]
 
@@ -133,7 +133,7 @@ class Ranker:
         return () if note is None else (note,)
 
     def _diversified(self, ranked: Ranked, k: int, diversity: float) -> Ranked:
-        """The k of those found that a diverse list has."""
+        """Choose a diverse list of k from the candidates found."""
         if ranked.found is None:
             embeddings = self.bundle.index.embeddings[torch.from_numpy(ranked.rows)]
         else:
@@ -147,27 +147,27 @@ class Ranker:
 
 
 class StoreSearch:
-    """Searches a store, and completes what it finds with the columns that the bundle alone has.
+    """Searches a store, and adds the columns that only the bundle has.
 
     Args:
         store: The store.
-        candidates: The bundle's catalogue, each column in one piece.
+        candidates: The bundle's catalogue, each column in one chunk.
         ids: Its ids.
     """
 
     def __init__(self, store: Store, candidates: pa.Table, ids: Ids) -> None:
         self.store, self.candidates, self.ids = store, candidates, ids
 
-    def ids_of(self, rows: IntArray, said: Iterable[object]) -> list[Id]:
-        """The ids of rows, and of what a request says, which the catalogue need not have."""
-        return list(dict.fromkeys([*self.ids.values(rows), *map(self.ids.required, said)]))
+    def ids_of(self, rows: IntArray, others: Iterable[object]) -> list[Id]:
+        """The ids of these rows, followed by other ids, which the catalogue may lack; without repeats."""
+        return list(dict.fromkeys([*self.ids.values(rows), *map(self.ids.required, others)]))
 
     def condition(self, allow: Sequence[object] | None, where: str | None) -> Condition | None:
-        """What an allow list and a condition ask of a candidate.
+        """An allow list and a condition, combined into one condition.
 
         Raises:
-            ConfigError: The condition cannot be read, or names a column that the store does not keep.
-            StoreUnavailableError, StoreVersionError: The store cannot say which columns it keeps.
+            ConfigError: The condition cannot be parsed, or names a column that the store does not have.
+            StoreUnavailableError, StoreVersionError: The columns of the store cannot be read.
         """
         if allow is None and where is None:
             return None
@@ -199,5 +199,5 @@ class StoreSearch:
 
 
 def _given(request: Request) -> Iterable[object]:
-    """The history that a request has."""
+    """The history of a request, without nulls."""
     return [value for value in request.get(GIVEN, ()) if value is not None]

@@ -1,4 +1,4 @@
-"""`Requests`: from what a request says of its query to what the query tower takes."""
+"""`Requests`: parses requests and encodes them as inputs of the query tower."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from twotower.features.base import BoolArray
 from twotower.features.history import GIVEN
 from twotower.model.two_tower import TwoTower, features_of
 from twotower.retrieval.ids import CANNOT_CAST, Ids, plain_id
-from twotower.retrieval.moments import date_of, in_words, is_date, seconds_of
+from twotower.retrieval.moments import date_of, is_date, seconds_of, utc_text
 
 Request: TypeAlias = Mapping[str, Any]
-"""One query: its id, its time and whatever other columns the query tower reads, by name; a null is not named."""
+"""One query as columns by name: its id, its time and other columns that the query tower reads; nulls are ignored."""
 
 Query: TypeAlias = Request | str | int
-"""A request, or the id alone."""
+"""A request, or just its id."""
 
 Queries: TypeAlias = Iterable[Query] | ArrowStream
-"""Several queries: a list of them, or a table (Arrow, Polars, pandas, DuckDB) with a row for each."""
+"""Several queries: a list, or a table (Arrow, Polars, pandas, DuckDB) with one row per query."""
 
 EXCLUDED = "exclude"
-"""The key of a request with the ids of candidates that it does not want; a column of that name goes before."""
+"""A request's key for candidate ids to exclude; a query column of that name takes precedence."""
 
 INDEX = "__index_level_"
-"""How the columns begin that pandas makes of an index."""
+"""Prefix of the columns that pandas writes for an index."""
 
 
 class Requests:
-    """Reads requests for one model.
+    """Parses and encodes requests for one model.
 
     Args:
-        model: Whose query tower reads them.
-        queries: The query table: what is known of known ids.
+        model: The model whose query tower reads the requests.
+        queries: The query table, with the columns of known ids.
         query_id: Name of the id column.
         time: Name of the time column.
-        latest_time: The time of requests that do not say when.
+        latest_time: The default time of requests.
         has_events: Which rows of the query table have training events, `[queries]`; default: all.
     """
 
@@ -66,20 +66,20 @@ class Requests:
         self._may_exclude = EXCLUDED not in self.columns
         if self._may_exclude:
             self.columns = sorted([*self.columns, EXCLUDED])
-        self._telling = self._reads - {query_id, time}  # what tells of a query that is not known
+        self._describing = self._reads - {query_id, time}  # columns that describe an unknown query
         self._recorded = {name: queries[name].combine_chunks() for name in queries.column_names}
         self._has_events = np.ones(queries.num_rows, dtype=bool) if has_events is None else has_events
 
     def read(self, query: Query) -> Request:
-        """The query as columns by name, without nulls, checked.
+        """The query as checked columns by name, without nulls.
 
         Raises:
-            ConfigError: It is neither a request nor an id, or names a column that nobody reads.
-            DataError: Its id, its time or its history is none.
+            ConfigError: It is neither a request nor an id, or has an unknown column.
+            DataError: Its id, time or history is invalid.
         """
         if hasattr(query, "__arrow_c_stream__"):
             raise ConfigError(
-                f"a query is a {type(query).__name__}; expected one query here, and a table of queries in "
+                f"a query is a {type(query).__name__}; expected a single query: pass a table of queries to "
                 f"recommend_many, which answers each row"
             )
         if isinstance(query, str | Integral) and not isinstance(query, bool):
@@ -107,18 +107,18 @@ class Requests:
         return request
 
     def exclusions(self, request: Request) -> list[object]:
-        """Ids of candidates that a request, once read, does not want."""
+        """Ids of candidates that a parsed request excludes."""
         given = request.get(EXCLUDED, ()) if self._may_exclude else ()
         return [value for value in given if value is not None]
 
     def read_all(self, queries: Queries) -> list[Request]:
-        """Each of several queries, read.
+        """Parses several queries with `read`.
 
         Raises:
-            ConfigError, DataError: As `read`; or it is one query.
+            ConfigError, DataError: As `read`; or `queries` is a single query.
         """
         if isinstance(queries, str | Mapping):
-            raise ConfigError(f"expected several queries, in a list or a table; got the one {queries!r}")
+            raise ConfigError(f"expected several queries, in a list or a table; got the single query {queries!r}")
         if isinstance(queries, Iterable) and not hasattr(queries, "__arrow_c_stream__"):
             return self._each(queries)
         if not hasattr(queries, "__arrow_c_stream__"):
@@ -137,30 +137,30 @@ class Requests:
         return requests
 
     def row(self, request: Request) -> int | None:
-        """Row of its query in the query table; None where its id is not there, or not given."""
+        """Row of a request's query in the query table; None if its id is unknown or missing."""
         value = request.get(self.query_id)
         return None if value is None else self.ids.row(value)
 
     def ids_of(self, requests: Sequence[Request]) -> pa.Array:
-        """The id of each request, null where it names none."""
+        """The id of each request, null if it has none."""
         return pa.array([request.get(self.query_id) for request in requests], self.ids.kind)
 
     def basis(self, request: Request, row: int | None) -> Literal["query", "features", "popularity"]:
-        """What the score of a request comes from; see `Answer.basis`.
+        """What the scores of a request are based on; see `Answer.basis`.
 
         Args:
             request: The request.
-            row: Row of its query in the query table; None where it is not there.
+            row: Row of its query in the query table; None if unknown.
         """
         if row is not None and self._known[row]:
             return "query"
         if self.reads_history and request.get(GIVEN):
             return "features"
-        told = any(self._value(name, request, row) is not None for name in self._telling)
-        return "features" if told else "popularity"
+        is_described = any(self._value(name, request, row) is not None for name in self._describing)
+        return "features" if is_described else "popularity"
 
     def note_on_time(self, request: Request) -> str | None:
-        """What to know of the moment a request names, where features take it for another one; None elsewhere."""
+        """A note if a request's time is outside the training range, which features clamp to; otherwise None."""
         ranges = [feature.learned_range for feature in self.features if feature.column == self.time]
         learned = next((one for one in ranges if one is not None), None)
         if self.time is None or request.get(self.time) is None or learned is None:
@@ -170,19 +170,19 @@ class Requests:
             return None
         where, nearest = ("after", last) if seconds > last else ("before", first)
         return (
-            f"{self.time} {in_words(seconds)} lies {where} all that the model learned from; it reads the time itself "
-            f"as {in_words(nearest)}"
+            f"{self.time} {utc_text(seconds)} is {where} all training events; the model reads the time itself as "
+            f"{utc_text(nearest)}"
         )
 
     def encode(self, requests: Sequence[Request], rows: Sequence[int | None]) -> list[Tensor]:
-        """What the query tower takes: each feature's encoded rows, `[n, …]`.
+        """Inputs of the query tower: each feature's encoded rows, `[n, …]`.
 
         Args:
             requests: The requests.
-            rows: Row in the query table of each; None where it is not known.
+            rows: The query table row of each request; None if unknown.
 
         Raises:
-            DataError: A value cannot be read as what the column holds.
+            DataError: A value does not fit the type of its column.
         """
         wanted = set(self._reads)
         if self.reads_history and any(request.get(GIVEN) is not None for request in requests):
@@ -196,12 +196,12 @@ class Requests:
 
     @cached_property
     def _known(self) -> BoolArray:
-        """Which rows of the query table some feature knows by their id, `[queries]`."""
+        """Which rows of the query table at least one feature knows by id, `[queries]`."""
         known = np.zeros(self.queries.num_rows, dtype=bool)
         for feature in self.features:
             if (learned := feature.knows(self.query_id, self.queries[self.query_id])) is not None:
                 known |= learned
-            elif self.query_id in feature.reads:  # it does not say which ids it learned
+            elif self.query_id in feature.reads:  # it cannot tell which ids it learned
                 known |= self._has_events
         return known
 
@@ -216,21 +216,21 @@ class Requests:
             return pa.chunked_array([pa.array(values, kind)])
         except CANNOT_CAST as error:
             raise DataError(
-                f"column {column!r} of the query: {values!r} are not of one kind: {error}", column=column
+                f"column {column!r} of the query: {values!r} do not have one type: {error}", column=column
             ) from error
 
     def _value(self, column: str, request: Request, row: int | None) -> object:
-        """What the request says, or else what is known of its query; None where nothing is."""
-        said = request.get(column)
-        if said is not None:
-            return self._said(column, said)
+        """The request's value, else that of the query table; None if there is neither."""
+        given = request.get(column)
+        if given is not None:
+            return self._converted(column, given)
         if column == self.time:
             return self.latest_time
         recorded = self._recorded.get(column)
         return recorded[row].as_py() if recorded is not None and row is not None else None
 
-    def _said(self, column: str, value: object) -> object:
-        """A value of a request in the type that the column has, so that requests with 1 and "2" go together."""
+    def _converted(self, column: str, value: object) -> object:
+        """A request's value in the type of its column, so that requests with different types can be batched."""
         if column == self.time:
             return seconds_of(value, column)
         recorded = self._recorded.get(column)
@@ -238,10 +238,10 @@ class Requests:
 
 
 def _candidate_ids(column: str, given: object) -> list[int | str | None]:
-    """The ids of candidates that a request lists, some of which may be null.
+    """The candidate ids in a request's list, some of which may be null.
 
     Raises:
-        DataError: It is no list of ids.
+        DataError: It is not a list of ids.
     """
     expected = "expected a list of candidate ids, each text or a whole number"
     if not isinstance(given, list | tuple):
@@ -255,7 +255,7 @@ def _candidate_ids(column: str, given: object) -> list[int | str | None]:
 
 
 def _is_null(value: object) -> bool:
-    """Whether a value is missing, as None, or as the NaN and NaT of pandas."""
+    """Whether a value is missing: None, or the NaN or NaT of pandas."""
     return value is None or (isinstance(value, float | datetime | np.datetime64) and bool(value != value))
 
 

@@ -1,4 +1,4 @@
-"""`Reranker`: retrieved candidates in the order of a head of the model, which reads query and candidate together."""
+"""`Reranker`: reorders retrieved candidates by a head of the model, which reads query and candidate together."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from twotower.retrieval.ids import Ids
 
 
 class Reranker:
-    """Puts what was retrieved for requests in the order of a head's answers, the highest first.
+    """Sorts retrieved candidates by a head's outputs, highest first.
 
-    What the head reads of the catalogue was computed when the bundle was made: its features are mapped from the bundle,
-    and its embeddings are the index's. Of candidates that a store gives other columns than the bundle has, it is
-    computed from those columns.
+    The head's inputs for the catalogue were computed when the bundle was built: features are memory-mapped from the
+    bundle, and embeddings come from the index. If a store returns candidates with other column values than the bundle
+    has, the inputs are computed from the store's values.
 
     Args:
         bundle: A bundle with `rerank`.
@@ -44,16 +44,16 @@ class Reranker:
 
     @torch.inference_mode()
     def rerank(self, found: Sequence[Ranked], encoded: Sequence[Tensor], vectors: Tensor, k: int) -> list[Ranked]:
-        """The k best of what was found for each of q requests; equal ones stay in the order of retrieval.
+        """The k best of the retrieved candidates of each of q requests; ties stay in the order of retrieval.
 
         Args:
-            found: What was retrieved for each.
-            encoded: What the query tower takes of them, `[q, …]` each.
-            vectors: Their embeddings, `[q, d]`.
+            found: The retrieved candidates of each request.
+            encoded: The query tower's inputs, `[q, …]` each.
+            vectors: The requests' embeddings, `[q, d]`.
             k: How many.
 
         Raises:
-            TwoTowerError: An answer is not finite.
+            TwoTowerError: An output of the head is not finite.
         """
         features = self.model.query.read(encoded) if self.head.reads_features else vectors[:, :0]
         queries = Side(features, vectors)
@@ -70,7 +70,7 @@ class Reranker:
             candidates, rows = self._catalogue, torch.from_numpy(np.concatenate([one.rows for one in found]))
         logits = pair_logits(self.head, queries, asked, candidates, rows)
         if not bool(logits.isfinite().all()):
-            raise TwoTowerError("an answer of the re-ranking head is not finite")
+            raise TwoTowerError("an output of the re-ranking head is not finite")
         answers = self.head.linked(logits).numpy()
         ends = np.cumsum(sizes)[:-1]
         each = zip(found, np.split(logits.numpy(), ends), np.split(answers, ends), strict=True)
@@ -80,7 +80,7 @@ class Reranker:
         ]
 
     def _side(self, ranked: Ranked) -> Side:
-        """What the head reads of the candidates that were found for one request."""
+        """The head's inputs for the candidates found for one request."""
         if ranked.found is None:
             return self._catalogue_rows(ranked.rows.tolist())
         rows = [self.ids.row(own) for own in ranked.found[self.ids.name].to_pylist()]
@@ -97,7 +97,7 @@ class Reranker:
 
 
 def _blocks(found: Sequence[Ranked]) -> Iterator[slice]:
-    """Requests whose candidates a head answers for at once."""
+    """Slices of requests whose candidates the head scores at once."""
     longest = max((len(one.scores) for one in found), default=1)
     together = max(1, PAIRS // max(1, longest))
     return (slice(start, start + together) for start in range(0, len(found), together))

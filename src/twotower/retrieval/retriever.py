@@ -36,18 +36,18 @@ from twotower.retrieval.similar import Similar
 from twotower.saved import Manifest
 
 BLOCK = 4096
-"""Queries that are embedded at once."""
+"""Embed this many queries at once."""
 
 
 class Retriever(Contents):
-    """Recommends candidates to queries, known and unknown ones.
+    """Recommends candidates for known and unknown queries.
 
-    Build one with `Retriever.build`, keep it with `save`, get it back with `load`. It never changes: `add` and
-    `withdraw` give another one, and several threads may ask one at once.
+    Create one with `Retriever.build`, save it with `save`, load it with `load`. It is immutable: `add` and `withdraw`
+    return a new one. Several threads may use it at once.
 
     Args:
-        bundle: All that answers requests.
-        embed: Embeds what the query tower takes; default: the tower itself.
+        bundle: The bundle.
+        embed: Embeds the inputs of the query tower; default: the tower itself.
 
     Example:
         >>> from twotower import Category, Tower, Trainer, data
@@ -91,24 +91,24 @@ class Retriever(Contents):
         notes: Notes | None = None,
         rerank: Rerank | None = None,
     ) -> Retriever:
-        """Embeds a catalogue for a trained model.
+        """Builds a retriever from a trained model and a catalogue.
 
         Args:
             model: The trained model.
-            candidates: The catalogue, a table or a path, with the columns that the candidate tower reads; it may
-                hold candidates that training did not see. Where it lacks some that training saw, their events are
-                left out of the seen lists and the popularity, with a `DataWarning`.
-            seen: The training split: what each query has chosen, and the query table.
-            index: How candidates are searched: `Exact()`, `Hnsw()`, or settings of your own.
-            parity: The share of what exact search finds that an approximate index has to find; None for any.
-            title: The column of the catalogue that shows a candidate to people; default: the first column of text whose
-                name holds `title` or `name`, or else the id.
-            notes: How the model came to be, to keep with it; what is your own goes into `Notes(extra=…)`.
-            rerank: How many candidates to re-rank unless a call says otherwise, and by which head of the model.
+            candidates: The catalogue, a table or a path, with the columns that the candidate tower reads. It may hold
+                candidates that training did not see. If it lacks candidates that training saw, their events are
+                dropped from the seen lists and the popularity, with a `DataWarning`.
+            seen: The training split: what each query chose, and the query table.
+            index: How candidates are searched: `Exact()`, `Hnsw()`, or your own settings.
+            parity: The share of the exact results that an approximate index must find; None for any.
+            title: The catalogue column that is displayed for a candidate; default: the first text column whose name
+                contains `title` or `name`, or else the id.
+            notes: How the model was trained, to store with it; put your own data into `Notes(extra=…)`.
+            rerank: The default number of candidates to re-rank, and the head of the model that re-ranks.
 
         Raises:
-            ConfigError: The catalogue lacks the column of titles, the notes are no plain data, or the model has no
-                such head.
+            ConfigError: The catalogue lacks the title column, the notes are not plain data, or the model has no such
+                head.
             DataError: The catalogue has no id column, or one with nulls or repeated ids.
             ParityError: The index finds too little of what exact search finds.
             TwoTowerError: An embedding is not finite.
@@ -118,21 +118,21 @@ class Retriever(Contents):
     @classmethod
     @checks_arguments
     def load(cls, folder: str | Path, *, engine: Engine = "torch", store: str | None = None) -> Retriever:
-        """Reads what `save` wrote; it gives the same answers.
+        """Loads what `save` wrote; the loaded retriever gives the same answers.
 
-        A store is not asked for anything yet.
+        Loading does not contact a store.
 
         Args:
             folder: The folder.
-            engine: What embeds queries: `torch`, or ONNX Runtime with `onnx`, where the bundle was written with
-                `twotower bundle --onnx`; its scores are the same to about 1e-5.
-            store: Another address of the store that the bundle names.
+            engine: The engine that embeds queries: `torch`, or `onnx` for ONNX Runtime if the bundle was written with
+                `twotower bundle --onnx`; its scores agree to about 1e-5.
+            store: Another address for the bundle's store.
 
         Raises:
-            ConfigError: The engine is unknown, the bundle has no towers as ONNX, or no store whose address could be
-                another.
+            ConfigError: The engine is unknown, the bundle has no ONNX towers, or `store` is given for a bundle that has
+                no store or one of another kind.
             MissingExtraError: The extra `onnx`, or that of the store, is not installed.
-            SavedFolderError: The folder is missing, truncated, altered, of another format or no bundle.
+            SavedFolderError: The folder is missing, truncated, altered, of another format or not a bundle.
         """
         bundle = load_bundle(Path(folder), engine)
         if store is not None:
@@ -141,18 +141,18 @@ class Retriever(Contents):
             return cls(bundle)
         except MissingExtraError:
             raise
-        except Exception as error:  # its parts can be read, and may still not fit together
-            raise SavedFolderError(f"{folder} holds no bundle that can be used: {error}") from error
+        except Exception as error:  # parts that can be read may still not fit together
+            raise SavedFolderError(f"{folder} holds no usable bundle: {error}") from error
 
     @checks_arguments
     def save(self, folder: str | Path) -> Manifest:
-        """Writes everything to a folder: beside its target, read once as `load` does, and then put in its place.
+        """Writes everything beside the target folder, reads it back as `load` does, and then replaces the target.
 
-        The folder may be empty or a bundle without other files in it. To read, change and save again, use `editing`.
+        The folder may be empty, or a bundle without other files in it. To load, change and save, use `editing`.
 
         Raises:
             ConfigError: The folder may not be replaced, or cannot be written.
-            SavedFolderError: What was written cannot be read; the folder is as it was.
+            SavedFolderError: What was written cannot be read back; the folder is unchanged.
         """
         return save_bundle(self.bundle, Path(folder))
 
@@ -168,30 +168,30 @@ class Retriever(Contents):
         diversity: float = 0.0,
         rerank: Reranked = "default",
     ) -> Answer:
-        """The k best candidates for one query; all that are left where fewer are.
+        """The k best candidates for one query; fewer if fewer are eligible.
 
-        A column that the request does not name, or names with a null, is taken from the query table where the id
-        is known, and counts as missing elsewhere; the time is then that of the latest training event.
+        A column that is missing or null in the request is taken from the query table if the id is known, and is
+        otherwise missing. A missing time defaults to that of the latest training event.
 
         Args:
-            query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`, and,
-                as `history`, ids of candidates that it chose, the latest last. Times are seconds since 1970,
-                `datetime` or `date` objects, or text in ISO 8601. As `exclude` it may have ids to leave out.
+            query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`. It may
+                also have a `history`, ids of candidates that the query chose, latest last, and an `exclude`, ids to
+                exclude. Times are seconds since 1970, `datetime` or `date` objects, or ISO 8601 text.
             k: How many.
-            exclude_seen: Leave out what the query has chosen in training, and the request's `history`.
-            exclude: Ids to leave out; those that the catalogue lacks do no harm, here and in `allow`.
-            allow: The only ids that may be found; default: all.
+            exclude_seen: Exclude what the query chose in training, and the request's `history`.
+            exclude: Ids to exclude; ids that the catalogue lacks are ignored, here and in `allow`.
+            allow: The only eligible ids; default: all.
             where: A condition on the candidates' columns, such as `year >= 1990 and genres contains "Comedy"`.
-            diversity: How much it counts that recommendations are unlike each other, from 0 to 1. The list is chosen
-                from the 5·k best, at least 100, in the order of `twotower.retrieval.diversity`.
-            rerank: How many candidates to retrieve, after all filters, and to put in the order of the bundle's head,
-                whose answers are the `rerank_score` of recommendations; at least k are. None: retrieval alone. Where
-                `basis` is `popularity` nothing is re-ranked.
+            diversity: Weight of the difference between recommendations, from 0 to 1. The list is chosen from the 5·k
+                best candidates, at least 100, by maximal marginal relevance.
+            rerank: How many candidates, at least k, to retrieve after all filters and then sort by the bundle's
+                re-ranking head, whose outputs are the `rerank_score` of recommendations. None: no re-ranking. Answers
+                whose `basis` is `popularity` are never re-ranked.
 
         Raises:
-            ConfigError: k, diversity or rerank is out of range, the request names a column that the model does not
-                know, the condition cannot be read, or the bundle has no head to re-rank by.
-            DataError: A value cannot be read as what the column holds, or a time is not between 1970 and 2200.
+            ConfigError: k, diversity or rerank is out of range, the request has a column that the model does not know,
+                the condition cannot be parsed, or the bundle has no re-ranking head.
+            DataError: A value does not fit the type of its column, or a time is not between 1970 and 2200.
         """
         return self.recommend_many(
             [query],
@@ -216,10 +216,10 @@ class Retriever(Contents):
         diversity: float = 0.0,
         rerank: Reranked = "default",
     ) -> list[Answer]:
-        """`recommend` for each of several queries, with the same filters.
+        """`recommend` for several queries, with the same filters.
 
-        They come in a list, or in a table (Arrow, Polars, pandas, DuckDB) with a row for each and columns that
-        requests may name; for a file of them, see `twotower recommend --queries`.
+        The queries are a list, or a table (Arrow, Polars, pandas, DuckDB) with one row per query and the columns of a
+        request. For a file of queries, see `twotower recommend --queries`.
 
         Raises:
             ConfigError, DataError: As `recommend`.
@@ -248,7 +248,7 @@ class Retriever(Contents):
         diversity: float = 0.0,
         rerank: Reranked = "default",
     ) -> list[Ranked]:
-        """`recommend_many` without the candidates' columns: their rows and scores.
+        """`recommend_many` without the candidates' columns: only rows and scores.
 
         Raises:
             ConfigError, DataError: As `recommend`.
@@ -270,10 +270,10 @@ class Retriever(Contents):
         allow: Iterable[object] | None = None,
         where: str | None = None,
     ) -> Answer:
-        """The k candidates whose embeddings have the highest cosine with that of one of them, which is left out.
+        """The k candidates whose embeddings have the highest cosine with that of one candidate, itself excluded.
 
         Raises:
-            UnknownCandidateError: The catalogue does not have it.
+            UnknownCandidateError: The catalogue does not have the candidate.
             ConfigError, DataError: As `recommend`.
         """
         check_settings(k=k, where=where)
@@ -283,16 +283,16 @@ class Retriever(Contents):
         return answers_of([Ranked(rows, cosines, "candidate")], self._rows, self.details.candidate_id, self.version)[0]
 
     def explain(self, query: Query, candidate_id: object, score: ScoreName = "retrieval") -> Explanation:
-        """Which features and which items of the history the score of a candidate comes from.
+        """Contributions of features and history items to the score of a candidate.
 
         Args:
             query: As in `recommend`.
             candidate_id: The candidate.
-            score: That of `retrieval`, or the `rerank` score.
+            score: The `retrieval` score, or the `rerank` score.
 
         Raises:
-            UnknownCandidateError: The catalogue does not have it.
-            ConfigError, DataError: As `recommend`; or the bundle has no head to re-rank by.
+            UnknownCandidateError: The catalogue does not have the candidate.
+            ConfigError, DataError: As `recommend`; or the bundle has no re-ranking head.
         """
         row, scored = self.candidate_row(candidate_id), scored_by(self.model, self.details.rerank, score)
         request = self.requests.read(query)
@@ -303,7 +303,7 @@ class Retriever(Contents):
         )
 
     def candidate_embeddings(self) -> pa.Table:
-        """The embedding of every candidate beside its id, as lists of float32 of one length.
+        """The id and embedding of every candidate; embeddings are fixed-size lists of float32.
 
         As NumPy, `[C, d]`: `np.stack(table["embedding"].to_numpy())`.
         """
@@ -311,9 +311,9 @@ class Retriever(Contents):
         return with_embeddings(name, self.candidates[name], self.index.embeddings)
 
     def query_embeddings(self, queries: Queries | None = None) -> pa.Table:
-        """The embedding of each query beside its id (null where it has none), as lists of float32 of one length.
+        """The id (null if it has none) and embedding of each query; embeddings are fixed-size lists of float32.
 
-        A dot product with the embedding of a candidate is the score that `recommend` gives.
+        The dot product with a candidate's embedding is the score that `recommend` returns.
 
         Args:
             queries: Several queries, or a table of them, as in `recommend_many`; default: the query table.
@@ -329,7 +329,7 @@ class Retriever(Contents):
         return with_embeddings(self.details.query_id, self.requests.ids_of(requests), embeddings)
 
     def history_of(self, query_id: object) -> list[int | str]:
-        """Ids of what a query has chosen in training, the latest first where times are known; none if it is unknown.
+        """Ids of what a query chose in training, latest first where times are known; empty if the query is unknown.
 
         Raises:
             DataError: It cannot be an id.
@@ -338,16 +338,16 @@ class Retriever(Contents):
         return [] if row is None else self.ids.values(self.seen.by(row))
 
     def add(self, candidates: TableSource) -> Retriever:
-        """A retriever with these candidates besides; known ids are changed, all of their columns.
+        """A retriever with these candidates added; known ids have all their columns replaced.
 
-        In a store they are changed at once, for all who search it.
+        If the bundle has a store, it is updated immediately, for everyone who searches it.
 
         Args:
             candidates: Rows with all columns of the catalogue, a table or a path.
 
         Raises:
             DataError: A column is missing or of another type, or an id is null or repeated.
-            ParityError: An approximate index, made anew, finds too little of what exact search finds.
+            ParityError: An approximate index, even rebuilt, finds too little of what exact search finds.
         """
         bundle, rows = with_candidates(self.bundle, candidates)
         if self.store is not None:
@@ -355,12 +355,12 @@ class Retriever(Contents):
         return type(self)(bundle, self._embed)
 
     def withdraw(self, ids: Iterable[object]) -> Retriever:
-        """A retriever without these candidates; from a store they are withdrawn at once.
+        """A retriever without these candidates; a store removes them immediately.
 
         Raises:
             UnknownCandidateError: The catalogue lacks one of them.
-            DataError: None would be left, or one cannot be an id.
-            ParityError: An approximate index, made anew, finds too little of what exact search finds.
+            DataError: No candidate would remain, or a value cannot be an id.
+            ParityError: An approximate index, even rebuilt, finds too little of what exact search finds.
         """
         rows = np.array(sorted({self.candidate_row(value) for value in self.ids.listed(ids)}), dtype=np.int64)
         bundle = without_candidates(self.bundle, rows)
@@ -372,7 +372,7 @@ class Retriever(Contents):
         """Row of a candidate in the candidate table.
 
         Raises:
-            UnknownCandidateError: The catalogue does not have it.
+            UnknownCandidateError: The catalogue does not have the candidate.
             DataError: It cannot be an id.
         """
         row = self.ids.row(candidate_id)
@@ -387,10 +387,10 @@ class Retriever(Contents):
 
         Args:
             queries: The requests.
-            rows: Row in the query table of each; None where it is not known.
+            rows: The query table row of each request; None if unknown.
 
         Raises:
-            DataError: A value cannot be read as what the column holds.
+            DataError: A value does not fit the type of its column.
         """
         with torch.inference_mode():
             return self._embed(self.requests.encode(queries, rows))

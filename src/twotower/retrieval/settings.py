@@ -1,4 +1,4 @@
-"""Settings of a request for candidates, checked before anything is searched."""
+"""Checks the settings of a request before anything is searched."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HINTS: dict[str, Any] = {"k": int, "exclude_seen": bool, "where": str | None, "d
 
 
 def check_settings(**settings: object) -> None:
-    """Refuses settings of another type or out of their range.
+    """Refuses settings that have the wrong type or are out of range.
 
     Raises:
-        ConfigError: One is wrong; the error's `field` is its name.
+        ConfigError: A setting is invalid; the error's `field` is its name.
 
     Example:
         >>> check_settings(k=10, diversity=1.5)
@@ -31,4 +31,4 @@ def check_settings(**settings: object) -> None:
             if name == "diversity" and not 0 <= read <= 1:
                 raise ConfigError(f"diversity={value}; expected a number from 0 to 1")
             if name == "rerank" and type(read) is int and not 1 <= read <= MOST_RERANKED:
-                raise ConfigError(f"rerank={value}; expected from 1 to {MOST_RERANKED}, or None for retrieval alone")
+                raise ConfigError(f"rerank={value}; expected from 1 to {MOST_RERANKED}, or None for no re-ranking")

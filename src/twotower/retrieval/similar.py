@@ -1,4 +1,4 @@
-"""`Similar`: the candidates whose embeddings point the same way."""
+"""`Similar`: candidates whose embeddings point in a similar direction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twotower.retrieval.index import IntArray
 
 
 class Similar:
-    """Cosines between candidates, all of which are looked at.
+    """Exact search for candidates by cosine.
 
     Args:
         embeddings: Candidate embeddings, `[C, d]`.
@@ -30,20 +30,20 @@ class Similar:
 
     @cached_property
     def _lengths(self) -> Tensor:
-        """Their lengths; embeddings that a store searches are not read before somebody asks for similar ones."""
+        """Lengths of the embeddings; computed lazily, as a bundle with a store may never need them."""
         lengths: Tensor = self.embeddings.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         return lengths
 
     def to(
         self, row: int, k: int, excluded: IntArray, allowed: IntArray | None
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        """Rows of the k candidates nearest to one, equal ones by row, and their cosines; fewer where fewer are left.
+        """Rows of the k candidates nearest to one, ties by row, and their cosines; fewer if fewer are eligible.
 
         Args:
             row: Row of the candidate to compare with.
             k: How many.
-            excluded: Rows that may not be found.
-            allowed: Rows that may be found; default: all.
+            excluded: Rows to exclude.
+            allowed: Eligible rows; default: all.
         """
         own = self.embeddings[row].div(self._lengths[row])
         cosines = (self.embeddings.mv(own) / self._lengths).clamp(-1.0, 1.0).numpy()

@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server: a bundle's towers and re-ranking head as ONNX, with configs."""
+"""Model repository for Triton Inference Server: a bundle's towers and re-ranking head as ONNX, with configs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from twotower.version import VERSION
 KIND = "twotower triton repository"
 FORMAT = 1
 
-LARGEST_BATCH = 1024
-"""Rows that Triton puts into one call, at most."""
+MAX_BATCH = 1024
+"""Let Triton batch at most this many rows."""
 
 QUEUE_MICROSECONDS = 100
-"""How long a request waits for others to be batched with."""
+"""Let a request wait this long for others to batch it with."""
 
 TYPES = {torch.int64: "TYPE_INT64", torch.float32: "TYPE_FP32", torch.int32: "TYPE_INT32", torch.bool: "TYPE_BOOL"}
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An input or output of a model, as Triton describes it: each row's shape, −1 where it varies."""
+    """An input or output of a model in Triton's terms; `shape` is that of one row, −1 where it varies."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class _Tensor:
 
     @property
     def text(self) -> str:
-        # Triton has no tensors of rows without a shape: they come as [n, 1] and are reshaped to [n].
+        # Triton does not batch scalars: they arrive as [n, 1] and are reshaped to [n].
         dims, reshape = (self.shape, "") if self.shape else ((1,), " reshape { shape: [ ] }")
         listed = ", ".join(map(str, dims))
         return f"  {{ name: {json.dumps(self.name)} data_type: {self.kind} dims: [ {listed} ]{reshape} }}"
@@ -50,16 +50,15 @@ class _Tensor:
 def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manifest:
     """Writes a model repository with the models NAME_query and NAME_candidate, each as version 1.
 
-    A bundle that re-ranks has NAME_ranker as well, which answers for encoded pairs of a query and a candidate.
+    A bundle that re-ranks also gets NAME_ranker, which scores encoded pairs of a query and a candidate.
 
     Args:
-        bundle: Whose towers, such as `retriever.bundle`.
-        folder: The repository; it may be empty, or one that this has written.
-        name: What the names of the models begin with.
+        bundle: The bundle to export, such as `retriever.bundle`.
+        folder: The repository; it may be empty, or one that this function wrote.
+        name: Prefix of the model names.
 
     Raises:
-        ConfigError: The name is none that a folder can have, the folder may not be replaced, or a tower cannot be
-            exported.
+        ConfigError: The name is not a valid folder name, the folder may not be replaced, or a tower cannot be exported.
         MissingExtraError: The extra `onnx` is not installed.
     """
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
@@ -83,7 +82,7 @@ def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manife
 
 @dataclass(frozen=True)
 class _Given:
-    """Inputs of a model: their names, an example of each, and the features that they are of."""
+    """Inputs of a model: their names, an example of each, and the feature behind each."""
 
     names: Sequence[str]
     examples: Sequence[Tensor]
@@ -97,20 +96,20 @@ def _write(place: Path, content: bytes, given: _Given, output: _Tensor, towers: 
 
 
 def _config(name: str, given: _Given, output: _Tensor, towers: str) -> str:
-    """The `config.pbtxt` of one model; its parameters say which feature each input is, and of which towers it is."""
+    """The `config.pbtxt` of one model; its parameters name the towers' version and the feature of each input."""
     inputs = [
         _Tensor(own, _type_of(rows), _shape_of(rows)).text
         for own, rows in zip(given.names, given.examples, strict=True)
     ]
-    said = {"towers": towers} | {own: str(one) for own, one in zip(given.names, given.features, strict=True)}
+    values = {"towers": towers} | {own: str(one) for own, one in zip(given.names, given.features, strict=True)}
     parameters = [
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
-        for key, value in said.items()
+        for key, value in values.items()
     ]
     lines = [
         f"name: {json.dumps(name)}",
         'backend: "onnxruntime"',
-        f"max_batch_size: {LARGEST_BATCH}",
+        f"max_batch_size: {MAX_BATCH}",
         "input [",
         ",\n".join(inputs),
         "]",
@@ -125,10 +124,10 @@ def _config(name: str, given: _Given, output: _Tensor, towers: str) -> str:
 
 def _type_of(rows: Tensor) -> str:
     if rows.dtype not in TYPES:
-        raise ConfigError(f"a feature encodes {rows.dtype}; expected for Triton one of {', '.join(map(str, TYPES))}")
+        raise ConfigError(f"a feature encodes {rows.dtype}; Triton export expects one of {', '.join(map(str, TYPES))}")
     return TYPES[rows.dtype]
 
 
 def _shape_of(rows: Tensor) -> tuple[int, ...]:
-    """The shape of each row; of bags, the number of places varies."""
+    """The shape of each row; the length of a bag varies."""
     return (-1,) if is_bag(rows) else tuple(rows.shape[1:])

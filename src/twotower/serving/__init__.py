@@ -1,1 +1,1 @@
-"""Serving: a bundle behind HTTP, with a page to try it on."""
+"""Serving: a bundle over HTTP, with a page to try it out."""

@@ -1,4 +1,4 @@
-"""Reading what a request brings: its body, as it comes in and no longer than allowed, and its address."""
+"""Reads a request's body, up to the size limit, and its URL parameters."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE = {"connection": "close"}
-"""What is left of a body is not read."""
+"""Closes the connection, as the rest of the body is not read."""
 
 
 async def body_of(request: Request, largest: int) -> bytes:
     """The body.
 
     Raises:
-        Refusal: It is not said to be JSON, or longer than allowed.
+        Refusal: Its content type is not JSON, or it is longer than allowed.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refusal(
             415, "unsupported_media_type", f"content-type is {media_type!r}; expected application/json", headers=CLOSE
         )
-    said = request.headers.get("content-length", "")
-    if said.isascii() and said.isdigit() and int(said[:20]) > largest:
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > largest:
         raise _too_large(largest)
     parts, size = [], 0
     async for part in request.stream():
@@ -43,31 +43,31 @@ async def body_of(request: Request, largest: int) -> bytes:
 
 
 def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """A body as the struct that it has to be.
+    """A body, decoded to its struct.
 
     Raises:
-        Refusal: It is no JSON, or not that.
+        Refusal: It is not JSON, or does not fit the struct.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(400, "not_json", f"the body is no JSON: {error}") from error
+        raise Refusal(400, "not_json", f"the body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise Refusal(400, "not_json", "the body is nested too deeply") from error
 
 
 def parameters(pairs: Iterable[tuple[str, str]], kind: type[T]) -> T:
-    """What an address carries after its question mark, as a struct.
+    """The query parameters of a URL, as a struct.
 
     Raises:
-        Refusal: A name is not known or comes twice, or a value cannot be read.
+        Refusal: A name is unknown or repeated, or a value is invalid.
     """
     values: dict[str, str] = {}
     for name, value in pairs:
         if name in values:
-            raise Refusal(400, "invalid", f"{name} is given twice; expected once", name)
+            raise Refusal(400, "invalid", f"{name} is repeated; expected it once", name)
         values[name] = value
     try:
         return msgspec.convert(values, kind, strict=False)
@@ -76,7 +76,7 @@ def parameters(pairs: Iterable[tuple[str, str]], kind: type[T]) -> T:
 
 
 def invalid(error: msgspec.ValidationError) -> Refusal:
-    """The refusal that names the field of which a value is wrong.
+    """The refusal for a validation error, with the field that it is about.
 
     Example:
         >>> class Body(msgspec.Struct):
@@ -95,4 +95,4 @@ def invalid(error: msgspec.ValidationError) -> Refusal:
 
 
 def _too_large(largest: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body is longer than {largest} bytes, which are allowed", headers=CLOSE)
+    return Refusal(413, "too_large", f"the body is longer than {largest} bytes, the limit", headers=CLOSE)

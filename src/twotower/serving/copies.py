@@ -1,4 +1,4 @@
-"""Copies of bundles that are read in place of the folder itself: one's own, or one that several workers share."""
+"""Copies of bundles that are loaded instead of the folder itself: a private one, or one that several workers share."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from filelock import FileLock
 
 from twotower.errors import SavedFolderError
 
-KEPT = 2
-"""Copies that workers keep: of the bundle that is served, and of the one that takes its place."""
+KEPT_COPIES = 2
+"""Keep this many shared copies: that of the current bundle, and that of its replacement."""
 
-TOLD_SECONDS = 10.0
-"""For how long somebody who reloads waits for the other workers."""
+RELOAD_SECONDS = 10.0
+"""Wait at most this long for the other workers to reload."""
 
 
 class Copies(Protocol):
-    """Makes copies of a bundle's folder, and says to others what happened here."""
+    """Copies a bundle's folder, and coordinates reloads with other workers."""
 
     def of(self, folder: Path, identity: object) -> AbstractContextManager[Path]:
         """A copy of the folder.
 
         Args:
             folder: The folder.
-            identity: What tells its content from another.
+            identity: Identifies its content.
 
         Raises:
             SavedFolderError: The folder cannot be read.
         """
         ...
 
-    def serves(self, version: str) -> None:
-        """Says which version this process serves from now on."""
+    def announce(self, version: str) -> None:
+        """Announces the version that this process now serves."""
         ...
 
-    def tell(self, version: str) -> None:
-        """Has all other workers look at the folder, and waits until they serve this version."""
+    def request_reload(self, version: str) -> None:
+        """Makes all other workers check the folder, and waits until they serve this version."""
         ...
 
-    def is_told(self) -> bool:
-        """Whether somebody has said so since this was last asked."""
+    def is_reload_requested(self) -> bool:
+        """Whether another worker has requested a reload since the last call."""
         ...
 
 
-class OwnCopies:
-    """Copies of a process that has no others beside it; each is gone when it has been read."""
+class PrivateCopies:
+    """Copies for a process without other workers; each is deleted once it has been loaded."""
 
     @contextmanager
     def of(self, folder: Path, identity: object) -> Iterator[Path]:
@@ -65,29 +65,29 @@ class OwnCopies:
         finally:
             shutil.rmtree(private, ignore_errors=True)
 
-    def serves(self, version: str) -> None:
-        """Nobody asks."""
+    def announce(self, version: str) -> None:
+        """Does nothing: there are no other workers."""
 
-    def tell(self, version: str) -> None:
-        """There are no others."""
+    def request_reload(self, version: str) -> None:
+        """Does nothing: there are no other workers."""
 
-    def is_told(self) -> bool:
-        """Nobody says anything."""
+    def is_reload_requested(self) -> bool:
+        """Always false: there are no other workers."""
         return False
 
 
 class SharedCopies:
-    """Copies that workers share: whoever is first copies a bundle, and all map the same files.
+    """Copies that workers share: the first worker copies a bundle, and all map the same files.
 
     Args:
-        home: A folder that all workers may write.
-        number: Which worker this is.
-        workers: How many there are.
+        home: A folder that all workers can write to.
+        number: Number of this worker.
+        workers: How many workers there are.
     """
 
     def __init__(self, home: Path, number: int, workers: int) -> None:
         self.home, self.number, self.workers = home, number, workers
-        self._heard = self._said()
+        self._last_request = self._requested_at()
 
     @contextmanager
     def of(self, folder: Path, identity: object) -> Iterator[Path]:
@@ -104,29 +104,29 @@ class SharedCopies:
                 self._drop_old(copy)
         yield copy
 
-    def serves(self, version: str) -> None:
-        """See `Copies.serves`."""
+    def announce(self, version: str) -> None:
+        """See `Copies.announce`."""
         own = self.home / f"version-{self.number}"
         building = own.with_suffix(".new")
         building.write_text(version)
         building.replace(own)
 
-    def tell(self, version: str) -> None:
-        """See `Copies.tell`."""
+    def request_reload(self, version: str) -> None:
+        """See `Copies.request_reload`."""
         (self.home / "reload").touch()
-        self._heard = self._said()
-        end = time.monotonic() + TOLD_SECONDS
+        self._last_request = self._requested_at()
+        end = time.monotonic() + RELOAD_SECONDS
         while time.monotonic() < end and not self._all_serve(version):
             time.sleep(0.02)
 
-    def is_told(self) -> bool:
-        """See `Copies.is_told`."""
-        before, self._heard = self._heard, self._said()
-        return self._heard != before
+    def is_reload_requested(self) -> bool:
+        """See `Copies.is_reload_requested`."""
+        before, self._last_request = self._last_request, self._requested_at()
+        return self._last_request != before
 
-    def _said(self) -> int:
+    def _requested_at(self) -> int:
         try:
-            return os.stat(self.home / "reload").st_mtime_ns  # noqa: PTH116 (a name that may not be there)
+            return os.stat(self.home / "reload").st_mtime_ns  # noqa: PTH116 (the file may not exist)
         except OSError:
             return 0
 
@@ -136,9 +136,9 @@ class SharedCopies:
         return False
 
     def _drop_old(self, newest: Path) -> None:
-        """Drops copies but the last two; what is mapped of them stays until nobody maps it."""
+        """Deletes all but the last two copies; mapped files stay on disk until they are unmapped."""
         others = sorted(newest.parent.iterdir(), key=lambda one: one.stat().st_ctime_ns)
-        for old in others[:-KEPT]:
+        for old in others[:-KEPT_COPIES]:
             if old != newest:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -146,5 +146,5 @@ class SharedCopies:
 def _copy(folder: Path, copy: Path) -> None:
     try:
         shutil.copytree(folder, copy, symlinks=True)
-    except OSError as error:  # shutil.Error is one, too
+    except OSError as error:  # includes shutil.Error
         raise SavedFolderError(f"{folder} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""`Description`: what people are told of a bundle: its columns, its scores and its curves."""
+"""`Description`: what the service displays about a bundle: its columns, scores and curves."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from twotower.retrieval.retriever import Retriever
 from twotower.serving.messages import Column, Found, Metric, ModelAnswer, Recommended, Refused, Reranking, StudyAnswer
 from twotower.version import VERSION
 
-MOST_CHOICES = 60
-"""Different values of a column, at most, for them to be offered as choices."""
+MAX_CHOICES = 60
+"""Offer a column's values as choices if there are at most this many distinct ones."""
 
 
 class Titles:
-    """What to show for the candidates of a retriever."""
+    """Titles of a retriever's candidates."""
 
     def __init__(self, retriever: Retriever) -> None:
         self.retriever = retriever
         self._title, self._id = retriever.details.title, retriever.details.candidate_id
 
     def title(self, row: dict[str, Any]) -> str:
-        """What to show for a candidate, from its row."""
+        """The title of a candidate, from its row; its id if it has none."""
         shown = row.get(self._title)
         return str(row[self._id] if shown is None else shown)
 
     def recommended(self, found: Sequence[Recommendation]) -> list[Recommended]:
-        """Recommendations with what to show for them."""
+        """Recommendations with their titles."""
         return [
             Recommended(one.id, one.score, self.title(one.candidate), one.candidate, one.rerank_score) for one in found
         ]
 
     def candidates(self, ids: Sequence[int | str]) -> list[Found]:
-        """Candidates by their ids."""
+        """Candidates by their ids, with titles and rows."""
         rows = [self.retriever.candidate_row(one) for one in ids]
         found = self.retriever.candidates.take(pa.array(rows, pa.int64())).to_pylist()
         return [Found(one, self.title(row), row) for one, row in zip(ids, found, strict=True)]
 
 
 class Description(Titles):
-    """What a bundle tells people, made once when it is loaded.
+    """What the service displays about a bundle, computed once when it is loaded.
 
     Args:
-        retriever: The bundle's.
+        retriever: The bundle's retriever.
     """
 
     def __init__(self, retriever: Retriever) -> None:
@@ -63,7 +63,7 @@ class Description(Titles):
         self.study = study_of(details.notes, retriever.version)
 
     def model(self, loaded_at: str, last_refused: Refused | None) -> ModelAnswer:
-        """What is served."""
+        """A description of the served bundle."""
         retriever = self.retriever
         details = retriever.details
         return ModelAnswer(
@@ -95,7 +95,7 @@ class Description(Titles):
         return [Found(row[details.candidate_id], self.title(row), row) for row in rows]
 
     def find_queries(self, like: str, limit: int) -> list[Found]:
-        """The first queries whose id contains a text; one that is that very text comes first."""
+        """The first queries whose id contains a text; an exact match comes first."""
         name = self.retriever.details.query_id
         rows = containing(self.retriever.queries, [name], like, limit)
         exact = self.retriever.requests.row({name: like}) if like else None
@@ -106,7 +106,7 @@ class Description(Titles):
 
 
 def containing(table: pa.Table, names: Sequence[str], like: str, limit: int) -> list[dict[str, Any]]:
-    """The first rows in which one of some columns contains a text, in any case.
+    """The first rows in which one of the named columns contains a text, ignoring case.
 
     Example:
         >>> table = pa.table({"id": [1, 12], "name": ["Heat", "Alien"]})
@@ -158,11 +158,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _choices(values: pa.ChunkedArray) -> list[str]:
     different = pc.unique(values).drop_null()
-    return sorted(different.to_pylist()) if len(different) <= MOST_CHOICES else []
+    return sorted(different.to_pylist()) if len(different) <= MAX_CHOICES else []
 
 
 def metrics_of(notes: Notes) -> tuple[list[Metric], list[str]]:
-    """Scores of the model and of its baselines, and what they say, where training noted them."""
+    """Scores of the model and its baselines, and remarks on them, if the notes have an evaluation."""
     if notes.evaluation is None:
         return [], []
     rows = [Metric(name, scores.all, scores.unseen) for name, scores in notes.evaluation.rows.items()]
@@ -171,7 +171,7 @@ def metrics_of(notes: Notes) -> tuple[list[Metric], list[str]]:
 
 
 def study_of(notes: Notes, version: str) -> StudyAnswer:
-    """Curves of a study's variants, or else those of the training."""
+    """Curves of a study's variants, or else of the training run."""
     if notes.study is not None:
         study = notes.study
         return StudyAnswer(version, study.metric, study.curves, study.baselines, study.verdicts)

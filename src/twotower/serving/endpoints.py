@@ -1,4 +1,4 @@
-"""`Endpoint`: one address and what answers there; `Call`: one request; `Backend`: what requests are answered from."""
+"""`Endpoint`: a path and its handler; `Call`: a parsed request; `Backend`: what handlers answer from."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from twotower.serving.metrics import Metrics
 from twotower.serving.refusals import Refusal
 from twotower.serving.replies import Reply
 from twotower.serving.served import Served
-from twotower.serving.settings import LONGEST_TEXT
+from twotower.serving.settings import MAX_TEXT_LENGTH
 
 
 @dataclass
 class Backend:
-    """What requests are answered from.
+    """What handlers answer from.
 
     Attributes:
-        served: The bundle, loaded.
-        engine: What answers from it, one thing after the other.
-        metrics: What is counted.
-        draining: Whether the service is ending and should get no more requests.
+        served: The loaded bundle.
+        engine: The thread that answers from it.
+        metrics: The service's metrics.
+        draining: Whether the service is shutting down and should get no more requests.
     """
 
     served: Served
@@ -36,7 +36,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Call:
-    """One request, read: the id in its path, its parameters and its body."""
+    """A parsed request: the id in its path, its parameters and its body."""
 
     backend: Backend
     path: dict[str, str]
@@ -51,8 +51,10 @@ class Call:
             Refusal: It is longer than an id can be.
         """
         text = self.path["id"]
-        if len(text) > LONGEST_TEXT:
-            raise Refusal(400, "invalid", f"the id has {len(text)} letters; expected at most {LONGEST_TEXT}", "id")
+        if len(text) > MAX_TEXT_LENGTH:
+            raise Refusal(
+                400, "invalid", f"the id has {len(text)} characters; expected at most {MAX_TEXT_LENGTH}", "id"
+            )
         return text
 
 
@@ -61,19 +63,19 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address.
+    """One endpoint of the service.
 
     Attributes:
         method: GET (and HEAD) or POST.
-        path: Its path, as Starlette reads it.
-        handler: What answers.
-        summary: What it does, for the description.
-        answer: The struct that it answers with; None for plain text.
-        body: The struct that a body has to be; None for no body.
-        parameters: The struct that the address's parameters have to be.
-        refusals: Statuses of its own, besides those that all have.
-        guarded: Whether the token is asked for.
-        changes: Whether it changes what is served; not for pages of other origins.
+        path: Its path, in Starlette's syntax.
+        handler: The function that answers.
+        summary: What it does, for the OpenAPI document.
+        answer: The struct of its answer; None for plain text.
+        body: The struct of its body; None for no body.
+        parameters: The struct of its query parameters.
+        refusals: Error statuses besides those common to all endpoints.
+        guarded: Whether it requires the token.
+        changes: Whether it changes what is served, and so refuses cross-origin requests.
     """
 
     method: str
@@ -89,5 +91,5 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Its name in the description."""
+        """Its operation id in the OpenAPI document."""
         return self.handler.__name__

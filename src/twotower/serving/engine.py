@@ -1,4 +1,4 @@
-"""`Engine`: one thread that answers requests; what waits together is answered together."""
+"""`Engine`: one thread that answers requests and batches those that are waiting."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.refusals import Refusal
 
-LARGEST_GROUP = 64
-"""Queries that are answered at once, where several requests wait."""
+MAX_GROUP = 64
+"""Batch waiting requests up to this many queries."""
 
 Result = Any
 
 
 class Wanted(Filters, frozen=True, kw_only=True):
-    """How many are wanted, and what may be found; requests where it is equal may be answered together."""
+    """How many candidates are wanted, and the filters; requests with equal values can be batched."""
 
     k: int
 
     def recommend(self, retriever: Retriever, queries: Sequence[Request]) -> list[Answer]:
-        """The answers, one a query."""
+        """The answers, one per query."""
         return retriever.recommend_many(queries, **self.arguments)
 
     @property
     def may_join(self) -> bool:
-        """Whether others are answered with it: lists of ids are seldom the same, and long to compare."""
+        """Whether it can be batched; requests with id lists cannot, as these are rarely equal and slow to compare."""
         return not self.exclude and self.allow is None
 
 
 @dataclass(eq=False)
 class _Job:
-    """One request: recommendations for its queries, or what a function makes of the retriever."""
+    """One request: recommendations for its queries, or a function to call with the retriever."""
 
     future: asyncio.Future[Result]
     finish: Callable[[Retriever, list[Answer]], Result]
@@ -51,11 +51,11 @@ class _Job:
 
 
 class Engine:
-    """Answers one thing after the other, in a thread of its own, each with one retriever from start to end.
+    """Answers requests one group at a time in its own thread; each group uses the same retriever from start to end.
 
     Args:
-        current: Gives the retriever to answer with.
-        waiting: Requests that may wait; others are refused.
+        current: Returns the retriever to answer with.
+        waiting: How many requests may wait; further ones are refused.
     """
 
     def __init__(self, current: Callable[[], Retriever], waiting: int) -> None:
@@ -66,45 +66,45 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts its thread."""
+        """Starts the thread."""
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends its thread after what is being answered."""
+        """Stops the thread after the group it is answering."""
         self._ended = True
         self._there.release()
         if self._thread is not None:
             self._thread.join()
 
     def waiting(self) -> int:
-        """Requests that wait."""
+        """The number of waiting requests."""
         return len(self._jobs)
 
     async def recommend(
         self, queries: Sequence[Request], wanted: Wanted, finish: Callable[[Retriever, list[Answer]], Result]
     ) -> Result:
-        """Recommendations, as `finish` makes a result of them in the engine's thread.
+        """The result that `finish` makes of the recommendations, in the engine's thread.
 
         Raises:
-            Refusal: Too many requests wait.
+            Refusal: Too many requests are waiting.
             TwoTowerError: As `Retriever.recommend_many`.
         """
         return await self._answered(_Job(self._future(), finish, queries, wanted))
 
     async def run(self, work: Callable[[Retriever], Result]) -> Result:
-        """What a function makes of the retriever, in the engine's thread.
+        """The result of a function called with the retriever, in the engine's thread.
 
         Raises:
-            Refusal: Too many requests wait.
+            Refusal: Too many requests are waiting.
             TwoTowerError: Whatever the function raises.
         """
         return await self._answered(_Job(self._future(), lambda retriever, _: work(retriever)))
 
     async def _answered(self, job: _Job) -> Result:
         if len(self._jobs) >= self._most:
-            message = f"{self._most} requests wait already; come again in a moment"
+            message = f"{self._most} requests are already waiting; try again in a moment"
             raise Refusal(503, "overloaded", message, headers={"retry-after": "1"})
         self._jobs.append(job)
         self._there.release()
@@ -118,11 +118,11 @@ class Engine:
             self._there.acquire()
             if self._ended:
                 return
-            if self._jobs:  # another round may have taken what this release was for
+            if self._jobs:  # an earlier group may have taken this job already
                 self._answer(self._next_group())
 
     def _next_group(self) -> list[_Job]:
-        """The oldest request and, where they can join it, others that wait; the rest stay in their order."""
+        """The oldest request and the waiting requests that can be batched with it; the rest keep their order."""
         first = self._jobs.popleft()
         group, others = [first], []
         if first.wanted is None or not first.wanted.may_join:
@@ -130,7 +130,7 @@ class Engine:
         queries = len(first.queries)
         for _ in range(len(self._jobs)):
             job = self._jobs.popleft()
-            if job.wanted == first.wanted and queries + len(job.queries) <= LARGEST_GROUP:
+            if job.wanted == first.wanted and queries + len(job.queries) <= MAX_GROUP:
                 group.append(job)
                 queries += len(job.queries)
             else:
@@ -147,7 +147,7 @@ class Engine:
 
 
 def _outcomes(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
-    """What each of a group gets; an error is for the one that it is about, and does not harm the others."""
+    """The result of each request in a group; an error goes only to the request that caused it."""
     try:
         return _together(retriever, group)
     except Exception as error:
@@ -165,14 +165,14 @@ def _outcomes(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
 
 
 def _is_about_all(error: Exception) -> bool:
-    """Whether an error is about what all of a group ask for alike, such as a condition, or of a store."""
+    """Whether an error concerns the whole group: one about a shared setting such as a condition, or from a store."""
     if isinstance(error, StoreUnavailableError | StoreVersionError):
         return True
     return isinstance(error, TwoTowerError) and error.field not in (None, "query")
 
 
 def _place_of(error: Exception, group: Sequence[_Job]) -> int | None:
-    """Whose query an error is about, whose queries its row is counted by from now on; None where it does not say."""
+    """Which request's query an error is about, if it says; also makes the error's row relative to that request."""
     if not isinstance(error, TwoTowerError) or error.row is None:
         return None
     for place, job in enumerate(group):
@@ -183,7 +183,7 @@ def _place_of(error: Exception, group: Sequence[_Job]) -> int | None:
 
 
 def _together(retriever: Retriever, group: Sequence[_Job]) -> list[Result]:
-    """What each of a group gets, found in one search."""
+    """The result of each request in a group, from a single search."""
     wanted = group[0].wanted
     if wanted is None:
         return [group[0].alone(retriever)]

@@ -1,4 +1,4 @@
-"""Heads of requests: a connection that brings one too slowly, or one too long, is answered so and ended."""
+"""Limits on request heads: one that is too slow or too long gets an error, and its connection is closed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from twotower.serving.replies import Receive, Scope, Send, refused
 from twotower.serving.service import Service, headers_of, new_request_id
 from twotower.serving.writing import Unread
 
-LONGEST_HEAD = 1 << 16
-"""Bytes of a request before its body, at most; also of what ends a body in chunks."""
+MAX_HEAD_BYTES = 1 << 16
+"""Accept at most this many bytes before a request's body, and in the trailer of a chunked body."""
 
 CONNECTION = "twotower.connection"
-"""The key of a request's state with the `Connection` that it came by."""
+"""The key in a request's state that holds its `Connection`."""
 
 
 class Connection(asyncio.Protocol):
-    """A connection with limits for what comes before the application is called, and after.
+    """A connection with limits on what happens before and after the application is called.
 
-    Without them a client that sends a byte now and then would hold a connection for ever, and one that sends headers
-    without end would fill the memory. It stands before the server's own protocol, which gets all that is within the
-    limits: a parser of its own says where heads begin and end, and `noting_answers` when a request is answered. A
-    clock runs while something is awaited and nothing is answered. What a request does while it is answered is
-    limited by the application; `Unread` ends connections whose clients do not read their answers.
+    Without them, a client that sends a byte now and then would hold a connection forever, and one that sends endless
+    headers would fill the memory. This class wraps the server's own protocol and passes on all data within the limits.
+    Its own parser finds where heads begin and end, and `noting_answers` reports when a request has been answered. A
+    timer runs while the connection waits for a request and none is being answered. The application limits requests
+    while it answers them; `Unread` closes connections whose clients do not read their answers.
 
     Args:
-        service: What answers; its settings say how many seconds a head may take.
-        protocol: Makes the server's protocol.
-        app_state: What requests find in their state, from the server.
-        given: What the protocol is made with besides, from the server.
+        service: The service; its settings limit the seconds that a head may take.
+        protocol: Creates the server's protocol.
+        app_state: State that the server passes to requests.
+        given: Further arguments from the server for its protocol.
     """
 
     def __init__(
@@ -48,38 +48,38 @@ class Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's, to see the same requests
         self._clock: asyncio.TimerHandle | None = None
         self._since = 0.0
-        self._unanswered = 0  # requests whose heads are whole
-        self._begun = False  # a head has, and is not whole
-        self._named = 0  # bytes of this request's address and headers
-        self._unread, self._read = 0, False  # bytes of which no part is whole, and whether one has become so
+        self._unanswered = 0  # requests with complete heads
+        self._head_started = False  # a head has begun and is incomplete
+        self._head_bytes = 0  # bytes of this request's URL and headers
+        self._unparsed, self._progressed = 0, False  # bytes of an unfinished part, and whether a part was just finished
 
     def connection_made(self, transport: Any) -> None:
-        """A client has connected; uvloop's transports are no `asyncio.Transport`."""
+        """A client has connected; uvloop's transports are not `asyncio.Transport`."""
         self._transport = transport
         self._answers = Unread(transport, self._service.settings.seconds, self._service.cut_off)
         self._protocol.connection_made(transport)
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone, or was sent away."""
+        """The client has disconnected, or was disconnected."""
         self._stop_clock()
         self._answers.stop()
         self._protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Passes on what is within the limits."""
-        self._read = False
+        """Passes data on if it is within the limits."""
+        self._progressed = False
         try:
             self._parser.feed_data(data)
-        except self._httptools.HttpParserUpgrade:  # to nothing that the service speaks: it is answered as it is
+        except self._httptools.HttpParserUpgrade:  # not to a protocol of ours: answer it as plain HTTP
             pass
         except self._httptools.HttpParserError:
-            self._protocol.data_received(data)  # says that it is no request
+            self._protocol.data_received(data)  # reports the invalid request
             self._transport.close()
             return
-        self._unread = 0 if self._read else self._unread + len(data)
-        if max(self._named, self._unread) > LONGEST_HEAD:
-            message = f"the head of the request is longer than {LONGEST_HEAD} bytes, which are allowed"
+        self._unparsed = 0 if self._progressed else self._unparsed + len(data)
+        if max(self._head_bytes, self._unparsed) > MAX_HEAD_BYTES:
+            message = f"the head of the request is longer than {MAX_HEAD_BYTES} bytes, the limit"
             self._end(Refusal(431, "head_too_large", message, headers=CLOSE))
             return
         self._protocol.data_received(data)
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._start_clock()
 
     def eof_received(self) -> bool | None:
-        """The client sends nothing more."""
+        """The client will send nothing more."""
         ended: bool | None = self._protocol.eof_received()
         return ended
 
@@ -97,42 +97,42 @@ class Connection(asyncio.Protocol):
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The client is reading again."""
         self._answers.resume()
         self._protocol.resume_writing()
 
     def on_message_begin(self) -> None:
         """The parser has found the first byte of a request."""
-        self._begun, self._read, self._named = True, True, 0
+        self._head_started, self._progressed, self._head_bytes = True, True, 0
         if not self._unanswered:
             self._start_clock()
 
     def on_url(self, url: bytes) -> None:
-        """The parser has found a part of the address."""
-        self._read = True
-        self._named += len(url)
+        """The parser has found part of the URL."""
+        self._progressed = True
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser has found a header, or one of what ends a body in chunks."""
-        self._read = True
-        self._named += len(name) + len(value)
+        """The parser has found a header, or a trailer field of a chunked body."""
+        self._progressed = True
+        self._head_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
-        """The parser has found the end of a head: the request is the application's."""
-        self._begun, self._read = False, True
+        """The parser has found the end of a head; the application takes over."""
+        self._head_started, self._progressed = False, True
         self._unanswered += 1
         self._stop_clock()
 
     def on_body(self, body: bytes) -> None:
-        """The parser has found a part of a body."""
+        """The parser has found part of a body."""
         del body
-        self._read = True
+        self._progressed = True
 
     def answered(self) -> None:
         """The application has answered a request."""
         self._answers.watch()
         self._unanswered -= 1
-        if self._begun and not self._unanswered:  # the next head came in part meanwhile
+        if self._head_started and not self._unanswered:  # part of the next head has already arrived
             self._start_clock()
 
     def _start_clock(self) -> None:
@@ -146,12 +146,12 @@ class Connection(asyncio.Protocol):
             self._clock = None
 
     def _late(self) -> None:
-        if self._begun:
+        if self._head_started:
             seconds = self._service.settings.seconds
-            message = f"the head of the request took longer than {seconds:g} s, which are allowed"
+            message = f"the head of the request took longer than {seconds:g} s, the limit"
             self._end(Refusal(408, "timeout", message, headers=CLOSE))
         else:
-            self._transport.close()  # nobody has asked anything, or what was asked is answered
+            self._transport.close()  # no request has begun since the last answer
 
     def _end(self, refusal: Refusal) -> None:
         self._stop_clock()
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
 
 
 def noting_answers(service: Service) -> Callable[[Scope, Receive, Send], Any]:
-    """The service as an application that tells the connection of a request when that is answered."""
+    """The service as an application that notifies a request's connection once it is answered."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -178,7 +178,7 @@ def noting_answers(service: Service) -> Callable[[Scope, Receive, Send], Any]:
 
 
 def _raw(refusal: Refusal, version: str, request_id: str) -> bytes:
-    """A refusal as it goes over the wire, where there is no application to send it."""
+    """A refusal as raw HTTP, for when no application runs to send it."""
     reply = refused(refusal, version)
     lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}".encode()]
     lines += [name + b": " + value for name, value in [*reply.headers, *headers_of(request_id)]]

@@ -1,4 +1,4 @@
-"""`Hosts`: the names that requests may call the service by, so that no page elsewhere reaches it by DNS rebinding."""
+"""`Hosts`: the accepted `Host` headers, which keep other pages from reaching the service by DNS rebinding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANY = "*"
 """Allows every host."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-"""What a machine calls itself. A name server cannot make a browser take another name for one of these."""
+"""Names of the machine itself. DNS cannot make a browser send one of these in place of another name."""
 
 NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
@@ -24,14 +24,14 @@ AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\s:/@\[\]]+))(?::
 
 @dataclass(frozen=True)
 class Hosts:
-    """Which `Host` headers are answered.
+    """Which `Host` headers are accepted.
 
-    A page that rebinds its name to this machine still sends that name, so a check of names is enough. An address
-    cannot be rebound: a service that listens everywhere answers to all addresses.
+    A page that rebinds its name to this machine still sends that name, so it is enough to check names. An address
+    cannot be rebound, so a service that listens on all interfaces accepts every address.
 
     Attributes:
-        names: Names and addresses that are answered, in lower case; `*.example.com` stands for what lies below it.
-        addresses: Whether every IP address is.
+        names: Accepted names and addresses, in lower case; `*.example.com` stands for all subdomains.
+        addresses: Whether every IP address is accepted.
 
     Example:
         >>> local = Hosts.listening_at("127.0.0.1")
@@ -47,11 +47,11 @@ class Hosts:
 
     @classmethod
     def listening_at(cls, host: str, allowed: Iterable[str] = ()) -> Hosts:
-        """The hosts of a service that listens at an address or a name.
+        """The accepted hosts of a service that listens at an address or a name.
 
         Args:
             host: Where it listens.
-            allowed: More hosts: names, addresses, `*.NAME` for all below a name, `*` for all.
+            allowed: More hosts: names, addresses, `*.NAME` for all subdomains, `*` for every host.
 
         Raises:
             ConfigError: One of `allowed` is none of these.
@@ -67,7 +67,7 @@ class Hosts:
         return cls((own | LOOPBACK if address.is_loopback else own) | more)
 
     def allow(self, authority: str) -> bool:
-        """Whether a `Host` header is answered; its port does not matter."""
+        """Whether a `Host` header is accepted; its port does not matter."""
         if ANY in self.names:
             return True
         parts = AUTHORITY.fullmatch(authority.lower())
@@ -83,7 +83,7 @@ class Hosts:
         """Refuses a request by its `Host` headers.
 
         Raises:
-            Refusal: There is not exactly one, or its host is not answered.
+            Refusal: There is not exactly one, or its host is not accepted.
         """
         if len(values) != 1:
             raise Refusal(400, "invalid", f"there are {len(values)} Host headers; expected one", "host")
@@ -92,17 +92,17 @@ class Hosts:
             raise Refusal(
                 421,
                 "wrong_host",
-                f"this service does not answer to the host {shown!r}; expected the address that it listens at, or a "
-                f"name given to `twotower serve --allowed-host`",
+                f"this service does not accept the host {shown!r}; expected the address that it listens on, or a "
+                f"name passed to `twotower serve --allowed-host`",
                 "host",
             )
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Refuses what a browser sends for a page of another origin; whatever is no browser says nothing of origins.
+    """Refuses requests that a browser sends for a page of another origin; other clients send no origin.
 
     Raises:
-        Refusal: The request is of another origin.
+        Refusal: The request comes from another origin.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
@@ -110,7 +110,7 @@ def check_origin(headers: Mapping[str, str]) -> None:
     else:
         own = origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
     if not own:
-        raise Refusal(403, "cross_origin", "a page of another origin may not ask for this")
+        raise Refusal(403, "cross_origin", "pages of another origin may not use this endpoint")
 
 
 @lru_cache(maxsize=256)
@@ -134,6 +134,6 @@ def _checked(host: str) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"--allowed-host {host!r}; expected a name or an address without scheme and port, such as "
-            f"shop.example.com, *.example.com for all below it, or * for every host"
+            f"shop.example.com, *.example.com for all subdomains, or * for every host"
         )
     return name

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, on standard error."""
+"""The log: one JSON object per line, on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("twotower.serving")
 
 
 def fields(**values: object) -> dict[str, Any]:
-    """What a line says besides its message: the `extra` of a call to the log."""
+    """Further fields of a log line, to pass as `extra`."""
     return {"fields": values}
 
 
@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as a line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
         line |= getattr(record, "fields", {})

@@ -1,4 +1,4 @@
-"""Bodies and answers of the service; the OpenAPI description is made of them."""
+"""Request bodies and answers of the service, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from twotower.model.rerank import MOST_RERANKED
 from twotower.retrieval.answers import Basis
 from twotower.retrieval.explain import ScoreName
 from twotower.retrieval.notes import Curve
-from twotower.serving.settings import LARGEST_BATCH, LARGEST_K, LONGEST_CONDITION, LONGEST_LIST, LONGEST_TEXT
+from twotower.serving.settings import MAX_CONDITION_LENGTH, MAX_IDS, MAX_K, MAX_QUERIES, MAX_TEXT_LENGTH
 
 Id: TypeAlias = int | str
-K: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_K, description="How many candidates, at most.")]
+K: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_K, description="Maximum number of candidates.")]
 Diversity: TypeAlias = Annotated[
     float,
     Meta(
         ge=0,
         le=1,
-        description="How much it counts that recommendations are unlike each other: 0 for not at all. The list is "
-        "then in the order of maximal marginal relevance.",
+        description="Weight of the difference between recommendations; 0 ignores it. Otherwise, the list is in the "
+        "order of maximal marginal relevance.",
     ),
 ]
 Reranked: TypeAlias = Annotated[
-    int, Meta(ge=1, le=MOST_RERANKED, description="How many candidates are retrieved and re-ranked; at least `k` are.")
+    int, Meta(ge=1, le=MOST_RERANKED, description="How many candidates to retrieve and re-rank; at least `k`.")
 ]
-Ids: TypeAlias = Annotated[list[Id], Meta(max_length=LONGEST_LIST)]
+Ids: TypeAlias = Annotated[list[Id], Meta(max_length=MAX_IDS)]
 Where: TypeAlias = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=LONGEST_CONDITION,
+        max_length=MAX_CONDITION_LENGTH,
         description='A condition on the candidates\' columns: `year >= 1990 and genres contains "Comedy"`.',
     ),
 ]
-Like: TypeAlias = Annotated[str, Meta(max_length=LONGEST_TEXT, description="What the id or title has to contain.")]
-Limit: TypeAlias = Annotated[int, Meta(ge=1, le=200, description="How many, at most.")]
-Value: TypeAlias = (
-    bool | int | float | str | Annotated[list[int | float | str | None], Meta(max_length=LONGEST_LIST)] | None
-)
+Like: TypeAlias = Annotated[
+    str, Meta(max_length=MAX_TEXT_LENGTH, description="Text that the id or title must contain.")
+]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=200, description="Maximum number of results.")]
+Value: TypeAlias = bool | int | float | str | Annotated[list[int | float | str | None], Meta(max_length=MAX_IDS)] | None
 Query: TypeAlias = Annotated[
     dict[str, Value],
     Meta(
-        description="Columns of the query by name: its id; its time, in seconds since 1970 or as text in ISO 8601; "
-        "what else the query tower reads; as `history` the ids of candidates that it chose, the latest last; and as "
-        "`exclude` those that it does not want. A null counts as not named."
+        description="Columns of the query by name: its id; its time, in seconds since 1970 or as ISO 8601 text; other "
+        "columns that the query tower reads; `history`, the ids of candidates that it chose, latest last; and "
+        "`exclude`, the ids of candidates to exclude. Nulls are ignored."
     ),
 ]
 Row: TypeAlias = dict[str, Any]
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request brings; other fields are refused."""
+    """A body or parameters of a request; unknown fields are refused."""
 
 
 class RerankBody(_Body, frozen=True):
-    """How many candidates are retrieved, after all filters, and put in the order of the bundle's re-ranking head."""
+    """How many candidates to retrieve, after all filters, and then sort by the bundle's re-ranking head."""
 
     n: Reranked
 
 
 class RecommendBody(_Body, frozen=True):
-    """Asks for recommendations: for `query`, or for each of `queries`."""
+    """A request for recommendations, for `query` or for each of `queries`."""
 
     query: Query | UnsetType = UNSET
-    queries: Annotated[list[Query], Meta(min_length=1, max_length=LARGEST_BATCH)] | UnsetType = UNSET
+    queries: Annotated[list[Query], Meta(min_length=1, max_length=MAX_QUERIES)] | UnsetType = UNSET
     k: K = 10
     exclude_seen: bool = True
     exclude: Ids = []
@@ -76,14 +76,14 @@ class RecommendBody(_Body, frozen=True):
     rerank: (
         Annotated[
             RerankBody | None,
-            Meta(description="How many candidates to re-rank; null: none. Left out: as many as the bundle says."),
+            Meta(description="How many candidates to re-rank; null for none. Default: the bundle's number."),
         ]
         | UnsetType
     ) = UNSET
 
 
 class ExplainBody(_Body, frozen=True):
-    """Asks why a candidate has its score of retrieval, or its rerank score, for a query."""
+    """A request to explain a candidate's retrieval score, or its rerank score, for a query."""
 
     query: Query
     candidate: Id
@@ -91,33 +91,33 @@ class ExplainBody(_Body, frozen=True):
 
 
 class SimilarParameters(_Body, frozen=True):
-    """What the address of `similar` may carry."""
+    """Query parameters of `similar`."""
 
     k: K = 10
     where: Where | None = None
 
 
 class FindParameters(_Body, frozen=True):
-    """What the address of a list may carry."""
+    """Query parameters of a list."""
 
     like: Like = ""
     limit: Limit = 20
 
 
 class HistoryParameters(_Body, frozen=True):
-    """What the address of a history may carry."""
+    """Query parameters of a history."""
 
     limit: Limit = 50
 
 
 class NoParameters(_Body, frozen=True):
-    """Nothing."""
+    """No query parameters."""
 
 
 class Recommended(msgspec.Struct, frozen=True):
     """One recommended candidate: its id, score, title and row of the candidate table.
 
-    `rerank_score` is the answer of the re-ranking head; null where the list was not re-ranked.
+    `rerank_score` is the output of the re-ranking head; null if the list was not re-ranked.
     """
 
     id: Id
@@ -128,7 +128,7 @@ class Recommended(msgspec.Struct, frozen=True):
 
 
 class Recommendations(msgspec.Struct, frozen=True):
-    """What was found for one query, the best first, what that is based on, and what to know of it, in sentences."""
+    """The recommendations for one query, best first, what they are based on, and notes as sentences."""
 
     basis: Basis
     recommendations: list[Recommended]
@@ -136,14 +136,14 @@ class Recommendations(msgspec.Struct, frozen=True):
 
 
 class RecommendAnswer(msgspec.Struct, frozen=True):
-    """Recommendations of every query asked for, in the order of the request."""
+    """Recommendations for every query, in the order of the request."""
 
     version: str
     answers: list[Recommendations]
 
 
 class SimilarAnswer(msgspec.Struct, frozen=True):
-    """Candidates whose embeddings point the same way; scores are cosines."""
+    """Candidates whose embeddings point in a similar direction; scores are cosines."""
 
     version: str
     candidate: Id
@@ -152,7 +152,7 @@ class SimilarAnswer(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What one feature, or one candidate of the history, adds to a score."""
+    """What one feature adds to a score."""
 
     name: str
     value: float
@@ -167,7 +167,7 @@ class HistoryShare(msgspec.Struct, frozen=True):
 
 
 class ExplainAnswer(msgspec.Struct, frozen=True):
-    """What a score is made of; all values and the bias add up to it."""
+    """A score and its contributions; all values and the bias add up to the score."""
 
     version: str
     id: Id
@@ -181,7 +181,7 @@ class ExplainAnswer(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One query or candidate of a list: its id, what to show for it, and its row."""
+    """One query or candidate of a list: its id, its title and its row."""
 
     id: Id
     title: str
@@ -196,7 +196,7 @@ class FoundAnswer(msgspec.Struct, frozen=True):
 
 
 class HistoryAnswer(msgspec.Struct, frozen=True):
-    """What a query has chosen in training, the latest first where times are known; `total` counts all."""
+    """What a query chose in training, latest first where times are known; `total` counts all choices."""
 
     version: str
     id: Id
@@ -205,14 +205,14 @@ class HistoryAnswer(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column: what kind of values it has, and which.
+    """One column, its kind and its values.
 
     Attributes:
         name: Its name.
         kind: `number`, `text`, `list`, `truth` or `other`.
-        lowest: Of numbers.
-        highest: Of numbers.
-        choices: Its values, where there are few.
+        lowest: The lowest number.
+        highest: The highest number.
+        choices: Its distinct values, if there are few.
     """
 
     name: str
@@ -223,14 +223,14 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A bundle that was offered and refused."""
+    """A new bundle that was refused."""
 
     at: str
     reason: str
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """Scores of the model or a baseline on test, by metric, with nothing excluded and with what was seen excluded."""
+    """Test scores of the model or a baseline, by metric: `all` excludes nothing, `unseen` excludes seen candidates."""
 
     name: str
     all: dict[str, float]
@@ -238,14 +238,14 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class Reranking(msgspec.Struct, frozen=True):
-    """How many candidates are re-ranked unless a request says otherwise, and by which task of the model."""
+    """The default number of candidates to re-rank, and the model's task that re-ranks them."""
 
     n: int
     by: str
 
 
 class ModelAnswer(msgspec.Struct, frozen=True):
-    """What is being served."""
+    """The bundle being served."""
 
     version: str
     library: str
@@ -269,7 +269,7 @@ class ModelAnswer(msgspec.Struct, frozen=True):
 
 
 class StudyAnswer(msgspec.Struct, frozen=True):
-    """Curves of the variants of a study, or of the one training where there was none; empty where nothing was kept."""
+    """Curves of a study's variants, or of the training run if there was no study; empty if neither was stored."""
 
     version: str
     metric: str
@@ -279,21 +279,21 @@ class StudyAnswer(msgspec.Struct, frozen=True):
 
 
 class ReloadAnswer(msgspec.Struct, frozen=True):
-    """What is served after a reload, and whether that is another bundle than before."""
+    """The version served after a reload, and whether it changed."""
 
     version: str
     changed: bool
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
-    """How the service is."""
+    """Status of the service."""
 
     status: str
     version: str
 
 
 class ErrorDetails(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was not answered: a word for programs, a sentence for people, and what it is about."""
+    """Why a request failed: a code for programs, a message for people, and the field it is about."""
 
     code: str
     message: str
@@ -301,7 +301,7 @@ class ErrorDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
-    """The one shape of all errors."""
+    """The common shape of all errors."""
 
     error: ErrorDetails
     version: str

@@ -1,4 +1,4 @@
-"""`Metrics`: what the service counts, as Prometheus reads it."""
+"""`Metrics`: the service's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from twotower.extras import require
 from twotower.serving.served import Served
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which prometheus_client knows where workers count together."""
+"""The environment variable that names prometheus_client's folder of metrics shared by all workers."""
 
 SECONDS = (0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Upper ends of the histogram's bins."""
+"""Upper bounds of the histogram's buckets."""
 
 
 class Metrics:
-    """Counts requests, their time, what answers were based on, and bundles.
+    """Counts requests, their durations, what answers were based on, and bundles.
 
     Args:
-        served: The bundle that is asked for its version when somebody reads.
-        waiting: Gives the requests that wait.
+        served: The bundle, whose version is read on every scrape.
+        waiting: Returns the number of waiting requests.
 
     Raises:
         MissingExtraError: prometheus_client is not installed.
@@ -47,7 +47,7 @@ class Metrics:
         )
         self._refused = client.Counter(
             "twotower_refused_requests",
-            "Requests refused for their host or their origin, and answers that nobody read.",
+            "Requests refused for their host or origin, and answers that were not read.",
             ["reason"],
             **own,
         )
@@ -69,7 +69,7 @@ class Metrics:
             self._basis(basis).inc()
 
     def refused(self, reason: str) -> None:
-        """Counts a request that is refused for its host or its origin, or whose answer is not read."""
+        """Counts a request that is refused for its host or origin, or whose answer is not read."""
         self._refused.labels(reason).inc()
 
     def store_failed(self) -> None:
@@ -77,11 +77,11 @@ class Metrics:
         self._failures.inc()
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         text: bytes = self._client.generate_latest(self._registry)
         if METRICS not in os.environ:
             return text
-        # Of several workers: what all have counted, and of the rest what is so in this one.
+        # With several workers: counts summed over all, and this worker's values of everything else.
         together = self._client.CollectorRegistry()
         require("prometheus_client.multiprocess", "serve").MultiProcessCollector(together)
         together.register(self._bundles)
@@ -90,16 +90,16 @@ class Metrics:
 
 
 class _Bundles:
-    """What is read when somebody asks: the version served, swaps, refusals, and requests that wait."""
+    """Metrics read on every scrape: the version served, swaps, refusals, and waiting requests."""
 
     def __init__(self, served: Served, waiting: Callable[[], int]) -> None:
         self.served, self.waiting = served, waiting
 
     def collect(self) -> Iterator[Any]:
         core = require("prometheus_client.core", "serve")
-        info = core.GaugeMetricFamily("twotower_bundle", "1, with the version that is served.", labels=["version"])
+        info = core.GaugeMetricFamily("twotower_bundle", "1, with the version being served.", labels=["version"])
         info.add_metric([self.served.current.version], 1)
         yield info
         yield core.CounterMetricFamily("twotower_swaps", "Bundles swapped in.", self.served.swaps)
         yield core.CounterMetricFamily("twotower_refused_bundles", "Bundles refused.", self.served.refusals)
-        yield core.GaugeMetricFamily("twotower_waiting_requests", "Requests that wait for the engine.", self.waiting())
+        yield core.GaugeMetricFamily("twotower_waiting_requests", "Requests waiting for the engine.", self.waiting())

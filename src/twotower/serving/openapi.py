@@ -1,4 +1,4 @@
-"""The description of the service in OpenAPI 3.1, made of the routes and structs that answer."""
+"""The OpenAPI 3.1 document of the service, generated from its endpoints and structs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from twotower.serving.endpoints import Endpoint
 from twotower.serving.messages import ErrorAnswer, NoParameters
-from twotower.serving.settings import LONGEST_TEXT
+from twotower.serving.settings import MAX_TEXT_LENGTH
 from twotower.version import VERSION
 
 OPENAPI = "3.1.0"
@@ -21,7 +21,7 @@ def description(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
-        endpoints: All that are described.
+        endpoints: The endpoints to describe.
     """
     kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.answer) if kind is not None]
     kinds = list(dict.fromkeys([*kinds, ErrorAnswer]))
@@ -33,7 +33,7 @@ def description(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, path, schema_of)
     return {
         "openapi": OPENAPI,
-        "info": {"title": "twotower", "version": VERSION, "description": "Recommendations of one bundle."},
+        "info": {"title": "twotower", "version": VERSION, "description": "Recommendations from one bundle."},
         "paths": paths,
         "components": {
             "schemas": components,
@@ -55,9 +55,9 @@ def _operation(endpoint: Endpoint, path: str, schema_of: dict[Any, dict[str, Any
         "summary": endpoint.summary,
         "responses": {
             "200": {"description": "The answer.", "content": answer},
-            **{str(status): {"description": "A refusal.", "content": error} for status in statuses},
+            **{str(status): {"description": "An error.", "content": error} for status in statuses},
         },
-        # With `{}` beside it: a token is asked for only where the service has one.
+        # `{}` makes the token optional: it is required only if the service has one.
         "security": [{}, {"token": []}] if endpoint.guarded else [],
     }
     if endpoint.body is not None:
@@ -69,7 +69,7 @@ def _operation(endpoint: Endpoint, path: str, schema_of: dict[Any, dict[str, Any
 
 
 def _parameters(endpoint: Endpoint, path: str) -> list[dict[str, Any]]:
-    text = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH}
     taken = [{"name": name, "in": "path", "required": True, "schema": text} for name in re.findall(r"\{(\w+)\}", path)]
     if endpoint.parameters is not NoParameters:
         fields = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]["properties"]

@@ -1,19 +1,19 @@
-"""`Refusal`: why a request is not answered, in the one shape that all errors have."""
+"""`Refusal`: why a request is refused, in the common shape of all errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 
-class Refusal(Exception):  # noqa: N818 (it is what the client did, not an error of ours)
-    """A request that is not answered.
+class Refusal(Exception):  # noqa: N818 (the client's mistake, not an error of ours)
+    """A request that is refused.
 
     Args:
         status: Its HTTP status.
-        code: A word that programs may rely on.
-        message: A sentence for people: what was found and what was expected.
-        field: What of the request it is about, such as `where` or `query.user_id`.
-        headers: Headers that go with it.
+        code: A code that programs may rely on.
+        message: A message for people: what was found and what was expected.
+        field: The part of the request it is about, such as `where` or `query.user_id`.
+        headers: Additional headers of the answer.
     """
 
     def __init__(

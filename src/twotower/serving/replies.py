@@ -1,4 +1,4 @@
-"""`Reply`: an answer as ASGI sends it, and the errors in their one shape."""
+"""`Reply`: an answer that sends itself over ASGI, and errors in their common shape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 class Reply:
-    """One answer: a status, a body and headers. An ASGI application that sends just that."""
+    """One answer: a status, a body and headers. It is an ASGI application that sends itself."""
 
     def __init__(
         self, body: bytes, media_type: str = JSON, status: int = 200, headers: Mapping[str, str] | None = None
@@ -32,7 +32,7 @@ class Reply:
         self.headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it; to HEAD, without the body."""
+        """Sends the answer, without the body for HEAD."""
         del receive
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
@@ -44,6 +44,6 @@ def json_of(answer: object) -> bytes:
 
 
 def refused(refusal: Refusal, version: str) -> Reply:
-    """A refusal in the one shape of all errors."""
+    """A refusal in the common shape of all errors."""
     answer = ErrorAnswer(ErrorDetails(refusal.code, refusal.message, refusal.field), version)
     return Reply(json_of(answer), status=refusal.status, headers=refusal.headers)

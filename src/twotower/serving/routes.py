@@ -1,4 +1,4 @@
-"""What can be asked: a function for each address, and `ENDPOINTS`, of which routes and their description are made."""
+"""Handlers of all endpoints, and `ENDPOINTS`, from which routes and the OpenAPI document are generated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from twotower.serving.replies import Reply, json_of
 
 
 async def recommend(call: Call) -> Reply:
-    """Recommendations for one query or many."""
+    """Recommendations for one or many queries."""
     body: RecommendBody = call.body
     if (body.query is UNSET) == (body.queries is UNSET):
         raise Refusal(400, "invalid", "expected either `query` or `queries`", "query")
@@ -60,7 +60,7 @@ async def recommend(call: Call) -> Reply:
 
 
 def _recommended(retriever: Retriever, found: list[Answer]) -> tuple[bytes, list[str]]:
-    """The answer as JSON, made in the engine's thread, and what its parts are based on."""
+    """The answer as JSON, encoded in the engine's thread, and the basis of each of its parts."""
     titles = Titles(retriever)
     answers = [Recommendations(one.basis, titles.recommended(one.recommendations), list(one.notes)) for one in found]
     return json_of(RecommendAnswer(retriever.version, answers)), [one.basis for one in found]
@@ -81,7 +81,7 @@ def _refused(error: TwoTowerError, *, many: bool = False) -> Refusal:
 
 
 async def similar(call: Call) -> Reply:
-    """Candidates whose embeddings are close to that of one of them."""
+    """Candidates whose embeddings are close to that of one candidate."""
     parameters: SimilarParameters = call.parameters
     candidate_id = call.id
 
@@ -101,7 +101,7 @@ async def similar(call: Call) -> Reply:
 
 
 async def explain(call: Call) -> Reply:
-    """Which features and which of the history a score comes from."""
+    """Contributions of features and history items to a score."""
     body: ExplainBody = call.body
 
     def found(retriever: Retriever) -> bytes:
@@ -146,7 +146,7 @@ async def find_candidates(call: Call) -> Reply:
 
 
 async def history(call: Call) -> Reply:
-    """What a query has chosen in training."""
+    """What a query chose in training."""
     loaded = call.backend.served.current
     retriever, name = loaded.retriever, loaded.retriever.details.query_id
     row = retriever.requests.row({name: call.id})
@@ -159,7 +159,7 @@ async def history(call: Call) -> Reply:
 
 
 async def model(call: Call) -> Reply:
-    """What is served: version, columns, scores beside the baselines."""
+    """The served bundle: version, columns, scores next to the baselines."""
     served = call.backend.served
     loaded = served.current
     return Reply(json_of(loaded.description.model(loaded.at, served.last_refused)))
@@ -171,7 +171,7 @@ async def study(call: Call) -> Reply:
 
 
 async def reload(call: Call) -> Reply:
-    """Loads, checks and warms what is at the bundle's path now, and serves it; a bad one is refused."""
+    """Loads, checks and warms up the bundle that is now at the path, and serves it; a bad one is refused."""
     served = call.backend.served
     try:
         changed = await asyncio.shield(asyncio.to_thread(served.reload_all))
@@ -186,14 +186,14 @@ async def live(call: Call) -> Reply:
 
 
 async def ready(call: Call) -> Reply:
-    """Whether requests should be sent here: not while it is ending."""
+    """Whether to send requests here; not while the service is shutting down."""
     if call.backend.draining:
-        raise Refusal(503, "draining", "the service is ending; ask another one")
+        raise Refusal(503, "draining", "the service is shutting down; use another one")
     return Reply(json_of(HealthAnswer("ready", call.backend.served.current.version)))
 
 
 async def metrics(call: Call) -> Reply:
-    """Counts and times, as Prometheus reads them."""
+    """Counts and durations in Prometheus's format."""
     return Reply(call.backend.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -203,23 +203,23 @@ ENDPOINTS = (
         "GET", "/v1/similar/{id:path}", similar, "Similar candidates", SimilarAnswer, None, SimilarParameters, (404,)
     ),
     Endpoint("POST", "/v1/explain", explain, "Explain a score", ExplainAnswer, ExplainBody, refusals=(404, 413, 415)),
-    Endpoint("GET", "/v1/model", model, "What is served", ModelAnswer),
+    Endpoint("GET", "/v1/model", model, "Describe the served bundle", ModelAnswer),
     Endpoint("GET", "/v1/queries", find_queries, "Find queries", FoundAnswer, parameters=FindParameters),
     Endpoint("GET", "/v1/candidates", find_candidates, "Find candidates", FoundAnswer, parameters=FindParameters),
     Endpoint(
-        "GET", "/v1/history/{id:path}", history, "A query's history", HistoryAnswer, None, HistoryParameters, (404,)
+        "GET", "/v1/history/{id:path}", history, "History of a query", HistoryAnswer, None, HistoryParameters, (404,)
     ),
-    Endpoint("GET", "/v1/study", study, "Curves of the study or the training", StudyAnswer),
+    Endpoint("GET", "/v1/study", study, "Curves of the study or the training run", StudyAnswer),
     Endpoint(
         "POST",
         "/v1/reload",
         reload,
-        "Serve what is at the bundle's path now",
+        "Reload the bundle from its path",
         ReloadAnswer,
         refusals=(403, 422),
         changes=True,
     ),
-    Endpoint("GET", "/v2/health/live", live, "Whether it lives", HealthAnswer, guarded=False),
-    Endpoint("GET", "/v2/health/ready", ready, "Whether it is ready", HealthAnswer, guarded=False),
+    Endpoint("GET", "/v2/health/live", live, "Liveness", HealthAnswer, guarded=False),
+    Endpoint("GET", "/v2/health/ready", ready, "Readiness", HealthAnswer, guarded=False),
     Endpoint("GET", "/metrics", metrics, "Metrics for Prometheus", None),
 )

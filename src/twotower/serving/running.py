@@ -1,4 +1,4 @@
-"""Running a service with uvicorn until it is told to end, and ending without cutting anybody off."""
+"""Runs a service with uvicorn until it is stopped, and shuts down without dropping requests."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from twotower.serving.logs import fields, log, write_logs
 from twotower.serving.service import Service
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep others from running Python: less than a tenth of Python's own, for short waits."""
+"""Python's thread switch interval: a tenth of the default, to keep waits short."""
 
 LINGER_SECONDS = 1.0
-"""For how long a service that ends still takes connections, so that others can see that it is not ready."""
+"""Accept connections for this long during shutdown, so that load balancers can see that the service is not ready."""
 
 KEEP_ALIVE_SECONDS = 75
-"""For how long an idle connection is kept, at least: longer than proxies keep theirs, so that it is they who end it."""
+"""Keep idle connections at least this long: longer than proxies do, so that the proxy closes them."""
 
-LONGEST_QUEUE = 2048
-"""Connections that the system may keep waiting."""
+BACKLOG = 2048
+"""Let the system queue this many connections."""
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Args:
-        host: The address to listen at, or a name of it.
+        host: The address to listen on, or its name.
         port: The port; 0 for a free one.
 
     Raises:
-        ConfigError: The port is taken, or nothing may listen there.
+        ConfigError: The port is in use, or it is not possible to listen there.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # of a name's addresses, IPv4's
-        return socket.create_server(address[:2], family=family, backlog=LONGEST_QUEUE)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # prefer IPv4
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"port {port} of {host} is taken by another program; choose one with --port, 0 for a free one"
+                f"port {port} of {host} is in use by another program; choose one with --port, 0 for a free one"
             ) from error
-        raise ConfigError(f"nothing can listen at {host}, port {port}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
 def run(service: Service, listener: socket.socket, threads: int = 1) -> None:
-    """Serves until SIGTERM or SIGINT; requests in flight are finished within the time that the settings give.
+    """Serves until SIGTERM or SIGINT; requests in flight may finish within the settings' drain time.
 
     Args:
-        service: What answers.
-        listener: What `listening` gave.
-        threads: Threads of one search.
+        service: The service.
+        listener: The socket from `listening`.
+        threads: Number of threads per search.
 
     Raises:
         MissingExtraError: uvicorn is not installed.
@@ -71,14 +71,14 @@ def run(service: Service, listener: socket.socket, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
-    gc.freeze()  # what is loaded stays, and need not be looked through again
+    gc.freeze()  # what is loaded now stays: exclude it from later collections
     config = uvicorn.Config(
         noting_answers(service),
         http=partial(Connection, service, http.HttpToolsProtocol),
         ws="none",
         log_config=None,
         access_log=False,
-        backlog=LONGEST_QUEUE,
+        backlog=BACKLOG,
         server_header=False,
         timeout_keep_alive=max(KEEP_ALIVE_SECONDS, math.ceil(service.settings.seconds) + 1),
         timeout_graceful_shutdown=int(service.settings.drain_seconds) or 1,
@@ -89,7 +89,7 @@ def run(service: Service, listener: socket.socket, threads: int = 1) -> None:
 
 def _server_class(uvicorn: Any) -> type[Any]:
     class Server(uvicorn.Server):  # type: ignore[misc]
-        """Says at once that it is not ready, and stops taking connections a moment later."""
+        """A server that reports not ready at once when stopped, and stops accepting connections a moment later."""
 
         def __init__(self, config: Any, service: Service) -> None:
             super().__init__(config)

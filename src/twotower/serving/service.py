@@ -1,4 +1,4 @@
-"""`Service`: the application that answers over HTTP, as ASGI servers run it."""
+"""`Service`: the ASGI application that answers over HTTP."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
-"""What every answer carries: a page that takes and sends nothing elsewhere."""
+"""Headers of every answer; the page may load from and send to this service only."""
 
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
-TOLD_SECONDS = 0.25
-"""How often a worker that does not watch the folder looks whether another one was told to reload."""
+REQUEST_POLL_SECONDS = 0.25
+"""How often a worker that does not watch the folder checks for reload requests from other workers."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -56,8 +56,8 @@ class Service:
     """Answers requests from one bundle.
 
     Args:
-        served: The bundle, loaded.
-        settings: What is allowed.
+        served: The loaded bundle.
+        settings: The service's limits.
 
     Raises:
         MissingExtraError: Starlette or prometheus_client is not installed.
@@ -113,12 +113,12 @@ class Service:
         log.info("request", extra=line)
 
     def cut_off(self) -> None:
-        """Counts and logs a client that does not read its answer, and is cut off."""
+        """Counts and logs a client that is cut off because it does not read its answer."""
         self.metrics.refused("unread")
         log.warning("cut off", extra=fields(reason="the client does not read its answer"))
 
     def close(self) -> None:
-        """Ends the watch and the engine."""
+        """Stops the watch and the engine."""
         self.served.stop()
         self.engine.stop()
 
@@ -150,7 +150,7 @@ class Service:
         if self.settings.watch_seconds is not None:
             self.served.watch(self.settings.watch_seconds)
         elif self.served.has_others:
-            self.served.watch(TOLD_SECONDS, only_told=True)
+            self.served.watch(REQUEST_POLL_SECONDS, on_request_only=True)
 
     def _fixed(self, path: str, reply: Reply) -> Callable[[Request], Awaitable[Reply]]:
         async def handle(request: Request) -> Reply:
@@ -185,7 +185,7 @@ class Service:
         return await endpoint.handler(Call(self.backend, request.path_params, asked, body))
 
     def _wrong_host(self, scope: Scope) -> Refusal | None:
-        """Why a request is not answered that calls the service by another name."""
+        """The refusal of a request whose `Host` header is not accepted; otherwise None."""
         try:
             self.settings.hosts.check([value for name, value in scope["headers"] if name == b"host"])
         except Refusal as refusal:
@@ -203,7 +203,7 @@ class Service:
             raise Refusal(401, "unauthorized", message, headers={"www-authenticate": "Bearer", **CLOSE})
 
     def _refusal(self, error: Exception) -> Refusal:
-        """What an error is to the one who asked."""
+        """The refusal that a client gets for an error."""
         if isinstance(error, Refusal):
             if error.code == "cross_origin":
                 self.metrics.refused("origin")
@@ -211,34 +211,34 @@ class Service:
         if isinstance(error, UnknownCandidateError):
             return Refusal(404, "unknown_candidate", str(error), "candidate")
         if isinstance(error, StoreUnavailableError | StoreVersionError):
-            return self._away(error)
+            return self._store_failed(error)
         if isinstance(error, TwoTowerError):
             return Refusal(400, "invalid", str(error), error.field)
         if isinstance(error, TimeoutError):
-            message = f"the request took longer than {self.settings.seconds:g} s, which are allowed"
+            message = f"the request took longer than {self.settings.seconds:g} s, the limit"
             return Refusal(408, "timeout", message, headers=CLOSE)
         if type(error).__name__ == "ClientDisconnect":
-            return Refusal(400, "disconnected", "the client has gone before its body was there")
+            return Refusal(400, "disconnected", "the client disconnected before its body was complete")
         log.error("failure", exc_info=error, extra=fields(kind=type(error).__name__))
-        return Refusal(500, "failure", "the service failed; its log says how")
+        return Refusal(500, "failure", "the service failed; see its log")
 
-    def _away(self, error: TwoTowerError) -> Refusal:
-        """What those who ask are told of a store that cannot answer; where it is, only the log says."""
+    def _store_failed(self, error: TwoTowerError) -> Refusal:
+        """The refusal for a store that cannot answer; only the log contains its address."""
         self.metrics.store_failed()
         log.warning("store failed", extra=fields(kind=type(error).__name__, reason=str(error)))
         if isinstance(error, StoreUnavailableError):
-            message = "the store of candidates is away; come again in a moment"
+            message = "the candidate store is unavailable; try again in a moment"
             return Refusal(503, "store_away", message, headers={"retry-after": "1"})
-        message = "the store of candidates has vectors of another model; a bundle that fits it has to be served"
+        message = "the candidate store has vectors of another model; serve a bundle that fits it"
         return Refusal(503, "store_changed", message, headers={"retry-after": "10"})
 
     async def _not_routed(self, request: Request, error: Any) -> Reply:
-        """404 and 405 in the one shape; OPTIONS is told what an address takes."""
+        """404 and 405 in the common shape; OPTIONS gets the allowed methods."""
         if error.status_code == 405:
             allowed = ", ".join(sorted({*error.headers["Allow"].split(", "), "OPTIONS"}))
             if request.method == "OPTIONS":
                 return Reply(b"", status=204, headers={"allow": allowed})
-            message = f"{request.method} is not possible here; expected one of {allowed}"
+            message = f"{request.method} is not allowed here; expected one of {allowed}"
             refusal = Refusal(405, "method_not_allowed", message, headers={"allow": allowed})
         else:
             refusal = Refusal(error.status_code, "not_found", "there is nothing at this address; see /openapi.json")
@@ -246,17 +246,17 @@ class Service:
 
 
 def headers_of(request_id: str) -> list[tuple[bytes, bytes]]:
-    """What every answer carries besides its own headers."""
+    """Headers that are added to every answer."""
     return [*_HEADERS, (b"x-request-id", request_id.encode())]
 
 
 def new_request_id() -> str:
-    """A name for a request that has none."""
+    """An id for a request that has none."""
     return uuid.uuid4().hex[:16]
 
 
 def _request_id(scope: Scope) -> str:
-    """What the client calls its request, or else a name of our own."""
+    """The client's id for its request, or else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text: str = value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""What a service allows, and how it listens."""
+"""Limits and settings of a service."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from pathlib import Path
 from twotower.errors import ConfigError
 from twotower.serving.hosts import Hosts
 
-LARGEST_K = 1000
-"""Candidates that one answer may hold for a query."""
+MAX_K = 1000
+"""Return at most this many candidates per query."""
 
-LARGEST_BATCH = 256
-"""Queries in one request."""
+MAX_QUERIES = 256
+"""Accept at most this many queries per request."""
 
-LONGEST_LIST = 10_000
-"""Ids in one of a request's lists."""
+MAX_IDS = 10_000
+"""Accept at most this many ids in each list of a request."""
 
-LONGEST_CONDITION = 2_000
-"""Letters of a condition."""
+MAX_CONDITION_LENGTH = 2_000
+"""Accept at most this many characters in a condition."""
 
-LONGEST_TEXT = 1_000
-"""Letters of an id in a path, or of a search."""
+MAX_TEXT_LENGTH = 1_000
+"""Accept at most this many characters in a path's id or in a search text."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one service allows.
+    """Settings of one service.
 
     Attributes:
-        token: What requests have to bring as `Authorization: Bearer …`; None for nothing.
-        body_bytes: Bytes of a body, at most.
-        seconds: A request that takes longer, its body included, is given up.
-        waiting: Requests that may wait at once; others are told to come again.
-        watch_seconds: How often the bundle's folder is looked at; None for never.
-        drain_seconds: How long requests in flight have when the service is told to end.
-        hosts: What requests may call it; default: what a machine calls itself.
+        token: The token that requests must send as `Authorization: Bearer …`; None for no token.
+        body_bytes: Maximum size of a body, in bytes.
+        seconds: Timeout of a request, including its body.
+        waiting: How many requests may wait at once; further ones are asked to retry.
+        watch_seconds: How often to check the bundle's folder; None for never.
+        drain_seconds: How long requests in flight may take during shutdown.
+        hosts: Accepted `Host` headers; default: the names of the machine itself.
     """
 
     token: str | None = None
@@ -48,10 +48,10 @@ class Settings:
 
 
 def read_token(path: Path) -> str:
-    """The token that a file holds, without the white space around it.
+    """The token in a file, without surrounding whitespace.
 
     Raises:
-        ConfigError: The file cannot be read, or holds none, or one that no header can carry.
+        ConfigError: The file cannot be read, is empty, or its token cannot be sent in a header.
     """
     try:
         token = path.read_text(encoding="utf-8").strip()
@@ -61,16 +61,16 @@ def read_token(path: Path) -> str:
 
 
 def checked_token(token: str, source: str) -> str:
-    """The token, if a header can carry it.
+    """The token, if it can be sent in a header.
 
     Raises:
-        ConfigError: It is empty, or has other signs than visible ASCII.
+        ConfigError: It is empty, or has characters other than visible ASCII.
 
     Example:
         >>> checked_token("two words", "TWOTOWER_TOKEN")
         Traceback (most recent call last):
-        twotower.errors.ConfigError: TWOTOWER_TOKEN: expected a token of visible ASCII signs without spaces
+        twotower.errors.ConfigError: TWOTOWER_TOKEN: expected a token of visible ASCII characters without spaces
     """
     if not token or not all("!" <= sign <= "~" for sign in token):
-        raise ConfigError(f"{source}: expected a token of visible ASCII signs without spaces")
+        raise ConfigError(f"{source}: expected a token of visible ASCII characters without spaces")
     return token

@@ -1,4 +1,4 @@
-"""Several workers behind one address: processes that share the socket, and the files of the bundle."""
+"""Several workers behind one address: processes that share the socket and the bundle's files."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from twotower.serving.running import run
 from twotower.serving.service import Service
 
 RESTART_SECONDS = 1.0
-"""How long after a worker has died another one takes its place."""
+"""Replace a dead worker after this many seconds."""
 
 PARENT_SECONDS = 1.0
-"""How often a worker looks whether the process is there that started it."""
+"""How often a worker checks that its parent process is alive."""
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""What ends the service."""
+"""Signals that stop the service."""
 
 REFUSED = 3
 """The exit code of a worker whose bundle cannot be served."""
 
 
 class Workers:
-    """Starts workers, replaces those that die, and ends all.
+    """Starts workers, replaces those that die, and stops them all.
 
-    Each loads the bundle by itself, from one copy that all map, so that memory holds the embeddings once; each sees new
-    bundles, and a reload that is asked of one reaches all.
+    Each worker loads the bundle itself, but from one copy that all of them map, so memory holds the embeddings only
+    once. Each notices new bundles, and a reload request to one reaches all.
 
     Args:
-        count: How many.
-        make: Makes the service of a worker.
-        listener: The socket that all accept connections from.
-        threads: Threads of one search.
+        count: How many workers to start.
+        make: Creates the service of a worker.
+        listener: The socket from which all workers accept connections.
+        threads: Number of threads per search.
     """
 
     def __init__(self, count: int, make: Callable[[Copies], Service], listener: socket.socket, threads: int) -> None:
         self.count, self.make, self.listener, self.threads = count, make, listener, threads
         self.home = Path(tempfile.mkdtemp(prefix="twotower-workers-"))
-        self._numbers: dict[int, int] = {}  # of each process, which worker it is
+        self._numbers: dict[int, int] = {}  # the worker number of each process
         self._is_ending = False
 
     def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, which all workers get.
+        """Runs until SIGTERM or SIGINT, which is forwarded to all workers.
 
         Raises:
             TwoTowerError: The bundle cannot be served.
@@ -73,7 +73,7 @@ class Workers:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def _watch(self) -> None:
-        """Waits for workers, and replaces those that die while none was told to."""
+        """Waits for workers, and replaces those that die unless the service is stopping."""
         while self._numbers:
             process, status = os.wait()
             number = self._numbers.pop(process, None)
@@ -111,8 +111,8 @@ class Workers:
             os._exit(code)
 
     def _work(self, number: int) -> int:
-        """Serves in a worker's process; gives its exit code."""
-        os.setpgid(0, 0)  # what a terminal sends reaches the parent alone, who passes it on
+        """Serves in a worker's process; returns its exit code."""
+        os.setpgid(0, 0)  # signals from a terminal reach only the parent, which forwards them
         for own in ENDING:
             signal.signal(own, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -133,7 +133,7 @@ class Workers:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process, as if it was told to, when the one that started it is gone."""
+    """Stops this process with SIGTERM when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

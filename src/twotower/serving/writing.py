@@ -1,4 +1,4 @@
-"""Answers that nobody reads: a client that asks for much and does not take it is cut off."""
+"""Cuts off clients that request large answers and do not read them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if sys.platform == "linux":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-SLOWEST = 1024
-"""Bytes a second that a client has to take, at least, of an answer that waits for it."""
+MIN_BYTES_PER_SECOND = 1024
+"""A client must read a pending answer at least at this rate."""
 
 
 class Unread:
-    """Watches what a connection has been given to send and its client has not taken.
+    """Watches the data of a connection that its client has not read yet.
 
-    It looks whenever an answer is done or the server is told to pause, and from then on every so many seconds until
-    everything is taken. A client that has taken less than `SLOWEST` bytes a second between two looks is cut off. What
-    waits below the server's limit on an open connection is left alone: an idle connection is ended anyway.
+    Checks start when an answer is finished or the server pauses writing, and repeat at an interval until everything has
+    been read. A client that reads less than `MIN_BYTES_PER_SECOND` between two checks is cut off. Pending data below
+    the server's buffer limit on an open connection is ignored, as idle connections are closed anyway.
 
     Args:
         transport: The connection.
-        seconds: How long between two looks.
+        seconds: Interval between two checks.
         cut_off: Called when the client is cut off.
     """
 
@@ -37,22 +37,22 @@ class Unread:
         self._left = 0
 
     def pause(self) -> None:
-        """More waits than the server wants to hold."""
+        """The server's buffer is full."""
         self._paused = True
         self.watch()
 
     def resume(self) -> None:
-        """The client has taken most of it."""
+        """The client has read most of the buffer."""
         self._paused = False
-        self._left = sys.maxsize  # what waits at the next look has come since
+        self._left = sys.maxsize  # data pending at the next check will have been added since
 
     def watch(self) -> None:
-        """Looks from now on, if anything waits."""
+        """Starts checking, if anything is pending."""
         if self._clock is None and self._transport.get_write_buffer_size() > 0:
             self._look_later()
 
     def stop(self) -> None:
-        """The connection has ended."""
+        """The connection is closed."""
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
@@ -66,23 +66,23 @@ class Unread:
         if self._transport.get_write_buffer_size() == 0:
             return
         taken = self._left - _waiting(self._transport)
-        if taken < SLOWEST * self._seconds and (self._paused or self._transport.is_closing()):
+        if taken < MIN_BYTES_PER_SECOND * self._seconds and (self._paused or self._transport.is_closing()):
             self._cut_off()
             self._abort()
             return
         self._look_later()
 
     def _abort(self) -> None:
-        """Ends the connection, and has the system forget at once what it still holds for it."""
+        """Resets the connection, so that the system drops its buffers at once."""
         connection = self._transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 
 def _waiting(transport: Any) -> int:
-    """Bytes that the client has not taken: in this process and, on Linux, in the system's buffer.
+    """Bytes that the client has not read: in this process and, on Linux, in the system's buffer.
 
-    The system takes more from the process only in large steps, between which a slow client would seem to take nothing.
+    The system takes data from the process only in large steps; between them, a slow client would seem to read nothing.
     """
     waiting: int = transport.get_write_buffer_size()
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Stores of candidates beyond one process: PostgreSQL with pgvector, Milvus, and the same interface over an index."""
+"""Candidate stores outside the process, PostgreSQL with pgvector and Milvus, and the same interface over an index."""
 
 from twotower.retrieval.stores.local import LocalStore
 from twotower.retrieval.stores.milvus import Milvus

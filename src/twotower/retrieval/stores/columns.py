@@ -1,4 +1,4 @@
-"""How a store keeps the candidates' columns: their names there, the few types that all stores have, and back."""
+"""Maps the catalogue's columns to a store's names and to the few types that all stores have, and back."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pyarrow.compute as pc
 from twotower.errors import DataError
 
 LOWER = "__lower"
-"""What the name of a text's lower-case twin ends with, in which `contains` looks."""
+"""Suffix for the lower-case copy of a text column, which `contains` searches."""
 
 
 @dataclass(frozen=True)
 class StoredColumn:
-    """A column as a store keeps it.
+    """A column in a store.
 
     Attributes:
         name: Its name in the catalogue.
         stored: Its name in the store.
-        kind: The type that the store keeps: text, boolean, int64, float32 or float64, or a list of one of these.
+        kind: Its type in the store: text, boolean, int64, float32 or float64, or a list of one of these.
     """
 
     name: str
@@ -31,17 +31,17 @@ class StoredColumn:
 
     @property
     def is_text(self) -> bool:
-        """Whether it has a lower-case twin."""
+        """Whether it is text, and so has a lower-case copy."""
         return bool(pa.types.is_string(self.kind))
 
     @property
     def lower(self) -> str:
-        """The name of its lower-case twin."""
+        """The name of its lower-case copy."""
         return self.stored + LOWER
 
 
 def stored_kind(kind: pa.DataType) -> pa.DataType | None:
-    """What a store keeps of a type: moments and durations are integers in their own unit; None where it keeps nothing.
+    """A type as stored: times and durations become integers in their unit; None if the type cannot be stored.
 
     Example:
         >>> stored_kind(pa.list_(pa.date32())), stored_kind(pa.binary())
@@ -59,11 +59,11 @@ def stored_kind(kind: pa.DataType) -> pa.DataType | None:
 
 
 def stored_columns(schema: pa.Schema, is_name: Callable[[str], bool]) -> list[StoredColumn]:
-    """The columns of a catalogue that a store keeps; those of other types stay in the bundle alone.
+    """The catalogue columns that a store holds; columns of other types remain only in the bundle.
 
     Args:
-        schema: The catalogue's.
-        is_name: Whether a store can give a column this name; others are called `column_0`, `column_1` and so on.
+        schema: The catalogue's schema.
+        is_name: Whether the store accepts a column name; other columns are called `column_0`, `column_1` and so on.
     """
     found = []
     for place, column in enumerate(schema):
@@ -76,12 +76,12 @@ def stored_columns(schema: pa.Schema, is_name: Callable[[str], bool]) -> list[St
 
 
 def kept_schema(schema: pa.Schema) -> pa.Schema:
-    """The columns of a catalogue that a store keeps."""
+    """The part of a catalogue's schema that a store holds."""
     return pa.schema([column for column in schema if stored_kind(column.type) is not None])
 
 
 def to_stored(table: pa.Table, columns: list[StoredColumn]) -> pa.Table:
-    """The table as a store keeps it, under the store's names, each text with its lower-case twin.
+    """The table in a store's names and types, with a lower-case copy of each text column.
 
     Raises:
         DataError: A number is not finite, or an integer has more than 64 bits.
@@ -98,7 +98,7 @@ def to_stored(table: pa.Table, columns: list[StoredColumn]) -> pa.Table:
 
 
 def from_stored(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column that a store gave back, in the catalogue's type."""
+    """A column returned by a store, converted to the catalogue's type."""
     if values.type == kind:
         return values
     if pa.types.is_list(kind):
@@ -114,7 +114,7 @@ def _plain(values: pa.Array, column: StoredColumn) -> pa.Array:
     inner = values.flatten() if pa.types.is_list(values.type) else values
     if pa.types.is_floating(inner.type) and not pc.all(pc.is_finite(inner).fill_null(True), min_count=0).as_py():
         raise DataError(
-            f"column {column.name!r} has a number that is not finite; a store keeps finite numbers and nulls",
+            f"column {column.name!r} has a number that is not finite; a store holds finite numbers and nulls",
             column=column.name,
         )
     if values.type == column.kind:
@@ -125,7 +125,7 @@ def _plain(values: pa.Array, column: StoredColumn) -> pa.Array:
         return _integers(values)
     except pa.ArrowInvalid as error:
         raise DataError(
-            f"column {column.name!r}: {error}; a store keeps 64-bit integers", column=column.name
+            f"column {column.name!r}: {error}; a store holds 64-bit integers", column=column.name
         ) from error
 
 
@@ -142,7 +142,7 @@ def _of_lists(lists: pa.Array, values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def plain_value(value: pa.Scalar) -> bool | int | float | str:
-    """What a condition compares with, as a store keeps it.
+    """A condition's constant as a plain value in the store's type.
 
     Example:
         >>> plain_value(pa.scalar("1970-01-03").cast(pa.date32())), plain_value(pa.scalar("tea"))

@@ -1,4 +1,4 @@
-"""The parity gate of a store: recall@100 against exact search, as wide a search as it takes."""
+"""The parity gate of a store: widen the search until recall@100 against exact search is high enough."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twotower.retrieval.parity import MARGIN, THRESHOLD, K, Parity
 from twotower.retrieval.stores.store import Publication, Store
 
 BATCH = 32
-"""Queries that are asked at once."""
+"""Search this many queries at once."""
 
 S = TypeVar("S", bound="Widens")
 
 
 class Widens(Store, Protocol):
-    """A store whose wider one is of the same class."""
+    """A store whose `wider` returns the same class."""
 
     def wider(self: S) -> S | None:
         """See `Store.wider`."""
@@ -28,10 +28,10 @@ class Widens(Store, Protocol):
 
 
 def fitted_store(store: S, publication: Publication) -> tuple[S, Parity]:
-    """The store, made to look more widely until it finds a little more than is demanded, and what it then finds.
+    """Widen a store's search until recall exceeds the threshold by a margin; returns the store and its parity.
 
     Raises:
-        ParityError: The recall is below the threshold, however widely it looks.
+        ParityError: Recall is below the threshold even with the widest search.
     """
     queries, threshold = publication.queries, publication.threshold
     k = min(K, len(publication.candidates))
@@ -44,7 +44,7 @@ def fitted_store(store: S, publication: Publication) -> tuple[S, Parity]:
     if threshold is not None and recall < threshold:
         raise ParityError(
             f"the {store.kind} store finds {recall:.3f} of the {k} best candidates of {len(queries)} queries; expected "
-            f"at least {threshold}: let it search more widely, or lower the threshold (parity)"
+            f"at least {threshold}: widen the search, or lower the threshold (parity)"
         )
     return store, Parity(k, len(queries), recall, threshold)
 

@@ -1,4 +1,4 @@
-"""`Generation`: one catalogue that was published in a store outside the process, and where it lies there."""
+"""`Generation`: one published catalogue in an external store, and where the store holds it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from twotower.retrieval.stores.columns import StoredColumn, stored_columns
 
 @dataclass(frozen=True)
 class Generation:
-    """One catalogue that was published.
+    """One published catalogue.
 
     Attributes:
-        relation: Name of the table or collection that it is in.
+        relation: Name of its table or collection.
         towers: Version id of the towers.
         candidate_id: Name of the id column.
-        length: Length of all lengthened vectors.
-        width: d, numbers of an embedding.
-        catalogue: Columns that are kept.
-        may_name: Whether the store can give a column this name; another one is found where it cannot.
+        length: Length of the lengthened vectors.
+        width: d, the width of an embedding.
+        catalogue: Schema of the stored columns.
+        may_name: Whether the store accepts a column name; columns that it does not accept are renamed.
     """
 
     relation: str
@@ -36,12 +36,12 @@ class Generation:
 
     @cached_property
     def columns(self) -> list[StoredColumn]:
-        """The columns, as they are stored."""
+        """The columns as stored."""
         return stored_columns(self.catalogue, self.may_name)
 
     @cached_property
     def by_name(self) -> dict[str, StoredColumn]:
-        """The columns by name."""
+        """The stored columns by catalogue name."""
         return {column.name: column for column in self.columns}
 
     @property
@@ -51,13 +51,13 @@ class Generation:
 
 
 def missing_generation(name: str, address: str, towers: str, others: Sequence[str]) -> StoreVersionError:
-    """The error of a store that has no vectors of these towers.
+    """The error for a store that has no vectors of these towers.
 
     Args:
-        name: The store's.
-        address: Where it is.
-        towers: Version id of the towers that were looked for.
-        others: Those of which it has vectors.
+        name: The store's name.
+        address: The store's address.
+        towers: Version id of the required towers.
+        others: Version ids of the towers whose vectors it has.
     """
     there = f"has vectors of towers {' and '.join(others)}" if others else "has none"
     return StoreVersionError(

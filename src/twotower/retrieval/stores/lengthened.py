@@ -1,6 +1,6 @@
-"""One more number for each vector, which makes all equally long, so that a graph of dot products finds its way.
+"""An extra coordinate that makes all vectors equally long, so that graph search works for dot products.
 
-See `twotower.retrieval.graph`. A query has a zero there, so dot products stay what they were.
+See `twotower.retrieval.graph`. A query has a zero there, so dot products do not change.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Matrix = npt.NDArray[np.float32]
 
 
 def longest(embeddings: Tensor) -> float:
-    """The length of the longest embedding."""
+    """The length of the longest embedding; 0 if there are none."""
     return float(embeddings.norm(dim=1).max()) if len(embeddings) else 0.0
 
 
 def lengthened(embeddings: Tensor, length: float) -> Matrix:
-    """Embeddings `[n, d + 1]` of one length; longer ones stay as long as they are.
+    """Embeddings `[n, d + 1]`, all of this length; longer ones keep their length.
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ def lengthened(embeddings: Tensor, length: float) -> Matrix:
     return np.ascontiguousarray(np.concatenate([rows, np.sqrt(rest)[:, None].astype(np.float32)], axis=1))
 
 
-def asked(embeddings: Tensor) -> Matrix:
-    """Queries `[n, d + 1]`, with a zero at the end."""
+def padded_queries(embeddings: Tensor) -> Matrix:
+    """Query embeddings with a zero appended, `[n, d + 1]`."""
     rows = embeddings.detach().cpu().numpy().astype(np.float32)
     return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, 1))))

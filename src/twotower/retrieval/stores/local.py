@@ -1,4 +1,4 @@
-"""`LocalStore`: the store's interface over an index in this process, exact or approximate."""
+"""`LocalStore`: the store interface over an exact or approximate index in this process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LocalStore:
     """Candidates in memory; see `Store`.
 
     Args:
-        index: Their embeddings, and how they are searched.
-        candidates: The catalogue, a row for each embedding.
+        index: Index of the candidates' embeddings.
+        candidates: The catalogue, one row per embedding.
         candidate_id: Name of its id column.
         towers: Version id of the towers that made the embeddings.
 
@@ -40,12 +40,12 @@ class LocalStore:
 
     @property
     def kind(self) -> str:
-        """The index's."""
+        """The index's kind."""
         return self._state[0].kind
 
     @property
     def schema(self) -> pa.Schema:
-        """The catalogue's."""
+        """The catalogue's schema."""
         return self._state[1].schema
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class LocalStore:
         excluded: Sequence[Sequence[Id]] | None = None,
         condition: Condition | None = None,
     ) -> list[Found]:
-        """The k best candidates of each query that may be found; see `Store.search`."""
+        """The k best eligible candidates of each query; see `Store.search`."""
         index, candidates, ids = self._state
         check_search(embeddings, k, index.embeddings.shape[1])
         pairs = None if excluded is None else pairs_of([ids.rows(out) for out in excluded])
@@ -75,7 +75,7 @@ class LocalStore:
         with self._lock:
             index, old, ids = self._state
             places = np.array([-1 if row is None else row for row in map(ids.row, candidates[self._id].to_pylist())])
-            source = np.concatenate([np.arange(len(old)), np.zeros((places < 0).sum(), np.int64)])  # of both tables
+            source = np.concatenate([np.arange(len(old)), np.zeros((places < 0).sum(), np.int64)])  # in both tables
             targets = np.where(places < 0, len(old) + np.cumsum(places < 0) - 1, places)
             source[targets] = len(old) + np.arange(len(places))
             table = pa.concat_tables([old, candidates.select(old.column_names).cast(old.schema)])
@@ -84,7 +84,7 @@ class LocalStore:
             self._put(index.moved(both[torch.from_numpy(source)], origin), table.take(pa.array(source)))
 
     def withdraw(self, ids: Iterable[Id]) -> None:
-        """Takes candidates out; see `Store.withdraw`."""
+        """Removes candidates; see `Store.withdraw`."""
         with self._lock:
             index, old, known = self._state
             kept = np.setdiff1d(np.arange(len(old)), known.rows(ids))
@@ -96,7 +96,7 @@ class LocalStore:
         return None if index is None else LocalStore(index, self._state[1], self._id, self.version)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing: there are no resources to release."""
 
     def _put(self, index: Index, candidates: pa.Table) -> None:
         self._state = index, candidates, Ids(candidates[self._id], self._id)

@@ -1,4 +1,4 @@
-"""`Milvus`: candidates in Milvus, a cluster by its address or Milvus Lite in a file."""
+"""`Milvus`: candidates in a Milvus cluster, or in a Milvus Lite file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from twotower.retrieval.stores.addresses import check_address
 from twotower.retrieval.stores.columns import from_stored
 from twotower.retrieval.stores.gate import fitted_store
 from twotower.retrieval.stores.generation import Generation, missing_generation
-from twotower.retrieval.stores.lengthened import asked, lengthened
+from twotower.retrieval.stores.lengthened import lengthened, padded_queries
 from twotower.retrieval.stores.milvus_client import Client, MissingCollectionError, UnloadedCollectionError
 from twotower.retrieval.stores.milvus_collections import (
-    MOST_FOUND,
+    MAX_HITS,
     VECTOR,
     drop,
     fill,
@@ -39,27 +39,33 @@ from twotower.retrieval.stores.store import STORES, Found, Id, Publication, chec
 T = TypeVar("T")
 
 OVERFETCH_LIMIT = 512
-"""Fetch as many more candidates as are excluded, up to this; where there are more, Milvus filters them."""
+"""Up to 512 exclusions: overfetch by that many and drop them; beyond that, let Milvus filter them."""
 
 PUBLISH_SECONDS = 600.0
-"""How long a call may take while a catalogue is published, at least."""
+"""Allow each call at least this many seconds while a catalogue is published."""
 
-WIDEST = 4096
-NARROWEST = 64
-WIDER = 1.6
-PAGE = 1000
-"""Candidates that are read or changed at once."""
+MAX_WIDTH = 4096
+"""Allow search widths (`ef`) up to this."""
+
+START_WIDTH = 64
+"""Start at this search width if the settings have none."""
+
+WIDENING = 1.6
+"""Multiply the width by this to widen a search."""
+
+PAGE_ROWS = 1000
+"""Read or change this many candidates at once."""
 
 
 class MilvusStore:
     """The candidates of one model's towers in Milvus; see `Store`.
 
-    Where a search finds fewer than were asked for, it looks as widely as it can; where that still finds fewer, and more
-    may be found, all that may be are read and scored here.
+    If a search finds fewer than k candidates, it is repeated at the maximum width. If that still finds too few although
+    more are eligible, all eligible candidates are read and scored here.
 
     Args:
-        settings: Where it is.
-        towers: Version id of the towers whose vectors it searches.
+        settings: Settings of the store.
+        towers: Version id of the towers whose vectors to search.
         generation: The catalogue to search; default: the live one of these towers, or else the newest.
     """
 
@@ -72,16 +78,16 @@ class MilvusStore:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns that it keeps."""
+        """The columns that the store holds."""
         return self.generation.catalogue
 
     @property
     def generation(self) -> Generation:
-        """The catalogue that is searched.
+        """The catalogue to search.
 
         Raises:
-            StoreUnavailableError: Milvus is away.
-            StoreVersionError: It has none of these towers.
+            StoreUnavailableError: Milvus is unreachable.
+            StoreVersionError: It has no catalogue of these towers.
         """
         if self._generation is None:
             found, others = self.client.repeatable(
@@ -102,16 +108,16 @@ class MilvusStore:
         excluded: Sequence[Sequence[Id]] | None = None,
         condition: Condition | None = None,
     ) -> list[Found]:
-        """The k best candidates of each query that may be found; see `Store.search`."""
+        """The k best eligible candidates of each query; see `Store.search`."""
         own = self.generation
         check_search(embeddings, k, own.width)
-        if k > MOST_FOUND:
-            raise ConfigError(f"k={k}; Milvus finds at most {MOST_FOUND}", field="k")
+        if k > MAX_HITS:
+            raise ConfigError(f"k={k}; Milvus returns at most {MAX_HITS} candidates", field="k")
         outs = [frozenset(out) for out in excluded] if excluded is not None else [frozenset()] * len(embeddings)
         base = "" if condition is None else expression(condition.tree, own.by_name, own.key.stored)
         found: list[Found | None] = [None] * len(embeddings)
-        for places, spare, text in _groups(outs, k, base, own.key.stored):
-            hits = self._on(partial(self._hits, embeddings=embeddings[places], k=k + spare, text=text))
+        for places, extra, text in _groups(outs, k, base, own.key.stored):
+            hits = self._on(partial(self._hits, embeddings=embeddings[places], k=k + extra, text=text))
             for place, rows in zip(places, hits, strict=True):
                 left = [row for row in rows if row[own.key.stored] not in outs[place]][:k]
                 if len(left) < k:
@@ -126,30 +132,30 @@ class MilvusStore:
         self._on(lambda client, own: put(client, own, rows, self.settings.timeout))
 
     def withdraw(self, ids: Iterable[Id]) -> None:
-        """Takes candidates out, a thousand at a time; see `Store.withdraw`."""
+        """Removes candidates, a thousand at a time; see `Store.withdraw`."""
         gone = list(ids)
 
         def take(client: Any, own: Generation) -> None:
-            for start in range(0, len(gone), PAGE):
-                some = among(own.key.stored, gone[start : start + PAGE])  # which quotes ids as Milvus reads them
+            for start in range(0, len(gone), PAGE_ROWS):
+                some = among(own.key.stored, gone[start : start + PAGE_ROWS])  # quotes ids in Milvus's syntax
                 client.delete(own.relation, filter=some, timeout=self.settings.timeout)
 
         self._on(take)
 
     def wider(self) -> MilvusStore | None:
-        """The same store, of which a search looks at more vectors; see `Store.wider`."""
-        wide = self.settings.search or NARROWEST
-        if wide >= WIDEST:
+        """The same store with a wider search; see `Store.wider`."""
+        wide = self.settings.search or START_WIDTH
+        if wide >= MAX_WIDTH:
             return None
-        settings = msgspec.structs.replace(self.settings, search=min(WIDEST, int(WIDER * wide)))
+        settings = msgspec.structs.replace(self.settings, search=min(MAX_WIDTH, int(WIDENING * wide)))
         return MilvusStore(settings, self.version, self._generation)
 
     def close(self) -> None:
-        """Closes its connection."""
+        """Closes the connection."""
         self.client.close()
 
     def _on(self, work: Callable[[Any, Generation], T]) -> T:
-        """What a function makes of the client and the collection, which may have been dropped since it was found."""
+        """Calls a function with the client and the collection; finds or reloads the collection if it is gone."""
         own = self.generation
         try:
             return self.client.repeatable(lambda client: work(client, own))
@@ -162,11 +168,11 @@ class MilvusStore:
     def _hits(
         self, client: Any, own: Generation, embeddings: Tensor, k: int, text: str, wide: int | None = None
     ) -> list[list[dict[str, Any]]]:
-        """Rows of what each query finds, each with its score."""
-        wide = max(k, wide or self.settings.search or NARROWEST)
+        """The rows that each query finds, each with its score."""
+        wide = max(k, wide or self.settings.search or START_WIDTH)
         found = client.search(
             own.relation,
-            asked(embeddings).tolist(),
+            padded_queries(embeddings).tolist(),
             filter=text,
             limit=k,
             output_fields=[column.stored for column in own.columns],
@@ -182,10 +188,10 @@ class MilvusStore:
     def _completed(
         self, query: Tensor, k: int, excluded: frozenset[Id], base: str, left: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The k best of all that may be found, or what was found where that is all."""
+        """The k best of all eligible candidates; `left` itself if no more are eligible."""
         own = self.generation
-        spare = min(1 << len(excluded).bit_length() if excluded else 0, MOST_FOUND - k)
-        (rows,) = self._on(partial(self._hits, embeddings=query.unsqueeze(0), k=k + spare, text=base, wide=WIDEST))
+        extra = min(1 << len(excluded).bit_length() if excluded else 0, MAX_HITS - k)
+        (rows,) = self._on(partial(self._hits, embeddings=query.unsqueeze(0), k=k + extra, text=base, wide=MAX_WIDTH))
         found = [row for row in rows if row[own.key.stored] not in excluded][:k]
         if len(found) == k:
             return found
@@ -197,10 +203,10 @@ class MilvusStore:
         return self._on(lambda client, own: self._all(client, own, query, k, text))
 
     def _all(self, client: Any, own: Generation, query: Tensor, k: int, text: str) -> list[dict[str, Any]]:
-        """The k best of what an expression finds, which are all looked at."""
+        """The k best of all candidates that match an expression, by exact scoring."""
         names = [*(column.stored for column in own.columns), VECTOR]
-        pages = client.query_iterator(own.relation, batch_size=PAGE, filter=text, output_fields=names)
-        vector = torch.from_numpy(asked(query.unsqueeze(0))[0])
+        pages = client.query_iterator(own.relation, batch_size=PAGE_ROWS, filter=text, output_fields=names)
+        vector = torch.from_numpy(padded_queries(query.unsqueeze(0))[0])
         best: list[dict[str, Any]] = []
         while page := pages.next():
             vectors = torch.from_numpy(np.asarray([row.pop(VECTOR) for row in page], dtype=np.float32))
@@ -216,30 +222,30 @@ class MilvusStore:
 
 
 def _groups(outs: Sequence[frozenset[Id]], k: int, base: str, key: str) -> Iterable[tuple[list[int], int, str]]:
-    """Queries that are searched together: their places, how many more to fetch than k, and the expression.
+    """Groups of queries to search together: their places, how many more than k to fetch, and the expression.
 
-    The number to fetch is a power of two, so that what one query finds does not depend on the others'.
+    The extra number is a power of two, so that one query's result does not depend on the others in the call.
     """
-    by_spare: dict[int, list[int]] = {}
+    by_extra: dict[int, list[int]] = {}
     for place, out in enumerate(outs):
-        spare = 1 << (len(out) - 1).bit_length() if out else 0
-        if spare > OVERFETCH_LIMIT or k + spare > MOST_FOUND:
+        extra = 1 << (len(out) - 1).bit_length() if out else 0
+        if extra > OVERFETCH_LIMIT or k + extra > MAX_HITS:
             without = among(key, sorted(out), False)
             yield [place], 0, f"{base} and {without}" if base else without
         else:
-            by_spare.setdefault(spare, []).append(place)
-    for spare, places in by_spare.items():
-        yield places, spare, base
+            by_extra.setdefault(extra, []).append(place)
+    for extra, places in by_extra.items():
+        yield places, extra, base
 
 
 def _key(hit: Any, name: str) -> Id:
-    """The id of what was found, which some versions give apart from the other columns."""
+    """The id of a hit, which some versions return separately from the other columns."""
     key: Id = hit["entity"][name] if name in hit["entity"] else hit["id"]
     return key
 
 
 def _found(own: Generation, rows: Sequence[dict[str, Any]]) -> Found:
-    """The rows as a table of candidates, the best first, equal ones by id."""
+    """The rows as a table of candidates, best first, ties by id."""
     rows = sorted(rows, key=lambda row: (-row["score"], row[own.key.stored]))
     arrays = []
     for column in own.columns:
@@ -251,19 +257,20 @@ def _found(own: Generation, rows: Sequence[dict[str, Any]]) -> Found:
 
 @STORES.register
 class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
-    """Where candidates are in Milvus, and how its graph (HNSW) is made and searched.
+    """Where Milvus holds the candidates, and how its HNSW graph is built and searched.
 
     Attributes:
         address: `milvus://HOST:PORT/DATABASE`, `milvus+tls://…`, or a file that ends in `.db`, which Milvus Lite opens
-            for one process at a time; without a token, which `MILVUS_TOKEN` has, or the file `MILVUS_TOKEN_FILE`.
-        name: Which store; also the alias of the collection that is live.
-        neighbours: Neighbours of a candidate in a layer of the graph (`M`).
-        build: Candidates held while a neighbour is looked for (`efConstruction`).
-        search: Candidates held while a query is answered (`ef`); None for as many as the parity gate needs.
-        timeout: Seconds that connecting and a search may take.
+            for one process at a time. The address contains no token: set that in `MILVUS_TOKEN`, or name a file with
+            `MILVUS_TOKEN_FILE`.
+        name: Name of the store; also the alias of the live collection.
+        neighbours: Neighbours of a candidate per layer of the graph (`M`).
+        build: Search width while the graph is built (`efConstruction`).
+        search: Search width of a query (`ef`); None for the width that the parity gate needs.
+        timeout: Seconds allowed for connecting and for a search.
 
     Raises:
-        ConfigError: The address has a password, the name cannot be a collection's, or a number is out of its range.
+        ConfigError: The address has a password, the name cannot name a collection, or a number is out of range.
 
     Example:
         >>> Milvus("./shop.db", "movies").neighbours
@@ -278,15 +285,15 @@ class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
     timeout: float = 5.0
 
     def check(self) -> None:
-        """Refuses what cannot be an address, a name, or is out of range."""
+        """Refuses an invalid address or name, and numbers that are out of range."""
         if "://" in self.address or not self.address.endswith(".db"):
             check_address(self.address, ("milvus", "milvus+tls"), "MILVUS_TOKEN, or name a file with MILVUS_TOKEN_FILE")
         check_name(self.name)
         wide = 1 if self.search is None else self.search
-        if not 2 <= self.neighbours <= 256 or not 8 <= self.build <= 2048 or not 1 <= wide <= WIDEST:
+        if not 2 <= self.neighbours <= 256 or not 8 <= self.build <= 2048 or not 1 <= wide <= MAX_WIDTH:
             raise ConfigError(
                 f"milvus with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from 2 "
-                f"to 256 neighbours, build from 8 to 2048, and search from 1 to {WIDEST}"
+                f"to 256 neighbours, build from 8 to 2048, and search from 1 to {MAX_WIDTH}"
             )
         if self.timeout <= 0:
             raise ConfigError(f"timeout={self.timeout}; expected seconds above 0", field="timeout")

@@ -1,4 +1,4 @@
-"""Milvus by its client: what is away, what is missing, and what is wrong."""
+"""Connects to Milvus, retries, and turns its errors into those of this package."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ T = TypeVar("T")
 TOKEN, TOKEN_FILE = "MILVUS_TOKEN", "MILVUS_TOKEN_FILE"
 
 NOT_FOUND, NOT_LOADED = 100, 101
-"""Milvus's codes for a collection that is not there, and for one that is not in memory."""
+"""Milvus's error codes for a collection that does not exist, and for one that is not loaded into memory."""
 
-AWAY = frozenset({1, 2, 3, 5, 7, 8, 27})
-"""Milvus's codes for servers and their parts that are not ready, not available or overloaded."""
+DOWN_CODES = frozenset({1, 2, 3, 5, 7, 8, 27})
+"""Milvus's error codes for servers and components that are not ready, unavailable or overloaded."""
 
 ATTEMPTS = 2
-"""Times that something is tried which may be repeated."""
+"""Try a repeatable operation this many times."""
 
 PAUSE_SECONDS = 1.0
-"""For how long nobody tries to connect after somebody could not."""
+"""After a failed connection, do not try another for this many seconds."""
 
 CHANNEL = {
-    "grpc.keepalive_time_ms": 300_000,  # servers end connections that ping more often than they allow
+    "grpc.keepalive_time_ms": 300_000,  # servers close connections that ping more often than allowed
     "grpc.keepalive_permit_without_calls": False,
-    "grpc.use_local_subchannel_pool": 1,  # else a new client waits as long as the broken connections of others
+    "grpc.use_local_subchannel_pool": 1,  # else a new client inherits the backoff of broken ones
 }
-"""Options of gRPC: pymilvus pings every ten seconds, which gRPC's own servers answer by hanging up."""
+"""gRPC options; pymilvus by default pings every ten seconds, and gRPC servers close such connections."""
 
 
 class MissingCollectionError(Exception):
-    """A collection is not there, or not any longer."""
+    """A collection does not exist, or no longer exists."""
 
 
 class UnloadedCollectionError(Exception):
-    """A collection is not in memory, as after a restart of Milvus Lite."""
+    """A collection is not loaded into memory, as after a restart of Milvus Lite."""
 
 
 class Client:
-    """A client of one Milvus, connected when it is first needed.
+    """A client of one Milvus server, connected on first use.
 
     The token comes from `MILVUS_TOKEN`, or the file that `MILVUS_TOKEN_FILE` names.
 
     Args:
         address: `milvus://HOST:PORT/DATABASE`, `milvus+tls://…`, or the path of a file that ends in `.db`.
-        seconds: How long connecting and each call may take.
+        seconds: Timeout for connecting and for each call.
 
     Raises:
         MissingExtraError: pymilvus is not installed.
@@ -64,18 +64,18 @@ class Client:
         self.address, self.seconds = address, seconds
         self._pymilvus = require("pymilvus", "milvus")
         self._grpc = require("grpc", "milvus")
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises, with whole expressions
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it also raises, with whole expressions
         self._client: Any = None
-        self._failure: tuple[float, str] | None = None  # until when nobody need try, and why
+        self._failure: tuple[float, str] | None = None  # do not reconnect until then, and the error to raise
         self._lock = threading.Lock()
 
     def repeatable(self, work: Callable[[Any], T]) -> T:
-        """What a function makes of the client; tried again with another one where the connection breaks.
+        """Calls a function with the client, and retries with a new client if the connection breaks.
 
         Raises:
-            MissingCollectionError, UnloadedCollectionError: A collection is not there, or not in memory.
+            MissingCollectionError, UnloadedCollectionError: A collection does not exist, or is not in memory.
             StoreUnavailableError: Milvus cannot be reached, or does not answer in time.
-            TwoTowerError: What else Milvus says.
+            TwoTowerError: Milvus reports another error.
         """
         for left in reversed(range(ATTEMPTS)):
             try:
@@ -86,16 +86,18 @@ class Client:
                     raise UnloadedCollectionError(str(error)) from error
                 if code == NOT_FOUND or "not exist" in str(error) or "not found" in str(error):
                     raise MissingCollectionError(str(error)) from error
-                is_away = not isinstance(error, self._pymilvus.MilvusException) or code in AWAY or _is_of_grpc(error)
+                is_down = (
+                    not isinstance(error, self._pymilvus.MilvusException) or code in DOWN_CODES or _is_of_grpc(error)
+                )
                 self.close()
-                if not is_away:
-                    raise TwoTowerError(f"Milvus at {self.address}: {_said(error)}") from error
+                if not is_down:
+                    raise TwoTowerError(f"Milvus at {self.address}: {_first_line(error)}") from error
                 if left == 0:
-                    raise self._away(error) from error
+                    raise self._unavailable(error) from error
         raise AssertionError
 
     def close(self) -> None:
-        """Closes the connection; the next call connects anew."""
+        """Closes the connection; the next call reconnects."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
@@ -103,7 +105,7 @@ class Client:
                 client.close()
 
     def data_type(self, name: str) -> Any:
-        """A type of Milvus's."""
+        """A Milvus data type by name."""
         return getattr(self._pymilvus.DataType, name)
 
     def _connected(self) -> Any:
@@ -122,22 +124,22 @@ class Client:
                 token=token(),
                 db_name=database,
                 timeout=self.seconds,
-                dedicated=True,  # pymilvus shares a connection by address, which no client then closes or mends
+                dedicated=True,  # else clients of one address share a connection that none of them closes or repairs
                 grpc_options=CHANNEL,
             )
         except (self._pymilvus.MilvusException, self._grpc.RpcError) as error:
-            away = self._away(error)
-            self._failure = time.monotonic() + PAUSE_SECONDS, str(away)
-            raise away from error
+            unavailable = self._unavailable(error)
+            self._failure = time.monotonic() + PAUSE_SECONDS, str(unavailable)
+            raise unavailable from error
         self._failure = None
         return client
 
-    def _away(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"Milvus at {self.address} is away: {_said(error)}")
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"Milvus at {self.address} is unavailable: {_first_line(error)}")
 
 
 def uri_of(address: str) -> tuple[str, str]:
-    """What the client takes for an address, and the database.
+    """The URI and the database name to pass to the client.
 
     Example:
         >>> uri_of("milvus://db:19530/shop"), uri_of("milvus+tls://db"), uri_of("./shop.db")
@@ -152,10 +154,10 @@ def uri_of(address: str) -> tuple[str, str]:
 
 
 def token() -> str:
-    """The token of the environment; empty where there is none.
+    """The token from the environment; empty if there is none.
 
     Raises:
-        ConfigError: The file that it is in cannot be read.
+        ConfigError: The token file cannot be read.
     """
     if file := os.environ.get(TOKEN_FILE):
         try:
@@ -166,12 +168,12 @@ def token() -> str:
 
 
 def _is_of_grpc(error: Exception) -> bool:
-    """Whether an error of the client says that the network failed, after its own tries."""
+    """Whether a client error reports a network failure, after the client's own retries."""
     return "StatusCode." in str(error)
 
 
-def _said(error: Exception) -> str:
-    """The first line of what Milvus, or gRPC, says."""
+def _first_line(error: Exception) -> str:
+    """The first line of the message from Milvus or gRPC."""
     details = getattr(error, "details", None)
-    said = str(details() if callable(details) else getattr(error, "message", "")) or str(error)
-    return (said.strip() or type(error).__name__).splitlines()[0][:300]
+    message = str(details() if callable(details) else getattr(error, "message", "")) or str(error)
+    return (message.strip() or type(error).__name__).splitlines()[0][:300]

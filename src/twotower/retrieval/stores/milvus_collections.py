@@ -1,6 +1,6 @@
-"""What a store of candidates is in Milvus: a collection for each catalogue that was published, and an alias.
+"""A candidate store in Milvus: one collection per published catalogue, and an alias for the live one.
 
-A collection is filled and measured beside the one that is live; then the alias is moved, which Milvus does at once.
+A new collection is filled and measured next to the live one. Then the alias is moved, which Milvus does atomically.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from twotower.retrieval.stores.columns import kept_schema, to_stored
 from twotower.retrieval.stores.generation import Generation
 from twotower.retrieval.stores.lengthened import Matrix, lengthened, longest
 from twotower.retrieval.stores.milvus_client import Client
-from twotower.retrieval.stores.milvus_words import tamed
+from twotower.retrieval.stores.milvus_words import masked
 from twotower.retrieval.stores.store import Publication
 
 VECTOR = "embedding"
 
-MOST_FOUND = 16_384
-"""Candidates that Milvus finds at once, at most."""
+MAX_HITS = 16_384
+"""Milvus returns at most this many candidates per search."""
 
-LONGEST_TEXT, LONGEST_LIST = 65_535, 4_096
-"""Bytes of a text, and elements of a list, at most."""
+MAX_TEXT_BYTES, MAX_LIST_ELEMENTS = 65_535, 4_096
+"""Milvus's limits for the bytes of a text and the elements of a list."""
 
 BATCH = 1000
-"""Rows that are sent at once."""
+"""Send this many rows at once."""
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-WORDS = frozenset(
+RESERVED_NAMES = frozenset(
     {VECTOR, "score", "distance", "entity", "and", "or", "not", "in", "like", "is", "null", "true", "false"}
 )
-"""Names that would mean something else in an expression or an answer."""
+"""Names with another meaning in an expression or a result."""
 
 TOWERS, LENGTH, WIDTH, COLUMNS, CANDIDATE_ID, READY, BEGUN = (
     f"twotower.{name}" for name in ("towers", "length", "width", "columns", "candidate_id", "ready", "begun")
 )
-"""Properties of a collection, by which it is known as a store's."""
+"""Properties of a collection that mark it as part of a store."""
 
 ABANDONED_SECONDS = 86_400.0
-"""After how long a publication that has not ended is taken for an interrupted one."""
+"""Treat an unfinished publication as interrupted after this many seconds."""
 
 
 def may_name(name: str) -> bool:
-    """Whether a field of a collection can have this name."""
-    return bool(NAME.fullmatch(name)) and name.lower() not in WORDS
+    """Whether a collection field can have this name."""
+    return bool(NAME.fullmatch(name)) and name.lower() not in RESERVED_NAMES
 
 
 def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | None, list[str]]:
-    """The live generation of these towers or else their newest, and the towers of all that are ready."""
+    """The live or else the newest generation of these towers, else None and all ready towers."""
     live = _live(client, name)
     others = set()
     own_collections = _collections(client, name)
@@ -70,14 +70,14 @@ def found_generation(client: Any, name: str, towers: str) -> tuple[Generation | 
 
 
 def next_number(client: Any, name: str) -> int:
-    """The number of the next generation; what a publication left that was interrupted a day ago is dropped.
+    """The number of the next generation; drops leftovers of publications interrupted more than a day ago.
 
     Raises:
-        ConfigError: A collection or an alias of the store's name is not a store's.
+        ConfigError: A collection or alias with the store's name is not a store.
     """
     if client.has_collection(name) and TOWERS not in client.describe_collection(name)["properties"]:
         raise ConfigError(
-            f"collection {name!r} of Milvus is not a candidate store; expected another name for the store", field="name"
+            f"collection {name!r} in Milvus is not a candidate store; choose another name for the store", field="name"
         )
     for collection, kept in _collections(client, name).items():
         if kept.get(READY) != "true" and time.time() - float(kept[BEGUN]) > ABANDONED_SECONDS:
@@ -88,7 +88,7 @@ def next_number(client: Any, name: str) -> int:
 def fill(
     connection: Client, client: Any, name: str, number: int, publication: Publication, sizes: tuple[int, int]
 ) -> Generation:
-    """Makes the collection of a generation, with its graph; nobody searches it yet."""
+    """Creates the collection of a generation with its graph; it is not live yet."""
     schema = kept_schema(publication.candidates.schema)
     width, length = publication.embeddings.shape[1], longest(publication.embeddings)
     own = Generation(f"{name}_{number}", publication.towers, publication.candidate_id, length, width, schema, may_name)
@@ -130,7 +130,7 @@ def _index(client: Any, own: Generation, sizes: tuple[int, int]) -> None:
 
 
 def make_live(client: Any, name: str, own: Generation) -> None:
-    """Moves the alias to a generation; the one before stays, those before that are dropped."""
+    """Moves the alias to a generation; keeps the previous generation and drops older ones."""
     before = _live(client, name)
     client.alter_collection_properties(own.relation, {READY: "true"})
     if before is None:
@@ -143,7 +143,7 @@ def make_live(client: Any, name: str, own: Generation) -> None:
 
 
 def drop(client: Any, collection: str) -> None:
-    """Drops a collection, where it is there."""
+    """Drops a collection if it exists."""
     if client.has_collection(collection):
         client.drop_collection(collection)
 
@@ -155,19 +155,19 @@ def put(client: Any, own: Generation, rows: Sequence[dict[str, Any]], seconds: f
 
 
 def rows_of(candidates: pa.Table, own: Generation, vectors: Matrix) -> list[dict[str, Any]]:
-    """The rows as Milvus takes them.
+    """The rows in Milvus's format.
 
     Raises:
-        DataError: A text or a list is longer than Milvus keeps.
+        DataError: A text or a list is longer than Milvus allows.
     """
     rows: list[dict[str, Any]] = to_stored(candidates, own.columns).to_pylist()
     lowers = {column.lower for column in own.columns if column.is_text}
     for row, vector in zip(rows, vectors.tolist(), strict=True):
         for name, value in row.items():
             if isinstance(value, list):
-                row[name] = [one for one in value if one is not None]  # its lists hold no nulls
+                row[name] = [one for one in value if one is not None]  # Milvus lists cannot hold nulls
             elif name in lowers and value is not None:
-                row[name] = tamed(value)
+                row[name] = masked(value)
             _check(name, row[name])
         row[VECTOR] = vector
     return rows
@@ -175,27 +175,30 @@ def rows_of(candidates: pa.Table, own: Generation, vectors: Matrix) -> list[dict
 
 def _check(name: str, value: object) -> None:
     if isinstance(value, list):
-        if len(value) > LONGEST_LIST:
-            raise DataError(f"column {name!r}: a list has {len(value)} elements; Milvus keeps at most {LONGEST_LIST}")
+        if len(value) > MAX_LIST_ELEMENTS:
+            raise DataError(
+                f"column {name!r}: a list has {len(value)} elements; Milvus allows at most {MAX_LIST_ELEMENTS}"
+            )
         for one in value:
             _check(name, one)
-    elif isinstance(value, str) and len(value.encode()) > LONGEST_TEXT:
-        raise DataError(f"column {name!r}: a text has {len(value.encode())} bytes; Milvus keeps at most {LONGEST_TEXT}")
+    elif isinstance(value, str) and len(value.encode()) > MAX_TEXT_BYTES:
+        size = len(value.encode())
+        raise DataError(f"column {name!r}: a text has {size} bytes; Milvus allows at most {MAX_TEXT_BYTES}")
 
 
 def _schema(connection: Client, client: Any, own: Generation) -> Any:
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     for column in own.columns:
         inner = column.kind.value_type if pa.types.is_list(column.kind) else column.kind
-        given: dict[str, Any] = {"max_length": LONGEST_TEXT} if pa.types.is_string(inner) else {}
+        given: dict[str, Any] = {"max_length": MAX_TEXT_BYTES} if pa.types.is_string(inner) else {}
         kind = connection.data_type(_type(inner))
         if inner != column.kind:
-            given |= {"element_type": kind, "max_capacity": LONGEST_LIST}
+            given |= {"element_type": kind, "max_capacity": MAX_LIST_ELEMENTS}
             kind = connection.data_type("ARRAY")
         is_key = column.name == own.candidate_id
         schema.add_field(column.stored, kind, **given, **({"is_primary": True} if is_key else {"nullable": True}))
         if column.is_text:
-            schema.add_field(column.lower, kind, max_length=LONGEST_TEXT, nullable=True)
+            schema.add_field(column.lower, kind, max_length=MAX_TEXT_BYTES, nullable=True)
     schema.add_field(VECTOR, connection.data_type("FLOAT_VECTOR"), dim=own.width + 1)
     return schema
 
@@ -211,7 +214,7 @@ def _type(kind: pa.DataType) -> str:
 
 
 def _numbered(client: Any, name: str) -> list[str]:
-    """Collections that are called as generations of a store are, others' too."""
+    """Collections named like generations of a store, including those that are not part of it."""
     return [own for own in client.list_collections() if re.fullmatch(rf"{name}_\d+", own)]
 
 

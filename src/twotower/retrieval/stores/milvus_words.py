@@ -1,8 +1,8 @@
-"""Conditions in Milvus's expressions.
+"""Translates conditions into Milvus expressions.
 
-Milvus does not promise what a test of a missing value is within `not`, and has no parameters on every version. So the
-expression says for each test that the value is there, negations are carried into the tests, and values are written as
-literals, each sign that could end one escaped.
+Milvus does not define the result of a test of a missing value within `not`, and not every version supports parameters.
+So every test also requires that the value is present, negations are pushed down into the tests, and values are written
+as literals with every character escaped that could end one.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from twotower.retrieval.condition_tree import (
 from twotower.retrieval.stores.columns import StoredColumn, plain_value
 
 LOWEST = -(1 << 63)
-"""The lowest integer, whose literal would be the negation of one that is none."""
+"""The lowest integer; its literal would be the negation of a number that is out of range."""
 
-WILD = {sign: chr(0xFDD0 + place) for place, sign in enumerate("%_\\\"'\n\r\t\0")}
-"""Signs with a meaning in a pattern or a literal, and what stands for each in the lower-case twin: no characters."""
+STAND_IN_OF = {sign: chr(0xFDD0 + place) for place, sign in enumerate("%_\\\"'\n\r\t\0")}
+"""Characters with a meaning in a pattern or literal, and their stand-ins in the lower-case copy: Unicode
+noncharacters."""
 
-TAME = str.maketrans(WILD | {stand_in: sign for sign, stand_in in WILD.items()})
-STAND_INS = frozenset(WILD.values())
+MASK = str.maketrans(STAND_IN_OF | {stand_in: sign for sign, stand_in in STAND_IN_OF.items()})
+STAND_INS = frozenset(STAND_IN_OF.values())
 
 
-def tamed(text: str) -> str:
-    """A lower-case text in which signs with a meaning in a pattern have changed places with what no text has."""
-    return text.translate(TAME)
+def masked(text: str) -> str:
+    """A lower-case text in which characters with a meaning in a pattern are swapped with their stand-ins."""
+    return text.translate(MASK)
 
 
 def expression(node: Node, columns: Mapping[str, StoredColumn], key: str, is_true: bool = True) -> str:
-    """A condition as Milvus reads it.
+    """A condition as a Milvus expression.
 
     Args:
         node: The condition.
         columns: The stored columns by name.
         key: The stored name of the primary key, which is never missing.
-        is_true: Whether it has to be true; else, to be false.
+        is_true: Whether to match if the condition is true; otherwise, match if it is false.
 
     Example:
         >>> import pyarrow as pa
@@ -69,18 +70,18 @@ def expression(node: Node, columns: Mapping[str, StoredColumn], key: str, is_tru
             return f"{name} is null" if is_true else f"{name} is not null"
         case Compared(column, sign, value):
             name = columns[column.name].stored
-            return _there(name, key, _compared(name, sign if is_true else OPPOSITES[sign], plain_value(value), key))
+            return _present(name, key, _compared(name, sign if is_true else OPPOSITES[sign], plain_value(value), key))
         case Among(column, values):
             name = columns[column.name].stored
-            return _there(name, key, among(name, [plain_value(value) for value in values], is_true))
+            return _present(name, key, among(name, [plain_value(value) for value in values], is_true))
         case Contains(column, value):
-            return _there(
+            return _present(
                 columns[column.name].stored, key, _contains(columns[column.name], plain_value(value), is_true, key)
             )
 
 
 def among(name: str, values: Sequence[bool | int | float | str], is_true: bool = True) -> str:
-    """A test for some values.
+    """A test whether a column has one of several values, or none of them.
 
     Example:
         >>> among("id", ["a", "b"], False)
@@ -91,7 +92,7 @@ def among(name: str, values: Sequence[bool | int | float | str], is_true: bool =
 
 
 def literal(value: bool | int | float | str) -> str:
-    """A value as Milvus reads it."""
+    """A value as a Milvus literal."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -112,17 +113,17 @@ def _compared(name: str, sign: str, value: bool | int | float | str, key: str) -
 
 def _contains(column: StoredColumn, value: bool | int | float | str, is_true: bool, key: str) -> str:
     if not column.is_text:
-        test = f"array_contains_any({column.stored}, [{literal(value)}])"  # of a list, numbers may be negative
+        test = f"array_contains_any({column.stored}, [{literal(value)}])"  # a list literal may hold negative numbers
     elif value == "":
         return _always(key) if is_true else _never(key)
     elif STAND_INS & set(str(value)):
         return _never(key) if is_true else _always(key)
     else:
-        test = f'{column.lower} like "%{tamed(lower(str(value)))}%"'
+        test = f'{column.lower} like "%{masked(lower(str(value)))}%"'
     return test if is_true else f"not ({test})"
 
 
-def _there(name: str, key: str, test: str) -> str:
+def _present(name: str, key: str, test: str) -> str:
     return test if name == key else f"({name} is not null and {test})"
 
 

@@ -1,7 +1,7 @@
-"""What a store of candidates is in PostgreSQL: a table for each catalogue that was published, and which one is live.
+"""A candidate store in PostgreSQL: one table per published catalogue, and a registry that names the live one.
 
-A table is filled and measured beside the one that is live. One transaction then makes it the live one: readers of the
-view and of `twotower_stores` see the one or the other.
+A new table is filled and measured next to the live one. A single transaction then makes it live: readers of the view
+and of `twotower_stores` see either the old or the new one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from twotower.retrieval.stores.store import Id, Publication
 
 VECTOR = "embedding"
 
-COPIED = 10_000
-"""Rows that are made ready for COPY at once."""
+COPY_ROWS = 10_000
+"""Convert this many rows for COPY at once."""
 
 BUILD_MEMORY = (64, 4096)
-"""Mebibytes that PostgreSQL may take to build a graph, at least and at most."""
+"""Minimum and maximum memory, in MiB, that PostgreSQL may use to build a graph."""
 
-OURS = "twotower store"
-"""The comment of a view by which it is known as a store's."""
+VIEW_COMMENT = "twotower store"
+"""The comment that marks a view as belonging to a store."""
 
 REGISTRY = """
 CREATE TABLE IF NOT EXISTS twotower_stores (
@@ -52,14 +52,14 @@ CREATE TABLE IF NOT EXISTS twotower_stores (
 
 
 def may_name(name: str) -> bool:
-    """Whether a column of a table can have this name."""
+    """Whether a table column can have this name."""
     return is_name(name) and name.lower() != VECTOR
 
 
 def query_of(
     own: Generation, vector: Any, k: int, excluded: Sequence[Id], condition: Condition | None
 ) -> tuple[str, list[Any]]:
-    """The search for one query; the best first, equal ones by id."""
+    """SQL and parameters of the search for one query; results are best first, ties by id."""
     tests: list[str] = []
     values: list[Any] = []
     if len(excluded):
@@ -71,7 +71,7 @@ def query_of(
         values += given
     names = [quoted(column.stored) for column in own.columns]
     filtered = f"WHERE {' AND '.join(tests)}" if tests else ""
-    literal = written(vector)
+    literal = vector_literal(vector)
     text = (
         f"WITH nearest AS MATERIALIZED (SELECT {', '.join(names)}, -({VECTOR} <#> %s::vector) AS score "
         f"FROM {quoted(own.relation)} {filtered} ORDER BY {VECTOR} <#> %s::vector LIMIT %s) "
@@ -81,7 +81,7 @@ def query_of(
 
 
 def table_of(rows: Sequence[Sequence[Any]], own: Generation) -> tuple[pa.Table, Any]:
-    """The rows that were found as a table of candidates, and their scores."""
+    """The rows of a search as a table of candidates, and their scores."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * (len(own.columns) + 1)
     arrays = []
     for column, values in zip(own.columns, columns[:-1], strict=True):
@@ -90,24 +90,24 @@ def table_of(rows: Sequence[Sequence[Any]], own: Generation) -> tuple[pa.Table, 
     return pa.Table.from_arrays(arrays, schema=own.catalogue), np.array(columns[-1], dtype=np.float32)
 
 
-def written(vector: Any) -> str:
-    """A vector as pgvector reads it."""
+def vector_literal(vector: Any) -> str:
+    """A vector as a pgvector literal."""
     return "[" + ",".join(map(repr, vector.tolist())) + "]"
 
 
-def copied(connection: Any, table: str, stored: pa.Table, vectors: Matrix) -> None:
-    """Loads rows by COPY, which is the fastest way into PostgreSQL."""
+def copy_rows(connection: Any, table: str, stored: pa.Table, vectors: Matrix) -> None:
+    """Loads rows with COPY, the fastest way into PostgreSQL."""
     names = [quoted(name) for name in [*stored.column_names, VECTOR]]
     with connection.cursor() as cursor, cursor.copy(f"COPY {quoted(table)} ({', '.join(names)}) FROM STDIN") as copy:
-        for start in range(0, stored.num_rows, COPIED):
-            part = stored.slice(start, COPIED)
+        for start in range(0, stored.num_rows, COPY_ROWS):
+            part = stored.slice(start, COPY_ROWS)
             columns = [part[name].to_pylist() for name in part.column_names]
-            for row in zip(*columns, map(written, vectors[start : start + COPIED]), strict=True):
+            for row in zip(*columns, map(vector_literal, vectors[start : start + COPY_ROWS]), strict=True):
                 copy.write_row(row)
 
 
 def found_generation(connection: Any, name: str, towers: str) -> tuple[Generation | None, list[str]]:
-    """The live generation of these towers or else their newest, and the towers of all that are ready."""
+    """The live or else the newest generation of these towers, else None and all ready towers."""
     if connection.execute("SELECT to_regclass('twotower_stores')").fetchone()[0] is None:
         return None, []
     rows = connection.execute(
@@ -124,7 +124,7 @@ def found_generation(connection: Any, name: str, towers: str) -> tuple[Generatio
 
 @contextmanager
 def only_publisher(connection: Any, name: str) -> Iterator[int]:
-    """The number of the next generation, while nobody else publishes; what an interrupted one left is dropped."""
+    """Locks out other publishers, drops leftovers of interrupted ones and yields the next generation's number."""
     lock = f"twotower store {name}"
     connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [lock])
     try:
@@ -141,23 +141,23 @@ def only_publisher(connection: Any, name: str) -> Iterator[int]:
 
 
 def check_view(connection: Any, name: str) -> None:
-    """Refuses a name that something else than a store has: its view would be dropped.
+    """Refuses a name that a relation other than a store has, as publishing drops the view of that name.
 
     Raises:
-        ConfigError: A table, view or other relation of this name is not a store's.
+        ConfigError: A table, view or other relation with this name does not belong to a store.
     """
     row = connection.execute(
         "SELECT obj_description(to_regclass(%s), 'pg_class') WHERE to_regclass(%s) IS NOT NULL", [quoted(name)] * 2
     ).fetchone()
-    if row is not None and row[0] != OURS:
+    if row is not None and row[0] != VIEW_COMMENT:
         raise ConfigError(
-            f"relation {name!r} of the database is not a candidate store; expected another name for the store",
+            f"relation {name!r} in the database is not a candidate store; choose another name for the store",
             field="name",
         )
 
 
 def _next_number(connection: Any, name: str) -> int:
-    """The number of the next generation, whose table's name nothing else has."""
+    """The number of the next generation, such that its table's name is free."""
     row = connection.execute("SELECT max(generation) FROM twotower_stores WHERE name = %s", [name]).fetchone()
     number: int = (row[0] or 0) + 1
     while connection.execute("SELECT to_regclass(%s)", [quoted(f"{name}_{number}")]).fetchone()[0] is not None:
@@ -166,7 +166,7 @@ def _next_number(connection: Any, name: str) -> int:
 
 
 def fill(connection: Any, name: str, number: int, publication: Publication, neighbours: int, build: int) -> Generation:
-    """Makes the table of a generation, with its graph; nobody searches it yet."""
+    """Creates the table of a generation with its graph; it is not live yet."""
     schema = kept_schema(publication.candidates.schema)
     width = publication.embeddings.shape[1]
     length = longest(publication.embeddings)
@@ -174,21 +174,21 @@ def fill(connection: Any, name: str, number: int, publication: Publication, neig
     stored = to_stored(publication.candidates, own.columns)
     columns = [defined(field.name, field.type) for field in stored.schema]
     columns += [f"{VECTOR} vector({width + 1}) NOT NULL", f"PRIMARY KEY ({quoted(own.key.stored)})"]
-    with connection.transaction():  # what is registered may be dropped, so it has to be ours
+    with connection.transaction():  # registered tables may be dropped, so register only ours
         connection.execute(f"CREATE TABLE {quoted(own.relation)} ({', '.join(columns)})")
         connection.execute(
             "INSERT INTO twotower_stores (name, generation, relation, towers, candidate_id, length, width, columns) "
             "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
             [name, number, own.relation, own.towers, own.candidate_id, length, width, schema.serialize().to_pybytes()],
         )
-    copied(connection, own.relation, stored, lengthened(publication.embeddings, length))
+    copy_rows(connection, own.relation, stored, lengthened(publication.embeddings, length))
     _index(connection, own, stored.num_rows, neighbours, build)
     connection.execute(f"ANALYZE {quoted(own.relation)}")
     return own
 
 
 def _index(connection: Any, own: Generation, rows: int, neighbours: int, build: int) -> None:
-    """Builds the graph, in memory where that is allowed; alone where processes find no memory to share."""
+    """Builds the graph, in memory up to a limit; without parallel workers if there is too little shared memory."""
     memory = 1.5 * rows * (4 * (own.width + 1) + 24 * neighbours + 64) / 2**20
     memory = int(min(max(memory, BUILD_MEMORY[0]), BUILD_MEMORY[1]))
     statement = (
@@ -198,13 +198,13 @@ def _index(connection: Any, own: Generation, rows: int, neighbours: int, build: 
     connection.execute(f"SET maintenance_work_mem = '{memory}MB'")
     try:
         connection.execute(statement)
-    except require("psycopg", "pgvector").errors.DiskFull:  # as where a container has little /dev/shm
+    except require("psycopg", "pgvector").errors.DiskFull:  # as in a container with a small /dev/shm
         connection.execute("SET max_parallel_maintenance_workers = 0")
         connection.execute(statement)
 
 
 def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
-    """Makes a generation the live one in one transaction; the one before stays, those before that are dropped."""
+    """Makes a generation live in one transaction; keeps the previous generation and drops older ones."""
     with connection.transaction():
         connection.execute("SELECT 1 FROM twotower_stores WHERE name = %s FOR UPDATE", [name])
         before = connection.execute(
@@ -214,15 +214,15 @@ def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
         connection.execute(
             "UPDATE twotower_stores SET is_ready = true WHERE name = %s AND generation = %s", [name, number]
         )
-        check_view(connection, name)  # once more: filling takes a while
+        check_view(connection, name)  # again, as filling takes a while
         connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
         connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {quoted(own.relation)}")
-        connection.execute(f"COMMENT ON VIEW {quoted(name)} IS '{OURS}'")
+        connection.execute(f"COMMENT ON VIEW {quoted(name)} IS '{VIEW_COMMENT}'")
     forget(connection, name, f"generation < {number if before is None else before[0]}")
 
 
 def forget(connection: Any, name: str, which: str) -> None:
-    """Drops generations, each in a transaction of its own."""
+    """Drops generations, each in its own transaction."""
     rows = connection.execute(
         f"SELECT generation, relation FROM twotower_stores WHERE name = %s AND {which}", [name]
     ).fetchall()

@@ -1,4 +1,4 @@
-"""`PgVector`: candidates in PostgreSQL with pgvector, searched by its graph (HNSW)."""
+"""`PgVector`: candidates in PostgreSQL with pgvector, searched with its HNSW graph."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from twotower.retrieval.stores.addresses import check_address
 from twotower.retrieval.stores.columns import to_stored
 from twotower.retrieval.stores.gate import fitted_store
 from twotower.retrieval.stores.generation import Generation, missing_generation
-from twotower.retrieval.stores.lengthened import asked, lengthened
+from twotower.retrieval.stores.lengthened import lengthened, padded_queries
 from twotower.retrieval.stores.pg_tables import (
     VECTOR,
-    copied,
+    copy_rows,
     fill,
     forget,
     found_generation,
@@ -34,24 +34,28 @@ from twotower.retrieval.stores.postgres import Connections
 from twotower.retrieval.stores.sql import quoted, sql_type
 from twotower.retrieval.stores.store import STORES, Found, Id, Publication, check_name, check_search
 
-WIDEST = 1000
-"""Vectors that a search of the graph holds, at most, before it goes on in the next round."""
+MAX_WIDTH = 1000
+"""Allow search widths (`hnsw.ef_search`) up to this; a search that needs more continues in further rounds."""
 
-NARROWEST = 64
-WIDER = 1.6
-WIDEST_VECTOR = 2000
-"""Numbers of a vector that pgvector's graph takes, at most."""
+START_WIDTH = 64
+"""Start at this search width if the settings have none."""
+
+WIDENING = 1.6
+"""Multiply the width by this to widen a search."""
+
+MAX_DIMENSIONS = 2000
+"""pgvector's HNSW index takes vectors of at most this many dimensions."""
 
 
 class PgVectorStore:
     """The candidates of one model's towers in PostgreSQL; see `Store`.
 
-    The graph is searched by rounds until k candidates are found that may be; where it ends before, all that may be
-    found are looked at.
+    The graph is searched in rounds until k eligible candidates are found. If it runs out before that, all eligible
+    candidates are scanned.
 
     Args:
-        settings: Where it is.
-        towers: Version id of the towers whose vectors it searches.
+        settings: Settings of the store.
+        towers: Version id of the towers whose vectors to search.
         generation: The catalogue to search; default: the live one of these towers, or else the newest.
     """
 
@@ -64,16 +68,16 @@ class PgVectorStore:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns that it keeps."""
+        """The columns that the store holds."""
         return self.generation.catalogue
 
     @property
     def generation(self) -> Generation:
-        """The catalogue that is searched.
+        """The catalogue to search.
 
         Raises:
-            StoreUnavailableError: The database is away.
-            StoreVersionError: It has none of these towers.
+            StoreUnavailableError: The database is unreachable.
+            StoreVersionError: It has no catalogue of these towers.
         """
         if self._generation is None:
             self._generation = self.connections.repeatable(self._find)
@@ -92,12 +96,13 @@ class PgVectorStore:
         excluded: Sequence[Sequence[Id]] | None = None,
         condition: Condition | None = None,
     ) -> list[Found]:
-        """The k best candidates of each query that may be found; see `Store.search`."""
+        """The k best eligible candidates of each query; see `Store.search`."""
         own = self.generation
         check_search(embeddings, k, own.width)
         outs = [()] * len(embeddings) if excluded is None else excluded
         queries = [
-            query_of(own, vector, k, out, condition) for vector, out in zip(asked(embeddings), outs, strict=True)
+            query_of(own, vector, k, out, condition)
+            for vector, out in zip(padded_queries(embeddings), outs, strict=True)
         ]
         rows = self._on_table(lambda connection, _: self._rows(connection, queries, k))
         counts = [len(one) for one in rows]
@@ -119,7 +124,7 @@ class PgVectorStore:
         def put(connection: Any, own: Generation) -> None:
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.relation)}) ON COMMIT DROP")
-            copied(connection, "incoming", stored, vectors)
+            copy_rows(connection, "incoming", stored, vectors)
             connection.execute(
                 f"INSERT INTO {quoted(own.relation)} ({', '.join(names)}) SELECT {', '.join(names)} FROM incoming "
                 f"ON CONFLICT ({quoted(own.key.stored)}) DO UPDATE SET {changed}"
@@ -128,7 +133,7 @@ class PgVectorStore:
         self._on_table(put)
 
     def withdraw(self, ids: Iterable[Id]) -> None:
-        """Takes candidates out; see `Store.withdraw`."""
+        """Removes candidates; see `Store.withdraw`."""
         gone = list(ids)
 
         def take(connection: Any, own: Generation) -> None:
@@ -139,15 +144,15 @@ class PgVectorStore:
         self._on_table(take)
 
     def wider(self) -> PgVectorStore | None:
-        """The same store, of which a search looks at more vectors; see `Store.wider`."""
-        wide = self.settings.search or NARROWEST
-        if wide >= WIDEST:
+        """The same store with a wider search; see `Store.wider`."""
+        wide = self.settings.search or START_WIDTH
+        if wide >= MAX_WIDTH:
             return None
-        settings = msgspec.structs.replace(self.settings, search=min(WIDEST, int(WIDER * wide)))
+        settings = msgspec.structs.replace(self.settings, search=min(MAX_WIDTH, int(WIDENING * wide)))
         return PgVectorStore(settings, self.version, self._generation)
 
     def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         self.connections.close()
 
     def _find(self, connection: Any) -> Generation:
@@ -157,7 +162,7 @@ class PgVectorStore:
         return found
 
     def _on_table(self, work: Any) -> Any:
-        """What a function makes of a connection and the table, which may have been dropped since it was found."""
+        """Calls a function with a connection and the table; looks the table up again if it has been dropped."""
         try:
             return self.connections.repeatable(lambda connection: work(connection, self.generation))
         except self.connections.psycopg.errors.UndefinedTable:
@@ -165,8 +170,8 @@ class PgVectorStore:
             return self.connections.repeatable(lambda connection: work(connection, self.generation))
 
     def _rows(self, connection: Any, queries: Sequence[tuple[str, list[Any]]], k: int) -> list[list[Any]]:
-        """Rows of what each query finds: by the graph, and of all where it finds too few."""
-        wide = self.settings.search or NARROWEST
+        """The rows that each query finds with the graph, or with a full scan if the graph finds too few."""
+        wide = self.settings.search or START_WIDTH
         connection.execute(f"SET LOCAL hnsw.ef_search = {wide}")
         found = [connection.execute(*query).fetchall() for query in queries]
         short = [place for place, rows in enumerate(found) if len(rows) < k]
@@ -179,19 +184,19 @@ class PgVectorStore:
 
 @STORES.register
 class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
-    """Where candidates are in PostgreSQL with pgvector, and how its graph is made and searched.
+    """Where PostgreSQL with pgvector holds the candidates, and how its HNSW graph is built and searched.
 
     Attributes:
-        address: `postgresql://USER@HOST/DATABASE`, without a password: that comes from `PGPASSWORD`, or the file that
-            `PGPASSFILE` names.
-        name: Which store of the database; also the name of the view of what is live.
-        neighbours: Neighbours of a candidate in a layer of the graph (`m`).
-        build: Candidates held while a neighbour is looked for (`ef_construction`).
-        search: Candidates held while a query is answered (`hnsw.ef_search`); None for as many as the parity gate needs.
-        timeout: Seconds that connecting and a search may take.
+        address: `postgresql://USER@HOST/DATABASE`, without a password: set that in `PGPASSWORD`, or name a file with
+            `PGPASSFILE`.
+        name: Name of the store within the database; also the name of the view of the live catalogue.
+        neighbours: Neighbours of a candidate per layer of the graph (`m`).
+        build: Search width while the graph is built (`ef_construction`).
+        search: Search width of a query (`hnsw.ef_search`); None for the width that the parity gate needs.
+        timeout: Seconds allowed for connecting and for a search.
 
     Raises:
-        ConfigError: The address has a password, the name cannot be a table's, or a number is out of its range.
+        ConfigError: The address has a password, the name cannot name a table, or a number is out of range.
 
     Example:
         >>> PgVector("postgresql://ann@db/shop", "movies").search is None
@@ -206,14 +211,18 @@ class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
     timeout: float = 5.0
 
     def check(self) -> None:
-        """Refuses what cannot be an address, a name, or is out of range."""
+        """Refuses an invalid address or name, and numbers that are out of range."""
         check_address(self.address, ("postgresql", "postgres"), "PGPASSWORD, or name a file with PGPASSFILE")
         check_name(self.name)
         wide = 1 if self.search is None else self.search
-        if not 2 <= self.neighbours <= 100 or not 2 * self.neighbours <= self.build <= 1000 or not 1 <= wide <= WIDEST:
+        if (
+            not 2 <= self.neighbours <= 100
+            or not 2 * self.neighbours <= self.build <= 1000
+            or not 1 <= wide <= MAX_WIDTH
+        ):
             raise ConfigError(
                 f"pgvector with neighbours={self.neighbours}, build={self.build}, search={self.search}; expected from "
-                f"2 to 100 neighbours, build from twice as many to 1000, and search from 1 to {WIDEST}"
+                f"2 to 100 neighbours, build from twice as many to 1000, and search from 1 to {MAX_WIDTH}"
             )
         if self.timeout <= 0:
             raise ConfigError(f"timeout={self.timeout}; expected seconds above 0", field="timeout")
@@ -225,8 +234,8 @@ class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
     def publish(self, publication: Publication) -> tuple[PgVector, Parity]:
         """See `StoreSettings.publish`."""
         width = publication.embeddings.shape[1]
-        if width >= WIDEST_VECTOR:
-            raise ConfigError(f"embeddings have {width} numbers; pgvector searches at most {WIDEST_VECTOR - 1}")
+        if width >= MAX_DIMENSIONS:
+            raise ConfigError(f"embeddings have width {width}; pgvector supports at most {MAX_DIMENSIONS - 1}")
         return Connections(self.address, self.timeout).once(lambda connection: self._published(connection, publication))
 
     def _published(self, connection: Any, publication: Publication) -> tuple[PgVector, Parity]:

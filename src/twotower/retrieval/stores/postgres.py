@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: kept for the next call, made anew where they broke, with limits on how long all takes."""
+"""A pool of PostgreSQL connections with timeouts, which replaces broken connections."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from twotower.extras import require
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""Times that something is tried which may be repeated."""
+"""Try a repeatable operation this many times."""
 
 PAUSE_SECONDS = 1.0
-"""For how long nobody tries to connect after somebody could not, so that many do not wait one after the other."""
+"""After a failed connection, do not try another for this many seconds; calls then fail fast instead of queueing up."""
 
 SETTINGS = {"hnsw.iterative_scan": "relaxed_order", "jit": "off", "plan_cache_mode": "force_custom_plan"}
-"""The graph is searched on until enough candidates are found; a plan is made for the very values of each search."""
+"""Search the graph iteratively until enough candidates are found, and plan each search for its own parameters."""
 
-KEPT = 8
-"""Connections that are kept, at most."""
+MAX_IDLE = 8
+"""Keep at most this many idle connections."""
 
 
 class Connections:
@@ -34,7 +34,7 @@ class Connections:
 
     Args:
         address: `postgresql://…`, without a password.
-        seconds: How long connecting and each statement may take.
+        seconds: Timeout for connecting and for each statement.
 
     Raises:
         MissingExtraError: psycopg is not installed.
@@ -46,17 +46,17 @@ class Connections:
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._idle)
-        self._failure: tuple[float, str] | None = None  # until when nobody need try, and why
+        self._failure: tuple[float, str] | None = None  # do not reconnect until then, and the error to raise
 
     def repeatable(self, work: Callable[[Any], T]) -> T:
-        """What a function makes of a connection; tried again on another one where a connection breaks.
+        """Calls a function with a connection, and retries on another connection if that one breaks.
 
         Args:
-            work: What to do, in one transaction. It may run several times, so it has to be safe to repeat.
+            work: The function, run in one transaction. It may run several times, so it must be safe to repeat.
 
         Raises:
             StoreUnavailableError: The database cannot be reached, or does not answer in time.
-            TwoTowerError: Whatever the function raises, or the database says of it.
+            TwoTowerError: The function raises one, or the database reports another error.
         """
         for left in reversed(range(ATTEMPTS)):
             connection = self._taken()
@@ -65,15 +65,15 @@ class Connections:
                     done = work(connection)
             except (self.psycopg.OperationalError, self.psycopg.InterfaceError) as error:
                 _close(connection)
-                self.close()  # the others may be broken as well
+                self.close()  # the idle ones may be broken as well
                 if left == 0 or isinstance(error, self.psycopg.errors.QueryCanceled):
-                    raise self._away(error) from error
+                    raise self._unavailable(error) from error
             except self.psycopg.errors.UndefinedTable:
                 self._give_back(connection)
                 raise
             except self.psycopg.Error as error:
                 _close(connection)
-                raise TwoTowerError(f"PostgreSQL at {self.address}: {_said(error)}") from error
+                raise TwoTowerError(f"PostgreSQL at {self.address}: {_first_line(error)}") from error
             except BaseException:
                 _close(connection)
                 raise
@@ -83,7 +83,7 @@ class Connections:
         raise AssertionError
 
     def once(self, work: Callable[[Any], T]) -> T:
-        """What a function makes of a connection of its own, without a limit of time and without another try.
+        """Calls a function with a dedicated connection, without a statement timeout and without retries.
 
         Raises:
             StoreUnavailableError, TwoTowerError: As `repeatable`.
@@ -92,19 +92,19 @@ class Connections:
             with self._connected(0.0) as connection:
                 return work(connection)
         except (self.psycopg.OperationalError, self.psycopg.InterfaceError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
         except self.psycopg.Error as error:
-            raise TwoTowerError(f"PostgreSQL at {self.address}: {_said(error)}") from error
+            raise TwoTowerError(f"PostgreSQL at {self.address}: {_first_line(error)}") from error
 
     def close(self) -> None:
-        """Closes those that are kept."""
+        """Closes the idle connections."""
         _close_all(self._idle)
 
     def _taken(self) -> Any:
-        """A connection that was kept, or another one.
+        """An idle connection, or a new one.
 
         Raises:
-            StoreUnavailableError: None can be had, or could not a moment ago.
+            StoreUnavailableError: Connecting fails, or failed a moment ago.
         """
         with self._lock:
             if self._idle:
@@ -114,15 +114,15 @@ class Connections:
         try:
             connection = self._connected(self.seconds)
         except (self.psycopg.OperationalError, self.psycopg.InterfaceError) as error:
-            away = self._away(error)
-            self._failure = time.monotonic() + PAUSE_SECONDS, str(away)
-            raise away from error
+            unavailable = self._unavailable(error)
+            self._failure = time.monotonic() + PAUSE_SECONDS, str(unavailable)
+            raise unavailable from error
         self._failure = None
         return connection
 
     def _give_back(self, connection: Any) -> None:
         with self._lock:
-            if len(self._idle) < KEPT:
+            if len(self._idle) < MAX_IDLE:
                 self._idle.append(connection)
                 return
         _close(connection)
@@ -139,8 +139,8 @@ class Connections:
             tcp_user_timeout=round(1000 * max(self.seconds, 1.0)),
         )
 
-    def _away(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"PostgreSQL at {self.address} is away: {_said(error)}")
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"PostgreSQL at {self.address} is unavailable: {_first_line(error)}")
 
 
 def _close(connection: Any) -> None:
@@ -149,12 +149,12 @@ def _close(connection: Any) -> None:
 
 
 def _close_all(connections: list[Any]) -> None:
-    """Empties a list of connections, also while others take from it."""
+    """Closes and removes all connections of a list, even while other threads take from it."""
     while connections:
         with suppress(IndexError):
             _close(connections.pop())
 
 
-def _said(error: Exception) -> str:
-    """The first line of what the database says."""
+def _first_line(error: Exception) -> str:
+    """The first line of the database's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Conditions in SQL: text with a placeholder for every value, and the values beside it."""
+"""Translates conditions into SQL with a placeholder for every value."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from twotower.retrieval.condition_tree import All, Among, Column, Compared, Cont
 from twotower.retrieval.stores.columns import StoredColumn, plain_value
 
 Sql: TypeAlias = tuple[str, list[Any]]
-"""SQL with `%s` for each value, and the values."""
+"""SQL text with `%s` for each value, and the values."""
 
 
 LONGEST_NAME = 63
-"""Bytes of a name that PostgreSQL keeps; it would cut others short."""
+"""PostgreSQL truncates names that are longer than this many bytes."""
 
 
 def is_name(name: str) -> bool:
-    """Whether a column can have this name, and statements with placeholders can hold it."""
+    """Whether a column can have this name, and a statement with placeholders can contain it."""
     return 0 < len(name.encode()) <= LONGEST_NAME and not set("%\0") & set(name)
 
 
 def quoted(name: str) -> str:
-    """An identifier of SQL.
+    """A quoted SQL identifier.
 
     Example:
         >>> quoted('the "best" one')
@@ -34,7 +34,7 @@ def quoted(name: str) -> str:
 
 
 def defined(name: str, kind: pa.DataType) -> str:
-    """A column of a table; text is ordered by its code points, as Arrow has it.
+    """A column definition; text is ordered by code point, as in Arrow.
 
     Example:
         >>> defined("title", pa.string())
@@ -45,7 +45,7 @@ def defined(name: str, kind: pa.DataType) -> str:
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """PostgreSQL's type for what is kept of a column.
+    """PostgreSQL's type for a stored column.
 
     Example:
         >>> sql_type(pa.list_(pa.string()))
@@ -63,9 +63,9 @@ def sql_type(kind: pa.DataType) -> str:
 
 
 def where(node: Node, columns: Mapping[str, StoredColumn]) -> Sql:
-    """A condition as PostgreSQL reads it.
+    """A condition as PostgreSQL's SQL.
 
-    Text is compared by its code points, as the table's columns have it.
+    Text is compared by code point, which is the collation of the table's columns.
 
     Args:
         node: The condition.
@@ -95,7 +95,7 @@ def where(node: Node, columns: Mapping[str, StoredColumn]) -> Sql:
 
 
 def _compared(name: str, sign: str, value: Any, column: Column) -> Sql:
-    if isinstance(value, str) and "\0" in value:  # no text of PostgreSQL holds it, and it sorts before all others
+    if isinstance(value, str) and "\0" in value:  # PostgreSQL text cannot hold \0, which sorts first
         if sign in ("=", "!="):
             return (_never(name), []) if sign == "=" else (f"(NOT {_never(name)})", [])
         return f"{name} {'<=' if sign in ('<', '<=') else '>'} %s::text", [value.partition("\0")[0]]
@@ -118,14 +118,14 @@ def _contains(column: StoredColumn, value: Any) -> Sql:
 
 
 def _type(column: Column) -> str:
-    """The type of values beside a column; numbers with fractions are compared in double precision."""
+    """The type of values that are compared with a column; fractions are compared in double precision."""
     if pa.types.is_boolean(column.kind) or pa.types.is_string(column.kind):
         return sql_type(column.kind)
     return "double precision" if pa.types.is_floating(column.kind) else "bigint"
 
 
 def _never(name: str) -> str:
-    """What is false of every value, and null of none."""
+    """A test that is false for every value, and null if there is none."""
     return f"({name} <> {name})"
 
 

@@ -1,4 +1,4 @@
-"""What a store of candidates is: vectors, ids and columns that are searched together, and change while they serve."""
+"""The interface of a candidate store: vectors, ids and columns, searched together and changed while they serve."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Id: TypeAlias = int | str
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What one query found, the best first.
+    """The candidates found for one query, best first.
 
     Attributes:
-        candidates: The columns that the store keeps, a row for each candidate.
+        candidates: The columns that the store holds, one row per candidate.
         scores: Their dot products with the query, float32.
     """
 
@@ -37,12 +37,13 @@ class Found:
 class Store(Protocol):
     """Candidates of one model's towers: their vectors, ids and columns.
 
-    A store may be changed while it is searched; a search sees it before or after a change. Several threads may use it.
+    A store may be changed while it is searched; a search sees it either before or after a change. Several threads may
+    use it at once.
     """
 
     @property
     def kind(self) -> str:
-        """`exact`, `hnsw`, `pgvector`, `milvus`, or the kind of one's own."""
+        """`exact`, `hnsw`, `pgvector`, `milvus`, or the kind of a custom store."""
         ...
 
     @property
@@ -52,11 +53,11 @@ class Store(Protocol):
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns that it keeps, which conditions may name."""
+        """The columns that the store holds, which conditions may use."""
         ...
 
     def __len__(self) -> int:
-        """How many candidates there are."""
+        """The number of candidates."""
         ...
 
     def search(
@@ -66,36 +67,36 @@ class Store(Protocol):
         excluded: Sequence[Sequence[Id]] | None = None,
         condition: Condition | None = None,
     ) -> list[Found]:
-        """The k best candidates of each query that may be found, or all that are left, with their true scores.
+        """The k best eligible candidates of each query, or all if there are fewer, with their true scores.
 
         Args:
             embeddings: Query embeddings, float32 `[n, d]`.
             k: How many.
-            excluded: For each query the ids that it may not find; those that the store lacks do no harm.
-            condition: What has to be true of a candidate's columns, parsed with the store's `schema`.
+            excluded: The ids to exclude for each query; ids that the store lacks are ignored.
+            condition: A condition on the candidates' columns, parsed with the store's `schema`.
 
         Raises:
             ConfigError: k is below 1, or the queries are not as wide as the vectors.
-            StoreUnavailableError: The store is away.
-            StoreVersionError: Its vectors are gone, or of other towers, by now.
+            StoreUnavailableError: The store is unreachable.
+            StoreVersionError: Its vectors are gone, or now belong to other towers.
         """
         ...
 
     def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
-        """Adds candidates, and changes those whose id is known; all of them or none.
+        """Adds candidates, and replaces those whose id is known; all of them or none.
 
         Args:
-            candidates: Rows with all columns that it keeps.
-            embeddings: Their embeddings by the store's towers, float32 `[n, d]`.
+            candidates: Rows with all columns that the store holds.
+            embeddings: Their embeddings from the store's towers, float32 `[n, d]`.
 
         Raises:
-            DataError: A value cannot be kept.
+            DataError: A value cannot be stored.
             StoreUnavailableError, StoreVersionError: As `search`.
         """
         ...
 
     def withdraw(self, ids: Iterable[Id]) -> None:
-        """Takes candidates out; ids that it lacks do no harm.
+        """Removes candidates; ids that the store lacks are ignored.
 
         Raises:
             StoreUnavailableError, StoreVersionError: As `search`.
@@ -103,17 +104,17 @@ class Store(Protocol):
         ...
 
     def wider(self) -> Store | None:
-        """The same store, of which a search looks at more candidates; None where it cannot, or need not."""
+        """The same store with a wider search; None if the search cannot or need not be wider."""
         ...
 
     def close(self) -> None:
-        """Gives back what it holds, such as connections."""
+        """Releases resources such as connections."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Publication:
-    """What is put into a store at once.
+    """Everything needed to publish a catalogue in a store.
 
     Attributes:
         candidates: The catalogue.
@@ -121,7 +122,7 @@ class Publication:
         candidate_id: Name of the id column.
         towers: Version id of the towers that made the embeddings.
         queries: Query embeddings to measure recall with, `[n, d]`.
-        threshold: The least recall; None for any.
+        threshold: The required recall; None for any.
     """
 
     candidates: pa.Table
@@ -134,15 +135,15 @@ class Publication:
 
 @runtime_checkable
 class StoreSettings(Protocol):
-    """Where a store is and how it is searched: a frozen `Settings` whose tag is the kind. It holds no credentials."""
+    """A store's address and search settings: a frozen `Settings` tagged with its kind. It holds no credentials."""
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """The store's address."""
         ...
 
     def open(self, towers: str) -> Store:
-        """The vectors of these towers; nothing is asked of the server yet.
+        """The store, with the vectors of these towers; does not contact the server yet.
 
         Raises:
             MissingExtraError: A library is not installed.
@@ -150,30 +151,30 @@ class StoreSettings(Protocol):
         ...
 
     def publish(self, publication: Publication) -> tuple[StoreSettings, Parity]:
-        """Puts a catalogue beside the one that is live, measures it, and then makes it the live one, at one moment.
+        """Uploads a catalogue next to the live one, measures it, and then makes it live atomically.
 
-        The one that was live stays until the next time, for those who still search it.
+        The previously live catalogue is kept until the next publication, for processes that still search it.
 
         Returns:
-            The settings, with what was found out while it was measured, and the recall.
+            The settings, with the search width found by measuring, and the recall.
 
         Raises:
-            DataError: A value cannot be kept.
-            ParityError: A search finds too little of what exact search finds; the live one stays.
-            StoreUnavailableError: The store is away.
+            DataError: A value cannot be stored.
+            ParityError: A search finds too little of what exact search finds; the live catalogue stays live.
+            StoreUnavailableError: The store is unreachable.
         """
         ...
 
 
 STORES: Kinds[type[StoreSettings]] = Kinds("store")
-"""Settings of stores by kind."""
+"""Store settings by kind."""
 
 
 def check_search(embeddings: Tensor, k: int, width: int) -> None:
-    """Refuses what cannot be searched for.
+    """Checks the arguments of a search.
 
     Raises:
-        ConfigError: k is below 1, or the queries are no matrix of this width.
+        ConfigError: k is below 1, or the queries are not a matrix of this width.
         TwoTowerError: A query is not finite.
     """
     if k < 1 or embeddings.dim() != 2 or embeddings.shape[1] != width:
@@ -183,14 +184,15 @@ def check_search(embeddings: Tensor, k: int, width: int) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that not every store can give its tables.
+    """Checks that every kind of store can use a name for its tables.
 
     Raises:
-        ConfigError: It is not made of 1 to 40 small letters, digits and underscores, a letter first.
+        ConfigError: It does not consist of 1 to 40 lowercase letters, digits and underscores, with a letter first.
     """
     is_plain = name.isascii() and name.replace("_", "").isalnum() and name == name.lower() and name[:1].isalpha()
     if not is_plain or len(name) > 40:
         raise ConfigError(
-            f"store name {json.dumps(name)}; expected up to 40 small letters, digits and underscores, a letter first",
+            f"store name {json.dumps(name)}; expected up to 40 lowercase letters, digits and underscores, with a "
+            f"letter first",
             field="name",
         )

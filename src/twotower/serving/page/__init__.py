@@ -1,4 +1,4 @@
-"""The page to try a bundle on: one file each of HTML, CSS and JavaScript, written by hand."""
+"""The page to try out a bundle: one handwritten file each of HTML, CSS and JavaScript."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEDIA_TYPES = {
 
 
 def files() -> dict[str, Reply]:
-    """The page's files by the address that each is found at."""
+    """The page's files by path."""
     folder = package_files(__name__)
     return {
         "/" if name == "page.html" else f"/{name}": Reply((folder / name).read_bytes(), media_type)

@@ -1,5 +1,5 @@
 "use strict";
-// The page to try a bundle on. Whatever comes from the service is shown as text, never as markup.
+// The page to try out a bundle. Everything from the service is shown as text, never as markup.
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "twotower-token";
@@ -79,7 +79,7 @@ function askForToken() {
   return tokenAsked;
 }
 
-// Where we are: all of it is in the address, so that "back" and links work
+// Where we are: all of it is in the URL, so that "back" and links work
 
 function place() {
   return new URLSearchParams(location.hash.slice(1));
@@ -155,7 +155,7 @@ async function showWho(text) {
         $("about").append(el("dt", {}, words(name)), el("dd", {}, shown(value)));
       }
     }
-    if (!history) $("about").append(el("dt", {}, "unknown"), el("dd", {}, "nobody has this id: what is popular is recommended"));
+    if (!history) $("about").append(el("dt", {}, "unknown"), el("dd", {}, "this id does not exist; showing popular items"));
     drawHistory(history);
   } catch (problem) {
     tell(problem);
@@ -178,7 +178,7 @@ function drawHistory(answer) {
   };
 }
 
-// A text field with a list to pick from, as the ARIA practices have it
+// A text field with a list to pick from, following the ARIA practices
 
 function combobox(input, list, find, choose, takesText) {
   let options = [], active = -1, timer = 0, asked = 0;
@@ -245,7 +245,7 @@ function combobox(input, list, find, choose, takesText) {
   });
 }
 
-// Somebody new
+// New user
 
 function drawNew() {
   $("liked-part").hidden = !state.model.reads_history;
@@ -277,7 +277,7 @@ function drawLiked() {
     }, `${one.title} ×`))));
 }
 
-// Filters: controls made of the candidates' columns write the condition, which can be edited, too
+// Filters: controls generated from the candidates' columns write the condition, which can also be edited
 
 function quoted(text) {
   const escaped = text.replaceAll("\\", "\\\\");
@@ -443,7 +443,7 @@ function orderedBy(one) {
   return one.rerank_score ?? one.score;
 }
 
-// Whether and how far the order is refined: the choices that fit the bundle, its own at first
+// Whether and how far to refine the order: fixed choices and the bundle's own, which is the default
 
 function drawRerank() {
   const own = state.model.rerank;
@@ -634,7 +634,7 @@ async function start() {
   await refreshModel();
   const examples = state.model.columns.filter((column) => column.kind !== "other").slice(0, 2);
   $("where-help").textContent = `Columns: ${state.model.columns.map((column) => column.name).join(", ")}. Words: and, or, not, =, !=, <, <=, >, >=, in [..], contains, is null, and ( ).`
-    + (examples.length ? ` Such as: ${examples.map((column) => column.kind === "number" ? `${named(column.name)} >= ${column.lowest ?? 0}` : `${named(column.name)} contains ${quoted(column.choices[0] ?? "…")}`).join(" and ")}` : "");
+    + (examples.length ? ` Example: ${examples.map((column) => column.kind === "number" ? `${named(column.name)} >= ${column.lowest ?? 0}` : `${named(column.name)} contains ${quoted(column.choices[0] ?? "…")}`).join(" and ")}` : "");
   drawBuilder();
   drawNew();
   addEventListener("hashchange", show);
