@@ -140,5 +140,5 @@ def test_what_lacks_a_part_of_the_protocol_is_refused() -> None:
     class Half(msgspec.Struct):
         reduction: str = "mean"
 
-    with pytest.raises(ConfigError, match=r"loss=.*Half.*; expected .* what follows the protocol Loss"):
+    with pytest.raises(ConfigError, match=r"loss=.*Half.*; expected .* an object that implements Loss"):
         Trainer(loss=Half())  # type: ignore[arg-type]
