@@ -233,7 +233,7 @@ def test_ranks_that_differ_are_refused(what: str, ranks: dict[str, list[Any]]) -
 @pytest.mark.parametrize(
     ("job", "kind", "said"),
     [
-        ("another", SavedFolderError, "of another training"),
+        ("another", SavedFolderError, "from another training"),
         ("normalised", ConfigError, "norm='layer'"),
         ("drawing", ConfigError, r"randomness\.uniform"),
     ],
