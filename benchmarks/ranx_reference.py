@@ -1,4 +1,4 @@
-"""Computes metrics of random runs with `ranx`, so that tests/evaluation/test_metrics_numpy.py does without ranx and numba.
+"""Reference metrics from `ranx` for tests/evaluation/test_metrics_numpy.py, which needs neither ranx nor numba itself.
 
     python -m venv .venv-ranx && .venv-ranx/bin/pip install ranx==0.3.21
     .venv-ranx/bin/python benchmarks/ranx_reference.py
