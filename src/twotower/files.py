@@ -337,7 +337,7 @@ def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path with links resolved."""
+    """The absolute path with links resolved, even if it does not exist."""
     try:
         real = Path(os.path.realpath(target))
         real.exists()  # raises if a name is too long or a parent folder may not be entered

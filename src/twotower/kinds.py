@@ -98,7 +98,7 @@ import the module that defines it first; in commands: --import MODULE)
         except (TypeError, msgspec.ValidationError) as error:
             expected = ", ".join(inspect.signature(implementation).parameters)
             given = shortened(arguments)
-            raise ConfigError(f"{self.what} {kind!r} with {given}: {error}; expected of {expected}") from error
+            raise ConfigError(f"{self.what} {kind!r} with {given}: {error}; expected arguments: {expected}") from error
         try:
             return implementation(**arguments)
         except TypeError as error:  # an implementation that passes **kwargs on

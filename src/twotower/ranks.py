@@ -163,8 +163,8 @@ class Ranks:
         except TwoTowerError as error:
             failed = error
         each = self.gather_messages(None if failed is None else [type(failed).__name__, str(failed)])
-        for rank, (kind, said) in ((rank, one) for rank, one in enumerate(each) if one is not None):
-            raise failed if rank == self.rank and failed is not None else _error(kind, rank, said)
+        for rank, (kind, message) in ((rank, one) for rank, one in enumerate(each) if one is not None):
+            raise failed if rank == self.rank and failed is not None else _error(kind, rank, message)
         return value
 
     def from_first(self, make: Callable[[], T], kind: Any) -> T:
@@ -204,17 +204,17 @@ class Ranks:
         for rank, other in enumerate(each):
             names = [*each[0], *(name for name in other if name not in each[0])]
             if differing := [name for name in names if other.get(name) != each[0].get(name)]:
-                said = ", ".join(f"{name} {other.get(name)} and {each[0].get(name)}" for name in differing)
-                raise ConfigError(f"rank {rank} and rank 0 differ in {said}; {expected}")
+                differences = ", ".join(f"{name} {other.get(name)} and {each[0].get(name)}" for name in differing)
+                raise ConfigError(f"rank {rank} and rank 0 differ in {differences}; {expected}")
 
     def _message(self, raw: bytes) -> Any:
         """Broadcasts the first rank's message."""
         device = _message_device()
         length = int(self.broadcast(torch.tensor([len(raw)], device=device)))
-        room = torch.zeros(length, dtype=torch.uint8, device=device)
+        buffer = torch.zeros(length, dtype=torch.uint8, device=device)
         if self.is_first:
-            room.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
-        return msgspec.json.decode(bytes(self.broadcast(room).tolist()))
+            buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+        return msgspec.json.decode(bytes(self.broadcast(buffer).tolist()))
 
     def _places(self, rows: int, device: torch.device) -> Tensor:
         """Position of each row among parts that are padded to the longest, `[rows]`."""
@@ -336,9 +336,9 @@ class _Summed(torch.autograd.Function):
         return gradient * ctx.size, None
 
 
-def _error(kind: str, rank: int, said: str) -> TwoTowerError:
+def _error(kind: str, rank: int, message: str) -> TwoTowerError:
     """Rebuilds an error that another rank raised."""
-    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {said}")
+    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {message}")
 
 
 def _is_first_error(store: Any) -> bool:

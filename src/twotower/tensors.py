@@ -74,27 +74,27 @@ def read_tensors(path: Path, ranks: Ranks, shard_of: ShardOf, device: torch.devi
         def described() -> dict[str, tuple[list[int], str]]:
             assert file is not None
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            kinds = {said: str(kind).removeprefix("torch.") for kind, said in _KINDS.items()}
-            return {name: (one.get_shape(), kinds[one.get_dtype()]) for name, one in slices.items()}
+            dtypes = {name: str(kind).removeprefix("torch.") for kind, name in _KINDS.items()}
+            return {name: (one.get_shape(), dtypes[one.get_dtype()]) for name, one in slices.items()}
 
         found = {}
         for name, (shape, kind) in ranks.from_first(described, dict[str, tuple[list[int], str]]).items():
-            room = {"dtype": getattr(torch, kind), "device": device}
+            options = {"dtype": getattr(torch, kind), "device": device}
             shard = shard_of(name, len(shape))
             if shard is None:
-                whole = torch.empty(shape, **room) if file is None else file.get_tensor(name).to(device)
+                whole = torch.empty(shape, **options) if file is None else file.get_tensor(name).to(device)
                 found[name] = ranks.broadcast(whole)
             else:
-                found[name] = _held(None if file is None else file.get_slice(name), shape, shard, room)
+                found[name] = _held(None if file is None else file.get_slice(name), shape, shard, options)
     return found
 
 
-def _held(rows: Any, shape: list[int], shard: Shard, room: dict[str, Any]) -> Tensor:
+def _held(rows: Any, shape: list[int], shard: Shard, options: dict[str, Any]) -> Tensor:
     """This rank's rows of a sharded tensor `[rows, dim]`; `rows` is the tensor in the file, None on other ranks."""
-    held = torch.empty(shard.held, shape[1], **room)
+    held = torch.empty(shard.held, shape[1], **options)
     for block in shard.blocks(shape[1]):
         size = block.stop - block.start, shape[1]
-        whole = torch.empty(size, **room) if rows is None else rows[block].to(room["device"]).contiguous()
+        whole = torch.empty(size, **options) if rows is None else rows[block].to(options["device"]).contiguous()
         own = shard.take(shard.ranks.broadcast(whole))
         held[block.start // shard.ranks.size :][: len(own)] = own
     return held

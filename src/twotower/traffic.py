@@ -41,7 +41,7 @@ class Traffic:
         try:
             yield
         except RuntimeError as error:
-            raise TwoTowerError(f"rank {dist.get_rank()} has lost the others: {error}") from error
+            raise TwoTowerError(f"rank {dist.get_rank()} has lost contact with the other ranks: {error}") from error
         self.seconds += time.perf_counter() - started
         self.payload[kind] += tensor.numel() * tensor.element_size()
         self.calls[kind] += 1

@@ -395,7 +395,7 @@ def recipe_of(path: Path) -> Recipe:
         ('imports = ["breaks"]\n' + OWN, "breaks.* cannot be imported: ZeroDivisionError"),
         (OWN + '[[loggers]]\nkind = "paper"', "logger kind 'paper' is unknown; expected one of mlflow, tensorboard"),
         (OWN + '[[loggers]]\nkind = "tensorboard"\nfolder = 3', r"TensorBoard: folder=3; expected"),
-        (OWN + '[[loggers]]\nkind = "mlflow"\nurl = "x"', "logger 'mlflow' .* expected of experiment, uri, name"),
+        (OWN + '[[loggers]]\nkind = "mlflow"\nurl = "x"', "logger 'mlflow' .* arguments: experiment, uri, name"),
         ('imports = ["json"]\n' + OWN, "another one has its name"),
     ],
 )

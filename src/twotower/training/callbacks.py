@@ -50,7 +50,7 @@ class Callback:
     """Base class of callbacks: its methods do nothing, and subclasses override those they need.
 
     Example:
-        >>> class Patience(Callback):
+        >>> class StopAtLoss(Callback):
         ...     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         ...         state.stop = epoch.loss < 1.0
     """

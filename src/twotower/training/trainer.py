@@ -166,7 +166,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         if stop_after is not None and not 1 <= stop_after <= self.epochs:
             raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
         if self.early_stopping is not None and validation is None:
-            raise ConfigError("early stopping needs a validation part; give fit validation=…")
+            raise ConfigError("early stopping needs a validation part; pass validation=… to fit")
 
     def _prepare(self, model: TwoTower, train: Log) -> None:
         """Moves the model to the device, adds heads for the tasks, and fits it on the data if it is not fitted yet."""
