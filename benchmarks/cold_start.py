@@ -117,7 +117,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="movielens-100k", help="a built-in data set, or a config")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.1], help="shares of ids dropped")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.1], help="rates of dropped ids")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/cold-start-DATA.json beside this script")
     options = parser.parse_args()

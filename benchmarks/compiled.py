@@ -28,7 +28,7 @@ from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.objective import StepLoss
 from twotower.training.run import Run
 
-WAYS = ("plain", "towers", "step")
+MODES = ("plain", "towers", "step")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -77,14 +77,14 @@ def measured(
 ) -> list[Outcome]:
     """Measures every mode for one depth and batch size."""
     first, sides = {}, {}
-    for way in WAYS:
+    for way in MODES:
         step = stepping(way, layers, batch, train, backend)
         started = time.perf_counter()
         step()
         first[way] = time.perf_counter() - started
         sides[way] = lambda step=step: [step() for _ in range(steps)]
     found = time_alternately(sides, repetitions, clock=time.process_time)
-    return [Outcome(list(layers), batch, way, first[way], steps, found[way]) for way in WAYS]
+    return [Outcome(list(layers), batch, way, first[way], steps, found[way]) for way in MODES]
 
 
 def table_of(outcomes: list[Outcome]) -> Table:

@@ -180,7 +180,7 @@ def main() -> None:
     """Runs the benchmark; with `--job`, one step for one bundle in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--index", nargs="+", default=["exact", "hnsw"], help="as `twotower bundle --index` takes them")
     parser.add_argument("--shape", choices=["clusters", "normal"], default="clusters")
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 64], help="queries per call")

@@ -112,7 +112,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--queries", type=int, nargs="+", default=[1000, 1], help="queries per call")
     parser.add_argument("--k", type=int, default=100, help="candidates to find")
     parser.add_argument("--threads", type=int, default=2, help="for both libraries")

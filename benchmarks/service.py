@@ -498,7 +498,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["load", "swap", "added", "malformed", "client"], help="client: internal")
     parser.add_argument("--candidates", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--index", choices=["exact", "hnsw"], default="exact")
     parser.add_argument("--rerank", type=int, default=0, help="candidates re-ranked by a head; 0: retrieval only")

@@ -194,7 +194,7 @@ def main() -> None:
     """Measures every size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 8192, 65_536], help="B, and C")
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/softmax.json")
     options = parser.parse_args()

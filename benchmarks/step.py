@@ -210,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
     parser.add_argument("--batches", type=int, nargs="+", default=[2048], help="events per step")
-    parser.add_argument("--history", type=int, nargs="+", default=[0], help="choices that the query tower reads")
+    parser.add_argument("--history", type=int, nargs="+", default=[0], help="history length of the query tower")
     parser.add_argument("--repetitions", type=int, default=5, help="timed epochs and validations")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/step-DATA.json")
     options = parser.parse_args()

@@ -90,7 +90,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Ways:
+class Methods:
     """The current models, by method."""
 
     first: TwoTower
@@ -146,7 +146,7 @@ def weeks_of(data: Dataset, weeks: int, length: float) -> Iterator[tuple[Dataset
             yield data.take(before), data.take(last), data.take(own)
 
 
-def first_model(config: Config, train: Dataset, options: argparse.Namespace, progress: ProgressBar) -> Ways:
+def first_model(config: Config, train: Dataset, options: argparse.Namespace, progress: ProgressBar) -> Methods:
     """Trains the model on all events before the first week, and sets up the methods."""
     parts = Parts(train, train, None, SplitConfig("time:0.1"), "time:0.1", "")
     recipe = config.resolved_recipe(train)
@@ -161,29 +161,29 @@ def first_model(config: Config, train: Dataset, options: argparse.Namespace, pro
     trainer.fit(model, train, stop_after=best, moments=moments, callbacks=[progress])
     rate = msgspec.structs.replace(trainer.optimizer, learning_rate=trainer.optimizer.learning_rate * options.rate)
     warm = msgspec.structs.replace(trainer, optimizer=rate, schedule=Constant(), epochs=options.warm_epochs)
-    ways = Ways(model, trainer, warm, best, build)
-    ways.models = {name: copy.deepcopy(model) for name in (UNTRAINED, TOLD, NEW, ALL)}
-    ways.moments = {name: copy.deepcopy(moments) for name in (NEW, ALL)}
-    return ways
+    methods = Methods(model, trainer, warm, best, build)
+    methods.models = {name: copy.deepcopy(model) for name in (UNTRAINED, TOLD, NEW, ALL)}
+    methods.moments = {name: copy.deepcopy(moments) for name in (NEW, ALL)}
+    return methods
 
 
 def run(
     config: Config, data: Dataset, options: argparse.Namespace, console: Console
 ) -> tuple[list[WeekOutcome], list[Difference]]:
     """Results of each week, and differences over all weeks."""
-    outcomes, found, ways = [], dict[str, list[Outcomes]](), None
+    outcomes, found, methods = [], dict[str, list[Outcomes]](), None
     metric = metric_of(data)
     with ProgressBar(console) as progress:
         for number, (whole, last, asked) in enumerate(weeks_of(data, options.weeks, options.days * 86_400.0), start=1):
             seconds = dict[str, float]()
-            if ways is None:
-                ways = first_model(config, whole, options, progress)
+            if methods is None:
+                methods = first_model(config, whole, options, progress)
                 known_queries, known_candidates = whole.query_counts() > 0, whole.candidate_counts() > 0
-                ways.models[SCRATCH] = copy.deepcopy(ways.first)
+                methods.models[SCRATCH] = copy.deepcopy(methods.first)
             else:
-                seconds = ways.advance(whole, last, progress)
+                seconds = methods.advance(whole, last, progress)
             scores = {}
-            scorers = {name: ModelScorer(model) for name, model in ways.models.items()} | {
+            scorers = {name: ModelScorer(model) for name, model in methods.models.items()} | {
                 "popularity": Popularity(whole)
             }
             for name, scorer in scorers.items():
