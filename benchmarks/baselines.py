@@ -1,11 +1,10 @@
-"""How long each baseline takes to learn and to be measured on a log of a given shape, and the memory it needs.
+"""Time and memory that each baseline takes to fit and evaluate, on a log of a given shape.
 
     python benchmarks/baselines.py --queries 22000 --candidates 12000 --events 200000 --threads 2
 
-The log is drawn: some candidates and some queries have many more events than others, and each has one at least. A fifth
-of the events are test. Every baseline is run in a process of its own, with no budget, and `all` of them one after the
-other in one more, as `twotower train` runs them. The memory is the most that the process held, Python, PyTorch and the
-log included, which `none` shows.
+The log is random: some candidates and queries have many more events than others, and each has at least one. 20% of the
+events are test. Each baseline runs in its own process, without a budget; `all` runs all of them in one process, as
+`twotower train` does. Memory is the peak of the process, including Python, PyTorch and the log, which `none` shows.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What one process did.
+    """Result of one process.
 
     Attributes:
         name: Which baselines.
-        seconds: To learn and to be measured.
-        estimate: Seconds estimated beforehand to learn; None where nothing is estimated.
-        peak_bytes: The most memory that the process held.
-        scores: top-100 accuracy under `all` and `unseen`, by baseline.
+        seconds: Time to fit and evaluate.
+        estimate: Estimated seconds to fit; None if there is no estimate.
+        peak_bytes: Peak memory of the process.
+        scores: Top-100 accuracy under `all` and `unseen`, by baseline.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def log_of(shape: Shape) -> Dataset:
-    """A log in which popularity falls off as a power, for candidates and for queries."""
+    """A random log in which the popularity of candidates and queries follows a power law."""
     draws = np.random.default_rng(0)
 
     def ids(count: int, power: float) -> np.ndarray:
@@ -74,7 +73,7 @@ def log_of(shape: Shape) -> Dataset:
 
 
 def run(name: str, shape: Shape, threads: int) -> Result:
-    """Learns and measures one baseline, or all of them: what a process does."""
+    """Fits and evaluates one baseline, or all of them, in the current process."""
     torch.set_num_threads(threads)
     train, test = split_random(log_of(shape))
     cost = getattr(BASELINES[name], "cost", None) if name in BASELINES else None
@@ -93,7 +92,7 @@ def run(name: str, shape: Shape, threads: int) -> Result:
 
 
 def table_of(results: Sequence[Result]) -> Table:
-    """A row a process."""
+    """One row per process."""
     table = Table("", show_edge=False)
     for heading in ("seconds", "estimated to learn", "peak memory", "top-100, all", "unseen"):
         table.add_column(heading, justify="right")
@@ -110,7 +109,7 @@ def table_of(results: Sequence[Result]) -> Table:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=22_000)
     parser.add_argument("--candidates", type=int, default=12_000)

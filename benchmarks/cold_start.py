@@ -1,11 +1,12 @@
-"""Queries and candidates that training never saw: what the tuned recipe makes of them, by the share of ids dropped.
+"""Accuracy of the tuned recipe for queries and candidates that training never saw, by the rate of dropped ids.
 
     python benchmarks/cold_start.py --data movielens-100k --seeds 3
 
-A tenth of the queries is held out with all their events. The model trains on the others and is then told, without
-training, the first half of what each of them did; the second half is asked for. A tenth of the candidates is held out
-likewise, and their events are asked for over the whole catalogue: popularity cannot rank them at all, and chance puts
-100 of C first. Models read only what lies before an event, as they do when serving. Prints a table and writes JSON.
+10% of the queries are held out with all their events. The model trains on the others, is then given the first half of
+each held-out query's events as history, without training, and predicts the second half. 10% of the candidates are held
+out likewise, and their events are predicted over the whole catalogue: popularity cannot rank them at all, and a random
+ranking finds 100 of C. Models read only events before the one they predict, as in serving. Prints a table and writes
+JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ METRIC = "top_100"
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Top-100 of one model, `all` and `unseen`, by what is held out and what is known of it."""
+    """Top-100 accuracy of one model, `all` and `unseen`, by what is held out and what is known about it."""
 
     unknown_rate: float
     seed: int
@@ -46,7 +47,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def halves(events: Dataset) -> tuple[Dataset, Dataset]:
-    """The first and the second half of each query's events, by time; at least one event in the first."""
+    """Splits each query's events by time into a first half, of at least one event, and a second half."""
     order = np.lexsort((events.times, events.query_index))
     _, begin, count = np.unique(events.query_index[order], return_index=True, return_counts=True)
     place = np.arange(len(order)) - np.repeat(begin, count)
@@ -55,14 +56,14 @@ def halves(events: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def without(events: Dataset, is_new: npt.NDArray[np.bool_]) -> Dataset:
-    """The same events over a catalogue that lacks the new candidates."""
+    """The same events with the new candidates removed from the catalogue."""
     row = np.cumsum(~is_new) - 1
     catalogue = events.candidates.filter(pa.array(~is_new))
     return replace(events, candidates=catalogue, candidate_index=row[events.candidate_index])
 
 
 def trained(config: Config, train: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> ModelScorer:
-    """A model of the tuned recipe."""
+    """Trains a model with the tuned recipe."""
     parts = Parts(train, train, None, SplitConfig("random:0.2", seed), "random:0.2", "")
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, seed=seed)
@@ -75,7 +76,7 @@ def trained(config: Config, train: Dataset, unknown_rate: float, seed: int, prog
 
 
 def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress: ProgressBar) -> Outcome:
-    """One model without some queries, one without some candidates."""
+    """Trains and evaluates one model with held-out queries and one with held-out candidates."""
     draw = np.random.default_rng(seed)
     scores: dict[str, tuple[float, float]] = {}
 
@@ -103,7 +104,7 @@ def run(config: Config, data: Dataset, unknown_rate: float, seed: int, progress:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """Means over the seeds."""
+    """Means over seeds."""
     table = Table("", "ids dropped", "all", "unseen", show_edge=False)
     for name in outcomes[0].scores:
         for rate in sorted({outcome.unknown_rate for outcome in outcomes}):
@@ -113,10 +114,10 @@ def table_of(outcomes: list[Outcome]) -> Table:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="movielens-100k", help="a built-in data set, or a config")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.1], help="shares of ids dropped")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.1], help="rates of dropped ids")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/cold-start-DATA.json beside this script")
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""What `torch.compile` would do for small steps of training, beside the steps as they are.
+"""Effect of `torch.compile` on small training steps, compared with eager ones.
 
     python benchmarks/compiled.py --threads 1
 
-Trains the tutorial's models on the distinct batches of an epoch, by turns: as they are, with compiled towers, and with
-the whole step compiled. Shapes that depend on the data, such as how many distinct candidates a batch has, are dynamic.
-Times are CPU time of this process; the first step's, in which PyTorch compiles, is wall time. Prints a table and
-writes JSON.
+Trains the tutorial's models on the batches of an epoch, alternating between eager mode, compiled towers, and a fully
+compiled step. Shapes that depend on the data, such as the number of distinct candidates in a batch, are dynamic. Times
+are CPU time of this process, except for the first step, in which PyTorch compiles: wall time. Prints a table and writes
+JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from measuring import Timing, by_turns, readable, write_report
+from measuring import Timing, readable, time_alternately, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -28,18 +28,18 @@ from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.objective import StepLoss
 from twotower.training.run import Run
 
-WAYS = ("plain", "towers", "step")
+MODES = ("plain", "towers", "step")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Steps of one depth and batch size, done in one way.
+    """Timing of one depth, batch size and mode.
 
     Attributes:
-        layers: Of both towers.
-        batch: Events in a step.
+        layers: Layers of both towers.
+        batch: Events per step.
         way: `plain`, or what was compiled: `towers` or `step`.
         first: Seconds of the first step.
-        steps: Steps of a repetition.
+        steps: Steps per repetition.
         cpu: CPU time of each repetition.
     """
 
@@ -52,7 +52,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def stepping(way: str, layers: tuple[int, ...], batch: int, train: Dataset, backend: str) -> Callable[[], object]:
-    """What does the next step of a fresh model in this way."""
+    """A function that runs the next step of a new model in this mode."""
     config = Config(recipe="tutorial", model=ModelConfig(layers=layers))
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, batch_size=batch)
@@ -75,20 +75,20 @@ def stepping(way: str, layers: tuple[int, ...], batch: int, train: Dataset, back
 def measured(
     layers: tuple[int, ...], batch: int, train: Dataset, backend: str, steps: int, repetitions: int
 ) -> list[Outcome]:
-    """Every way of one depth and batch size."""
+    """Measures every mode for one depth and batch size."""
     first, sides = {}, {}
-    for way in WAYS:
+    for way in MODES:
         step = stepping(way, layers, batch, train, backend)
         started = time.perf_counter()
         step()
         first[way] = time.perf_counter() - started
         sides[way] = lambda step=step: [step() for _ in range(steps)]
-    found = by_turns(sides, repetitions, clock=time.process_time)
-    return [Outcome(list(layers), batch, way, first[way], steps, found[way]) for way in WAYS]
+    found = time_alternately(sides, repetitions, clock=time.process_time)
+    return [Outcome(list(layers), batch, way, first[way], steps, found[way]) for way in MODES]
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """One row a way, with its ratio to the plain one."""
+    """One row per mode, with its ratio to the plain one."""
     table = Table("layers", "batch", "compiled", show_edge=False)
     for name in ("CPU a step", "over plain", "first step"):
         table.add_column(name, justify="right")
@@ -108,19 +108,19 @@ def table_of(outcomes: list[Outcome]) -> Table:
 
 
 def main() -> None:
-    """Measures every depth, batch size and way."""
+    """Measures every depth, batch size and mode."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="simulated:943,1682,100000", help="a built-in data set")
     parser.add_argument("--depths", nargs="+", default=["32", "128,64,32"], help="layers of both towers")
-    parser.add_argument("--batches", nargs="+", type=int, default=[512, 2048], help="events in a step")
-    parser.add_argument("--steps", type=int, default=40, help="in a repetition")
-    parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
+    parser.add_argument("--batches", nargs="+", type=int, default=[512, 2048], help="events per step")
+    parser.add_argument("--steps", type=int, default=40, help="steps per repetition")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed repetitions")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--backend", default="inductor", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/compiled.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # or the distinct candidates would break the graph
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # otherwise torch.unique breaks the graph
     log = builtin.load(options.data)
     train, _ = Config().rule_for(log)(log)
     outcomes = []

@@ -1,11 +1,12 @@
-"""How long a validation takes, what its parts take, and how far it is from the floor.
+"""Time of a validation and its parts, compared with the floor.
 
     python benchmarks/evaluation.py --data movielens-100k --layers 32 --threads 2 --repetitions 9
 
-A model with the tutorial's features, as it is before training (which does not change how long it takes), is validated
-on a fifth of the data: every event's query and the catalogue are embedded, all scores computed, and the ranks counted
-under both protocols. The floor is the operations of the products with the catalogue and of the dense layers over the
-rate of a product in cache. `every metric` is what `evaluate` measures of one model: intervals, slices and lists too.
+An untrained model with the tutorial's features (training does not change the speed) is validated on 20% of the data:
+the query of every event and the catalogue are embedded, all scores are computed, and the ranks are counted under both
+protocols. The floor is the number of operations of the products with the catalogue and of the dense layers, divided by
+the speed of a matrix product in cache. `every metric` is what `evaluate` measures for one model, including intervals,
+slices and lists.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from measuring import by_turns, rates, readable, write_report
+from measuring import rates, readable, time_alternately, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ DIM = 32
 
 
 def tutorial_model(train: Dataset, layers: list[int]) -> TwoTower:
-    """The tutorial's features under these layers."""
+    """A model with the tutorial's features and these layers."""
     plan = InputPlan("tutorial", "before", DIM, 0.0)
     query, candidate = query_columns(train, plan), candidate_columns(train, plan)
     return TwoTower(Tower(features_of(query), layers), Tower(features_of(candidate), layers)).learn(train)
@@ -47,7 +48,7 @@ def operations(model: TwoTower, events: int, candidates: int) -> tuple[float, fl
 
 
 def products(score: DotProducts, ranker: Ranker) -> None:
-    """All scores, in the blocks that the ranks are counted in, and nothing done with them."""
+    """Computes all scores, in the same blocks as the ranker, and discards them."""
     rooms: dict[int, Tensor] = {}
     for block in ranker.blocks:
         rows = len(block.numbers)
@@ -56,7 +57,7 @@ def products(score: DotProducts, ranker: Ranker) -> None:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
@@ -81,7 +82,7 @@ def main() -> None:
     score = DotProducts(*embedded())
     ranker = Ranker(test, Seen.of(train))
     ranks = ranker.ranks(score)
-    timings = by_turns(
+    timings = time_alternately(
         {
             "validation": lambda: validation.measure(model),
             "embedding": embedded,

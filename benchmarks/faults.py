@@ -1,6 +1,6 @@
-"""Faults for `torture.py`: the n-th call that changes a file fails, ends the process, or loses what was not synced.
+"""Fault injection for `torture.py`: the n-th call that changes a file fails, kills the process, or loses unsynced data.
 
-`faults.c` is compiled and loaded before the C library, so that every library that writes meets the same faults.
+`faults.c` is compiled and preloaded before the C library, so that the faults hit every library that writes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
 LOADED = "TWOTOWER_FAULTS"
-"""Set in the environment of a process that has the shim loaded."""
+"""Environment variable of processes that have the shim loaded."""
 
 COUNT, FAIL_ONCE, FAIL_FROM, KILL = range(4)
 """Modes of `faults.c`."""
 
-SLOWEST = 120.0
+HANG_SECONDS = 120.0
 """Seconds after which a command counts as hung."""
 
 
@@ -34,10 +34,10 @@ class Kind:
     """A kind of fault at the n-th call.
 
     Attributes:
-        name: As the table says it.
-        mode: Of the shim.
-        error: What calls fail with.
-        power: Whether files that were written and not synced lose their content as well.
+        name: Its name in the table.
+        mode: Mode of the shim.
+        error: The `errno` that calls fail with.
+        power: Whether files that were written but not synced also lose their content.
     """
 
     name: str
@@ -60,10 +60,10 @@ class Ended:
     """How a forked process ended.
 
     Attributes:
-        code: Its exit code; below zero: the signal that ended it.
-        said: What it wrote to standard error.
-        calls: Calls that changed files below the root.
-        fired: How many of them were faults.
+        code: Its exit code; negative: the signal that ended it.
+        said: Its standard error.
+        calls: Number of calls that changed files below the root.
+        fired: Number of injected faults.
     """
 
     code: int
@@ -73,7 +73,7 @@ class Ended:
 
 
 def load_shim() -> None:
-    """Starts this program again with the shim loaded, unless it is.
+    """Restarts this program with the shim loaded, unless it already is.
 
     Raises:
         SystemExit: There is no C compiler, or the system is not Linux.
@@ -91,7 +91,7 @@ def load_shim() -> None:
 
 
 def run_with_fault(work: Callable[[], int], root: Path, kind: Kind, at: int) -> Ended:
-    """Runs `work` in a forked process, in which the call number `at` below `root` is a fault; 0: none is."""
+    """Runs `work` in a forked process and injects a fault at call number `at` below `root`; 0 injects none."""
     shim = ctypes.CDLL(None)
     shim.faults_arm(os.fsencode(root), ctypes.c_long(at), kind.mode if at else COUNT, kind.error)
     try:
@@ -105,18 +105,18 @@ def run_with_fault(work: Callable[[], int], root: Path, kind: Kind, at: int) -> 
 
 
 def in_child(work: Callable[[], int]) -> tuple[int, str]:
-    """Runs `work` in a forked process and group of its own; gives the exit code and what it said."""
+    """Runs `work` in a forked process with its own process group; returns the exit code and standard error."""
     with tempfile.TemporaryFile() as said:
         child = os.fork()
         if child == 0:
-            _become(work, said.fileno())
+            _run_and_exit(work, said.fileno())
         code = _waited(child)
         said.seek(0)
         return code, said.read().decode(errors="replace")
 
 
-def _become(work: Callable[[], int], said: int) -> None:
-    """Runs `work`, and ends the process with the code that it gives; never returns."""
+def _run_and_exit(work: Callable[[], int], said: int) -> None:
+    """Runs `work` and exits the process with its return code; never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -133,8 +133,8 @@ def _become(work: Callable[[], int], said: int) -> None:
 
 
 def _waited(child: int) -> int:
-    """The exit code of a child; one that hangs is killed, with its group, and its code is that of SIGALRM."""
-    end = time.monotonic() + SLOWEST
+    """Waits for a child and returns its exit code; kills the group of one that hangs and returns -SIGALRM."""
+    end = time.monotonic() + HANG_SECONDS
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -146,7 +146,7 @@ def _waited(child: int) -> int:
 
 
 def _lose_unsynced(root: Path, shim: ctypes.CDLL) -> None:
-    """Empties the files that were written and not synced: the worst that a power cut leaves of them."""
+    """Empties the files that were written but not synced: the worst case of a power cut."""
     for path in root.rglob("*"):
         if path.is_file() and shim.faults_is_dirty(ctypes.c_ulong(path.stat().st_ino)):
             os.truncate(path, 0)

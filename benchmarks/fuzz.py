@@ -1,11 +1,11 @@
 """Coverage-guided fuzzing of untrusted and user input: bundles, conditions, requests, configs, logs.
 
-    make fuzz MINUTES=2                               # each target
-    python benchmarks/fuzz.py --minutes 10 --only csv # one of them
+    make fuzz MINUTES=2                               # all targets
+    python benchmarks/fuzz.py --minutes 10 --only csv # one target
 
-Needs atheris (`pip install atheris==3.0.0`; Linux). Only twotower's own errors may come out. An input that raises
-another, takes more than five seconds of a core, or makes the process crash or run out of memory is a finding: it is
-kept in `fuzz-findings`, and the command fails and says how to run it again.
+Needs atheris (`pip install atheris==3.0.0`; Linux). Inputs may raise only twotower's own errors. An input that raises
+another one, takes more than five seconds of CPU time, or makes the process crash or run out of memory is a finding: it
+is saved in `fuzz-findings`, and the command fails and prints how to run it again.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from rich.table import Table
 from twotower.errors import MissingExtraError
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
-HUNG = 60
-"""Seconds after which libFuzzer ends an input that does not return."""
+TIMEOUT = 60
+"""Seconds after which libFuzzer aborts an input that does not return."""
 
 MEMORY = 4096
-"""Megabytes that a process may hold."""
+"""Memory limit of a process, in megabytes."""
 
-GROWN = 256 << 20
-"""Bytes that memory may grow by once it is warm; caches fill up."""
+ALLOWED_GROWTH = 256 << 20
+"""Bytes by which memory may grow after the warm-up, since caches fill up."""
 
-TAIL = 30
-"""Lines of what a crashed process said that are kept."""
+STDERR_LINES = 30
+"""Last lines of a crashed process's standard error to keep."""
 
 
 def fuzzed(name: str, minutes: float, seed: int, kept: Path) -> dict[str, Any]:
-    """Fuzzes one target, from its seeds alone."""
-    shared = Path("/dev/shm")  # in memory, where there is some
+    """Fuzzes one target, starting only from its seeds."""
+    shared = Path("/dev/shm")  # in memory, if available
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared if shared.is_dir() else None) as temporary:
         folder = Path(temporary)
         flags = [
             f"-max_total_time={round(60 * minutes)}",
             f"-seed={seed}",
-            f"-timeout={HUNG}",
+            f"-timeout={TIMEOUT}",
             f"-rss_limit_mb={MEMORY}",
             f"-artifact_prefix={folder}/input-",
         ]
@@ -62,9 +62,9 @@ def fuzzed(name: str, minutes: float, seed: int, kept: Path) -> dict[str, Any]:
         findings = dict(notes.get("findings", {}))
         crashes = [path.name for kind in ("crash", "timeout", "oom") for path in folder.glob(f"input-{kind}-*")]
         if done.returncode or crashes:
-            said = "\n".join(done.stderr.splitlines()[-TAIL:])
+            said = "\n".join(done.stderr.splitlines()[-STDERR_LINES:])
             findings["crash"] = {"input": crashes[0] if crashes else None, "said": said}
-        if notes.get("grown", 0) > GROWN:
+        if notes.get("grown", 0) > ALLOWED_GROWTH:
             findings["memory"] = {"input": None, "said": f"grew by {notes['grown'] >> 20} MiB"}
         for one in findings.values():
             if one["input"] is not None:
@@ -85,11 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="for each target")
     parser.add_argument(
-        "--only", choices=TARGETS, action="append", help="one target, or several; results of others stay"
+        "--only", choices=TARGETS, action="append", help="a target, repeatable; keeps earlier results of the others"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--findings", type=Path, default=Path("fuzz-findings"), help="where inputs of findings are kept"
+        "--findings", type=Path, default=Path("fuzz-findings"), help="folder for the inputs of findings"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
     arguments = parser.parse_args()
@@ -111,7 +111,7 @@ def main() -> None:
         console.print(one["said"], markup=False)
         if one["input"] is not None:
             again = arguments.findings / f"{name}-{one['input']}"
-            console.print(f"again: python benchmarks/fuzz_worker.py {name} {again}", markup=False, soft_wrap=True)
+            console.print(f"rerun: python benchmarks/fuzz_worker.py {name} {again}", markup=False, soft_wrap=True)
     sys.exit(bool(findings))
 
 

@@ -1,4 +1,4 @@
-"""Bundles with consistent manifests and changed contents: what `fuzz_targets.bundles` runs."""
+"""The fuzz target for bundles: changed contents under consistent manifests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twotower.saved import MANIFEST, Manifest, write_manifest
 
 CONDITION = "year > 1985 and genres contains 'war'"
 CHANGE = 6
-"""Bytes that say one change: what, of which file, where (two), and by what (two)."""
+"""Bytes that encode one change: its kind, the file, the place (two bytes) and the new value (two bytes)."""
 
 NUMBERS = (0, 1, -1, 255, 2**31 - 1, -(2**31), 2**32, 2**63 - 1, -(2**63), 2**64 - 1)
 VALUES: tuple[Any, ...] = (
@@ -34,7 +34,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def catalogue() -> pa.Table:
-    """Forty candidates with columns of every type that conditions know."""
+    """Forty candidates with columns of every type that conditions support."""
     numbers = range(40)
     return pa.table(
         {
@@ -54,10 +54,10 @@ def catalogue() -> pa.Table:
 
 
 class BundleTarget:
-    """A bundle with every kind of file in it, and what changes it.
+    """A bundle with every kind of file, and the changes to make to it.
 
     Args:
-        folder: Where it may write.
+        folder: A working folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,12 +71,12 @@ class BundleTarget:
         self.names = sorted(path.relative_to(self.whole).as_posix() for path in self.whole.rglob("*") if path.is_file())
 
     def seeds(self) -> list[bytes]:
-        """Each kind of change to each file."""
+        """One seed per kind of change and file."""
         kinds, names = len(self.CHANGES), len(self.names)
         return [bytes([kind, name, 9, 0, kind + name, 1]) for kind in range(kinds) for name in range(names)]
 
     def run(self, given: bytes) -> None:
-        """Makes up to four changes, signs the bundle, loads it and asks it."""
+        """Makes up to four changes, rewrites the manifests, loads the bundle and queries it."""
         shutil.rmtree(self.changed, ignore_errors=True)
         shutil.copytree(self.whole, self.changed)
         details = {folder: manifest_of(self.changed / folder) for folder in ("model", ".")}
@@ -100,12 +100,12 @@ class BundleTarget:
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """What a folder says of itself."""
+    """Reads a folder's manifest."""
     return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
 
 
 def ask(folder: Path) -> None:
-    """Loads a bundle and asks it for everything; only its own errors may be raised."""
+    """Loads a bundle and calls all its methods; only twotower's own errors may be raised."""
     with suppress(TwoTowerError):
         retriever = Retriever.load(folder)
         for call in (
@@ -127,13 +127,13 @@ def flip(path: Path, place: int, by: int) -> None:
 
 
 def cut(path: Path, place: int, by: int) -> None:
-    """Leaves out the end, or the beginning."""
+    """Cuts off the end or the beginning."""
     raw = path.read_bytes()
     path.write_bytes(raw[: place % len(raw)] if by % 2 else raw[place % len(raw) :])
 
 
 def number(path: Path, place: int, by: int) -> None:
-    """Writes a whole number of eight bytes."""
+    """Overwrites eight bytes with an integer."""
     raw = bytearray(path.read_bytes())
     place %= max(1, len(raw) - 8)
     raw[place : place + 8] = (NUMBERS[by % len(NUMBERS)] % 2**64).to_bytes(8, "little")
@@ -152,7 +152,7 @@ def json_leaf(path: Path, place: int, by: int) -> None:
 
 
 def with_leaf(content: Any, place: int, value: Any) -> None:
-    """Puts a value in the place of another, at any depth."""
+    """Replaces a value, at any depth."""
     places = list(_leaves(content))
     if places:
         holder, key = places[place % len(places)]
@@ -160,7 +160,7 @@ def with_leaf(content: Any, place: int, value: Any) -> None:
 
 
 def _leaves(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Holder and key of every value."""
+    """Container and key of every value."""
     keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
     for key in list(keys):
         yield content, key
@@ -168,7 +168,7 @@ def _leaves(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def column(path: Path, place: int, by: int) -> None:
-    """Changes a column of an Arrow file: its values, its type, its name, or how many rows there are."""
+    """Changes a column of an Arrow file: its values, type or name, or the number of rows."""
     table = read_table(path)
     at = place % table.num_columns
     name, values = table.column_names[at], table.column(at)
@@ -218,6 +218,6 @@ UNCHANGEABLE = (
     *(ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError, ZeroDivisionError),
     *(SafetensorError, TwoTowerError),
 )
-"""What a change may raise that does not apply to a file, or comes after one that left nothing to change."""
+"""Errors of changes that do not apply to a file, or that an earlier change has made impossible."""
 
 BundleTarget.CHANGES = [flip, cut, number, json_leaf, json_leaf, column, column, tensor]

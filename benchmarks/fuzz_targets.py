@@ -1,6 +1,6 @@
-"""What is fuzzed: for each target seeds, words, and a function of bytes that only twotower's own errors may leave.
+"""Fuzz targets: seeds, dictionary words, and a function of bytes that may raise only twotower's own errors.
 
-No part of it needs atheris, so that tests run the seeds, and the inputs that once were findings.
+Nothing here needs atheris, so the tests can run the seeds and the inputs of former findings.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from twotower.serving.service import Service
 from twotower.serving.settings import Settings
 
 ROLES: dict[str, Any] = {"query_id": "u", "candidate_id": "i", "time": "t", "weight": "w"}
-LONGEST_NUMBER = 4
-"""Digits in a config: layers of a million numbers are asked for, not a mistake, and take what they take."""
+MAX_DIGITS = 4
+"""Configs with longer numbers are skipped: layers with a million units are valid, but too slow to build."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to fuzz.
+    """One target to fuzz.
 
     Attributes:
-        run: Takes an input; raises nothing but what is a finding.
+        run: Runs an input; whatever it raises is a finding.
         seeds: Inputs to start from.
-        words: What inputs are made of, for the fuzzer's dictionary.
-        largest: Bytes of an input, at most.
-        close: Ends what runs beside it.
+        words: Tokens for the fuzzer's dictionary.
+        largest: Maximum length of an input in bytes.
+        close: Stops background work.
     """
 
     run: Callable[[bytes], None]
@@ -75,7 +75,7 @@ def conditions(folder: Path) -> Target:
 
 
 def bodies(folder: Path) -> Target:
-    """Bodies and query strings of every address of the HTTP service; an answer of 500 is a finding."""
+    """Bodies and query strings of every endpoint of the HTTP service; a status of 500 or above is a finding."""
     log = served_log()
     model = TwoTower(Tower([Category("user", 4), Category("city", 4)], [4]), Tower([Category("item", 4)])).learn(log)
     Retriever.build(model.eval(), log.candidates, seen=log).save(folder / "bundle")
@@ -120,13 +120,13 @@ SEED_QUERIES = (b"k=5", b"q=item&k=3", b"user=3", b"")
 
 
 def address(endpoint: Endpoint, given: bytes) -> str:
-    """The address that is asked: of one without a body, the input is what follows the question mark."""
+    """The URL of a request; if the endpoint takes no body, the input becomes the query string."""
     path = endpoint.path.replace("{candidate}", "3").replace("{query}", "3").replace("{id}", "3")
     return path if endpoint.body is not None or not given else f"{path}?{quote(given, safe='=&%+')}"
 
 
 def body(endpoint: Endpoint, given: bytes) -> dict[str, Any]:
-    """The body, of an address that takes one."""
+    """The request body, if the endpoint takes one."""
     if endpoint.body is None:
         return {}
     return {"content": given, "headers": {"content-type": "application/json"}}
@@ -142,12 +142,12 @@ def served_log() -> Dataset:
 
 
 def configs(folder: Path) -> Target:
-    """TOML configs: read, and a recipe and a model made of them."""
+    """TOML configs: reads them, resolves the recipe and builds the model."""
     data, path = simulated(20, 30, 200), folder / "config.toml"
     base = recipe("tuned", data, RandomSplit())
 
     def run(given: bytes) -> None:
-        if b"imports" in given or any(part.isdigit() and len(part) > LONGEST_NUMBER for part in given.split()):
+        if b"imports" in given or any(part.isdigit() and len(part) > MAX_DIGITS for part in given.split()):
             return
         path.write_bytes(given)
         with suppress(TwoTowerError):
@@ -190,7 +190,7 @@ def csv_logs(folder: Path) -> Target:
 
 
 def parquet_logs(folder: Path) -> Target:
-    """Parquet files as logs, in memory and streamed: their bytes changed, or columns of other types and values."""
+    """Parquet files as logs, in memory and streamed: with changed bytes, or with columns of any type and value."""
     path = folder / "log.parquet"
     made = io.BytesIO()
     pq.write_table(log_table([0, 0, 0, 0], bytes(range(40))), made)
@@ -198,7 +198,7 @@ def parquet_logs(folder: Path) -> Target:
     def run(given: bytes) -> None:
         if not given:
             return
-        if given[0] % 2:  # the bytes of a file, of which the input replaces some
+        if given[0] % 2:  # the input replaces some bytes of a valid file
             raw = bytearray(made.getvalue())
             place = int.from_bytes(given[1:3], "little") % len(raw)
             raw[place : place + len(given) - 3] = given[3:]
@@ -238,18 +238,18 @@ KINDS: Sequence[Callable[[list[int]], pa.Array]] = (
     lambda values: pa.array([-(2**62) - value for value in values], pa.timestamp("us")),
     lambda values: pa.array([str(value) for value in values], pa.large_string()),
 )
-"""Columns of some numbers from 0 to 255."""
+"""Columns of various types, built from numbers from 0 to 255."""
 
 
 def log_table(kinds: list[int], content: bytes) -> pa.Table:
-    """A log of which every column has a type of its own, and values from the input."""
+    """A log whose columns have the given types, with values from the input."""
     rows = len(content) // 4
     columns = [KINDS[kind % len(KINDS)](list(content[rows * n : rows * (n + 1)])) for n, kind in enumerate(kinds)]
     return pa.table(dict(zip(ROLES.values(), columns, strict=True)))
 
 
 def read_log(path: Path) -> None:
-    """Reads a log from a file, which is refused, or has events."""
+    """Reads a log from a file; it must either be refused or have valid events."""
     with suppress(TwoTowerError):
         log = from_tables(path, **ROLES)
         assert len(log) > 0
@@ -271,4 +271,4 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "csv": csv_logs,
     "parquet": parquet_logs,
 }
-"""Targets by name: each makes what it needs in a folder of its own."""
+"""Targets by name; each is created with its own working folder."""

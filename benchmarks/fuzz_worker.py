@@ -1,6 +1,6 @@
-"""Fuzzes one target in this process until libFuzzer ends it, or runs one input; `fuzz.py` starts this.
+"""Fuzzes one target in this process until libFuzzer ends it, or runs a single input; started by `fuzz.py`.
 
-python benchmarks/fuzz_worker.py conditions INPUT    # raises what the input raises
+python benchmarks/fuzz_worker.py conditions INPUT    # runs one input and shows its error
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import atheris
 with atheris.instrument_imports(include=["twotower"]):
     from fuzz_targets import TARGETS, Target
 
-SLOW = 5.0
-"""Seconds of a core that an input may take; more is a finding."""
+SLOW_SECONDS = 5.0
+"""An input that takes more CPU time is a finding."""
 
-NOTED = 2.0
-"""Seconds between two notes of how far it is."""
+NOTES_INTERVAL = 2.0
+"""Seconds between writes of the notes."""
 
-WARM = 1000
+WARM_UP_INPUTS = 1000
 """Inputs after which memory should no longer grow."""
 
 
 class Notes:
-    """What was tried and found so far, in `notes.json` of a folder, and the inputs that found it beside it.
+    """Progress and findings so far, written to `notes.json` in a folder, with the inputs of findings beside it.
 
     Args:
         folder: The folder.
@@ -46,7 +46,7 @@ class Notes:
         self.findings: dict[str, dict[str, Any]] = {}
 
     def watching(self, run: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        """The target, whose errors are noted, each once, and do not end the run."""
+        """Wraps a target so that each distinct error is recorded once and does not end the run."""
 
         def one(given: bytes) -> None:
             started = time.process_time()
@@ -54,12 +54,12 @@ class Notes:
                 run(given)
             except Exception as error:
                 self.found(where_of(error), given, "".join(traceback.format_exception(error)[-12:]))
-            if (seconds := time.process_time() - started) > SLOW:
+            if (seconds := time.process_time() - started) > SLOW_SECONDS:
                 self.found("slow", given, f"{seconds:.1f} seconds")
             self.inputs += 1
-            if self.inputs == WARM:
+            if self.inputs == WARM_UP_INPUTS:
                 self.warm_bytes = resident()
-            if time.perf_counter() - self.noted > NOTED:
+            if time.perf_counter() - self.noted > NOTES_INTERVAL:
                 self.note()
 
         return one
@@ -73,7 +73,7 @@ class Notes:
             self.note()
 
     def note(self) -> None:
-        """Writes the notes; libFuzzer ends the process without a word."""
+        """Writes the notes; libFuzzer ends the process without warning."""
         self.noted = time.perf_counter()
         grown = 0 if self.warm_bytes is None else resident() - self.warm_bytes
         content = {"inputs": self.inputs, "grown": grown, "findings": self.findings}
@@ -83,25 +83,25 @@ class Notes:
 
 
 def where_of(error: BaseException) -> str:
-    """An error's class, and the last line of twotower that it went through: what tells findings apart."""
+    """An error's class and the last line of twotower in its traceback, which identify a finding."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/twotower/" in frame.filename]
     last = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside"
     return f"{type(error).__name__} at {last}"
 
 
 def resident() -> int:
-    """Bytes that this process holds now."""
+    """Resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepared(target: Target, folder: Path) -> list[str]:
-    """The arguments of libFuzzer for a corpus of the seeds, and for the words that inputs are made of."""
+    """Writes the seed corpus and the dictionary, and returns libFuzzer's arguments for them."""
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, given in enumerate(target.seeds):
         (corpus / f"seed-{number}").write_bytes(given)
     flags = [f"-max_len={target.largest}", str(corpus)]
-    if target.words:  # an empty dictionary is an error
+    if target.words:  # libFuzzer rejects an empty dictionary
         escaped = ("".join(f"\\x{byte:02x}" for byte in word) for word in target.words)
         (folder / "words").write_text("".join(f'"{word}"\n' for word in escaped), encoding="ascii")
         flags.insert(0, f"-dict={folder / 'words'}")
@@ -109,7 +109,7 @@ def prepared(target: Target, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Runs."""
+    """Fuzzes the target, or runs one input."""
     name, where, *flags = sys.argv[1:]
     warnings.simplefilter("ignore")
     folder = Path(where)

@@ -1,12 +1,12 @@
-"""Training on a GPU: the tutorial's three depths, and events per second with large tables, beside their floors.
+"""Training on a GPU: the tutorial's three depths, and events per second with large tables, compared with their floors.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --data simulated:5000,2000,100000 --precision tf32
 
-Each precision trains the tutorial's models for 300 epochs with a validation every 5, after a few epochs that do not
-count, and then a table of all ids and a dense layer in each of two towers, on events drawn with the probabilities of
-`scaling.py`. Floors are what `step.py` and `scaling.py` say that a step cannot do without, at this device's best rates.
-Prints two tables and writes JSON. Without a CUDA device it says so and ends with exit status 2.
+Each precision trains the tutorial's models for 300 epochs with a validation every 5, after a short warm-up, and then
+two towers with an id table and a dense layer each, on events drawn with the probabilities of `scaling.py`. Floors are
+the minimum work of a step according to `step.py` and `scaling.py`, at this device's peak rates. Prints two tables and
+writes JSON. Without a CUDA device, it exits with status 2.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from twotower.recipes.config import Config, ModelConfig
 from twotower.training.precision import Precision, products_in
 
 PRODUCT = 4096
-"""Rows and columns of the matrices whose product is timed."""
+"""Rows and columns of the matrices in the timed product."""
 
 NUMBERS = 1 << 26
-"""Numbers in what is copied, read and made exponentials of."""
+"""Size of the tensors for the timings of copies, sums and exponentials."""
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """A way to train."""
+    """Precision and device."""
 
     precision: Precision
     device: str
 
     def of(self, trainer: Trainer, **changes: Any) -> Trainer:
-        """The trainer in this way."""
+        """The trainer with this precision and device."""
         return msgspec.structs.replace(trainer, precision=self.precision, device=self.device, **changes)
 
 
 class Tutorial(msgspec.Struct, frozen=True):
-    """A depth trained in one way; `seconds` are of the whole `fit`, validations included."""
+    """Result of one depth and variant; `seconds` covers the whole `fit`, including validations."""
 
     variant: Variant
     layers: list[int]
@@ -66,7 +66,7 @@ class Tutorial(msgspec.Struct, frozen=True):
 
 
 class Large(msgspec.Struct, frozen=True):
-    """Large tables trained in one way; the first repetition does not count."""
+    """Result of large tables with one variant; the first repetition is a warm-up."""
 
     variant: Variant
     seconds: list[float]
@@ -75,7 +75,7 @@ class Large(msgspec.Struct, frozen=True):
 
 
 def rates_of(variant: Variant, product: int, numbers: int) -> Rates:
-    """What the device does at best: products in the variant's precision, exponentials, copies, sums."""
+    """Peak rates of the device: products in the variant's precision, exponentials, copies, sums."""
     device = torch.device(variant.device)
     left, right = torch.randn(2, product, product, device=device)
     if variant.precision == "bf16":
@@ -104,7 +104,7 @@ def rates_of(variant: Variant, product: int, numbers: int) -> Rates:
 
 
 def finished(device: torch.device) -> None:
-    """Waits for all that the device has been told to do."""
+    """Waits until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -136,7 +136,7 @@ def tutorial(
 
 
 def large_events(size: Size) -> tuple[Dataset, Dataset]:
-    """Events with the probabilities of a log of any length, and others that name every id once or more."""
+    """Events with power-law popularity, and a second data set in which every id occurs at least once."""
     draw = np.random.default_rng(0)
     ids = np.arange(max(size.queries, size.candidates))
     events, every_id = (
@@ -153,7 +153,7 @@ def large_events(size: Size) -> tuple[Dataset, Dataset]:
 
 
 def large(variant: Variant, size: Size, repetitions: int, data: tuple[Dataset, Dataset], best: Rates) -> Large:
-    """Trains on all events once a repetition."""
+    """Trains one epoch over all events per repetition."""
     events, every_id = data
     query, candidate = (
         Tower([Category(name, size.dim, unknown_rate=0.0)], [size.dim]) for name in ("query", "candidate")
@@ -171,7 +171,7 @@ def large(variant: Variant, size: Size, repetitions: int, data: tuple[Dataset, D
 
 
 def tutorial_table(outcomes: list[Tutorial]) -> Table:
-    """One row a variant and depth, and one for all depths of a variant."""
+    """One row per variant and depth, and one for all depths of a variant."""
     table = Table("tutorial", "layers", show_edge=False)
     for name in ("epochs", "seconds", "of them\nvalidation", "floor", "over\nfloor", "top-100"):
         table.add_column(name, justify="right")
@@ -186,12 +186,12 @@ def tutorial_table(outcomes: list[Tutorial]) -> Table:
 
 
 def times(epochs: int, seconds: float, validation: float, least: float) -> list[str]:
-    """The cells of a row about times."""
+    """The time cells of a row."""
     return [f"{epochs:,}", f"{seconds:.2f}", f"{validation:.2f}", f"{least:.3f}", f"{seconds / least:.1f}"]
 
 
 def large_table(outcomes: list[Large]) -> Table:
-    """One row a variant."""
+    """One row per variant."""
     table = Table("large tables", show_edge=False)
     for name in ("events/s", "over floor"):
         table.add_column(name, justify="right")
@@ -209,20 +209,20 @@ def main() -> None:
     )
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=list(get_args(Precision)))
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
-    parser.add_argument("--epochs", type=int, default=300, help="of each depth")
-    parser.add_argument("--queries", type=int, default=1_000_000, help="of the large tables, as all that follows")
+    parser.add_argument("--epochs", type=int, default=300, help="epochs for each depth")
+    parser.add_argument("--queries", type=int, default=1_000_000, help="large tables only, like the next options")
     parser.add_argument("--candidates", type=int, default=500_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=300, help="steps in a repetition")
-    parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
-    parser.add_argument("--device", default="cuda", help="with cpu only the command's working is seen")
+    parser.add_argument("--steps", type=int, default=300, help="steps per repetition")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed repetitions")
+    parser.add_argument("--device", default="cuda", help="cpu only tests that the command works")
     parser.add_argument("--product", type=int, default=PRODUCT, help=argparse.SUPPRESS)
     parser.add_argument("--numbers", type=int, default=NUMBERS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/gpu.json")
     options = parser.parse_args()
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        sys.stderr.write("there is no CUDA device here, or PyTorch is built without CUDA; nothing was measured\n")
+        sys.stderr.write("there is no CUDA device here, or PyTorch was built without CUDA; nothing was measured\n")
         sys.exit(2)
     console = Console()
     log = builtin.load(options.data)

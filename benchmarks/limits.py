@@ -1,4 +1,4 @@
-"""Limits that the system sets to a command of `torture.py`: descriptors, memory, a small disk, a clock that jumps."""
+"""System limits for the commands of `torture.py`: file descriptors, memory, a small disk, a jumping clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ YEAR = 365 * 24 * 3600.0
 
 
 def _nothing(root: Path, level: int) -> AbstractContextManager[object]:
-    """Nothing has to be set up."""
+    """Sets nothing up."""
     del root, level
     return nullcontext()
 
@@ -28,11 +28,11 @@ class LimitKind:
     """A kind of limit.
 
     Attributes:
-        name: As the table says it.
+        name: Its name in the table.
         levels: The limits to try.
-        run: Runs work in this process, which is a forked one, under a limit; gives the exit code.
-        around: What has to be set up and taken away from outside.
-        ends: Whether the command ends by itself: without memory, a library that it uses may end the process.
+        run: Runs work under a limit in this (forked) process; returns the exit code.
+        around: Context manager that sets the limit up in the parent process and removes it.
+        ends: Whether the command must exit by itself; without memory, a library may abort the process.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LimitKind:
 
 
 def _few_descriptors(work: Callable[[], int], level: int) -> int:
-    """As many more files than are open may be opened."""
+    """Allows at most `level` more open files."""
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + level, free + level))
@@ -51,7 +51,7 @@ def _few_descriptors(work: Callable[[], int], level: int) -> int:
 
 
 def _little_memory(work: Callable[[], int], level: int) -> int:
-    """So many MiB more than are mapped may be."""
+    """Allows at most `level` MiB more of mapped memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (level << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -59,7 +59,7 @@ def _little_memory(work: Callable[[], int], level: int) -> int:
 
 
 def _jumping_clock(work: Callable[[], int], level: int) -> int:
-    """Each look at the clock finds it up to a year off."""
+    """Makes every reading of the clock wrong by up to a year."""
     draw, now = random.Random(level), time.time
     time.time = lambda: now() + draw.uniform(-YEAR, YEAR)
     return work()
@@ -72,7 +72,7 @@ def _plain(work: Callable[[], int], level: int) -> int:
 
 @contextmanager
 def _small_disk(root: Path, level: int) -> Iterator[None]:
-    """The folder is a file system of its own with room for `level` KiB more."""
+    """Turns the folder into a separate file system with `level` KiB of free space."""
     aside = root.with_name("aside")
     root.rename(aside)
     root.mkdir()
@@ -93,7 +93,7 @@ def _small_disk(root: Path, level: int) -> Iterator[None]:
 
 
 def can_mount() -> bool:
-    """Whether this process may mount a file system; root in a container often may not."""
+    """Whether this process may mount a file system; often not even root may in a container."""
     if shutil.which("mount") is None:
         return False
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: two sides timed by turns, this machine's rates for floors, and the JSON."""
+"""Shared by the speed benchmarks: alternating timings, this machine's peak rates for floors, and the JSON report."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Seconds of each repetition of one side."""
+    """Seconds of each repetition of one function."""
 
     seconds: list[float]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
@@ -36,13 +36,13 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What this machine does at best, measured now with the threads that the benchmark uses.
+    """Peak rates of this machine, measured with the benchmark's number of threads.
 
     Attributes:
-        flops: Floating-point operations a second in a product of float32 matrices that fit the cache.
-        exponentials: Float32 exponentials a second, in cache: powers of e or of 2, whichever are faster.
-        copy: Bytes a second read and written by a copy of float32 that does not fit the cache.
-        read: Bytes a second read by a sum of float32 that does not fit the cache.
+        flops: Floating-point operations per second in a product of float32 matrices that fit in the cache.
+        exponentials: Float32 exponentials per second in cache: powers of e or of 2, whichever are faster.
+        copy: Bytes per second read and written by a float32 copy that does not fit in the cache.
+        read: Bytes per second read by a float32 sum that does not fit in the cache.
     """
 
     flops: float
@@ -51,15 +51,15 @@ class Rates(msgspec.Struct, frozen=True):
     read: float
 
 
-def by_turns(
+def time_alternately(
     sides: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Timing]:
-    """Times each side once a round, after one round that does not count, so that drift meets all alike.
+    """Times each function once per round, so that drift affects all alike; an extra first round is a warm-up.
 
     Args:
-        sides: What to time, by name.
-        repetitions: Rounds that count.
-        clock: What to read; `time.process_time` counts this process alone, whatever else the machine does.
+        sides: Functions to time, by name.
+        repetitions: Timed rounds.
+        clock: The clock; `time.process_time` counts only this process, whatever else the machine does.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for round_number in range(repetitions + 1):
@@ -72,7 +72,7 @@ def by_turns(
 
 
 def rates() -> Rates:
-    """Measures this machine: the best of several short runs each."""
+    """Measures the peak rates of this machine: the best of several short runs each."""
     left, right = torch.randn(256, 256), torch.randn(256, 256)
     product, small = torch.empty(256, 256), torch.randn(1 << 16)
     large, other = torch.randn(1 << 26), torch.empty(1 << 26)
@@ -97,9 +97,9 @@ def rates() -> Rates:
 
 
 def peak_memory() -> float:
-    """The most bytes that this process has held so far."""
+    """Peak memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # on Linux, ru_maxrss of a process starts at what the one that started it held
+    if status.exists():  # on Linux, a process inherits ru_maxrss from its parent
         lines = status.read_text(encoding="ascii").splitlines()
         return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -107,7 +107,7 @@ def peak_memory() -> float:
 
 
 def readable(seconds: float) -> str:
-    """A duration with the unit that suits it."""
+    """Formats a duration with a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -115,12 +115,12 @@ def readable(seconds: float) -> str:
 
 
 def write_report(name: str, results: Mapping[str, Any], out: Path | None = None) -> Path:
-    """Writes what was measured with the command, machine and versions, and says where.
+    """Writes results together with the command, machine and versions, and returns the path.
 
     Args:
-        name: Of the file: `results/NAME.json` beside this script.
-        results: What was measured, as plain data or structs.
-        out: Another path for it.
+        name: Name of the file: `results/NAME.json` beside this script.
+        results: The measurements, as plain data or structs.
+        out: Another path for the file.
     """
     path = out or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def write_report(name: str, results: Mapping[str, Any], out: Path | None = None)
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """The CPU's model name; empty if unknown."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,9 +1,9 @@
-"""Training on 1, 2, … ranks of one thread each: events a second, the share spent exchanging, and the bytes.
+"""Training on 1, 2, … ranks with one thread each: events per second, time spent in communication, and bytes sent.
 
     python benchmarks/ranks.py
 
-Each rank is a process of its own; they exchange by gloo. What each hands to exchanges stands beside what
-`benchmarks/scale.py` predicts from the sizes, and what Linux says the process has sent. Prints a table and writes JSON.
+Each rank is a process; they communicate by gloo. The table compares the bytes passed to collective operations with
+the prediction of `benchmarks/scale.py`, and with the bytes that Linux counts. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from twotower.training import Adagrad
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.settings import Sharding
 
-WARMING = 3
-"""Steps that do not count."""
+WARM_UP_STEPS = 3
+"""Steps before timing starts."""
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What is trained.
+    """The model and data to train.
 
     Attributes:
         queries: Queries of the simulated log.
         candidates: Candidates.
         events: Events.
-        batch: Of a step.
-        dim: Numbers in embeddings.
+        batch: Batch size.
+        dim: Embedding dimension.
         hidden: Width of the hidden layer of both towers.
-        buckets: Rows of a hashed table of queries, however few there are; 0 for a row each.
-        sharding: Which tables the ranks share out.
+        buckets: Rows of a hashed query table, whatever the number of queries; 0 for one row per query.
+        sharding: Which tables are sharded.
     """
 
     queries: int
@@ -62,18 +62,18 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What the first rank has measured.
+    """Measurements of the first rank.
 
     Attributes:
-        ranks: How many there were.
-        events_per_second: Of all together.
-        exchanging: Share of the time spent in exchanges: sending, receiving and waiting.
-        payload: Bytes that it handed to each kind of exchange, a step.
-        sent: Bytes that the process wrote a step, as Linux counts them; 0 where nobody counts.
-        predicted: What `scale.payload` says.
-        predicted_sent: What `scale.sent` says.
-        gflops: Billions of operations a second that its rate is, by `scale.operations`.
-        peak: Bytes that its process held at most.
+        ranks: Number of ranks.
+        events_per_second: Events per second of all ranks together.
+        exchanging: Fraction of the time spent in collective operations: sending, receiving and waiting.
+        payload: Bytes per step passed to each kind of operation.
+        sent: Bytes per step written by the process, as Linux counts them; 0 on other systems.
+        predicted: Prediction of `scale.payload`.
+        predicted_sent: Prediction of `scale.sent`.
+        gflops: Billions of operations per second, counted by `scale.operations`.
+        peak: Peak memory of the process in bytes.
     """
 
     ranks: int
@@ -103,20 +103,20 @@ class Meter(Callback):
         self.readings: list[Reading] = []
 
     def on_step(self, state: TrainingState) -> None:
-        """Reads them."""
+        """Takes a reading."""
         traffic = state.ranks.traffic
         self.readings.append(Reading(time.perf_counter(), written_bytes(), traffic.seconds, dict(traffic.payload)))
 
 
 def written_bytes() -> int:
-    """Bytes that this process has written to files and sockets; 0 where the system does not say."""
+    """Bytes that this process has written to files and sockets; 0 if the system does not count them."""
     path = Path("/proc/self/io")
     lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("wchar")), 0)
 
 
 def model_of(setting: Setting) -> TwoTower:
-    """Ids of both sides, and two layers."""
+    """A model of the ids of both sides, with two layers."""
     queries = Category("user_id", setting.dim, unknown_rate=0.0)
     hashed = Hashed("user_id", setting.buckets, setting.dim) if setting.buckets else queries
     sides = (hashed, Category("movie_id", setting.dim, unknown_rate=0.0))
@@ -125,7 +125,7 @@ def model_of(setting: Setting) -> TwoTower:
 
 
 def step_of(setting: Setting, log: Dataset, model: TwoTower, ranks: int) -> Step:
-    """The step as the cost model sees it, by the shares of the log."""
+    """The step in terms of the cost model, with the popularity shares of the log."""
     users, movies = (counts / counts.sum() for counts in (log.query_counts(), log.candidate_counts()))
     columns = distinct(movies, setting.batch)
     layers = 2 * setting.dim * setting.hidden
@@ -141,7 +141,7 @@ def step_of(setting: Setting, log: Dataset, model: TwoTower, ranks: int) -> Step
 
 
 def measured(setting: Setting) -> Outcome:
-    """Trains an epoch; the last batch, which may be smaller, does not count."""
+    """Trains and measures an epoch; the last batch, which may be smaller, is not counted."""
     log = data.simulated(setting.queries, setting.candidates, setting.events)
     model, meter, size = model_of(setting), Meter(), ranks_of_process().size
     loss = InBatchSoftmax(reduction="sum")
@@ -152,8 +152,8 @@ def measured(setting: Setting) -> Outcome:
     expected = payload(step, size)
     if not meter.readings:  # not the first rank
         return Outcome(size, 0.0, 0.0, {}, 0.0, expected, 0.0, 0.0)
-    first, last = meter.readings[WARMING - 1], meter.readings[-2]
-    steps = len(meter.readings) - 1 - WARMING
+    first, last = meter.readings[WARM_UP_STEPS - 1], meter.readings[-2]
+    steps = len(meter.readings) - 1 - WARM_UP_STEPS
     seconds = (last.time - first.time) / steps
     return Outcome(
         ranks=size,
@@ -169,7 +169,7 @@ def measured(setting: Setting) -> Outcome:
 
 
 def work(end: Connection, rank: int, size: int, port: int, setting: Setting) -> None:
-    """What each process does."""
+    """The work of each process."""
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
@@ -188,7 +188,7 @@ def start(context: Any, end: Connection, rank: int, size: int, port: int, settin
 
 
 def on_ranks(size: int, setting: Setting) -> Outcome:
-    """Starts so many processes; what the first one has measured."""
+    """Starts `size` processes and returns the measurements of the first."""
     context = multiprocessing.get_context(processes.START_METHOD)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -203,7 +203,7 @@ def on_ranks(size: int, setting: Setting) -> Outcome:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """One row a number of ranks; bytes in MiB a step, and in GiB what the process held at most."""
+    """One row per number of ranks; bytes in MiB per step, and peak memory in GiB."""
     table = Table("ranks", show_edge=False)
     names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GiB"
     for name in names:
@@ -232,8 +232,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--buckets", type=int, default=0, help="rows of a hashed table of queries; 0: a row each")
-    parser.add_argument("--sharding", choices=["always", "never"], default="never", help="share out all tables or none")
+    parser.add_argument("--buckets", type=int, default=0, help="rows of a hashed query table; 0: one per query")
+    parser.add_argument("--sharding", choices=["always", "never"], default="never", help="shard all tables or none")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/ranks.json")
     options = parser.parse_args()
     names = Setting.__struct_fields__

@@ -1,10 +1,10 @@
-"""Metrics of random runs by `ranx`, for tests/evaluation/test_metrics_numpy.py, which does without ranx and numba.
+"""Reference metrics from `ranx` for tests/evaluation/test_metrics_numpy.py, which needs neither ranx nor numba itself.
 
     python -m venv .venv-ranx && .venv-ranx/bin/pip install ranx==0.3.21
     .venv-ranx/bin/python benchmarks/ranx_reference.py
 
-It writes tests/evaluation/ranx.json: for each run the candidates of every query in the order of their scores, the
-relevant ones, and what ranx makes of that. No scores tie: ranx breaks ties by the order of a sort.
+Writes tests/evaluation/ranx.json: for each run, the candidates of every query in order of their scores, the relevant
+ones, and ranx's metrics. There are no tied scores, since ranx breaks ties by sort order.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RUNS = ((3, 12, 25), (17, 8, 40), (29, 20, 11))  # seed, queries, candidates
 
 
 def main() -> None:
-    """Writes the file."""
+    """Writes the JSON file."""
     content = {"ranx": version("ranx"), "ks": KS, "runs": [run_of(*sizes) for sizes in RUNS]}
     OUT.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def run_of(seed: int, queries: int, candidates: int) -> dict[str, Any]:
-    """One random run, and ranx's metrics: with all that is relevant to a query, and with one at a time."""
+    """One random run with ranx's metrics: for all relevant candidates of a query, and for one at a time."""
     draw = np.random.default_rng(seed)
     orders = [draw.permutation(candidates).tolist() for _ in range(queries)]
     relevant = [sorted(draw.choice(candidates, size=draw.integers(1, 6), replace=False).tolist()) for _ in orders]
@@ -49,12 +49,12 @@ def run_of(seed: int, queries: int, candidates: int) -> dict[str, Any]:
 
 
 def ranked(order: list[int]) -> dict[str, float]:
-    """A score for each candidate, the first one's the highest."""
+    """A score for each candidate, highest first."""
     return {str(candidate): float(len(order) - place) for place, candidate in enumerate(order)}
 
 
 def plain(metrics: Any) -> dict[str, float]:
-    """NumPy's numbers as Python's."""
+    """Converts NumPy numbers to floats."""
     return {name: float(value) for name, value in metrics.items()}
 
 

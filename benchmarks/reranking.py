@@ -1,12 +1,12 @@
-"""Two stages: what re-ranking by a head adds to the towers alone, on MovieLens 100K and on the simulated data.
+"""Two stages: what re-ranking with a head adds to the towers alone, on MovieLens 100K and simulated data.
 
     python benchmarks/reranking.py movielens-100k --seeds 0 1 2
     python benchmarks/reranking.py simulated:1000,800,30000 --seeds 0 1 2
 
-MovieLens is cut by each user's last event, the simulated data by time. The towers read what the tuned recipe gives them
-before each event. On a validation part cut from train by the same rule, with the first seed, the ranker's negatives and
-how many candidates are re-ranked are chosen by NDCG@10 (unseen). Then, for each seed, the chosen model and towers that
-were trained alone learn from all of train and are measured on test. The results are written after each seed.
+MovieLens is split by each user's last event, the simulated data by time. The towers have the inputs of the tuned
+recipe, from before each event only. The ranker's negatives and the number of re-ranked candidates are chosen with the
+first seed, by NDCG@10 (unseen) on a validation part split from train by the same rule. Then, for each seed, the chosen
+model and towers without a ranker are trained on all of train and measured on test. Results are written after each seed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ RANKERS = {
     "the retriever's negatives": Ranking(negatives=10, negatives_from="retriever", head=HEAD),
 }
 COUNTS = 50, 200
-"""Candidates that are re-ranked."""
+"""Numbers of re-ranked candidates to try."""
 
 RULES = {"movielens-100k": "last-out"}
-"""How data are cut; others by time."""
+"""Split rules; other data are split by time."""
 
 METRICS = "ndcg_10", "top_10"
 
@@ -46,18 +46,18 @@ ALONE = "towers trained alone"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What one data set gave.
+    """Results for one data set.
 
     Attributes:
-        data: Its name.
-        split: How it was cut.
-        events: Test events.
-        validation: NDCG@10 (unseen) on the validation part: of the towers alone, and of each ranker and count.
-        ranker: The ranker chosen.
-        n: Candidates re-ranked, as chosen.
-        scores: By seed: metrics under both protocols of `towers trained alone`, `retrieval` and `re-ranked`.
-        comparisons: Re-ranking with both.
-        verdicts: What they say.
+        data: Name of the data set.
+        split: Split rule.
+        events: Number of test events.
+        validation: NDCG@10 (unseen) on the validation part, for the towers alone and for each ranker and count.
+        ranker: The chosen ranker.
+        n: The chosen number of re-ranked candidates.
+        scores: By seed: metrics of `towers trained alone`, `retrieval` and `re-ranked` under both protocols.
+        comparisons: Comparisons of re-ranking with the other two.
+        verdicts: The comparisons as sentences.
     """
 
     data: str
@@ -72,12 +72,12 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def config_of(data: str) -> Config:
-    """What is trained, but for the tasks."""
+    """The config, without the tasks."""
     return for_serving(Config(data=DataConfig(name=data), split=SplitConfig(rule=RULES.get(data, "time:0.2"))))
 
 
 def trained(config: Config, parts: Parts, train: Dataset, ranker: Ranking | None, epochs: int, seed: int) -> TwoTower:
-    """A model of the tuned recipe, with a ranker or the towers alone."""
+    """Trains a model with the tuned recipe, with a ranker or the towers alone."""
     recipe = config.resolved_recipe(parts.train, parts.validation)
     tasks = () if ranker is None else (Retrieval(), ranker)
     trainer: Trainer = msgspec.structs.replace(
@@ -96,7 +96,7 @@ def ndcg(outcomes: Outcomes) -> float:
 def chosen(
     config: Config, parts: Parts, options: argparse.Namespace, console: Console
 ) -> tuple[str, int, dict[str, float]]:
-    """The ranker and the count that are best on the validation part, and what all of them had."""
+    """The ranker and count that are best on the validation part, and the NDCG@10 of all of them."""
     log, validation = parts.fitted_and_validation()
     fitted = log.read()
     seed = options.seeds[0]
@@ -115,7 +115,7 @@ def chosen(
 
 
 def studied(data: str, options: argparse.Namespace, console: Console) -> Iterator[Found]:
-    """Chooses on validation, and measures on test, seed after seed: what was found so far."""
+    """Chooses on validation, then measures on test seed by seed; yields the results so far."""
     config = config_of(data)
     parts = config.parts()
     train, test = parts.train.read(), parts.test
@@ -153,7 +153,7 @@ def studied(data: str, options: argparse.Namespace, console: Console) -> Iterato
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="movielens-100k, simulated or another built-in data set")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

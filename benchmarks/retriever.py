@@ -1,12 +1,12 @@
-"""A retriever in process: how long requests take, exact and by HNSW, with what recall, and what it takes to have it.
+"""An in-process retriever: latency of exact search and HNSW, recall, and the time and memory to build and load it.
 
     python benchmarks/retriever.py --candidates 100000 1000000 --dim 64 --index exact hnsw --queries 1 64
 
-Embeddings are drawn to look like those of towers: clusters of very unequal sizes around centres in a space whose later
-coordinates matter less, with lengths that differ; queries lie near centres, too. `--shape normal` draws all
-coordinates alike and apart, which no tower does and which is the hardest for a graph. Every query has seen about 50
-candidates, which are excluded inside the search; k is 100. Each bundle is made in one process, and loaded and asked in
-another, with one thread. The floor of exact search is the embeddings' bytes over the rate of reading.
+Random embeddings imitate those of towers: clusters of very unequal sizes, in a space whose later coordinates have less
+variance, with varying lengths; queries are near the cluster centres, too. `--shape normal` draws all coordinates
+independently from one distribution, which no tower does and which is hardest for a graph. Every query has seen about 50
+candidates, which are excluded during the search; k is 100. Each bundle is built in one process, and loaded and queried
+in another, with one thread. The floor of exact search is the size of the embeddings divided by the read bandwidth.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from twotower.retrieval.parity import measure_parity
 SEEN = 50
 """Candidates that a query has seen, on average."""
 
-ASKED = 256
+RECALL_QUERIES = 256
 """Queries that recall is measured on."""
 
 
@@ -52,16 +52,16 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What was measured of one bundle.
+    """Measurements of one bundle.
 
     Attributes:
-        build_seconds: To embed the catalogue, make the index and measure its parity.
-        load_seconds: To read and check the folder.
-        bytes: Of the folder.
-        peak_bytes: Of memory of the process that loaded and asked, pages of the mapped file included.
-        recall: Share of what exact search finds that the index finds.
-        requests: Seconds of each call, by how many queries it asks at once.
-        searches: Seconds of the search alone, likewise.
+        build_seconds: Time to embed the catalogue and build the index.
+        load_seconds: Time to read and verify the folder.
+        bytes: Size of the folder.
+        peak_bytes: Peak memory of the process that loads and queries, including pages of the mapped file.
+        recall: Fraction of the exact results that the index finds.
+        requests: Seconds of each call, by number of queries per call.
+        searches: Seconds of the search alone, by number of queries per call.
     """
 
     build_seconds: float
@@ -78,7 +78,7 @@ def embeddings_of(count: int, queries: int, dim: int, shape: str) -> tuple[torch
     draw = torch.Generator().manual_seed(0)
     if shape == "normal":
         return torch.randn(queries, dim, generator=draw), torch.randn(count, dim, generator=draw)
-    scale = torch.arange(1, dim + 1) ** -0.5  # the variance of coordinate i goes with 1/i
+    scale = torch.arange(1, dim + 1) ** -0.5  # variance of coordinate i: 1/i
     centres = torch.randn(max(8, int(count**0.5)), dim, generator=draw) * scale
     sizes = 1.0 / torch.arange(1, len(centres) + 1)
     sides = []
@@ -90,8 +90,8 @@ def embeddings_of(count: int, queries: int, dim: int, shape: str) -> tuple[torch
 
 
 def build(job: Job, folder: Path) -> float:
-    """Writes the bundle; gives the seconds that its making took."""
-    queries = max(ASKED, job.candidates // SEEN)
+    """Writes the bundle and returns the seconds that building it took."""
+    queries = max(RECALL_QUERIES, job.candidates // SEEN)
     draw = np.random.default_rng(0)
     catalogue = pa.table({"item": np.arange(job.candidates), "title": [f"item {n}" for n in range(job.candidates)]})
     log = pa.table({"user": draw.integers(queries, size=job.candidates), "item": np.arange(job.candidates)})
@@ -102,7 +102,7 @@ def build(job: Job, folder: Path) -> float:
     with torch.no_grad():
         for feature, rows in zip(features, embeddings_of(job.candidates, queries, job.dim, job.shape), strict=True):
             assert feature.table is not None
-            known = len(feature.table) - 2  # a query that drew no event is not known to the tower
+            known = len(feature.table) - 2  # queries without events are not in the vocabulary
             feature.table[2:] = rows[:known]
     started = time.perf_counter()
     retriever = Retriever.build(model, catalogue, seen=data, index=parsed_index(job.index), parity=None)
@@ -112,13 +112,13 @@ def build(job: Job, folder: Path) -> float:
 
 
 def measure(job: Job, folder: Path, build_seconds: float) -> Outcome:
-    """Loads the bundle and asks it."""
+    """Loads the bundle and queries it."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     retriever = Retriever.load(folder)
     load_seconds = time.perf_counter() - started
     known = retriever.queries.num_rows
-    rows = np.random.default_rng(1).permutation(known)[:ASKED].tolist()
+    rows = np.random.default_rng(1).permutation(known)[:RECALL_QUERIES].tolist()
     vectors = retriever.embed([{"user": row} for row in rows], rows)
     requests: dict[int, list[float]] = {}
     searches: dict[int, list[float]] = {}
@@ -140,7 +140,7 @@ def measure(job: Job, folder: Path, build_seconds: float) -> Outcome:
     return Outcome(build_seconds, load_seconds, size, peak, recall, requests, searches)
 
 
-def in_processes_of_their_own(job: Job) -> Outcome:
+def in_new_processes(job: Job) -> Outcome:
     """Builds in one new process and measures in another."""
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, __file__, "--job", msgspec.json.encode(job).decode(), "--folder", temporary]
@@ -156,7 +156,7 @@ def in_processes_of_their_own(job: Job) -> Outcome:
 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
-    """A row for each bundle and number of queries."""
+    """One row per bundle and number of queries."""
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("candidates", "index", "queries", "request p50", "p99", "search p50", "p99", "floor"):
         table.add_column(heading, justify="right")
@@ -177,13 +177,13 @@ def table_of(results: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Runs it; with `--job`, one step of one bundle in this process."""
+    """Runs the benchmark; with `--job`, one step for one bundle in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--index", nargs="+", default=["exact", "hnsw"], help="as `twotower bundle --index` takes them")
     parser.add_argument("--shape", choices=["clusters", "normal"], default="clusters")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 64], help="at once")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 64], help="queries per call")
     parser.add_argument("--k", type=int, default=100, help="candidates to find")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/retriever.json beside this script")
@@ -203,7 +203,7 @@ def main() -> None:
     for candidates in options.candidates:
         for index in options.index:
             job = Job(candidates, options.dim, index, options.shape, options.k, options.queries, options.repetitions)
-            outcome = in_processes_of_their_own(job)
+            outcome = in_new_processes(job)
             floor = 4 * candidates * options.dim / speed.read
             results.append({"job": job, "outcome": outcome, "floor": floor})
     console = Console(width=150)

@@ -1,10 +1,9 @@
-"""What a step of training on several ranks costs: bytes on the wire, floating-point operations, memory.
+"""Cost model of a training step on several ranks: bytes on the wire, floating-point operations, memory.
 
     python benchmarks/scale.py
 
-Predicts from the sizes of data and model alone; `benchmarks/ranks.py` measures the same on this machine. Prints a row
-for each number of ranks: what a rank holds, sends and computes, and how long a pass over the events takes at given
-rates.
+Predicts from the sizes of data and model only; `benchmarks/ranks.py` measures the same on this machine. For each number
+of ranks, prints what a rank holds, sends and computes, and how long an epoch takes at given rates.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rich.table import Table
 from twotower.training.settings import SHARDED_FROM
 
 NUMBER, ROW = 4, 4
-"""Bytes of a float32, and of the number of a row as it is exchanged."""
+"""Bytes of a float32, and of a row number as it is exchanged."""
 
 Backend = Literal["gloo", "nccl"]
 
@@ -33,11 +32,11 @@ class Embeddings(msgspec.Struct, frozen=True):
     """An embedding table.
 
     Attributes:
-        rows: Rows.
-        dim: Numbers in a row.
-        touched: Distinct rows that a step of one rank's part looks up, in the mean.
+        rows: Number of rows.
+        dim: Numbers per row.
+        touched: Mean number of distinct rows that one rank looks up in a step.
         is_lazy: Whether only touched rows are updated and exchanged.
-        is_sharded: Whether ranks share out the rows.
+        is_sharded: Whether the table is sharded.
     """
 
     rows: int
@@ -48,16 +47,16 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step of training, as far as its costs depend on it.
+    """The properties of a training step that determine its cost.
 
     Attributes:
         batch: Events of all ranks together.
-        columns: Candidates that the softmax compares: the distinct ones of a batch, or the catalogue.
-        width: Numbers in an embedding of a query or candidate.
-        dense: Weights of all but the lazy and the sharded tables, whose gradients are exchanged as a whole.
-        layers: Weights of the dense layers of the query tower and of the candidate tower.
+        columns: Candidates in the softmax: the distinct ones of a batch, or the catalogue.
+        width: Dimension of query and candidate embeddings.
+        dense: Number of weights outside lazy and sharded tables; their gradients are exchanged whole.
+        layers: Number of weights in the dense layers of the query tower and of the candidate tower.
         tables: The embedding tables.
-        states: Numbers that the optimiser keeps for each weight.
+        states: Numbers that the optimiser keeps per weight.
     """
 
     batch: int
@@ -70,7 +69,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def payload(step: Step, ranks: int) -> dict[str, float]:
-    """Bytes that a rank hands to each kind of exchange in a step, as `twotower.ranks.Traffic` counts them.
+    """Bytes that a rank passes to each kind of collective operation in a step, as counted by `twotower.ranks.Traffic`.
 
     Example:
         >>> step = Step(batch=100, columns=50, width=8, dense=1000, layers=(0, 0), tables=())
@@ -93,10 +92,10 @@ def payload(step: Step, ranks: int) -> dict[str, float]:
 
 
 def sent(given: Mapping[str, float], ranks: int, backend: Backend = "gloo") -> float:
-    """Bytes that a rank puts on the wire for what it hands to each kind of exchange.
+    """Bytes that a rank sends over the network, given the payload of each kind of operation.
 
-    All add up in two rounds of a ring; a gather is one round; to scatter sums takes nccl one round and gloo two. Of an
-    exchange, a rank keeps its own part.
+    An all-reduce takes two rounds of a ring, and a gather one; a reduce-scatter takes one with nccl and two with gloo.
+    In an all-to-all, a rank keeps its own part.
 
     Example:
         >>> sent({"gather": 100.0, "scatter": 200.0, "sum": 50.0, "exchange": 80.0}, ranks=2)
@@ -109,14 +108,14 @@ def sent(given: Mapping[str, float], ranks: int, backend: Backend = "gloo") -> f
 
 
 def operations(step: Step, ranks: int) -> float:
-    """Floating-point operations of a rank in a step: three products of the softmax, and three of each dense layer."""
+    """Floating-point operations of a rank in a step: three products for the softmax, and three per dense layer."""
     rows, columns = step.batch / ranks, step.columns / ranks
     softmax = 3 * 2 * rows * step.columns * step.width
     return softmax + 3 * 2 * (rows * step.layers[0] + columns * step.layers[1])
 
 
 def memory(step: Step, ranks: int) -> float:
-    """Bytes that a rank holds of weights, their gradients where these are whole, and the optimiser's states."""
+    """Bytes that a rank holds: weights, dense gradients and optimiser states."""
     in_tables = sum(
         table.rows * table.dim / (ranks if table.is_sharded else 1) for table in step.tables if table.is_lazy
     )
@@ -124,11 +123,11 @@ def memory(step: Step, ranks: int) -> float:
 
 
 def distinct(shares: npt.NDArray[np.float64], draws: float) -> float:
-    """How many distinct things are among so many draws, in the mean.
+    """Expected number of distinct items among random draws.
 
     Args:
-        shares: The probability of each, `[n]`.
-        draws: How many are drawn.
+        shares: The probability of each item, `[n]`.
+        draws: Number of draws.
 
     Example:
         >>> round(distinct(np.array([0.5, 0.5]), 2), 2)
@@ -138,22 +137,22 @@ def distinct(shares: npt.NDArray[np.float64], draws: float) -> float:
 
 
 def zipf(things: int, exponent: float = 1.0) -> npt.NDArray[np.float64]:
-    """Shares that fall with the rank, `[things]`."""
+    """Probabilities that fall with the rank by Zipf's law, `[things]`."""
     weights = np.arange(1, things + 1, dtype=np.float64) ** -exponent
     shares: npt.NDArray[np.float64] = weights / weights.sum()
     return shares
 
 
 class Shop(msgspec.Struct, frozen=True):
-    """A log, and the model that is trained on it: ids of both sides, and dense layers.
+    """A log, and the model trained on it: ids of both sides, and dense layers.
 
     Attributes:
-        name: What the table calls it.
-        events: Events of a pass.
+        name: Its name in the table.
+        events: Events per epoch.
         queries: Rows of the query table.
         candidates: Rows of the candidate table.
-        batch: Events of a step.
-        dim: Numbers in the embeddings of ids, and of both towers.
+        batch: Batch size.
+        dim: Embedding dimension of ids and towers.
         hidden: Width of the hidden layer.
     """
 
@@ -166,7 +165,7 @@ class Shop(msgspec.Struct, frozen=True):
     hidden: int = 256
 
     def step(self, ranks: int) -> Step:
-        """Its step; popularity of candidates falls as 1 / rank, queries are alike. Large tables are sharded."""
+        """Its step, with candidate popularity falling as 1 / rank, uniform queries, and large tables sharded."""
         popularity = zipf(min(self.candidates, 2_000_000))
         columns = distinct(popularity, self.batch)
         queries = self.queries * -np.expm1(-self.batch / ranks / self.queries)
@@ -189,17 +188,17 @@ SHOPS = (
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a number of ranks costs.
+    """Cost of training on a number of ranks.
 
     Attributes:
-        shop: Of which log.
-        ranks: How many.
-        memory: Bytes that each holds of weights, gradients and states.
-        sent: Bytes that each sends in a step.
-        operations: Floating-point operations of each in a step.
-        computing: Seconds of a step at the given rate.
-        sending: Seconds of a step on the given link.
-        hours: Of a pass over the events.
+        shop: Name of the log.
+        ranks: Number of ranks.
+        memory: Bytes of weights, gradients and optimiser states per rank.
+        sent: Bytes that each rank sends per step.
+        operations: Floating-point operations of each rank per step.
+        computing: Seconds of computation per step, at the given rate.
+        sending: Seconds of communication per step, on the given link.
+        hours: Hours per epoch.
     """
 
     shop: str
@@ -213,14 +212,14 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend) -> Cost:
-    """What a pass over a log costs.
+    """Cost of an epoch.
 
     Args:
         shop: The log.
-        ranks: How many.
-        flops: Floating-point operations that a rank does in a second of training.
-        link: Bytes that a rank sends in a second.
-        backend: What exchanges.
+        ranks: Number of ranks.
+        flops: Floating-point operations per second of a rank in training.
+        link: Bytes per second that a rank can send.
+        backend: The communication backend.
     """
     step = shop.step(ranks)
     on_wire, work = sent(payload(step, ranks), ranks, backend), operations(step, ranks)
@@ -230,7 +229,7 @@ def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend) ->
 
 
 def table_of(costs: Sequence[Cost]) -> Table:
-    """One row a log and number of ranks."""
+    """One row per log and number of ranks."""
     table = Table("events", show_edge=False)
     for name in ("ranks", "memory a rank", "sent a step", "computing", "sending", "a pass"):
         table.add_column(name, justify="right")
@@ -248,11 +247,11 @@ def table_of(costs: Sequence[Cost]) -> Table:
 
 
 def main() -> None:
-    """Prints what each log costs on each number of ranks."""
+    """Prints the cost of each log on each number of ranks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--gflops", type=float, default=40.0, help="billions of operations a second of a rank")
-    parser.add_argument("--gbits", type=float, default=10.0, help="billions of bits a second of a rank's link")
+    parser.add_argument("--gflops", type=float, default=40.0, help="billions of operations per second and rank")
+    parser.add_argument("--gbits", type=float, default=10.0, help="billions of bits per second of a rank's link")
     parser.add_argument("--backend", choices=["gloo", "nccl"], default="gloo")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/scale.json")
     options = parser.parse_args()

@@ -4,9 +4,9 @@ python benchmarks/scaling.py --interactions 100000 1000000 20000000 --candidates
 python benchmarks/scaling.py --interactions 1000000 --candidates 1000 10000 100000 1000000
 python benchmarks/scaling.py --interactions 20000000 --candidates 500000 --history 20
 
-Each size is trained in a process of its own, so that its peak memory is its own; the sizes take turns, round after
-round, and figures are medians over the rounds. The log is in Parquet, drawn from power laws with a fixed seed. With
-`--history N`, each size is measured without and with histories of N items; each process with them prepares the log.
+Each size is trained in a new process, which gives its own peak memory. All sizes are measured once per round, and
+figures are medians over the rounds. The Parquet log is drawn from power laws with a fixed seed. With `--history N`,
+each size is measured without and with histories of N items; processes with histories also prepare the log.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ IntArray = npt.NDArray[np.int64]
 
 ROW_GROUP = 1_000_000
 QUERY_POWER, CANDIDATE_POWER = 1.5, 4.0
-"""A draw is `count · u^power` for a uniform u: a Zipf law with the exponent 1 − 1 / power."""
+"""A draw is `count · u^power` for a uniform u: a Zipf law with exponent 1 − 1 / power."""
 
 WARM_UP = 10
-"""Steps before the clock starts."""
+"""Steps before timing starts."""
 
-PASSES_OVER_A_ROW = 7
+PASSES_PER_ROW = 7
 """How often a step reads or writes each row that it touches: once to gather it, twice for its gradient, twice for the
-optimiser's state, twice to update it."""
+optimiser state, twice to update it."""
 
 PRODUCTS = 3
-"""Products of two matrices in a layer or a softmax: one forward, and one for the gradient of either side."""
+"""Matrix products in a layer or softmax: one forward, and one for the gradient of each factor."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -70,16 +70,16 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one process measured.
+    """Measurements of one process.
 
     Attributes:
-        open_seconds: Checking and counting the whole log.
-        prepare_seconds: Sorting it, where there are histories.
+        open_seconds: Time to check and count the whole log.
+        prepare_seconds: Time to sort it; 0 without histories.
         rows: Rows of the embedding tables.
-        steps: Steps that the clock saw.
-        step_seconds: Seconds a step, waiting for events included.
-        read_seconds: Seconds for a batch's events to be read, shuffled and encoded, with nothing else going on.
-        peak_bytes: The most memory that the process held.
+        steps: Timed steps.
+        step_seconds: Seconds per step, including waiting for events.
+        read_seconds: Seconds to read, shuffle and encode a batch's events with nothing else running.
+        peak_bytes: Peak memory of the process.
     """
 
     open_seconds: float
@@ -92,11 +92,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class EnoughError(Exception):
-    """Raised to leave a training in the middle of an epoch."""
+    """Raised to stop a training in the middle of an epoch."""
 
 
 class Clock(Callback):
-    """Times the steps after the first few, over the ends of epochs, and stops after as many as asked for."""
+    """Times a number of steps after the warm-up, across epochs, and then stops the training."""
 
     def __init__(self, steps: int) -> None:
         self.wanted, self.done, self.began, self.seconds = steps, -WARM_UP, 0.0, 0.0
@@ -113,12 +113,12 @@ class Clock(Callback):
 
 
 def drawn(count: int, power: float, events: int, draw: np.random.Generator) -> IntArray:
-    """Numbers below `count`, by a power law."""
+    """Random integers below `count` that follow a power law."""
     return (count * draw.random(events) ** power).astype(np.int64)
 
 
 def write_log(size: Size, folder: Path) -> Path:
-    """Writes the log and its two tables, unless they are there."""
+    """Writes the log and its two tables, unless they exist."""
     path = folder / f"{size.interactions}-{size.queries}-{size.candidates}"
     if path.exists():
         return path
@@ -140,7 +140,7 @@ def write_log(size: Size, folder: Path) -> Path:
 
 
 def measure(size: Size, path: Path, steps: int, optimizer: Optimizer) -> Outcome:
-    """Opens the log, trains for so many steps, and reads as many batches without training."""
+    """Opens the log, trains for `steps` steps, and reads as many batches without training."""
     started = time.perf_counter()
     log = stream_parquet(
         path / "log.parquet",
@@ -179,7 +179,7 @@ def measure(size: Size, path: Path, steps: int, optimizer: Optimizer) -> Outcome
 
 
 def seconds_to_read(model: TwoTower, log: ParquetLog, batch: int, steps: int) -> float:
-    """Seconds in which a batch's events are read, shuffled and encoded, with nothing else going on."""
+    """Seconds to read, shuffle and encode a batch's events with nothing else running."""
     events, started = 0, time.perf_counter()
     with source_of(model, log, batch, seed=1).epoch(1) as parts:
         for part, _ in parts:
@@ -190,7 +190,7 @@ def seconds_to_read(model: TwoTower, log: ParquetLog, batch: int, steps: int) ->
 
 
 def floor(size: Size, rates: measuring.Rates) -> dict[str, float]:
-    """Seconds a step that products, exponentials and the rows touched take at this machine's best."""
+    """Seconds per step for products, exponentials and touched rows at this machine's peak rates."""
     draw = np.random.default_rng(1)
     queries, candidates = (
         len(np.unique(drawn(count, power, size.batch, draw)))
@@ -201,12 +201,12 @@ def floor(size: Size, rates: measuring.Rates) -> dict[str, float]:
     return {
         "products": PRODUCTS * 2 * (softmax + layers) / rates.flops,
         "exponentials": size.batch * candidates / rates.exponentials,
-        "rows": PASSES_OVER_A_ROW * 4 * size.dim * (queries + candidates) / rates.copy,
+        "rows": PASSES_PER_ROW * 4 * size.dim * (queries + candidates) / rates.copy,
     }
 
 
-def in_a_process_of_its_own(size: Size, options: argparse.Namespace, path: Path) -> Outcome:
-    """`measure`, in a new process."""
+def in_new_process(size: Size, options: argparse.Namespace, path: Path) -> Outcome:
+    """Runs `measure` in a new process."""
     job = msgspec.json.encode(size).decode()
     command = [sys.executable, __file__, "--one", job, "--folder", str(path), "--steps", str(options.steps)]
     done = subprocess.run([*command, "--optimizer", options.optimizer], capture_output=True, text=True, check=False)
@@ -222,7 +222,7 @@ def median(outcomes: list[Outcome]) -> Outcome:
 
 
 def table_of(results: list[dict[str, Any]], batch: int) -> Table:
-    """One row a size."""
+    """One row per size."""
     table = Table(show_edge=False, pad_edge=False)
     for heading in (
         "interactions",
@@ -257,18 +257,18 @@ def table_of(results: list[dict[str, Any]], batch: int) -> Table:
 
 
 def main() -> None:
-    """Measures all sizes and reports them; with `--one`, measures that size in this process."""
+    """Measures and reports all sizes; with `--one`, measures one size in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interactions", type=int, nargs="+", default=[100_000, 1_000_000, 20_000_000])
     parser.add_argument("--candidates", type=int, nargs="+", default=[500_000])
     parser.add_argument("--queries", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--history", type=int, default=0, help="items of histories, beside a training without")
+    parser.add_argument("--history", type=int, default=0, help="history length; also measures without histories")
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=300, help="that are timed; reading is ahead of them")
+    parser.add_argument("--steps", type=int, default=300, help="timed steps")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--optimizer", default='{"kind": "adagrad"}', help="its settings as a JSON object")
-    parser.add_argument("--folder", type=Path, help="where the logs are written and found again; default: nowhere")
+    parser.add_argument("--folder", type=Path, help="keep and reuse the logs here; default: a temporary folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -290,7 +290,7 @@ def main() -> None:
         outcomes: list[list[Outcome]] = [[] for _ in sizes]
         for round_number in range(options.repetitions):
             for size, path, own in zip(sizes, paths, outcomes, strict=True):
-                own.append(in_a_process_of_its_own(size, options, path))
+                own.append(in_new_process(size, options, path))
                 label = f"{size.interactions:,} × {size.candidates:,}, history {size.history}"
                 console.print(f"round {round_number + 1}: {label}: {own[-1]}")
     rates = measuring.rates()

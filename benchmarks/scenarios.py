@@ -1,4 +1,4 @@
-"""Commands that `torture.py` lets fail, on tiny logs: what each finds, and what it leaves when nothing fails."""
+"""The commands that `torture.py` injects faults into, on tiny logs: their inputs, and the state of their results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from twotower.training import checkpoint
 
 QUERIES, CANDIDATES, EVENTS = 12, 10, 160
 MINE = "mine.txt"
-"""A file of the user's beside what is written."""
+"""A user's own file beside the results."""
 
 CONFIG = """
 [data]
@@ -53,14 +53,14 @@ epochs = 2
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, and what it leaves.
+    """A command and its result.
 
     Attributes:
-        name: As the table says it.
-        arguments: Of `twotower`, in a folder that `make_template` filled.
-        state: Digits that name what a user has of the result; raises where that cannot be read.
-        repeatable: Whether the command may be given again where it has succeeded.
-        trains: Whether it takes seconds, so that not every fault is tried.
+        name: Its name in the table.
+        arguments: Arguments of `twotower`, in a folder that `make_template` filled.
+        state: Digest of the result as a user sees it; raises if the result cannot be read.
+        repeatable: Whether the command may be rerun after it has succeeded.
+        trains: Whether it takes seconds, so that only some faults are tried.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Scenario:
     trains: bool = False
 
     def run(self, root: Path) -> int:
-        """Runs the command in this process; gives its exit code."""
-        os.environ[HOME_VARIABLE] = str(root / MINE / "data")  # no folder, so that all is written where it is watched
+        """Runs the command in this process and returns its exit code."""
+        os.environ[HOME_VARIABLE] = str(root / MINE / "data")  # not a folder: nothing can be written outside the root
         sys.argv = ["twotower", *map(str, self.arguments(root))]
         try:
             main.run()
@@ -80,10 +80,10 @@ class Scenario:
         return 0
 
     def whole(self, root: Path) -> str:
-        """The state, after a look at what no command may touch.
+        """The state, after checking that the user's file is unchanged.
 
         Raises:
-            ValueError: Something of the user's is lost.
+            ValueError: The user's file was changed.
         """
         if (root / MINE).read_text() != "mine":
             raise ValueError(f"{MINE} was changed")
@@ -108,7 +108,7 @@ def make_template(root: Path) -> None:
         retriever.save(root / name)
     scenario = Scenario("", lambda root: [*_bulk(root), "-k", 2], lambda _: "")
     if scenario.run(root) != 0:
-        raise RuntimeError("the template cannot be made")
+        raise RuntimeError("the template cannot be created")
 
 
 def _log() -> Dataset:
@@ -216,10 +216,9 @@ SCENARIOS = (
 
 
 def make_cheap(cache: Path) -> None:
-    """From now on commands of this process write as ever and compute less.
+    """Makes commands in this process compute less, while they write as usual.
 
-    Workers are forked, a checkpoint is written after every epoch, and a tower is exported to ONNX once, which is kept
-    in the folder `cache`.
+    Workers are forked, a checkpoint is written after every epoch, and ONNX exports are cached in the folder `cache`.
     """
     export = onnx._exported
 
@@ -230,7 +229,7 @@ def make_cheap(cache: Path) -> None:
         return path.read_bytes()
 
     processes.START_METHOD, checkpoint.EVERY_SECONDS = "fork", 0.0
-    # A forked worker has both ends of its pipe, and does not see that its work is over.
+    # A forked worker holds both ends of its pipe, so it never notices that its work is over.
     patch.object(pool, "GRACE", 0.0).start()
     patch.object(onnx, "_exported", once).start()
     main.imported = functools.cache(main.imported)
@@ -239,7 +238,7 @@ def make_cheap(cache: Path) -> None:
 
 
 def note_worker_modules(cache: Path) -> None:
-    """From now on workers note what they have imported when a job ends."""
+    """Makes workers record their imported modules when a job ends."""
     end = pool.Reporter.end
 
     def noting(reporter: pool.Reporter, ended: pool.Ended) -> None:
@@ -250,13 +249,13 @@ def note_worker_modules(cache: Path) -> None:
 
 
 def note_modules(cache: Path) -> None:
-    """Notes what this process has imported, for `load_modules`."""
+    """Records the modules that this process has imported, for `load_modules`."""
     with (cache / "modules").open("a", encoding="utf-8") as file:
         file.write("\n".join(list(sys.modules)) + "\n")
 
 
 def load_modules(cache: Path) -> None:
-    """Imports what forked processes have noted, so that others need not."""
+    """Imports the modules that forked processes have recorded, so that later ones need not."""
     for name in set((cache / "modules").read_text(encoding="utf-8").split()) - set(sys.modules):
-        with suppress(Exception):  # some can only be imported by those that own them
+        with suppress(Exception):  # some modules can only be imported by their package
             importlib.import_module(name)

@@ -1,10 +1,10 @@
-"""Exact search beside FAISS's `IndexFlatIP`: the same answers, how long each takes, and how far from the floor.
+"""Exact search compared with FAISS's `IndexFlatIP`: agreement, time, and distance from the floor.
 
     python benchmarks/search.py --candidates 1000000 --dim 64 --queries 1000 1 --k 100 --threads 2 --repetitions 5
 
-Candidates and queries are drawn from a normal distribution, in no order. Both sides, and the bare products in blocks
-that fit the cache, take turns in one process with as many threads. The floor is the larger of two: the operations of
-the products over the rate of a product in cache, and the candidates' bytes, once, over the rate of reading.
+Candidates and queries are drawn from a normal distribution. Both libraries, and the bare matrix products in blocks that
+fit in the cache, alternate in one process with the same number of threads. The floor is the larger of the operations of
+the products at the speed of a product in cache, and the candidates' bytes, read once, at the read bandwidth.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from measuring import Rates, Timing, by_turns, rates, readable, write_report
+from measuring import Rates, Timing, rates, readable, time_alternately, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,16 +29,16 @@ PRODUCTS = "products alone"
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One number of queries at once.
+    """Result for one number of queries per call.
 
     Attributes:
-        queries: How many.
-        timings: Each side's.
-        floor: Seconds.
-        ratio: FAISS's median over ours.
-        over_floor: Our median over the floor.
-        same_candidates: Share of the places in the lists where both have the same candidate; where not, their scores
-            are the same but for rounding.
+        queries: Number of queries per call.
+        timings: Timings by library.
+        floor: The floor in seconds.
+        ratio: FAISS's median divided by ours.
+        over_floor: Our median divided by the floor.
+        same_candidates: Fraction of list positions where both have the same candidate; elsewhere, scores are equal up
+            to rounding.
     """
 
     queries: int
@@ -50,14 +50,14 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def compare(index: ExactIndex, flat: Any, queries: Tensor, k: int, repetitions: int, speed: Rates) -> Result:
-    """Times both on the same queries, after a look at their answers."""
+    """Checks that both agree, then times them on the same queries."""
     same = agreement(index, flat, queries, k)
     sides = {
         "twotower": lambda: index.search(queries, k),
         "FAISS": lambda: flat.search(queries.numpy(), k),
         PRODUCTS: lambda: products(index, queries),
     }
-    timings = by_turns(sides, repetitions)
+    timings = time_alternately(sides, repetitions)
     width = queries.shape[1]
     floor = max(2 * len(queries) * len(index) * width / speed.flops, 4 * len(index) * width / speed.read)
     ours = timings["twotower"].median
@@ -65,7 +65,7 @@ def compare(index: ExactIndex, flat: Any, queries: Tensor, k: int, repetitions: 
 
 
 def agreement(index: ExactIndex, flat: Any, queries: Tensor, k: int) -> float:
-    """Share of places with the same candidate; refuses answers that differ by more than rounding."""
+    """Fraction of positions with the same candidate; exits if scores differ by more than rounding."""
     hits = index.search(queries, k)
     scores, candidates = flat.search(queries.numpy(), k)
     found = hits.candidates.numpy()
@@ -73,12 +73,12 @@ def agreement(index: ExactIndex, flat: Any, queries: Tensor, k: int) -> float:
     rounding = 4 * queries.shape[1] * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(exact).max()))
     for what, others in (("FAISS's scores", scores[:, : found.shape[1]]), ("scores in double precision", exact)):
         if (apart := float(np.abs(hits.scores.numpy() - others).max())) > rounding:
-            raise SystemExit(f"our scores and {what} are {apart} apart; expected at most {rounding}")
+            raise SystemExit(f"our scores and {what} differ by {apart}; expected at most {rounding}")
     return float((found == candidates[:, : found.shape[1]]).mean())
 
 
 def products(index: ExactIndex, queries: Tensor) -> None:
-    """All scores, in blocks as the search has them, and nothing done with them."""
+    """Computes all scores, in the same blocks as the search, and discards them."""
     candidates = index.embeddings.t()
     for part in torch.split(queries, QUERIES):
         block = SCORES // len(part)
@@ -88,7 +88,7 @@ def products(index: ExactIndex, queries: Tensor) -> None:
 
 
 def table_of(results: list[Result]) -> Table:
-    """A row for each number of queries."""
+    """One row per number of queries."""
     table = Table("queries\nat once", show_edge=False)
     headings = (
         "twotower",
@@ -109,13 +109,13 @@ def table_of(results: list[Result]) -> Table:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 1], help="how many at once")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 1], help="queries per call")
     parser.add_argument("--k", type=int, default=100, help="candidates to find")
-    parser.add_argument("--threads", type=int, default=2, help="of both sides")
+    parser.add_argument("--threads", type=int, default=2, help="for both libraries")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/search.json beside this script")

@@ -1,4 +1,4 @@
-"""The service: how long a client waits, also while bundles are swapped; new candidates; malformed bodies.
+"""The service: latency under load and during bundle swaps, time to serve new candidates, and malformed bodies.
 
     python benchmarks/service.py load --candidates 100000 --dim 64 --rate 200 --seconds 30
     python benchmarks/service.py load --candidates 1000000 --dim 64 --index hnsw --rate 200 --seconds 30
@@ -7,12 +7,12 @@
     python benchmarks/service.py added --candidates 100000 --dim 64 --additions 20
     python benchmarks/service.py malformed --requests 10000
 
-The bundle is made of ids whose embeddings are drawn with a fixed seed: a point of a space of 16 dimensions and a little
-noise. `twotower serve` runs in a process of its own, and so does the client. Requests are sent at fixed times, whatever
-became of those before; how long one takes counts from the time at which it was due, so that waiting in a queue counts.
-In `swap`, every bundle's scores are another power of two times those of the first, so that an answer whose scores are
-not of the version that it carries would be seen. In `added`, one candidate after the other is added to the bundle that
-is served, and somebody whom it suits asks for the k best until it is there: from before `Retriever.add` until then.
+The bundle has random id embeddings with a fixed seed: a point in a 16-dimensional space plus a little noise. `twotower
+serve` and the client run in separate processes. Requests are sent at fixed times, even if earlier ones have not been
+answered; latency counts from the time at which a request was due, so queueing is included. In `swap`, the scores of
+every bundle are those of the first times a different power of two, so an answer with scores of another version than it
+names is detected. In `added`, candidates are added to the served bundle one at a time, and a matching query asks for
+its top k until the candidate appears; the time counts from before `Retriever.add`.
 """
 
 from __future__ import annotations
@@ -51,25 +51,25 @@ from twotower.serving.service import Service
 from twotower.serving.settings import Settings
 
 LATENT = 16
-"""Dimensions of the space that embeddings are near to."""
+"""Dimensions of the space that the embeddings are close to."""
 
 SEEN = 50
 """Candidates that a query has seen."""
 
 VARIANTS = 4
-"""Different bundles that are swapped."""
+"""Number of different bundles to swap."""
 
-PATIENCE = 60.0
-"""Seconds after which a candidate that nobody was given was not added."""
+ADDED_WITHIN = 60.0
+"""Seconds within which an added candidate must be recommended."""
 
-SETTLE = 2.0
-"""Seconds of load that do not count, for connections to be there."""
+WARM_UP_SECONDS = 2.0
+"""Seconds of load before timing starts, in which connections open."""
 
 MEGABYTE = 1 << 20
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from when a request was due to its whole answer."""
+    """Seconds from when a request was due until its answer was complete."""
 
     p50: float
     p90: float
@@ -78,20 +78,20 @@ class Latency(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, seconds: list[float]) -> Latency:
-        """The quantiles of many."""
+        """Computes the quantiles."""
         p50, p90, p99 = np.quantile(seconds, [0.5, 0.9, 0.99]).tolist()
         return cls(p50, p90, p99, max(seconds))
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a client saw.
+    """Results of a client.
 
     Attributes:
-        requests: How many were sent.
-        errors: What went wrong, and how often.
-        mixed: Answers whose scores are not of the version that they carry.
-        versions: Answers of each version.
-        latency: How long they took.
+        requests: Number of requests sent.
+        errors: Counts of errors by kind.
+        mixed: Number of answers whose scores do not belong to the version that they name.
+        versions: Number of answers by version.
+        latency: Latency of the answers.
     """
 
     requests: int
@@ -102,14 +102,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What answers have to be like: each query's best score in the first bundle, and each version's factor."""
+    """Expected answers: each query's best score in the first bundle, and the factor of each version."""
 
     best: dict[str, float]
     factors: dict[str, float]
 
 
 def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
-    """A model of the size asked for, and what its queries have seen; one more, which nobody asks for, has seen all."""
+    """A model of the given size, and the log of its queries; one extra query, never requested, has seen everything."""
     draw = np.random.default_rng(options.seed)
     who = np.repeat(np.arange(options.queries), SEEN)
     candidates = np.arange(options.candidates)
@@ -137,14 +137,14 @@ def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
 
 
 def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriever:
-    """The bundle of a model."""
+    """Builds the retriever of a model."""
     index = Hnsw() if options.index == "hnsw" else Exact()
     rerank = Rerank(options.rerank) if options.rerank else None
     return Retriever.build(model, log.candidates, seen=log, index=index, rerank=rerank)
 
 
 def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
-    """Bundles that differ by a factor of all scores, saved, and what to expect of their answers."""
+    """Saves bundles whose scores differ by a factor, and returns their paths and the expected answers."""
     model, log = model_of(options)
     first = built(model, log, options)
     names = [str(number) for number in range(options.queries)]
@@ -165,7 +165,7 @@ def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], 
 
 @contextmanager
 def serving(bundle: Path, log: Path, threads: int) -> Iterator[int]:
-    """A service in a process of its own; gives its port."""
+    """Runs a service in a new process and yields its port."""
     command = [sys.executable, "-m", "twotower", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
     with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
@@ -187,7 +187,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 
 class Connections:
-    """A client that keeps its connections and opens one where none is free."""
+    """A client that reuses connections and opens a new one if none is free."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -219,18 +219,18 @@ class Connections:
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """A loop that wakes up when it should; others round up to a millisecond, which would count as waiting."""
+    """An event loop with precise timers; others round up to a millisecond, which would count as latency."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 async def drive(port: int, rate: float, seconds: float, k: int, expected: Expected, seed: int) -> Outcome:
-    """Sends requests at fixed times, and looks at every answer."""
+    """Sends requests at fixed times and checks every answer."""
     taken: list[float] = []
     errors: Counter[str] = Counter()
     versions: Counter[str] = Counter()
     mixed = 0
     names = list(expected.best)
-    asked = np.random.default_rng(seed).choice(names, size=int(rate * (seconds + SETTLE))).tolist()
+    asked = np.random.default_rng(seed).choice(names, size=int(rate * (seconds + WARM_UP_SECONDS))).tolist()
 
     async def one(number: int, due: float) -> None:
         nonlocal mixed
@@ -240,7 +240,7 @@ async def drive(port: int, rate: float, seconds: float, k: int, expected: Expect
         except (OSError, asyncio.IncompleteReadError) as error:
             errors[type(error).__name__] += 1
             return
-        if due >= first + SETTLE:
+        if due >= first + WARM_UP_SECONDS:
             taken.append(time.perf_counter() - due)
         if status != 200:
             errors[str(status)] += 1
@@ -262,14 +262,14 @@ async def drive(port: int, rate: float, seconds: float, k: int, expected: Expect
 
 
 def _fits(answer: dict[str, Any], name: str, expected: Expected) -> bool:
-    """Whether the best score is that of the version that the answer carries."""
+    """Whether the best score matches the version that the answer names."""
     factor = expected.factors.get(answer["version"])
     best = answer["answers"][0]["recommendations"][0]["score"]
     return factor is not None and abs(best / factor / expected.best[name] - 1) < 0.01
 
 
 def offer(paths: list[Path], target: Path, swaps: int, corrupt: int, pause: float) -> None:
-    """Puts bundles at the path, one after the other; some of them are damaged."""
+    """Replaces the bundle at `target` again and again; some of the new bundles are damaged."""
     bad = {round((number + 0.5) * swaps / corrupt) for number in range(corrupt)} if corrupt else set()
     for number in range(swaps):
         time.sleep(pause)
@@ -284,7 +284,7 @@ def offer(paths: list[Path], target: Path, swaps: int, corrupt: int, pause: floa
 
 
 def damage(bundle: Path, number: int) -> None:
-    """Spoils a bundle in one of five ways."""
+    """Damages a bundle in one of five ways."""
     largest = max(bundle.rglob("*"), key=lambda path: path.stat().st_size)
     raw = bytearray(largest.read_bytes())
     if number % 5 == 0:
@@ -301,10 +301,10 @@ def damage(bundle: Path, number: int) -> None:
 
 
 def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Runs a service and a client, and swaps bundles meanwhile where asked to."""
+    """Runs a service and a client, and swaps bundles meanwhile if requested."""
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         folder = Path(name)
-        console.print(f"making bundles of {options.candidates:,} × {options.dim} …")
+        console.print(f"building bundles of {options.candidates:,} × {options.dim} …")
         paths, expected = variants_of(folder, options)
         target, log = folder / "served", folder / "service.log"
         shutil.copytree(paths[0], target)
@@ -314,7 +314,7 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             command += ["--rate", options.rate, "--seconds", options.seconds, "--k", options.k, "--seed", options.seed]
             client = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
             if options.what == "swap":
-                pause = (options.seconds + SETTLE) / (options.swaps + 1)
+                pause = (options.seconds + WARM_UP_SECONDS) / (options.swaps + 1)
                 offers = threading.Thread(target=offer, args=(paths, target, options.swaps, options.corrupt, pause))
                 offers.start()
                 offers.join()
@@ -335,7 +335,7 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Adds candidates to the bundle of a service, one by one, and asks until each is recommended."""
+    """Adds candidates to the bundle of a service one by one, and queries it until each is recommended."""
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         target = Path(name) / "served"
         model, log = model_of(options)
@@ -354,7 +354,7 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 retriever.save(target)
                 saving.append(time.perf_counter() - started)
                 others = range(options.candidates, options.candidates + number)
-                latest = started + PATIENCE
+                latest = started + ADDED_WITHIN
                 asyncio.run(_until_given(port, options.candidates + number, options.k, others, latest))
                 seconds.append(time.perf_counter() - started)
     table = Table("candidates added", "adding and saving, p50", "until recommended, p50", "highest", show_edge=False)
@@ -365,7 +365,7 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 async def _until_given(port: int, candidate: int, k: int, others: range, latest: float) -> None:
-    """Asks for query 0, without the others, until a candidate is among its k best."""
+    """Requests recommendations for query 0, excluding the others, until a candidate is in its top k."""
     body = b'{"query":{"query":0},"k":%d,"exclude":%s}' % (k, msgspec.json.encode(list(others)))
     async with Connections(port) as connections:
         while time.perf_counter() < latest:
@@ -376,11 +376,11 @@ async def _until_given(port: int, candidate: int, k: int, others: range, latest:
             if candidate in [one["id"] for one in given]:
                 return
             await asyncio.sleep(0.01)
-    raise SystemExit(f"candidate {candidate} is not recommended within {PATIENCE:g} s")
+    raise SystemExit(f"candidate {candidate} was not recommended within {ADDED_WITHIN:g} s")
 
 
 class Malformed:
-    """Bodies that are no request, or hardly one, drawn with a fixed seed."""
+    """Random malformed request bodies, with a fixed seed."""
 
     SOUND = (
         b'{"query":{"query":3},"k":5,"exclude_seen":true,"exclude":[1,2],"allow":[1,2,3],"where":"title = \\"x\\""}',
@@ -396,7 +396,7 @@ class Malformed:
         self.draw = np.random.default_rng(seed)
 
     def body(self) -> bytes:
-        """The next one."""
+        """The next body."""
         sound = self.SOUND[int(self.draw.integers(len(self.SOUND)))]
         ways = (self._cut, self._noise, self._swapped, self._swapped, self._swapped, self._twice)
         return ways[int(self.draw.integers(len(ways)))](sound)
@@ -414,7 +414,7 @@ class Malformed:
         return bytes(raw)
 
     def _swapped(self, sound: bytes) -> bytes:
-        """One value is another one."""
+        """Replaces one value."""
         values: dict[str, msgspec.Raw] = msgspec.json.decode(sound, type=dict[str, msgspec.Raw])
         names = [*values, "unknown", "query"]
         values[names[int(self.draw.integers(len(names)))]] = msgspec.Raw(self._odd())
@@ -425,7 +425,7 @@ class Malformed:
 
 
 def malformed(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Sends malformed bodies to a service in this process, and looks at its statuses and its memory."""
+    """Sends malformed bodies to a service in this process, and reports status codes and memory growth."""
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         built(*model_of(options), options).save(Path(name) / "served")
         service = Service(Served(Path(name) / "served"), Settings(watch_seconds=None))
@@ -457,7 +457,7 @@ async def _send_malformed(service: Service, requests: int, bodies: Malformed) ->
 
 
 async def status_of(service: Service, path: str, body: bytes) -> int:
-    """The status of the answer to one body, without a network."""
+    """The status of the answer to one body, without using the network."""
     status = 0
     inbox = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -486,7 +486,7 @@ async def status_of(service: Service, path: str, body: bytes) -> int:
 
 
 def _resident() -> int:
-    """Bytes that this process holds now; where the system does not say, the most that it has held."""
+    """Resident memory of this process in bytes; its peak if the system does not report it."""
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
@@ -494,22 +494,22 @@ def _resident() -> int:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["load", "swap", "added", "malformed", "client"], help="client: for others")
+    parser.add_argument("what", choices=["load", "swap", "added", "malformed", "client"], help="client: internal")
     parser.add_argument("--candidates", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--index", choices=["exact", "hnsw"], default="exact")
-    parser.add_argument("--rerank", type=int, default=0, help="candidates re-ranked by a head; 0: retrieval alone")
-    parser.add_argument("--k", type=int, default=10, help="recommendations in an answer")
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
+    parser.add_argument("--rerank", type=int, default=0, help="candidates re-ranked by a head; 0: retrieval only")
+    parser.add_argument("--k", type=int, default=10, help="recommendations per answer")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--swaps", type=int, default=20)
-    parser.add_argument("--corrupt", type=int, default=5, help="of the swaps")
+    parser.add_argument("--corrupt", type=int, default=5, help="number of damaged bundles")
     parser.add_argument("--additions", type=int, default=20, help="candidates added one by one")
-    parser.add_argument("--threads", type=int, default=2, help="of one search")
-    parser.add_argument("--requests", type=int, default=10_000, help="malformed ones")
+    parser.add_argument("--threads", type=int, default=2, help="threads per search")
+    parser.add_argument("--requests", type=int, default=10_000, help="malformed requests")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/service-WHAT.json beside this script")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -517,7 +517,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "client":
         expected = msgspec.json.decode(options.expected.read_bytes(), type=Expected)
-        gc.disable()  # a collection of all that is imported takes a tenth of a second, which would count as waiting
+        gc.disable()  # a full collection takes 0.1 s, which would count as latency
         with asyncio.Runner(loop_factory=precise_loop) as runner:
             asked = drive(options.port, options.rate, options.seconds, options.k, expected, options.seed)
             outcome = runner.run(asked)

@@ -1,9 +1,9 @@
-"""Trainings side by side: one process with all threads, against a process a core with one thread each.
+"""Parallel trainings: one process with all threads, compared with one single-threaded process per core.
 
     python benchmarks/side_by_side.py --data movielens-100k --layers 64,32 --recipes tuned tutorial
 
-Both are trained by turns, and each process for itself; how long its start takes does not count. Prints the medians of
-an epoch, and how many times the epochs get done in the same time side by side; writes JSON.
+Both setups alternate; every process trains its own model, and start-up time is not counted. Prints the median epoch
+time, and how many times more epochs parallel processes complete in the same time; writes JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from twotower.recipes.recipe import RecipeName
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One recipe.
+    """Result for one recipe.
 
     Attributes:
         recipe: Its name.
-        alone: Epochs of one process with all threads.
-        beside: Epochs of all processes with one thread each.
+        alone: Epoch times of one process with all threads.
+        beside: Epoch times of parallel processes with one thread each.
     """
 
     recipe: str
@@ -41,14 +41,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def gain(self) -> float:
-        """How many times the epochs that get done in the same time."""
+        """Throughput of parallel processes relative to a single one."""
         return allowed_threads() * self.alone.median / self.beside.median
 
 
 def train(
     data: str, layers: tuple[int, ...], recipe: RecipeName, epochs: int, threads: int, gate: Barrier, out: Connection
 ) -> None:
-    """Trains, and sends the seconds of each epoch but the first; what a process does."""
+    """Trains in a worker process, and sends the seconds of each epoch except the first."""
     torch.set_num_threads(threads)
     config = Config(recipe=recipe, model=ModelConfig(layers=layers))
     log = builtin.load(data)
@@ -62,7 +62,7 @@ def train(
 
 
 def measured(data: str, layers: tuple[int, ...], recipe: RecipeName, epochs: int, processes: int) -> list[float]:
-    """Seconds of the epochs of so many processes, which share the cores."""
+    """Epoch times of `processes` parallel processes, which share the cores."""
     gate = multiprocessing.get_context("spawn").Barrier(processes)
     ends, workers = [], []
     threads = max(1, allowed_threads() // processes)
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--data", default="movielens-100k", help="a built-in data set, or simulated:…")
     parser.add_argument("--layers", default="64,32", help="layers of both towers")
     parser.add_argument("--recipes", nargs="+", default=["tuned", "tutorial"], choices=["tuned", "tutorial"])
-    parser.add_argument("--epochs", type=int, default=3, help="epochs that count in a turn")
-    parser.add_argument("--turns", type=int, default=2, help="turns of either side")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs per turn")
+    parser.add_argument("--turns", type=int, default=2, help="turns of each setup")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/side-by-side.json")
     options = parser.parse_args()
     console = Console()

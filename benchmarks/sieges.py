@@ -1,4 +1,4 @@
-"""What several processes do to one bundle at once, and what is done to one that is served, for `torture.py`."""
+"""Concurrent writers and readers of one bundle, and damage to a served bundle, for `torture.py`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WRITERS, READERS, ADDITIONS = 2, 6, 3
 
 @dataclass(frozen=True)
 class Siege:
-    """One kind of siege.
+    """One kind of stress test.
 
     Attributes:
-        command: What it is done to, as the table says it.
-        name: What is done.
-        times: How often.
-        run: Does it in a folder that `make_template` filled, drawing with a seed; gives what is wrong, or None.
+        command: The command under test, as named in the table.
+        name: What is done to it.
+        times: Number of runs.
+        run: Runs it with a seed in a folder that `make_template` filled; returns the problem, or None.
     """
 
     command: str
@@ -38,7 +38,7 @@ class Siege:
 
 
 def _writers_and_readers(root: Path, seed: int) -> str | None:
-    """Each writer adds candidates to the same bundle; readers read it until all are done."""
+    """Writers add candidates to the same bundle concurrently; readers load it until all have finished."""
     del seed
     shop, done = root / "shop", root / "done"
     before = set(Retriever.load(shop).candidates["item"].to_pylist())
@@ -85,7 +85,7 @@ def _forked(work: Callable[[int], None], number: int) -> int:
 
 
 def _truncated_while_served(root: Path, seed: int) -> str | None:
-    """A file of the bundle that is served is cut in place: what is served answers on, and the rest is refused."""
+    """Truncates a file of a served bundle in place: the loaded bundle must keep answering, and a reload be refused."""
     draw, shop = random.Random(seed), root / "shop"
     served = Served(shop)
     before = served.retriever().recommend({"user": 3}, 5)
@@ -94,12 +94,12 @@ def _truncated_while_served(root: Path, seed: int) -> str | None:
     time.sleep(0.001)
     try:
         if served.reload():
-            return f"with {path.name} truncated it was swapped in"
+            return f"with {path.name} truncated, the bundle was swapped in"
     except SavedFolderError:
         pass
     else:
-        return f"with {path.name} truncated it was not refused"
-    return None if served.retriever().recommend({"user": 3}, 5) == before else "it answers otherwise"
+        return f"with {path.name} truncated, the bundle was not refused"
+    return None if served.retriever().recommend({"user": 3}, 5) == before else "the answers have changed"
 
 
 SIEGES = (

@@ -1,11 +1,11 @@
-"""Loss and gradient of the softmax over candidates: time, the floor under it, and the memory that they take.
+"""Loss and gradient of the softmax over candidates: time, distance from the floor, and memory.
 
     python benchmarks/softmax.py --sizes 2048 8192 65536
 
-For B queries and as many candidates. The floor is what this machine needs for the three products and the exponentials
-alone, at the rates that it reaches on blocks in its cache with the threads that are used. Peak memory is what a process
-of its own holds at most above what it held with the embeddings made. Beside it the plain formula,
-`cross_entropy(q @ c.T + bias, target)`, where its B × C logits fit. Prints a table and writes JSON.
+For B queries and C = B candidates. The floor is the time for only the three products and the exponentials, at the rates
+that this machine reaches on blocks in its cache with the same number of threads. Peak memory is measured in a separate
+process, above the embeddings. For comparison, the plain formula, `cross_entropy(q @ c.T + bias, target)`, if its B × C
+logits fit in memory. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from measuring import Timing, by_turns, peak_memory, readable, write_report
+from measuring import Timing, peak_memory, readable, time_alternately, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,14 +29,14 @@ from twotower import processes
 from twotower.model.softmax import softmax_loss
 
 BLOCK = 512
-"""Rows and columns of the blocks whose products are the floor's."""
+"""Rows and columns of the blocks that the floor is measured on."""
 
 PLAIN_COPIES = 4
-"""B × C numbers that the plain formula holds at once, with room to spare: logits, log-softmax, its gradient."""
+"""Number of B × C matrices that the plain formula needs: logits, log-softmax, its gradient, and a margin."""
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """What a loss is made of."""
+    """Inputs of the loss."""
 
     queries: Tensor
     candidates: Tensor
@@ -46,18 +46,18 @@ class Inputs(msgspec.Struct, frozen=True):
 
 
 class Floor(msgspec.Struct, frozen=True):
-    """Seconds a logit: of the three products, and of the faster of the two exponentials there are."""
+    """Seconds per logit: for the three products, and for the faster of the two exponentials."""
 
     products: float
     exponential: float
 
     def seconds(self, size: int) -> float:
-        """For `size` queries and as many candidates."""
+        """The floor for `size` queries and as many candidates."""
         return (self.products + self.exponential) * size**2
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One size: seconds and bytes; None for the plain formula where it does not fit."""
+    """Result for one size, in seconds and bytes; None for the plain formula if it does not fit in memory."""
 
     size: int
     floor: float
@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def inputs(size: int, width: int) -> Inputs:
-    """Embeddings whose logits spread as a trained model's do, by some ten."""
+    """Random embeddings whose logits have a standard deviation of about 10, as those of a trained model."""
     draw = torch.Generator().manual_seed(0)
     queries, candidates = (torch.randn(size, width, generator=draw) * 10**0.5 / width**0.25 for _ in range(2))
     target = torch.randint(size, (size,), generator=draw)
@@ -77,14 +77,14 @@ def inputs(size: int, width: int) -> Inputs:
 
 
 def chunked(given: Inputs) -> float:
-    """The library's loss, with the gradient."""
+    """The library's loss and gradient."""
     loss = softmax_loss(given.queries, given.candidates, given.target, given.weights, bias=given.bias)
     torch.autograd.grad(loss, [given.queries, given.candidates])
     return loss.item()
 
 
 def plain(given: Inputs) -> float:
-    """The plain formula's, with the gradient."""
+    """Loss and gradient of the plain formula."""
     logits = given.queries @ given.candidates.t() + given.bias
     loss = torch.nn.functional.cross_entropy(logits, given.target, reduction="sum")
     torch.autograd.grad(loss, [given.queries, given.candidates])
@@ -95,9 +95,9 @@ FORMULAS = {"chunked": chunked, "plain": plain}
 
 
 def memory_taken(formula: str, size: int, width: int, threads: int) -> float:
-    """Bytes above those with the inputs made; to be called in a process that has done nothing else."""
+    """Peak memory above the inputs, in bytes; call it in a new process."""
     torch.set_num_threads(threads)
-    FORMULAS[formula](inputs(64, width))  # what the libraries set up at their first use does not count
+    FORMULAS[formula](inputs(64, width))  # warm-up: memory that libraries allocate on first use is not counted
     given = inputs(size, width)
     before = memory_now()
     FORMULAS[formula](given)
@@ -105,7 +105,7 @@ def memory_taken(formula: str, size: int, width: int, threads: int) -> float:
 
 
 def memory_now() -> float:
-    """Bytes that this process holds, where the system tells it; else the most that it has held."""
+    """Resident memory of this process in bytes; its peak if the system does not report it."""
     pages = Path("/proc/self/statm")
     if not pages.exists():
         return peak_memory()
@@ -113,13 +113,13 @@ def memory_now() -> float:
 
 
 def in_process(formula: str, size: int, width: int) -> float:
-    """`memory_taken` in a process of its own."""
+    """Runs `memory_taken` in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context(processes.START_METHOD)) as pool:
         return pool.submit(memory_taken, formula, size, width, torch.get_num_threads()).result()
 
 
 def floor(width: int) -> Floor:
-    """The best of many short runs on blocks in the cache."""
+    """Measures the floor: the best of many short runs on blocks in the cache."""
     rows, columns = torch.randn(BLOCK, width), torch.randn(BLOCK, width)
     logits, small, out = torch.randn(BLOCK, BLOCK), torch.empty(BLOCK, width), torch.empty(BLOCK, BLOCK)
 
@@ -142,7 +142,7 @@ def floor(width: int) -> Floor:
 
 
 def measured(size: int, width: int, repetitions: int) -> Outcome:
-    """One size."""
+    """Measures one size."""
     given = inputs(size, width)
     sides: dict[str, Callable[[], object]] = {"chunked": lambda: chunked(given)}
     fits = PLAIN_COPIES * 4 * size**2 < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -150,7 +150,7 @@ def measured(size: int, width: int, repetitions: int) -> Outcome:
         assert abs(plain(given) / chunked(given) - 1) < 1e-5
         sides["plain"] = lambda: plain(given)
     before = floor(width)
-    timings = by_turns(sides, repetitions)
+    timings = time_alternately(sides, repetitions)
     after = floor(width)
     best = Floor(min(before.products, after.products), min(before.exponential, after.exponential))
     return Outcome(
@@ -164,7 +164,7 @@ def measured(size: int, width: int, repetitions: int) -> Outcome:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """Times, distances from the floor, memory."""
+    """Table of times, distances from the floor, and memory."""
     table = Table("B = C", show_edge=False)
     for name in ("logits", "floor", "time", "over\nfloor", "memory", "plain\ntime", "over\nours", "plain\nmemory"):
         table.add_column(name, justify="right")
@@ -186,7 +186,7 @@ def table_of(outcomes: list[Outcome]) -> Table:
 
 
 def megabytes(size: float) -> str:
-    """Bytes as millions of them."""
+    """Formats bytes as megabytes."""
     return f"{size / 1e6:,.0f} MB"
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     """Measures every size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 8192, 65_536], help="B, and C")
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, help="the JSON; default: results/softmax.json")
     options = parser.parse_args()

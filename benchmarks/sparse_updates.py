@@ -1,10 +1,10 @@
-"""A step of an embedding table, look-up, gradient and update: all of its rows against those of the batch.
+"""A step of an embedding table (look-up, gradient, update): updating all rows compared with only the batch's rows.
 
     python benchmarks/sparse_updates.py
 
-Rows are drawn uniformly, which is the worst for lazy updates, as few of them are drawn twice. Each side has a table of
-its own and sees a new batch every time. The floor is what the lazy step has to read and write over the rate of a copy
-on this machine; rows that lie apart in memory cost more than a copy. Prints a table and writes JSON.
+Rows are drawn uniformly, the worst case for lazy updates since few rows repeat. Each variant has its own table and gets
+a new batch every time. The floor is the number of bytes that the lazy step must read and write, at this machine's copy
+bandwidth; scattered rows cost more than a copy. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from measuring import Timing, by_turns, rates, readable, write_report
+from measuring import Timing, rates, readable, time_alternately, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -26,21 +26,21 @@ from twotower.training import Adagrad, AdamW
 from twotower.training.lazy import lazy_look_ups
 
 SETTINGS: dict[str, tuple[type[Adagrad | AdamW], int]] = {"Adagrad": (Adagrad, 1), "AdamW": (AdamW, 2)}
-"""Each optimiser, with the numbers that it keeps for each weight."""
+"""Each optimiser, with the number of values that it keeps per weight."""
 
 BATCHES = 16
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One optimiser and table.
+    """Result for one optimiser and table.
 
     Attributes:
-        optimizer: Its name.
+        optimizer: Name of the optimiser.
         rows: Rows of the table.
-        touched: Distinct rows of a batch, in the mean.
-        dense: Seconds of a step on all rows.
-        lazy: Seconds of a step on the rows of the batch.
-        floor: Seconds that the lazy step's bytes take at the rate of a copy.
+        touched: Mean number of distinct rows per batch.
+        dense: Seconds of a step that updates all rows.
+        lazy: Seconds of a step that updates only the rows of the batch.
+        floor: Seconds to copy the bytes of the lazy step.
     """
 
     optimizer: str
@@ -54,7 +54,7 @@ class Outcome(msgspec.Struct, frozen=True):
 def side(
     settings: Adagrad | AdamW, rows: int, dim: int, batches: Iterator[Tensor], slopes: Tensor
 ) -> Callable[[], None]:
-    """A step of a table of its own."""
+    """A function that runs a step on a new table."""
     feature = Hashed("id", buckets=rows - 1, dim=dim)
     optimizer = settings.build(feature)
 
@@ -68,12 +68,12 @@ def side(
 
 
 def least_bytes(events: int, touched: float, dim: int, states: int) -> float:
-    """What a lazy step reads and writes: embeddings and their gradient an event; sums, weights and states a row."""
+    """Bytes a lazy step must move: embeddings and their gradients per event; sums, weights and states per row."""
     return 4.0 * dim * (3 * events + touched * (2 + 2 * (1 + states)))
 
 
 def measured(name: str, rows: int, options: argparse.Namespace, copy_rate: float) -> Outcome:
-    """Both sides by turns."""
+    """Times both variants alternately."""
     kind, states = SETTINGS[name]
     torch.manual_seed(0)
     batches = [torch.randint(rows, (options.batch,), dtype=torch.int32) for _ in range(BATCHES)]
@@ -82,13 +82,13 @@ def measured(name: str, rows: int, options: argparse.Namespace, copy_rate: float
     steps = {
         updates: side(kind(tables=updates), rows, options.dim, cycle(batches), slopes) for updates in ("dense", "lazy")
     }
-    timings = by_turns(steps, options.repetitions)
+    timings = time_alternately(steps, options.repetitions)
     floor = least_bytes(options.batch, touched, options.dim, states) / copy_rate
     return Outcome(name, rows, touched, timings["dense"], timings["lazy"], floor)
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """One row an optimiser and table."""
+    """One row per optimiser and table."""
     table = Table("optimiser", show_edge=False)
     for name in ("rows", "touched", "dense", "lazy", "dense / lazy", "floor", "lazy / floor"):
         table.add_column(name, justify="right")
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = [10_000, 16_384, 32_768, 100_000, 300_000, 1_000_000]
     parser.add_argument("--rows", type=int, nargs="+", default=sizes, help="rows of the tables")
-    parser.add_argument("--batch", type=int, default=8192, help="rows looked up in a step")
+    parser.add_argument("--batch", type=int, default=8192, help="rows looked up per step")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=20)

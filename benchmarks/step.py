@@ -1,17 +1,16 @@
-"""The tutorial's models: an epoch, a step and a validation over depth and batch size, and the floors under them.
+"""The tutorial's models: time of an epoch, a step and a validation by depth and batch size, compared with floors.
 
     python benchmarks/step.py --data movielens-100k --depths 32 64,32 128,64,32 --batches 2048
     python benchmarks/step.py --data simulated:50000,20000,1000000 --depths 64,32 --batches 2048 8192 32768 65536
     python benchmarks/step.py --data simulated:6000,3500,1000000 --depths 64,32 256,64 --history 0 20
 
-With `--history N` the query tower reads the latest N choices as the recipe does, by weighted means, beside its id.
+With `--history N`, the query tower also reads the latest N choices beside its id, as weighted means like the recipe.
 
-The floor of a step is what its products, exponentials and bytes take at this machine's best rates, with the threads
-that are used: forward and twice as much backward through both towers, once for each distinct candidate; the three
-products and one exponential a logit of the softmax, and a weight of a history's mean; the numbers of embeddings and of
-Adagrad, as if from memory.
-The floor of a validation is the towers forward, a product for each score, and each score read once. Prints a table of
-medians in milliseconds and writes JSON.
+The floor of a step is the time of its products, exponentials and memory traffic at this machine's peak rates, with the
+same number of threads: forward and twice as much backward through both towers, once per distinct candidate; three
+products and one exponential per logit of the softmax, and likewise per weight of a history's mean; and the traffic of
+embeddings and Adagrad, assuming that nothing is cached. The floor of a validation is the forward pass of the towers, a
+product for each score, and each score read once. Prints a table of medians in milliseconds and writes JSON.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from twotower.model.two_tower import features_of
 from twotower.recipes.config import Config, ModelConfig, SplitConfig
 
 PASSES = 3
-"""Products of a layer and of the softmax: forward, and for the gradients of both factors."""
+"""Matrix products per layer and in the softmax: forward, and for the gradients of both factors."""
 
 ADAGRAD = 6
-"""Numbers read or written for a parameter: gradient, parameter and sum of squares, each both."""
+"""Values moved per parameter: gradient, parameter and sum of squares, each read and written."""
 
 DIM = 32
-"""Numbers in an embedding, where there are histories."""
+"""Embedding dimension with histories."""
 
 EMBEDDED = 4
-"""Numbers read or written for one of an embedding: itself and its gradient, each in the table and outside."""
+"""Values moved per embedding number: itself and its gradient, each in the table and outside."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -57,7 +56,7 @@ class Work(msgspec.Struct, frozen=True):
     read: float
 
     def seconds(self, best: Rates) -> float:
-        """At these rates, one after the other."""
+        """Time at these rates, one kind of work after the other."""
         return (
             self.flops / best.flops
             + self.exponentials / best.exponentials
@@ -67,19 +66,19 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One depth with one batch size.
+    """Result for one depth and batch size.
 
     Attributes:
-        layers: Of both towers.
+        layers: Layers of both towers.
         history: Choices that the query tower reads.
-        batch: Events in a step.
-        steps: In an epoch.
-        distinct: Distinct candidates in a batch, on average.
-        parameters: Trained numbers.
-        epoch: Seconds an epoch.
-        validation: Seconds a validation.
-        step_work: What a step cannot do without.
-        validation_work: What a validation cannot do without.
+        batch: Events per step.
+        steps: Steps per epoch.
+        distinct: Mean number of distinct candidates per batch.
+        parameters: Number of trained parameters.
+        epoch: Seconds per epoch.
+        validation: Seconds per validation.
+        step_work: Minimum work of a step.
+        validation_work: Minimum work of a validation.
     """
 
     layers: list[int]
@@ -97,7 +96,7 @@ class Outcome(msgspec.Struct, frozen=True):
 def measured(
     layers: tuple[int, ...], history: int, batch: int, train: Dataset, test: Dataset, repetitions: int
 ) -> Outcome:
-    """Trains one depth with one batch size; the first epoch and its validation do not count."""
+    """Trains one depth with one batch size; the first epoch and its validation are a warm-up."""
     training = {"batch_size": batch, "epochs": repetitions + 1, "validate_every": 1}
     model_config = ModelConfig(layers=layers, query=reads(train, history) if history else [])
     config = Config(recipe="tutorial", model=model_config, training=training)
@@ -120,33 +119,33 @@ def measured(
 
 
 def reads(train: Dataset, history: int) -> list[dict[str, Any]]:
-    """Settings of the query tower's features: the id and the latest choices."""
+    """Settings of the query tower's features: the id and the history."""
     own = {"kind": "category", "column": train.query_id, "dim": DIM}
     past = {"column": train.candidate_id, "by": train.query_id, "time": train.time, "length": history, "dim": DIM}
     return [own, {"kind": "history", **past}]
 
 
 def distinct_candidates(train: Dataset, batch: int) -> float:
-    """How many distinct candidates the full batches of an epoch have, on average."""
+    """Mean number of distinct candidates in the full batches of an epoch."""
     order = np.random.default_rng(0).permutation(train.candidate_index)
     whole = max(1, len(order) // batch) * batch
     return float(np.mean([len(np.unique(part)) for part in np.split(order[:whole], range(batch, whole, batch))]))
 
 
 def multiplications(tower: TowerModule) -> int:
-    """Multiplications that the dense layers need for one row."""
+    """Multiplications of the dense layers for one row."""
     assert isinstance(tower, Tower)
     widths = [inputs_of(tower), *tower.layers]
     return sum(inputs * outputs for inputs, outputs in pairwise(widths))
 
 
 def inputs_of(tower: TowerModule) -> int:
-    """Numbers that the features give for one row."""
+    """Width of the features' output for one row."""
     return sum(feature.width for feature in features_of(tower))
 
 
 def looked_up(tower: TowerModule) -> int:
-    """Numbers of embeddings that one row looks up, and what its features give without looking anything up."""
+    """Number of embedding values that one row looks up, plus the widths of features without look-ups."""
     numbers = 0
     for feature in features_of(tower):
         tables = feature.look_ups
@@ -155,7 +154,7 @@ def looked_up(tower: TowerModule) -> int:
 
 
 def work_of_a_step(model: TwoTower, events: float, distinct: float) -> Work:
-    """What a step of so many events, with so many distinct candidates, cannot do without."""
+    """Minimum work of a step with this many events and distinct candidates."""
     logits = events * distinct
     towers = events * multiplications(model.query) + distinct * multiplications(model.candidate)
     histories = [feature for feature in features_of(model.query) if isinstance(feature, History)]
@@ -171,7 +170,7 @@ def work_of_a_step(model: TwoTower, events: float, distinct: float) -> Work:
 
 
 def work_of_a_validation(model: TwoTower, test: Dataset) -> Work:
-    """What a validation cannot do without."""
+    """Minimum work of a validation."""
     candidates = test.candidates.num_rows
     scores = float(len(test) * candidates)
     towers = len(test) * multiplications(model.query) + candidates * multiplications(model.candidate)
@@ -179,7 +178,7 @@ def work_of_a_validation(model: TwoTower, test: Dataset) -> Work:
 
 
 def table_of(outcomes: list[Outcome], best: Rates) -> Table:
-    """Times and distances from the floors."""
+    """Table of times and distances from the floors."""
     table = Table("layers", show_edge=False)
     for name in ("history", "batch", "epoch", "step", "floor", "over\nfloor", "valid-\nation", "floor", "over\nfloor"):
         table.add_column(name, justify="right")
@@ -199,7 +198,7 @@ def table_of(outcomes: list[Outcome], best: Rates) -> Table:
 
 
 def milliseconds(*seconds: float) -> list[str]:
-    """Durations as cells."""
+    """Formats durations in milliseconds."""
     return [f"{1000 * value:,.1f}" for value in seconds]
 
 
@@ -210,9 +209,9 @@ def main() -> None:
         "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
     )
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
-    parser.add_argument("--batches", type=int, nargs="+", default=[2048], help="events in a step")
-    parser.add_argument("--history", type=int, nargs="+", default=[0], help="choices that the query tower reads")
-    parser.add_argument("--repetitions", type=int, default=5, help="epochs and validations that count")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2048], help="events per step")
+    parser.add_argument("--history", type=int, nargs="+", default=[0], help="history length of the query tower")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed epochs and validations")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/step-DATA.json")
     options = parser.parse_args()
     console = Console()

@@ -1,11 +1,11 @@
-"""Stores of candidates side by side: recall@100 and how long a search takes, with filters inside of it.
+"""Candidate stores compared: recall@100 and latency of a search, with filters applied inside it.
 
     python benchmarks/stores.py --candidates 1000000 --stores exact hnsw pgvector milvus
 
-Embeddings are those of `benchmarks/retriever.py`: clusters of unequal sizes. Every query has seen 50 of its 200 best
-candidates, which it may not find; the condition leaves one candidate in a hundred. Recall is the share of what exact
-search finds under the same filter. PostgreSQL and Milvus Lite are started here, unless `--postgres` or `--milvus` says
-where they are; rows are read back with every search, as a service needs them. Queries come one after the other.
+Embeddings are those of `benchmarks/retriever.py`: clusters of unequal sizes. Every query has seen 50 of its top 200
+candidates, which are excluded; the condition matches 1% of the candidates. Recall is relative to exact search with the
+same filter. PostgreSQL and Milvus Lite are started by this script, unless `--postgres` or `--milvus` gives an address.
+Every search also reads the candidates' rows, as a service does. Queries run one at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SEEN = 50
 """Candidates that a query has seen."""
 
 CONDITION = "shelf = 7"
-"""Leaves one in a hundred."""
+"""Matches 1% of the candidates."""
 
 FILTERS = ("none", "seen", "seen and 1%")
 
@@ -51,9 +51,9 @@ class Measured(msgspec.Struct, frozen=True):
     """Searches of one store with one filter.
 
     Attributes:
-        recall: Share of what exact search finds.
-        fewest: The fewest candidates that a query found.
-        seconds: Of each search.
+        recall: Recall relative to exact search.
+        fewest: The smallest number of candidates that a query found.
+        seconds: Seconds of each search.
     """
 
     recall: float
@@ -62,12 +62,12 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What was measured of one store.
+    """Measurements of one store.
 
     Attributes:
         store: Its name.
-        publish_seconds: To load and index the candidates, and to find out how widely to search.
-        search: Candidates held by a search, where that was found out.
+        publish_seconds: Time to load and index the candidates, and to tune the search width.
+        search: The tuned search width; None if the store has none.
         filters: Searches by filter.
     """
 
@@ -79,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 @contextmanager
 def opened(name: str, publication: Publication, options: argparse.Namespace) -> Iterator[tuple[Store, int | None]]:
-    """A store with the catalogue in it, and how widely it searches."""
+    """Opens a store with the catalogue in it; yields it and its search width."""
     if name in ("exact", "hnsw"):
         index, _ = fitted(parsed_index(name).make(publication.embeddings), publication.queries, options.parity)
         store = LocalStore(index, publication.candidates, publication.candidate_id, TOWERS)
@@ -95,7 +95,7 @@ def opened(name: str, publication: Publication, options: argparse.Namespace) -> 
 
 @contextmanager
 def running(name: str, options: argparse.Namespace) -> Iterator[str]:
-    """The address of a server, started here unless it is somewhere else."""
+    """Yields the address of a server; starts one unless an address is given."""
     given = options.postgres if name == "pgvector" else options.milvus
     if given:
         yield given
@@ -119,7 +119,7 @@ def running(name: str, options: argparse.Namespace) -> Iterator[str]:
 
 
 def seen_of(embeddings: Tensor, queries: Tensor, draw: np.random.Generator) -> list[list[int]]:
-    """What each query has seen: some of the candidates that are best for it."""
+    """Seen candidates of each query: a sample of its best candidates."""
     best = ExactIndex.over(embeddings).search(queries, 4 * SEEN).candidates.numpy()
     return [draw.choice(own, SEEN, replace=False).tolist() for own in best]
 
@@ -127,7 +127,7 @@ def seen_of(embeddings: Tensor, queries: Tensor, draw: np.random.Generator) -> l
 def measured(
     store: Store, queries: Tensor, k: int, seen: list[list[int]] | None, condition: Condition | None, best: list[Tensor]
 ) -> Measured:
-    """Searches for one query after the other; the first few do not count."""
+    """Searches for one query at a time, after a few warm-up searches."""
     seconds, shares, fewest = [], [], k
     for number in range(-3, len(queries)):
         place = max(number, 0)
@@ -142,7 +142,7 @@ def measured(
 
 
 def share_of(found: Found, best: Tensor) -> float:
-    """Share of the best scores `[≤ k]` that was found, ties counted."""
+    """Fraction of the best scores `[≤ k]` that was found; ties count as found."""
     if len(best) == 0:
         return 1.0
     lowest = float(best[-1]) - 1e-4 * float(best.abs().max())
@@ -150,7 +150,7 @@ def share_of(found: Found, best: Tensor) -> float:
 
 
 def best_of(table: pa.Table, embeddings: Tensor, queries: Tensor, k: int, seen: Any, condition: Any) -> list[Tensor]:
-    """The scores that exact search finds for each query."""
+    """The scores of exact search for each query."""
     allowed = None if condition is None else condition.rows(table)
     pairs = None if seen is None else (np.repeat(np.arange(len(queries)), SEEN), np.concatenate(seen))
     scores = ExactIndex.over(embeddings).search(queries, k, pairs, allowed).scores
@@ -158,7 +158,7 @@ def best_of(table: pa.Table, embeddings: Tensor, queries: Tensor, k: int, seen: 
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """A row for each store and filter."""
+    """One row per store and filter."""
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("store", "publish", "search", "filter", "recall", "fewest", "p50", "p99"):
         table.add_column(heading, justify="right")
@@ -172,17 +172,17 @@ def table_of(outcomes: list[Outcome]) -> Table:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=64, help="numbers in an embedding")
+    parser.add_argument("--dim", type=int, default=64, help="embedding dimension")
     parser.add_argument("--stores", nargs="+", default=["exact", "hnsw", "pgvector", "milvus"])
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--k", type=int, default=100, help="candidates to find")
-    parser.add_argument("--parity", type=float, default=0.95, help="the least recall of an approximate search")
+    parser.add_argument("--parity", type=float, default=0.95, help="minimum recall of an approximate search")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a search may take")
-    parser.add_argument("--postgres", help="postgresql://…; default: one is started")
-    parser.add_argument("--milvus", help="milvus://… or a path that ends in .db; default: Milvus Lite is started")
+    parser.add_argument("--postgres", help="postgresql://…; default: starts a server")
+    parser.add_argument("--milvus", help="milvus://… or a path that ends in .db; default: starts Milvus Lite")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/stores.json beside this script")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -39,24 +39,24 @@ from limits import LIMITS, LimitKind
 
 load_shim()
 
-from measuring import write_report  # noqa: E402 (after the shim, which starts the program again)
+from measuring import write_report  # noqa: E402 (after the shim, which restarts the program)
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scenarios import SCENARIOS, Scenario, load_modules, make_cheap, make_template, note_modules, note_worker_modules  # noqa: E402
 from sieges import SIEGES, Siege  # noqa: E402
 
 LEFTOVERS = 1
-"""Files and folders that a fault may leave beside the result, at most."""
+"""Maximum number of files and folders that a fault may leave beside the result."""
 
 
 @dataclass
 class Bench:
-    """Where the bench works, and what it has found.
+    """The working folders and the results so far.
 
     Attributes:
-        home: A folder of its own.
-        tried: Faults by command and kind.
-        lost: Those that were not survived, with what happened.
+        home: A temporary folder.
+        tried: Number of faults by command and kind.
+        lost: Descriptions of the faults that were not survived.
     """
 
     home: Path
@@ -65,22 +65,22 @@ class Bench:
 
     @property
     def template(self) -> Path:
-        """What commands find."""
+        """The folder that commands start from."""
         return self.home / "template"
 
     @property
     def root(self) -> Path:
-        """Where they run, the same path each time."""
+        """The folder that commands run in, always the same path."""
         return self.home / "root"
 
     def fresh(self) -> Path:
-        """The root as commands find it."""
+        """Resets the root to the template."""
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.template, self.root, symlinks=True)
         return self.root
 
     def note(self, command: str, kind: str, problem: str | None) -> None:
-        """Takes in how one fault ended."""
+        """Records the result of one fault."""
         self.tried[command, kind] += 1
         if problem is not None:
             self.lost.setdefault((command, kind), []).append(problem)
@@ -88,13 +88,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a command does undisturbed.
+    """An undisturbed run of a command.
 
     Attributes:
-        calls: Calls that change files.
+        calls: Number of calls that change files.
         old: The state before.
         new: The state after.
-        before: Every file before, with its content.
+        before: Every file before, with a digest of its content.
         names: Every file after.
     """
 
@@ -132,17 +132,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=None, help="commands, by their names in the table")
     parser.add_argument("--kinds", nargs="+", default=None, help="kinds of faults, by their names in the table")
-    parser.add_argument("--every", type=int, default=1, help="try every so-many-th fault only")
-    parser.add_argument("--experiments-every", type=int, default=4, help="likewise of train, study and tune besides")
-    parser.add_argument("--minutes", type=float, default=90.0, help="stop after so long; faults come in random order")
+    parser.add_argument("--every", type=int, default=1, help="try only every n-th fault")
+    parser.add_argument("--experiments-every", type=int, default=4, help="factor of --every for train, study and tune")
+    parser.add_argument("--minutes", type=float, default=90.0, help="time limit; faults run in random order")
     parser.add_argument("--folder", default=None, help="where to work; default: the system's temporary folder")
-    parser.add_argument("--show", type=int, default=3, help="losses to print of each command and kind")
-    parser.add_argument("--out", type=Path, default=None, help="write the table as JSON too")
+    parser.add_argument("--show", type=int, default=3, help="losses to print per command and kind")
+    parser.add_argument("--out", type=Path, default=None, help="also write the table as JSON")
     return parser
 
 
 def _run(bench: Bench, arguments: argparse.Namespace, end: float) -> int:
-    """Tries faults in random order until time is up; gives how many there are."""
+    """Tries faults in random order until time is up; returns the number of planned faults."""
     cache = bench.home / "cache"
     cache.mkdir()
     make_cheap(cache)
@@ -170,7 +170,7 @@ def _run(bench: Bench, arguments: argparse.Namespace, end: float) -> int:
 def _jobs(
     bench: Bench, scenario: Scenario, reference: Reference, arguments: argparse.Namespace
 ) -> list[Callable[[], None]]:
-    """One call for each fault; costly commands meet every so-many-th alone."""
+    """One job per fault; for commands that train, only every n-th."""
     every = arguments.every * (arguments.experiments_every if scenario.trains else 1)
     jobs: list[Callable[[], None]] = []
     for kind in KINDS:
@@ -195,7 +195,7 @@ def _made(template: Path) -> int:
 
 
 def _reference(bench: Bench, scenario: Scenario, cache: Path) -> Reference:
-    """Runs a command undisturbed, twice: what it imports in the first run is there in the second."""
+    """Runs a command undisturbed, twice, so that the second run finds all its modules imported."""
     root = bench.root
     for _ in range(2):
         bench.fresh()
@@ -211,10 +211,10 @@ def _reference(bench: Bench, scenario: Scenario, cache: Path) -> Reference:
 
 
 def _try(bench: Bench, scenario: Scenario, reference: Reference, kind: Kind, at: int) -> None:
-    """One fault, and what became of it."""
+    """Injects one fault and records the result."""
     root = bench.fresh()
     ended = run_with_fault(lambda: scenario.run(root), root, kind, at)
-    if not ended.fired:  # workers share the count, and may come in another order
+    if not ended.fired:  # workers share the count, and their order may vary
         return
     reason = os.strerror(kind.error) if kind.error else None
     problem = _ending(ended, reason) or _judged(scenario, root, reference, ended.code)
@@ -222,7 +222,7 @@ def _try(bench: Bench, scenario: Scenario, reference: Reference, kind: Kind, at:
 
 
 def _try_limit(bench: Bench, scenario: Scenario, reference: Reference, limit: LimitKind, level: int) -> None:
-    """One run under a limit that the system sets, and what became of it."""
+    """Runs a command under a system limit and records the result."""
     root = bench.fresh()
     with limit.around(root, level):
         code, said = in_child(lambda: limit.run(lambda: scenario.run(root), level))
@@ -232,7 +232,7 @@ def _try_limit(bench: Bench, scenario: Scenario, reference: Reference, limit: Li
 
 
 def _besiege(bench: Bench, siege: Siege, seed: int) -> None:
-    """One siege, and what became of it."""
+    """Runs one stress test and records the result."""
     root = bench.fresh()
 
     def judged() -> int:
@@ -245,38 +245,38 @@ def _besiege(bench: Bench, siege: Siege, seed: int) -> None:
 
 
 def _ending(ended: Ended, reason: str | None) -> str | None:
-    """What is wrong with how a command ended; None for nothing."""
+    """What is wrong with the way a command ended; None if nothing is."""
     if ended.code in (0, -signal.SIGKILL):
         return None
     if ended.code == -signal.SIGALRM:
         return f"it hung: {ended.said[-900:]}"
     if not 1 <= ended.code <= 5:
-        return f"it ended with {ended.code}: {ended.said[-900:]}"
+        return f"it ended with exit code {ended.code}: {ended.said[-900:]}"
     if "Traceback" in ended.said or "error" not in ended.said:
-        return f"it ended without an error of twotower's: {ended.said[-900:]}"
+        return f"it ended without a twotower error: {ended.said[-900:]}"
     if reason is not None and reason not in " ".join(ended.said.split()):
-        return f"it does not name the reason, {reason}: {ended.said[-900:]}"
+        return f"the error does not name the reason, {reason}: {ended.said[-900:]}"
     return None
 
 
 def _judged(scenario: Scenario, root: Path, reference: Reference, code: int) -> str | None:
-    """What a fault has lost; None for nothing."""
-    if _tree(root) == reference.before:  # nothing happened, so giving the command again is giving it first
-        return "it says that it succeeded, and nothing was written" if code == 0 else None
+    """What a fault has lost; None if nothing."""
+    if _tree(root) == reference.before:  # nothing was written, so a rerun equals a first run
+        return "it reported success, but nothing was written" if code == 0 else None
     code, said = in_child(lambda: _judge(scenario, root, reference, code))
     return None if code == 0 else said[-900:]
 
 
 def _judge(scenario: Scenario, root: Path, reference: Reference, code: int) -> int:
-    """In a process of its own: checks the state, gives the command again, and checks what it has made."""
+    """Checks the state, reruns the command and checks its result; runs in a forked process."""
     found = scenario.whole(root)
     if found not in (reference.old, reference.new) or (code == 0 and found != reference.new):
-        sys.stderr.write(f"after exit code {code} the state is {found}; was {reference.old}, makes {reference.new}")
+        sys.stderr.write(f"after exit code {code} the state is {found}; expected {reference.old} or {reference.new}")
         return 1
     if scenario.repeatable or found == reference.old:
         again = scenario.run(root)
         if again != 0 or (found := scenario.whole(root)) != reference.new:
-            sys.stderr.write(f"given again it ends with {again}, and the state is {found}; makes {reference.new}")
+            sys.stderr.write(f"the rerun ended with {again} and the state {found}; expected {reference.new}")
             return 1
     left = _topmost(set(_tree(root)) - reference.names)
     if len(left) > LEFTOVERS:
@@ -286,7 +286,7 @@ def _judge(scenario: Scenario, root: Path, reference: Reference, code: int) -> i
 
 
 def _topmost(names: set[str]) -> set[str]:
-    """The first parts of paths that are not where results lie: `.shop.x3.building` for all that is in it."""
+    """Reduces paths below a temporary folder to that folder: `.shop.x3.building` for all its files."""
     found = set()
     for name in names:
         parts = name.split("/")
@@ -296,7 +296,7 @@ def _topmost(names: set[str]) -> set[str]:
 
 
 def _state(scenario: Scenario, root: Path) -> str:
-    """The state, read in a process of its own."""
+    """The state, read in a forked process."""
     code, said = in_child(lambda: sys.stderr.write(scenario.whole(root)) and 0)
     if code:
         raise RuntimeError(said)
@@ -304,7 +304,7 @@ def _state(scenario: Scenario, root: Path) -> str:
 
 
 def _tree(root: Path) -> dict[str, str]:
-    """Every file and empty folder with its content, but for locks."""
+    """Every file and empty folder, except locks, with a digest of its content."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in files:
@@ -324,7 +324,7 @@ def _noting_modules(cache: Path, work: Callable[[], int]) -> int:
 
 
 def _rows(bench: Bench) -> list[dict[str, Any]]:
-    """The table as plain data."""
+    """The table's rows as plain data."""
     return [
         {"command": command, "fault": kind, "tried": tried, "lost": len(bench.lost.get((command, kind), []))}
         for (command, kind), tried in sorted(bench.tried.items())

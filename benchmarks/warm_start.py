@@ -1,18 +1,17 @@
-"""Week after week: going on from last week's model against training again from nothing, and against doing nothing.
+"""Weekly updates: continuing from last week's model, compared with retraining from scratch and with no training.
 
     python benchmarks/warm_start.py --data movielens-100k --weeks 10
 
-The log is cut by time. A first model learns from what lies before the last weeks, for as many epochs as suit a
-validation part of that. Then, at the end of each week, each way makes its model of that moment, and the next week is
-asked for:
+The log is split by time. A first model is trained on the events before the last weeks; the number of epochs is chosen
+on a validation part of them. At the end of each week, each method updates its model, which then predicts the next week:
 
-- `no training`: the first model as it is;
-- `no training, told`: the first model, told what has happened (`TwoTower.remember`);
-- `warm, new events`: last week's model, grown and trained on the week's events alone, what its optimiser knows kept;
-- `warm, all events`: the same, trained for one epoch on all events so far;
-- `from nothing`: a new model of all events so far, for the epochs of the first one.
+- `no training`: the first model, unchanged;
+- `no training, told`: the first model with updated histories (`TwoTower.remember`);
+- `warm, new events`: last week's model, grown and trained only on the week's events, with the optimiser state kept;
+- `warm, all events`: the same, but trained for one epoch on all events so far;
+- `from nothing`: a new model of all events so far, for as many epochs as the first one.
 
-Prints a table, writes JSON, and draws a curve. Without MovieLens it takes simulated data.
+Prints a table, writes JSON, and draws a curve. Without MovieLens, it uses simulated data.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ IMAGES = HERE.parent / "docs" / "images"
 WEEK = 7 * 86_400.0
 PROTOCOL = "unseen"
 SIMULATED = "simulated"
-NOTHING, TOLD, NEW, ALL, ANEW = (
+UNTRAINED, TOLD, NEW, ALL, SCRATCH = (
     "no training",
     "no training, told",
     "warm, new events",
@@ -62,15 +61,15 @@ NOTHING, TOLD, NEW, ALL, ANEW = (
 
 
 class WeekOutcome(msgspec.Struct, frozen=True):
-    """One week that was asked for.
+    """Results for one week.
 
     Attributes:
-        week: Its number.
-        events: Its events.
-        new_queries: Share of them whose query the first model did not know.
-        new_candidates: Those of them whose candidate it did not know.
-        scores: Of each way and of popularity.
-        seconds: That each way took before it.
+        week: Number of the week.
+        events: Number of events in it.
+        new_queries: Fraction of its events whose query the first model did not know.
+        new_candidates: Number of its events whose candidate the first model did not know.
+        scores: Scores by method, and of popularity.
+        seconds: Seconds that each method took to update its model before the week.
     """
 
     week: int
@@ -82,7 +81,7 @@ class WeekOutcome(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """How much more one way has than another over all weeks, with its 95% interval over queries."""
+    """Difference of two methods over all weeks, with its 95% interval over queries."""
 
     name: str
     rival: str
@@ -91,8 +90,8 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Ways:
-    """The models of this moment, by the way they are made."""
+class Methods:
+    """The current models, by method."""
 
     first: TwoTower
     trainer: Trainer
@@ -102,8 +101,8 @@ class Ways:
     models: dict[str, TwoTower] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
 
-    def go_on(self, whole: Dataset, week: Dataset, progress: ProgressBar) -> dict[str, float]:
-        """Makes each model after one more week; gives the seconds that each took."""
+    def advance(self, whole: Dataset, week: Dataset, progress: ProgressBar) -> dict[str, float]:
+        """Updates each model with one more week; returns the seconds that each took."""
         seconds = {}
         for name, events, epochs in ((NEW, week, self.warm.epochs), (ALL, whole, 1)):
             started = time.perf_counter()
@@ -112,15 +111,15 @@ class Ways:
             trainer.fit(self.models[name], events, moments=self.moments[name], callbacks=[progress])
             seconds[name] = time.perf_counter() - started
         started = time.perf_counter()
-        self.models[ANEW] = self.build(whole)
-        self.trainer.fit(self.models[ANEW], whole, stop_after=self.epochs, callbacks=[progress])
-        seconds[ANEW] = time.perf_counter() - started
+        self.models[SCRATCH] = self.build(whole)
+        self.trainer.fit(self.models[SCRATCH], whole, stop_after=self.epochs, callbacks=[progress])
+        seconds[SCRATCH] = time.perf_counter() - started
         self.models[TOLD].remember(whole)
         return seconds
 
 
 def config_for(name: str, console: Console) -> tuple[Config, Dataset]:
-    """The config of the data, of `simulated:QUERIES,CANDIDATES,EVENTS`, or of simulated data where there are none."""
+    """The config and data of `name` or `simulated:QUERIES,CANDIDATES,EVENTS`; simulated data if it is unavailable."""
     try:
         if name.startswith(f"{SIMULATED}:"):
             queries, candidates, events = map(int, name.partition(":")[2].split(","))
@@ -130,14 +129,14 @@ def config_for(name: str, console: Console) -> tuple[Config, Dataset]:
             config = config_of(name)
         data = config.data.load()
     except DataUnavailableError as error:
-        console.print(f"{error}\nGoing on with simulated data.", highlight=False)
+        console.print(f"{error}\nUsing simulated data instead.", highlight=False)
         config = config_of(SIMULATED)
         data = config.data.load()
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, reach="before")), data
 
 
 def weeks_of(data: Dataset, weeks: int, length: float) -> Iterator[tuple[Dataset, Dataset, Dataset]]:
-    """Of each of the last weeks with events before it: all events before, those of the week before, and its own."""
+    """For each of the last weeks: all earlier events, those of the week before, and its own; skips empty weeks."""
     end = data.times.max()
     for number in range(weeks, 0, -1):
         begin = end - number * length
@@ -147,8 +146,8 @@ def weeks_of(data: Dataset, weeks: int, length: float) -> Iterator[tuple[Dataset
             yield data.take(before), data.take(last), data.take(own)
 
 
-def first_model(config: Config, train: Dataset, options: argparse.Namespace, progress: ProgressBar) -> Ways:
-    """The model of all before the first week, and how the others are made."""
+def first_model(config: Config, train: Dataset, options: argparse.Namespace, progress: ProgressBar) -> Methods:
+    """Trains the model on all events before the first week, and sets up the methods."""
     parts = Parts(train, train, None, SplitConfig("time:0.1"), "time:0.1", "")
     recipe = config.resolved_recipe(train)
     trainer = msgspec.structs.replace(recipe.trainer, epochs=options.epochs or recipe.trainer.epochs)
@@ -162,29 +161,29 @@ def first_model(config: Config, train: Dataset, options: argparse.Namespace, pro
     trainer.fit(model, train, stop_after=best, moments=moments, callbacks=[progress])
     rate = msgspec.structs.replace(trainer.optimizer, learning_rate=trainer.optimizer.learning_rate * options.rate)
     warm = msgspec.structs.replace(trainer, optimizer=rate, schedule=Constant(), epochs=options.warm_epochs)
-    ways = Ways(model, trainer, warm, best, build)
-    ways.models = {name: copy.deepcopy(model) for name in (NOTHING, TOLD, NEW, ALL)}
-    ways.moments = {name: copy.deepcopy(moments) for name in (NEW, ALL)}
-    return ways
+    methods = Methods(model, trainer, warm, best, build)
+    methods.models = {name: copy.deepcopy(model) for name in (UNTRAINED, TOLD, NEW, ALL)}
+    methods.moments = {name: copy.deepcopy(moments) for name in (NEW, ALL)}
+    return methods
 
 
 def run(
     config: Config, data: Dataset, options: argparse.Namespace, console: Console
 ) -> tuple[list[WeekOutcome], list[Difference]]:
-    """All weeks, and what they say together."""
-    outcomes, found, ways = [], dict[str, list[Outcomes]](), None
+    """Results of each week, and differences over all weeks."""
+    outcomes, found, methods = [], dict[str, list[Outcomes]](), None
     metric = metric_of(data)
     with ProgressBar(console) as progress:
         for number, (whole, last, asked) in enumerate(weeks_of(data, options.weeks, options.days * 86_400.0), start=1):
             seconds = dict[str, float]()
-            if ways is None:
-                ways = first_model(config, whole, options, progress)
+            if methods is None:
+                methods = first_model(config, whole, options, progress)
                 known_queries, known_candidates = whole.query_counts() > 0, whole.candidate_counts() > 0
-                ways.models[ANEW] = copy.deepcopy(ways.first)
+                methods.models[SCRATCH] = copy.deepcopy(methods.first)
             else:
-                seconds = ways.go_on(whole, last, progress)
+                seconds = methods.advance(whole, last, progress)
             scores = {}
-            scorers = {name: ModelScorer(model) for name, model in ways.models.items()} | {
+            scorers = {name: ModelScorer(model) for name, model in methods.models.items()} | {
                 "popularity": Popularity(whole)
             }
             for name, scorer in scorers.items():
@@ -204,17 +203,24 @@ def run(
             console.print(f"week {number}: {scores}", highlight=False, soft_wrap=True)
     if len(outcomes) < 2:
         raise SystemExit(f"{data.name} has events in {len(outcomes)} of {options.weeks} weeks; choose other --days")
-    pairs = [(NEW, ANEW), (ALL, ANEW), (NEW, NOTHING), (ALL, NOTHING), (TOLD, NOTHING), (ANEW, NOTHING)]
+    pairs = [
+        (NEW, SCRATCH),
+        (ALL, SCRATCH),
+        (NEW, UNTRAINED),
+        (ALL, UNTRAINED),
+        (TOLD, UNTRAINED),
+        (SCRATCH, UNTRAINED),
+    ]
     return outcomes, [difference(found, metric, *pair) for pair in pairs]
 
 
 def metric_of(data: Dataset) -> str:
-    """Accuracy in the longest list that is shorter than the catalogue."""
+    """Top-k accuracy with the largest k that is smaller than the catalogue."""
     return verdict_metric(DEFAULT_KS, data.candidates.num_rows)
 
 
 def difference(found: dict[str, list[Outcomes]], metric: str, name: str, rival: str) -> Difference:
-    """The paired difference over the events of all weeks but the first, for which nothing was trained yet."""
+    """The paired difference over the events of all weeks except the first, before which nothing was updated."""
     values = [np.concatenate([one.values(PROTOCOL, metric) for one in found[which][1:]]) for which in (name, rival)]
     queries = np.concatenate([one.queries for one in found[name][1:]])
     interval = paired_interval(values[0] - values[1], queries)
@@ -222,7 +228,7 @@ def difference(found: dict[str, list[Outcomes]], metric: str, name: str, rival: 
 
 
 def mean_scores(outcomes: list[WeekOutcome]) -> dict[str, float]:
-    """Over the events of all weeks but the first."""
+    """Mean scores over the events of all weeks except the first."""
     weights = [outcome.events for outcome in outcomes[1:]]
     return {
         name: float(np.average([outcome.scores[name] for outcome in outcomes[1:]], weights=weights))
@@ -231,7 +237,7 @@ def mean_scores(outcomes: list[WeekOutcome]) -> dict[str, float]:
 
 
 def table_of(outcomes: list[WeekOutcome], with_seconds: bool) -> Table:
-    """A row a week, and the mean over the events of all but the first."""
+    """One row per week, and the mean over the events of all except the first."""
     names = list(outcomes[0].scores)
     table = Table("week", "events", "of new queries", *names, show_edge=False)
     for one in outcomes:
@@ -247,16 +253,16 @@ def table_of(outcomes: list[WeekOutcome], with_seconds: bool) -> Table:
 
 
 def draw(outcomes: list[WeekOutcome], name: str, metric: str, file: Path) -> None:
-    """The score of each way, week after week."""
+    """Plots the score of each method by week."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     styles = {
-        NOTHING: ("#999999", ":"),
+        UNTRAINED: ("#999999", ":"),
         TOLD: ("#999999", "--"),
         NEW: ("#0072b2", "-"),
         ALL: ("#009e73", "-"),
-        ANEW: ("#d55e00", "-"),
+        SCRATCH: ("#d55e00", "-"),
     }
     weeks = [outcome.week for outcome in outcomes]
     for way, (colour, line) in styles.items():
@@ -270,27 +276,27 @@ def draw(outcomes: list[WeekOutcome], name: str, metric: str, file: Path) -> Non
             markersize=3,
         )
     axes.plot(weeks, [outcome.scores["popularity"] for outcome in outcomes], "-", color="#cccccc", label="popularity")
-    axes.set_xlabel("week asked for")
+    axes.set_xlabel("predicted week")
     axes.set_ylabel(f"{metric_label(metric)}, {PROTOCOL}")
     axes.set_xticks(weeks)
-    axes.set_title(f"{name}: each model knows what lies before the week")
+    axes.set_title(f"{name}: each model knows the events before the week")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(file, dpi=110)
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="movielens-100k", help="a built-in data set, or a config")
-    parser.add_argument("--weeks", type=int, default=10, help="weeks to ask for")
-    parser.add_argument("--days", type=float, default=7.0, help="days of a week")
-    parser.add_argument("--epochs", type=int, help="epochs from nothing, at most; default: the recipe's")
-    parser.add_argument("--warm-epochs", type=int, default=2, help="epochs of a warm start on new events alone")
+    parser.add_argument("--weeks", type=int, default=10, help="weeks to predict")
+    parser.add_argument("--days", type=float, default=7.0, help="days per week")
+    parser.add_argument("--epochs", type=int, help="maximum epochs from scratch; default: the recipe's")
+    parser.add_argument("--warm-epochs", type=int, default=2, help="epochs of a warm start on only new events")
     parser.add_argument(
-        "--rate", type=float, default=0.2, help="a warm start's learning rate, as a share of the recipe's"
+        "--rate", type=float, default=0.2, help="learning rate of a warm start, relative to the recipe's"
     )
-    parser.add_argument("--seconds", action="store_true", help="show seconds, of a machine that does nothing else")
+    parser.add_argument("--seconds", action="store_true", help="report seconds; needs an otherwise idle machine")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/warm-start-DATA.json beside this script")
     parser.add_argument(
         "--picture", type=Path, help="the curve; default: docs/images/warm-start.png, or beside the JSON"

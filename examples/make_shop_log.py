@@ -1,4 +1,4 @@
-"""Makes a small shop's log as Parquet files, to try `own_log.toml` and `own_log.py` on."""
+"""Generates a small shop's log as Parquet files, to try `own_log.toml` and `own_log.py` with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 
 def make(folder: Path, customers: int = 500, products: int = 200, purchases: int = 20_000) -> None:
-    """Writes purchases, products, customers and new products as Parquet; customers keep to two of eight shelves."""
+    """Writes purchases, products, customers and new products as Parquet; each customer buys from two shelves."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(7)
     shelves = ("tea", "coffee", "bread", "cheese", "fruit", "wine", "fish", "flowers")

@@ -1,4 +1,4 @@
-"""Trains on one's own log from Python: the same as `twotower train examples/own_log.toml`, in a dozen lines."""
+"""Trains on your own log from Python: the same as `twotower train examples/own_log.toml`, in a dozen lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import twotower as tt
 
 
 def main(folder: Path) -> tt.Evaluation:
-    """Trains on the Parquet files in `folder`, saves the retriever there and gives the evaluation."""
+    """Trains on the Parquet files in `folder`, saves the retriever there and returns the evaluation."""
     data = tt.data.from_tables(
         folder / "purchases.parquet",
         candidates=folder / "products.parquet",

@@ -1,7 +1,7 @@
-"""Builds the wheel and the sdist, and tries both in clean environments: `make dist`, and the workflows.
+"""Builds the wheel and the sdist, and tests both in clean environments; run by `make dist` and by CI.
 
-python scripts/check_dist.py                  builds, checks metadata, installs each and runs a study with it
-python scripts/check_dist.py --extras ann     then installs the extra alone and uses what it is for; `all` for every one
+python scripts/check_dist.py                  builds, checks metadata, installs each and runs a study
+python scripts/check_dist.py --extras ann     also installs this extra by itself and tests it; `all` for all extras
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ try:
 except StoreUnavailableError:
     pass
 else:
-    raise AssertionError("a database that is not there has answered")
+    raise AssertionError("a database that does not exist has answered")
 """
 
 BASE = [["--version"], ["study", SMALL, "--layers", "8", "--epochs", "1", "--baselines", "popularity", "--out", "s"]]
-"""Commands that run without an extra."""
+"""Commands that need no extra."""
 
 Command = list[str] | str
 USES: dict[str, list[Command]] = {
@@ -91,11 +91,11 @@ USES: dict[str, list[Command]] = {
     "tune": [["tune", "small.toml", "--trials", "1", "--baselines", "popularity", "--out", "tuning"]],
     "wandb": [LOGGED.format(logger="WandB(mode='offline')")],
 }
-"""What each extra is for: commands of twotower, or programs, run in a folder with a trained `model`."""
+"""Tests of each extra: twotower commands or Python programs, run in a folder with a trained `model`."""
 
 
 def main() -> None:
-    """Runs the checks that the command line names."""
+    """Runs the checks given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extras", nargs="*", default=[], metavar="EXTRA", help="'all', or names of extras")
     parser.add_argument("--built", type=Path, help="a folder with a wheel and an sdist, instead of building them")
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def built(folder: Path | None) -> tuple[Path, Path]:
-    """The wheel and the sdist, built into `dist/` unless a folder has them; their metadata is checked."""
+    """Builds the wheel and the sdist into `dist/` and checks their metadata, unless a folder with both is given."""
     if folder is None:
         folder = ROOT / "dist"
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,12 +128,12 @@ def built(folder: Path | None) -> tuple[Path, Path]:
 
 
 def clean_environment(folder: Path, requirements: Sequence[str], below: Path | None = None) -> Path:
-    """The interpreter of a new virtual environment with these packages.
+    """Creates a virtual environment with these packages and returns its interpreter.
 
     Args:
-        folder: Where to make it.
-        requirements: What pip installs.
-        below: The interpreter of another environment whose packages it sees, too.
+        folder: The folder of the environment.
+        requirements: Requirements for pip.
+        below: The interpreter of another environment whose packages are also visible.
     """
     say(f"installing {', '.join(requirements)}")
     venv.create(folder, with_pip=True)
@@ -155,7 +155,7 @@ def try_base(python: Path, folder: Path) -> None:
 
 
 def try_extra(extra: str, wheel: Path, base: Path, place: Path) -> None:
-    """Installs one extra beside the wheel alone, and does what it is for."""
+    """Installs the wheel with one extra, and runs the extra's tests."""
     python = clean_environment(place / extra, [f"twotower[{extra}] @ {wheel.as_uri()}"], below=base)
     folder = place / f"with-{extra}"
     folder.mkdir()
@@ -169,9 +169,9 @@ def try_extra(extra: str, wheel: Path, base: Path, place: Path) -> None:
 
 
 def run(command: list[str], folder: Path | None = None) -> None:
-    """Runs a command; where it fails, prints what it wrote and ends.
+    """Runs a command; if it fails, exits with its output.
 
-    It sees no packages but those of its own environment.
+    The command sees only the packages of its own environment.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -180,12 +180,12 @@ def run(command: list[str], folder: Path | None = None) -> None:
 
 
 def say(text: str) -> None:
-    """Prints what is being done, at once."""
+    """Prints a progress message immediately."""
     print(f"check_dist: {text}", flush=True)
 
 
 def declared_extras() -> set[str]:
-    """The extras of pyproject.toml but `dev`."""
+    """The extras of pyproject.toml except `dev`."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     return set(declared) - {"dev"}
 

@@ -1,8 +1,8 @@
-"""Readies a checkout for a release: checks the tag, makes links of the README absolute, takes notes from the changelog.
+"""Prepares a checkout for a release: checks the tag, makes README links absolute, extracts notes from the changelog.
 
 python scripts/prepare_release.py v0.1.0 https://github.com/OWNER/REPOSITORY
 
-PyPI shows the README without the repository around it, so its relative links and pictures would lead nowhere.
+PyPI shows the README without the repository, so relative links and images would be broken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\((?!https?://|#)([^)]+)\)")
-"""The end of a link to something in the repository, or of a picture."""
+"""The end of a relative link or image."""
 
 
 def version_of(source: str) -> str:
@@ -24,12 +24,12 @@ def version_of(source: str) -> str:
 
 
 def with_absolute_links(readme: str, repository: str, tag: str) -> str:
-    """The README with links that work anywhere.
+    """The README with absolute links.
 
     Args:
-        readme: Its Markdown.
-        repository: The repository's address.
-        tag: The tag whose files the links lead to.
+        readme: The README's Markdown.
+        repository: The repository's URL.
+        tag: The tag to link to.
 
     Example:
         >>> with_absolute_links("[docs](docs/a.md)", "https://github.com/me/it", "v1.0.0")
@@ -46,10 +46,10 @@ def with_absolute_links(readme: str, repository: str, tag: str) -> str:
 
 
 def notes_of(changelog: str, version: str) -> str:
-    """What the changelog says of a version.
+    """The changelog's section for a version.
 
     Raises:
-        SystemExit: It has no section of that version.
+        SystemExit: It has no section for that version.
     """
     sections = re.split(r"^## ", changelog, flags=re.MULTILINE)
     found = next((section for section in sections if re.match(rf"\[?{re.escape(version)}\b", section)), None)
@@ -62,7 +62,7 @@ def main(tag: str, repository: str) -> None:
     """Changes README.md and writes release-notes.md."""
     version = version_of((ROOT / "src/twotower/version.py").read_text(encoding="utf-8"))
     if tag != f"v{version}":
-        raise SystemExit(f"the tag is {tag} and the version {version}; expected the tag v{version}")
+        raise SystemExit(f"the tag is {tag} but the version is {version}; expected the tag v{version}")
     notes = notes_of((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version)
     (ROOT / "release-notes.md").write_text(notes, encoding="utf-8")
     readme = ROOT / "README.md"

@@ -74,7 +74,7 @@ def test_what_was_written_is_on_the_disk_before_it_takes_a_place(
 
     monkeypatch.setattr(os, "fsync", noting)
     monkeypatch.setattr(os, "replace", checking)
-    monkeypatch.setattr("twotower.files._replaced", lambda building, target, _: replace(building, target))
+    monkeypatch.setattr("twotower.files._swap_in", lambda building, target, _: replace(building, target))
     write_file(tmp_path / "a.txt", "new")
     write_note(tmp_path / "note", "new")
     assert {path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()} == synced

@@ -1,14 +1,14 @@
-"""RecTools' eSASRec (SASRec with LiGR layers and sampled softmax) on a sequence log, leave one out, to early stopping.
+"""RecTools' eSASRec (SASRec with LiGR layers and sampled softmax) on a sequence log, leave-one-out, early stopping.
 
-Needs an environment of its own: `pip install rectools==0.19.0 pytorch_lightning==2.6.6 torch==2.13.0 'pyarrow<21'
+Needs a separate environment: `pip install rectools==0.19.0 pytorch_lightning==2.6.6 torch==2.13.0 'pyarrow<21'
 'numpy<2'`. Then
 
     python benchmarks/peers/rectools_esasrec.py LOG.parquet --out benchmarks/results/peer-esasrec.json
 
-The log has the columns `user`, `item` and `position`. The last event of each user is the test, the one before it the
-validation, the rest train; candidates are all items of the log, without those the user has. Settings are those of
-RecTools' documentation for eSASRec, at 64 numbers and two blocks; training stops when the validation loss has not
-fallen for `--patience` epochs, or `--minutes` have passed, and the best epoch's weights are measured, with the
+The log has the columns `user`, `item` and `position`. The last event of each user is test, the one before it
+validation, and the rest train; candidates are all items of the log except those that the user has seen. Settings are
+those of RecTools' documentation for eSASRec, with 64 dimensions and two blocks. Training stops when the validation loss
+has not fallen for `--patience` epochs, or after `--minutes`; the best epoch's weights are evaluated, with the
 validation event in the history.
 """
 
@@ -35,13 +35,13 @@ BEGIN = pd.Timestamp("2000-01-01")
 
 
 class Lines(Callback):  # type: ignore[misc]
-    """A line an epoch."""
+    """Prints a line per epoch."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Prints how far it is."""
+        """Prints the epoch and its validation loss."""
         if trainer.sanity_checking:
             return
         loss = trainer.callback_metrics.get("val_loss")
@@ -49,13 +49,13 @@ class Lines(Callback):  # type: ignore[misc]
 
 
 def last_of_train(interactions: pd.DataFrame) -> np.ndarray:
-    """Which rows are the validation: the last event of each user."""
+    """Marks the validation rows: the last event of each user."""
     rank = interactions.sort_values(Columns.Datetime, ascending=False).groupby(Columns.User, sort=False).cumcount()
     return np.asarray((rank == 0).sort_index())
 
 
 def main() -> None:
-    """Trains, measures, writes."""
+    """Trains, evaluates and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -113,7 +113,7 @@ def main() -> None:
     started = time.perf_counter()
     model.fit(dataset)
     seconds = time.perf_counter() - started
-    trained = model.fit_trainer  # a copy of the trainer that it was given
+    trained = model.fit_trainer  # RecTools copies the trainer
     best = torch.load(trained.checkpoint_callback.best_model_path, weights_only=False)["state_dict"]
     model.lightning_model.load_state_dict(best)
     found = model.recommend(test[Columns.User].unique(), dataset, k=10, filter_viewed=True)

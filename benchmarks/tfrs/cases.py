@@ -1,7 +1,7 @@
-"""The inputs of TensorFlow Recommenders' own test cases, and what each has to give, in NumPy alone.
+"""Inputs and expected results of TensorFlow Recommenders' own test cases, computed with NumPy only.
 
-Read by both environments: `replay.py` runs twotower, `replay_worker.py` TensorFlow Recommenders. A case is a
-name, the test of theirs that it is, and a list of numbers; or `refused` where the test is that an error is raised.
+Imported in both environments: `replay.py` runs twotower, `replay_worker.py` TensorFlow Recommenders. A case has a name,
+its source test in TensorFlow Recommenders, and a list of expected numbers; or `refused` if the test expects an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOT = "layers/feature_interaction/dot_interaction_test.py"
 
 
 class Case(NamedTuple):
-    """One case: the test of theirs that it is from, what is asked, and the answer."""
+    """One case: its source test, its name, and the expected result."""
 
     source: str
     name: str
@@ -37,19 +37,19 @@ class Case(NamedTuple):
 
 
 def floats(rows: Any) -> Array:
-    """Numbers as TensorFlow's tests have them."""
+    """A float32 array, as in TensorFlow's tests."""
     return np.array(rows, dtype=np.float32)
 
 
 def log_softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Over the last axis, in float64."""
+    """Log-softmax over the last axis, in float64."""
     shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
     exact: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return exact
 
 
 class Retrieval(NamedTuple):
-    """A batch; row i's candidate is column i. The catalogue is zeros, of which none scores above a positive."""
+    """A batch in which row i's candidate is column i. The catalogue is zeros, which never score above a positive."""
 
     query: Array
     candidates: Array
@@ -84,7 +84,7 @@ class TopK(NamedTuple):
     excluded: npt.NDArray[np.int64] | None
 
     def expected(self) -> list[float]:
-        """The scores and then the candidates that a sort gives."""
+        """The scores and then the candidates, found by sorting."""
         scores = self.query @ self.candidates.T
         left = scores.copy()
         if self.excluded is not None:
@@ -94,7 +94,7 @@ class TopK(NamedTuple):
 
 
 def searches() -> Iterator[tuple[str, TopK]]:
-    """Those of both exact layers; the sizes of batches and the types of ids that theirs also vary are not ours."""
+    """The cases of both exact layers; theirs also vary batch sizes and id types, which twotower does not have."""
     for k, queries, candidates, excludes in product((5, 10), (3, 15, 16), (1024, 128), (False, True)):
         draw = np.random.RandomState(42)
         catalogue, query = (draw.normal(size=(n, 4)).astype(np.float32) for n in (candidates, queries))
@@ -120,7 +120,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracies() -> dict[str, Accuracy]:
-    """By scores with weights, and by ids."""
+    """Cases by scores with weights, and by ids."""
     draw = np.random.RandomState(42)
     catalogue, query = (draw.normal(size=(n, 4)).astype(np.float32) for n in (100, 10))
     weights = draw.uniform(size=(10, 1)).astype(np.float32)[:, 0]
@@ -132,7 +132,7 @@ def accuracies() -> dict[str, Accuracy]:
 
 
 class Logits(NamedTuple):
-    """Logits of a batch with one positive a row, and what a layer does to them."""
+    """Logits of a batch with one positive per row."""
 
     logits: Array
     labels: Array
@@ -144,7 +144,7 @@ class Logits(NamedTuple):
         return columns
 
     def loss(self, logits: npt.NDArray[Any]) -> list[float]:
-        """The summed cross-entropy of these logits in place of the layer's."""
+        """The summed cross-entropy of the logits that a layer outputs."""
         return [float(-log_softmax(logits)[np.arange(len(logits)), self.target].sum())]
 
 
@@ -152,7 +152,7 @@ HARD = 3
 
 
 def mined(seed: int) -> tuple[Logits, list[float]]:
-    """Two rows of twenty, of which the hardest three stay."""
+    """Two rows of twenty, of which the three hardest negatives are kept."""
     one = _logits(seed, (2, 20))[0]
     rest = np.where(one.labels > 0, -np.inf, one.logits)
     bar = -np.sort(-rest, axis=1)[:, HARD - 1 : HARD]
@@ -160,7 +160,7 @@ def mined(seed: int) -> tuple[Logits, list[float]]:
 
 
 def accidental(seed: int) -> tuple[Logits, npt.NDArray[np.int64], list[float]]:
-    """Two rows of four, ids from 0 to 2: other columns with the positive's id do not count."""
+    """Two rows of four, with ids from 0 to 2: other columns with the positive's id are removed."""
     one, draw = _logits(seed, (2, 4))
     ids = draw.randint(0, 3, size=4)
     hits = (ids == ids[one.target][:, None]) & (one.labels == 0)
@@ -168,7 +168,7 @@ def accidental(seed: int) -> tuple[Logits, npt.NDArray[np.int64], list[float]]:
 
 
 def corrected(seed: int) -> tuple[Logits, Array, list[float]]:
-    """Ten rows of twenty, corrected by how probable each column is; row i's positive is column i."""
+    """Ten rows of twenty, corrected for the sampling probability of each column; row i's positive is column i."""
     draw = np.random.RandomState(seed)
     logits = draw.uniform(size=(10, 20)).astype(np.float32)
     probability = draw.uniform(size=20).astype(np.float32)
@@ -195,7 +195,7 @@ class Cross(NamedTuple):
     zero: bool = False
 
     def expected(self) -> list[float]:
-        """x₀ · (sum of x + bias + diagonal · x) + x; nothing but x where the activation gives zeros."""
+        """x₀ · (sum of x + bias + diagonal · x) + x; only x if the activation returns zeros."""
         mapped = 0.0 if self.zero else self.inputs.sum() * (self.rank or 1) + self.bias + self.diagonal * self.inputs
         return (FIRST * mapped + self.inputs).ravel().astype(float).tolist()
 
@@ -211,14 +211,14 @@ CROSSES_OF_ONE = {
 
 
 class Layers(NamedTuple):
-    """Cross layers of low rank whose weights are all ones."""
+    """Low-rank cross layers whose weights are all ones."""
 
     rank: int
     depth: int
     bias: float = 0.0
 
     def expected(self) -> list[float]:
-        """Each layer by the formula of one."""
+        """Applies the formula of one layer repeatedly."""
         inputs = FIRST.astype(np.float64)
         for _ in range(self.depth):
             inputs = FIRST * (inputs.sum() * self.rank + self.bias) + inputs
@@ -232,14 +232,14 @@ UNEVEN = floats([[0.1, 0.2, 0.3]]), floats([[2.0, -1.0, 1.0]]), floats([[0.0, 1.
 
 
 def dot_products(itself: bool) -> list[float]:
-    """Products of every pair, row by row below the diagonal."""
+    """Dot products of every pair, row by row below the diagonal."""
     products = DOT_INPUTS.astype(np.float64) @ DOT_INPUTS.T.astype(np.float64)
     found: list[float] = products[np.tril_indices(3, 0 if itself else -1)].tolist()
     return found
 
 
 def cases() -> list[Case]:
-    """All of them."""
+    """All cases."""
     found = [Case(RETRIEVAL, name, one.expected()) for name, one in RETRIEVALS.items()]
     found.append(Case(RANKING, "log loss of 1 and 0.3", [-float(np.log(np.float64(PROBABILITIES)).mean())]))
     found += [Case(TOP_K, name, one.expected()) for name, one in searches()]

@@ -1,4 +1,4 @@
-"""TensorFlow Recommenders as a process of its own, which works only while it is asked, so that two sides take turns."""
+"""Runs TensorFlow Recommenders in a separate process that works only on request, so that both libraries alternate."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from twotower.errors import TwoTowerError
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-tfrs" / "bin" / "python"
-"""Where `make bench-tfrs` puts the environment of TensorFlow Recommenders."""
+"""The interpreter of the environment that `make bench-tfrs` creates."""
 
 WORKER = Path(__file__).with_name("worker.py")
 LOG = "said.txt"
-PATIENCE = 10.0
-"""Seconds that the process has to end by itself."""
+TERMINATE_SECONDS = 10.0
+"""Seconds that the process has to terminate before it is killed."""
 
 
 class TheirEpoch(msgspec.Struct, frozen=True):
     """One epoch of TensorFlow Recommenders.
 
     Attributes:
-        seconds: Spent training.
-        validation_seconds: Spent validating; next to none where the epoch was not validated.
-        score: Top-100 accuracy on test; None where the epoch was not validated.
+        seconds: Training time.
+        validation_seconds: Validation time; close to 0 without validation.
+        score: Top-100 accuracy on test; None without validation.
     """
 
     seconds: float
@@ -44,21 +44,21 @@ class TheirEpoch(msgspec.Struct, frozen=True):
 
 
 class Tfrs:
-    """The process, as a context; it is ended with the context, whatever happens in there, SIGTERM included.
+    """The process, as a context manager that always ends it, even on SIGTERM.
 
     Args:
-        python: The interpreter of an environment that has TensorFlow Recommenders.
-        threads: How many threads TensorFlow may use.
+        python: The interpreter of an environment with TensorFlow Recommenders.
+        threads: Number of TensorFlow threads.
 
     Raises:
-        TwoTowerError: There is no such interpreter; or, from any method, the process failed: with what it said last.
+        TwoTowerError: The interpreter does not exist; or, from any method, the process failed: with its last output.
     """
 
     def __init__(self, python: Path, threads: int) -> None:
         if not python.exists():
             raise TwoTowerError(
                 f"{python} does not exist; expected the Python of an environment with TensorFlow Recommenders, "
-                f"which `make bench-tfrs` makes in .venv-tfrs"
+                f"which `make bench-tfrs` creates in .venv-tfrs"
             )
         self.python, self.threads = python, threads
 
@@ -86,41 +86,41 @@ class Tfrs:
     ) -> None:
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TERMINATE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._answers.close()
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # of a command that the process did not live to read
+        with suppress(BrokenPipeError):  # the process ended before it read a command
             self._process.stdin.close()
         self._log.close()
         self._folder.cleanup()
         signal.signal(signal.SIGTERM, self._handler)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Has a command of `worker.py` done and gives its answer."""
+        """Runs a command of `worker.py` and returns its answer."""
         self._tell(command=command, **arguments)
         return self._answer()
 
     def epochs(self, count: int, validate_every: int) -> Iterator[TheirEpoch]:
-        """Trains so many epochs in one call of `fit`, each when it is asked for."""
+        """Trains `count` epochs in one call of `fit`, each when the iterator is advanced."""
         self._tell(command="fit", epochs=count, validate_every=validate_every)
         for _ in range(count):
             self._tell()
             yield msgspec.convert(self._answer(), TheirEpoch)
 
     def give(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Leaves an array in the folder."""
+        """Writes an array to the shared folder."""
         np.save(self.folder / f"{name}.npy", values)
 
     def taken(self, name: str) -> npt.NDArray[Any]:
-        """An array that the process left in the folder."""
+        """Reads an array that the process wrote to the shared folder."""
         array: npt.NDArray[Any] = np.load(self.folder / f"{name}.npy")
         return array
 
     def weights(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The weights of its model, named as `worker.py` says."""
+        """The weights of its model, with the names of `worker.py`."""
         self.ask("weights")
         with np.load(self.folder / "weights.npz") as arrays:
             return dict(arrays)
@@ -131,12 +131,12 @@ class Tfrs:
             self._process.stdin.write(msgspec.json.encode(values) + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise self._failure("it ended") from error
+            raise self._failure("it exited") from error
 
     def _answer(self) -> dict[str, Any]:
         line = self._answers.readline()
         if not line:
-            raise self._failure("it ended")
+            raise self._failure("it exited")
         answer = msgspec.json.decode(line, type=dict[str, Any])
         if "error" in answer:
             raise self._failure(answer["error"])

@@ -1,22 +1,22 @@
-"""The tutorial of TensorFlow Recommenders, run there and here by turns: the same loss, the time, the time to a score.
+"""The tutorial of TensorFlow Recommenders compared with twotower: equal losses, speed, and time to a score.
 
     python benchmarks/tfrs/compare.py
     python benchmarks/tfrs/compare.py --full
 
-`make bench-tfrs` makes the environment of TensorFlow Recommenders first. Both sides train the tutorial's model on the
-same split, each in its own usual call of `fit`, and each epoch of one is followed by the same epoch of the other.
+`make bench-tfrs` creates the environment of TensorFlow Recommenders first. Both libraries train the tutorial's model on
+the same split, each with its usual call of `fit`; they alternate after every epoch.
 
-- Same loss: from TensorFlow's initial weights, both train some steps of Adagrad on the same batch, and their losses are
-  compared step by step; and so with other batches. The tutorial's first steps make the loss leap and rounding errors
-  with it, so that later ones would only measure that. Initial weights are small, so that the first loss says little;
-  the losses of the same batches are therefore also compared with the weights after an epoch of TensorFlow's.
-  twotower gets TensorFlow's ids, words, buckets and standardised times there: its own are as good, but not the same
-  (float32 cannot tell the seconds of this century apart).
-- Time: medians over the epochs, the first one left out. The whole tutorial is three depths, 300 epochs and 60
-  validations each: measured with `--full`, else computed from the medians.
-- Time to a score: top-100 on test over seconds of training, of both sides with the tutorial's recipe and of twotower's
-  tuned recipe, which is measured every few steps. Neither measuring nor start-up counts on either side. The score is
-  the best that TensorFlow Recommenders reached.
+- Same loss: from TensorFlow's initial weights, both train some steps of Adagrad on the same batch, and the losses are
+  compared step by step, for several batches. In the tutorial's first steps the loss jumps, and rounding errors with it,
+  so later steps would only measure that. Initial weights are small, so the first loss says little; losses of the same
+  batches are therefore also compared with the weights after an epoch of TensorFlow. twotower uses TensorFlow's ids,
+  words, buckets and standardised times here: its own are as good, but not the same (float32 cannot represent current
+  timestamps to the second).
+- Time: medians over all epochs except the first. The whole tutorial has three depths with 300 epochs and 60 validations
+  each: measured with `--full`, otherwise computed from the medians.
+- Time to a score: top-100 on test by seconds of training, for both libraries with the tutorial's recipe, and for
+  twotower's tuned recipe, which is evaluated every few steps. Evaluation and start-up are not counted. The score is the
+  best that TensorFlow Recommenders reached.
 
 Prints tables, writes JSON and draws the curves.
 """
@@ -61,18 +61,18 @@ from measuring import RESULTS, readable, write_report
 
 DEPTHS = ((32,), (64, 32), (128, 64, 32))
 CURVE_DEPTH = (64, 32)
-"""Of the tutorial's models the one with the best score."""
+"""The tutorial's model with the best score."""
 
 TUTORIAL_EPOCHS, TUTORIAL_VALIDATE_EVERY = 300, 5
 METRIC = "top_100"
 BATCH, BATCHES, STEPS = 2048, 5, 3
-"""Events a batch; batches on which losses are compared, and steps on each."""
+"""Events per batch; number of batches on which losses are compared, and steps on each."""
 
 ENCODED = ("user", "bucket", "time", "title", "words")
-"""What TensorFlow's layers make of each feature, in twotower's order of the features, the query tower first."""
+"""Features encoded by TensorFlow's layers, in twotower's order, the query tower first."""
 
 EACH_EVENT = ("bucket", "time")
-"""Those with a row an event; the others have a row a user or a title."""
+"""Features with a row per event; the others have a row per user or title."""
 
 NAMES = {
     "tfrs": "TensorFlow Recommenders, the tutorial",
@@ -82,14 +82,14 @@ NAMES = {
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A score on test, and the seconds of training that led to it."""
+    """A score on test, and the seconds of training up to it."""
 
     seconds: float
     score: float
 
 
 class Side(msgspec.Struct, frozen=True):
-    """What one side took for each epoch and for each validation, seconds, and its scores."""
+    """Seconds of each epoch and validation of one library, and its scores."""
 
     epochs: list[float]
     validations: list[float]
@@ -97,7 +97,7 @@ class Side(msgspec.Struct, frozen=True):
 
     @property
     def epoch(self) -> float:
-        """Median of all epochs but the first."""
+        """Median of all epochs except the first."""
         return statistics.median(self.epochs[1:])
 
     @property
@@ -107,7 +107,7 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Race(msgspec.Struct, frozen=True):
-    """Both sides on one model, by turns."""
+    """Both libraries on one model."""
 
     layers: tuple[int, ...]
     tfrs: Side
@@ -115,12 +115,12 @@ class Race(msgspec.Struct, frozen=True):
 
 
 class SameLoss(msgspec.Struct, frozen=True):
-    """Losses of both sides from the same weights on the same batches.
+    """Losses of both libraries from the same weights on the same batches.
 
     Attributes:
-        layers: Of both towers.
-        from_initial: Of each batch, the losses of some steps from the initial weights: theirs and ours, `[batches, 2]`.
-        from_trained: Likewise one step from the weights after an epoch.
+        layers: Layers of both towers.
+        from_initial: Losses of some steps from the initial weights, by batch: theirs and ours, `[batches, 2]`.
+        from_trained: The same for one step from the weights after an epoch.
     """
 
     layers: tuple[int, ...]
@@ -129,7 +129,7 @@ class SameLoss(msgspec.Struct, frozen=True):
 
     @property
     def differences(self) -> list[float]:
-        """The largest relative difference at each step from the initial weights, then that from trained weights."""
+        """The largest relative difference at each step from the initial weights, and from the trained weights."""
         return [*_largest(self.from_initial), *_largest(self.from_trained)]
 
 
@@ -140,7 +140,7 @@ def _largest(pairs: Sequence[tuple[list[float], list[float]]]) -> list[float]:
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """The whole tutorial's seconds: all depths, epochs and validations."""
+    """Seconds of the whole tutorial: all depths, epochs and validations."""
 
     is_measured: bool
     tfrs: float
@@ -148,7 +148,7 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """Seconds of training to a score; None where it was not reached."""
+    """Seconds of training to a score; None if it was not reached."""
 
     score: float
     tfrs: float | None
@@ -157,14 +157,14 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 def config_for(data: str, recipe: str, layers: Sequence[int]) -> Config:
-    """A model of the tutorial's or the tuned recipe."""
+    """The config of a model with the tutorial's or the tuned recipe."""
     return msgspec.convert(
         {"data": DataConfig(name=data), "recipe": recipe, "model": ModelConfig(layers=tuple(layers))}, Config
     )
 
 
 def give_split(tfrs: Tfrs, split: Split) -> None:
-    """Leaves the columns that the tutorial reads where the other side finds them."""
+    """Passes the columns that the tutorial reads to TensorFlow's process."""
     train = split.train
     tfrs.give("users", _texts(train.queries[train.query_id]))
     tfrs.give("movies", _texts(train.candidates["movie_title"]))
@@ -179,20 +179,20 @@ def _texts(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def tutorial_model(data: str, split: Split, layers: Sequence[int]) -> tuple[TwoTower, Trainer]:
-    """The tutorial's model here, its weights at their beginning, and how it is trained."""
+    """The tutorial's model in twotower, with initial weights, and its trainer."""
     config = config_for(data, "tutorial", layers)
     recipe = config.resolved_recipe(split.train)
     return config.model.build(split.train, recipe).learn(split.train, recipe.trainer.seed), recipe.trainer
 
 
 class Twin:
-    """The tutorial's model here, reading what TensorFlow's layers make of ids, titles and times.
+    """The tutorial's model in twotower, with ids, titles and times encoded by TensorFlow's layers.
 
     Args:
-        tfrs: The other side, with its model of the tutorial.
+        tfrs: TensorFlow's process, with its tutorial model.
         data: Name of the data.
         split: The split.
-        layers: Of both towers.
+        layers: Layers of both towers.
     """
 
     def __init__(self, tfrs: Tfrs, data: str, split: Split, layers: Sequence[int]) -> None:
@@ -207,15 +207,15 @@ class Twin:
         self.encoded = {name: torch.from_numpy(tfrs.taken(f"encoded-{name}")) for name in self.features}
 
     def losses(self, start: int, steps: int) -> tuple[list[float], list[float]]:
-        """Losses a step on the batch of train that begins at `start`, theirs and ours, from the beginning."""
+        """Losses by step on the batch of train that begins at `start`, from the initial weights: theirs and ours."""
         stop = min(start + BATCH, len(self.train))
-        self.tfrs.ask("anew")
+        self.tfrs.ask("reset")
         self._take_weights()
         summed = self.tfrs.ask("steps", start=start, stop=stop, count=steps)["losses"]
         for name, feature in self.features.items():
             rows = self.encoded[name][start:stop] if name in EACH_EVENT else self.encoded[name]
             feature.encode = _always(rows)  # type: ignore[method-assign,assignment]
-        trainer = msgspec.structs.replace(self.trainer, epochs=steps)  # a step an epoch
+        trainer = msgspec.structs.replace(self.trainer, epochs=steps)  # one step per epoch
         history = trainer.fit(self.model, self.train.take(np.arange(start, stop)))
         return [loss / (stop - start) for loss in summed], [epoch.loss for epoch in history.epochs]
 
@@ -237,22 +237,22 @@ def _always(encoded: Tensor) -> Callable[[pa.ChunkedArray], Tensor]:
 
 
 def same_loss(tfrs: Tfrs, data: str, split: Split, layers: Sequence[int]) -> SameLoss:
-    """Trains both sides from the same weights on the same batches."""
+    """Trains both libraries from the same weights on the same batches."""
     tfrs.ask("tutorial", layers=layers, seed=0)
     twin = Twin(tfrs, data, split, layers)
     starts = range(0, min(len(split.train), BATCH * BATCHES), BATCH)
     from_initial = [twin.losses(start, STEPS) for start in starts]
-    tfrs.ask("anew")
+    tfrs.ask("reset")
     list(tfrs.epochs(1, validate_every=2))
     tfrs.ask("keep")
     return SameLoss(tuple(layers), from_initial, [twin.losses(start, 1) for start in starts])
 
 
 class Turns(Callback):
-    """After each epoch here, one there.
+    """Runs one of TensorFlow's epochs after each of ours.
 
     Args:
-        other: The other side's epochs, each trained when it is asked for.
+        other: TensorFlow's epochs, each trained when the iterator is advanced.
     """
 
     def __init__(self, other: Iterator[TheirEpoch]) -> None:
@@ -260,12 +260,12 @@ class Turns(Callback):
         self.theirs: list[TheirEpoch] = []
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        """Waits for the other side."""
+        """Waits for TensorFlow's epoch."""
         self.theirs.append(next(self.other))
 
 
 def race(tfrs: Tfrs, data: str, split: Split, layers: Sequence[int], epochs: int, validate_every: int) -> Race:
-    """Trains the tutorial's model on both sides by turns."""
+    """Trains the tutorial's model in both libraries alternately."""
     tfrs.ask("tutorial", layers=layers, seed=1)
     model, trainer = tutorial_model(data, split, layers)
     trainer = msgspec.structs.replace(trainer, epochs=epochs, validate_every=validate_every)
@@ -283,7 +283,7 @@ def race(tfrs: Tfrs, data: str, split: Split, layers: Sequence[int], epochs: int
 
 
 def side_of(epochs: Sequence[TheirEpoch]) -> Side:
-    """Times and curve of a training."""
+    """Collects times and curve of a training."""
     trained = np.cumsum([epoch.seconds for epoch in epochs]).tolist()
     return Side(
         [epoch.seconds for epoch in epochs],
@@ -297,11 +297,11 @@ def side_of(epochs: Sequence[TheirEpoch]) -> Side:
 
 
 class Curve(Callback):
-    """Scores on test over seconds of training, those of measuring left out: at every step at first, then less often.
+    """Scores on test by seconds of training, excluding evaluation: at every step at first, then less often.
 
     Args:
-        test: The events to measure on.
-        train: The events that are trained on.
+        test: The events to evaluate on.
+        train: The training events.
     """
 
     def __init__(self, test: Dataset, train: Dataset) -> None:
@@ -315,7 +315,7 @@ class Curve(Callback):
         self.started = time.perf_counter()
 
     def on_step(self, state: TrainingState) -> None:
-        """Stops the clock, measures where that is due, and starts it again."""
+        """Stops the clock, evaluates if due, and restarts it."""
         self.seconds += time.perf_counter() - self.started
         self.steps += 1
         if self.steps == self.due:
@@ -325,7 +325,7 @@ class Curve(Callback):
 
 
 def tuned_curve(data: str, split: Split, epochs: int | None) -> list[Point]:
-    """The tuned recipe on all of train, its epochs (None for the recipe's) all trained, measured on test as it goes."""
+    """Trains the tuned recipe on all of train for all epochs (None: the recipe's), evaluating on test meanwhile."""
     config = config_for(data, "tuned", CURVE_DEPTH)
     recipe = config.resolved_recipe(split.train)
     curve = Curve(split.test, split.train)
@@ -335,12 +335,12 @@ def tuned_curve(data: str, split: Split, epochs: int | None) -> list[Point]:
 
 
 def first_at(curve: Sequence[Point], score: float) -> Point | None:
-    """The first point with at least this score; None where there is none."""
+    """The first point with at least this score; None if there is none."""
     return next((point for point in curve if point.score >= score), None)
 
 
 def whole_of(races: Sequence[Race]) -> Whole:
-    """The whole tutorial: summed where all of it was run, else computed from the medians."""
+    """The whole tutorial: summed if all of it was run, otherwise computed from the medians."""
     is_measured = all(len(one.tfrs.epochs) == TUTORIAL_EPOCHS for one in races)
     validations = TUTORIAL_EPOCHS // TUTORIAL_VALIDATE_EVERY
 
@@ -353,7 +353,7 @@ def whole_of(races: Sequence[Race]) -> Whole:
 
 
 def loss_table(losses: Sequence[SameLoss]) -> Table:
-    """Largest relative differences of the losses over the batches."""
+    """Table of the largest relative differences of losses over the batches."""
     steps = [f"step {step}" for step in range(1, STEPS + 1)]
     table = Table("difference of losses", *steps, "after an epoch", show_edge=False)
     for same in losses:
@@ -362,7 +362,7 @@ def loss_table(losses: Sequence[SameLoss]) -> Table:
 
 
 def time_table(races: Sequence[Race], whole: Whole) -> Table:
-    """Medians of both sides, and the whole tutorial."""
+    """Table of the medians of both libraries, and the whole tutorial."""
     table = Table("median", "TFRS", "twotower", "times faster", show_edge=False)
     rows = [
         (f"{list(one.layers)}, {what}", getattr(one.tfrs, what), getattr(one.twotower, what))
@@ -376,7 +376,7 @@ def time_table(races: Sequence[Race], whole: Whole) -> Table:
 
 
 def score_table(reached: Reached) -> Table:
-    """Seconds to the score."""
+    """Table of the seconds to the score."""
     table = Table(f"top-100 of {reached.score:.4f} on test", "seconds of training", "times faster", show_edge=False)
     for key, label in NAMES.items():
         seconds = getattr(reached, key)
@@ -386,7 +386,7 @@ def score_table(reached: Reached) -> Table:
 
 
 def draw(curves: dict[str, list[Point]], score: float, data: str, path: Path) -> None:
-    """Draws top-100 over seconds on a logarithmic axis, and where each curve reaches `score`."""
+    """Plots top-100 by seconds on a logarithmic axis, and marks where each curve reaches `score`."""
     figure = Figure(figsize=(9, 5), dpi=160, facecolor=LIGHT.paper, layout="constrained")
     axes = figure.subplots()
     for (name, points), colour in zip(curves.items(), LINES, strict=False):
@@ -416,20 +416,20 @@ def draw(curves: dict[str, list[Point]], score: float, data: str, path: Path) ->
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", default="movielens-100k", help="movielens-100k, simulated, or simulated:QUERIES,CANDIDATES,EVENTS"
     )
-    parser.add_argument("--epochs", type=int, default=7, help="epochs and validations timed of each depth")
+    parser.add_argument("--epochs", type=int, default=7, help="timed epochs and validations per depth")
     parser.add_argument("--curve-epochs", type=int, default=100, help="epochs of TensorFlow Recommenders' curve")
     parser.add_argument("--tuned-epochs", type=int, help="epochs of the tuned recipe's curve; default: the recipe's")
-    parser.add_argument("--full", action="store_true", help="the whole tutorial on both sides: over half an hour")
-    parser.add_argument("--threads", type=int, default=2, help="of each side")
-    parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
+    parser.add_argument("--full", action="store_true", help="run the whole tutorial in both: over half an hour")
+    parser.add_argument("--threads", type=int, default=2, help="threads for each library")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="Python with TensorFlow Recommenders")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/tfrs-DATA.json, with --full -full.json")
     parser.add_argument(
-        "--picture", type=Path, help="the curves; default: beside the JSON; of movielens-100k --full in docs/images"
+        "--picture", type=Path, help="the curves; default: beside the JSON; movielens-100k --full: in docs/images"
     )
     options = parser.parse_args()
     console = Console()
@@ -452,13 +452,13 @@ def main() -> None:
         console.print(loss_table(losses))
         races = []
         for layers in DEPTHS:
-            say(f"{list(layers)} by turns …")
+            say(f"{list(layers)}, alternating …")
             plan = (TUTORIAL_EPOCHS, TUTORIAL_VALIDATE_EVERY) if options.full else (options.epochs + 1, 1)
             races.append(race(tfrs, options.data, split, layers, *plan))
         if options.full:
             curve = races[DEPTHS.index(CURVE_DEPTH)]
         else:
-            say(f"{list(CURVE_DEPTH)} for its curve …")
+            say(f"{list(CURVE_DEPTH)} for the curve …")
             curve = race(tfrs, options.data, split, CURVE_DEPTH, options.curve_epochs, TUTORIAL_VALIDATE_EVERY)
     whole = whole_of(races)
     console.print(time_table(races, whole))

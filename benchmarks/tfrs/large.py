@@ -1,13 +1,13 @@
-"""Large tables: events a second of TensorFlow Recommenders and of twotower, on the same events by turns.
+"""Large tables: events per second of TensorFlow Recommenders and twotower, alternating on the same events.
 
     python benchmarks/tfrs/large.py
     python benchmarks/tfrs/large.py --queries 10000 --candidates 5000 --batch 1024 --steps 5
 
-Both train two towers, a table of all ids and a dense layer each, with in-batch softmax summed over the batch and
-Adagrad. The events are simulated: as many as are trained on, drawn with the probabilities of a log of any length, so
-that a batch is like one of 20 million events. What this leaves out favours TensorFlow Recommenders: its ids are row
-numbers already, with no StringLookup, and its batches lie ready-made in memory, where twotower shuffles and gathers.
-Every id has its row in the tables, whether these events name it or not. Prints a table and writes JSON.
+Both train two towers with an id table and a dense layer each, with in-batch softmax summed over the batch and Adagrad.
+The simulated events are only as many as are trained on, but their popularity is that of a log of any length, so a batch
+is like one from 20 million events. The setup favours TensorFlow Recommenders: its ids are already row numbers, without
+StringLookup, and its batches are prepared in memory, while twotower shuffles and gathers. Every id has a row in the
+tables, whether or not it occurs in these events. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from measuring import readable, write_report
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """One side.
+    """Speed of one library.
 
     Attributes:
-        seconds: Of each repetition; the first does not count.
-        events_per_second: By the median of the others.
+        seconds: Seconds of each repetition; the first is a warm-up.
+        events_per_second: From the median of the others.
     """
 
     seconds: list[float]
@@ -52,12 +52,12 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 def rate_of(seconds: list[float], events: int) -> Rate:
-    """Events a second by the median of all repetitions but the first."""
+    """Computes the rate from the median of all repetitions except the first."""
     return Rate(seconds, events / statistics.median(seconds[1:]))
 
 
 def model_of(events: Dataset, dim: int) -> TwoTower:
-    """Two towers that know every id of the data's query and candidate tables."""
+    """Two towers with a row for every id in the query and candidate tables."""
     queries, candidates = events.queries[events.query_id], events.candidates[events.candidate_id]
     size = max(len(queries), len(candidates))
     every_id = pa.table(
@@ -74,16 +74,16 @@ def model_of(events: Dataset, dim: int) -> TwoTower:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=1_000_000)
     parser.add_argument("--candidates", type=int, default=500_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=10, help="steps in a repetition")
-    parser.add_argument("--repetitions", type=int, default=5, help="repetitions that count")
-    parser.add_argument("--threads", type=int, default=2, help="of each side")
-    parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
+    parser.add_argument("--steps", type=int, default=10, help="steps per repetition")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed repetitions")
+    parser.add_argument("--threads", type=int, default=2, help="threads for each library")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="Python with TensorFlow Recommenders")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/tfrs-large.json")
     options = parser.parse_args()
     console = Console()

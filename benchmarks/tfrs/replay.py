@@ -1,9 +1,9 @@
-"""The test cases that TensorFlow Recommenders publishes with itself, run by both: the same numbers, side by side.
+"""Runs TensorFlow Recommenders' published test cases in both libraries and compares the numbers.
 
     python benchmarks/tfrs/replay.py
 
-It runs every case of `cases.py` here and in the environment of TensorFlow Recommenders (`make bench-tfrs` makes it),
-keeps their numbers in benchmarks/results/tfrs-test-cases.json, and writes docs/benchmarks/tfrs-test-cases.md.
+Runs every case of `cases.py` here and in the environment of TensorFlow Recommenders (created by `make bench-tfrs`),
+stores their numbers in benchmarks/results/tfrs-test-cases.json, and writes docs/benchmarks/tfrs-test-cases.md.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tfrs-test-cases.json"
 PAGE = ROOT / "docs" / "benchmarks" / "tfrs-test-cases.md"
 LARGEST_LOGIT = 16.0
-"""Of a probability that float32 rounds to 1."""
+"""Used instead of the infinite logit of probability 1; its sigmoid is 1 within float32 precision."""
 
-SAID = 20
-"""Lines of what TensorFlow Recommenders said last that an error has."""
+STDERR_LINES = 20
+"""Last lines of TensorFlow Recommenders' output in an error message."""
 
 SHOWN = 4
-"""Numbers that the table shows of a case; of more, their sum."""
+"""The table shows up to this many numbers of a case; of more, only their sum."""
 
 Found = dict[str, cases.Found]
 
@@ -81,7 +81,7 @@ def _accuracy(query: Any, candidates: Any, true: Any, weights: Any, ks: tuple[in
 
 
 def losses() -> Found:
-    """What the softmax does with logits: those of one-hot candidates are the queries themselves."""
+    """Softmax losses of given logits: with one-hot candidates, the queries are the logits."""
     found: Found = {}
     for seed in cases.SEEDS:
         mined, _ = cases.mined(seed)
@@ -102,22 +102,22 @@ def _softmax(one: cases.Logits, **options: Any) -> list[float]:
 
 
 class Zeros(torch.nn.Module):
-    """An activation that gives zeros."""
+    """An activation that returns zeros."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Zeros in the shape of the inputs."""
+        """Zeros of the inputs' shape."""
         return torch.zeros_like(inputs)
 
 
 def cross(one: cases.Cross) -> list[float]:
-    """A cross layer of ones."""
+    """A cross layer whose weights are ones."""
     layer = Cross(3, one.rank, diagonal=one.diagonal, activation=Zeros() if one.zero else None)
     _fill(layer, one.bias)
     return _numbers(layer(torch.from_numpy(cases.FIRST), torch.from_numpy(one.inputs)))
 
 
 def cross_layers(one: cases.Layers) -> list[float]:
-    """Cross layers of ones."""
+    """Cross layers whose weights are ones."""
     layers = CrossLayers(3, one.depth, one.rank)
     _fill(layers, one.bias)
     return _numbers(layers(torch.from_numpy(cases.FIRST)))
@@ -135,7 +135,7 @@ def _fill(module: torch.nn.Module, bias: float) -> None:
 
 
 def dot(itself: bool) -> list[float]:
-    """Products of all pairs."""
+    """Dot products of all pairs."""
     return _numbers(DotInteraction(itself)([torch.from_numpy(row[None]) for row in cases.DOT_INPUTS]))
 
 
@@ -149,7 +149,7 @@ def refused(call: Callable[[], object]) -> str:
 
 
 def ours() -> dict[str, Found]:
-    """Every case by its source and name."""
+    """Results of twotower, by source and name of the case."""
     wide, probabilities = torch.ones(2, 7), torch.from_numpy(cases.PROBABILITIES)
     logits = probabilities.logit().clamp_max(LARGEST_LOGIT)
     return {
@@ -175,7 +175,7 @@ def ours() -> dict[str, Found]:
 
 
 def agree(one: cases.Found, other: cases.Found) -> bool:
-    """Whether two answers are the same, as far as float32 goes."""
+    """Whether two results are equal within float32 precision."""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     return len(one) == len(other) and all(
@@ -184,7 +184,7 @@ def agree(one: cases.Found, other: cases.Found) -> bool:
 
 
 def page(theirs: dict[str, Found], versions: dict[str, str]) -> str:
-    """The page, with a row for each case."""
+    """The page, with one row per case."""
     own, rows, agreed = ours(), [], 0
     for source, name, expected in cases.cases():
         answers = theirs[source][name], own[source][name]
@@ -198,11 +198,11 @@ def page(theirs: dict[str, Found], versions: dict[str, str]) -> str:
 
 
 def shown(answer: cases.Found, *, of_search: bool) -> str:
-    """An answer as the table shows it: its numbers, or how many there are and their sum.
+    """Formats a result for the table: its numbers, or their count and sum.
 
     Args:
-        answer: The answer.
-        of_search: Half of it are scores, and the other half rows of candidates.
+        answer: The result.
+        of_search: Whether it is half scores, half candidate rows.
     """
     if isinstance(answer, str):
         return answer
@@ -258,26 +258,26 @@ Not replayed:
 
 
 def main() -> None:
-    """Runs theirs, and writes results and page."""
+    """Runs TensorFlow Recommenders, and writes results and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", type=Path, default=PYTHON, help="of TensorFlow Recommenders' environment")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="Python with TensorFlow Recommenders")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
     if not arguments.python.exists():
         raise TwoTowerError(
             f"{arguments.python} does not exist; expected the Python of an environment with TensorFlow Recommenders, "
-            f"which `make bench-tfrs` makes in .venv-tfrs"
+            f"which `make bench-tfrs` creates in .venv-tfrs"
         )
     worker = [str(arguments.python), str(Path(__file__).with_name("replay_worker.py"))]
     done = subprocess.run(worker, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = "\n".join(done.stderr.splitlines()[-SAID:])
+        said = "\n".join(done.stderr.splitlines()[-STDERR_LINES:])
         raise TwoTowerError(f"TensorFlow Recommenders failed:\n{said}")
     theirs = json.loads(done.stdout.splitlines()[-1])
     write_file(arguments.out, (json.dumps(theirs, separators=(",", ":")) + "\n").encode())
     write_file(arguments.page, page(theirs["cases"], theirs["versions"]).encode())
-    print(f"{arguments.page} and {arguments.out} written")
+    print(f"written to {arguments.page} and {arguments.out}")
 
 
 if __name__ == "__main__":

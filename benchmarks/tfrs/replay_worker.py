@@ -1,6 +1,6 @@
-"""TensorFlow Recommenders' answers to the cases of `cases.py`, as JSON on the last line; `replay.py` starts this.
+"""Prints TensorFlow Recommenders' results for the cases of `cases.py` as JSON on the last line; run by `replay.py`.
 
-It runs in the environment of `requirements.txt`, where twotower is not.
+Runs in the environment of `requirements.txt`, without twotower.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Found = dict[str, list[float] | str]
 
 
 def retrieval(one: cases.Retrieval) -> list[float]:
-    """The loss of the task, and the metrics that it keeps."""
+    """The task's loss and metrics."""
     catalogue = tf.data.Dataset.from_tensor_slices(np.zeros((one.zeros, 3), np.float32)).batch(16)
     first = tf.keras.metrics.TopKCategoricalAccuracy(k=1, name="first")
     task = tfrs.tasks.Retrieval(metrics=tfrs.metrics.FactorizedTopK(catalogue, ks=[5]), batch_metrics=[first])
@@ -55,7 +55,7 @@ def accuracy(name: str, one: cases.Accuracy) -> list[float]:
 
 
 def cross_entropy(logits: Any, labels: Any) -> list[float]:
-    """As the task makes it of logits: summed."""
+    """The summed cross-entropy, as in the task."""
     loss = tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.SUM)
     return [float(loss(labels, logits))]
 
@@ -77,7 +77,7 @@ def losses() -> Found:
 
 
 def cross(one: cases.Cross) -> list[float]:
-    """A cross layer of ones."""
+    """A cross layer whose weights are ones."""
     layer = tfrs.layers.dcn.Cross(
         projection_dim=one.rank,
         diag_scale=one.diagonal,
@@ -89,14 +89,14 @@ def cross(one: cases.Cross) -> list[float]:
 
 
 def cross_layers(one: cases.Layers) -> list[float]:
-    """`MultiLayerDCN` of ones."""
+    """`MultiLayerDCN` with weights of ones."""
     bias = tf.keras.initializers.Constant(one.bias)
     layer = MultiLayerDCN(one.rank, one.depth, kernel_initializer="ones", bias_initializer=bias)
     return numbers(layer(cases.FIRST))
 
 
 def dot(itself: bool) -> list[float]:
-    """`DotInteraction` that gathers."""
+    """`DotInteraction` with gathering."""
     layer = tfrs.layers.feature_interaction.DotInteraction(self_interaction=itself, skip_gather=False)
     return numbers(layer([row[None] for row in cases.DOT_INPUTS]))
 
@@ -111,12 +111,12 @@ def refused(call: Callable[[], object]) -> str:
 
 
 def numbers(tensor: Any) -> list[float]:
-    """All of a tensor's."""
+    """All numbers of a tensor."""
     return [float(value) for value in tensor.numpy().ravel()]
 
 
 def theirs() -> dict[str, Found]:
-    """Every case by its source and name."""
+    """TensorFlow Recommenders' results by source and name of the case."""
     wide = np.ones((2, 7), np.float32)
     refusals = {
         "inputs of two widths": refused(lambda: tfrs.layers.dcn.Cross()(wide[:, :5], wide)),

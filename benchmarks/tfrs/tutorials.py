@@ -1,10 +1,10 @@
-"""What the models of TensorFlow Recommenders' tutorials score on the split that examples/tutorials measure on.
+"""Scores of the models in TensorFlow Recommenders' tutorials, on the same split as examples/tutorials.
 
     python benchmarks/tfrs/tutorials.py --seeds 3
 
-It writes MovieLens 100K, cut 80/20 at random with seed 42, to a file, trains every model in the environment of
-TensorFlow Recommenders (`make bench-tfrs` makes it), and prints a table. `--only NAME` runs some of them; the results
-of others stay.
+Writes MovieLens 100K, split 80/20 at random with seed 42, to a file, trains every model in the environment of
+TensorFlow Recommenders (created by `make bench-tfrs`), and prints a table. `--only NAME` runs only some models and
+keeps the earlier results of the others.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from twotower.evaluation.intervals import mean_interval
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tfrs-tutorials.json"
 AGES = (18, 25, 35, 45, 50, 56)
-"""Lower ends of the age groups of MovieLens in TensorFlow Datasets; the youngest group is 1."""
+"""Lower bounds of MovieLens age groups in TensorFlow Datasets; the youngest group is 1."""
 
 CONTEXT = 10
-"""Movies before an event that sequential_retrieval reads."""
+"""History length of sequential_retrieval."""
 
-SHORTEST = 3
-"""Movies before an event from which on sequential_retrieval takes it."""
+MIN_HISTORY = 3
+"""sequential_retrieval uses only events with at least this many movies before them."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 def columns_of(part: Dataset) -> Arrays:
-    """The columns that the tutorials read, one row an event, ids as text."""
+    """The columns that the tutorials read, one row per event, ids as text."""
     query = part.queries.take(part.query_index)
     titles = part.candidates["movie_title"].take(part.candidate_index)
     ages = query["age"].to_numpy()
@@ -59,9 +59,9 @@ def columns_of(part: Dataset) -> Arrays:
 
 
 def sequences_of(log: Dataset) -> dict[str, Arrays]:
-    """Examples of sequential_retrieval: the ten movies before each event, `0` where fewer are; test the last events.
+    """Examples of sequential_retrieval: the ten movies before each event, padded with `0`; the last events are test.
 
-    As in the tutorial, only ratings of 2 and more count, and events with at least three before them.
+    As in the tutorial, only ratings of at least 2 are used, and events with at least three before them.
     """
     liked = log.take(log.interactions["rating"].to_numpy() >= 2)
     order = np.lexsort((liked.candidate_index, liked.interactions["timestamp"].to_numpy(), liked.query_index))
@@ -72,7 +72,7 @@ def sequences_of(log: Dataset) -> dict[str, Arrays]:
     there = np.arange(CONTEXT) < np.minimum(place, CONTEXT)[:, np.newaxis]  # the earliest first, then padding
     context = np.where(there, movies[np.minimum(places, len(users) - 1)], "0")
     is_last = np.append(users[1:] != users[:-1], True)
-    kept = place >= SHORTEST
+    kept = place >= MIN_HISTORY
     found = {}
     for part, rows in (("train", kept & ~is_last), ("test", kept & is_last)):
         found[part] = {"context": context[rows], "movie_id": movies[rows]}
@@ -80,7 +80,7 @@ def sequences_of(log: Dataset) -> dict[str, Arrays]:
 
 
 def everything() -> Arrays:
-    """All that the worker reads."""
+    """All arrays that the worker reads."""
     sys.path.insert(0, str(ROOT / "examples" / "tutorials"))
     from dcn import toy_data
     from listwise_ranking import sampled_lists
@@ -106,7 +106,7 @@ def everything() -> Arrays:
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """A line for each score of each model: the mean over seeds with its interval."""
+    """One line per model and metric: the mean over seeds with its interval."""
     lines = []
     for name, runs in found.items():
         for metric in (one for one in runs[0] if one != "seconds"):
@@ -115,11 +115,11 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Trains them all and prints the table."""
+    """Trains the models and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--python", type=Path, default=PYTHON, help="of an environment with TensorFlow Recommenders")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="Python with TensorFlow Recommenders")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if not options.python.exists():

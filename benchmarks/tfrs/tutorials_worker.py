@@ -1,11 +1,11 @@
-"""The models of TensorFlow Recommenders' tutorials, trained as the tutorials train them; `tutorials.py` starts this.
+"""The models of TensorFlow Recommenders' tutorials, trained as in the tutorials; run by `tutorials.py`.
 
-It runs in the environment of `requirements.txt`, where twotower is not. It reads one .npz file of columns and writes
-one file of JSON: for each tutorial its scores, one a seed. Layers, optimisers, batches and epochs are the tutorials'
-own (github.com/tensorflow/recommenders, docs/examples). What differs: quickstart, which trains on everything and
-measures nothing, trains on train, shuffled, and is measured on test; sequential_retrieval reads MovieLens 100K instead
-of 1M; diststrat_retrieval has two virtual CPUs in place of two virtual GPUs; batches are drawn once and kept, also in
-context_features, which draws them anew; pairwise hinge and ListMLE are written out here, without TensorFlow Ranking.
+Runs in the environment of `requirements.txt`, without twotower. Reads an .npz file of columns and writes a JSON file
+with the scores of each tutorial, one per seed. Layers, optimisers, batches and epochs are the tutorials' own
+(github.com/tensorflow/recommenders, docs/examples). Differences: quickstart, which trains on everything and evaluates
+nothing, trains on shuffled train and is evaluated on test; sequential_retrieval reads MovieLens 100K instead of 1M;
+diststrat_retrieval uses two virtual CPUs instead of two virtual GPUs; batches are drawn once and reused, even in
+context_features, which redraws them; pairwise hinge and ListMLE are implemented here, without TensorFlow Ranking.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arrays = dict[str, Any]
 
 
 def lookup(values: Any, dim: int = DIM) -> Any:
-    """An embedding for each distinct value, and one for unknown values."""
+    """An embedding for each distinct value, plus one for unknown values."""
     known = np.unique(values)
     kind = tf.keras.layers.StringLookup if known.dtype.kind in "US" else tf.keras.layers.IntegerLookup
     mask = {"mask_token": None} if known.dtype.kind in "US" else {"mask_value": None}
@@ -35,13 +35,13 @@ def lookup(values: Any, dim: int = DIM) -> Any:
 
 
 def dense(*widths: int, last: int | None = None) -> Any:
-    """Dense layers with ReLU, and one without on them."""
+    """Dense layers with ReLU, optionally followed by one without."""
     layers = [tf.keras.layers.Dense(width, activation="relu") for width in widths]
     return tf.keras.Sequential([*layers, *([] if last is None else [tf.keras.layers.Dense(last)])])
 
 
 class Retrieval(tfrs.models.Model):  # type: ignore[misc]
-    """Two towers: basic_retrieval, and context_features with more in them."""
+    """Two towers: basic_retrieval, and with more features context_features."""
 
     def __init__(self, query: Any, candidate: Any, columns: list[str], titles: Any, item: str = "movie_title") -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Multitask(tfrs.models.Model):  # type: ignore[misc]
 
 
 class Rating(tfrs.models.Model):  # type: ignore[misc]
-    """A number from embeddings side by side: basic_ranking, and with a cross layer dcn."""
+    """A rating from concatenated embeddings: basic_ranking, and with a cross layer dcn."""
 
     def __init__(self, columns: Arrays, layers: tuple[int, ...], cross: bool = False, rank: int | None = None) -> None:
         super().__init__()
@@ -151,14 +151,14 @@ class Toy(tfrs.models.Model):  # type: ignore[misc]
 
 
 class Lists(tfrs.models.Model):  # type: ignore[misc]
-    """listwise_ranking: scores of the five movies of a list."""
+    """listwise_ranking: scores for the five movies of a list."""
 
     def __init__(self, users: Any, titles: Any, loss: Callable[[Any, Any], Any]) -> None:
         super().__init__()
         self.user, self.movie, self.score, self.loss_of = lookup(users), lookup(titles), dense(256, 64, last=1), loss
 
     def scores(self, features: Any) -> Any:
-        """Of each list's movies, `[L, 5]`."""
+        """Scores of each list's movies, `[L, 5]`."""
         movie = self.movie(features["movie_title"])  # [L, 5, 32]
         user = tf.repeat(self.user(features["user_id"])[:, tf.newaxis], movie.shape[1], axis=1)
         return tf.squeeze(self.score(tf.concat([user, movie], axis=2)), axis=-1)
@@ -169,19 +169,19 @@ class Lists(tfrs.models.Model):  # type: ignore[misc]
 
 
 def mean_squared(labels: Any, scores: Any) -> Any:
-    """Pointwise."""
+    """The pointwise squared error."""
     return tf.reduce_mean(tf.square(labels - scores))
 
 
 def pairwise_hinge(labels: Any, scores: Any) -> Any:
-    """The mean over the pairs in which one is more relevant."""
+    """The mean hinge loss over pairs of different relevance."""
     pairs = tf.cast(labels[:, :, tf.newaxis] > labels[:, tf.newaxis, :], tf.float32)
     losses = tf.nn.relu(1.0 - (scores[:, :, tf.newaxis] - scores[:, tf.newaxis, :])) * pairs
     return tf.reduce_sum(losses) / tf.reduce_sum(pairs)
 
 
 def list_mle(labels: Any, scores: Any) -> Any:
-    """The negative log-likelihood of the order by label, equal labels in an order of chance."""
+    """The negative log-likelihood of the order by label; ties are ordered randomly."""
     order = tf.argsort(labels + tf.random.uniform(tf.shape(labels), maxval=0.1), direction="DESCENDING")
     ordered = tf.gather(scores, order, batch_dims=1)
     ordered -= tf.reduce_max(ordered, axis=1, keepdims=True)
@@ -190,7 +190,7 @@ def list_mle(labels: Any, scores: Any) -> Any:
 
 
 def fitted(model: Any, train: Any, test: Any, optimizer: Any, epochs: int) -> dict[str, float]:
-    """Trains a model; what it scores on test, and the seconds of training."""
+    """Trains a model; returns its scores on test and the seconds of training."""
     model.compile(optimizer=optimizer)
     started = time.perf_counter()
     model.fit(train, epochs=epochs, verbose=0)
@@ -203,14 +203,14 @@ def fitted(model: Any, train: Any, test: Any, optimizer: Any, epochs: int) -> di
 def retrieval(
     data: Arrays, query: Any, candidate: Any, columns: list[str], batch: int, rate: float
 ) -> dict[str, float]:
-    """A retrieval model of three epochs."""
+    """Trains a retrieval model for three epochs."""
     model = Retrieval(query, candidate, columns, data["titles"])
     train, test = parts(data, [*dict.fromkeys([*columns, "movie_title"])], batch)
     return fitted(model, train, test, tf.keras.optimizers.Adagrad(rate), 3)
 
 
 def parts(data: Arrays, columns: list[str], batch: int) -> tuple[Any, Any]:
-    """Train in shuffled batches, and test."""
+    """Batches of train, shuffled, and of test."""
     train, test = (
         tf.data.Dataset.from_tensor_slices({name: data[f"{part}_{name}"] for name in columns})
         for part in ("train", "test")
@@ -236,7 +236,7 @@ def rating(data: Arrays, columns: list[str], layers: tuple[int, ...], **cross: A
 
 
 def toy(layer: Callable[[], Any]) -> Callable[[Arrays], dict[str, float]]:
-    """The regression of the dcn tutorial, with a layer."""
+    """The regression of the dcn tutorial, with the given layer."""
 
     def run(data: Arrays) -> dict[str, float]:
         numbers, target = data["toy_numbers"], data["toy_target"]
@@ -250,7 +250,7 @@ def toy(layer: Callable[[], Any]) -> Callable[[Arrays], dict[str, float]]:
 
 
 def lists(loss: Callable[[Any, Any], Any]) -> Callable[[Arrays], dict[str, float]]:
-    """listwise_ranking with a loss; NDCG with gains of 2^rating − 1, as TensorFlow Ranking's metric."""
+    """listwise_ranking with a loss; NDCG uses gains of 2^rating − 1, like TensorFlow Ranking's metric."""
 
     def run(data: Arrays) -> dict[str, float]:
         features = {name: data[f"train_list_{name}"] for name in ("user_id", "movie_title", "rating")}
@@ -264,14 +264,14 @@ def lists(loss: Callable[[Any, Any], Any]) -> Callable[[Arrays], dict[str, float
 
 
 def ndcg(scores: Any, relevance: Any) -> Any:
-    """Of each list, `[L]`."""
+    """NDCG of each list, `[L]`."""
     gains, discounts = 2.0**relevance - 1, 1 / np.log2(np.arange(relevance.shape[1]) + 2)
     by_score = np.take_along_axis(gains, np.argsort(-scores, axis=1, kind="stable"), axis=1)
     return (by_score * discounts).sum(axis=1) / (-np.sort(-gains, axis=1) * discounts).sum(axis=1)
 
 
 def sequential(data: Arrays) -> dict[str, float]:
-    """sequential_retrieval: a GRU over the ten movies before."""
+    """sequential_retrieval: a GRU over the ten previous movies."""
     movies = data["sequence_movies"]
     query = tf.keras.Sequential([*lookup(movies).layers, tf.keras.layers.GRU(DIM)])
     model = Retrieval(query, lookup(movies), ["context"], movies, item="movie_id")
@@ -289,13 +289,13 @@ def distributed(data: Arrays) -> dict[str, float]:
 
 
 def split_the_cpu() -> None:
-    """Two virtual CPUs, which has to be said before TensorFlow begins to work."""
+    """Configures two virtual CPUs; must be called before TensorFlow initialises."""
     half = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
 
 
 SEQUENCE = {"context": "context", "movie_id": "sequence"}
-"""Columns of sequential_retrieval, and what they are called in the data."""
+"""Columns of sequential_retrieval, and their names in the data."""
 
 DCN = ["movie_id", "user_id", "zip_code", "occupation", "gender", "age_bucket"]
 
@@ -340,7 +340,7 @@ TUTORIALS: dict[str, Callable[[Arrays], dict[str, float]]] = {
 
 
 def main() -> None:
-    """`tutorials_worker.py DATA.npz OUT.json SEEDS [NAME…]`; the file is written anew after each tutorial."""
+    """`tutorials_worker.py DATA.npz OUT.json SEEDS [NAME…]`; rewrites the file after each tutorial."""
     data = dict(np.load(sys.argv[1]))
     out, seeds, names = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] or list(TUTORIALS)
     if "diststrat_retrieval" in names:

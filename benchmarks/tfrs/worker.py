@@ -1,8 +1,8 @@
-"""TensorFlow Recommenders' side of the comparison: the tutorial's model, as the tutorial has it, told what to do.
+"""TensorFlow Recommenders' side of the comparison: runs the tutorial's model on command.
 
-This runs in the environment of `requirements.txt`, where twotower is not; `client.py` starts it. It takes commands as
-lines of JSON from the standard input and answers in lines of JSON to a file descriptor of its own, so that whatever
-TensorFlow prints is in nobody's way. It ends when nobody is there to ask.
+Runs in the environment of `requirements.txt`, without twotower; started by `client.py`. It reads commands as lines of
+JSON from standard input and answers in lines of JSON on a separate file descriptor, so that TensorFlow's own output
+does not interfere. It exits when standard input is closed.
 
 The tutorial is *Building deep retrieval models* of TensorFlow Recommenders (docs/examples/deep_recommenders.ipynb):
 its features, layers, optimiser, batches, metrics and call of `fit`. Data comes from .npy files instead of
@@ -47,7 +47,7 @@ class UserModel(tf.keras.Model):  # type: ignore[misc]
         self.normalized_timestamp.adapt(timestamps)
 
     def call(self, inputs: Any) -> Any:
-        """Embeds a batch of users at a time."""
+        """Embeds a batch of users at given times."""
         return tf.concat(
             [
                 self.user_embedding(inputs["user_id"]),
@@ -59,7 +59,7 @@ class UserModel(tf.keras.Model):  # type: ignore[misc]
 
 
 class MovieModel(tf.keras.Model):  # type: ignore[misc]
-    """Title as an id and as words, embedded."""
+    """Movie title, embedded as an id and as words."""
 
     def __init__(self, titles: Any) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class MovieModel(tf.keras.Model):  # type: ignore[misc]
 
 
 class DeepModel(tf.keras.Model):  # type: ignore[misc]
-    """An embedding model with dense layers on it: ReLU after all but the last."""
+    """An embedding model followed by dense layers, with ReLU after all but the last."""
 
     def __init__(self, embedding_model: Any, layer_sizes: list[int]) -> None:
         super().__init__()
@@ -114,14 +114,14 @@ class MovielensModel(tfrs.models.Model):  # type: ignore[misc]
         )
 
     def compute_loss(self, features: Any, training: bool = False) -> Any:
-        """The loss of a batch, and outside training the metrics."""
+        """The loss of a batch; outside training, also updates the metrics."""
         query_embeddings = self.query_model({name: features[name] for name in ("user_id", "timestamp")})
         movie_embeddings = self.candidate_model(features["movie_title"])
         return self.task(query_embeddings, movie_embeddings, compute_metrics=not training)
 
 
 class LargeModel(tfrs.models.Model):  # type: ignore[misc]
-    """Two large tables, each with a dense layer on it; ids are row numbers already, as favours this side."""
+    """Two large tables, each followed by a dense layer; ids are already row numbers, which favours this side."""
 
     def __init__(self, queries: int, candidates: int, dim: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class LargeModel(tfrs.models.Model):  # type: ignore[misc]
 
 
 class Turns(tf.keras.callbacks.Callback):  # type: ignore[misc]
-    """Waits before each epoch until it is told to go, and then says how long training and validation took."""
+    """Waits for a command before each epoch, and afterwards answers with the time of training and validation."""
 
     def __init__(self, worker: Worker, epochs: int) -> None:
         super().__init__()
@@ -147,15 +147,15 @@ class Turns(tf.keras.callbacks.Callback):  # type: ignore[misc]
         self.trained: float | None = None
 
     def on_train_begin(self, _logs: Any = None) -> None:
-        """Waits for the first epoch's turn."""
+        """Waits for the command to start the first epoch."""
         self.wait()
 
     def on_test_begin(self, _logs: Any = None) -> None:
-        """Training ends where validation begins."""
+        """Records the end of training, which is when validation begins."""
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Tells what was measured."""
+        """Answers with the measurements."""
         ended = time.perf_counter()
         trained = ended if self.trained is None else self.trained
         score = logs.get(SCORE)
@@ -168,17 +168,17 @@ class Turns(tf.keras.callbacks.Callback):  # type: ignore[misc]
             self.wait()
 
     def wait(self) -> None:
-        """Until the next line."""
+        """Waits for the next command."""
         self.worker.next_command()
         self.trained = None
         self.started = time.perf_counter()
 
 
 class Worker:
-    """What the commands work on.
+    """Runs the commands and holds their state.
 
     Args:
-        folder: Where arrays are exchanged.
+        folder: The folder for exchanging arrays.
         answers: The file descriptor for answers.
     """
 
@@ -195,7 +195,7 @@ class Worker:
         self.answers.flush()
 
     def next_command(self) -> dict[str, Any]:
-        """Waits for one line; ends the process where nobody is there to send one."""
+        """Waits for one line; exits the process if standard input is closed."""
         line = sys.stdin.readline()
         if not line:
             sys.exit()
@@ -203,11 +203,11 @@ class Worker:
         return command
 
     def load(self, name: str) -> Any:
-        """An array that was left in the folder."""
+        """Reads an array from the shared folder."""
         return np.load(self.folder / f"{name}.npy")
 
     def tutorial(self, layers: list[int], seed: int) -> None:
-        """Makes the tutorial's model and data anew, every function of it traced."""
+        """Creates the tutorial's model and data, and traces all functions."""
         tf.keras.utils.set_random_seed(seed)
         self.columns = {
             part: {name: self.load(f"{part}-{name}") for name in ("user_id", "timestamp", "movie_title")}
@@ -231,7 +231,7 @@ class Worker:
         self.answer()
 
     def encode(self) -> None:
-        """Leaves in the folder what the layers that look up make of all users, titles and timestamps of train."""
+        """Writes the lookup layers' encodings of all users, titles and timestamps of train to the folder."""
         user, movie = self.model.query_model.embedding_model, self.model.candidate_model.embedding_model
         timestamps = tf.constant(self.columns["train"]["timestamp"])
         encoded = {
@@ -246,7 +246,7 @@ class Worker:
         self.answer()
 
     def weights(self) -> None:
-        """Leaves the weights in the folder: the tables of each tower, and each dense layer's matrix and bias."""
+        """Writes the weights to the folder: the tables of each tower, and each dense layer's matrix and bias."""
         arrays = {}
         for side, tower in (("query", self.model.query_model), ("candidate", self.model.candidate_model)):
             inner = tower.embedding_model
@@ -264,24 +264,24 @@ class Worker:
         self.answer()
 
     def steps(self, start: int, stop: int, count: int) -> None:
-        """Trains some steps on the events of train from `start` to `stop`; tells the losses."""
+        """Trains some steps on the events of train from `start` to `stop`; answers with the losses."""
         columns = {name: column[start:stop] for name, column in self.columns["train"].items()}
         history = self.model.fit(tf.data.Dataset.from_tensors(columns), epochs=count, verbose=0).history
         self.answer(losses=[float(loss) for loss in history["loss"]])
 
-    def anew(self) -> None:
-        """Goes back to the beginning."""
+    def reset(self) -> None:
+        """Restores the initial weights and optimiser state."""
         self._restore()
         self.answer()
 
     def keep(self) -> None:
-        """Makes the weights as they are now those of the beginning."""
+        """Makes the current weights the initial ones."""
         weights = self.model.trainable_variables
         self.beginning[: len(weights)] = [weight.numpy() for weight in weights]
         self.answer()
 
     def large(self, queries: int, candidates: int, dim: int, seed: int) -> None:
-        """Makes the large model, every function of it traced; batches lie ready-made in memory."""
+        """Creates the large model and traces all functions; batches are prepared in memory."""
         tf.keras.utils.set_random_seed(seed)
         self.model = LargeModel(queries, candidates, dim)
         self.model.compile(optimizer=tf.keras.optimizers.Adagrad(0.1))
@@ -291,7 +291,7 @@ class Worker:
         self.answer()
 
     def fit(self, epochs: int, validate_every: int) -> None:
-        """Trains as the tutorial does, by turns; each epoch is an answer."""
+        """Trains as the tutorial does, with one command and one answer per epoch."""
         self.model.fit(
             self.train,
             validation_data=self.test,
@@ -302,13 +302,13 @@ class Worker:
         )
 
     def versions(self) -> None:
-        """Tells what is installed."""
+        """Answers with the installed versions."""
         self.answer(**{name: version(name) for name in VERSIONS})
 
     def _trace(self) -> None:
-        """Has TensorFlow make its graphs by one step and one validation, and goes back to the beginning."""
+        """Traces TensorFlow's graphs with one step and one validation, then restores the initial state."""
         first = self.train.take(1)
-        self.model.compute_loss(next(iter(first)), training=True)  # makes the weights
+        self.model.compute_loss(next(iter(first)), training=True)  # creates the weights
         self.model.optimizer.build(self.model.trainable_variables)
         self.beginning = [variable.numpy() for variable in self._state()]
         self.model.fit(first, validation_data=self.test, verbose=0)
@@ -319,14 +319,14 @@ class Worker:
             variable.assign(value)
 
     def _state(self) -> list[Any]:
-        """What training changes: the weights and the optimiser's accumulators."""
+        """All variables that training changes: the weights and the optimiser's accumulators."""
         return [*self.model.trainable_variables, *self.model.optimizer.variables]
 
 
 def main() -> None:
-    """Does what it is told until nobody is there to tell."""
+    """Runs commands until standard input is closed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where arrays are exchanged")
+    parser.add_argument("folder", type=Path, help="folder for exchanging arrays")
     parser.add_argument("--answers", type=int, required=True, help="file descriptor for answers")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
@@ -339,7 +339,7 @@ def main() -> None:
         "encode": worker.encode,
         "weights": worker.weights,
         "steps": worker.steps,
-        "anew": worker.anew,
+        "reset": worker.reset,
         "keep": worker.keep,
         "large": worker.large,
         "fit": worker.fit,

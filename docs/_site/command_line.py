@@ -1,4 +1,4 @@
-"""The reference of the command line, from the commands themselves."""
+"""Generates the command-line reference from the commands."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def command_line_page() -> str:
 
 
 def first_sentence(text: str | None) -> str:
-    """What stands before the first full stop of a docstring."""
+    """The first sentence of a docstring."""
     return re.split(r"(?<=[.])\s", " ".join((text or "").split()), maxsplit=1)[0]
 
 
 def cell(text: str) -> str:
-    """Text that may stand in a table."""
+    """Escapes text for a table cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _command(name: str, command: Any, level: int) -> list[str]:
-    # Paragraphs that Click marks to keep their lines are code in the page.
+    # Paragraphs that Click must not rewrap become code blocks.
     paragraphs = [
         "```text\n" + text.lstrip("\b\n") + "\n```" if text.startswith("\b") else text
         for text in (command.help or "").replace("\f", "").split("\n\n")

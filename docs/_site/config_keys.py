@@ -1,4 +1,4 @@
-"""The reference of config keys, from the structs that read them and their docstrings."""
+"""Generates the reference of config keys from the structs that parse them and their docstrings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TABLES: tuple[tuple[str, type], ...] = (
 
 
 def config_keys_page() -> str:
-    """A table for each struct, loss and feature."""
+    """One table per struct, loss and feature."""
     parts = [
         "# Config keys",
         "Every key of a config, with its default. Unknown keys are errors. "
@@ -56,7 +56,7 @@ def _first_paragraph(kind: type) -> str:
 
 
 def documented(kind: type) -> dict[str, str]:
-    """What a docstring in Google's style says of each attribute or argument, by its name."""
+    """Parses a Google-style docstring: the description of each attribute or argument, by name."""
     text = inspect.cleandoc(kind.__doc__ or "")
     found = re.search(r"^(?:Attributes|Args):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     if found is None:
@@ -82,7 +82,7 @@ def _table(kind: type) -> str:
 
 
 def _written(value: Any) -> str:
-    """A default as TOML has it."""
+    """Formats a default value as in TOML."""
     match value:
         case inspect.Parameter.empty | msgspec.NODEFAULT:
             return "required"

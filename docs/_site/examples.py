@@ -1,4 +1,4 @@
-"""Shows the `Example:` of a docstring as code; without this, its brackets would be read as links."""
+"""Renders the `Example:` section of docstrings as code; otherwise its brackets would become links."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Renames the section to the one that Google's style knows."""
+    """Renames the section to `Examples:`, which Google style defines."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Called for everything that has a docstring."""
+        """Called for every documented object."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)

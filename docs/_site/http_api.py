@@ -1,4 +1,4 @@
-"""The reference of the HTTP service, from its OpenAPI description."""
+"""Generates the reference of the HTTP service from its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twotower.serving.routes import ENDPOINTS
 
 
 def http_page() -> str:
-    """Every address, its parameters, its body and its answer."""
+    """Every endpoint with its parameters, body and response."""
     document = description(ENDPOINTS)
     parts = [
         "# HTTP",

@@ -1,7 +1,7 @@
-"""The hook of `mkdocs.yml`: adds generated pages, and files of the repository that pages link.
+"""The hook of `mkdocs.yml`: adds generated pages, and repository files that pages link to.
 
-A page links a file beside `docs/` as it lies in the repository (`../../examples/own_log.toml`). The site has copies of
-those folders at its root, so that the link is rewritten there and works in both places.
+Pages link to files outside `docs/` by their path in the repository (`../../examples/own_log.toml`). The site has copies
+of those folders at its root; links are rewritten to them, so that they work in both places.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("examples", "benchmarks/studies")
-"""Folders of the repository that pages link."""
+"""Folders of the repository that pages link to."""
 
 PAGES = {
     "reference/cli.md": command_line_page,
     "reference/config-keys.md": config_keys_page,
     "reference/http.md": http_page,
 }
-"""Generated pages by where they stand in the site."""
+"""Generated pages by their path in the site."""
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds what is not in `docs/`."""
+    """Adds files that are not in `docs/`."""
     for address, page in PAGES.items():
         files.append(File.generated(config, address, content=page()))
     for folder in COPIED:
@@ -40,5 +40,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Points links that leave `docs/` at the copies."""
+    """Rewrites links out of `docs/` to the copies."""
     return re.sub(rf"\]\(((?:\.\./)*)\.\./({'|'.join(COPIED)})/", r"](\1\2/", markdown)

@@ -1,9 +1,9 @@
 """twotower: deep retrieval for recommender systems in PyTorch.
 
-From an interaction log to a measured candidate generator. See `data` for data sets and splits, `TwoTower`
-and `Trainer` for models, `evaluate` for the truth about them, `Retriever` for recommendations.
+From an interaction log to an evaluated candidate generator. See `data` for data sets and splits, `TwoTower`
+and `Trainer` for models, `evaluate` for metrics, `Retriever` for recommendations.
 
-Each name is imported when it is first used: PyTorch takes seconds to load, which `twotower --help` need not wait for.
+Names are imported on first use: PyTorch takes seconds to load, and `twotower --help` need not wait for it.
 """
 
 from importlib import import_module
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _PARTS = ("arguments", "data", "features", "model", "evaluation", "tasks", "training", "retrieval")
-"""Those that may be used by name as well, and define the names below."""
+"""Submodules that define the names below; each is also available as an attribute."""
 
 __all__ = [
     "BASELINES",
@@ -138,7 +138,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # which would take every name for one of ours
+if not TYPE_CHECKING:  # a type checker would otherwise accept every name
 
     def __getattr__(name: str) -> object:
         if name in _PARTS:

@@ -1,4 +1,4 @@
-"""Arguments checked against their annotations: a wrong type is refused where it is given."""
+"""Checks arguments against their annotations, so that a wrong type fails at the call."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from twotower.errors import ConfigError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LONGEST_SHOWN = 200
-"""Characters of a value that an error shows."""
+MAX_SHOWN_CHARACTERS = 200
+"""Error messages cut values off after this many characters."""
 
 
 class Follows:
-    """In an annotation: an object of one's own that follows this protocol is accepted as well.
+    """In an annotation: also accept any object that implements this protocol.
 
     Args:
         protocol: A runtime-checkable protocol.
@@ -35,12 +35,12 @@ class Follows:
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A struct whose fields are checked however it is made; msgspec alone checks what it decodes.
+    """A struct whose fields are always type-checked; plain msgspec structs check only what they decode.
 
-    A subclass checks ranges in `check`, which sees values of the annotated types.
+    Subclasses check ranges in `check`, which is called after the types are checked.
 
     Raises:
-        ConfigError: A field has a value of another type, or a number that is not finite.
+        ConfigError: A field's value has the wrong type, or is not a finite number.
 
     Example:
         >>> class Rounds(Settings, frozen=True):
@@ -58,15 +58,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self.check()
 
     def check(self) -> None:
-        """Refuses what is out of range; default: nothing is."""
+        """Raise if a value is out of range. By default, accepts everything."""
 
 
 def checks_arguments(function: Callable[P, R], owner: str | None = None) -> Callable[P, R]:
-    """Checks what a function is called with against its annotations; arguments without one are taken as they are.
+    """Wrap a function so that its arguments are checked against their annotations; others are not checked.
 
     Args:
         function: The function, or the `__init__` of a class.
-        owner: What errors call it; default: its class, or its own name.
+        owner: Its name in errors; default: the name of its class or of the function.
 
     Example:
         >>> @checks_arguments
@@ -84,7 +84,7 @@ def checks_arguments(function: Callable[P, R], owner: str | None = None) -> Call
     def checking(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal hints
         if hints is None:
-            hints = _hints_of(function)  # now, as names may be defined after the function
+            hints = _hints_of(function)  # at the first call, since annotations may name what is defined later
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             if name in hints and signature.parameters[name].kind not in _VARIADIC:
@@ -95,10 +95,10 @@ def checks_arguments(function: Callable[P, R], owner: str | None = None) -> Call
 
 
 def checked(owner: str, name: str, value: Any, hint: Any) -> Any:
-    """A value as its annotation says: whole numbers become floats, lists tuples, NumPy's scalars Python's.
+    """Convert a value to its annotated type: int to float, list to tuple, NumPy scalar to Python scalar.
 
     Raises:
-        ConfigError: It is of another type, or a number that is not finite.
+        ConfigError: It has the wrong type, or is not a finite number.
     """
     try:
         return _as(value, hint)
@@ -107,10 +107,10 @@ def checked(owner: str, name: str, value: Any, hint: Any) -> Any:
 
 
 def refuse_below(least: float, owner: str, **numbers: float) -> None:
-    """Refuses numbers below the least that they may be.
+    """Check that every number is at least `least`.
 
     Raises:
-        ConfigError: One is; the message names it.
+        ConfigError: A number is below it; the message names the argument.
     """
     for name, number in numbers.items():
         if number < least:
@@ -118,10 +118,10 @@ def refuse_below(least: float, owner: str, **numbers: float) -> None:
 
 
 def refuse_nameless(owner: str, **columns: str | Sequence[str] | None) -> None:
-    """Refuses names of columns that are empty, or nothing but spaces.
+    """Check that no column name is empty or blank.
 
     Raises:
-        ConfigError: One is; the message names the argument.
+        ConfigError: A name is; the message names the argument.
     """
     for name, given in columns.items():
         names = [given] if isinstance(given, str) else given or ()
@@ -130,7 +130,7 @@ def refuse_nameless(owner: str, **columns: str | Sequence[str] | None) -> None:
 
 
 def described(hint: Any) -> str:
-    """What an annotation accepts, in words.
+    """Describe what an annotation accepts.
 
     Example:
         >>> described(tuple[int, ...] | None)
@@ -139,7 +139,7 @@ def described(hint: Any) -> str:
     hint, protocols = _unwrapped(hint)
     if _is_union(hint):
         options = [described(member) for member in get_args(hint)]
-        options += [f"what follows the protocol {protocol.__name__}" for protocol in protocols]
+        options += [f"an object that implements {protocol.__name__}" for protocol in protocols]
         comma = "," if len(options) > 2 or "," in options[0] else ""
         return f"{', '.join(options[:-1])}{comma} or {options[-1]}" if len(options) > 1 else options[0]
     origin, args = get_origin(hint), get_args(hint)
@@ -157,9 +157,9 @@ def described(hint: Any) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as an error shows it: not all of a table."""
+    """The value's `repr` for an error message, truncated if long."""
     text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 
 _WORDS: dict[Any, str] = {
@@ -175,7 +175,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class _MismatchError(Exception):
-    """A value is not of an annotation's type."""
+    """A value does not match its annotation."""
 
 
 def _as(value: Any, hint: Any) -> Any:
@@ -200,8 +200,9 @@ def _as(value: Any, hint: Any) -> Any:
         return Path(_require(value, isinstance(value, str | Path)))
     kind = origin or hint
     if not isinstance(kind, type) or (getattr(kind, "_is_protocol", False) and not _is_runtime(kind)):
-        return value  # nothing that can be looked at, such as a type variable
-    is_class = getattr(kind, "_is_protocol", False) and isinstance(value, type)  # which has its methods, unbound
+        return value  # cannot be checked, e.g. a type variable
+    # A class passes isinstance against a protocol, since it has the methods, but only unbound.
+    is_class = getattr(kind, "_is_protocol", False) and isinstance(value, type)
     return _require(value, isinstance(value, kind) and not is_class)
 
 
@@ -215,7 +216,7 @@ def _as_one_of(value: Any, members: Sequence[Any]) -> Any:
 
 
 def _as_sequence(value: Any, origin: Any, args: Sequence[Any]) -> Any:
-    """A list or tuple, as it is where its members are; neither text nor a mapping is a sequence here."""
+    """Convert a sequence, member by member; text and mappings do not count as sequences."""
     is_plain = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes | Mapping)
     _require(value, is_plain)
     if origin is tuple and args[-1] is not Ellipsis:
@@ -232,7 +233,7 @@ def _require(value: Any, is_right: bool) -> Any:
 
 
 def _unwrapped(hint: Any) -> tuple[Any, list[type]]:
-    """An annotation without its `Annotated`, and the protocols that are accepted beside it."""
+    """The annotation without `Annotated`, and the protocols that are also accepted."""
     if get_origin(hint) is not Annotated:
         return hint, []
     inner, *extras = get_args(hint)
@@ -248,7 +249,7 @@ def _is_runtime(protocol: type) -> bool:
 
 
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """A function's annotations; none where one names what cannot be found any more, such as a local class."""
+    """A function's annotations; empty if a name in them no longer resolves, such as a local class."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError:

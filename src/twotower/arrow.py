@@ -1,4 +1,4 @@
-"""Arrow tables as files that cannot claim more than they hold, and digests of what tables contain."""
+"""Reads and writes Arrow tables, safely with untrusted files, and computes digests of table contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MAGIC = b"ARROW1\0\0"
-"""How an Arrow file begins; a stream of messages follows."""
+"""First bytes of an Arrow file; a stream of messages follows."""
 
 BATCHES = ("record batch", "dictionary")
 
@@ -25,7 +25,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """What `write_table` writes."""
+    """The bytes that `write_table` would write."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -33,17 +33,17 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Reads what `write_table` wrote.
+    """Reads a table that `write_table` wrote.
 
-    The file is read whole, and all that Arrow makes of it are views of these bytes, each checked to lie within them.
-    A compressed file is refused, as it could unpack to any size, and so are more rows than the bytes can hold.
+    Reads the whole file into memory. Arrow's buffers are views of these bytes, and each is checked to be within them.
+    Refuses compressed files, which could unpack to any size, and row counts that exceed what the bytes can hold.
 
     Raises:
-        ValueError: It is no such file, or is damaged (`pyarrow.ArrowInvalid` among them).
+        ValueError: It is not an Arrow file, or is damaged (includes `pyarrow.ArrowInvalid`).
     """
     raw = path.read_bytes()
     if not raw.startswith(MAGIC):
-        raise ValueError(f"{path.name} is no Arrow file")
+        raise ValueError(f"{path.name} is not an Arrow file")
     stream = pa.py_buffer(memoryview(raw)[len(MAGIC) :])
     try:
         for message in pa.ipc.MessageReader.open_stream(stream):
@@ -59,17 +59,17 @@ def read_table(path: Path) -> pa.Table:
 
 
 class Digest(Protocol):
-    """Takes bytes in, as `hashlib.sha256()` does."""
+    """A hash that is updated with bytes, such as `hashlib.sha256()`."""
 
     def update(self, data: bytes | memoryview, /) -> None:
-        """Takes in more bytes."""
+        """Hashes more bytes."""
 
 
 def content_digest(table: pa.Table) -> str:
-    """SHA-256 of what a table contains: column names, types, and every row's value or null, in order.
+    """SHA-256 of a table's content: column names, types, and the value or null of every row, in order.
 
-    It does not depend on how Arrow lays the values out: chunks, slices, dictionaries, validity bitmaps without nulls,
-    padding and whatever lies under a null. So it is the same before and after a table is written and read.
+    It does not depend on the memory layout: chunks, slices, dictionary encoding, all-valid bitmaps, padding, or the
+    bytes under a null. So a table has the same digest before it is written and after it is read.
 
     Example:
         >>> whole = pa.table({"word": ["toy", "story", "heat"]})
@@ -85,7 +85,7 @@ def content_digest(table: pa.Table) -> str:
 
 
 def _digest_values(digest: Digest, chunks: Sequence[pa.Array], kind: pa.DataType) -> None:
-    """Takes in the type, which rows are null, and the values of the others, of chunks that follow one another."""
+    """Hashes the type, the null mask and the non-null values of consecutive chunks."""
     if pa.types.is_dictionary(kind):
         _digest_values(digest, [chunk.dictionary_decode() for chunk in chunks], kind.value_type)
     elif pa.types.is_run_end_encoded(kind):
@@ -100,7 +100,7 @@ def _digest_values(digest: Digest, chunks: Sequence[pa.Array], kind: pa.DataType
 
 
 def _digest_present(digest: Digest, chunks: Sequence[pa.Array], kind: pa.DataType) -> None:
-    """Takes in the type and the values of chunks without nulls."""
+    """Hashes the type and the values of chunks without nulls."""
     types = pa.types
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         size = kind.list_size if types.is_fixed_size_list(kind) else ""
@@ -120,7 +120,7 @@ def _digest_present(digest: Digest, chunks: Sequence[pa.Array], kind: pa.DataTyp
 
 
 def _parts(chunks: Sequence[pa.Array], kind: pa.DataType) -> Iterator[bytes | memoryview]:
-    """The values of chunks of plain values, as bytes in pieces that, put together, do not depend on the chunks."""
+    """The bytes of non-nested chunks in pieces; concatenated, they do not depend on the chunk boundaries."""
     types = pa.types
     if types.is_binary(kind) or types.is_string(kind) or types.is_large_binary(kind) or types.is_large_string(kind):
         yield from (np.asarray(pc.binary_length(chunk), dtype=np.int64).tobytes() for chunk in chunks)
@@ -129,12 +129,12 @@ def _parts(chunks: Sequence[pa.Array], kind: pa.DataType) -> Iterator[bytes | me
         yield from (np.asarray(chunk.to_numpy(zero_copy_only=False), dtype=np.uint8).tobytes() for chunk in chunks)
     elif types.is_primitive(kind) or types.is_decimal(kind) or types.is_fixed_size_binary(kind):
         yield from (_fixed_bytes(chunk, kind.bit_width // 8) for chunk in chunks)
-    else:  # rare types, such as maps, by their values in Python
+    else:  # rare types, such as maps: hash the Python values
         yield from (f"{value!r}\n".encode() for chunk in chunks for value in chunk.to_pylist())
 
 
 def _text_bytes(chunk: pa.Array) -> memoryview:
-    """The letters of texts without nulls, one after the other."""
+    """The concatenated characters of a text chunk without nulls."""
     _, offsets, letters = chunk.buffers()
     if letters is None or len(chunk) == 0:
         return memoryview(b"")
@@ -144,7 +144,7 @@ def _text_bytes(chunk: pa.Array) -> memoryview:
 
 
 def _fixed_bytes(chunk: pa.Array, width: int) -> memoryview:
-    """The bytes of values of one width without nulls."""
+    """The bytes of a fixed-width chunk without nulls."""
     values = chunk.buffers()[1]
     if values is None:
         return memoryview(b"")
@@ -152,7 +152,7 @@ def _fixed_bytes(chunk: pa.Array, width: int) -> memoryview:
 
 
 def _is_compressed(metadata: bytes, kind: str) -> bool:
-    """Whether a message's buffers are compressed, by its header (a flatbuffer of Arrow's format/Message.fbs)."""
+    """Whether a message's buffers are compressed, from its header (a flatbuffer of Arrow's format/Message.fbs)."""
     message = struct.unpack_from("<I", metadata, 0)[0]
     header = _table(metadata, message, 2)
     assert header is not None  # Arrow has verified it
@@ -161,13 +161,13 @@ def _is_compressed(metadata: bytes, kind: str) -> bool:
 
 
 def _table(raw: bytes, table: int, number: int) -> int | None:
-    """Place of the table that a field of a flatbuffer's table refers to; None where the field is not there."""
+    """Offset of the table that a field of a flatbuffer table refers to; None if the field is absent."""
     field = _field(raw, table, number)
     return None if field is None else field + int(struct.unpack_from("<I", raw, field)[0])
 
 
 def _field(raw: bytes, table: int, number: int) -> int | None:
-    """Place of a field of a flatbuffer's table; None where it is not there."""
+    """Offset of a field of a flatbuffer table; None if it is absent."""
     fields = table - struct.unpack_from("<i", raw, table)[0]
     size = struct.unpack_from("<H", raw, fields)[0]
     if 4 + 2 * number >= size:

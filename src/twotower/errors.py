@@ -1,4 +1,4 @@
-"""The errors twotower raises on purpose; each message says what was received and what was expected."""
+"""The errors twotower raises on purpose; each message states what was received and what was expected."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class TwoTowerError(Exception):
     """Base of every error that twotower raises on purpose.
 
     Attributes:
-        field: The argument or key that it is about, such as `where` or `[training] epochs`; None where it is not said.
-        column: The column that it is about.
-        row: The row of the table, or the place in the list of queries.
-        is_said: Whether another of the processes that work together says it, or what led to it.
+        field: The argument or key at fault, such as `where` or `[training] epochs`; None if unknown.
+        column: The column at fault.
+        row: The row of the table, or the position in the list of queries.
+        is_said: Whether another rank already reports this error, or the one that caused it.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class TwoTowerError(Exception):
 
 
 class DataError(TwoTowerError, ValueError):
-    """Data that cannot be used: names the column, the row, the value and what was expected."""
+    """Invalid data: the message names the column, the row, the value and what was expected."""
 
 
 class CellError(DataError):
-    """A value in a column that cannot be used.
+    """An invalid value in a column.
 
     Attributes:
-        reason: What the value is, and what was expected: the message without column and row.
+        reason: The value and what was expected: the message without column and row.
     """
 
     def __init__(self, column: str, row: int, reason: str) -> None:
@@ -48,51 +48,51 @@ class CellError(DataError):
 
 
 class DataWarning(UserWarning):
-    """Data that can be used, of which something is left out or probably not as it was meant."""
+    """Data that is usable, but partly skipped or probably not what was intended."""
 
 
 class UnknownCandidateError(DataError):
-    """A candidate was asked about that the catalogue does not hold."""
+    """The requested candidate is not in the catalogue."""
 
 
 class DataUnavailableError(TwoTowerError):
-    """A data set that is neither on this machine nor could be downloaded."""
+    """A data set is not on this machine and could not be downloaded."""
 
 
 class ConfigError(TwoTowerError, ValueError):
-    """A configuration that cannot be used: names the key, the value and what was expected."""
+    """An invalid configuration: the message names the key, the value and what was expected."""
 
 
 class SavedFolderError(TwoTowerError):
-    """A saved model or bundle that is truncated, altered, of a newer format or not one at all."""
+    """A folder that should hold a saved model or bundle is truncated, altered, in a newer format or something else."""
 
 
 class ParityError(TwoTowerError):
-    """An approximate index finds too few of the candidates that exact search finds."""
+    """The recall of an approximate index against exact search is too low."""
 
 
 class UpdateRefusedError(TwoTowerError):
-    """A bundle that an update has trained did not pass a gate; the one that is served is as it was."""
+    """A bundle trained by an update did not pass a gate; the serving bundle is unchanged."""
 
 
 class StoreUnavailableError(TwoTowerError):
-    """A store of candidates cannot be reached, or does not answer in time; the same call may succeed later."""
+    """A candidate store is unreachable or timed out; the same call may succeed later."""
 
 
 class StoreVersionError(TwoTowerError):
-    """A store has no vectors of these towers: scores with vectors of others would mean nothing."""
+    """The store's vectors come from other towers, so scores against them would be meaningless."""
 
 
 class NotFittedError(TwoTowerError, RuntimeError):
-    """A feature or model was asked for embeddings before it had learned from data."""
+    """A feature or model was asked for embeddings before it was fitted."""
 
 
 class MissingExtraError(TwoTowerError, ImportError):
-    """A part of twotower that needs an optional library which is not installed: names the `pip install` line."""
+    """An optional library is not installed; the message gives the `pip install` line."""
 
 
 class NewIdsWarning(UserWarning):
-    """Training that goes on with a fitted model meets ids that it did not learn, which therefore share an embedding."""
+    """Continued training meets ids that are not in the model's vocabulary; they all share one embedding."""
 
 
 SYSTEM_ERRORS = {
@@ -128,13 +128,13 @@ def is_system_failure(error: BaseException | None) -> bool:
 
 
 class about:  # noqa: N801 (read as a word: `with about("where"):`)
-    """Errors raised inside are about this, as far as they do not say it themselves.
+    """Adds the field, column and row to errors raised in the block, unless they are already set.
 
     Args:
         field: The argument or key.
         column: The column.
-        row: The row, or the place in a list.
-        rows: Where what runs inside sees some rows alone, the number of each.
+        row: The row, or the position in a list.
+        rows: If the block sees only some of the rows: the row number of each.
 
     Example:
         >>> try:
@@ -151,12 +151,12 @@ class about:  # noqa: N801 (read as a word: `with about("where"):`)
         self.field, self.column, self.row, self.rows = field, column, row, rows
 
     def __enter__(self) -> None:
-        """Nothing is to prepare."""
+        """Does nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Completes the error."""
+        """Fills in the error's attributes."""
         if isinstance(error, TwoTowerError):
             if self.rows is not None and error.row is not None:
                 error.row = self.rows[error.row]
@@ -166,11 +166,11 @@ class about:  # noqa: N801 (read as a word: `with about("where"):`)
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warns at the line of the user's code that called the package, however deep inside it this is.
+    """Issues a warning that points at the user's line that called into the package, however deep the call stack is.
 
     Args:
         message: What happened and what to do about it.
-        category: Its class.
+        category: The warning class.
     """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):

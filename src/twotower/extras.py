@@ -1,4 +1,4 @@
-"""Optional libraries: imported where they are needed, and named with their `pip install` line where they lack."""
+"""Optional libraries: imported on demand; if one is missing, the error gives its `pip install` line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "tune": {"optuna": "optuna", "tomli_w": "tomli-w"},
     "wandb": {"wandb": "wandb"},
 }
-"""The modules that each extra brings, and the distribution that each is in."""
+"""For each extra: its modules, and the distribution that provides each."""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -35,7 +35,7 @@ def require(module: str, extra: str) -> ModuleType:
 
     Args:
         module: The module, such as `implicit.cpu.als`.
-        extra: The extra that brings it, such as `baselines`.
+        extra: The extra that installs it, such as `baselines`.
 
     Raises:
         MissingExtraError: It is not installed, or cannot be imported.
@@ -52,11 +52,11 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def check_installed(module: str, extra: str) -> None:
-    """Refuses what needs a library that is not installed, without importing it.
+    """Checks that an optional library is installed, without importing it.
 
     Args:
         module: The library's module.
-        extra: The extra that brings it.
+        extra: The extra that installs it.
 
     Raises:
         MissingExtraError: It is not installed.

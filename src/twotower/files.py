@@ -1,4 +1,4 @@
-"""Writing without half-written results and without loss: built beside a target, which is replaced if it is ours."""
+"""Atomic writes: results are built beside the target, which is replaced only if twotower wrote it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from safetensors import SafetensorError
 
 from twotower.errors import ConfigError
 
-EXCHANGE = 2
-"""`RENAME_EXCHANGE` of Linux's renameat2: two names change places in one step."""
+RENAME_EXCHANGE = 2
+"""Flag of Linux's renameat2: swap two names atomically."""
 
-HERE = -100
-"""`AT_FDCWD`: paths are relative to the working folder."""
+AT_FDCWD = -100
+"""Flag of Linux's renameat2: paths are relative to the working folder."""
 
-ABANDONED = 24 * 3600
-"""Seconds after which an unfinished folder counts as left by a killed process: nothing takes so long to write."""
+ABANDONED_AFTER = 24 * 3600
+"""Seconds after which an unfinished folder counts as left by a killed process: no write takes that long."""
 
 BROWSER_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that file browsers leave in any folder they show: nobody misses them."""
+"""Files that file browsers leave in the folders they show; they may be deleted."""
 
 
 class FolderKind(Protocol):
@@ -37,32 +37,32 @@ class FolderKind(Protocol):
 
     @property
     def name(self) -> str:
-        """What such a folder is, as errors say it: `a bundle`."""
+        """What errors call such a folder: `a bundle`."""
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
-        """Paths in the folder, with `/`, of all that its writer wrote; None where the folder is not of this kind."""
+        """Relative paths, with `/`, of the files that its writer wrote; None if the folder is not of this kind."""
 
 
 @dataclass(frozen=True)
 class NewFolder:
-    """A folder that may not be there before, unless it is empty."""
+    """A folder that must not exist yet, or be empty."""
 
     name: str = "an empty folder"
 
     def files_of(self, folder: Path) -> None:
-        """None: no folder is of this kind."""
+        """None: no existing folder is of this kind."""
         del folder
 
 
 @dataclass(frozen=True)
 class MarkedFolder:
-    """A folder that is recognised by one file, the marker.
+    """A folder that is recognised by a marker file.
 
     Attributes:
-        name: What it is, as errors say it.
-        marker: Name of the marker.
-        recognises: Whether the marker's content is ours.
-        patterns: Names of what its writer writes, with `*` for anything.
+        name: What errors call it.
+        marker: Name of the marker file.
+        recognises: Whether the content of the marker is from twotower.
+        patterns: Names of the files that its writer writes; `*` matches anything.
     """
 
     name: str
@@ -71,7 +71,7 @@ class MarkedFolder:
     patterns: tuple[str, ...]
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
-        """The files that match a pattern, and what a killed writer left of them, be it a part of the marker alone."""
+        """The files that match a pattern, including temporary files of a killed writer, even if it wrote no marker."""
         try:
             if not self.recognises((folder / self.marker).read_bytes()):
                 return None
@@ -87,11 +87,11 @@ class MarkedFolder:
 
 
 def remove_marked(folder: Path, marker: str) -> None:
-    """Deletes a folder that is recognised by its marker, which goes last: what a fault leaves is recognised."""
+    """Deletes a folder, its marker last, so that it is still recognised if the deletion fails half-way."""
     with suppress(OSError):
         for entry in list(folder.iterdir()):
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(_set_aside(entry))  # so that nobody takes what is left of it for a whole one
+                shutil.rmtree(_set_aside(entry))  # renamed first: no reader finds a half-deleted folder
             elif entry.name != marker:
                 entry.unlink()
         (folder / marker).unlink(missing_ok=True)
@@ -99,14 +99,14 @@ def remove_marked(folder: Path, marker: str) -> None:
 
 
 def _set_aside(folder: Path) -> Path:
-    """Gives a folder a name by which nobody looks for it."""
+    """Renames a folder to a hidden name that no reader looks for."""
     retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".retired", dir=folder.parent))
     retired.rmdir()
     return folder.rename(retired)
 
 
 def plain_name(name: str) -> str:
-    """The path without what building adds to it: `.final.k3_x0aq1.building/x` becomes `final/x`.
+    """The path without the affixes of temporary names: `.final.k3_x0aq1.building/x` becomes `final/x`.
 
     Example:
         >>> plain_name("runs/.one.json.k3_x0aq1"), plain_name("runs/one.json")
@@ -116,7 +116,7 @@ def plain_name(name: str) -> str:
 
 
 def names_in(folder: Path) -> Iterator[str]:
-    """Paths, relative and with `/`, of all files and links in a folder and below.
+    """Relative paths, with `/`, of all files and links below a folder.
 
     Raises:
         OSError: A folder cannot be read.
@@ -131,18 +131,18 @@ def names_in(folder: Path) -> Iterator[str]:
 
 
 def check_folder_target(target: Path, kind: FolderKind) -> Path:
-    """The folder to write for `target`, links followed, after a check that nothing of anybody's is lost by it.
+    """Resolves links in `target` and checks that writing there loses nobody's files.
 
-    It may not be there yet, be empty, or be of the kind that is to be written and hold nothing else. Call it before
-    long work: it also tries whether a folder can be written there.
+    The target may be missing, empty, or a folder of the given kind without foreign files. Call this before long work:
+    it also checks that the place is writable.
 
     Raises:
-        ConfigError: The target is a file, another kind of folder, one with files of somebody else, the working folder
-            or one around it, a mount point, or in a place where nothing can be written.
+        ConfigError: The target is a file, another kind of folder, contains foreign files, is the working folder or one
+            of its parents, is a mount point, or cannot be written.
     """
     real = _resolved(target)
     if real == Path(real.anchor) or real in _around_here():
-        raise ConfigError(f"{target} is the working folder or contains it; choose a folder of its own")
+        raise ConfigError(f"{target} is the working folder or contains it; choose another folder")
     if os.path.lexists(real) and not real.is_dir():
         raise ConfigError(f"{target} is a file; expected a folder to write")
     if real.is_dir() and os.path.ismount(real):
@@ -154,15 +154,15 @@ def check_folder_target(target: Path, kind: FolderKind) -> Path:
 
 
 def check_file_target(target: Path, is_ours: Callable[[Path], bool], name: str) -> Path:
-    """The file to write for `target`, links followed, after a check that nothing of anybody's is lost by it.
+    """Resolves links in `target` and checks that writing there loses nobody's file.
 
     Args:
-        target: The file; it may not be there yet, be empty, or be one that `is_ours` recognises.
-        is_ours: Whether a file is what is going to be written, and may be replaced.
-        name: What that is, as errors say it.
+        target: The file; it may be missing, empty, or recognised by `is_ours`.
+        is_ours: Whether an existing file is of the kind to be written, and may be replaced.
+        name: What errors call this kind of file.
 
     Raises:
-        ConfigError: The target is a folder or another file, or in a place where nothing can be written.
+        ConfigError: The target is a folder or another kind of file, or cannot be written.
     """
     real = _resolved(target)
     if real.is_dir():
@@ -180,21 +180,21 @@ def check_file_target(target: Path, is_ours: Callable[[Path], bool], name: str) 
 
 @contextmanager
 def replaced_folder(target: Path, kind: FolderKind | None = None) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that takes its place when the block ends without an error.
+    """Yields an empty folder beside `target` that replaces it if the block ends without an error.
 
-    Where the system can let two names change places (Linux), there is a folder of that name at every moment. Elsewhere
-    there is none for an instant between two renames.
+    On systems that can swap two names atomically (Linux), `target` exists at every moment. Elsewhere it is missing
+    for an instant between two renames.
 
-    An error or an interruption removes the new folder and leaves `target` as it was. A killed process cannot; what it
-    left beside `target` is removed by whoever writes there a day later. The new files are on the disk before anything
-    takes its place, so that a power cut loses neither.
+    An error or an interruption removes the new folder and leaves `target` as it was. A killed process leaves the new
+    folder beside `target`; a later write, at least a day after, removes it. The new files are synced to disk before
+    the swap, so that a power cut loses neither the old nor the new ones.
 
     Args:
-        target: The folder; where it is a link, what it points to is replaced.
-        kind: What may be replaced; default: only an empty folder.
+        target: The folder; if it is a link, the folder it points to is replaced.
+        kind: The kind of folder that may be replaced; default: only an empty folder.
 
     Raises:
-        ConfigError: The target may not be replaced, see `check_folder_target`, or the system cannot write it.
+        ConfigError: The target must not be replaced, see `check_folder_target`, or cannot be written.
     """
     kind = NewFolder() if kind is None else kind
     real = check_folder_target(target, kind)
@@ -214,10 +214,10 @@ def replaced_folder(target: Path, kind: FolderKind | None = None) -> Iterator[Pa
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """What the system says against writing inside the block is said of `target`: a full disk, too many open files.
+    """Turns OS errors in the block, such as a full disk or too many open files, into a `ConfigError` about `target`.
 
     Raises:
-        ConfigError: It cannot be written, and why.
+        ConfigError: It cannot be written; the message says why.
     """
     try:
         yield
@@ -226,39 +226,39 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def sync_file(path: Path) -> None:
-    """Waits until what was written to a file is on the disk, so that it survives a power cut."""
+    """Flushes a file to disk, so that it survives a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until what was written to all files in a folder is on the disk."""
+    """Flushes all files in a folder to disk."""
     for name in names_in(folder):
         if not (folder / name).is_symlink():
             sync_file(folder / name)
 
 
 def publish(building: Path, target: Path, kind: FolderKind) -> None:
-    """Puts a finished folder in the place of `target`, and deletes what was there.
+    """Moves a finished folder to `target` and deletes the previous one.
 
     Raises:
-        ConfigError: Meanwhile somebody has put something else there; the finished folder is kept beside it.
+        ConfigError: Something else was put there in the meantime; the finished folder is kept beside it.
     """
     try:
-        refusal = _refusal(target, target, kind) or _replaced(building, target, kind)
+        refusal = _refusal(target, target, kind) or _swap_in(building, target, kind)
     except OSError as error:
         refusal = f"{target} cannot be written: {error}"
     if refusal is None:
         return
     kept = next(path for path in _free_names(target) if not os.path.lexists(path))
     building.rename(kept)
-    raise ConfigError(f"{refusal}. What was to be written is kept as {kept}")
+    raise ConfigError(f"{refusal}. The new folder is kept as {kept}")
 
 
-def _replaced(building: Path, target: Path, kind: FolderKind) -> str | None:
-    """Lets the folders change places and deletes the old one; gives why not where it holds what is not ours."""
+def _swap_in(building: Path, target: Path, kind: FolderKind) -> str | None:
+    """Swaps the folders and deletes the old one. If that holds foreign files, swaps back and returns the reason."""
     if exchanged(building, target):
-        refusal = _refusal(target, building, kind)  # it is the old one now
+        refusal = _refusal(target, building, kind)  # `building` is the old folder now
         if refusal is None:
             shutil.rmtree(building, ignore_errors=True)
         else:
@@ -278,17 +278,17 @@ def _replaced(building: Path, target: Path, kind: FolderKind) -> str | None:
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Lets two folders change places in one step; False where one is not there or the system cannot."""
+    """Swaps two folders atomically; False if one is missing or the system cannot do it."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # no such function, or no such library
         return False
-    done: int = rename(HERE, os.fsencode(one), HERE, os.fsencode(other), ctypes.c_uint(EXCHANGE))
+    done: int = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE))
     return done == 0
 
 
 def write_file(target: Path, content: bytes | str) -> None:
-    """Writes `content` (text as UTF-8) to `target`, which never holds a part of it, after a power cut neither.
+    """Writes `content` (text as UTF-8) to `target` atomically: it never holds a part, not even after a power cut.
 
     Raises:
         ConfigError: The system cannot write it.
@@ -312,7 +312,7 @@ def write_file(target: Path, content: bytes | str) -> None:
 
 
 def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
-    """Why a folder's content may not be deleted; None where it may. Errors call it `target`."""
+    """Why a folder must not be deleted; None if it may be. The message calls it `target`."""
     if not os.path.lexists(folder):
         return None
     try:
@@ -337,19 +337,19 @@ def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path, links followed; of a link to nothing, what it points to."""
+    """The absolute path with links resolved, even if it does not exist."""
     try:
         real = Path(os.path.realpath(target))
-        real.exists()  # raises where a name is too long or a folder on the way may not be entered
+        real.exists()  # raises if a name is too long or a parent folder may not be entered
     except (OSError, ValueError) as error:
         raise ConfigError(f"{str(target)[:200]!r} cannot be written: {error}") from error
     if real.is_symlink():
-        raise ConfigError(f"{target} is a link that leads nowhere; expected a path to write")
+        raise ConfigError(f"{target} is a link that leads nowhere; expected a writable path")
     return real
 
 
 def _around_here() -> list[Path]:
-    """The working folder and all around it; none where it has been deleted."""
+    """The working folder and its parents; empty if it was deleted."""
     try:
         here = Path(os.path.realpath(Path.cwd()))
     except OSError:
@@ -358,10 +358,10 @@ def _around_here() -> list[Path]:
 
 
 def _check_writable(target: Path, real: Path) -> None:
-    """Tries to make a folder where `real` will be, or in the nearest folder that is there.
+    """Tries to create a folder beside `real`, or in its nearest existing parent.
 
     Raises:
-        ConfigError: None can be made.
+        ConfigError: None can be created.
     """
     place = real.parent
     while not os.path.lexists(place):
@@ -369,7 +369,7 @@ def _check_writable(target: Path, real: Path) -> None:
     try:
         Path(tempfile.mkdtemp(prefix=f".{real.name}.", suffix=".building", dir=place)).rmdir()
     except OSError as error:
-        raise ConfigError(f"{target} cannot be written: no file can be made in {place}: {error.strerror}") from error
+        raise ConfigError(f"{target} cannot be written: cannot create files in {place}: {error.strerror}") from error
 
 
 def _free_names(target: Path) -> Iterator[Path]:
@@ -380,12 +380,12 @@ def _free_names(target: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    if not target.exists():  # it may have been killed between two renames: what it left is all that there is
+    if not target.exists():  # a process killed between the two renames left the only copy
         return
     left_by_us = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.(building|retired)")
     for left in target.parent.iterdir():
-        with suppress(FileNotFoundError):  # somebody else has put it in its place, or removed it
-            if left_by_us.fullmatch(left.name) and time.time() - left.stat().st_mtime > ABANDONED:
+        with suppress(FileNotFoundError):  # another process has renamed or removed it
+            if left_by_us.fullmatch(left.name) and time.time() - left.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(left, ignore_errors=True)
 
 

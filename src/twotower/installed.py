@@ -1,4 +1,4 @@
-"""What is installed on this machine and works: versions, extras, processors and devices."""
+"""Reports what is installed and works on this machine: versions, extras, CPU limits and devices."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from twotower.version import VERSION
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "scipy", "msgspec", "safetensors")
 IMPORT_SECONDS = 60.0
-"""How long the modules of an extra may take to import before they count as broken."""
+"""An extra whose modules take longer to import counts as broken."""
 
 
 @dataclass(frozen=True)
 class ExtraState:
-    """One extra.
+    """State of one extra.
 
     Attributes:
         name: The extra, such as `ann`.
-        versions: The version of each of its distributions that is installed.
+        versions: Versions of its installed distributions.
         missing: Its distributions that are not installed.
-        error: Why its modules cannot be imported; None where they can, or where some are missing.
+        error: Why its modules cannot be imported; None if they can, or if some are missing.
     """
 
     name: str
@@ -41,18 +41,18 @@ class ExtraState:
 
     @property
     def works(self) -> bool:
-        """Whether all of it is installed and can be imported."""
+        """Whether it is fully installed and can be imported."""
         return not self.missing and self.error is None
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """One device that PyTorch names.
+    """State of one PyTorch device.
 
     Attributes:
         name: `cpu`, or `cuda:0` and so on.
-        description: The model of the processor.
-        error: Why it does not compute; None where it does.
+        description: The model of the CPU or GPU.
+        error: Why it does not work; None if it does.
     """
 
     name: str
@@ -62,13 +62,13 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Limits:
-    """What this process may use.
+    """CPU limits of this process.
 
     Attributes:
         cores: Cores that it may run on.
-        quota: Processors that its control groups allow, rounded down; None for no limit.
-        omp_num_threads: The environment variable `OMP_NUM_THREADS`, as it is set.
-        threads: Threads that twotower uses: the least of these.
+        quota: CPUs that its cgroups allow, rounded down; None for no limit.
+        omp_num_threads: The environment variable `OMP_NUM_THREADS`; None if unset.
+        threads: Threads that twotower uses: the lowest of these limits.
     """
 
     cores: int
@@ -79,7 +79,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Installation:
-    """What `twotower doctor` reports, apart from the speed."""
+    """What `twotower doctor` reports, except the speed."""
 
     twotower: str
     python: str
@@ -91,7 +91,7 @@ class Installation:
 
 
 def installation() -> Installation:
-    """Looks at this machine; the modules of each extra are imported in a process of their own.
+    """Inspects this machine; the modules of each extra are imported in a separate process.
 
     Example:
         >>> installation_of_extra("ann").name
@@ -111,13 +111,13 @@ def installation() -> Installation:
 
 
 def installation_of_extra(name: str, extras: Mapping[str, Mapping[str, str]] = EXTRAS) -> ExtraState:
-    """Whether an extra is installed and can be imported.
+    """Checks whether an extra is installed and can be imported.
 
-    Its modules are imported in another process, as one that crashes must not take this one along.
+    Its modules are imported in another process, so that a crash does not take this one down.
 
     Args:
         name: The extra.
-        extras: The modules and distributions of each extra.
+        extras: For each extra, its modules and distributions, as in `EXTRAS`.
     """
     modules = extras[name]
     found = {distribution: _version(distribution) for distribution in modules.values()}
@@ -127,16 +127,16 @@ def installation_of_extra(name: str, extras: Mapping[str, Mapping[str, str]] = E
 
 
 def _import_error(modules: list[str]) -> str | None:
-    """The last line of what importing them says; None where it succeeds."""
+    """The last line of stderr if importing the modules fails; None if it succeeds."""
     command = [sys.executable, "-c", f"import {', '.join(modules)}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return f"importing it takes more than {IMPORT_SECONDS:.0f} s"
+        return f"the import takes more than {IMPORT_SECONDS:.0f} s"
     if done.returncode == 0:
         return None
     lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"importing it ends the process with code {done.returncode}"
+    return lines[-1] if lines else f"the import ended the process with exit code {done.returncode}"
 
 
 def _version(distribution: str) -> str | None:
@@ -152,13 +152,13 @@ def _cuda_devices() -> list[DeviceState]:
 
 
 def _device(name: str, description: str) -> DeviceState:
-    """The device, after a small product of matrices on it."""
+    """The state of a device, tested with a small matrix product."""
     try:
         ones = torch.ones(64, 64, device=name)
         right = bool(((ones @ ones).cpu() == 64).all())
-    except (RuntimeError, AssertionError) as error:  # a PyTorch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA raises AssertionError
         return DeviceState(name, description, str(error).strip().partition("\n")[0])
-    return DeviceState(name, description, None if right else "a product of matrices is wrong")
+    return DeviceState(name, description, None if right else "gives a wrong matrix product")
 
 
 def _processor() -> str:

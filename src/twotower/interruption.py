@@ -1,4 +1,4 @@
-"""Interruptions from the keyboard, kept until there is a good moment for them."""
+"""Defers keyboard interrupts to a safe point."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """Notes an interruption from the keyboard, to be raised where work can be left.
+    """Records a keyboard interrupt, to be raised at a point where work can stop safely.
 
-    Raised wherever it comes, it is lost when that is in a finaliser or in a call from a library's other side,
-    and the work goes on as if nobody had asked. A second one is raised at once. In a thread that is not the
-    main one, which interruptions do not reach, it does nothing.
+    An interrupt that is raised immediately is lost if it arrives in a finaliser or in a library's callback, and the
+    work continues as if nothing had happened. A second interrupt is raised immediately. Outside the main thread,
+    which alone receives interrupts, this does nothing.
 
     Example:
         >>> with Interruption() as interruption:
@@ -37,10 +37,10 @@ class Interruption:
             signal.signal(signal.SIGINT, self.before)
 
     def raise_if_asked(self) -> None:
-        """Raises what was noted.
+        """Raises the recorded interrupt, if any.
 
         Raises:
-            KeyboardInterrupt: An interruption came.
+            KeyboardInterrupt: An interrupt was recorded.
         """
         if self.asked:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`Kinds`: implementations of one protocol by their `kind`, the name that configs and saved folders have for them."""
+"""`Kinds`: a registry of the implementations of a protocol by `kind`, their name in configs and saved folders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ C = TypeVar("C", bound=type)
 
 
 class Kinds(Generic[T]):
-    """The classes that implement one protocol, those of the package and those that users register.
+    """A registry of the classes that implement a protocol: built-in ones and those that users register.
 
-    A class says its kind in a class attribute `kind`; a `msgspec.Struct`, such as `Settings`, in its tag.
+    A class declares its kind in a class attribute `kind`; a `msgspec.Struct`, such as `Settings`, in its tag.
 
     Args:
-        what: What they are, in errors: `loss`.
+        what: What errors call the implementations, such as `loss`.
 
     Example:
         >>> SHAPES: Kinds[type] = Kinds("shape")
@@ -43,18 +43,18 @@ import the module that defines it first; in commands: --import MODULE)
         self._classes: dict[str, Any] = {}
 
     def register(self, implementation: C) -> C:
-        """Makes a class known by its kind; to be written above the class as `@LOSSES.register`.
+        """Registers a class under its kind; use as a class decorator, `@LOSSES.register`.
 
-        Running its definition again, as notebooks do, replaces it.
+        Running the definition again, as in a notebook, replaces the class.
 
         Raises:
-            ConfigError: It has no kind, or another class has the same.
+            ConfigError: It has no kind, or another class has the same kind.
         """
         kind = kind_of(implementation)
         if kind is None:
             raise ConfigError(
                 f"{implementation.__name__} has no kind; expected a class attribute kind = '…', "
-                f"or of a Settings tag='…', tag_field='kind'"
+                f"or for a Settings tag='…', tag_field='kind'"
             )
         known = self._classes.get(kind)
         if known is not None and _address(known) != _address(implementation):
@@ -79,11 +79,11 @@ import the module that defines it first; in commands: --import MODULE)
 
     @property
     def own(self) -> list[str]:
-        """The kinds that are not the package's."""
+        """The kinds that users registered."""
         return [kind for kind, found in self._classes.items() if not found.__module__.startswith("twotower.")]
 
     def make(self, settings: Mapping[str, Any]) -> Any:
-        """An instance by its settings: the `kind`, and arguments by name.
+        """Creates an instance from its settings: the `kind`, and arguments by name.
 
         Raises:
             ConfigError: The kind is unknown, or an argument is unknown, missing or wrong.
@@ -98,15 +98,15 @@ import the module that defines it first; in commands: --import MODULE)
         except (TypeError, msgspec.ValidationError) as error:
             expected = ", ".join(inspect.signature(implementation).parameters)
             given = shortened(arguments)
-            raise ConfigError(f"{self.what} {kind!r} with {given}: {error}; expected of {expected}") from error
+            raise ConfigError(f"{self.what} {kind!r} with {given}: {error}; expected arguments: {expected}") from error
         try:
             return implementation(**arguments)
-        except TypeError as error:  # of one that hands what it does not know on
-            raise ConfigError(f"{self.what} {kind!r} cannot be made: {error}") from error
+        except TypeError as error:  # an implementation that passes **kwargs on
+            raise ConfigError(f"{self.what} {kind!r} cannot be created: {error}") from error
 
 
 def kind_of(implementation: type) -> str | None:
-    """The kind that a class says it is; None where it says none."""
+    """The kind that a class declares; None if it declares none."""
     if issubclass(implementation, msgspec.Struct):
         tag = implementation.__struct_config__.tag
         return tag if isinstance(tag, str) else None

@@ -1,4 +1,4 @@
-"""What `torchrun` says of the processes that it starts; apart, as the command line reads it without PyTorch."""
+"""Reads the environment variables of `torchrun`; a separate module because the command line must not load PyTorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import os
 
 
 def launched_rank() -> int | None:
-    """Number of this process among several that `torchrun` has started; None where it is the only one."""
+    """Rank of this process if `torchrun` started several; otherwise None."""
     several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     return int(os.environ["RANK"]) if several else None

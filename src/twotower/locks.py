@@ -1,4 +1,4 @@
-"""Locks between processes: who writes a folder holds a lock file beside it; readers need none."""
+"""Locks between processes: a writer holds a lock file beside its target; readers need no lock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger("twotower")
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keeps other processes and threads that lock `target` out; waits, and says so, while another holds it.
+    """Holds an exclusive lock on `target`; while another process or thread holds it, logs a warning and waits.
 
-    The lock is on the file `.NAME.lock` beside the target, which stays; it ends with the process, however that ends.
-    Whoever holds it may take it again.
+    The lock file is `.NAME.lock` beside the target and is never deleted. The lock is released when the process ends,
+    however it ends. The lock is reentrant.
 
     Raises:
-        ConfigError: The lock cannot be made.
+        ConfigError: The lock file cannot be created.
     """
     try:
         lock = _lock_of(target)
@@ -43,13 +43,13 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
-    """Yields the folder `TARGET.partial` for the unfinished work on `target`; only one process at a time has it.
+    """Yields the folder `TARGET.partial` for unfinished work on `target`; only one process at a time gets it.
 
-    The folder may be there, left by an interrupted command of this kind. Who finishes the work removes it.
+    It may already exist, left by an interrupted command of this kind. The caller removes it when the work is done.
 
     Raises:
-        ConfigError: `TARGET.partial` is of somebody else.
-        SavedFolderError: Another process is at work on it.
+        ConfigError: `TARGET.partial` is not of this kind.
+        SavedFolderError: Another process is using it.
     """
     with exclusive(partial_of(target), kind, shown=target) as partial:
         yield partial
@@ -57,16 +57,16 @@ def unfinished(target: Path, kind: FolderKind) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iterator[Path]:
-    """Yields a folder to work in, links followed; only one process at a time has it.
+    """Yields a folder to work in, with links resolved; only one process at a time gets it.
 
     Args:
-        folder: The folder; it may not be there yet, or be of this kind.
-        kind: What it is.
-        shown: What errors call it; default: its path.
+        folder: The folder; it may be missing, or be of this kind.
+        kind: The kind of folder.
+        shown: The path in error messages; default: its path.
 
     Raises:
-        ConfigError: It is of somebody else, or cannot be written.
-        SavedFolderError: Another process is at work in it.
+        ConfigError: It is not of this kind, or cannot be written.
+        SavedFolderError: Another process is using it.
     """
     shown = folder if shown is None else shown
     real = check_folder_target(folder, kind)
@@ -75,7 +75,7 @@ def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iter
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SavedFolderError(
-            f"another process is writing {shown}; wait for it, or choose another place to write"
+            f"another process is writing {shown}; wait for it to finish, or choose another target"
         ) from error
     except OSError as error:
         raise ConfigError(f"{shown} cannot be locked: {error}") from error
@@ -87,7 +87,7 @@ def exclusive(folder: Path, kind: FolderKind, shown: Path | None = None) -> Iter
 
 
 def partial_of(target: Path) -> Path:
-    """The folder for the unfinished work on a target, beside it.
+    """The folder for unfinished work on a target, beside it.
 
     Example:
         >>> partial_of(Path("/shops/model")).name
@@ -98,7 +98,7 @@ def partial_of(target: Path) -> Path:
 
 
 def _lock_of(target: Path) -> FileLock:
-    """The one lock of this process and thread for a target, however its path is written."""
+    """The lock for a target, one per process and thread however the path is spelled."""
     real = Path(os.path.realpath(target))
     real.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(real.with_name(f".{real.name}.lock"), is_singleton=True)

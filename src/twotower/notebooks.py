@@ -1,4 +1,4 @@
-"""`Output`: text below a notebook's cell that is replaced in place, without widgets."""
+"""`Output`: text below a notebook cell that is updated in place, without widgets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Output:
-    """One output of the running cell; only in a notebook, where IPython is."""
+    """One output of the running cell; works only in a notebook, where IPython is installed."""
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        """Shows the text in place of what was shown before."""
+        """Shows the text, replacing the previous one."""
         content = _Text(text)
         if self._handle is None:
             self._handle = import_module("IPython.display").display(content, display_id=True)
@@ -23,7 +23,7 @@ class Output:
 
 
 class _Text:
-    """Lines of text, as notebooks and their exports show them."""
+    """Preformatted lines of text for notebooks and their exports."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""Worker processes that are their starter's to stop, and how many threads they and this process may use."""
+"""Starts and stops worker processes, and limits the threads that they and this process use."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any
 import torch
 
 GRACE = 5.0
-"""Seconds that a worker has to end when it is told to."""
+"""Seconds that a worker has to terminate before it is killed."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""What libraries with a pool of threads read, once, when they are loaded."""
+"""Environment variables that libraries with thread pools read once, when they are loaded."""
 
 START_METHOD = "spawn"
-"""How workers start: anew, so that their libraries read the environment that they are given."""
+"""Workers start as fresh processes, so that their libraries read the environment set for them."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def allowed_threads() -> int:
-    """Threads that this process may keep busy at once, its workers' included.
+    """Threads that this process and its workers may keep busy at once.
 
-    The least of: the cores that it may run on, its control group's quota of processor time, `OMP_NUM_THREADS`, and
-    what PyTorch is set to.
+    The minimum of the cores that it may run on, the CPU quota of its cgroup, `OMP_NUM_THREADS`, and PyTorch's thread
+    count.
     """
-    limits = [allowed_cores(), torch.get_num_threads(), _asked_for(os.environ.get("OMP_NUM_THREADS")), quota()]
+    limits = [allowed_cores(), torch.get_num_threads(), _thread_count(os.environ.get("OMP_NUM_THREADS")), quota()]
     return max(1, min(limit for limit in limits if limit is not None))
 
 
@@ -42,23 +42,23 @@ def allowed_cores() -> int:
 
 
 def threads_each(workers: int) -> int:
-    """Threads for each of so many workers that share what this process may use."""
+    """Threads for each of `workers` workers that share this process's allowance."""
     return max(1, allowed_threads() // workers)
 
 
 def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Whole processors that this process's control groups let it use; None where they say nothing.
+    """CPUs that this process's cgroups allow, rounded down, at least 1; None without a limit.
 
     Args:
-        groups: Where control groups are mounted: version 2, or version 1 with its folder `cpu`.
-        own: The file that says which is this process's.
+        groups: Where cgroups are mounted: version 2, or version 1 with its folder `cpu`.
+        own: The file that names this process's cgroup.
     """
     shares = []
     for group in _own_groups(groups, own):
         try:
             limit, period = (group / "cpu.max").read_text().split()
             shares.append(float(limit) / float(period))
-        except (OSError, ValueError):  # there is no such file, or it says "max"
+        except (OSError, ValueError):  # the file is missing, or says "max"
             continue
     try:
         limit, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
@@ -69,20 +69,20 @@ def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int 
 
 
 def start_worker(work: Callable[..., None], *arguments: Any, threads: int) -> SpawnProcess:
-    """Starts a new process that runs `work(*arguments)`; it ends with this one.
+    """Starts a process that runs `work(*arguments)` and ends when this one does.
 
-    An interruption from the keyboard does not reach it.
+    Keyboard interrupts do not reach it.
 
     Args:
-        work: A function of a module.
-        arguments: What can be sent to another process: plain data, or ends of a pipe.
-        threads: Of each of its libraries, PyTorch and BLAS among them; in its environment before they are loaded.
+        work: A module-level function.
+        arguments: Picklable arguments: plain data, or ends of a pipe.
+        threads: Threads for each of its libraries, such as PyTorch and BLAS; set in its environment before they load.
     """
-    resource_tracker.ensure_running()  # it would be started below, and would unblock the signal
+    resource_tracker.ensure_running()  # otherwise it would be started below and unblock the signal
     process: SpawnProcess = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
         target=work, args=arguments, daemon=True
     )
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; what comes meanwhile waits
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the worker; pending interrupts wait
     try:
         with _threads_in_environment(threads):
             process.start()
@@ -92,7 +92,7 @@ def start_worker(work: Callable[..., None], *arguments: Any, threads: int) -> Sp
 
 
 def stop_workers(processes: Iterable[SpawnProcess]) -> None:
-    """Ends what still runs, at first kindly."""
+    """Terminates the processes that still run, and kills those that do not end in time."""
     processes = list(processes)
     for process in processes:
         process.terminate()
@@ -105,7 +105,7 @@ def stop_workers(processes: Iterable[SpawnProcess]) -> None:
 
 @contextmanager
 def _threads_in_environment(threads: int) -> Iterator[None]:
-    """Inside the block the environment, which a new process inherits, limits libraries to so many threads."""
+    """Sets the thread limits in the environment, which a new process inherits, for the duration of the block."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     try:
@@ -115,14 +115,14 @@ def _threads_in_environment(threads: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _asked_for(variable: str | None) -> int | None:
-    """The first number of `OMP_NUM_THREADS`, which may be a list with one a level."""
+def _thread_count(variable: str | None) -> int | None:
+    """The first number of `OMP_NUM_THREADS`, which may be a list with one number per nesting level."""
     first = (variable or "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _own_groups(groups: Path, own: Path) -> list[Path]:
-    """This process's control group and those it lies in, of version 2."""
+    """This process's cgroup (version 2) and its parents."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

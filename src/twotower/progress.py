@@ -1,4 +1,4 @@
-"""Progress of long work: live lines where a person watches, a plain line now and then elsewhere."""
+"""Progress of long work: live lines in terminals and notebooks, plain lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.text import Text
 
 from twotower.notebooks import Output
 
-PLAIN_EVERY = 5.0
-"""Seconds between two lines where nobody watches; what ends sooner prints none."""
+PLAIN_INTERVAL = 5.0
+"""Seconds between plain lines; work that ends sooner prints none."""
 
-NOTEBOOK_EVERY = 0.1
-"""Seconds between two updates of a notebook's output, each of which is a message to the browser."""
+NOTEBOOK_INTERVAL = 0.1
+"""Seconds between updates of a notebook's output; each update is a message to the browser."""
 
 
 class ReportStep(Protocol):
-    """Takes the name of the step that runs now, and the share of it that is done (None: not known)."""
+    """Receives the name of the current step and the fraction of it that is done (None if unknown)."""
 
     def __call__(self, step: str, share: float | None = None) -> None:
         """Reports the step."""
@@ -37,20 +37,20 @@ def no_report(step: str, share: float | None = None) -> None:
 
 
 def is_watched(console: Console) -> bool:
-    """Whether a person watches: a terminal or a notebook."""
+    """Whether the console is a terminal or a notebook, so that a person sees live updates."""
     return console.is_terminal or console.is_jupyter
 
 
 class Display:
-    """Shows what runs now, its step and the time since it began; used as a context.
+    """Shows running work, its step and elapsed time; use it as a context manager.
 
-    Where a person watches, each label has a live line. Elsewhere a plain line is printed every few seconds, also
-    during a step that says nothing itself. What runs at the same time has a `source` each; of one source, a new
-    label ends the one before.
+    In a terminal or notebook, each label has a live line. Elsewhere a plain line is printed every few seconds, even
+    during a step that reports nothing. Concurrent work needs one `source` each; within a source, a new label ends the
+    previous one.
 
     Args:
         console: Where to show it.
-        every: Seconds between two plain lines.
+        every: Seconds between plain lines.
 
     Example:
         >>> with Display(Console(quiet=True)) as display:
@@ -59,7 +59,7 @@ class Display:
         ...     report("inverting", None)
     """
 
-    def __init__(self, console: Console, every: float = PLAIN_EVERY) -> None:
+    def __init__(self, console: Console, every: float = PLAIN_INTERVAL) -> None:
         self._latest: dict[int, _Line] = {}
         self._shown: _Lines = _PlainLines(console, every)
         if console.is_jupyter:
@@ -81,7 +81,7 @@ class Display:
         self._shown.stop()
 
     def show(self, label: str, step: str, share: float | None = None, source: int = 0) -> None:
-        """Shows that `label` is at this step, and what share of the step is done, where that is known."""
+        """Shows the current step of `label`, and the fraction of the step that is done if known."""
         line = self._latest.get(source)
         if line is None or line.label != label or line.is_over:
             if line is not None and not line.is_over:
@@ -92,14 +92,14 @@ class Display:
         self._shown.show(line)
 
     def finish(self, source: int = 0) -> None:
-        """Shows that the latest label of a source is done; without it a new label or the end of all says so."""
+        """Marks the latest label of a source as done; optional, since a new label or the end of the block also does."""
         line = self._latest.get(source)
         if line is not None and not line.is_over:
             line.end()
             self._shown.finish(line)
 
     def reporter(self, label: str) -> ReportStep:
-        """A function of step and share that shows them under this label."""
+        """A function that shows a step and its share under this label."""
 
         def report(step: str, share: float | None = None) -> None:
             self.show(label, step, share)
@@ -108,10 +108,11 @@ class Display:
 
 
 def opened(progress: Display | bool) -> AbstractContextManager[Display]:
-    """The display that a caller asked for: its own, already open, or one of ours.
+    """The caller's own display, already open, or a new one.
 
     Args:
-        progress: True: one that shows what runs where a person watches. False: one that shows nothing.
+        progress: A display to reuse; True for a new one that shows progress in terminals and notebooks only; False for
+            one that shows nothing.
     """
     if isinstance(progress, Display):
         return nullcontext(progress)
@@ -121,7 +122,7 @@ def opened(progress: Display | bool) -> AbstractContextManager[Display]:
 
 @dataclass(eq=False)
 class _Line:
-    """One thing that runs, or ran."""
+    """One piece of work, running or finished."""
 
     label: str
     step: str = ""
@@ -144,24 +145,24 @@ class _Line:
 
 
 class _Lines:
-    """A way to show lines."""
+    """Base class: shows lines in one kind of output."""
 
     def start(self) -> None:
-        """Before the first line."""
+        """Called before the first line."""
 
     def stop(self) -> None:
-        """After the last."""
+        """Called after the last line."""
 
     def show(self, line: _Line) -> None:
         raise NotImplementedError
 
     def finish(self, line: _Line) -> None:
-        """The line is over, and is worth saying."""
+        """Shows a finished line, also where running lines are shown only at intervals."""
         self.show(line)
 
 
 class _LiveLines(_Lines):
-    """One live line for each label; the clock of a line stands still once it is over."""
+    """One live line per label; a line's clock stops when its work ends."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -192,14 +193,14 @@ class _LiveLines(_Lines):
 
 
 class _Share(ProgressColumn):
-    """The share that is done; nothing where nobody knows it."""
+    """The percentage that is done; blank if unknown."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{task.completed:4.0%}")
 
 
 class _Left(ProgressColumn):
-    """The time that is left, by the latest speed; nothing where nobody knows it."""
+    """The time left at the current speed; blank if unknown."""
 
     max_refresh = 0.5
 
@@ -211,7 +212,7 @@ class _Left(ProgressColumn):
 
 
 class _NotebookLines(_Lines):
-    """All lines in one output below the cell, replaced as they move on."""
+    """All lines in one output below the cell, updated in place."""
 
     def __init__(self) -> None:
         self._output = Output()
@@ -223,7 +224,7 @@ class _NotebookLines(_Lines):
 
     def show(self, line: _Line) -> None:
         self._lines[line] = None
-        if time.monotonic() - self._updated >= NOTEBOOK_EVERY:
+        if time.monotonic() - self._updated >= NOTEBOOK_INTERVAL:
             self._update()
 
     def _update(self) -> None:
@@ -233,7 +234,7 @@ class _NotebookLines(_Lines):
 
 
 class _PlainLines(_Lines):
-    """Prints every few seconds, from a thread of its own, where that which runs is."""
+    """Prints the running lines every few seconds from a separate thread."""
 
     def __init__(self, console: Console, every: float) -> None:
         self._console, self._every = console, every

@@ -1,4 +1,4 @@
-"""Random numbers of training: those of a part of the rows are what these rows would have drawn among all."""
+"""Random numbers for training: rows draw the same numbers whether one rank or several process the step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _part: ContextVar[tuple[slice, int] | None] = ContextVar("part", default=None)
 
 @contextmanager
 def part_of_rows(part: slice, rows: int) -> Iterator[None]:
-    """Inside the block, what is drawn for some of a step's rows is what they would have drawn among all of them.
+    """In the block, draws for a part of a step's rows equal what those rows would get if all were drawn together.
 
-    All numbers are drawn and those of the others dropped, so that processes that each embed a part draw alike.
+    Numbers are drawn for all rows, and those of other parts are dropped, so that all ranks stay in sync.
 
     Args:
-        part: Which of the rows are there.
-        rows: How many there are in all.
+        part: The rows that this process has.
+        rows: Total number of rows of the step.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -39,12 +39,12 @@ def part_of_rows(part: slice, rows: int) -> Iterator[None]:
 
 
 def own_draws() -> AbstractContextManager[None]:
-    """Inside the block, what is drawn is not for the rows of a step; afterwards all processes draw alike again.
+    """Marks a block whose draws are not one per row of the step, and keeps all ranks in sync after it.
 
-    Where a process has a part of the rows, the numbers inside come from a seed that all have drawn. Elsewhere this does
-    nothing.
+    If this process has only a part of the rows, draws in the block come from a separate generator, seeded alike on all
+    ranks. Otherwise this does nothing.
     """
-    if torch.compiler.is_exporting() or _part.get() is None:  # an export stumbles over context variables
+    if torch.compiler.is_exporting() or _part.get() is None:  # torch.export does not support context variables
         return nullcontext()
     return _draws_from_a_shared_seed()
 
@@ -63,10 +63,10 @@ def _draws_from_a_shared_seed() -> Iterator[None]:
 
 
 def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Numbers uniform in [0, 1), of the `shape` `[n, …]` for n rows; features of your own should draw by it.
+    """Uniform random numbers in [0, 1) of `shape` `[n, …]`, for n rows; custom features should draw with it.
 
-    `torch.rand` does the same in one process. Among several, by which each embeds a part of a step's rows, only this
-    keeps their random numbers alike.
+    In a single process it equals `torch.rand`. When several ranks each embed a part of a step's rows, only this
+    function keeps their random numbers in sync.
     """
     if (part := _part.get()) is None:
         return torch.rand(*shape, device=device)
@@ -75,7 +75,7 @@ def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
 
 
 def uniform_bytes(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Numbers uniform from 0 to 255, uint8, of the `shape` `[n, …]` for n rows: eight for each random word."""
+    """Uniform random uint8 numbers, 0 to 255, of `shape` `[n, …]`, for n rows; each random int64 gives eight."""
     count = torch.Size(shape).numel()
     part = _part.get()
     each = count if part is None else count // shape[0]

@@ -1,4 +1,4 @@
-"""`Ranks`: the processes that train one model together, how they share rows out, and what they exchange."""
+"""`Ranks`: the processes that train one model together, how they split rows, and their collective operations."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, DataUnavailableError, SavedFolderError)}
 
-# PyTorch 2.13 has new names for these, and warns of the old ones.
+# PyTorch 2.13 renames these and deprecates the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Ranks:
-    """The processes that do one piece of work together; of a process alone, itself.
+    """The processes that do one piece of work together; a single process is a group of one.
 
     Args:
-        rank: Number of this one.
-        size: How many there are.
+        rank: Number of this process.
+        size: Number of processes.
 
     Attributes:
-        traffic: What this one has exchanged.
+        traffic: Bytes, calls and seconds of this rank's collective operations.
 
     Example:
         >>> Ranks(1, 3).part(10), Ranks(2, 3).part(10), Ranks(1, 3).part(2)
@@ -47,39 +47,39 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that speaks and writes for all."""
+        """Whether this is rank 0, which logs and writes files for all."""
         return self.rank == 0
 
     def shares(self, rows: int) -> bool:
-        """Whether so many rows are shared out: there are others, and a row for each. Else each rank has all rows."""
+        """Whether `rows` rows are split: there are several ranks, and a row for each. Otherwise each has all rows."""
         return 1 < self.size <= rows
 
     def part(self, rows: int) -> slice:
-        """This rank's part of so many rows."""
+        """This rank's part of `rows` rows; all of them if they are not split."""
         if not self.shares(rows):
             return slice(0, rows)
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def counted(self, rows: int) -> slice:
-        """The rows that this rank counts, so that together all are counted once."""
+        """The rows that this rank counts, such that every row is counted on exactly one rank."""
         return self.part(rows) if self.is_first or self.shares(rows) else slice(0, 0)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of all ranks' tensors, which is written to `tensor`; the same bits on every rank."""
+        """All-reduce: sums all ranks' tensors in place; the result has the same bits on every rank."""
         if self.size > 1:
             with self.traffic.of("sum", tensor):
                 dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """The first rank's tensor, which is written to `tensor`."""
+        """Overwrites `tensor` with the first rank's."""
         if self.size > 1:
             with self.traffic.of("broadcast", tensor):
                 dist.broadcast(tensor, 0)
         return tensor
 
     def gather(self, own: Tensor) -> Tensor:
-        """All ranks' tensors `[m, …]`, which have the same shape, one after the other: `[size · m, …]`."""
+        """All-gather: concatenates all ranks' tensors `[m, …]`, of equal shape, to `[size · m, …]`."""
         own = own.contiguous()
         if self.size == 1:
             return own
@@ -89,7 +89,7 @@ class Ranks:
         return whole
 
     def gather_parts(self, own: Tensor, rows: int) -> Tensor:
-        """The whole `[rows, …]`, given on each rank its `part`."""
+        """All-gather for unequal parts: concatenates every rank's `part` to the whole `[rows, …]`."""
         if not self.shares(rows):
             return own
         longest = -(-rows // self.size)
@@ -100,7 +100,7 @@ class Ranks:
         return self.gather(padded)[self._places(rows, own.device)]
 
     def sum_parts(self, whole: Tensor) -> Tensor:
-        """This rank's part of the sum of all ranks' tensors `[rows, …]`."""
+        """Reduce-scatter: this rank's part of the sum of all ranks' tensors `[rows, …]`."""
         rows = len(whole)
         if not self.shares(rows):
             return self.sum(whole.clone())
@@ -115,12 +115,12 @@ class Ranks:
         return found[: own.stop - own.start]
 
     def exchange(self, own: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """What each rank has for this one, one after the other: `[Σ received, …]`.
+        """All-to-all: sends rows to each rank, and returns those it received, in rank order: `[Σ received, …]`.
 
         Args:
-            own: Rows for each rank, one after the other, `[Σ sent, …]`.
-            sent: How many of them are for each rank.
-            received: How many rows each rank has for this one.
+            own: Rows to send, in rank order, `[Σ sent, …]`.
+            sent: Number of rows for each rank.
+            received: Number of rows from each rank.
         """
         own = own.contiguous()
         found = own.new_empty(sum(received), *own.shape[1:])
@@ -129,13 +129,13 @@ class Ranks:
         return found
 
     def gather_messages(self, message: Any) -> list[Any]:
-        """A piece of plain data from each rank, by rank."""
+        """All-gather of plain data that JSON can hold, in rank order."""
         if self.size == 1:
             return [message]
         return [msgspec.json.decode(raw) for raw in self.gather_bytes(msgspec.json.encode(message))]
 
     def gather_bytes(self, own: bytes) -> list[bytes]:
-        """Bytes of each rank, by rank; each may have another number of them."""
+        """All-gather of byte strings, in rank order; their lengths may differ."""
         if self.size == 1:
             return [own]
         raw = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
@@ -147,13 +147,13 @@ class Ranks:
         return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
     def together(self, make: Callable[[], T]) -> T:
-        """What this rank makes; where some rank cannot, the error of the first such one is raised on every rank.
+        """Calls `make` on every rank; if it fails on any, the error of the lowest such rank is raised on all.
 
         Args:
-            make: Called on every rank. It exchanges nothing with the others.
+            make: Called on every rank. It must not call collective operations.
 
         Raises:
-            TwoTowerError: Some rank has raised one.
+            TwoTowerError: Some rank raised one.
         """
         if self.size == 1:
             return make()
@@ -163,16 +163,16 @@ class Ranks:
         except TwoTowerError as error:
             failed = error
         each = self.gather_messages(None if failed is None else [type(failed).__name__, str(failed)])
-        for rank, (kind, said) in ((rank, one) for rank, one in enumerate(each) if one is not None):
-            raise failed if rank == self.rank and failed is not None else _error(kind, rank, said)
+        for rank, (kind, message) in ((rank, one) for rank, one in enumerate(each) if one is not None):
+            raise failed if rank == self.rank and failed is not None else _error(kind, rank, message)
         return value
 
     def from_first(self, make: Callable[[], T], kind: Any) -> T:
-        """What the first rank makes, on every rank; an error of its is raised on every rank.
+        """Calls `make` on the first rank only and returns its result, or raises its error, on every rank.
 
         Args:
-            make: Called on the first rank alone.
-            kind: The type of what it makes, which JSON can hold.
+            make: Called on the first rank only.
+            kind: The type of the result, which JSON must be able to hold.
         """
         if self.size == 1:
             return make()
@@ -191,33 +191,33 @@ class Ranks:
         return value
 
     def require_same(self, found: Mapping[str, Any], expected: str) -> None:
-        """Refuses to go on where ranks differ.
+        """Checks that all ranks have the same values.
 
         Args:
-            found: What this rank has, by name.
-            expected: What to do about a difference, for the error.
+            found: This rank's values, by name.
+            expected: What was expected, or what to do about a difference; ends the error message.
 
         Raises:
-            ConfigError: Some rank has something else; raised on every rank.
+            ConfigError: Some rank differs; raised on every rank.
         """
         each = self.gather_messages(dict(found))
         for rank, other in enumerate(each):
             names = [*each[0], *(name for name in other if name not in each[0])]
             if differing := [name for name in names if other.get(name) != each[0].get(name)]:
-                said = ", ".join(f"{name} {other.get(name)} and {each[0].get(name)}" for name in differing)
-                raise ConfigError(f"rank {rank} and rank 0 differ in {said}; {expected}")
+                differences = ", ".join(f"{name} {other.get(name)} and {each[0].get(name)}" for name in differing)
+                raise ConfigError(f"rank {rank} and rank 0 differ in {differences}; {expected}")
 
     def _message(self, raw: bytes) -> Any:
-        """The first rank's message, on every rank."""
+        """Broadcasts the first rank's message."""
         device = _message_device()
         length = int(self.broadcast(torch.tensor([len(raw)], device=device)))
-        room = torch.zeros(length, dtype=torch.uint8, device=device)
+        buffer = torch.zeros(length, dtype=torch.uint8, device=device)
         if self.is_first:
-            room.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
-        return msgspec.json.decode(bytes(self.broadcast(room).tolist()))
+            buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+        return msgspec.json.decode(bytes(self.broadcast(buffer).tolist()))
 
     def _places(self, rows: int, device: torch.device) -> Tensor:
-        """Where each row is among parts that are filled up to the longest, `[rows]`."""
+        """Position of each row among parts that are padded to the longest, `[rows]`."""
         longest = -(-rows // self.size)
         begins = torch.tensor([rows * rank // self.size for rank in range(self.size + 1)], device=device)
         numbers = torch.arange(rows, device=device)
@@ -226,19 +226,19 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""A process that nobody works with."""
+"""A single process."""
 
 _current: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
 
 
 def current_ranks() -> Ranks:
-    """Those that do together what runs now; `ALONE` outside `joined`."""
+    """The ranks that run the current block together; `ALONE` outside `joined`."""
     return _current.get()
 
 
 @contextmanager
 def joined(ranks: Ranks) -> Iterator[Ranks]:
-    """Inside the block all these ranks do the same, and share out the rows of what is expensive."""
+    """In the block, all these ranks run the same code and split the rows of expensive work."""
     token = _current.set(ranks)
     try:
         yield ranks
@@ -247,7 +247,7 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
 
 
 def ranks_of_process() -> Ranks:
-    """The ranks of PyTorch's default process group; `ALONE` where there is none."""
+    """The ranks of PyTorch's default process group; `ALONE` if there is none."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size())
@@ -255,10 +255,10 @@ def ranks_of_process() -> Ranks:
 
 @contextmanager
 def launched() -> Iterator[Ranks]:
-    """Joins the processes that `torchrun` has started, where it has; inside the block they are a process group.
+    """If `torchrun` started this process, sets up the process group for the duration of the block.
 
-    Tensors on a CPU are exchanged by gloo, those on CUDA devices by nccl; each rank of a machine takes a device of its
-    own as the current one. An error that leaves the block has `is_said` on all ranks but the one that raised it first.
+    CPU tensors are exchanged by gloo, CUDA tensors by nccl; each rank of a machine uses its own CUDA device. An error
+    that leaves the block has `is_said` set on all ranks but the one that raised first.
     """
     if launched_rank() is None or dist.is_initialized():
         yield ranks_of_process()
@@ -268,7 +268,7 @@ def launched() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    # Torchrun's store may outlive an attempt, with the addresses of processes that it has killed.
+    # After a restart, torchrun's store may still hold the addresses of processes that it killed.
     prefix = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     attempt = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
@@ -285,11 +285,11 @@ def launched() -> Iterator[Ranks]:
 
 
 def shared_rows(make: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> Sequence[Tensor]:
-    """What `make` makes of `rows` `[n]`: tensors `[n, …]`, with gradient.
+    """Computes `make(rows)` for `rows` `[n]`, split between ranks: tensors `[n, …]`, with gradient.
 
-    Joined ranks make a part each and get the whole. A rank's gradients are then a part of the gradient: the sum of all
-    ranks' is the gradient of what they computed together, each from a loss divided by the number of ranks. What needs
-    no gradient is not shared out.
+    Each joined rank computes its part and receives the whole. Each rank then has a part of the gradient: if every
+    rank's loss is divided by the number of ranks, the sum over ranks is the gradient of the whole computation. Without
+    gradients, rows are not split.
     """
     ranks = current_ranks()
     if not (ranks.shares(len(rows)) and torch.is_grad_enabled()):
@@ -301,13 +301,13 @@ def shared_rows(make: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> Seq
 
 
 def summed(value: Tensor) -> Tensor:
-    """The sum over joined ranks of a tensor of which each has a part, with gradient; see `shared_rows`."""
+    """Sums partial results over the joined ranks, with gradient; see `shared_rows`."""
     total: Tensor = _Summed.apply(value, current_ranks())  # type: ignore[no-untyped-call]
     return total
 
 
 class _Gathered(torch.autograd.Function):
-    """All ranks' parts; each part's gradient is the sum of what all ranks have."""
+    """Gathers all ranks' parts; the gradient of a part is the sum of its gradients on all ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, ranks: Ranks, rows: int) -> Tensor:
@@ -324,7 +324,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of parts; each rank's own part has the whole gradient, not the share that each rank brings."""
+    """Sums parts; each part gets the whole gradient, so a rank's gradient is multiplied by the number of ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, ranks: Ranks) -> Tensor:
@@ -336,13 +336,13 @@ class _Summed(torch.autograd.Function):
         return gradient * ctx.size, None
 
 
-def _error(kind: str, rank: int, said: str) -> TwoTowerError:
-    """The error that another rank has raised."""
-    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {said}")
+def _error(kind: str, rank: int, message: str) -> TwoTowerError:
+    """Rebuilds an error that another rank raised."""
+    return _ERRORS.get(kind, TwoTowerError)(f"rank {rank}: {message}")
 
 
 def _is_first_error(store: Any) -> bool:
-    """Whether no other rank has raised an error; a store that is gone is gone with a rank that has."""
+    """Whether no other rank raised an error before; if the store is gone, the rank that hosted it failed first."""
     try:
         return bool(store.add("errors", 1) == 1)
     except RuntimeError:
@@ -350,5 +350,5 @@ def _is_first_error(store: Any) -> bool:
 
 
 def _message_device() -> torch.device:
-    """Where messages are exchanged: on the CPU, unless the group has nccl alone."""
+    """Device for exchanging messages: the CPU, unless the group supports only nccl."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Saved folders: a manifest with the size and checksum of every file, checked before anything is read."""
+"""Saved folders: a manifest lists the size and checksum of every file, which are verified before any file is read."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from twotower.errors import SavedFolderError
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 22
-"""Bytes: a larger manifest is not one of ours."""
+"""Bytes: a larger manifest is not from twotower."""
 
 T = TypeVar("T")
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes and SHA-256 of one file."""
+    """Size in bytes and SHA-256 of one file."""
 
     size: int
     sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a saved folder is and holds.
+    """Kind, format and files of a saved folder.
 
     Attributes:
         kind: `twotower model` or `twotower retriever`.
         format: Version of the folder's format.
         library: Version of twotower that wrote it.
-        details: What this kind of folder says of itself.
+        details: Metadata specific to this kind of folder.
         files: Every file by its path in the folder.
         digest: SHA-256 of all of the above.
     """
@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def version(self) -> str:
-        """Twelve digits that name this very content."""
+        """Twelve hex digits that identify this content."""
         return self.digest[:12]
 
 
@@ -58,21 +58,21 @@ class _Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class SavedKind:
-    """A kind of folder that has a manifest, by which one that may be replaced is recognised; see `FolderKind`.
+    """A kind of folder that is recognised by its manifest; see `FolderKind`.
 
     Attributes:
-        kind: As the manifest says it, `twotower model`.
+        kind: The kind in the manifest, such as `twotower model`.
     """
 
     kind: str
 
     @property
     def name(self) -> str:
-        """What it is, as errors say it."""
+        """What errors call it."""
         return f"a saved {self.kind.removeprefix('twotower ')}"
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
-        """The files that the manifest lists, damaged ones included; None where there is no such manifest."""
+        """The files that the manifest lists, including damaged ones; None without a manifest of this kind."""
         try:
             header = read_json(folder / MANIFEST, _Header, LARGEST_MANIFEST)
             if header.kind != self.kind:
@@ -87,22 +87,22 @@ def read_json(path: Path, kind: type[T], largest: int | None = None) -> T:
 
     Args:
         path: The file.
-        kind: What it holds.
-        largest: Bytes of it, at most; None for any number.
+        kind: The expected type of its content.
+        largest: Maximum size in bytes; None for no limit.
 
     Raises:
-        SavedFolderError: It is missing, cannot be read, is larger, or holds something else.
+        SavedFolderError: It is missing, unreadable or too large, or holds something else.
     """
     try:
         if largest is not None and (size := path.stat().st_size) > largest:
             raise SavedFolderError(f"{path} has {size} bytes; expected at most {largest}")
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:  # bytes that are no text: ValueError
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:  # ValueError: not UTF-8
         raise SavedFolderError(f"{path} cannot be read: {error}") from error
 
 
 def write_manifest(folder: Path, kind: str, form: int, library: str, details: dict[str, Any]) -> Manifest:
-    """Writes the manifest of all files that are in the folder, as the last of them."""
+    """Writes the manifest for all files in the folder; call it after they are written."""
     files = {
         path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path))
         for path in sorted(folder.rglob("*"))
@@ -119,11 +119,11 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
 
     Args:
         folder: The saved folder.
-        kind: What it has to be.
+        kind: The expected kind.
         newest: The newest format that can be read.
 
     Raises:
-        SavedFolderError: It is something else, of a newer format, or a file is missing, truncated or altered.
+        SavedFolderError: It is something else or has a newer format, or a file is missing, truncated or altered.
     """
     try:
         manifest = _manifest(folder, kind, newest)
@@ -132,7 +132,7 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
         return manifest
     except SavedFolderError:
         raise
-    except Exception as error:  # anything may lie there, vanish, or be closed to us
+    except Exception as error:  # the folder may hold anything, vanish meanwhile, or be unreadable
         raise SavedFolderError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -157,10 +157,10 @@ def _manifest(folder: Path, kind: str, newest: int) -> Manifest:
 
 
 def listed(folder: Path, manifest: Manifest, name: str) -> Path:
-    """The path of a file that the manifest lists, and that was checked with it.
+    """The path of a file that the manifest lists, and that was therefore verified.
 
     Raises:
-        SavedFolderError: It does not list that file.
+        SavedFolderError: The manifest does not list it.
     """
     if name not in manifest.files:
         raise SavedFolderError(f"{folder}: {name} is not in the manifest; the folder is incomplete or was altered")
@@ -172,10 +172,10 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / relative
     try:
         inside = not relative.is_absolute() and ".." not in relative.parts
-        inside = inside and path.resolve() == folder.resolve() / relative  # no link on the way
+        inside = inside and path.resolve() == folder.resolve() / relative  # no links in the path
         is_file = path.is_file()
     except (OSError, ValueError) as error:
-        raise SavedFolderError(f"{folder}: {name[:200]!r} is no file name: {error}") from error
+        raise SavedFolderError(f"{folder}: {name[:200]!r} is not a valid file name: {error}") from error
     if not inside:
         raise SavedFolderError(f"{folder}: the file name {name!r} leaves the folder or is a link")
     if not is_file:

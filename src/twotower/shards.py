@@ -1,4 +1,4 @@
-"""`Shard`: which rows of an embedding table a rank holds, where ranks share them out, and how others get them."""
+"""`Shard`: which rows of a sharded embedding table a rank holds, and how other ranks fetch them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from twotower.ranks import Ranks
 
 BLOCK_NUMBERS = 1 << 22
-"""Numbers that go from rank to rank at once where a whole table does: 16 MiB of float32."""
+"""Numbers per message when a whole table is transferred: 16 MiB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The rows of a table that a rank holds: of N ranks every N-th row, from the rank's own number on.
+    """The rows of a table that a rank holds: with N ranks, every N-th row, starting at the rank's number.
 
-    Vocabularies begin with the most frequent values: consecutive rows would give one rank most of the look-ups.
+    Vocabularies begin with the most frequent values, so with contiguous shards one rank would get most look-ups.
 
     Attributes:
-        rows: Of the whole table.
-        ranks: Those that share them out.
+        rows: Number of rows of the whole table.
+        ranks: The ranks that hold the table together.
 
     Example:
         >>> shard = Shard(5, Ranks(1, 2))
@@ -39,20 +39,20 @@ class Shard:
         return len(range(self.ranks.rank, self.rows, self.ranks.size))
 
     def blocks(self, dim: int) -> Iterator[slice]:
-        """The rows of the whole table in blocks, each of which begins at a row of the first rank."""
+        """Splits the rows of the whole table into blocks; each begins at a row that the first rank holds."""
         size = self.ranks.size
         rows = max(1, BLOCK_NUMBERS // (dim * size)) * size
         return (slice(begin, min(begin + rows, self.rows)) for begin in range(0, self.rows, rows))
 
     def take(self, block: Tensor) -> Tensor:
-        """The rows of a block, or of the whole table, that this rank holds."""
+        """Selects the rows of a block, or of the whole table, that this rank holds."""
         return block[self.ranks.rank :: self.ranks.size]
 
     def gathered(self, held: Tensor) -> Iterator[Tensor]:
-        """The rows of the whole table, block by block, on every rank; all ranks go through it together.
+        """Yields the rows of the whole table, block by block, on every rank; collective: all ranks iterate together.
 
         Args:
-            held: Those of this rank, `[held, dim]`.
+            held: The rows that this rank holds, `[held, dim]`.
         """
         size, dim = self.ranks.size, held.shape[1]
         for block in self.blocks(dim):
@@ -65,7 +65,7 @@ class Shard:
             yield whole.reshape(size * each, dim)[:rows]
 
     def route(self, rows: Tensor) -> Route:
-        """How to get rows `[n]` of the whole table from those that hold them; all ranks ask at the same time."""
+        """Plans how to fetch rows `[n]` of the whole table from their holders; collective: all ranks call it."""
         size = self.ranks.size
         holder = rows % size
         order = torch.argsort(holder, stable=True)
@@ -77,14 +77,14 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The way of rows from those that hold them to those that ask for them, and of their gradients back.
+    """How rows travel from the ranks that hold them to those that request them, and their gradients back.
 
     Attributes:
-        ranks: Those that ask and hold.
-        order: The rows that this rank asks for, by holder, `[n]`.
-        sent: How many rows it asks each rank for.
-        received: How many rows each rank asks it for.
-        wanted: Which of the rows that it holds these are, `[Σ received]`.
+        ranks: The ranks that hold the table together.
+        order: The order that sorts this rank's requested rows by holder, `[n]`.
+        sent: Number of rows that this rank requests from each rank.
+        received: Number of rows that each rank requests from this one.
+        wanted: Indices of the latter among the rows that this rank holds, `[Σ received]`.
     """
 
     ranks: Ranks
@@ -94,11 +94,11 @@ class Route:
     wanted: Tensor
 
     def fetch(self, held: Tensor) -> Tensor:
-        """The rows that this rank asks for, `[n, dim]`, given those that it holds, `[held, dim]`."""
+        """Fetches the rows that this rank requested, `[n, dim]`, given those that it holds, `[held, dim]`."""
         ordered = self.ranks.exchange(held.index_select(0, self.wanted), self.received, self.sent)
         found = torch.empty_like(ordered)
         return found.index_copy_(0, self.order, ordered)
 
     def give_back(self, values: Tensor) -> Tensor:
-        """A value for each of `wanted`, `[Σ received, dim]`, given on each rank one for each row it asks for."""
+        """Sends a value per requested row, `[n, dim]`, to its holder; returns `wanted`, `[Σ received, dim]`."""
         return self.ranks.exchange(values.index_select(0, self.order), self.sent, self.received)

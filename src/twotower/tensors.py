@@ -1,4 +1,4 @@
-"""Files of tensors that ranks write and read together: whole on disk, whatever rows of them each rank holds."""
+"""Tensor files that ranks write and read together: tensors are whole on disk, however ranks shard them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twotower.ranks import Ranks
 from twotower.shards import Shard
 
 ShardOf = Callable[[str, int], Shard | None]
-"""How ranks share out the rows of a tensor, given its name and how many dimensions it has; None where each has all."""
+"""The shard of a tensor, given its name and number of dimensions; None if every rank holds all of it."""
 
 _KINDS = {
     torch.float64: "F64",
@@ -29,26 +29,26 @@ _KINDS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What safetensors calls the types that weights and their moments have."""
+"""Names that safetensors uses for the dtypes of weights and moments."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, shard_of: ShardOf) -> None:
-    """Writes a safetensors file; all ranks call it together, and the first one writes for all.
+    """Writes a safetensors file; collective: all ranks call it, and the first one writes.
 
-    The rows of a tensor that is shared out go to the first rank block by block, and from there into the file.
+    The rows of a sharded tensor are gathered block by block, and the first rank writes each block to the file.
 
     Args:
         path: The file.
-        tensors: By name; of one that is shared out, the rows that this rank holds.
+        tensors: Tensors by name; for a sharded one, the rows that this rank holds.
         ranks: The ranks.
-        shard_of: Which are shared out.
+        shard_of: Gives the shard of each tensor.
     """
     shards = {name: shard for name, tensor in tensors.items() if (shard := shard_of(name, tensor.dim())) is not None}
     if not shards:
         if ranks.is_first:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         return
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide dtypes first: aligned
     opened: AbstractContextManager[IO[bytes] | None] = path.open("wb") if ranks.is_first else nullcontext()
     with opened as file:
         if file is not None:
@@ -61,47 +61,47 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, shard
 
 
 def read_tensors(path: Path, ranks: Ranks, shard_of: ShardOf, device: torch.device) -> dict[str, Tensor]:
-    """What `write_tensors` wrote, by any number of ranks; all ranks call it together, and the first one reads for all.
+    """Reads what `write_tensors` wrote, with any number of ranks; collective: all call it, and the first one reads.
 
     Args:
-        path: The file; it counts on the first rank alone.
+        path: The file; only the first rank's is used.
         ranks: The ranks.
-        shard_of: Which tensors are shared out: each rank gets the rows that it will hold.
-        device: Where the tensors go.
+        shard_of: Gives the shard of each tensor: each rank gets the rows that it will hold.
+        device: Device of the returned tensors.
     """
     with safe_open(path, framework="pt") if ranks.is_first else nullcontext() as file:
 
         def described() -> dict[str, tuple[list[int], str]]:
             assert file is not None
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            kinds = {said: str(kind).removeprefix("torch.") for kind, said in _KINDS.items()}
-            return {name: (one.get_shape(), kinds[one.get_dtype()]) for name, one in slices.items()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            dtypes = {name: str(kind).removeprefix("torch.") for kind, name in _KINDS.items()}
+            return {name: (one.get_shape(), dtypes[one.get_dtype()]) for name, one in slices.items()}
 
         found = {}
         for name, (shape, kind) in ranks.from_first(described, dict[str, tuple[list[int], str]]).items():
-            room = {"dtype": getattr(torch, kind), "device": device}
+            options = {"dtype": getattr(torch, kind), "device": device}
             shard = shard_of(name, len(shape))
             if shard is None:
-                whole = torch.empty(shape, **room) if file is None else file.get_tensor(name).to(device)
+                whole = torch.empty(shape, **options) if file is None else file.get_tensor(name).to(device)
                 found[name] = ranks.broadcast(whole)
             else:
-                found[name] = _held(None if file is None else file.get_slice(name), shape, shard, room)
+                found[name] = _held(None if file is None else file.get_slice(name), shape, shard, options)
     return found
 
 
-def _held(rows: Any, shape: list[int], shard: Shard, room: dict[str, Any]) -> Tensor:
-    """The rows of a tensor `[rows, dim]` in a file that this rank will hold; `rows` are all, on the first rank."""
-    held = torch.empty(shard.held, shape[1], **room)
+def _held(rows: Any, shape: list[int], shard: Shard, options: dict[str, Any]) -> Tensor:
+    """This rank's rows of a sharded tensor `[rows, dim]`; `rows` is the tensor in the file, None on other ranks."""
+    held = torch.empty(shard.held, shape[1], **options)
     for block in shard.blocks(shape[1]):
         size = block.stop - block.start, shape[1]
-        whole = torch.empty(size, **room) if rows is None else rows[block].to(room["device"]).contiguous()
+        whole = torch.empty(size, **options) if rows is None else rows[block].to(options["device"]).contiguous()
         own = shard.take(shard.ranks.broadcast(whole))
         held[block.start // shard.ranks.size :][: len(own)] = own
     return held
 
 
 def _header(tensors: Mapping[str, Tensor], shards: Mapping[str, Shard]) -> bytes:
-    """What a safetensors file begins with: the length of a JSON object, and that, of types, shapes and places."""
+    """Header of a safetensors file: the length of a JSON object, and the object with dtypes, shapes and offsets."""
     entries, begin = {}, 0
     for name, tensor in tensors.items():
         rows = [shards[name].rows, *tensor.shape[1:]] if name in shards else list(tensor.shape)

@@ -1,4 +1,4 @@
-"""`Traffic`: what a rank has exchanged with the others, counted where it happens."""
+"""`Traffic`: counts the bytes, calls and time of a rank's collective operations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from twotower.errors import TwoTowerError
 
 @dataclass
 class Traffic:
-    """What a rank has exchanged with the others.
+    """Counters of a rank's collective operations.
 
     Attributes:
-        payload: Bytes handed to each kind of exchange: `sum` a tensor that all add up, `gather` the rank's part of what
-            all get, `scatter` the whole of which each gets the sum of a part, `broadcast` what the first rank sends,
-            `exchange` what goes to one rank each, its own part included.
-        calls: How often.
-        seconds: Spent in them: sending, and waiting for others.
+        payload: Bytes passed to each kind of operation: for `sum` the tensor that is all-reduced, for `gather` this
+            rank's part, for `scatter` the whole tensor, for `broadcast` the first rank's tensor, for `exchange` the
+            rows for all ranks, including this one.
+        calls: Calls of each kind.
+        seconds: Time spent in them, sending and waiting for other ranks.
     """
 
     payload: Counter[str] = field(default_factory=Counter)
@@ -32,16 +32,16 @@ class Traffic:
 
     @contextmanager
     def of(self, kind: str, tensor: Tensor) -> Iterator[None]:
-        """Counts an exchange that happens in the block.
+        """Counts the collective operation in the block.
 
         Raises:
-            TwoTowerError: Another rank has ended, or cannot be reached.
+            TwoTowerError: Another rank has ended, or is unreachable.
         """
         started = time.perf_counter()
         try:
             yield
         except RuntimeError as error:
-            raise TwoTowerError(f"rank {dist.get_rank()} has lost the others: {error}") from error
+            raise TwoTowerError(f"rank {dist.get_rank()} has lost contact with the other ranks: {error}") from error
         self.seconds += time.perf_counter() - started
         self.payload[kind] += tensor.numel() * tensor.element_size()
         self.calls[kind] += 1

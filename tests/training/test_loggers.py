@@ -94,7 +94,7 @@ def test_a_missing_library_is_named_before_training(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_training_has_a_name() -> None:
-    with pytest.raises(ConfigError, match="expected what the training is called"):
+    with pytest.raises(ConfigError, match="expected a name for the training"):
         Kept("")
 
 

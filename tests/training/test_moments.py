@@ -129,10 +129,10 @@ def test_other_moments_are_refused(parts: tuple[Dataset, Dataset], tmp_path: Pat
     with pytest.raises(ConfigError, match="no moments to save"):
         moments.save(tmp_path / "moments.safetensors")
     trainer_of(AdamW(), 1).fit(model, parts[0], moments=moments)
-    with pytest.raises(ConfigError, match="moments of AdamW, and the optimizer is Adagrad"):
+    with pytest.raises(ConfigError, match="moments of AdamW, but the optimizer is Adagrad"):
         trainer_of(Adagrad(), 1).fit(model, parts[0], moments=moments)
     model.grow(parts[1])
-    with pytest.raises(ConfigError, match=r"moments of query.features.0.table are \[\d+, 4\].*moments.grow"):
+    with pytest.raises(ConfigError, match=r"moments of query.features.0.table have shape \[\d+, 4\].*moments.grow"):
         trainer_of(AdamW(), 1).fit(model, parts[1], moments=moments)
     other = tmp_path / "notes.txt"
     other.write_text("mine")

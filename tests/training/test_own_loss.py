@@ -89,7 +89,7 @@ def test_it_resumes_to_the_same_bits_and_another_one_is_refused(
     trainer_with(loss).fit(whole, TRAIN)
     trainer_with(loss).fit(toy_model(), TRAIN, checkpoint=str(tmp_path / "run"), stop_after=2)
     for other in (Hinge(0.6, np.ones(3)), Hinge(0.5, np.zeros(3)), Softer(0.5, np.ones(3)), InBatchSoftmax()):
-        with pytest.raises(SavedFolderError, match="of another training, whose loss differ; delete it"):
+        with pytest.raises(SavedFolderError, match="from another training with different loss; delete it"):
             trainer_with(other).fit(toy_model(), TRAIN, checkpoint=tmp_path / "run")
     trainer_with(Hinge(0.5, np.ones(3))).fit(resumed, TRAIN, checkpoint=tmp_path / "run")
     for name, tensor in whole.state_dict().items():
@@ -132,7 +132,7 @@ def test_a_loss_that_cannot_be_told_from_others_is_refused_only_with_a_checkpoin
     loop = Hinge()
     loop.scales = loop
     trainer_with(loop, epochs=1).fit(toy_model(), TRAIN)
-    with pytest.raises(ConfigError, match="a checkpoint cannot tell"):
+    with pytest.raises(ConfigError, match="a checkpoint cannot identify"):
         trainer_with(loop, epochs=1).fit(toy_model(), TRAIN, checkpoint=tmp_path / "run")
 
 
@@ -140,5 +140,5 @@ def test_what_lacks_a_part_of_the_protocol_is_refused() -> None:
     class Half(msgspec.Struct):
         reduction: str = "mean"
 
-    with pytest.raises(ConfigError, match=r"loss=.*Half.*; expected .* what follows the protocol Loss"):
+    with pytest.raises(ConfigError, match=r"loss=.*Half.*; expected .* an object that implements Loss"):
         Trainer(loss=Half())  # type: ignore[arg-type]

@@ -205,7 +205,7 @@ def test_a_rank_killed_in_the_middle_costs_no_bit(victim: int, ranks: dict[str, 
         (tmp_path / attempt).mkdir()
     (left,) = on_ranks(2, tmp_path / "first", (killed, tmp_path / "run", victim))
     assert isinstance(left[victim], ProcessLookupError)
-    assert "has lost the others" in str(left[1 - victim])
+    assert "has lost contact with the other ranks" in str(left[1 - victim])
     assert (tmp_path / "run" / "state.json").exists()
     (found,) = on_ranks(2, tmp_path / "second", (saved_after, tmp_path / "run", None))
     assert all(same(one, ranks["whole"][0]) for one in without_errors(found))
@@ -233,7 +233,7 @@ def test_ranks_that_differ_are_refused(what: str, ranks: dict[str, list[Any]]) -
 @pytest.mark.parametrize(
     ("job", "kind", "said"),
     [
-        ("another", SavedFolderError, "of another training"),
+        ("another", SavedFolderError, "from another training"),
         ("normalised", ConfigError, "norm='layer'"),
         ("drawing", ConfigError, r"randomness\.uniform"),
     ],

@@ -162,7 +162,7 @@ def test_a_resumed_training_on_a_stream_equals_an_uninterrupted_one(
             checkpoint=tmp_path / "run",
             callbacks=[_InterruptAfter(2)],
         )
-    with pytest.raises(SavedFolderError, match="of another training"):  # another buffer gives another order
+    with pytest.raises(SavedFolderError, match="from another training"):  # another buffer gives another order
         trainer.fit(toy_model(dropout=0.1), opened(path, whole, 700), measured, checkpoint=tmp_path / "run")
     history = trainer.fit(other, opened(path, whole), measured, checkpoint=tmp_path / "run")
     assert same(one, other)

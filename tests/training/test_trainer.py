@@ -213,7 +213,7 @@ def test_the_checkpoint_of_another_training_is_refused(
 ) -> None:
     monkeypatch.setattr(checkpoint_module, "EVERY_SECONDS", 0.0)
     Trainer(epochs=1).fit(toy_model(), parts[0], checkpoint=tmp_path / "run")
-    with pytest.raises(SavedFolderError, match="of another training"):
+    with pytest.raises(SavedFolderError, match="from another training"):
         Trainer(epochs=2).fit(toy_model(), parts[0], checkpoint=tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(SavedFolderError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Training: optimisers and schedules, the loop, its history, its callbacks, loggers and checkpoints."""
+"""Training: optimisers, schedules, the training loop, history, callbacks, loggers and checkpoints."""
 
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.training.callbacks import Callback, ProgressBar, TrainingState

@@ -1,4 +1,4 @@
-"""`StreamedAccuracy`: top-k accuracy among what the loss compares, counted as training goes on."""
+"""`StreamedAccuracy`: top-k accuracy among the candidates that the loss compares, counted during training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from twotower.ranks import Ranks
 
 SAMPLED = 8
-"""One event in so many of each batch is ranked. Ranking all would add a tenth to the softmax's time, these add 1%."""
+"""One in this many events of a batch is ranked. This adds 1% to the softmax's time; ranking all would add 10%."""
 
 
 class StreamedAccuracy:
-    """Share of an epoch's events whose candidate the loss ranks among the first k; events count by their weights.
+    """Weighted share of an epoch's events whose candidate the loss ranks in the top k.
 
     Args:
-        ks: Lengths of lists.
-        device: Where the ranks are.
+        ks: Cutoffs k.
+        device: Device of the ranks.
 
     Example:
         >>> accuracy = StreamedAccuracy([1, 2], torch.device("cpu"))
@@ -36,11 +36,11 @@ class StreamedAccuracy:
         self._weight = torch.zeros((), dtype=torch.float64, device=device)
 
     def ranks_of_batch(self, events: int) -> Tensor:
-        """Where the loss writes the ranks of a batch's first events, int32 `[ceil(events / 8)]`."""
+        """Zeros to which the loss writes the ranks of a batch's first events, int32 `[ceil(events / 8)]`."""
         return torch.zeros(-(-events // SAMPLED), dtype=torch.int32, device=self._hits.device)
 
     def add(self, ranks: Tensor, weights: Tensor | None) -> None:
-        """Counts ranks that a loss has written; 0 where it wrote none. `weights` are those of the batch, `[B]`."""
+        """Counts the ranks that a loss has written; 0 means not ranked. `weights` are the batch's, `[B]`."""
         counted = (ranks > 0).double()
         if weights is not None:
             counted *= weights[: len(ranks)]
@@ -48,12 +48,12 @@ class StreamedAccuracy:
         self._weight += counted.sum()
 
     def add_up(self, ranks: Ranks) -> None:
-        """Adds what other ranks have counted."""
+        """Adds the counts of the other ranks."""
         ranks.sum(self._hits)
         ranks.sum(self._weight)
 
     def means(self) -> dict[str, float]:
-        """The accuracy for each k, as `top_10`; empty where nothing was ranked."""
+        """The accuracy for each k, keyed as `top_10`; empty if nothing was ranked."""
         weight = self._weight.item()
         if weight == 0:
             return {}

@@ -1,4 +1,4 @@
-"""Where the batches of an epoch come from: a data set encoded once, or a streamed log encoded part by part."""
+"""Sources of training batches: a data set that is encoded once, or a streamed log that is encoded part by part."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from twotower.training.prefetch import one_ahead
 
 @dataclass(frozen=True)
 class Part:
-    """Events on the training's device, encoded.
+    """Encoded events.
 
     Attributes:
-        queries: The query side of each, `[N]` rows.
+        queries: The query side of each event, `[N]` rows.
         query_rows: Row of each event's query, `[N]`.
         candidate_rows: Row of each event's candidate, `[N]`.
-        weights: Weight of each event, `[N]`; None where all count the same.
-        columns: Columns that tasks read, `[N]` each, NaN where a value is missing.
+        weights: Weight of each event, `[N]`; None if all have equal weight.
+        columns: Columns that tasks read, `[N]` each, NaN for missing values.
     """
 
     queries: EncodedSide
@@ -42,7 +42,7 @@ class Part:
 
     @classmethod
     def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = ()) -> Part:
-        """The part of these events, given their encoded query side and the columns that tasks read."""
+        """Builds a part from events, their encoded query side and the columns that tasks read."""
         weights = None if events.weight is None else torch.from_numpy(events.weights)
         rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
         return cls(queries, *rows, weights, target_columns(events, columns))
@@ -51,7 +51,7 @@ class Part:
         return len(self.candidate_rows)
 
     def to(self, device: torch.device) -> Part:
-        """The same on a device."""
+        """Copies the part to a device."""
         return Part(
             self.queries.to(device),
             self.query_rows.to(device),
@@ -62,17 +62,17 @@ class Part:
 
 
 class Source(Protocol):
-    """The events of a training, an epoch at a time."""
+    """Provides training events, one epoch at a time."""
 
     @property
     def waited(self) -> float:
-        """Seconds of the latest epoch in which training waited for events."""
+        """Seconds that training waited for events in the latest epoch."""
         ...
 
     def epoch(self, number: int) -> AbstractContextManager[Iterator[tuple[Part, Tensor]]]:
-        """The epoch's events in parts, each with the order in which its events come, `[N]`.
+        """Iterates over the epoch's events in parts, each with the order of its events, `[N]`.
 
-        Every part but the last is made of whole batches.
+        Every part but the last holds a whole number of batches.
         """
         ...
 
@@ -80,15 +80,15 @@ class Source(Protocol):
 def source_of(
     model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str] = (), ranks: Ranks = ALONE
 ) -> Source:
-    """The source of batches for a model that has learned from these events.
+    """Creates the source of batches for a fitted model.
 
     Args:
-        model: The model.
+        model: The model, fitted on these events.
         train: The events.
-        batch_size: Events of a step.
-        seed: Seed of the order in which a streamed log comes.
+        batch_size: Events per step.
+        seed: Shuffles a streamed log.
         columns: Columns of the interactions that tasks read.
-        ranks: Those that train together. Of a streamed log each encodes its part of every batch.
+        ranks: The ranks that train together; with a streamed log, each encodes its part of every batch.
     """
     events = train.in_memory
     if events is None:
@@ -97,7 +97,7 @@ def source_of(
 
 
 class _InMemory:
-    """One part, in an order drawn by torch's random numbers."""
+    """The whole data set as one part, shuffled with torch's random numbers."""
 
     waited = 0.0
 
@@ -112,7 +112,7 @@ class _InMemory:
 
 
 class _Streamed:
-    """Parts that a background thread reads, shuffles and encodes while the one before is trained on."""
+    """Parts that a background thread reads, shuffles and encodes while the model trains on the previous part."""
 
     def __init__(
         self, model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str], ranks: Ranks
@@ -135,11 +135,11 @@ class _Streamed:
             try:
                 part = Part.of(events, self._queries(events), self.targets)
             except DataError as error:
-                raise DataError(f"{error}; rows are counted in a shuffled part of the streamed log") from error
+                raise DataError(f"{error}; the row is in a shuffled part of the streamed log") from error
             yield part
 
     def _queries(self, events: Dataset) -> EncodedSide:
-        """The query side of the events; among several ranks, of those that this one embeds."""
+        """Encodes the query side of the events; with several ranks, only of the events that this rank embeds."""
         if self.ranks.size == 1:
             return self.encoder.encode(events)
         parts = []

@@ -1,4 +1,4 @@
-"""Callbacks: what watches a training, one concern each; progress is one of them."""
+"""Callbacks that observe training, one concern each; progress is one of them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from twotower.training.settings import TrainerSettings
 
 @dataclass
 class TrainingState:
-    """Where a training is; callbacks read it, and may ask it to stop.
+    """The state of a training; callbacks read it, and may stop the training.
 
     Attributes:
-        model: The model, as it is now.
-        settings: How it is trained.
-        optimizer: Its optimiser.
+        model: The model with its current weights.
+        settings: The trainer's settings.
+        optimizer: The optimiser.
         history: The epochs so far.
         epochs: Number of the last epoch to train.
-        steps_per_epoch: Batches in an epoch.
+        steps_per_epoch: Batches per epoch.
         step: Batches done in this epoch.
-        stop: Set to True to end after this epoch.
-        ranks: Those that train together, the first of which calls callbacks; with what it has exchanged.
+        stop: Set to True to stop after this epoch.
+        ranks: The ranks that train together, with this rank's `traffic`; only the first one calls callbacks.
     """
 
     model: TwoTower
@@ -47,40 +47,40 @@ class TrainingState:
 
 
 class Callback:
-    """Does nothing at every moment of a training; a subclass fills in what it needs.
+    """Base class of callbacks: its methods do nothing, and subclasses override those they need.
 
     Example:
-        >>> class Patience(Callback):
+        >>> class StopAtLoss(Callback):
         ...     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
         ...         state.stop = epoch.loss < 1.0
     """
 
     def on_start(self, state: TrainingState) -> None:
-        """Before the first epoch, or the first after a resumption."""
+        """Called before the first epoch, also when training resumes."""
 
     def on_step(self, state: TrainingState) -> None:
-        """After each batch."""
+        """Called after each batch."""
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        """After each epoch and its validation."""
+        """Called after each epoch and its validation."""
 
     def on_end(self, state: TrainingState) -> None:
-        """After the last epoch, when the model has its final weights."""
+        """Called after the last epoch, when the model has its final weights."""
 
     def on_failure(self, state: TrainingState, error: BaseException) -> None:
-        """When an error or an interruption has ended the training, instead of `on_end`."""
+        """Called instead of `on_end` if an error or an interruption ended the training."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Where one of several trainings is.
+    """Progress of one training.
 
     Attributes:
-        training: Number of the training, among those that one `Progress` has watched.
-        label: What is trained.
+        training: Number of the training, among those that one `Progress` has observed.
+        label: What is being trained.
         done: Batches so far.
-        total: Batches in all.
-        note: Its epoch, and the latest figures.
-        is_over: Whether it has ended.
+        total: Total number of batches.
+        note: The epoch and the latest metrics.
+        is_over: Whether the training has ended.
     """
 
     training: int
@@ -92,13 +92,13 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Progress(Callback):
-    """Says where one training after the other is; a subclass shows it.
+    """Tracks the progress of consecutive trainings; a subclass shows it.
 
     Args:
-        label: What is trained.
+        label: What is being trained.
 
     Attributes:
-        stage: Which of the trainings that it takes, where there are several.
+        stage: Name of the current training, if there are several; otherwise empty.
     """
 
     def __init__(self, label: str = "training") -> None:
@@ -108,28 +108,28 @@ class Progress(Callback):
 
     @property
     def name(self) -> str:
-        """What is trained, and which of its trainings this is."""
+        """The label, followed by the stage if there is one."""
         return f"{self.label}, {self.stage}" if self.stage else self.label
 
     def show(self, line: Line) -> None:
-        """Shows where a training is."""
+        """Shows the progress of a training."""
         raise NotImplementedError
 
     def on_start(self, state: TrainingState) -> None:
-        """Begins a line."""
+        """Starts a line."""
         self._figures = ""
         total = state.epochs * state.steps_per_epoch
         done = len(state.history.epochs) * state.steps_per_epoch
         self._move(Line(self.line.training + 1, self.label, done, total))
 
     def on_step(self, state: TrainingState) -> None:
-        """Moves on."""
+        """Advances the line."""
         before = len(state.history.epochs)
         done = before * state.steps_per_epoch + state.step
         self._move(msgspec.structs.replace(self.line, done=done, note=self._note(before + 1, state)))
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        """Says the epoch's figures."""
+        """Shows the epoch's metrics."""
         monitor = state.history.monitor
         each = ", ".join(f"{task} {loss:.3f}" for task, loss in epoch.losses.items())
         self._figures = f" · loss {epoch.loss:.3f}" + (f" ({each})" if len(epoch.losses) > 1 else "")
@@ -158,14 +158,14 @@ class Progress(Callback):
 
 
 class ProgressBar(Progress):
-    """A live line with epoch, loss and the monitored metric; used as a context, for one or many trainings.
+    """A live line with epoch, loss and monitored metric; a context manager that serves one or more trainings.
 
-    In a notebook it is an output of the cell; where nobody watches, a plain line every few seconds and one at the end.
-    `Trainer.fit` shows one by itself where a person watches.
+    In a notebook it is an output of the cell. If the console is neither a terminal nor a notebook, it prints a plain
+    line every few seconds and one at the end. `Trainer.fit` shows one by default in terminals and notebooks.
 
     Args:
         console: Where to draw; default: standard error.
-        label: What is trained.
+        label: What is being trained.
     """
 
     @checks_arguments
@@ -183,7 +183,7 @@ class ProgressBar(Progress):
         self.display.__exit__(kind, error, trace)
 
     def show(self, line: Line, source: int = 0) -> None:
-        """Draws the line of a training; of those elsewhere, `source` tells which process it is."""
+        """Draws a training's line; `source` is the number of the process if trainings run in several."""
         share = line.done / line.total if line.total else None
         self.display.show(line.label, line.note, share, source)
         if line.is_over:
@@ -192,11 +192,11 @@ class ProgressBar(Progress):
 
 @contextmanager
 def watched(callbacks: Sequence[Callback], progress: bool | None) -> Iterator[Sequence[Callback]]:
-    """The callbacks, with a `ProgressBar` beside them where it is wanted; inside the block it is shown.
+    """Adds a `ProgressBar` to the callbacks if wanted, and shows it during the block.
 
     Args:
-        callbacks: Those of the caller; where one of them shows progress, none is added.
-        progress: Whether to show it; None: where a person watches.
+        callbacks: The caller's callbacks; if one of them shows progress, no bar is added.
+        progress: Whether to show progress; None shows it in terminals and notebooks.
     """
     console = Console(stderr=True)
     wanted = is_watched(console) if progress is None else progress

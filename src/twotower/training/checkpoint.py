@@ -1,4 +1,4 @@
-"""Checkpoints: a training's state on disk, from which an interrupted one goes on to the same bits."""
+"""Checkpoints: the state of a training on disk; a resumed training gives bit-identical results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twotower.tensors import ShardOf, read_tensors, write_tensors
 from twotower.training.identity import Identity
 
 EVERY_SECONDS = 5.0
-"""Seconds of training that an interruption may cost, beside the epoch it falls in."""
+"""Minimum seconds between checkpoints; an interruption costs at most this much training plus the current epoch."""
 
 Weights = dict[str, Tensor]
 
@@ -52,8 +52,8 @@ class Checkpoint:
     """A folder that holds the latest state of one training.
 
     Args:
-        folder: Where; replaced as a whole each time.
-        identity: What the training is, from `identity_of`: another one does not go on from it.
+        folder: The folder; replaced as a whole each time.
+        identity: Identity of the training, from `identity_of`; only the same training can resume from it.
     """
 
     def __init__(self, folder: Path, identity: Identity) -> None:
@@ -63,18 +63,18 @@ class Checkpoint:
     def resume(
         self, model: TwoTower, optimizer: Optimizer, ranks: Ranks = ALONE
     ) -> tuple[TrainingHistory, Weights] | None:
-        """Puts the saved state into model and optimiser; None where there is none.
+        """Restores the saved state of model and optimiser, if there is one.
 
         Args:
             model: The model.
             optimizer: Its optimiser.
-            ranks: Those that train together, of which the first reads for all.
+            ranks: The ranks that train together; the first reads for all.
 
         Returns:
-            The history so far, and the best weights so far, empty where none are kept.
+            The history and the best weights so far (empty if none are kept); None without a checkpoint.
 
         Raises:
-            SavedFolderError: The folder holds another training, or cannot be read.
+            SavedFolderError: The folder belongs to another training, or cannot be read.
         """
         history = ranks.from_first(self._read, TrainingHistory | None)
         if history is None:
@@ -89,7 +89,7 @@ class Checkpoint:
         return history, best
 
     def _read(self) -> TrainingHistory | None:
-        """The history that the folder holds, whose other files can be read; None where it is not there."""
+        """Reads the history and checks that the other files are readable; None if the folder does not exist."""
         if not self.folder.exists():
             return None
         try:
@@ -99,20 +99,20 @@ class Checkpoint:
                     pass
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             raise SavedFolderError(
-                f"the checkpoint {self.folder} cannot be read ({error}); delete it to start anew"
+                f"the checkpoint {self.folder} cannot be read ({error}); delete it to start over"
             ) from error
         names = [*self.identity, *(name for name in state.identity if name not in self.identity)]
         if differing := [name for name in names if self.identity.get(name) != state.identity.get(name)]:
             raise SavedFolderError(
-                f"the checkpoint {self.folder} is of another training, whose {' and '.join(differing)} differ; "
-                f"delete it to start anew"
+                f"the checkpoint {self.folder} is from another training with different {' and '.join(differing)}; "
+                f"delete it to start over"
             )
         return state.history
 
     def save(
         self, model: TwoTower, optimizer: Optimizer, history: TrainingHistory, best: Weights, ranks: Ranks = ALONE
     ) -> None:
-        """Replaces the folder's content, unless the last time was a moment ago; all ranks call it, the first writes."""
+        """Saves the state, unless that was done just before; collective: all ranks call it, and the first writes."""
         if ranks.from_first(lambda: time.monotonic() - self._written < EVERY_SECONDS, bool):
             return
         of_weights, of_moments = _shards_of_weights(model), _shards_of_moments(optimizer)
@@ -131,7 +131,7 @@ def _shards_of_weights(model: TwoTower) -> ShardOf:
 
 
 def _shards_of_moments(optimizer: Optimizer) -> ShardOf:
-    """How ranks share out what the optimiser keeps of each row of a table, as `_optimizer_tensors` names it."""
+    """Shards of the optimiser state of sharded tables, by the names of `_optimizer_tensors`."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def shard_of(name: str, dimensions: int) -> Shard | None:

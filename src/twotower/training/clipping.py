@@ -1,4 +1,4 @@
-"""Clipping the gradient of a step, of which that of an embedding table may be sparse."""
+"""Gradient clipping, with sparse gradients of embedding tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twotower.ranks import ALONE, Ranks
 
 @torch.no_grad()
 def clip_gradient(parameters: Iterable[nn.Parameter], length: float, ranks: Ranks = ALONE) -> None:
-    """Scales the gradient of all parameters together down to this Euclidean length where it is longer.
+    """Scales the gradient of all parameters, taken as one vector, down to a Euclidean norm of at most `length`.
 
     Args:
-        parameters: Those of a model; of tables that ranks share out, each has the gradient of the rows that it holds.
-        length: The length.
-        ranks: Those that train together.
+        parameters: The model's parameters; for a sharded table, each rank has the gradient of the rows that it holds.
+        length: The maximum norm.
+        ranks: The ranks that train together.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2))

@@ -1,4 +1,4 @@
-"""What somebody has to know who trains a fitted model further."""
+"""Warnings for continued training of a fitted model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from twotower.model.two_tower import TwoTower, features_of
 
 
 def warn_of_new_ids(model: TwoTower, train: Log) -> None:
-    """Warns where the training events name ids that a fitted model did not learn.
+    """Warns if the training events contain ids that are not in the model's vocabularies.
 
-    Its vocabularies grow by `TwoTower.grow` alone; without it, new ids of a column share the embedding of unknown ones.
+    Only `TwoTower.grow` extends the vocabularies; without it, all new ids of a column share the embedding of unknown
+    ids.
     """
     sides = (
         (features_of(model.query), train.queries, train.query_id, train.query_counts()),
@@ -24,14 +25,14 @@ def warn_of_new_ids(model: TwoTower, train: Log) -> None:
     found = [text for side in sides if (text := _new_ids(*side))]
     if found:
         warn(
-            f"the model was fitted before, and the training events name ids it did not learn: {' and '.join(found)}. "
-            f"They share the embedding of unknown ids; model.grow(train) before gives each its own",
+            f"the training events contain ids that the fitted model does not know: {' and '.join(found)}. They share "
+            f"the embedding of unknown ids; call model.grow(train) before training to give each its own",
             NewIdsWarning,
         )
 
 
 def _new_ids(features: list[Feature], table: pa.Table, name: str, counts: IntArray) -> str:
-    """How many ids with events some feature does not know, in words; empty where there is none."""
+    """Describes how many ids with events are unknown to some feature; empty if none is."""
     ids = table[name].take(pa.array(np.flatnonzero(counts)))
     known = [mask for feature in features if (mask := feature.knows(name, ids)) is not None]
     new = int((~np.logical_and.reduce(known)).sum()) if known else 0

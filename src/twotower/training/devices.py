@@ -1,4 +1,4 @@
-"""Devices to train on: which there are, asked before anything is trained."""
+"""Checks the training device before training starts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from twotower.errors import ConfigError
 
 
 def check_device(name: str) -> None:
-    """Refuses a device that training does not support or this machine does not have.
+    """Checks that training supports a device and that this machine has it.
 
-    Apple's `mps` has no float64, in which losses are summed, so that it is none of them.
+    Apple's `mps` is not supported: it has no float64, in which losses are summed.
 
     Raises:
-        ConfigError: It names the device and those that there are.
+        ConfigError: The device is unsupported or missing; the message lists what is available.
 
     Example:
         >>> check_device("gpu")

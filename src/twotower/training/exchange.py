@@ -1,4 +1,4 @@
-"""What ranks that train together exchange: the gradient of a step, the state to begin with, and what is decided."""
+"""Exchanges between ranks that train together: gradients, initial weights, and checks that the ranks agree."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger("twotower")
 
 
 def backward(loss: Tensor, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Makes the gradient of a step, the same on every rank: of what all have computed.
+    """Computes the gradient of a step and sums it over the ranks, so that it is the same on every rank.
 
     Args:
-        loss: The loss of the step, which every rank has.
-        parameters: The model's.
-        ranks: Those that train together.
+        loss: The loss of the whole step, equal on every rank.
+        parameters: The model's parameters.
+        ranks: The ranks that train together.
     """
     if ranks.size == 1:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -40,13 +40,13 @@ def backward(loss: Tensor, parameters: Iterable[nn.Parameter], ranks: Ranks) -> 
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
-    """Whether ranks share out a table's rows, and each has the gradient of its own from all ranks already."""
+    """Whether a table is sharded; each rank then already has the summed gradient of its own rows."""
     return isinstance(parameter, Table) and parameter.shard is not None
 
 
 @torch.no_grad()
 def sum_dense(parameters: list[nn.Parameter], ranks: Ranks) -> None:
-    """Adds up the ranks' gradients of parameters, in one exchange."""
+    """Sums the gradients of dense parameters over the ranks, in one all-reduce."""
     if not parameters:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -58,7 +58,7 @@ def sum_dense(parameters: list[nn.Parameter], ranks: Ranks) -> None:
 
 @torch.no_grad()
 def sum_rows(tables: list[nn.Parameter], ranks: Ranks) -> None:
-    """Adds up the ranks' gradients of the rows of tables: what is exchanged are the rows that a rank has touched."""
+    """Sums the sparse gradients of tables over the ranks; only the rows that a rank has touched are exchanged."""
     if not tables:
         return
     own = [coalesced(table.grad) for table in tables if table.grad is not None]
@@ -73,7 +73,7 @@ def sum_rows(tables: list[nn.Parameter], ranks: Ranks) -> None:
 
 
 def _from_all(own: Tensor, lengths: list[int], longest: int, ranks: Ranks) -> Tensor:
-    """All ranks' tensors `[n, …]`, of which each has as many rows as `lengths` says, one after the other."""
+    """Concatenates all ranks' tensors `[n, …]`, whose row counts are `lengths`."""
     padded = own.new_zeros(longest, *own.shape[1:])
     padded[: len(own)] = own
     whole = ranks.gather(padded).view(ranks.size, longest, *own.shape[1:])
@@ -81,25 +81,26 @@ def _from_all(own: Tensor, lengths: list[int], longest: int, ranks: Ranks) -> Te
 
 
 def require_same_training(ranks: Ranks, identity: Identity, sharding: str) -> None:
-    """Refuses to train where ranks have other data, settings or versions than the first.
+    """Checks that all ranks have the same data, settings and versions as the first.
 
     Raises:
-        ConfigError: It names the rank and what differs.
+        ConfigError: Some rank differs; the message names the rank and what differs.
     """
     found = identity | {"sharding": sharding, "twotower": VERSION, "PyTorch": str(torch.__version__)}
     ranks.require_same(found, "expected the same settings, data and versions on all ranks")
 
 
-def begin_alike(ranks: Ranks, model: TwoTower) -> None:
-    """Gives every rank the first one's weights; of tables that are shared out, all have drawn the same from one seed.
+def broadcast_initial_weights(ranks: Ranks, model: TwoTower) -> None:
+    """Gives every rank the first one's weights, except sharded tables, which all ranks drew from the same seed.
 
     Raises:
-        ConfigError: The models have other parameters; or a batch norm, whose statistics would be of a part of a batch.
+        ConfigError: The models' parameters differ, or one has a batch norm, whose statistics would cover only a part
+            of a batch.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ConfigError(
-                f"{name} normalises over a batch, of which each of {ranks.size} ranks has a part; expected norm='layer'"
+                f"{name} normalises over the batch, which is split between {ranks.size} ranks; expected norm='layer'"
             )
     state, shards = model.state_dict(), shards_of(model)
     shapes = {name: list(one.shape) if name not in shards else [shards[name].rows] for name, one in state.items()}
@@ -110,21 +111,21 @@ def begin_alike(ranks: Ranks, model: TwoTower) -> None:
 
 
 def require_same_draws(ranks: Ranks, device: torch.device) -> None:
-    """Refuses to go on where ranks have drawn different random numbers.
+    """Checks that all ranks have drawn the same random numbers.
 
     Raises:
-        ConfigError: They have.
+        ConfigError: They have not.
     """
     state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
     drawn = hashlib.sha256(state.numpy().tobytes()).hexdigest()[:16]
     ranks.require_same(
         {"random numbers": drawn},
-        "expected features, layers and tasks that draw by twotower.randomness.uniform, so that all ranks draw alike",
+        "expected features, layers and tasks that draw with twotower.randomness.uniform, which keeps ranks in sync",
     )
 
 
-def say_what_is_exchanged(ranks: Ranks, model: TwoTower, optimizer: Optimizer, batch_size: int) -> None:
-    """Logs how a step is shared out, and which tables are exchanged as a whole."""
+def log_exchange(ranks: Ranks, model: TwoTower, optimizer: Optimizer, batch_size: int) -> None:
+    """Logs how a step is split between ranks, and how the gradients of each kind of weight are exchanged."""
     if not ranks.is_first:
         return
     lazy = optimizer.tables if isinstance(optimizer, LazyAdagrad | LazyAdamW) else []
@@ -132,8 +133,8 @@ def say_what_is_exchanged(ranks: Ranks, model: TwoTower, optimizer: Optimizer, b
     sharded = [parameter for parameter in model.parameters() if isinstance(parameter, Table) and _is_sharded(parameter)]
     counts = [sum(table.whole_rows * table.shape[1] for table in tables) for tables in (of_rows, sharded)]
     log.info(
-        "%d ranks share batches of %d events; %d tables (%d numbers) are sharded; rows of a step are exchanged of %d "
-        "(%d numbers), all of other weights (%d numbers)",
+        "%d ranks split batches of %d events; %d tables (%d numbers) are sharded; of %d tables (%d numbers), only the "
+        "rows of a step are exchanged; other weights (%d numbers) are exchanged whole",
         ranks.size,
         batch_size,
         len(sharded),

@@ -1,4 +1,4 @@
-"""Which parameters of a model decay, and which embedding tables are updated lazily."""
+"""Parameter groups for weight decay, and the choice of embedding tables to update lazily."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from twotower.features.lookups import Table
 from twotower.model.two_tower import TwoTower, features_of
 
 Updates = Literal["auto", "dense", "lazy"]
-"""How embedding tables are updated: all rows, those of the batch, or whichever is faster by the table's size."""
+"""How embedding tables are updated: all rows, only the batch's rows, or whichever is faster for the table's size."""
 
-WORTH_IT = 10
-"""Rows of a table for each row that a step may look up, from which on lazy updates are faster.
+MIN_LAZY_RATIO = 10
+"""`auto` updates a table lazily if it has at least this many rows per row that a step may look up.
 
-`benchmarks/sparse_updates.py` finds it between 4 (Adagrad) and 12 (AdamW) where few rows are drawn twice.
+`benchmarks/sparse_updates.py` measures the break-even between 4 (Adagrad) and 12 (AdamW) if few rows repeat in a step.
 """
 
 
 def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters in groups for an optimiser, each with its decay; `initial_lr` is what schedules scale.
+    """Groups the parameters by weight decay, for an optimiser; schedules scale each group's `initial_lr`.
 
-    A learned temperature has no decay.
+    A learned temperature is not decayed.
 
     Example:
         >>> from twotower.features import Category
@@ -43,11 +43,11 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
 
 
 def look_ups(model: TwoTower, events: int, candidates: int) -> Counter[Table]:
-    """How many rows of each table a step looks up, at most.
+    """Maximum number of rows of each table that a step looks up.
 
     Args:
-        model: A model that has learned from data.
-        events: Events of a step.
+        model: A fitted model.
+        events: Events per step.
         candidates: Candidates that a step embeds.
     """
     found: Counter[Table] = Counter()
@@ -59,14 +59,16 @@ def look_ups(model: TwoTower, events: int, candidates: int) -> Counter[Table]:
 
 
 def lazy_tables(groups: list[dict[str, Any]], updates: Updates, looked_up: Counter[Table]) -> list[Table]:
-    """The tables to update lazily.
+    """Selects the tables to update lazily.
 
     Args:
         groups: The parameters, from `parameter_groups`.
-        updates: `dense` for none of them, `lazy` for all, `auto` for those large for what a step looks up.
-        looked_up: How many rows of each table a step looks up, at most; a table that it lacks is not large.
+        updates: `dense` for none, `lazy` for all, `auto` for tables that are large compared to a step's look-ups.
+        looked_up: Maximum number of rows of each table that a step looks up; `auto` ignores tables not in it.
     """
     tables = [parameter for group in groups for parameter in group["params"] if isinstance(parameter, Table)]
     if updates == "auto":
-        return [table for table in tables if table in looked_up and table.whole_rows >= WORTH_IT * looked_up[table]]
+        return [
+            table for table in tables if table in looked_up and table.whole_rows >= MIN_LAZY_RATIO * looked_up[table]
+        ]
     return tables if updates == "lazy" else []

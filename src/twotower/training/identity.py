@@ -1,4 +1,4 @@
-"""What a training is, by name: two trainings are the same exactly when all of it is."""
+"""The identity of a training: digests of its settings, loss, model and data, which a checkpoint must match."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.settings import TrainerSettings
 
 Identity = dict[str, str]
-"""Sixteen digits for each of `settings`, `loss`, `model` and `data`."""
+"""Sixteen hex digits for each of `settings`, `loss`, `model` and `data`."""
 
 
 def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validation: Dataset | None) -> Identity:
-    """What a training is: its settings, its loss, its model and its data.
+    """Digests of the settings, loss, model and data of a training.
 
-    Of a loss or a schedule of the user's own, it is the class and the attributes. Of a streamed log the size of the
-    row groups and of the buffer belongs to it: they decide the order of the events.
+    A custom loss or schedule is identified by its class and attributes. For a streamed log, the sizes of row groups
+    and buffer are included, since they determine the order of the events.
 
     Raises:
-        ConfigError: An attribute of a loss or schedule cannot be written down.
+        ConfigError: An attribute of a loss or schedule cannot be serialised.
     """
-    apart = "loss", "tasks", "sharding"  # which says where the rows are, and nothing of what becomes of them
-    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in apart}
+    separate = "loss", "tasks", "sharding"  # sharding decides only where rows are kept, not the result
+    others = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in separate}
     if settings.tasks:
         others["tasks"] = [[_name_of(type(task)), task] for task in settings.tasks]
     return {
@@ -46,10 +46,10 @@ def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validati
 
 
 def digest(value: Any) -> str:
-    """Sixteen digits of plain data, arrays and objects whose attributes are such: the same in every process.
+    """Sixteen hex digits of the SHA-256 of plain data, arrays and objects of them; the same in every process.
 
     Raises:
-        ConfigError: It holds something else.
+        ConfigError: The value contains something else.
 
     Example:
         >>> digest({"a": 1, "b": np.ones(2)}) == digest({"b": np.ones(2), "a": 1})
@@ -61,20 +61,20 @@ def digest(value: Any) -> str:
         encoded = msgspec.json.encode(value, enc_hook=_plain, order="deterministic")
     except (TypeError, RecursionError) as error:
         raise ConfigError(
-            f"a checkpoint cannot tell {value!r} from others: {error}; expected attributes of plain data or arrays"
+            f"a checkpoint cannot identify {value!r}: {error}; expected attributes of plain data or arrays"
         ) from error
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
 def _data(train: Log, validation: Dataset | None, columns: Sequence[str]) -> list[str | None]:
-    """What names the events, and the columns of them that tasks learn from, which no fingerprint of events has."""
+    """Fingerprints of the events, and a digest of the task columns, which event fingerprints do not cover."""
     events = train.in_memory
     read = [] if events is None or not columns else [content_digest(events.interactions.select(list(columns)))]
     return [*train.identity(), None if validation is None else fingerprint(validation), *read]
 
 
 def _probabilities(settings: TrainerSettings, train: Log) -> Any:
-    """The column of the candidates that the loss reads, which no fingerprint of events has."""
+    """The candidate column that the loss reads, which event fingerprints do not cover."""
     loss = settings.loss
     if not isinstance(loss, InBatchSoftmax) or loss.draw_probability is None:
         return None
@@ -82,7 +82,7 @@ def _probabilities(settings: TrainerSettings, train: Log) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What stands for an object: its bytes, its name, or its class and attributes."""
+    """Plain data that represents an object: a digest of its bytes, its name, or its class and attributes."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray | np.generic):

@@ -1,4 +1,4 @@
-"""`Moments`: what an optimiser knows of each weight, kept from one training to the next."""
+"""`Moments`: the optimiser state of each weight, kept from one training to the next."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from twotower.training.optimizers import Adagrad, AdamW, Optimizer
 
 KIND = "twotower moments"
 NAMES = {"step", "sum", "exp_avg", "exp_avg_sq"}
-"""What optimisers keep of a weight."""
+"""Names of the optimiser state of a weight."""
 
 
 class Moments:
-    """What an optimiser knows of each weight: running means, sums of squares, numbers of steps.
+    """The optimiser state of each weight: running means, sums of squares, step counts.
 
-    Give `Trainer.fit` the same one each time, and a training begins with what the one before it ended with.
-    `grow` takes in what `TwoTower.grow` did, so that known ids keep theirs and new ones start without.
+    Pass the same object to every `Trainer.fit`, and each training starts with the state that the previous one left.
+    `grow` follows `TwoTower.grow`: known ids keep their state, and new ones start without.
 
     Attributes:
-        optimizer: Whose they are; None as long as nothing was trained.
-        towers: Version of the model that they go with, where they were read from a file that says so.
-        tensors: By the parameter's name in the model, then by the optimiser's own names.
+        optimizer: The optimiser that the state belongs to; None until something was trained.
+        towers: Version of the model that the state belongs to, if the file it was read from names one.
+        tensors: Tensors by parameter name, then by the optimiser's name for them.
 
     Example:
         >>> import pyarrow as pa
@@ -56,7 +56,7 @@ class Moments:
         self.tensors: dict[str, dict[str, Tensor]] = {}
 
     def grow(self, growth: Growth) -> None:
-        """Moves the rows of tables as `TwoTower.grow` did; new rows start as in a new training."""
+        """Rearranges table rows as `TwoTower.grow` did; new rows start as in a new training."""
         initial = self.optimizer.initial_accumulator if isinstance(self.optimizer, Adagrad) else 0.0
         for name, rows in growth.tables.items():
             if (known := self.tensors.get(name)) is not None:
@@ -65,7 +65,7 @@ class Moments:
                 }
 
     def take(self, model: TwoTower, optimizer: TorchOptimizer, settings: Optimizer) -> None:
-        """Keeps what an optimiser knows after a training."""
+        """Copies the state of an optimiser after a training."""
         names = _names_of(model, optimizer)
         state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
         self.optimizer, self.towers = settings, None
@@ -75,17 +75,17 @@ class Moments:
         }
 
     def give(self, model: TwoTower, optimizer: TorchOptimizer, settings: Optimizer) -> None:
-        """Gives a new optimiser what is kept; weights of which nothing is known start as ever.
+        """Loads the kept state into a new optimiser; weights without kept state start as in a new training.
 
         Raises:
-            ConfigError: They are another kind of optimiser's, or of weights of other shapes.
+            ConfigError: The state belongs to another kind of optimiser, or to weights of other shapes.
         """
         if self.optimizer is None:
             return
         if type(settings) is not type(self.optimizer):
             raise ConfigError(
-                f"moments of {type(self.optimizer).__name__}, and the optimizer is {type(settings).__name__}; expected "
-                f"the same, or Moments() to start without",
+                f"moments of {type(self.optimizer).__name__}, but the optimizer is {type(settings).__name__}; expected "
+                f"the same optimizer, or Moments() to start without",
                 field="moments",
             )
         names, shapes = _names_of(model, optimizer), {name: one.shape for name, one in model.named_parameters()}
@@ -96,8 +96,8 @@ class Moments:
             for tensor in known.values():
                 if tensor.dim() and tensor.shape != shapes[name]:
                     raise ConfigError(
-                        f"moments of {name} are {list(tensor.shape)}, and the weights {list(shapes[name])}; expected "
-                        f"the same: moments.grow(…) takes what model.grow(…) gave",
+                        f"moments of {name} have shape {list(tensor.shape)}, but its weights {list(shapes[name])}; "
+                        f"expected the same: pass the result of model.grow(…) to moments.grow(…)",
                         field="moments",
                     )
             given["state"][number] = {what: tensor.clone() for what, tensor in known.items()}
@@ -105,17 +105,17 @@ class Moments:
 
     @checks_arguments
     def save(self, file: str | Path, towers: str | None = None) -> None:
-        """Writes them to a safetensors file, which replaces one of its kind.
+        """Writes the moments to a safetensors file; may replace only a file of moments.
 
         Args:
             file: The file.
-            towers: Version of the model that they go with, kept with them.
+            towers: Version of the model that they belong to, stored in the file.
 
         Raises:
             ConfigError: Nothing was trained, or the file holds something else or cannot be written.
         """
         if self.optimizer is None:
-            raise ConfigError("there are no moments to save: no training has given any")
+            raise ConfigError("there are no moments to save: train with them first")
         target = check_file_target(Path(file), is_moments, "moments")
         marks = {"kind": KIND, "optimizer": msgspec.json.encode(self.optimizer).decode()}
         flat = {f"{name}|{what}": one.contiguous() for name, own in self.tensors.items() for what, one in own.items()}
@@ -136,18 +136,18 @@ class Moments:
                     raise ValueError(f"it is of kind {marks.get('kind')!r}")
                 moments.optimizer = msgspec.json.decode(marks["optimizer"], type=Adagrad | AdamW)
                 moments.towers = marks.get("towers")
-                for key in opened.keys():  # noqa: SIM118 (no mapping)
+                for key in opened.keys():  # noqa: SIM118 (not a mapping)
                     name, _, what = key.partition("|")
                     if what not in NAMES:
                         raise ValueError(f"it has {what!r}")
                     moments.tensors.setdefault(name, {})[what] = opened.get_tensor(key)
         except (OSError, ValueError, KeyError, SafetensorError, msgspec.MsgspecError) as error:
-            raise SavedFolderError(f"{file} holds no moments of an optimiser: {error}") from error
+            raise SavedFolderError(f"{file} holds no moments: {error}") from error
         return moments
 
 
 def is_moments(file: Path) -> bool:
-    """Whether a file is one of moments, which may be replaced by others."""
+    """Whether a file holds moments, so that new ones may replace it."""
     try:
         with safe_open(file, framework="pt") as opened:
             return (opened.metadata() or {}).get("kind") == KIND
@@ -156,6 +156,6 @@ def is_moments(file: Path) -> bool:
 
 
 def _names_of(model: TwoTower, optimizer: TorchOptimizer) -> list[str]:
-    """Names of the parameters in the optimiser's own order."""
+    """Parameter names in the optimiser's order."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,4 +1,4 @@
-"""What a step brings down: one loss of retrieval, or the losses of several tasks with their weights."""
+"""Training objectives: the retrieval loss, or the weighted sum of the losses of several tasks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class StepLoss:
     """The loss of a step.
 
     Attributes:
-        value: A scalar with gradient; None where nothing of the step counts.
-        totals: For each task the sum of its losses.
-        weights: For each task the sum of the weights of what counts.
+        value: A scalar with gradient; None if no event of the step counts.
+        totals: Sum of the losses, by task.
+        weights: Sum of the weights of the events that count, by task.
     """
 
     value: Tensor | None
@@ -38,24 +38,24 @@ class StepLoss:
 
 
 class Objective(Protocol):
-    """What makes a loss of a step."""
+    """Computes the loss of a step."""
 
     @property
     def names(self) -> list[str]:
-        """Names of the tasks; none where there is nothing but retrieval."""
+        """Names of the tasks; empty if a model is trained for retrieval only."""
         ...
 
     def __call__(self, part: Part, rows: Tensor, ranks: Tensor) -> StepLoss:
-        """The loss of the events of a part at `rows`; retrieval writes the ranks of some of them to `ranks`."""
+        """The loss of the events at `rows` of a part; retrieval writes the ranks of some of them to `ranks`."""
         ...
 
     def mean(self, means: Tensor) -> Tensor:
-        """The loss of an epoch, given the mean loss of each task, `[tasks]`."""
+        """The loss of an epoch, from the mean loss of each task, `[tasks]`."""
         ...
 
 
 def objective_of(settings: TrainerSettings, model: TwoTower, train: Log, candidates: EncodedSide) -> Objective:
-    """The objective for a model that has learned from these events."""
+    """Creates the objective for a model that was fitted on these events."""
     if not settings.tasks:
         return _Retrieval(settings, model, settings.loss.bind(train), candidates)
     tasks = {task.title: (task, task.bind(train)) for task in settings.resolved_tasks}
@@ -63,7 +63,7 @@ def objective_of(settings: TrainerSettings, model: TwoTower, train: Log, candida
 
 
 class _Retrieval:
-    """One loss over the towers' embeddings."""
+    """The retrieval loss over the towers' embeddings."""
 
     names: list[str] = []  # noqa: RUF012 (never changed)
 
@@ -88,13 +88,13 @@ class _Retrieval:
         return means[0]
 
     def _embedded(self, vectors: Callable[[list[Tensor]], Tensor], side: EncodedSide, rows: Tensor) -> Tensor:
-        """Embeds the `rows` of a side in the precision of training."""
+        """Embeds the `rows` of a side in training precision."""
         with towers_in(self.settings.precision, rows.device):
             return shared_rows(lambda own: [vectors(side.gather(own))], rows)[0]
 
 
 class _Tasks:
-    """The weighted sum of the losses of tasks; one of which nothing counts in a step adds nothing to it."""
+    """The weighted sum of the task losses; a task without events that count in a step is skipped."""
 
     def __init__(
         self,

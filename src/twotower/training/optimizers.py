@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, as plain descriptions that configs can hold."""
+"""Optimisers and learning-rate schedules, as settings that configs can hold."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from twotower.training.lazy import LazyAdagrad, LazyAdamW
 
 
 class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
-    """Adagrad as TensorFlow and Keras 2 have it: `p −= rate · g / (√(Σ g²) + ε)`, the sum starting above 0.
+    """Adagrad as in TensorFlow and Keras 2: `p −= rate · g / (√(Σ g²) + ε)`, with the sum starting above 0.
 
     Duchi, Hazan and Singer, *Adaptive subgradient methods for online learning and stochastic optimization*,
-    JMLR 2011. Mind that a loss averaged over the batch has gradients so small that the initial sum of 0.1
-    outweighs them; use it with `reduction="sum"`, or AdamW.
+    JMLR 2011. If the loss is averaged over the batch, the gradients are so small that the initial sum of 0.1
+    dominates; use `reduction="sum"`, or AdamW.
 
     Attributes:
         learning_rate: Above 0.
-        initial_accumulator: What the sum of squared gradients starts at.
-        epsilon: Added outside the root.
-        weight_decay: Added to the gradient, times the weights; not on a learned temperature.
-        tables: `lazy` updates only the rows of embedding tables that a step has looked up, which where they have
-            no weight decay is the very same; with it, only these rows decay. `dense` passes over all rows.
-            `auto` is lazy where that is faster and the same: for large tables without weight decay.
+        initial_accumulator: Initial value of the sum of squared gradients.
+        epsilon: Added outside the square root.
+        weight_decay: Factor of the weights that is added to the gradient; not applied to a learned temperature.
+        tables: `lazy` updates only the rows of embedding tables that a step looks up: without weight decay, the
+            result is identical; with it, only these rows decay. `dense` updates all rows. `auto` is lazy if that is
+            faster and identical: for large tables without weight decay.
     """
 
     learning_rate: float = 0.1
@@ -40,7 +40,7 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
     tables: Updates = "auto"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Checks the ranges."""
         _check(self)
         if self.initial_accumulator < 0 or self.epsilon < 0:
             raise ConfigError(
@@ -49,12 +49,12 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
             )
 
     def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
-        """The optimiser of all the model's parameters.
+        """Creates the optimiser of all the model's parameters.
 
         Args:
             model: The model.
-            looked_up: How many rows of each table a step looks up, at most, from `look_ups`; `auto` is dense
-                without.
+            looked_up: Maximum number of rows of each table that a step looks up, from `look_ups`; without it, `auto`
+                is dense.
         """
         groups = parameter_groups(model, self.learning_rate, self.weight_decay)
         same = [group for group in groups if group["weight_decay"] == 0] if self.tables == "auto" else groups
@@ -66,15 +66,15 @@ class Adagrad(Settings, frozen=True, tag="adagrad", tag_field="kind"):
 
 
 class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter, ICLR 2019).
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
 
     Attributes:
         learning_rate: Above 0.
-        weight_decay: Share of the weights taken off each step, times the learning rate; not of a learned
-            temperature.
-        betas: Decay of the running means of the gradient and of its square.
-        tables: `lazy` updates only the rows of embedding tables that a step looks up, after what they have missed,
-            which is the same but for rounding; `dense` passes over all rows; `auto` is lazy where that is faster,
+        weight_decay: Times the learning rate, the fraction by which weights shrink each step; not applied to a
+            learned temperature.
+        betas: Decay rates of the running means of the gradient and of its square.
+        tables: `lazy` updates only the rows of embedding tables that a step looks up, after the steps they have
+            missed; the result is the same up to rounding. `dense` updates all rows. `auto` is lazy if that is faster:
             for large tables.
     """
 
@@ -84,13 +84,13 @@ class AdamW(Settings, frozen=True, tag="adamw", tag_field="kind"):
     tables: Updates = "auto"
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Checks the ranges."""
         _check(self)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas}; expected two numbers in [0, 1)")
 
     def build(self, model: nn.Module, looked_up: Counter[Table] | None = None) -> torch.optim.Optimizer:
-        """The optimiser of all the model's parameters; see `Adagrad.build`."""
+        """Creates the optimiser of all the model's parameters; see `Adagrad.build`."""
         groups = parameter_groups(model, self.learning_rate, self.weight_decay)
         if tables := lazy_tables(groups, self.tables, looked_up or Counter()):
             return LazyAdamW(groups, tables, self.betas)
@@ -102,10 +102,10 @@ Optimizer = Adagrad | AdamW
 
 @runtime_checkable
 class Schedule(Protocol):
-    """How the learning rate changes over training; one of your own needs no more than this."""
+    """How the learning rate changes over training; a custom schedule needs only this method."""
 
     def factor(self, progress: float) -> float:
-        """What the learning rate is multiplied by when this share of all steps is done."""
+        """The factor of the learning rate when this fraction of all steps is done."""
         ...
 
 
@@ -113,41 +113,41 @@ class Constant(Settings, frozen=True, tag="constant", tag_field="kind"):
     """The same learning rate throughout, after a linear warm-up.
 
     Attributes:
-        warmup: Share of the steps in which the rate grows from 0.
+        warmup: Fraction of the steps in which the rate grows from 0.
     """
 
     warmup: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Checks the ranges."""
         _check_warmup(self.warmup)
 
     def factor(self, progress: float) -> float:
-        """What the learning rate is multiplied by when this share of all steps is done."""
+        """The factor of the learning rate when this fraction of all steps is done."""
         return min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
 
 
 class Cosine(Settings, frozen=True, tag="cosine", tag_field="kind"):
-    """Half a cosine wave from the learning rate down to `floor` times it, after a linear warm-up.
+    """Cosine decay from the learning rate to `floor` times it, after a linear warm-up.
 
-    Loshchilov and Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017; no restarts here.
+    Loshchilov and Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017; without restarts.
 
     Attributes:
-        warmup: Share of the steps in which the rate grows from 0.
-        floor: Share of the learning rate that is left at the end.
+        warmup: Fraction of the steps in which the rate grows from 0.
+        floor: Fraction of the learning rate at the end.
     """
 
     warmup: float = 0.0
     floor: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Checks the ranges."""
         _check_warmup(self.warmup)
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor={self.floor}; expected a share between 0 and 1")
 
     def factor(self, progress: float) -> float:
-        """What the learning rate is multiplied by when this share of all steps is done."""
+        """The factor of the learning rate when this fraction of all steps is done."""
         if progress < self.warmup:
             return progress / self.warmup
         done = (progress - self.warmup) / (1 - self.warmup)

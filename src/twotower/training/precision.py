@@ -1,4 +1,4 @@
-"""Precision of training: which products of matrices are made of fewer bits than float32 has."""
+"""Training precision: which matrix products use fewer bits than float32."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 
 Precision = Literal["float32", "tf32", "bf16"]
-"""Of the products of matrices in training; see `Trainer`."""
+"""Precision of matrix products in training; see `Trainer`."""
 
 
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """Inside the block CUDA devices multiply float32 matrices in TF32, where that is the precision.
+    """If the precision is `tf32`, CUDA devices multiply float32 matrices in TF32 in the block.
 
-    Whatever happens, PyTorch's setting is afterwards what it was before.
+    PyTorch's setting is always restored afterwards.
     """
     if precision != "tf32":
         yield
@@ -31,5 +31,5 @@ def products_in(precision: Precision) -> Iterator[None]:
 
 
 def towers_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Inside the block towers multiply in bfloat16, where that is the precision; parameters stay as they are."""
+    """If the precision is `bf16`, towers multiply in bfloat16 in the block; parameters stay in float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

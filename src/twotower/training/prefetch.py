@@ -1,4 +1,4 @@
-"""Making the next item of an iterator in a background thread while the one before it is used."""
+"""Prefetches the next item of an iterator in a background thread while the current one is used."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _END: Final = _End()
 
 @contextmanager
 def one_ahead(items: Generator[T]) -> Iterator[Iterator[T]]:
-    """The items of a generator, of which one at a time is made ahead, in a thread of its own.
+    """Iterates over a generator, prefetching one item in a background thread.
 
-    No more than two are there at once: the one in use and the next, in the making or waiting. An error of the
-    generator is raised where the item would have been given. Leaving the block, however that comes, waits for the
-    item in the making, ends the thread and closes the generator.
+    At most two items exist at once: the one in use and the next. An error of the generator is raised where its item
+    would have been returned. On leaving the block, normally or not, the pending item is awaited, the thread ends and
+    the generator is closed.
 
     Args:
-        items: What to make; nothing else may use it.
+        items: The generator; nothing else may use it.
 
     Example:
         >>> with one_ahead(number * number for number in range(4)) as squares:

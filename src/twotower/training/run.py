@@ -1,4 +1,4 @@
-"""`Run`: one training under way, epoch by epoch and step by step."""
+"""`Run`: a training in progress, epoch by epoch and step by step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
-from twotower.training.exchange import backward, require_same_draws, say_what_is_exchanged
+from twotower.training.exchange import backward, log_exchange, require_same_draws
 from twotower.training.groups import look_ups
 from twotower.training.lazy import catch_up, lazy_look_ups
 from twotower.training.objective import Objective, StepLoss, objective_of
@@ -37,7 +37,7 @@ from twotower.training.settings import TrainerSettings
 
 @dataclass
 class Run:
-    """One training under way: the encoded data, the bound loss and where it is."""
+    """A training in progress: the encoded data, the bound loss and the current state."""
 
     settings: TrainerSettings
     state: TrainingState
@@ -57,7 +57,7 @@ class Run:
         last_epoch: int,
         ranks: Ranks = ALONE,
     ) -> Run:
-        """Encodes the data, binds the loss and builds the optimiser for a model that has learned from data."""
+        """Encodes the data, binds the loss and builds the optimiser for a fitted model."""
         device = model.device
         embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
         columns = list(dict.fromkeys(task.column for task in settings.tasks if task.column is not None))
@@ -72,7 +72,7 @@ class Run:
             ranks=ranks,
         )
         if ranks.size > 1:
-            say_what_is_exchanged(ranks, model, state.optimizer, settings.batch_size)
+            log_exchange(ranks, model, state.optimizer, settings.batch_size)
         return cls(
             settings=settings,
             state=state,
@@ -84,10 +84,10 @@ class Run:
         )
 
     def resume(self, saved: Checkpoint) -> None:
-        """Goes on from a checkpoint, where there is one.
+        """Resumes from a checkpoint, if there is one.
 
         Raises:
-            SavedFolderError: It is of another training, or cannot be read.
+            SavedFolderError: It is from another training, or cannot be read.
         """
         resumed = saved.resume(self.state.model, self.state.optimizer, self.ranks)
         if resumed is None:
@@ -96,7 +96,7 @@ class Run:
         self.state.stop = self.out_of_patience()
 
     def train(self, callbacks: Sequence[Callback], saved: Checkpoint | None) -> None:
-        """Trains the epochs that are left, and gives the model its final weights."""
+        """Trains the remaining epochs and gives the model its final weights."""
         state = self.state
         for callback in callbacks:
             callback.on_start(state)
@@ -116,7 +116,7 @@ class Run:
             callback.on_end(state)
 
     def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
-        """Trains one epoch and validates it where it is due."""
+        """Trains one epoch, and validates if it is due."""
         settings, state = self.settings, self.state
         with (
             _randomness_of(settings.seed, number, state.model.device),
@@ -147,7 +147,7 @@ class Run:
             mean = self.objective.mean(means).item()
             catch_up(state.optimizer)
             state.model.eval()
-            self._end_together(accuracy)
+            self._sync_ranks(accuracy)
         seconds = time.perf_counter() - started
         if not np.isfinite(mean):
             raise TwoTowerError(
@@ -162,7 +162,7 @@ class Run:
         return self.ranks.from_first(lambda: validated, Epoch)
 
     def keep_best(self) -> None:
-        """Keeps the weights if they are the best so far, and asks to stop when patience is at its end."""
+        """Keeps the weights if they are the best so far, and requests a stop when patience runs out."""
         epoch = self.state.history.epochs[-1]
         if self.settings.early_stopping is None or epoch.validation is None:
             return
@@ -171,7 +171,7 @@ class Run:
         self.state.stop |= self.out_of_patience()
 
     def out_of_patience(self) -> bool:
-        """Whether the latest validations brought no improvement for as long as is allowed."""
+        """Whether the last `patience` validations brought no improvement."""
         stopping = self.settings.early_stopping
         if stopping is None:
             return False
@@ -183,14 +183,14 @@ class Run:
         return waited >= stopping.patience
 
     def finish(self) -> None:
-        """Gives the best weights back where training stopped early or could have."""
+        """Restores the best weights if early stopping is on."""
         self.state.model.eval()
         if self.best:
             self.state.model.load_state_dict(self.best)
             self.state.history.restored = self.state.history.best.epoch
 
     def _step(self, part: Part, rows: Tensor, accuracy: StreamedAccuracy) -> StepLoss:
-        """Trains on the events of a part at `rows`."""
+        """Trains on the events at `rows` of a part."""
         model, optimizer = self.state.model, self.state.optimizer
         ranks = accuracy.ranks_of_batch(len(rows))
         with joined(self.ranks):
@@ -217,8 +217,8 @@ class Run:
             scores: Scores = self.validation.measure(self.state.model)
         return msgspec.structs.replace(epoch, validation=scores, validation_seconds=time.perf_counter() - started)
 
-    def _end_together(self, accuracy: StreamedAccuracy) -> None:
-        """Adds up what each rank has counted in an epoch, after a look whether all have drawn the same numbers."""
+    def _sync_ranks(self, accuracy: StreamedAccuracy) -> None:
+        """Checks that all ranks have drawn the same random numbers, and sums their accuracy counts."""
         if self.ranks.size > 1:
             require_same_draws(self.ranks, self.state.model.device)
             accuracy.add_up(self.ranks)
@@ -236,7 +236,7 @@ def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerS
 
 @contextmanager
 def _randomness_of(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Random numbers derived from (seed, epoch) inside the block; the caller's are left as they were."""
+    """Seeds the random numbers in the block with (seed, epoch), and restores the caller's state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1))

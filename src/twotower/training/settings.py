@@ -1,4 +1,4 @@
-"""`TrainerSettings`: what a `Trainer` is told, apart from the training, so that every part of it may read them."""
+"""`TrainerSettings`: the settings of a `Trainer`, in a module that all parts of training can import."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
     AnyLoss = Loss
     AnySchedule = Schedule
     AnyTask = Task
-else:  # what configs can name, and whatever follows the protocol
+else:  # what configs can name, and any object that implements the protocol
     AnyLoss = Annotated[BuiltInLoss, Follows(Loss)]
     AnySchedule = Annotated[LearningRateSchedule, Follows(Schedule)]
     AnyTask = Annotated[BuiltInTask, Follows(Task)]
 
 Sharding = Literal["auto", "always", "never"]
-"""Which embedding tables several ranks share out: those from `SHARDED_FROM` numbers on, all, or none."""
+"""Which embedding tables are sharded among ranks: those with at least `SHARDED_FROM` numbers, all, or none."""
 
 SHARDED_FROM = 1 << 28
-"""Numbers of a table from which on `auto` shares its rows out: 1 GiB, or 3 GiB with AdamW's moments, on every rank."""
+"""`auto` shards tables with at least this many numbers: 1 GiB on every rank, or 3 GiB with AdamW's moments."""
 
 MONITOR = "all.top_100"
-"""What is monitored where nothing else is said, of models that retrieve."""
+"""The metric monitored by default for models that retrieve."""
 
 
 class EarlyStopping(Settings, frozen=True):
-    """Stop when the monitored metric has not improved for a while, and give the best weights back.
+    """Stop training when the monitored metric stops improving, and restore the best weights.
 
     Attributes:
         patience: Validations without improvement before training stops.
-        min_delta: How much more than the best so far counts as an improvement.
+        min_delta: Minimum gain over the best value so far that counts as an improvement.
     """
 
     patience: int = 3
     min_delta: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is out of range."""
+        """Check the ranges."""
         if self.patience < 1 or self.min_delta < 0:
             raise ConfigError(
                 f"early stopping with patience={self.patience}, min_delta={self.min_delta}; "
@@ -57,7 +57,7 @@ class EarlyStopping(Settings, frozen=True):
 
 
 class TrainerSettings(Settings, frozen=True, kw_only=True):
-    """How to train; `Trainer` describes each field."""
+    """Settings of training; `Trainer` describes each field."""
 
     epochs: int = 20
     batch_size: int = 1024
@@ -76,18 +76,18 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
     sharding: Sharding = "auto"
 
     def check(self) -> None:
-        """Refuses what is out of range or not there."""
+        """Check the ranges, the monitored metric and the device."""
         for name in ("epochs", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1")
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed={self.seed}; expected a whole number of at least 0 and below 2**63")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or none given")
+            raise ConfigError(f"clip_norm={self.clip_norm}; expected a number above 0, or None")
         check_ks(self.ks)
         names = [task.title for task in self.tasks]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ConfigError(f"two tasks are called {twice[0]!r}; expected a name of its own for each", field="tasks")
+            raise ConfigError(f"two tasks are called {twice[0]!r}; expected a different name for each", field="tasks")
         if not self.retrieves and self.monitor == MONITOR:
             msgspec.structs.force_setattr(self, "monitor", f"{names[0]}.{self.tasks[0].metric}")
         self._check_monitor()
@@ -95,17 +95,17 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
 
     @property
     def retrieves(self) -> bool:
-        """Whether retrieval is one of the tasks, or all there is."""
+        """Whether retrieval is one of the tasks, or the only one."""
         return not self.tasks or any(task.head is None for task in self.tasks)
 
     @property
     def sharded_from(self) -> int:
-        """Numbers of an embedding table from which on several ranks share its rows out."""
+        """Embedding tables with at least this many numbers are sharded."""
         return {"auto": SHARDED_FROM, "always": 1, "never": sys.maxsize}[self.sharding]
 
     @property
     def resolved_tasks(self) -> list[AnyTask]:
-        """The tasks, retrieval with a loss."""
+        """The tasks; retrieval without a loss gets the trainer's."""
         return [
             msgspec.structs.replace(task, loss=self.loss) if isinstance(task, Retrieval) and task.loss is None else task
             for task in self.tasks
@@ -114,7 +114,7 @@ class TrainerSettings(Settings, frozen=True, kw_only=True):
     def _check_monitor(self) -> None:
         group, _, _ = self.monitor.rpartition(".")
         if group in [task.title for task in self.tasks if task.head is not None]:
-            return  # a task knows its metrics once it has measured them
+            return  # a task's metrics are known only after it has measured them
         measured = rank_metrics(np.ones(1), self.ks) if self.retrieves else {}
         try:
             Scores(measured, measured).value(self.monitor)

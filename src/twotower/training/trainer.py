@@ -1,4 +1,4 @@
-"""`Trainer`: how to train, and the loop over epochs, from seed to restored best weights."""
+"""`Trainer`: the settings of training, and `fit`, which trains a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from twotower.tasks.base import TASKS
 from twotower.training.callbacks import Callback, watched
 from twotower.training.checkpoint import Checkpoint
 from twotower.training.continued import warn_of_new_ids
-from twotower.training.exchange import begin_alike, require_same_training
+from twotower.training.exchange import broadcast_initial_weights, require_same_training
 from twotower.training.identity import identity_of
 from twotower.training.moments import Moments
 from twotower.training.run import Run
@@ -32,39 +32,39 @@ from twotower.training.settings import MONITOR, TrainerSettings
 
 
 class Trainer(TrainerSettings, frozen=True, kw_only=True):
-    """How to train: everything about it but the model and the data.
+    """All settings of training except the model and the data.
 
-    One seed gives one result, bit for bit, on one machine and thread count. The random numbers of an epoch
-    are derived from (seed, epoch), so that a training resumed from a checkpoint equals one that was not
-    interrupted.
+    With the same seed, machine and thread count, results are bit-identical. The random numbers of an epoch depend
+    only on (seed, epoch), so a training that is resumed from a checkpoint equals an uninterrupted one.
 
     Attributes:
         epochs: Passes over the training events.
-        batch_size: Events in a step; the last batch of an epoch may be smaller.
+        batch_size: Events per step; the last batch of an epoch may be smaller.
         optimizer: `AdamW(…)` or `Adagrad(…)`.
-        loss: `InBatchSoftmax(…)` or `FullSoftmax(…)`, or one of your own; see `twotower.model.losses.Loss`.
-        tasks: What to train for: `Retrieval(…)`, `Rating(…)`, `Ranking(…)`, or one of your own. Several at once
-            share the towers and their features, and the loss of a step is the sum of theirs by their weights. None
-            given is retrieval by `loss`.
-        schedule: `Constant(…)` or `Cosine(…)`, over the steps of all `epochs`; or one of your own.
-        clip_norm: Scale a step's gradient down to this length where it is longer; None never does.
+        loss: `InBatchSoftmax(…)`, `FullSoftmax(…)` or a custom loss; see `twotower.model.losses.Loss`.
+        tasks: What to train for: `Retrieval(…)`, `Rating(…)`, `Ranking(…)` or custom tasks. Several tasks share the
+            towers and their features, and the loss of a step is the weighted sum of theirs. Default: retrieval with
+            `loss`.
+        schedule: `Constant(…)`, `Cosine(…)` or a custom schedule, over the steps of all `epochs`.
+        clip_norm: Scale a step's gradient down to at most this norm; None disables clipping.
         validate_every: Epochs between validations; the last epoch is always validated.
-        monitor: The metric that says which epoch is best: `all.`, `unseen.` or `new.` (`unseen` over the new choices
-            alone, where some events repeat what their query has in train), then `mrr`, or `top_K` or `ndcg_K` with
-            a K of `ks`; or a task's, such as `rating.rmse`. Without retrieval it is by default the first task's own.
-        early_stopping: When to stop early, and then restore the best weights; None never does.
-        ks: Lengths of lists in validation.
-        seed: Seed of the initial weights, of the order of the events and of dropout.
+        monitor: The metric that decides which epoch is best: `all.`, `unseen.` or `new.` (`unseen` over new choices
+            only, if some events repeat a candidate of their query in train), followed by `mrr`, or by `top_K` or
+            `ndcg_K` with a K of `ks`; or a task's metric, such as `rating.rmse`. Without retrieval, the default is the
+            first task's own metric.
+        early_stopping: When to stop early and restore the best weights; None disables it.
+        ks: Cutoffs of the validation metrics.
+        seed: Seeds the initial weights, the order of the events and dropout.
         device: Where to train: `cpu`, `cuda`, or `cuda:1` and so on for one of several.
-        precision: Of products of matrices in training: `float32`; `tf32`, in which CUDA devices that can multiply
-            float32 matrices with 10 bits after the leading one (elsewhere it is float32); `bf16`, in which the towers
-            multiply in bfloat16. Parameters, the softmax of `bf16` and validation are in float32 always.
-        sharding: Which embedding tables several ranks share out, so that each holds a part of the rows: `auto` those
-            from 2²⁸ numbers on (1 GiB), `always` all, `never` none. In one process it does nothing.
+        precision: Precision of matrix products in training: `float32`; `tf32`, in which CUDA devices that support it
+            round the factors to 10 bits of mantissa (elsewhere it is float32); `bf16`, in which the towers multiply in
+            bfloat16. Parameters, the softmax of `bf16` and validation always use float32.
+        sharding: Which embedding tables are sharded among ranks, so that each holds a part of the rows: `auto` for
+            those of at least 2²⁸ numbers (1 GiB), `always` for all, `never` for none. No effect in a single process.
 
     Raises:
-        ConfigError: A setting is of the wrong type or out of range, the monitored metric is not among those measured,
-            or there is no such device.
+        ConfigError: A setting has the wrong type or is out of range, the monitored metric is not measured, or the
+            device does not exist.
 
     Example:
         >>> import pyarrow as pa
@@ -94,38 +94,38 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
     ) -> TrainingHistory:
         """Trains a model in place.
 
-        A model that has not learned from data yet learns its vocabularies from `train` and gets its initial
-        weights from the seed; one that has goes on from where it is. Its vocabularies grow by `TwoTower.grow`, called
-        before; without, a `NewIdsWarning` says how many ids of which column are new to it, which share the embedding of
-        unknown ids.
+        A model that is not fitted yet learns its vocabularies from `train` and gets its initial weights from the seed;
+        a fitted one continues training. Call `TwoTower.grow` before to extend its vocabularies; otherwise new ids
+        share the embedding of unknown ids, and a `NewIdsWarning` gives their number by column.
 
-        In a process group of PyTorch's, as `torchrun` makes one, all its ranks call `fit` with the same arguments and
-        train one model together: each works on a part of every batch, all end with the same weights, and the result is
-        that of one process but for rounding. Callbacks are called, and checkpoints written, by the first rank alone.
-        Where they share out tables (`sharding`), the model stays so: all ranks call `save_model`, or `gather_tables`.
+        In a PyTorch process group, such as one that `torchrun` creates, all ranks call `fit` with the same arguments
+        and train one model together: each works on a part of every batch, all end with the same weights, and the
+        result equals that of a single process up to rounding. Only the first rank calls callbacks and writes
+        checkpoints. If tables are sharded (`sharding`), they stay so: all ranks must then call `save_model`, or
+        `gather_tables`.
 
         Args:
-            model: The model; left in evaluation mode, with the best weights where stopped early.
+            model: The model; left in evaluation mode, with the best weights if early stopping is on.
             train: The events to learn from, in memory or streamed.
             validation: The events to measure on; needed for early stopping. With a streamed log, what its `part`
-                gives.
-            callbacks: What watches.
-            checkpoint: A folder for the training's state: where it exists, training goes on from there. It
-                is left behind for the caller to delete once the result is safe.
-            stop_after: Train only this many of the epochs; the schedule is still that of all of them.
-            progress: Whether to show how far it is: a live line on a terminal or in a notebook, a plain line every
-                few seconds elsewhere. None shows it where a person watches, unless a callback does.
-            moments: What the optimiser knows of the weights: the training begins with it and leaves in it what it ends
-                with. None: a new optimiser, of which nothing is kept.
+                returns.
+            callbacks: Callbacks that observe the training.
+            checkpoint: A folder for the state of the training; if it exists, training resumes from it. It is not
+                deleted at the end: the caller deletes it once the result is safe.
+            stop_after: Train only this many of the epochs; the schedule still spans all of them.
+            progress: Whether to show progress: a live line in a terminal or notebook, a plain line every few seconds
+                elsewhere. None shows it in terminals and notebooks only, unless a callback does.
+            moments: Optimiser state to start from; updated with the final state. None: start with a new optimiser and
+                discard its state.
 
         Raises:
-            ConfigError: An argument of the wrong type, early stopping without a validation part, a
-                streamed log with features, a loss or a batch that it does not allow; ranks that differ in settings,
-                data or versions, or a batch norm among several ranks; moments of another optimizer or model.
+            ConfigError: An argument has the wrong type; early stopping without a validation part; a feature, loss or
+                batch size that the streamed log does not allow; ranks that differ in settings, data or versions; a
+                batch norm with several ranks; moments of another optimizer or model.
             DataError: Every event has weight 0, the loss cannot use its column of probabilities, a streamed log cannot
-                be read any more, or the validation part is of other data.
-            TwoTowerError: The loss is not finite any more.
-            SavedFolderError: The checkpoint is of another training.
+                be read any more, or the validation part belongs to other data.
+            TwoTowerError: The loss is no longer finite.
+            SavedFolderError: The checkpoint is from another training.
         """
         self._check_fit(train, validation, stop_after)
         ranks = ranks_of_process()
@@ -134,13 +134,13 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         with sharded_tables(ranks, self.sharded_from):
             self._prepare(model, train)
             if ranks.size > 1:
-                begin_alike(ranks, model)
+                broadcast_initial_weights(ranks, model)
             shard_tables(model)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
         if moments is not None:
             if ranks_sharing(model).size > 1 and moments.optimizer is not None:
                 raise ConfigError(
-                    "a training that continues with moments cannot share table rows among ranks; expected "
+                    "training that continues with moments cannot shard tables among ranks; expected "
                     'sharding="never", or no moments',
                     field="moments",
                 )
@@ -156,7 +156,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 for callback in watching:
                     callback.on_failure(run.state, error)
                 raise
-        if moments is not None and ranks_sharing(model).size == 1:  # of shared tables each rank has only a part
+        if moments is not None and ranks_sharing(model).size == 1:  # of sharded tables, each rank has only a part
             moments.take(model, run.state.optimizer, self.optimizer)
         return run.state.history
 
@@ -166,10 +166,10 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
         if stop_after is not None and not 1 <= stop_after <= self.epochs:
             raise ConfigError(f"stop_after={stop_after}; expected between 1 and the {self.epochs} epochs")
         if self.early_stopping is not None and validation is None:
-            raise ConfigError("early stopping needs a validation part; give fit validation=…")
+            raise ConfigError("early stopping needs a validation part; pass validation=… to fit")
 
     def _prepare(self, model: TwoTower, train: Log) -> None:
-        """Moves the model to the device, with heads for the tasks; one that has learned nothing learns from data."""
+        """Moves the model to the device, adds heads for the tasks, and fits it on the data if it is not fitted yet."""
         model.to(self.device)
         new = [task for task in self.tasks if task.head is not None and task.title not in model.heads]
         model.add_heads({task.title: task.head for task in self.tasks if task.head is not None}, self.seed)
@@ -184,10 +184,10 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
 
 
 def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:
-    """Makes a trainer from plain data, as configs have it; its loss and its tasks may be ones that a user registered.
+    """Creates a trainer from plain data, such as a config; users may have registered its loss and tasks.
 
     Raises:
-        ConfigError: A kind of loss or task is unknown, or a setting of a task or of a user's loss is wrong.
+        ConfigError: A kind of loss or task is unknown, or a setting of a task or custom loss is wrong.
         msgspec.ValidationError: Another setting is unknown or wrong.
     """
     loss = settings.get("loss")
@@ -198,6 +198,6 @@ def trainer_from_settings(settings: Mapping[str, Any]) -> Trainer:
         own["loss"] = LOSSES.make(loss)
     if settings.get("tasks"):
         own["tasks"] = [TASKS.make(task) for task in settings["tasks"]]
-        own["monitor"] = settings.get("monitor", MONITOR)  # which may be one of theirs
+        own["monitor"] = settings.get("monitor", MONITOR)  # may be a metric of theirs
     trainer = msgspec.convert({name: value for name, value in settings.items() if name not in own}, Trainer)
     return msgspec.structs.replace(trainer, **own) if own else trainer

@@ -1,4 +1,4 @@
-"""Loggers: callbacks that write each epoch's figures to TensorBoard, MLflow, or Weights & Biases."""
+"""Loggers: callbacks that write each epoch's metrics to TensorBoard, MLflow, or Weights & Biases."""
 
 from twotower.training.loggers.base import LOGGERS, Logger
 from twotower.training.loggers.mlflow import MLflow

@@ -1,4 +1,4 @@
-"""`Logger`: what loggers have in common, and what there is to log of a training."""
+"""`Logger`: base class of the loggers, and the metrics and settings that they log."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from twotower.kinds import Kinds
 from twotower.training.callbacks import Callback, TrainingState
 
 LOGGERS: Kinds[type[Logger]] = Kinds("logger")
-"""Loggers by kind. `@LOGGERS.register` makes one of your own known to `[[loggers]]` of a config."""
+"""Loggers by kind. `@LOGGERS.register` makes a custom logger available to `[[loggers]]` of a config."""
 
 
 class Logger(Callback):
-    """Writes each epoch's figures somewhere; a subclass says where.
+    """Base class of loggers, which write each epoch's metrics somewhere.
 
-    A resumed training is logged whole: epochs of the checkpoint come first.
+    A resumed training is logged in full, including the epochs before the checkpoint.
 
     Args:
-        name: What the training is called there.
+        name: Name of the training in the log.
 
     Example:
         >>> class Lines(Logger):
@@ -42,43 +42,43 @@ class Logger(Callback):
 
     def __init__(self, name: str = "training") -> None:
         if not name:
-            raise ConfigError("name=''; expected what the training is called", field="name")
+            raise ConfigError("name=''; expected a name for the training", field="name")
         self.name = name
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begins; `settings` are those of the training and of the model, as plain data."""
+        """Starts a log; `settings` are the trainer's and the model's, as plain data."""
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Writes an epoch's figures, such as `training/loss` and `all/top_100`."""
+        """Writes an epoch's metrics, such as `training/loss` and `all/top_100`."""
         raise NotImplementedError
 
     def close(self, failed: bool) -> None:
-        """Ends; `failed` where an error or an interruption ended the training."""
+        """Ends the log; `failed` is True if an error or an interruption ended the training."""
 
     def on_start(self, state: TrainingState) -> None:
-        """Begins, with the epochs of a checkpoint where training resumes from one."""
+        """Starts the log; if training resumes, logs the earlier epochs first."""
         self.open(settings_of(state))
         for epoch in state.history.epochs:
             self.log(epoch.epoch, figures_of(epoch))
 
     def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        """Writes the epoch's figures."""
+        """Writes the epoch's metrics."""
         del state
         self.log(epoch.epoch, figures_of(epoch))
 
     def on_end(self, state: TrainingState) -> None:
-        """Ends."""
+        """Ends the log."""
         del state
         self.close(failed=False)
 
     def on_failure(self, state: TrainingState, error: BaseException) -> None:
-        """Ends, and says that training failed."""
+        """Ends the log and marks the training as failed."""
         del state, error
         self.close(failed=True)
 
 
 def figures_of(epoch: Epoch) -> dict[str, float]:
-    """An epoch's figures by name: those of training as `training/loss`, of validation as `all/mrr`.
+    """An epoch's metrics by name, such as `training/loss` for training and `all/mrr` for validation.
 
     Example:
         >>> figures_of(Epoch(1, loss=2.5, learning_rate=0.01, seconds=0.1))["training/loss"]
@@ -93,7 +93,7 @@ def figures_of(epoch: Epoch) -> dict[str, float]:
 
 
 def settings_of(state: TrainingState) -> dict[str, Any]:
-    """The settings of a training and its model as plain data; what is none is shown as Python shows it."""
+    """The settings of a training and its model as plain data; other objects are replaced by their `repr`."""
     return {
         "training": msgspec.to_builtins(state.settings, enc_hook=repr),
         "model": msgspec.to_builtins(state.model.settings(), enc_hook=repr),
@@ -102,7 +102,7 @@ def settings_of(state: TrainingState) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as one, its keys dotted; lists as JSON.
+    """Flattens nested tables, with dotted keys; lists become JSON.
 
     Example:
         >>> flat({"training": {"epochs": 3, "ks": [1, 5]}})

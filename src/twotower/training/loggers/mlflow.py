@@ -1,4 +1,4 @@
-"""`MLflow`: a training's figures and settings as a run of an MLflow experiment."""
+"""`MLflow`: logs metrics and settings of a training as a run of an MLflow experiment."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from twotower.extras import check_installed, require
 from twotower.training.loggers.base import LOGGERS, Logger, flat
 
-LONGEST_PARAMETER = 500
-"""Characters of a parameter's value that every MLflow store takes; what is longer is cut off."""
+MAX_PARAMETER_LENGTH = 500
+"""Longer parameter values are truncated to this many characters, which every MLflow store accepts."""
 
 
 @LOGGERS.register
 class MLflow(Logger):
-    """Makes a run of an MLflow experiment: settings as parameters, each epoch's figures as metrics; extra `mlflow`.
+    """Logs a training as a run of an MLflow experiment: settings as parameters, metrics by epoch; extra `mlflow`.
 
-    A run that failed or was interrupted is marked so. MLflow's own active run is left alone.
+    A run that failed or was interrupted is marked as failed. MLflow's active run is not touched.
 
     Args:
-        experiment: The experiment; made where there is none.
-        uri: The tracking server, such as `http://mlflow:5000` or `sqlite:///runs.db`; default: what MLflow is
-            configured with, by `MLFLOW_TRACKING_URI` for one.
-        name: The run.
+        experiment: The experiment; created if it does not exist.
+        uri: The tracking server, such as `http://mlflow:5000` or `sqlite:///runs.db`; default: MLflow's own
+            configuration, e.g. `MLFLOW_TRACKING_URI`.
+        name: Name of the run.
 
     Raises:
         MissingExtraError: MLflow is not installed.
@@ -40,7 +40,7 @@ class MLflow(Logger):
         self.experiment, self.uri = experiment, uri
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begins a run."""
+        """Starts a run."""
         mlflow = require("mlflow", "mlflow")
         self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         self._metric = mlflow.entities.Metric
@@ -48,12 +48,12 @@ class MLflow(Logger):
         number = self._client.create_experiment(self.experiment) if experiment is None else experiment.experiment_id
         self._run = self._client.create_run(number, run_name=self.name).info.run_id
         parameters = [
-            mlflow.entities.Param(name, str(value)[:LONGEST_PARAMETER]) for name, value in flat(settings).items()
+            mlflow.entities.Param(name, str(value)[:MAX_PARAMETER_LENGTH]) for name, value in flat(settings).items()
         ]
         self._client.log_batch(self._run, params=parameters[:100])
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Writes an epoch's figures."""
+        """Writes an epoch's metrics."""
         now = int(time.time() * 1000)
         self._client.log_batch(self._run, [self._metric(name, value, now, epoch) for name, value in figures.items()])
 

@@ -1,4 +1,4 @@
-"""`TensorBoard`: a training's figures as event files."""
+"""`TensorBoard`: logs metrics of a training as event files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twotower.training.loggers.base import LOGGERS, Logger
 
 @LOGGERS.register
 class TensorBoard(Logger):
-    """Writes event files to FOLDER/NAME, which `tensorboard --logdir FOLDER` shows; extra `tensorboard`.
+    """Writes event files to FOLDER/NAME for `tensorboard --logdir FOLDER`; extra `tensorboard`.
 
-    A training of the same name replaces the curves of the one before.
+    A later training of the same name replaces the curves.
 
     Args:
-        folder: The folder of all trainings.
-        name: The training's folder in it.
+        folder: The log directory of all trainings.
+        name: Name of the training and its subfolder.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -37,25 +37,25 @@ class TensorBoard(Logger):
         self.folder = str(folder)
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begins an event file."""
+        """Starts an event file."""
         writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._writer = writer(str(Path(self.folder) / _file_name(self.name)), purge_step=1)
         self._writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```")
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Writes an epoch's figures."""
+        """Writes an epoch's metrics."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
     def close(self, failed: bool) -> None:
-        """Ends the file."""
+        """Closes the file."""
         del failed
         self._writer.close()
 
 
 def _file_name(name: str) -> str:
-    """A name that every file system takes.
+    """A file name that is valid on every file system.
 
     Example:
         >>> _file_name("layers [64, 32]: seed 1")

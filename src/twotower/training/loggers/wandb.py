@@ -1,4 +1,4 @@
-"""`WandB`: a training's figures and settings as a run of a Weights & Biases project."""
+"""`WandB`: logs metrics and settings of a training as a run of a Weights & Biases project."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from twotower.training.loggers.base import LOGGERS, Logger
 
 @LOGGERS.register
 class WandB(Logger):
-    """Makes a run of a Weights & Biases project: settings as its config, figures by epoch; extra `wandb`.
+    """Logs a training as a run of a Weights & Biases project: settings as config, metrics by epoch; extra `wandb`.
 
     Args:
         project: The project.
-        folder: Where wandb keeps its files; default: what it is configured with.
-        mode: `online`, or `offline`, to be sent later with `wandb sync`; default: what wandb is configured with, by
-            `WANDB_MODE` for one.
-        name: The run.
+        folder: Where wandb keeps its files; default: wandb's own configuration.
+        mode: `online`, or `offline` to upload later with `wandb sync`; default: wandb's own configuration, e.g.
+            `WANDB_MODE`.
+        name: Name of the run.
 
     Raises:
         MissingExtraError: wandb is not installed.
@@ -42,7 +42,7 @@ class WandB(Logger):
         self.project, self.folder, self.mode = project, None if folder is None else str(folder), mode
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begins a run."""
+        """Starts a run."""
         wandb = require("wandb", "wandb")
         self._run = wandb.init(
             project=self.project,
@@ -55,7 +55,7 @@ class WandB(Logger):
         )
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Writes an epoch's figures."""
+        """Writes an epoch's metrics."""
         self._run.log(dict(figures), step=epoch)
 
     def close(self, failed: bool) -> None:
