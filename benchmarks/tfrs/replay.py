@@ -215,9 +215,9 @@ def shown(answer: cases.Found, *, of_search: bool) -> str:
 
 PAGE_TEXT = """# TFRS's test cases
 
-TensorFlow Recommenders {tfrs} ships with its tests. This page covers those that assert numbers. A script runs the inputs
-of each case through TensorFlow Recommenders (on TensorFlow {tensorflow}) and through twotower. *Agree* means that both results
-equal, to five digits, the number that the case asserts, which the script computes with NumPy.
+TensorFlow Recommenders {tfrs} ships with its tests. This page covers those that assert numbers. A script runs the
+inputs of each case through TensorFlow Recommenders (on TensorFlow {tensorflow}) and through twotower. *Agree* means that
+both results equal, to five digits, the number that the case asserts, which the script computes with NumPy.
 {agreed} of {cases} cases agree.
 
 ```sh
@@ -233,8 +233,8 @@ The numbers are:
 
 - `retrieval_test`: the summed loss, top-1 accuracy in the batch, top-5 accuracy in the catalogue.
 - `layers/factorized_top_k_test`: the scores of the results; the candidates must be the same too.
-- `loss_test`: the summed cross-entropy of the logits that a layer returns. Their test compares the logits themselves, but
-  twotower's softmax never stores them all.
+- `loss_test`: the summed cross-entropy of the logits that a layer returns. Their test compares the logits themselves,
+  but twotower's softmax never stores them all.
 
 Intended differences:
 
