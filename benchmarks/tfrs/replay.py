@@ -216,8 +216,8 @@ def shown(answer: cases.Found, *, of_search: bool) -> str:
 PAGE_TEXT = """# TFRS's test cases
 
 TensorFlow Recommenders {tfrs} ships with its tests. This page covers those that assert numbers. A script runs the
-inputs of each case through TensorFlow Recommenders (on TensorFlow {tensorflow}) and through twotower. *Agree* means that
-both results equal, to five digits, the number that the case asserts, which the script computes with NumPy.
+inputs of each case through TensorFlow Recommenders (on TensorFlow {tensorflow}) and through twotower. *Agree* means
+that both results equal, to five digits, the number that the case asserts, which the script computes with NumPy.
 {agreed} of {cases} cases agree.
 
 ```sh
