@@ -215,9 +215,10 @@ def shown(answer: cases.Found, *, of_search: bool) -> str:
 
 PAGE_TEXT = """# TFRS's test cases
 
-TensorFlow Recommenders {tfrs} ships with its tests. This page replays those that assert numbers: the inputs of each
-case, run by TensorFlow Recommenders (on TensorFlow {tensorflow}) and by twotower. *Agree* means that both give, to five
-digits, what the case asserts, which the script computes with NumPy. {agreed} of {cases} cases agree.
+TensorFlow Recommenders {tfrs} ships with its tests. This page covers those that assert numbers. A script runs the
+inputs of each case through TensorFlow Recommenders (on TensorFlow {tensorflow}) and through twotower. *Agree* means
+that both results equal, to five digits, the number that the case asserts, which the script computes with NumPy.
+{agreed} of {cases} cases agree.
 
 ```sh
 make bench-tfrs                      # makes the environment of TensorFlow Recommenders
@@ -228,28 +229,28 @@ python benchmarks/tfrs/replay.py     # runs all cases and writes this page
 |---|---|---|---|---|
 {rows}
 
-What a case's numbers are:
+The numbers are:
 
 - `retrieval_test`: the summed loss, top-1 accuracy in the batch, top-5 accuracy in the catalogue.
-- `layers/factorized_top_k_test`: the scores that are found, and the candidates, which have to be the same as well.
-- `loss_test`: the summed cross-entropy of the logits that a layer leaves. Their test looks at the logits; our softmax
-  never holds them all.
+- `layers/factorized_top_k_test`: the scores of the results; the candidates must be the same too.
+- `loss_test`: the summed cross-entropy of the logits that a layer returns. Their test compares the logits themselves,
+  but twotower's softmax never stores them all.
 
-Differences on purpose:
+Intended differences:
 
-- **Excluded candidates.** TFRS lowers their scores by a constant, so they come back when few others are left. Ours
-  are not found at all.
-- **Probability 0.** TFRS turns the correction into an infinite logit. Ours refuses it.
-- **Ties.** TFRS counts a candidate as found if fewer than k score strictly higher. Ours takes the mean place among
-  those that tie.
-- **Accidental hits.** TFRS adds a very low number to the logit. Ours leaves the column out.
+- **Excluded candidates.** TFRS lowers their scores by a constant, so they come back when few others are left. twotower
+  never returns them.
+- **Probability 0.** TFRS turns the correction into an infinite logit. twotower refuses it.
+- **Ties.** TFRS counts a candidate as found if fewer than k score strictly higher. twotower uses the mean rank of the
+  candidates that tie.
+- **Accidental hits.** TFRS adds a very low number to the logit. twotower leaves the column out.
 
 Not replayed:
 
 | test | why |
 |---|---|
 | ScaNN in `layers/factorized_top_k_test` | no counterpart; our approximate index is HNSW |
-| several embeddings a query in `retrieval_test` | no counterpart |
+| several embeddings per query in `retrieval_test` | no counterpart |
 | saving and restoring layers, graph mode, serialization | they test TensorFlow; our bundles have their own tests |
 | `unified_embedding_test`, `experimental/models/ranking_test` | they assert shapes, or that a model trains |
 | `clippy_adagrad_test`, `composite_optimizer_test` | [no counterpart](../how-to/compat-tfrs.md) |
