@@ -395,11 +395,8 @@ def recipe_of(path: Path) -> Recipe:
         ('imports = ["breaks"]\n' + OWN, "breaks.* cannot be imported: ZeroDivisionError"),
         (OWN + '[[loggers]]\nkind = "paper"', "logger kind 'paper' is unknown; expected one of mlflow, tensorboard"),
         (OWN + '[[loggers]]\nkind = "tensorboard"\nfolder = 3', r"TensorBoard: folder=3; expected"),
-        (OWN + '[[loggers]]
-kind = "mlflow"
-url = "x"', "logger 'mlflow' .* arguments: experiment, uri, name"),
-        ('imports = ["json"]
-' + OWN, "another module has the same name"),
+        (OWN + '[[loggers]]\nkind = "mlflow"\nurl = "x"', "logger 'mlflow' .* arguments: experiment, uri, name"),
+        ('imports = ["json"]\n' + OWN, "another module has the same name"),
     ],
 )
 def test_configs_that_cannot_be_used_say_why(
