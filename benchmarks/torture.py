@@ -123,7 +123,8 @@ def main() -> None:
             print(f"LOST {command}, {kind}: {problem}")
     if arguments.out is not None:
         seconds = time.monotonic() - started
-        report = {"seconds": seconds, "planned": planned, "tried": tried, "lost": lost, "rows": rows}
+        losses = [problem for problems in bench.lost.values() for problem in problems]
+        report = {"seconds": seconds, "planned": planned, "tried": tried, "lost": lost, "rows": rows, "losses": losses}
         write_report("torture", report, arguments.out)
     sys.exit(1 if lost else 0)
 
