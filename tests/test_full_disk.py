@@ -82,7 +82,7 @@ def test_what_was_written_is_on_the_disk_before_it_takes_a_place(
 
 def test_a_failing_disk_is_known_as_the_cause_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twotower.files._swap_in", refuse)
-    with pytest.raises(ConfigError, match="No space left on device.* is kept as") as published:
+    with pytest.raises(ConfigError, match=r"No space left on device.* is kept as") as published:
         write_note(tmp_path / "note", "new")
     assert is_system_failure(published.value)
     with pytest.raises(ConfigError, match="cannot be written") as saved, writing(tmp_path / "weights"):
