@@ -20,7 +20,7 @@ from twotower.experiments.start import Before
 from twotower.experiments.train import TrainedBundle, train
 from twotower.features.recorded import Recorded
 from twotower.model import load_model
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.recipes.parts import SplitConfig
 from twotower.retrieval.continued import moments_of
 from twotower.training import Moments

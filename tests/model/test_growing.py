@@ -14,7 +14,7 @@ from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError, NotFittedError
 from twotower.features.category import UNKNOWN
 from twotower.model.saving import model_version
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 
 DAY = 86_400.0
 

@@ -20,7 +20,8 @@ from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.files import check_folder_target, replaced_folder
 from twotower.model.sharding import ranks_sharing, shards_of
-from twotower.model.two_tower import TwoTower, features_of, model_from_settings
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import TwoTower, model_from_settings
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.tensors import write_tensors
 from twotower.version import VERSION

@@ -18,7 +18,6 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.data.plain import plain_table
 from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.lookups import Table, require_joined
 from twotower.features.record import Record
@@ -31,7 +30,7 @@ from twotower.model.learning import Growth, events_to_learn, grow_features, rows
 from twotower.model.queries import QueryEncoder
 from twotower.model.sharding import ranks_sharing
 from twotower.model.tower import tower_from_settings
-from twotower.model.tower_module import TowerModule
+from twotower.model.tower_module import TowerModule, features_of
 
 BLOCK = 8192
 """Rows embedded at a time outside training, so that memory does not grow with the data."""
@@ -379,11 +378,6 @@ def model_from_settings(settings: dict[str, Any]) -> TwoTower:
         model = MODELS.make(arguments | {"query": query, "candidate": candidate})
     model.add_heads(heads)
     return model
-
-
-def features_of(tower: TowerModule) -> list[Feature]:
-    """The features of a tower, in order."""
-    return [feature for feature in tower.features if isinstance(feature, Feature)]
 
 
 def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
