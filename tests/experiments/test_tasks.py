@@ -17,8 +17,8 @@ from twotower import Rerank
 from twotower.cli.main import app
 from twotower.errors import ConfigError
 from twotower.evaluation import evaluate
+from twotower.experiments.orders import identity_of
 from twotower.experiments.plans import StudyPlan, grid
-from twotower.experiments.run import identity_of
 from twotower.experiments.study import run_study
 from twotower.experiments.train import train
 from twotower.recipes.config import Config
