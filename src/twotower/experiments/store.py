@@ -82,10 +82,10 @@ class Store:
 
     def _read(self, key: str, kind: type[T]) -> T | None:
         path = self.folder_of(key) / OUTCOME
+        if not self._is_finished(key):
+            return None
         try:
             return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SavedFolderError(f"{path} cannot be read: {error}; delete {path.parent} to run it again") from error
 
