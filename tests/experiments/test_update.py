@@ -111,6 +111,14 @@ def test_going_back_serves_the_version_before(updated: tuple[Path, list[UpdateRe
         roll_back(bundle)
 
 
+def test_without_versions_there_is_none_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model has no earlier version to go back to, and no versions are kept$"):
+        roll_back(tmp_path / "model")
+    first = toy_bundle(tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"model has no earlier version to go back to; kept: {first}$"):
+        roll_back(tmp_path / "model")
+
+
 def test_one_update_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "model.versions").mkdir()
     (tmp_path / "model.versions" / "thesis.tex").write_text("mine")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, ParityError, StoreUnavailableError, StoreVersionError
-from twotower.retrieval import Exact, Hnsw
+from twotower.retrieval import Exact, ExactIndex, Hnsw
 from twotower.retrieval.conditions import Condition
 from twotower.retrieval.stores import milvus_collections
 from twotower.retrieval.stores.local import LocalStore
@@ -39,6 +39,21 @@ def publication(
 @pytest.mark.parametrize("kind", [Exact(), Hnsw(neighbours=8, build=40, search=64)], ids=["exact", "hnsw"])
 def test_a_store_in_memory_keeps_what_stores_promise(kind: Exact | Hnsw) -> None:
     check_store(lambda table, embeddings: LocalStore(kind.make(embeddings), table, "id", TOWERS))
+
+
+def test_a_store_that_fails_its_suite_is_closed() -> None:
+    closed = []
+
+    class Short(LocalStore):
+        def __len__(self) -> int:
+            return 3
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(AssertionError, match="it has 3 candidates"):
+        check_store(lambda table, embeddings: Short(ExactIndex(embeddings), table, "id", TOWERS))
+    assert closed == [True]
 
 
 @pytest.fixture(params=["pgvector", "milvus"])

@@ -217,7 +217,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
     if len(found) != 1:
         known = found or study.runs
         runs = ", ".join(f"{run.key} ({study.variants[run.variant].name}, seed {run.seed})" for run in known)
-        raise ConfigError(f"{folder} has {len(found)} runs {name!r}; expected one of {runs}")
+        raise ConfigError(f"{folder} has {len(found)} runs {name!r}; expected {f'one of {runs}' if runs else 'some'}")
     (run,) = found
     store = Store(folder / RUNS)
     order = order_of(store, run.key)

@@ -135,7 +135,8 @@ class Versions:
         bad = {one.version for one in published if one.withdrawn} | {current}
         good = [one.version for one in published if one.version not in bad and one.version in self.kept]
         if current is None or not good:
-            raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept: {', '.join(self.kept)}")
+            kept = f"; kept: {', '.join(self.kept)}" if self.kept else ", and no versions are kept"
+            raise ConfigError(f"{self.bundle} has no earlier version to go back to{kept}")
         version = good[-1]
         self._serve(version)
         withdrawn = [
