@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -57,13 +58,20 @@ class PgVectorStore:
         settings: Settings of the store.
         towers: Version id of the towers whose vectors to search.
         generation: The catalogue to search; default: the live one of these towers, or else the newest.
+        connections: The connections to use; default: new ones.
     """
 
     kind = "pgvector"
 
-    def __init__(self, settings: PgVector, towers: str, generation: Generation | None = None) -> None:
+    def __init__(
+        self,
+        settings: PgVector,
+        towers: str,
+        generation: Generation | None = None,
+        connections: Connections | None = None,
+    ) -> None:
         self.settings, self.version = settings, towers
-        self.connections = Connections(settings.address, settings.timeout)
+        self.connections = Connections(settings.address, settings.timeout) if connections is None else connections
         self._generation = generation
 
     @property
@@ -149,7 +157,7 @@ class PgVectorStore:
         if wide >= MAX_WIDTH:
             return None
         settings = msgspec.structs.replace(self.settings, search=min(MAX_WIDTH, int(WIDENING * wide)))
-        return PgVectorStore(settings, self.version, self._generation)
+        return PgVectorStore(settings, self.version, self._generation, self.connections)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -242,11 +250,10 @@ class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
         with only_publisher(connection, self.name) as number:
             own = fill(connection, self.name, number, publication, self.neighbours, self.build)
             try:
-                store = PgVectorStore(self, publication.towers, own)
-                store, parity = fitted_store(store, publication)
-                store.close()
+                with closing(PgVectorStore(self, publication.towers, own)) as store:
+                    fitted, parity = fitted_store(store, publication)
             except BaseException:
                 forget(connection, self.name, f"generation = {number}")
                 raise
             make_live(connection, self.name, number, own)
-            return store.settings, parity
+            return fitted.settings, parity

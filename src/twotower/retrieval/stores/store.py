@@ -104,7 +104,10 @@ class Store(Protocol):
         ...
 
     def wider(self) -> Store | None:
-        """The same store with a wider search; None if the search cannot or need not be wider."""
+        """The same store with a wider search; None if the search cannot or need not be wider.
+
+        Both share their resources, so closing one closes both.
+        """
         ...
 
     def close(self) -> None:
