@@ -454,3 +454,22 @@ def test_milvus_that_does_not_answer_is_given_up(tmp_path: Path, store_name: Cal
     finally:
         server.process.send_signal(signal.SIGCONT)
         server.stop()
+
+
+def test_vectors_of_the_same_towers_are_found_again_where_they_were_published_anew(settings: PgVector | Milvus) -> None:
+    """Also where the new catalogue is of longer vectors, by which those of the store are lengthened."""
+    settings.publish(publication())
+    store = settings.open(TOWERS)
+    others = [store, settings.open(TOWERS), settings.open(TOWERS)]
+    assert [len(one) for one in others] == [60, 60, 60]
+    longer = 3 * EMBEDDINGS
+    for _ in range(2):  # the first catalogue is gone then
+        settings.publish(publication(longer))
+    (found,) = others[0].search(EMBEDDINGS[:1], 3)
+    assert found.candidates["id"].to_pylist() == (longer @ EMBEDDINGS[0]).topk(3).indices.tolist()
+    others[1].upsert(catalogue([99]), 20 * EMBEDDINGS[:1])
+    (found,) = others[2].search(EMBEDDINGS[:1], 1)
+    assert found.candidates["id"].to_pylist() == [99]
+    assert found.scores.tolist() == pytest.approx([20 * float(EMBEDDINGS[0] @ EMBEDDINGS[0])])
+    for one in others:
+        one.close()

@@ -131,9 +131,12 @@ class MilvusStore:
 
     def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
         """Adds and changes candidates, a thousand at a time; see `Store.upsert`."""
-        own = self.generation
-        rows = rows_of(candidates, own, lengthened(embeddings, own.length))
-        self._on(lambda client, own: put(client, own, rows, self.settings.timeout))
+
+        def change(client: Any, own: Generation) -> None:
+            rows = rows_of(candidates, own, lengthened(embeddings, own.length))
+            put(client, own, rows, self.settings.timeout)
+
+        self._on(change)
 
     def withdraw(self, ids: Iterable[Id]) -> None:
         """Removes candidates, a thousand at a time; see `Store.withdraw`."""
@@ -317,5 +320,5 @@ class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
             except BaseException:
                 client.repeatable(lambda inner: drop(inner, own.relation))
                 raise
-            client.repeatable(lambda inner: make_live(inner, self.name, own))
+            client.repeatable(lambda inner: make_live(inner, self.name, own, publication.served))
         return msgspec.structs.replace(store.settings, timeout=self.timeout), parity

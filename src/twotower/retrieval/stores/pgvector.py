@@ -108,13 +108,17 @@ class PgVectorStore:
         own = self.generation
         check_search(embeddings, k, own.width)
         outs = [()] * len(embeddings) if excluded is None else excluded
-        queries = [
-            query_of(own, vector, k, out, condition)
-            for vector, out in zip(padded_queries(embeddings), outs, strict=True)
-        ]
-        rows = self._on_table(lambda connection, _: self._rows(connection, queries, k))
+
+        def ask(connection: Any, own: Generation) -> list[list[Any]]:
+            queries = [
+                query_of(own, vector, k, out, condition)
+                for vector, out in zip(padded_queries(embeddings), outs, strict=True)
+            ]
+            return self._rows(connection, queries, k)
+
+        rows = self._on_table(ask)
         counts = [len(one) for one in rows]
-        table, scores = table_of([row for one in rows for row in one], own)
+        table, scores = table_of([row for one in rows for row in one], self.generation)
         ends = np.cumsum([0, *counts])
         return [
             Found(table.slice(start, count), scores[start : start + count])
@@ -123,13 +127,12 @@ class PgVectorStore:
 
     def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
         """Adds and changes candidates in one transaction; see `Store.upsert`."""
-        own = self.generation
-        stored = to_stored(candidates, own.columns)
-        vectors = lengthened(embeddings, own.length)
-        names = [quoted(name) for name in [*stored.column_names, VECTOR]]
-        changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != quoted(own.key.stored))
 
         def put(connection: Any, own: Generation) -> None:
+            stored = to_stored(candidates, own.columns)
+            vectors = lengthened(embeddings, own.length)
+            names = [quoted(name) for name in [*stored.column_names, VECTOR]]
+            changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != quoted(own.key.stored))
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.relation)}) ON COMMIT DROP")
             copy_rows(connection, "incoming", stored, vectors)
@@ -255,5 +258,5 @@ class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
             except BaseException:
                 forget(connection, self.name, f"generation = {number}")
                 raise
-            make_live(connection, self.name, number, own)
+            make_live(connection, self.name, number, own, publication.served)
             return fitted.settings, parity
