@@ -144,6 +144,10 @@ def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Sta
     start, said = None, list[str]()
     if before is not None:
         start, said = start_from(before, for_serving(config))
+        ranks_of_process().require_same(
+            {"the version of the bundle": start.version, "whether the optimizer's state is beside it": start.moments},
+            "expected the same bundle, with its moments, on all ranks",
+        )
     parts = parts_of(config, start)
     return for_serving(msgspec.structs.replace(config, split=parts.split)), parts, start, said
 
