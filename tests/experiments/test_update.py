@@ -132,7 +132,7 @@ def test_updates_of_a_bundle_with_a_store(
 ) -> None:
     """Each successor is published in the store; whatever version is served, the store has its vectors."""
     server = request.getfixturevalue("postgres" if kind == "pgvector" else "milvus")
-    store: PgVector | Milvus = {"pgvector": PgVector, "milvus": Milvus}[kind](server.address, store_name())
+    store = (PgVector if kind == "pgvector" else Milvus)(server.address, store_name())
     bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
     update(config_of(logs[OLD]), bundle, settings)
     Retriever(with_store(load_bundle(bundle), store, 0.9)).save(bundle)

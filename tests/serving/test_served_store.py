@@ -1,4 +1,4 @@
-"""A bundle whose candidates are in a store: the same answers, changes at once, and 503 when the store is unavailable."""
+"""A bundle whose candidates are in a store: the same answers, changes at once, and 503 while it is unavailable."""
 
 from __future__ import annotations
 

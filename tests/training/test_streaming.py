@@ -108,7 +108,8 @@ def test_the_oracle_is_measured_beside_a_log_too(log: ParquetLog, whole: Dataset
 
     class Truth:
         def log_probabilities(self, query_index: np.ndarray, times: np.ndarray) -> np.ndarray:
-            return np.add.outer(query_index, np.arange(whole.candidates.num_rows)).astype(np.float32)
+            found: np.ndarray = np.add.outer(query_index, np.arange(whole.candidates.num_rows)).astype(np.float32)
+            return found
 
     streamed, notes = measure_baselines(measured, log, baselines=["oracle", "ease"])
     assert (list(streamed), notes) == (
