@@ -20,7 +20,7 @@ class TwoTowerError(Exception):
         field: The argument or key at fault, such as `where` or `[training] epochs`; None if unknown.
         column: The column at fault.
         row: The row of the table, or the position in the list of queries.
-        is_said: Whether another rank already reports this error, or the one that caused it.
+        is_reported: Whether another rank already reports this error, or the one that caused it.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class TwoTowerError(Exception):
     ) -> None:
         super().__init__(message)
         self.field, self.column, self.row = field, column, row
-        self.is_said = False
+        self.is_reported = False
 
 
 class DataError(TwoTowerError, ValueError):

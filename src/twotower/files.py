@@ -338,14 +338,14 @@ def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path with links resolved, even if it does not exist."""
+    """The absolute path with links resolved, even if it does not exist: a link may name what is yet to be written."""
     try:
         real = Path(os.path.realpath(target))
         real.exists()  # raises if a name is too long or a parent folder may not be entered
     except (OSError, ValueError) as error:
         raise ConfigError(f"{str(target)[:200]!r} cannot be written: {error}") from error
     if real.is_symlink():
-        raise ConfigError(f"{target} is a link that leads nowhere; expected a writable path")
+        raise ConfigError(f"{target} is a link in a loop of links; expected a writable path")
     return real
 
 

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from twotower.data import Dataset, describe, from_tables
+from twotower.data import Dataset, describe, from_tables, simulated
 from twotower.errors import ConfigError, DataError, DataWarning
 
 LOG = {"who": ["ann", "bob", "ann"], "what": [3, 5, 5], "at": [10, 20, 30], "n": [1.0, 2.5, 0.0]}
@@ -104,6 +104,14 @@ def test_a_column_has_one_role() -> None:
         build(candidate_id="who")
     with pytest.raises(ConfigError, match="time and weight are both 'at'"):
         build(weight="at")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_name_is_not_blank(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data with name='{name}'; expected a name to show in reports"):
+        build(name=name)
+    with pytest.raises(ConfigError, match=f"data with name='{name}'"):
+        simulated(5, 5, 10, name=name)
 
 
 def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:

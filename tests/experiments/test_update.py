@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of, toy_model
-from twotower import Hnsw, Retriever
+from twotower import Exact, Hnsw, Retriever
 from twotower.errors import ConfigError
 from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.warm_start import WarmStartEvaluation, named
@@ -21,8 +22,11 @@ from twotower.experiments.gates import Gate, GateSettings, coverage_gate, input_
 from twotower.experiments.update import UpdateReport, UpdateSettings, roll_back, update
 from twotower.experiments.versions import versions_of
 from twotower.retrieval.building import rebuilt
-from twotower.retrieval.bundle import load_bundle
+from twotower.retrieval.bundle import load_bundle, with_onnx
 from twotower.retrieval.continued import moments_of
+from twotower.retrieval.publishing import with_store
+from twotower.retrieval.stores.milvus import Milvus
+from twotower.retrieval.stores.pgvector import PgVector
 from twotower.training import Moments
 from warm_fixtures import ALL, NEW, OLD, config_of
 
@@ -98,6 +102,72 @@ def test_going_back_serves_the_version_before(updated: tuple[Path, list[UpdateRe
     assert Retriever.load(bundle).version == second.before
     with pytest.raises(ConfigError, match="no earlier version to go back to"):
         roll_back(bundle)
+
+
+def test_without_versions_there_is_none_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model has no earlier version to go back to, and no versions are kept$"):
+        roll_back(tmp_path / "model")
+    first = toy_bundle(tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"model has no earlier version to go back to; kept: {first}$"):
+        roll_back(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["pgvector", "milvus"])
+def test_updates_of_a_bundle_with_a_store(
+    kind: str,
+    logs: dict[str, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    store_name: Callable[[], str],
+) -> None:
+    """Each successor is published in the store; whatever version is served, the store has its vectors."""
+    server = request.getfixturevalue("postgres" if kind == "pgvector" else "milvus")
+    store = (PgVector if kind == "pgvector" else Milvus)(server.address, store_name())
+    bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
+    update(config_of(logs[OLD]), bundle, settings)
+    Retriever(with_store(load_bundle(bundle), store, 0.9)).save(bundle)
+    first = Retriever.load(bundle)
+    _check_searches_its_store(bundle, store)
+    second = update(config_of(logs[ALL]), bundle, settings)
+    assert (second.outcome, second.before) == ("published", first.version)
+    assert second.gates[-1].said.startswith("The store finds")
+    _check_searches_its_store(bundle, store)
+    assert len(first.recommend({"user_id": 1}, k=3)) == 3  # by a service that has not switched yet
+    third = update(config_of(logs[ALL]), bundle, settings)
+    for version in (second.version, first.version):  # the store had dropped the vectors of the first
+        assert roll_back(bundle).version == version
+        _check_searches_its_store(bundle, store)
+    fourth = update(config_of(logs[ALL]), bundle, settings)
+    assert (fourth.outcome, fourth.before) == ("published", first.version)
+    assert fourth.version != third.version
+    _check_searches_its_store(bundle, store)
+    assert len(first.recommend({"user_id": 1}, k=3)) == 3
+
+
+def _check_searches_its_store(bundle: Path, store: PgVector | Milvus) -> None:
+    """A bundle finds in its store what exact search finds."""
+    found = Retriever.load(bundle)
+    assert isinstance(found.details.store, type(store))
+    assert found.details.store.name == store.name
+    exact = Retriever(rebuilt(load_bundle(bundle), None, Exact(), None))
+    for user in (1, 7, 20):
+        answers = [one.recommend({"user_id": user}, k=5) for one in (found, exact)]
+        ids, expected = ([one.id for one in answer] for answer in answers)
+        assert ids == expected
+
+
+def test_an_update_of_a_bundle_with_onnx_towers_writes_them(logs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
+    update(config_of(logs[OLD]), bundle, settings)
+    Retriever(with_onnx(load_bundle(bundle))).save(bundle)
+    report = update(config_of(logs[ALL]), bundle, settings)
+    assert report.outcome == "published"
+    torch_answer, onnx_answer = (
+        Retriever.load(bundle, engine=engine).recommend({"user_id": 7}, k=5) for engine in ("torch", "onnx")
+    )
+    assert [one.id for one in onnx_answer] == [one.id for one in torch_answer]
+    assert onnx_answer.version == report.version
 
 
 def test_one_update_at_a_time(tmp_path: Path) -> None:

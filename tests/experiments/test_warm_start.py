@@ -125,6 +125,30 @@ def test_what_the_optimiser_knows_lies_beside_the_bundle_and_is_carried_over(
     assert Moments.load(moments_of(tmp_path / OLD)).tensors["candidate.features.0.table"]["step"].item() < steps[NEW]
 
 
+def test_a_warm_start_has_a_fifth_of_the_recipes_rate_unless_the_config_names_one(
+    bundles: tuple[Path, dict[str, TrainedBundle]], logs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = bundles
+
+    def rate_of(bundle: Path) -> float:
+        optimizer = Moments.load(moments_of(bundle)).optimizer
+        assert optimizer is not None
+        return optimizer.learning_rate
+
+    full = rate_of(folder / OLD)
+    assert rate_of(folder / NEW) == rate_of(folder / ALL) == pytest.approx(full / 5)
+    for training, expected in (
+        ({"optimizer": {"learning_rate": 0.003}}, 0.003),
+        ({"optimizer": {"weight_decay": 0.0}}, full / 5),
+    ):
+        train(config_of(logs[NEW], training), tmp_path / "next", before=Before(folder / OLD))
+        assert rate_of(tmp_path / "next") == pytest.approx(expected)
+    train(config_of(logs[NEW]), tmp_path / "again", before=Before(folder / NEW))
+    assert rate_of(tmp_path / "again") == pytest.approx(full / 5)  # not a fifth of a fifth
+    train(config_of(logs[ALL]), tmp_path / "fresh", before=Before(folder / OLD, fresh=True))
+    assert rate_of(tmp_path / "fresh") == full
+
+
 def test_what_a_warm_start_cannot_go_on_from_is_refused(
     bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -100,6 +100,20 @@ def test_an_error_that_says_whose_it_is_costs_no_further_search() -> None:
     assert recording.asked == [(1, 5), (5, 5), (3, 5)]
 
 
+def test_an_error_that_is_nobodys_keeps_its_row() -> None:
+    """Each request is then answered alone, and the same error object may come back."""
+    nobodys = ConfigError("beyond", field="query", row=9)
+
+    class Telling(Recording):
+        def recommend_many(self, queries: Sequence[Any], k: int, **filters: Any) -> list[Answer]:
+            super().recommend_many(queries, k, **filters)
+            raise nobodys
+
+    outcomes = asyncio.run(together(Telling(), [(users(number), Wanted(k=5)) for number in range(4)]))
+    assert outcomes == [nobodys] * 4
+    assert nobodys.row == 9
+
+
 def test_a_condition_that_cannot_be_read_is_read_once_for_all_who_ask_it() -> None:
     class Refusing(Recording):
         def recommend_many(self, queries: Sequence[Any], k: int, **filters: Any) -> list[Answer]:

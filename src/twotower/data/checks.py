@@ -85,6 +85,16 @@ def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
             )
 
 
+def check_data_name(name: str | None) -> None:
+    """Refuses a name of a data set that is empty or blank: reports show it.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if name is not None and not name.strip():
+        raise ConfigError(f"data with name={name!r}; expected a name to show in reports", field="name")
+
+
 def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False, place: Place = WHOLE) -> None:
     """Refuses an id column that has nulls, is neither integers nor text or, where `unique`, repeats an id."""
     kind = column.type

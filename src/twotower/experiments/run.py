@@ -31,7 +31,7 @@ from twotower.experiments.orders import (
 )
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.start import Start, compare_with_start, continued_parts, new_events, warm_model
+from twotower.experiments.start import Start, compare_with_start, continued_parts, new_events, recipe_of, warm_model
 from twotower.experiments.store import Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, model_version, save_model
@@ -111,7 +111,7 @@ def search_epochs(run: SearchRun, order: Order, parts: Parts, progress: Progress
     if (known := store.outcome(key, TrainingHistory)) is not None:
         return known
     store.begin(key, msgspec.structs.replace(order, run=run))
-    recipe = run.config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(run.config, run.start, parts)
     fitted, validation = parts.for_recipe(recipe)
     model, moments = _start_model(run, recipe, fitted, parts)
     callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.name)]
@@ -177,7 +177,7 @@ def train_by_recipe(run: ModelRun, order: Order, key: str, parts: Parts, progres
     part is given, it trains once and keeps the weights of the best epoch. If the recipe offers several models, each is
     searched and the one that validates best is trained.
     """
-    recipe = run.config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(run.config, run.start, parts)
     if recipe.validate_on == "test" or parts.validation is not None:
         return _train_once(run, recipe, order, key, parts, progress)
     config, history, choices = _choose_model(run, recipe, order, parts, progress)
@@ -258,7 +258,7 @@ def _measure_and_keep(
     found: Trained, measured: Measurement | None, run: ModelRun, order: Order, key: str, parts: Parts, known: Dataset
 ) -> None:
     store, config, since = Store(Path(order.store)), run.config, None
-    recipe = config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(config, run.start, parts)
     tasks = [
         task.evaluate(found.model, parts.test, parts.train, baselines=config.baselines != "none")
         for task in recipe.trainer.tasks

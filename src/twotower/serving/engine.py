@@ -172,13 +172,15 @@ def _is_about_all(error: Exception) -> bool:
 
 
 def _place_of(error: Exception, group: Sequence[_Job]) -> int | None:
-    """Which request's query an error is about, if it says; also makes the error's row relative to that request."""
+    """Which request's query an error is about, if it says; then also makes its row relative to that request."""
     if not isinstance(error, TwoTowerError) or error.row is None:
         return None
+    start = 0
     for place, job in enumerate(group):
-        if error.row < len(job.queries):
+        if start <= error.row < start + len(job.queries):
+            error.row -= start
             return place
-        error.row -= len(job.queries)
+        start += len(job.queries)
     return None
 
 

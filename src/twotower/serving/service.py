@@ -228,7 +228,7 @@ class Service:
         log.warning("store failed", extra=fields(kind=type(error).__name__, reason=str(error)))
         if isinstance(error, StoreUnavailableError):
             message = "the candidate store is unavailable; try again in a moment"
-            return Refusal(503, "store_away", message, headers={"retry-after": "1"})
+            return Refusal(503, "store_unavailable", message, headers={"retry-after": "1"})
         message = "the candidate store has vectors of another model; serve a bundle that fits it"
         return Refusal(503, "store_changed", message, headers={"retry-after": "10"})
 
