@@ -244,15 +244,16 @@ def publish(building: Path, target: Path, kind: FolderKind) -> None:
     Raises:
         ConfigError: Something else was put there in the meantime; the finished folder is kept beside it.
     """
+    failed: OSError | None = None
     try:
         refusal = _refusal(target, target, kind) or _swap_in(building, target, kind)
     except OSError as error:
-        refusal = f"{target} cannot be written: {error}"
+        refusal, failed = f"{target} cannot be written: {error}", error
     if refusal is None:
         return
     kept = next(path for path in _free_names(target) if not os.path.lexists(path))
     building.rename(kept)
-    raise ConfigError(f"{refusal}. The new folder is kept as {kept}")
+    raise ConfigError(f"{refusal}. The new folder is kept as {kept}") from failed
 
 
 def _swap_in(building: Path, target: Path, kind: FolderKind) -> str | None:

@@ -158,7 +158,7 @@ LINES = "who,what,at\n" + "".join(f"ann,{n},2024-01-0{n}\n" for n in range(1, 6)
             "a.jsonl",
             '{"who":1}\n{"who":null}\n{"who":"b"}\n',
             {},
-            "line 3: 'who' is text, \"b\", and a number in",
+            "line 3: 'who' is text, \"b\", but a number in line 1",
         ),
         (
             "a.json",

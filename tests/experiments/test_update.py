@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from twotower import Hnsw, Retriever
 from twotower.errors import ConfigError
 from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.warm_start import WarmStartEvaluation, named
-from twotower.experiments import train as train_module
 from twotower.experiments import update as update_module
 from twotower.experiments.drift import drift, input_summary
 from twotower.experiments.gates import Gate, GateSettings, coverage_gate, input_gates, score_gate
@@ -26,34 +24,25 @@ from twotower.retrieval.building import rebuilt
 from twotower.retrieval.bundle import load_bundle
 from twotower.retrieval.continued import moments_of
 from twotower.training import Moments
-from warm import ALL, NEW, OLD, config_of, run_here, write_logs
+from warm_fixtures import ALL, NEW, OLD, config_of
 
 LENIENT = GateSettings(tolerance=1.0, coverage=0.0, drift=9.0, events=0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pool() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "run_jobs", run_here)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pool")
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_logs(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def updated(logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[UpdateReport]]:
+def updated(warm_logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[UpdateReport]]:
     """A bundle after three updates: the first, one on the events after it, and one whose score is too low."""
     bundle = tmp_path_factory.mktemp("shop") / "model"
     settings = UpdateSettings(gates=LENIENT, only_new=True, keep=2)
-    reports = [update(config_of(logs[OLD]), bundle, settings)]
+    reports = [update(config_of(warm_logs[OLD]), bundle, settings)]
     Retriever(rebuilt(load_bundle(bundle), None, Hnsw(neighbours=8, build=40), None)).save(bundle)  # with an index
-    reports.append(update(config_of(logs[ALL]), bundle, settings))
+    reports.append(update(config_of(warm_logs[ALL]), bundle, settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(update_module, "score_gate", lambda *_: Gate("score", False, "The score is below the old one."))
-        reports.append(update(config_of(logs[ALL]), bundle, settings))
+        reports.append(update(config_of(warm_logs[ALL]), bundle, settings))
     return bundle, reports
 
 
@@ -89,10 +78,10 @@ def test_a_worse_bundle_is_refused_and_kept_for_a_look(updated: tuple[Path, list
 
 
 def test_inputs_are_refused_before_anything_is_trained(
-    updated: tuple[Path, list[UpdateReport]], logs: dict[str, Path], tmp_path: Path
+    updated: tuple[Path, list[UpdateReport]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:
     bundle, (_, second, _) = updated
-    table = pq.read_table(logs[NEW])
+    table = pq.read_table(warm_logs[NEW])
     few = tmp_path / "few.parquet"
     pq.write_table(table.slice(table.num_rows - 20), few)
     report = update(config_of(few), bundle, UpdateSettings(gates=GateSettings(events=0.9)))

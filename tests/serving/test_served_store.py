@@ -255,7 +255,7 @@ def test_what_is_no_store_is_refused(retriever: Retriever) -> None:
         store_at("mysql://ann:secret@db/x")
     with pytest.raises(ConfigError, match="store kind 'redis' is unknown"):
         store_at('{"kind": "redis"}')
-    with pytest.raises(ConfigError, match="no JSON object"):
+    with pytest.raises(ConfigError, match="the store is not a JSON object"):
         store_at("{")
 
 

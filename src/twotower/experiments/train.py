@@ -20,9 +20,10 @@ from twotower.evaluation.metrics import verdict_metric
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TRAINING, working_in
 from twotower.experiments.kept import copy_moments, history_of, model_of, order_of, outcome_of, ranks_of
+from twotower.experiments.orders import RUNS, BaselineRun, ModelRun
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
-from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, parts_of, perform, with_model
+from twotower.experiments.run import Runner, parts_of, perform, with_model
 from twotower.experiments.start import Before, Start, start_from
 from twotower.experiments.store import Store
 from twotower.files import check_file_target, check_folder_target, remove_marked
