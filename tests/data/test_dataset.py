@@ -177,4 +177,4 @@ def test_a_description_counts_what_is_there() -> None:
 
 
 def test_a_data_set_is_shown_in_a_line() -> None:
-    assert repr(build()) == ("Dataset('data': 3 interactions (who, what, at); 2 queries (who); 2 candidates (what))")
+    assert repr(build()) == ("Dataset('data': 3 interactions (who, what, at, n); 2 queries (who); 2 candidates (what))")
