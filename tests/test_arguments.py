@@ -154,3 +154,8 @@ def test_what_annotations_do_not_say_is_let_through() -> None:
         return anything, local, more, others
 
     assert take(1, 2, "x", key=3) == (1, 2, ("x",), {"key": 3})  # type: ignore[arg-type]
+
+
+def test_a_wrong_call_names_the_function() -> None:
+    with pytest.raises(TypeError, match=r"^Category\(\) got an unexpected keyword argument 'dimension'"):
+        Category("user", dimension=32)  # type: ignore[call-arg]

@@ -124,7 +124,7 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing; expected it once, found 'who', 'what'"),
+        ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing, did you mean 'who'. found 'who', 'what'"),
         ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in total\); expected an id in every row"),
         ({"what": [3.5, 1.0, 2.0]}, {}, "'what', row 0: 3.5 is double; expected ids that are integers or text"),
         ({"at": ["now", "then", "never"]}, {}, "'at', row 0: 'now' is string; expected a time in seconds"),
@@ -182,3 +182,7 @@ def test_a_description_counts_what_is_there() -> None:
     assert found.share_of_top["1%"] == pytest.approx(2 / 3)
     assert found.gini == pytest.approx(4 / 9)
     assert ("candidates", "title", 1) in [(column.table, column.name, column.missing) for column in found.columns]
+
+
+def test_a_data_set_is_shown_in_a_line() -> None:
+    assert repr(build()) == ("Dataset('data': 3 interactions (who, what, at, n); 2 queries (who); 2 candidates (what))")

@@ -122,7 +122,10 @@ def test_it_cannot_be_used_before_it_has_learned(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "categry", "column": "x"}, "kind 'categry' is unknown; expected one of .*category"),
+        (
+            {"kind": "categry", "column": "x"},
+            "kind 'categry' is unknown, did you mean 'category'. expected one of",
+        ),
         ({"kind": "category"}, "missing a required argument: 'column'"),
         (
             {"kind": "category", "column": "x", "dims": 3},
