@@ -84,7 +84,8 @@ def main() -> None:
             return (optax.apply_updates(weights, update), state), None
 
         order = jax.random.permutation(key, len(item))[: steps * BATCH].reshape(steps, BATCH)
-        return jax.lax.scan(step, (weights, state), order)[0]
+        (weights, state), _ = jax.lax.scan(step, (weights, state), order)
+        return weights, state
 
     key = jax.random.key(0)
     weights = initial(key, rows, course.items + 1)

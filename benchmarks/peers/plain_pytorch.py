@@ -35,11 +35,13 @@ class TwoTower(nn.Module):
 
     def query(self, query: Tensor) -> Tensor:
         """Embeds queries, `[B, ids]` to `[B, d]`."""
-        return self.query_layers(self.query_table(query))
+        embeddings: Tensor = self.query_layers(self.query_table(query))
+        return embeddings
 
     def item(self, item: Tensor) -> Tensor:
         """Embeds items, `[B]` to `[B, d]`."""
-        return self.item_layers(self.item_table(item))
+        embeddings: Tensor = self.item_layers(self.item_table(item))
+        return embeddings
 
     def forward(self, query: Tensor, item: Tensor) -> Tensor:
         """The loss of a batch: the other items of the batch are the negatives."""

@@ -1,4 +1,4 @@
-"""Puts the tables of a race into the documentation, between two marks.
+"""Puts the tables and the picture of a race into the documentation, between two marks.
 
 python benchmarks/peers/race_page.py
 """
@@ -28,7 +28,8 @@ def main() -> None:
     _, _, after = rest.partition(END)
     assert after, f"{options.page} lacks {BEGIN} or {END}"
     command = f"`{report['command']}`, on {report['machine']['processor'] or 'an unknown processor'}:"
-    text = f"{before}{BEGIN}\n{command}\n\n{markdown(heats)}\n{END}{after}"
+    picture = "![Scores on test over seconds of training, a line per library](../images/race.png)"
+    text = f"{before}{BEGIN}\n{command}\n\n{picture}\n\n{markdown(heats)}\n{END}{after}"
     options.page.write_text(text, encoding="utf-8")
 
 
