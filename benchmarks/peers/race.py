@@ -10,8 +10,7 @@
   score is top-100 accuracy over all films (`all`). The second is a log with the columns `user`, `item` and `position`
   (the order of a user's events); the last event of each user is test. Its score is NDCG@10 over new choices.
 - The runners (`*_runner.py`, `ours.py`, `plain_pytorch.py`) train one after the other, each in its own process for
-  `--minutes` of training. Each writes its embeddings at times that grow by a quarter, with its clock stopped. This
-  script ranks all of them with the same code.
+  `--minutes` of training. Each writes its embeddings at growing intervals, with its clock stopped. This script ranks all of them with the same code.
 - The score to reach is the best of the tutorial's model with two layers, trained by twotower.
 
 Prints the tables in Markdown, writes JSON and draws the picture; `race_page.py` puts the tables into the documentation.
@@ -51,9 +50,9 @@ from measuring import write_report
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-GROWTH = 1.25
-FIRST_LAP = {False: 0.05, True: 1.0}
-"""Seconds at the first lap; the second for a sequence log, where laps take longer to rank."""
+FIRST_LAP, GROWTH = {False: 0.05, True: 1.0}, {False: 1.25, True: 1.4}
+"""Seconds at the first lap, and how many times later each next one is; True for a sequence log, whose laps take longer
+to rank."""
 
 SPARE_SECONDS = 240.0
 """Seconds that a runner has for everything but training, before it is ended."""
@@ -148,7 +147,7 @@ def write_course(folder: Path, split: Split, options: argparse.Namespace, is_seq
         "threads": options.threads,
         "seconds": 60 * options.minutes,
         "first": FIRST_LAP[is_sequence],
-        "growth": GROWTH,
+        "growth": GROWTH[is_sequence],
     }
     (folder / "rules.json").write_text(json.dumps(rules), encoding="utf-8")
 
