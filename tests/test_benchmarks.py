@@ -468,7 +468,9 @@ def test_libraries_race_and_those_that_cannot_say_why(run: Run, tmp_path: Path, 
     (heat,) = read(tmp_path / "race.json")["heats"]
     ours, absent, failed, stand_in = heat["outcomes"]
     assert ours["remark"] is None
-    assert ours["points"][-1]["seconds"] >= 0.6
+    seconds = [point["seconds"] for point in ours["points"]]
+    assert seconds == sorted(seconds)
+    assert 0 < ours["points"][-1]["epochs"] <= 300  # the recipe's, after which it ends by itself
     assert heat["target"] == max(point["score"] for point in ours["points"])
     assert "of-rectools/bin/python does not exist" in absent["remark"]
     assert failed["remark"] == "failed: out of ideas"

@@ -113,7 +113,7 @@ class Clock:
     def __init__(self, course: Course, export: Export, steps_per_epoch: float) -> None:
         self.course, self.export, self.steps_per_epoch = course, export, steps_per_epoch
         self.steps, self.laps = 0, 0
-        self.seconds, self.due = 0.0, course.first
+        self.seconds, self.due = 0.0, min(course.first, course.seconds)
 
     def start(self) -> None:
         """Starts the clock."""

@@ -10,7 +10,8 @@
   score is top-100 accuracy over all films (`all`). The second is a log with the columns `user`, `item` and `position`
   (the order of a user's events); the last event of each user is test. Its score is NDCG@10 over new choices.
 - The runners (`*_runner.py`, `ours.py`, `plain_pytorch.py`) train one after the other, each in its own process for
-  `--minutes` of training. Each writes its embeddings at growing intervals, with its clock stopped. This script ranks all of them with the same code.
+  `--minutes` of training. Each writes its embeddings at growing intervals, with its clock stopped. This script
+  ranks all of them with the same code.
 - The score to reach is the best of the tutorial's model with two layers, trained by twotower.
 
 Prints the tables in Markdown, writes JSON and draws the picture; `race_page.py` puts the tables into the documentation.
