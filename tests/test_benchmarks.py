@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
@@ -440,6 +442,52 @@ def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     done = run_python(BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", tmp_path / "none")
     assert done.returncode == 1
     assert "make bench-tfrs" in done.stderr
+
+
+@pytest.fixture
+def environments(tmp_path: Path) -> str:
+    """A pattern of environments, in which two libraries are played by a stand-in."""
+    script = Path(__file__).with_name("stand_in_race.py")
+    for name in ("jax", "librecommender"):
+        python = tmp_path / f"of-{name}" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+        python.chmod(0o755)
+    return f"{tmp_path}/of-{{}}"
+
+
+@pytest.mark.parametrize("kind", ["random", "sequence"])
+def test_libraries_race_and_those_that_cannot_say_why(run: Run, tmp_path: Path, environments: str, kind: str) -> None:
+    log = tmp_path / "log.parquet"
+    events = {"user": [1, 1, 1, 2, 2, 2, 3, 3], "item": list("abcbcdad"), "position": [0, 1, 2, 0, 1, 2, 0, 1]}
+    pq.write_table(pa.table(events), log)
+    logs = ("--data", "simulated:30,150,2600") if kind == "random" else ("--data", "none", "--log", log)
+    names = ("twotower, recipe tutorial", "RecTools, DSSM", "LibRecommender, TwoTower", "JAX, compiled")
+    files = ("--out", tmp_path / "race.json", "--picture", tmp_path / "race.png")
+    said = run("peers/race.py", *logs, "--minutes", 0.01, "--runners", *names, "--environments", environments, *files)
+    (heat,) = read(tmp_path / "race.json")["heats"]
+    ours, absent, failed, stand_in = heat["outcomes"]
+    assert ours["remark"] is None
+    seconds = [point["seconds"] for point in ours["points"]]
+    assert seconds == sorted(seconds)
+    assert 0 < ours["points"][-1]["epochs"] <= 300  # the recipe's, after which it ends by itself
+    assert heat["target"] == max(point["score"] for point in ours["points"])
+    assert "of-rectools/bin/python does not exist" in absent["remark"]
+    assert failed["remark"] == "failed: out of ideas"
+    assert [point["score"] for point in failed["points"]] == [1.0]
+    assert stand_in["points"][0] == {"seconds": 10.0, "epochs": 0.5, "score": 1.0}
+    assert stand_in["points"][1]["score"] < 1.0
+    assert "| JAX, compiled | 1.2.3 | 1.0000 | 10 | 10 | 1.5 |" in said
+    assert "| RecTools, DSSM | – | – | – | – | – |" in said
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n")
+    run("peers/race_page.py", "--results", tmp_path / "race.json", "--page", page)
+    text = page.read_text(encoding="utf-8")
+    assert "| JAX, compiled | 1.2.3 |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
 
 
 def test_baselines_are_measured_each_in_a_process_of_its_own(run: Run, tmp_path: Path) -> None:
