@@ -118,7 +118,7 @@ async def besiege(port: int, numbers: Numbers, seconds: float) -> dict[str, Kind
         tasks.extend(_again_and_again(act, tally, pause * number) for number in range(count))
 
     add("idle", numbers.idle, lambda _, tally: _idle(port, tally), OPENING_SECONDS)
-    add("slow head", numbers.slow_heads, lambda _, tally: _slow(port, LIVE[:-2], tally), OPENING_SECONDS)
+    add("slow head", numbers.slow_heads, lambda _, tally: _slow(port, LIVE[:-2] + b"x: y", tally), OPENING_SECONDS)
     unfinished = posted(bytes(100_000))[:-100_000]
     add("slow body", numbers.slow_bodies, lambda _, tally: _slow(port, b"[", tally, unfinished), OPENING_SECONDS)
     asked = large(numbers)

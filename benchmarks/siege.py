@@ -136,9 +136,8 @@ def siege(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     phases, swapped = [before, during, after], events["bundle swapped"] - swapped
     console.print(phase_table(phases))
     console.print(kind_table(kinds))
-    console.print(
-        f"{options.swaps} bundles published, {swapped} swapped in; {events['cut off']} clients cut off, as they did not read"
-    )
+    cut_off = f"{events['cut off']} clients cut off because they did not read"
+    console.print(f"{options.swaps} bundles published, {swapped} swapped in; {cut_off}")
     problems = problems_of(phases, kinds, events["bundle refused"], options.swaps - swapped)
     return {"phases": phases, "kinds": kinds, "swapped": swapped, "cut_off": events["cut off"], "problems": problems}
 

@@ -72,6 +72,15 @@ def test_requests_with_the_same_filters_are_one_search() -> None:
     assert recording.asked == [(1, 5), (3, 5), (1, 7), (1, 5)]
 
 
+def test_small_requests_wait_for_one_large_request_and_not_for_all() -> None:
+    recording = Recording()
+    large = [(users(*range(65)), Wanted(k=k)) for k in (1, 2, 3)]
+    small = [(users(0), Wanted(k=k)) for k in (4, 5)]
+    outcomes = asyncio.run(together(recording, [(users(0), Wanted(k=9)), *large, *small]))
+    assert [len(one) for one in outcomes] == [1, 65, 65, 65, 1, 1]
+    assert recording.asked == [(1, 9), (65, 1), (1, 4), (65, 2), (1, 5), (65, 3)]
+
+
 def test_one_that_cannot_be_answered_does_not_harm_the_others() -> None:
     requests = [(users(0), Wanted(k=5)), (users(1), Wanted(k=5)), ([{"bad": 1}], Wanted(k=5)), (users(3), Wanted(k=5))]
     first, second, bad, fourth = asyncio.run(together(Recording(), requests))

@@ -16,7 +16,7 @@ from twotower.retrieval.retriever import Retriever
 from twotower.serving.refusals import Refusal
 
 MAX_GROUP = 64
-"""Batch waiting requests up to this many queries."""
+"""Batch waiting requests up to this many queries; a request with more is large."""
 
 Result = Any
 
@@ -45,6 +45,10 @@ class _Job:
     queries: Sequence[Request] = ()
     wanted: Wanted | None = None
 
+    @property
+    def is_large(self) -> bool:
+        return len(self.queries) > MAX_GROUP
+
     def alone(self, retriever: Retriever) -> Result:
         found = [] if self.wanted is None else self.wanted.recommend(retriever, self.queries)
         return self.finish(retriever, found)
@@ -52,6 +56,9 @@ class _Job:
 
 class Engine:
     """Answers requests one group at a time in its own thread; each group uses the same retriever from start to end.
+
+    The oldest request is next. After a large one, it is the oldest that is not large, so that a client with many large
+    requests delays the others by one of them rather than by all.
 
     Args:
         current: Returns the retriever to answer with.
@@ -63,6 +70,7 @@ class Engine:
         self._jobs: deque[_Job] = deque()
         self._there = threading.Semaphore(0)
         self._ended = False
+        self._was_large = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -122,8 +130,8 @@ class Engine:
                 self._answer(self._next_group())
 
     def _next_group(self) -> list[_Job]:
-        """The oldest request and the waiting requests that can be batched with it; the rest keep their order."""
-        first = self._jobs.popleft()
+        """The next request and the waiting requests that can be batched with it; the rest keep their order."""
+        first = self._next()
         group, others = [first], []
         if first.wanted is None or not first.wanted.may_join:
             return group
@@ -137,6 +145,15 @@ class Engine:
                 others.append(job)
         self._jobs.extendleft(reversed(others))
         return group
+
+    def _next(self) -> _Job:
+        """Removes the request to answer next from the waiting ones."""
+        first = self._jobs[0]
+        if self._was_large and first.is_large:
+            first = next((job for job in tuple(self._jobs) if not job.is_large), first)
+        self._jobs.remove(first)
+        self._was_large = first.is_large
+        return first
 
     def _answer(self, group: list[_Job]) -> None:
         group = [job for job in group if not job.future.cancelled()]
