@@ -378,7 +378,8 @@ def main() -> None:
     console.print(f"written to {write_report(options.what, {'options': used, **found}, options.out)}")
     for problem in found.get("problems", []):
         console.print(f"PROBLEM {problem}")
-    sys.exit(1 if found.get("problems") else 0)
+    if found.get("problems"):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
