@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -262,6 +262,65 @@ def test_added_candidates_are_recommended_by_a_running_service(run: Run, tmp_pat
     assert "until recommended" in run("service.py", "added", *SERVICE, "--additions", 3, "--out", out)
     report = read(out)
     assert len(report["seconds"]) == len(report["saving"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_besieged_service_keeps_answering_and_ends_its_connections(run: Run, tmp_path: Path) -> None:
+    length = ("--seconds", 6, "--quiet-seconds", 1, "--swaps", 2, "--timeout", 2)
+    hostile = ("--idle", 20, "--slow-heads", 2, "--slow-bodies", 2, "--unread", 2, "--flood", 30, "--flood-seconds", 1)
+    with suppress(SystemExit):  # whether floods are answered in time depends on the machine
+        run("siege.py", "siege", *SERVICE, *length, *hostile, "--out", tmp_path / "siege.json")
+    report = read(tmp_path / "siege.json")
+    assert [phase["name"] for phase in report["phases"]] == ["before", "siege", "after"]
+    assert [phase["outcome"]["mixed"] for phase in report["phases"]] == [0, 0, 0]
+    assert [phase["outcome"]["requests"] for phase in report["phases"]] == [150, 400, 150]
+    assert report["swapped"] == 2
+    before, during, after = report["phases"]
+    assert during["highest"]["descriptors"] > before["highest"]["descriptors"] + 20
+    assert after["last"]["descriptors"] <= before["last"]["descriptors"]
+    kinds = report["kinds"]
+    assert {name: kind["clients"] for name, kind in kinds.items()} == {
+        "idle": 20,
+        "slow head": 2,
+        "slow body": 2,
+        "never reads": 2,
+        "flood": 30,
+    }
+    assert set(kinds["slow head"]["endings"]) == set(kinds["slow body"]["endings"]) == {"408"}
+    assert sum(kinds["flood"]["endings"].values()) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_soak_measures_latency_and_growth(run: Run, tmp_path: Path) -> None:
+    length = ("--minutes", 0.05, "--rate", 40, "--part", 1, "--sample", 0.1)
+    assert "p99" in run("siege.py", "soak", *SERVICE, *length, "--out", tmp_path / "soak.json")
+    report = read(tmp_path / "soak.json")
+    assert (report["outcome"]["requests"], report["outcome"]["errors"], report["outcome"]["mixed"]) == (200, {}, 0)
+    assert len(report["minutes"]) == 3
+    assert all(0 < one["latency"]["p50"] <= one["latency"]["p99"] for one in report["minutes"])
+    assert all(one["vitals"]["resident"] > 1 << 20 for one in report["minutes"])
+    assert set(report["growth"]) == {"memory in MiB", "descriptors"}
+    assert len(report["times"]) == len(report["vitals"]) > 10
+    assert (tmp_path / "soak.png").exists()
+
+
+def test_growth_has_an_interval_that_counts_alike_samples_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    vitals = importlib.import_module("vitals")
+    times = [60.0 * number for number in range(60)]
+    noise = [(-1.0) ** number for number in range(60)]
+    flat = vitals.growth_per_hour(times, [100 + one for one in noise])
+    assert abs(flat.mean) < flat.half_width < 1.1
+    assert vitals.verdict(flat, 100.0) == "flat"
+    rising = vitals.growth_per_hour(times, [100 + at / 60 + one for at, one in zip(times, noise, strict=True)])
+    assert rising.mean == pytest.approx(60, abs=0.5)
+    assert vitals.verdict(rising, 100.0) == "grows"
+    blocks = vitals.growth_per_hour(times, [100 + (-1.0) ** (number // 10) for number in range(60)])
+    assert blocks.half_width > 2 * flat.half_width
+    constant = vitals.growth_per_hour(times, [14.0] * 60)
+    assert (constant.mean, constant.half_width, vitals.verdict(constant, 14.0)) == (0.0, 0.0, "flat")
 
 
 def test_malformed_bodies_never_fail_the_service(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from warm import NEW, OLD, config_of, run_here, write_logs
 
 from rank_processes import on_ranks, without_errors
 from twotower import Retriever
@@ -22,6 +21,7 @@ from twotower.experiments.train import help_train, train
 from twotower.ranks import ranks_of_process
 from twotower.recipes.config import Config
 from twotower.retrieval.continued import moments_of
+from warm_fixtures import NEW, OLD, config_of, run_here
 
 SIZE = 2
 
@@ -57,8 +57,8 @@ IN_BATCH: dict[str, Any] = {"loss": {"kind": "in_batch_softmax"}}
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_logs(tmp_path_factory.mktemp("logs"))
+def logs(warm_logs: dict[str, Path]) -> dict[str, Path]:
+    return warm_logs
 
 
 def test_a_model_that_only_the_first_rank_has_finished_is_not_trained_again(
