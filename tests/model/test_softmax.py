@@ -184,3 +184,20 @@ def test_of_candidates_that_are_alike_the_target_is_last(cached: int, monkeypatc
     ranks = torch.zeros(200, dtype=torch.int32)
     softmax_loss(queries, candidates, torch.arange(200) % 90, torch.ones(200), ranks=ranks)
     assert set(ranks.tolist()) == {90}
+
+
+@pytest.mark.parametrize("cached", [softmax.CACHED_LOGITS, 1 << 16], ids=["whole rows", "tiles"])
+def test_two_threads_give_the_same_gradient_on_every_run(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
+    monkeypatch.setattr(softmax, "CACHED_LOGITS", cached)
+    generator = torch.Generator().manual_seed(0)
+    queries, candidates = torch.randn(4096, 8, generator=generator), torch.randn(3000, 8, generator=generator)
+    target, weights = torch.randint(0, 50, (4096,), generator=generator), torch.rand(4096, generator=generator)
+    threads, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        for _ in range(10):
+            given = queries.clone().requires_grad_(), candidates.clone().requires_grad_()
+            found.append(torch.autograd.grad(softmax_loss(*given, target, weights), given))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, first) for gradients in found for one, first in zip(gradients, found[0], strict=True))

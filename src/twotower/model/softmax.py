@@ -299,8 +299,19 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
     if gradients is not None:
         pull = problem.weights.unsqueeze(1)
         gradients.queries.addcmul_(chosen, pull, value=-1)
-        gradients.candidates.index_put_((problem.target,), problem.queries * -pull, accumulate=True)
+        _add_rows(gradients.candidates, problem.target, problem.queries * -pull)
     return torch.dot(problem.weights, sums.log2_().add_(highest).sub_(wanted)) / LOG2_E
+
+
+def _add_rows(whole: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Adds `values` `[n, d]` to rows of `whole`, in the same order on every run.
+
+    The order of `index_add_` is fixed on a CPU, and that of `index_put_` on CUDA; not the other way round.
+    """
+    if whole.device.type == "cpu":
+        whole.index_add_(0, rows, values)
+    else:
+        whole.index_put_((rows,), values, accumulate=True)
 
 
 @dataclass(frozen=True)
