@@ -10,7 +10,7 @@ choices, with the rest of each list as negatives or without, and measured on lat
 - `free`: what the same queries would choose at the same times from the whole catalogue, with no list between.
 - `exposed`: the choices from lists, among what was shown.
 
-Prints, for each metric, the mean over seeds and the difference to the same loss without explicit negatives, paired by
+Every model has the weights of its best epoch by `logged all.mrr`. Prints, for each metric, the mean over seeds and the difference to the same loss without explicit negatives, paired by
 seed. Writes JSON.
 """
 
@@ -57,8 +57,9 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The metrics of one model."""
+    """The metrics of one model, by how much the policy knows."""
 
+    personal: float
     setting: Setting
     seed: int
     best_epoch: int
@@ -112,8 +113,8 @@ def free_choices(events: Dataset, candidates: npt.NDArray[np.int64]) -> Dataset:
     return replace(events, candidate_index=own, exposures=None)
 
 
-def run(setting: Setting, data: Dataset, log: Dataset, seed: int, epochs: int) -> Outcome:
-    """Trains and measures one model."""
+def run(setting: Setting, data: Dataset, log: Dataset, seed: int, epochs: int) -> tuple[int, dict[str, float]]:
+    """The best epoch and the metrics of one model."""
     train, validation = split_by_time(split_by_time(log).train)
     query = tt.Tower(
         [tt.Category("user_id", dim=32), tt.Bucketized("timestamp", 50, dim=16), tt.Normalized("timestamp")], [64, 32]
@@ -125,7 +126,7 @@ def run(setting: Setting, data: Dataset, log: Dataset, seed: int, epochs: int) -
         batch_size=512,
         optimizer=tt.AdamW(0.003, weight_decay=0.05),
         loss=setting.build(),
-        early_stopping=tt.EarlyStopping(patience=3),
+        early_stopping=tt.EarlyStopping(patience=epochs),
         monitor="all.mrr",
         seed=seed,
     )
@@ -138,25 +139,26 @@ def run(setting: Setting, data: Dataset, log: Dataset, seed: int, epochs: int) -
         "free all.top_100": free.all["top_100"],
         "exposed mrr": logged.exposed["mrr"],
     }
-    return Outcome(setting, seed, history.best.epoch, scores)
+    return history.best.epoch, scores
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
     """Means over seeds, and differences to the same loss without explicit negatives."""
-    table = Table("loss", "negatives", "weight", *METRICS, show_edge=False)
-    scores = {(outcome.setting, outcome.seed): outcome.scores for outcome in outcomes}
-    seeds = sorted({outcome.seed for outcome in outcomes})
-    for setting in dict.fromkeys(outcome.setting for outcome in outcomes):
+    table = Table("policy", "loss", "negatives", "weight", *METRICS, show_edge=False)
+    scores = {(one.personal, one.setting, one.seed): one.scores for one in outcomes}
+    seeds = sorted({one.seed for one in outcomes})
+    for personal, setting in dict.fromkeys((one.personal, one.setting) for one in outcomes):
         base = Setting(setting.loss, 0, 1.0)
         cells = []
         for metric in METRICS:
-            own = [scores[setting, seed][metric] for seed in seeds]
+            own = [scores[personal, setting, seed][metric] for seed in seeds]
             cell = f"{np.mean(own):.4f}"
             if setting != base:
-                gains = [one - scores[base, seed][metric] for one, seed in zip(own, seeds, strict=True)]
-                cell += f" ({mean_interval(gains)})"
+                pairs = zip(own, [scores[personal, base, seed][metric] for seed in seeds], strict=True)
+                cell += f" ({mean_interval([one - other for one, other in pairs])})"
             cells.append(cell)
-        table.add_row(setting.loss, str(setting.count), f"{setting.weight:g}" if setting.count else "", *cells)
+        weight = f"{setting.weight:g}" if setting.count else ""
+        table.add_row(f"{personal:g}", setting.loss, str(setting.count), weight, *cells)
     return table
 
 
@@ -165,26 +167,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs=3, default=[500, 800, 40_000], help="queries, candidates, events")
     parser.add_argument("--length", type=int, default=10, help="candidates in a list")
-    parser.add_argument("--personal", type=float, default=0.5, help="how much the policy knows of what a query likes")
+    parser.add_argument(
+        "--personal", type=float, nargs="+", default=[0.0, 0.5], help="how much the policy knows of what a query likes"
+    )
     parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 10.0, 100.0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[4, 9])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--counts", type=int, nargs="+", default=[9])
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "exposures.json")
     options = parser.parse_args()
-    console, outcomes = Console(), []
+    console, outcomes = Console(width=160), list[Outcome]()
     settings = [
         Setting(loss, count, weight)
         for loss in ("full", "in-batch")
         for count, weight in [(0, 1.0), *((count, weight) for count in options.counts for weight in options.weights)]
     ]
     queries, candidates, events = options.sizes
-    for seed in range(options.seeds):
-        data = simulated(queries, candidates, events, seed=seed)
-        log = with_lists(data, options.length, options.personal, seed)
-        for setting in settings:
-            outcomes.append(run(setting, data, log, seed, options.epochs))
-            console.print(f"seed {seed}: {outcomes[-1]}", highlight=False, soft_wrap=True)
+    for personal in options.personal:
+        for seed in range(options.seeds):
+            data = simulated(queries, candidates, events, seed=seed)
+            log = with_lists(data, options.length, personal, seed)
+            for setting in settings:
+                outcomes.append(Outcome(personal, setting, seed, *run(setting, data, log, seed, options.epochs)))
+                console.print(outcomes[-1], highlight=False, soft_wrap=True)
     console.print(table_of(outcomes))
     options.out.parent.mkdir(exist_ok=True)
     report = {
