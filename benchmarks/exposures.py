@@ -10,8 +10,8 @@ choices, with the rest of each list as negatives or without, and measured on lat
 - `free`: what the same queries would choose at the same times from the whole catalogue, with no list between.
 - `exposed`: the choices from lists, among what was shown.
 
-Every model has the weights of its best epoch by `logged all.mrr`. Prints, for each metric, the mean over seeds and the difference to the same loss without explicit negatives, paired by
-seed. Writes JSON.
+Every model has the weights of its best epoch by `logged all.mrr`. Prints, for each metric, the mean over seeds and the
+difference to the same loss without explicit negatives, paired by seed. Writes JSON.
 """
 
 from __future__ import annotations
