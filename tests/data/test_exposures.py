@@ -30,17 +30,17 @@ LOG = pa.table(
 )
 
 
-def shown_with(log: Dataset) -> list[list[str]]:
+def shown_with(log: Dataset) -> list[list[Any]]:
     """The candidates shown with each event, in order."""
     assert log.exposures is not None
     names = log.candidates[log.candidate_id].to_pylist()
-    lists: list[list[str]] = [[] for _ in range(len(log))]
+    lists: list[list[Any]] = [[] for _ in range(len(log))]
     for event, entry in zip(*log.exposures.pairs(np.arange(len(log))), strict=True):
         lists[event].append(names[log.exposures.candidates[entry]])
     return lists
 
 
-def chosen_in(log: Dataset) -> list[str]:
+def chosen_in(log: Dataset) -> list[Any]:
     return [log.candidates[log.candidate_id][row].as_py() for row in log.candidate_index.tolist()]
 
 

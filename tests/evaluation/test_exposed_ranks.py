@@ -39,7 +39,7 @@ def shown(lists: list[list[int]], weights: list[float] | None = None, catalogue:
     rows = [(who, what, who, place == 0) for who, own in enumerate(lists) for place, what in enumerate(own)]
     columns = dict(zip(("who", "what", "at", "clicked"), map(list, zip(*rows, strict=True)), strict=True))
     if weights is not None:
-        columns["weight"] = [weights[who] for who, *_ in rows]  # type: ignore[misc]
+        columns["weight"] = [weights[who] for who, *_ in rows]
     return from_tables(
         pa.table(columns),
         query_id="who",

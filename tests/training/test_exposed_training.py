@@ -72,7 +72,7 @@ def weights_of(one: TwoTower) -> dict[str, npt.NDArray[np.float32]]:
 
 def trained(**options: Any) -> dict[str, npt.NDArray[np.float32]]:
     one = model()
-    Trainer(**({"epochs": 3, "batch_size": 64, "optimizer": Adagrad(0.1)} | options)).fit(one, LOG)
+    Trainer(epochs=3, batch_size=64, optimizer=Adagrad(0.1), **options).fit(one, LOG)
     return weights_of(one)
 
 
