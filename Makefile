@@ -6,12 +6,14 @@
 # each extra alone, too.
 # make bench-tfrs: beside TensorFlow Recommenders, in an environment of its own (1.6 GB), and its test cases.
 # DATA=simulated takes the embedded data, FULL=1 the whole tutorial.
+# make race LOG=log.parquet: beside other libraries, in environments of their own (4.5 GB), and their page of the docs.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= movielens-100k
 MINUTES ?= 2
+PEERS := rectools librecommender torch-rechub jax
 
-.PHONY: study test fuzz docs dist bench-tfrs torture clean
+.PHONY: study test fuzz docs dist bench-tfrs race torture clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -39,6 +41,12 @@ bench-tfrs: .venv/installed .venv-tfrs/installed
 	$(BIN)/python benchmarks/tfrs/large.py
 	$(BIN)/python benchmarks/tfrs/replay.py
 
+# A library that cannot be installed is left out.
+race: .venv/installed
+	-$(MAKE) --keep-going $(PEERS:%=.venv-%/installed)
+	$(BIN)/python benchmarks/peers/race.py $(if $(LOG),--log $(LOG))
+	$(BIN)/python benchmarks/peers/race_page.py
+
 torture: .venv/installed
 	nice $(BIN)/python benchmarks/torture.py --minutes $(or $(TORTURE_MINUTES),60) --out benchmarks/results/torture.json
 
@@ -59,5 +67,17 @@ torture: .venv/installed
 	.venv-tfrs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
+# Its other packages would bring a second TensorFlow; only PyTorch needs its own.
+.venv-librecommender/installed: benchmarks/peers/requirements-librecommender.txt
+	$(PYTHON) -m venv .venv-librecommender
+	.venv-librecommender/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	.venv-librecommender/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torch
+	touch $@
+
+.venv-%/installed: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 clean:
-	rm -rf .venv .venv-dist .venv-tfrs build dist site study study.partial .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-dist .venv-tfrs $(PEERS:%=.venv-%) build dist site study study.partial .mypy_cache .ruff_cache .pytest_cache

@@ -131,10 +131,8 @@ def step_of(setting: Setting, log: Dataset, model: TwoTower, ranks: int) -> Step
     layers = 2 * setting.dim * setting.hidden
     is_sharded = ranks > 1 and setting.sharding == "always"
     tables = (
-        Embeddings(
-            setting.buckets or len(users), setting.dim, distinct(users, setting.batch / ranks), True, is_sharded
-        ),
-        Embeddings(len(movies), setting.dim, columns / ranks, True, is_sharded),
+        Embeddings(setting.buckets or len(users), setting.dim, distinct(users, setting.batch / ranks), is_sharded),
+        Embeddings(len(movies), setting.dim, columns / ranks, is_sharded),
     )
     dense = sum(weights.numel() for weights in model.parameters() if not isinstance(weights, lookups.Table))
     return Step(setting.batch, columns, setting.dim, dense, (layers, layers), tables, states=1)

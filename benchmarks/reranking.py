@@ -143,7 +143,7 @@ def studied(data: str, options: argparse.Namespace, console: Console) -> Iterato
             Pair("re-ranking", outcomes["re-ranked"], rival, outcomes[name])
             for name, rival in (("retrieval", "retrieval by the same model"), (ALONE, ALONE))
         ]
-        comparisons = [one for metric in METRICS for one in compare(pairs, metric)]
+        comparisons = compare(pairs, *METRICS)
         verdicts = [
             sentence
             for metric in METRICS

@@ -29,20 +29,18 @@ Backend = Literal["gloo", "nccl"]
 
 
 class Embeddings(msgspec.Struct, frozen=True):
-    """An embedding table.
+    """An embedding table of which only touched rows are updated and exchanged.
 
     Attributes:
         rows: Number of rows.
         dim: Numbers per row.
         touched: Mean number of distinct rows that one rank looks up in a step.
-        is_lazy: Whether only touched rows are updated and exchanged.
         is_sharded: Whether the table is sharded.
     """
 
     rows: int
     dim: int
     touched: float
-    is_lazy: bool = True
     is_sharded: bool = False
 
 
@@ -53,7 +51,7 @@ class Step(msgspec.Struct, frozen=True):
         batch: Events of all ranks together.
         columns: Candidates in the softmax: the distinct ones of a batch, or the catalogue.
         width: Dimension of query and candidate embeddings.
-        dense: Number of weights outside lazy and sharded tables; their gradients are exchanged whole.
+        dense: Number of weights outside `tables`; their gradients are exchanged whole.
         layers: Number of weights in the dense layers of the query tower and of the candidate tower.
         tables: The embedding tables.
         states: Numbers that the optimiser keeps per weight.
@@ -79,7 +77,7 @@ def payload(step: Step, ranks: int) -> dict[str, float]:
     if ranks == 1:
         return {"gather": 0.0, "scatter": 0.0, "sum": 0.0, "exchange": 0.0}
     embeddings = sum(-(-rows // ranks) for rows in (step.batch, step.columns)) * step.width * NUMBER
-    lazy = [table for table in step.tables if table.is_lazy and not table.is_sharded]
+    lazy = [table for table in step.tables if not table.is_sharded]
     sharded = [table for table in step.tables if table.is_sharded]
     rows = sum(table.touched * (ROW + table.dim * NUMBER) for table in lazy)
     looked_up = sum(table.touched * (ROW + 2 * table.dim * NUMBER) for table in sharded)
@@ -116,9 +114,7 @@ def operations(step: Step, ranks: int) -> float:
 
 def memory(step: Step, ranks: int) -> float:
     """Bytes that a rank holds: weights, dense gradients and optimiser states."""
-    in_tables = sum(
-        table.rows * table.dim / (ranks if table.is_sharded else 1) for table in step.tables if table.is_lazy
-    )
+    in_tables = sum(table.rows * table.dim / (ranks if table.is_sharded else 1) for table in step.tables)
     return NUMBER * (in_tables * (1 + step.states) + step.dense * (2 + step.states))
 
 

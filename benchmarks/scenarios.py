@@ -61,6 +61,8 @@ class Scenario:
         state: Digest of the result as a user sees it; raises if the result cannot be read.
         repeatable: Whether the command may be rerun after it has succeeded.
         trains: Whether it takes seconds, so that only some faults are tried.
+        reports_failures: Whether the result itself says that a part failed, as a search does of a trial that did not
+            fit into memory.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Scenario:
     state: Callable[[Path], str]
     repeatable: bool = True
     trains: bool = False
+    reports_failures: Callable[[Path], bool] = lambda root: False  # noqa: ARG005
 
     def run(self, root: Path) -> int:
         """Runs the command in this process and returns its exit code."""
@@ -184,6 +187,7 @@ SCENARIOS = (
         lambda root: _experiment("tune", root, "--trials", 2, "--workers", 1, "--out", root / "tuning"),
         lambda root: _tuning_state(root / "tuning"),
         trains=True,
+        reports_failures=lambda root: '"state": "failed"' in (root / "tuning" / "trials.json").read_text(),
     ),
     Scenario("prepare", lambda root: ["prepare", root / "stream.toml"], _prepared_state),
     Scenario(

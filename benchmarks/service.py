@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -91,7 +91,8 @@ class Outcome(msgspec.Struct, frozen=True):
         errors: Counts of errors by kind.
         mixed: Number of answers whose scores do not belong to the version that they name.
         versions: Number of answers by version.
-        latency: Latency of the answers.
+        latency: Latency of the answers with status 200.
+        parts: The same for each part of the time, if asked for; None for a part without answers.
     """
 
     requests: int
@@ -99,6 +100,7 @@ class Outcome(msgspec.Struct, frozen=True):
     mixed: int
     versions: dict[str, int]
     latency: Latency
+    parts: list[Latency | None] = []
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -143,15 +145,22 @@ def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriev
     return Retriever.build(model, log.candidates, seen=log, index=index, rerank=rerank)
 
 
-def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], Expected]:
-    """Saves bundles whose scores differ by a factor, and returns their paths and the expected answers."""
+class Server(NamedTuple):
+    """The port and the process id of a running service."""
+
+    port: int
+    pid: int
+
+
+def variants_of(folder: Path, options: argparse.Namespace, count: int) -> tuple[list[Path], Expected]:
+    """Saves `count` bundles whose scores differ by a factor, and returns their paths and the expected answers."""
     model, log = model_of(options)
     first = built(model, log, options)
     names = [str(number) for number in range(options.queries)]
     asked = [{"query": int(name)} for name in names]
     best = [answer[0].score for answer in first.recommend_many(asked, 1, exclude_seen=True)]
     factors, paths = {}, []
-    for number in range(VARIANTS if options.what == "swap" else 1):
+    for number in range(count):
         if number:
             with torch.no_grad():
                 for parameter in model.candidate.parameters():
@@ -164,12 +173,13 @@ def variants_of(folder: Path, options: argparse.Namespace) -> tuple[list[Path], 
 
 
 @contextmanager
-def serving(bundle: Path, log: Path, threads: int) -> Iterator[int]:
-    """Runs a service in a new process and yields its port."""
+def serving(bundle: Path, log: Path, threads: int, timeout: float = 10.0) -> Iterator[Server]:
+    """Runs a service in a new process."""
     command = [sys.executable, "-m", "twotower", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
+    command += ["--timeout", str(timeout)]
     with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
-            yield _port(process, log)
+            yield Server(_port(process, log), process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -203,6 +213,8 @@ class Connections:
 
     async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
         """The status and body of one answer."""
+        while self.free and self.free[-1][0].at_eof():  # the service has closed an idle connection
+            self.free.pop()[1].close()
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
         head = (
             f"POST {path} HTTP/1.1",
@@ -223,14 +235,15 @@ def precise_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
-async def drive(port: int, rate: float, seconds: float, k: int, expected: Expected, seed: int) -> Outcome:
+async def drive(port: int, expected: Expected, options: argparse.Namespace) -> Outcome:
     """Sends requests at fixed times and checks every answer."""
-    taken: list[float] = []
+    rate, seconds, k = options.rate, options.seconds, options.k
+    taken: list[tuple[float, float]] = []  # when a request was due, and how long its answer took
     errors: Counter[str] = Counter()
     versions: Counter[str] = Counter()
     mixed = 0
     names = list(expected.best)
-    asked = np.random.default_rng(seed).choice(names, size=int(rate * (seconds + WARM_UP_SECONDS))).tolist()
+    asked = np.random.default_rng(options.seed).choice(names, size=int(rate * (seconds + WARM_UP_SECONDS))).tolist()
 
     async def one(number: int, due: float) -> None:
         nonlocal mixed
@@ -240,25 +253,39 @@ async def drive(port: int, rate: float, seconds: float, k: int, expected: Expect
         except (OSError, asyncio.IncompleteReadError) as error:
             errors[type(error).__name__] += 1
             return
-        if due >= first + WARM_UP_SECONDS:
-            taken.append(time.perf_counter() - due)
         if status != 200:
             errors[str(status)] += 1
             return
+        if due >= first + WARM_UP_SECONDS:
+            taken.append((due - first - WARM_UP_SECONDS, time.perf_counter() - due))
         read = msgspec.json.decode(answer)
         versions[read["version"]] += 1
         mixed += not _fits(read, asked[number], expected)
 
     async with Connections(port) as connections:
         first = time.perf_counter() + 0.05
-        tasks = []
+        tasks: set[asyncio.Task[None]] = set()
         for number in range(len(asked)):
             due = first + number / rate
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(one(number, due)))
+            tasks.add(task := asyncio.create_task(one(number, due)))
+            task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
-    return Outcome(len(asked), dict(errors), mixed, dict(versions), Latency.of(taken))
+    if not taken:
+        raise SystemExit(f"no request was answered: {dict(errors)}")
+    latency = Latency.of([one for _, one in taken])
+    return Outcome(len(asked), dict(errors), mixed, dict(versions), latency, _parts(taken, seconds, options.part))
+
+
+def _parts(taken: list[tuple[float, float]], seconds: float, length: float | None) -> list[Latency | None]:
+    """The latency in each part of `length` seconds."""
+    if length is None:
+        return []
+    parts: list[list[float]] = [[] for _ in range(max(1, round(seconds / length)))]
+    for due, one in taken:
+        parts[min(int(due / length), len(parts) - 1)].append(one)
+    return [Latency.of(part) if part else None for part in parts]
 
 
 def _fits(answer: dict[str, Any], name: str, expected: Expected) -> bool:
@@ -305,25 +332,19 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         folder = Path(name)
         console.print(f"building bundles of {options.candidates:,} × {options.dim} …")
-        paths, expected = variants_of(folder, options)
+        paths, expected = variants_of(folder, options, VARIANTS if options.what == "swap" else 1)
         target, log = folder / "served", folder / "service.log"
         shutil.copytree(paths[0], target)
         (folder / "expected.json").write_bytes(msgspec.json.encode(expected))
-        with serving(target, log, options.threads) as port:
-            command = [sys.executable, __file__, "client", "--port", str(port), "--expected", folder / "expected.json"]
-            command += ["--rate", options.rate, "--seconds", options.seconds, "--k", options.k, "--seed", options.seed]
-            client = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+        with serving(target, log, options.threads) as server:
+            client = start_client(server.port, folder / "expected.json", options, options.seconds)
             if options.what == "swap":
                 pause = (options.seconds + WARM_UP_SECONDS) / (options.swaps + 1)
                 offers = threading.Thread(target=offer, args=(paths, target, options.swaps, options.corrupt, pause))
                 offers.start()
                 offers.join()
-            said, _ = client.communicate()
-            if client.returncode:
-                raise SystemExit(f"the client ended with {client.returncode}")
-        outcome = msgspec.json.decode(said, type=Outcome)
-        lines = [line for line in log.read_bytes().splitlines() if line.startswith(b"{")]
-    events = Counter(msgspec.json.decode(line)["event"] for line in lines)
+            outcome = outcome_of(client)
+        events = events_of(log)
     table = Table("requests", "p50", "p90", "p99", "highest", "errors", "mixed", "swapped", "refused", show_edge=False)
     times = (f"{1000 * value:.2f} ms" for value in msgspec.structs.astuple(outcome.latency))
     swapped, refused = events["bundle swapped"], events["bundle refused"]
@@ -332,6 +353,30 @@ def loaded(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     console.print(table)
     return {"outcome": outcome, "swapped": swapped, "refused": refused}
+
+
+def start_client(
+    port: int, expected: Path, options: argparse.Namespace, seconds: float, part: float | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a process that sends requests for some seconds and checks the answers."""
+    command = [sys.executable, __file__, "client", "--port", port, "--expected", expected, "--seconds", seconds]
+    command += ["--rate", options.rate, "--k", options.k, "--seed", options.seed]
+    command += [] if part is None else ["--part", part]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+
+
+def outcome_of(client: subprocess.Popen[bytes]) -> Outcome:
+    """Waits for a client, and returns its results."""
+    said, _ = client.communicate()
+    if client.returncode:
+        raise SystemExit(f"the client ended with {client.returncode}")
+    return msgspec.json.decode(said, type=Outcome)
+
+
+def events_of(log: Path) -> Counter[str]:
+    """How often each event is in a service's log."""
+    lines = [line for line in log.read_bytes().splitlines() if line.startswith(b"{")]
+    return Counter(msgspec.json.decode(line)["event"] for line in lines)
 
 
 def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -346,7 +391,7 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         retriever = built(model, log, options)
         retriever.save(target)
         seconds, saving = [], []
-        with serving(target, Path(name) / "service.log", options.threads) as port:
+        with serving(target, Path(name) / "service.log", options.threads) as (port, _):
             for number in range(options.additions):
                 new = pa.table({"candidate": [options.candidates + number], "title": [f"new candidate {number}"]})
                 started = time.perf_counter()
@@ -514,13 +559,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the JSON; default: results/service-WHAT.json beside this script")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--expected", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what == "client":
         expected = msgspec.json.decode(options.expected.read_bytes(), type=Expected)
         gc.disable()  # a full collection takes 0.1 s, which would count as latency
         with asyncio.Runner(loop_factory=precise_loop) as runner:
-            asked = drive(options.port, options.rate, options.seconds, options.k, expected, options.seed)
-            outcome = runner.run(asked)
+            outcome = runner.run(drive(options.port, expected, options))
         sys.stdout.write(msgspec.json.encode(outcome).decode())
         return
     console = Console(width=120)

@@ -31,7 +31,7 @@ from twotower.data import Dataset, builtin
 from twotower.features import History
 from twotower.features.encoders import KERNELS
 from twotower.model import Tower, TowerModule, TwoTower
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.recipes.config import Config, ModelConfig, SplitConfig
 
 PASSES = 3

@@ -11,7 +11,8 @@ folder, few file descriptors, little memory, a small disk, or a jumping clock.
 
 A fault is survived if the old or the new result is complete; if a failing command names the reason in one line,
 without a traceback; if rerunning it gives the undisturbed result; and if at most one file or folder is left over.
-When memory is short, a library may abort the process, which counts as killing it. Needs Linux and a C compiler.
+When memory is short, a library may abort the process, which counts as killing it, and a trial of `tune` may fail if the
+result says so. Needs Linux and a C compiler.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ def main() -> None:
             print(f"LOST {command}, {kind}: {problem}")
     if arguments.out is not None:
         seconds = time.monotonic() - started
-        losses = [problem for problems in bench.lost.values() for problem in problems]
+        losses = [
+            f"{command}, {kind}: {problem}" for (command, kind), problems in bench.lost.items() for problem in problems
+        ]
         report = {"seconds": seconds, "planned": planned, "tried": tried, "lost": lost, "rows": rows, "losses": losses}
         write_report("torture", report, arguments.out)
     sys.exit(1 if lost else 0)
@@ -219,7 +222,7 @@ def _try(bench: Bench, scenario: Scenario, reference: Reference, kind: Kind, at:
         return
     reason = os.strerror(kind.error) if kind.error else None
     problem = _ending(ended, reason) or _judged(scenario, root, reference, ended.code)
-    bench.note(scenario.name, kind.name, problem and f"call {at}: {problem}")
+    bench.note(scenario.name, kind.name, problem and f"call {at}: {problem}; it said {ended.said[-900:]!r}")
 
 
 def _try_limit(bench: Bench, scenario: Scenario, reference: Reference, limit: LimitKind, level: int) -> None:
@@ -228,7 +231,8 @@ def _try_limit(bench: Bench, scenario: Scenario, reference: Reference, limit: Li
     with limit.around(root, level):
         code, said = in_child(lambda: limit.run(lambda: scenario.run(root), level))
     problem = _ending(Ended(code, said, 0, 1), None) if limit.ends else None
-    problem = problem or _judged(scenario, root, reference, code)
+    if limit.ends or code != 0 or not scenario.reports_failures(root):
+        problem = problem or _judged(scenario, root, reference, code)
     bench.note(scenario.name, limit.name, problem and f"level {level}: {problem}")
 
 

@@ -21,7 +21,7 @@ from twotower.retrieval.stores import STORES
 from twotower.tasks import TASKS
 from twotower.training import LOGGERS
 
-pytest_plugins = ["encoder_fixtures", "serving_fixtures", "store_fixtures"]
+pytest_plugins = ["encoder_fixtures", "serving_fixtures", "store_fixtures", "warm_fixtures"]
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")

@@ -86,9 +86,15 @@ def test_every_number_is_checked_for_its_range_and_kind(name: str, argument: str
     ("settings", "message"),
     [
         ({"optimizer": "adam"}, "Trainer: optimizer='adam'; expected Adagrad(…) or AdamW(…)"),
-        ({"loss": "softmax"}, "Trainer: loss='softmax'; expected InBatchSoftmax(…), FullSoftmax(…), or what follows"),
+        (
+            {"loss": "softmax"},
+            "Trainer: loss='softmax'; expected InBatchSoftmax(…), FullSoftmax(…), or an object that implements Loss",
+        ),
         ({"loss": InBatchSoftmax}, "Trainer: loss=<class"),
-        ({"schedule": "cosine"}, "Trainer: schedule='cosine'; expected Constant(…), Cosine(…), or what follows"),
+        (
+            {"schedule": "cosine"},
+            "Trainer: schedule='cosine'; expected Constant(…), Cosine(…), or an object that implements Schedule",
+        ),
         ({"early_stopping": True}, "Trainer: early_stopping=True; expected EarlyStopping(…) or None"),
         ({"precision": "fp16"}, "precision='fp16'; expected one of 'float32', 'tf32', 'bf16'"),
         ({"epochs": 3.0}, "epochs=3.0; expected a whole number"),
@@ -148,3 +154,8 @@ def test_what_annotations_do_not_say_is_let_through() -> None:
         return anything, local, more, others
 
     assert take(1, 2, "x", key=3) == (1, 2, ("x",), {"key": 3})  # type: ignore[arg-type]
+
+
+def test_a_wrong_call_names_the_function() -> None:
+    with pytest.raises(TypeError, match=r"^Category\(\) got an unexpected keyword argument 'dimension'"):
+        Category("user", dimension=32)  # type: ignore[call-arg]

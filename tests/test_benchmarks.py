@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
@@ -272,6 +274,65 @@ def test_added_candidates_are_recommended_by_a_running_service(run: Run, tmp_pat
     assert len(report["seconds"]) == len(report["saving"]) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_besieged_service_keeps_answering_and_ends_its_connections(run: Run, tmp_path: Path) -> None:
+    length = ("--seconds", 6, "--quiet-seconds", 1, "--swaps", 2, "--timeout", 2)
+    hostile = ("--idle", 20, "--slow-heads", 2, "--slow-bodies", 2, "--unread", 2, "--flood", 30, "--flood-seconds", 1)
+    with suppress(SystemExit):  # whether floods are answered in time depends on the machine
+        run("siege.py", "siege", *SERVICE, *length, *hostile, "--out", tmp_path / "siege.json")
+    report = read(tmp_path / "siege.json")
+    assert [phase["name"] for phase in report["phases"]] == ["before", "siege", "after"]
+    assert [phase["outcome"]["mixed"] for phase in report["phases"]] == [0, 0, 0]
+    assert [phase["outcome"]["requests"] for phase in report["phases"]] == [150, 400, 150]
+    assert report["swapped"] == 2
+    before, during, after = report["phases"]
+    assert during["highest"]["descriptors"] > before["highest"]["descriptors"] + 20
+    assert after["last"]["descriptors"] <= before["last"]["descriptors"]
+    kinds = report["kinds"]
+    assert {name: kind["clients"] for name, kind in kinds.items()} == {
+        "idle": 20,
+        "slow head": 2,
+        "slow body": 2,
+        "never reads": 2,
+        "flood": 30,
+    }
+    assert set(kinds["slow head"]["endings"]) == set(kinds["slow body"]["endings"]) == {"408"}
+    assert sum(kinds["flood"]["endings"].values()) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_soak_measures_latency_and_growth(run: Run, tmp_path: Path) -> None:
+    length = ("--minutes", 0.05, "--rate", 40, "--part", 1, "--sample", 0.1)
+    assert "p99" in run("siege.py", "soak", *SERVICE, *length, "--out", tmp_path / "soak.json")
+    report = read(tmp_path / "soak.json")
+    assert (report["outcome"]["requests"], report["outcome"]["errors"], report["outcome"]["mixed"]) == (200, {}, 0)
+    assert len(report["minutes"]) == 3
+    assert all(0 < one["latency"]["p50"] <= one["latency"]["p99"] for one in report["minutes"])
+    assert all(one["vitals"]["resident"] > 1 << 20 for one in report["minutes"])
+    assert set(report["growth"]) == {"memory in MiB", "descriptors"}
+    assert len(report["times"]) == len(report["vitals"]) > 10
+    assert (tmp_path / "soak.png").exists()
+
+
+def test_growth_has_an_interval_that_counts_alike_samples_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    vitals = importlib.import_module("vitals")
+    times = [60.0 * number for number in range(60)]
+    noise = [(-1.0) ** number for number in range(60)]
+    flat = vitals.growth_per_hour(times, [100 + one for one in noise])
+    assert abs(flat.mean) < flat.half_width < 1.1
+    assert vitals.verdict(flat, 100.0) == "flat"
+    rising = vitals.growth_per_hour(times, [100 + at / 60 + one for at, one in zip(times, noise, strict=True)])
+    assert rising.mean == pytest.approx(60, abs=0.5)
+    assert vitals.verdict(rising, 100.0) == "grows"
+    blocks = vitals.growth_per_hour(times, [100 + (-1.0) ** (number // 10) for number in range(60)])
+    assert blocks.half_width > 2 * flat.half_width
+    constant = vitals.growth_per_hour(times, [14.0] * 60)
+    assert (constant.mean, constant.half_width, vitals.verdict(constant, 14.0)) == (0.0, 0.0, "flat")
+
+
 def test_malformed_bodies_never_fail_the_service(run: Run, tmp_path: Path) -> None:
     run("service.py", "malformed", *SERVICE, "--requests", 1000, "--out", tmp_path / "service.json")
     report = read(tmp_path / "service.json")
@@ -450,6 +511,52 @@ def test_an_environment_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     done = run_python(BENCHMARKS / "tfrs" / "large.py", *sizes, "--python", tmp_path / "none")
     assert done.returncode == 1
     assert "make bench-tfrs" in done.stderr
+
+
+@pytest.fixture
+def environments(tmp_path: Path) -> str:
+    """A pattern of environments, in which two libraries are played by a stand-in."""
+    script = Path(__file__).with_name("stand_in_race.py")
+    for name in ("jax", "librecommender"):
+        python = tmp_path / f"of-{name}" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+        python.chmod(0o755)
+    return f"{tmp_path}/of-{{}}"
+
+
+@pytest.mark.parametrize("kind", ["random", "sequence"])
+def test_libraries_race_and_those_that_cannot_say_why(run: Run, tmp_path: Path, environments: str, kind: str) -> None:
+    log = tmp_path / "log.parquet"
+    events = {"user": [1, 1, 1, 2, 2, 2, 3, 3], "item": list("abcbcdad"), "position": [0, 1, 2, 0, 1, 2, 0, 1]}
+    pq.write_table(pa.table(events), log)
+    logs = ("--data", "simulated:30,150,2600") if kind == "random" else ("--data", "none", "--log", log)
+    names = ("twotower, recipe tutorial", "RecTools, DSSM", "LibRecommender, TwoTower", "JAX, compiled")
+    files = ("--out", tmp_path / "race.json", "--picture", tmp_path / "race.png")
+    said = run("peers/race.py", *logs, "--minutes", 0.01, "--runners", *names, "--environments", environments, *files)
+    (heat,) = read(tmp_path / "race.json")["heats"]
+    ours, absent, failed, stand_in = heat["outcomes"]
+    assert ours["remark"] is None
+    seconds = [point["seconds"] for point in ours["points"]]
+    assert seconds == sorted(seconds)
+    assert 0 < ours["points"][-1]["epochs"] <= 300  # the recipe's, after which it ends by itself
+    assert heat["target"] == max(point["score"] for point in ours["points"])
+    assert "of-rectools/bin/python does not exist" in absent["remark"]
+    assert failed["remark"] == "failed: out of ideas"
+    assert [point["score"] for point in failed["points"]] == [1.0]
+    assert stand_in["points"][0] == {"seconds": 10.0, "epochs": 0.5, "score": 1.0}
+    assert stand_in["points"][1]["score"] < 1.0
+    assert "| JAX, compiled | 1.2.3 | 1.0000 | 10 | 10 | 1.5 |" in said
+    assert "| RecTools, DSSM | – | – | – | – | – |" in said
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n")
+    run("peers/race_page.py", "--results", tmp_path / "race.json", "--page", page)
+    text = page.read_text(encoding="utf-8")
+    assert "| JAX, compiled | 1.2.3 |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
 
 
 def test_baselines_are_measured_each_in_a_process_of_its_own(run: Run, tmp_path: Path) -> None:

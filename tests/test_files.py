@@ -112,18 +112,22 @@ def test_what_is_ours_is_replaced_and_a_link_to_it_stays(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty", target_is_directory=True)
     (tmp_path / "later").symlink_to(tmp_path / "not" / "there", target_is_directory=True)
-    for target in ("empty", "link", "new/below"):
+    for target in ("empty", "link", "new/below", "later"):
         for text in ("first", "second"):
             write_note(tmp_path / target, text)
             assert (tmp_path / target / "parts" / "note.txt").read_text() == text
     assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "later").is_symlink()
+    assert (tmp_path / "not" / "there" / "parts" / "note.txt").read_text() == "second"
     (tmp_path / "empty" / ".DS_Store").touch()  # left by whoever looked at it
     (tmp_path / "empty" / "parts" / "note.txt").write_text("damaged")
     write_note(tmp_path / "empty")
     assert (tmp_path / "empty" / "parts" / "note.txt").read_text() == "new"
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ConfigError, match="leads nowhere"):
-        write_note(tmp_path / "loop")
+    (tmp_path / "into").symlink_to("loop")
+    for target in ("loop", "into"):
+        with pytest.raises(ConfigError, match=f"{target} is a link in a loop of links; expected a writable path"):
+            write_note(tmp_path / target)
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "", "here", "../../", "/proc/x", "file/x", "x" * 300, "a\0b"])

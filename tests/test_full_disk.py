@@ -13,8 +13,8 @@ import pytest
 from safetensors import SafetensorError
 
 from twotower.cli import main
-from twotower.errors import ConfigError
-from twotower.files import MarkedFolder, remove_marked, replaced_folder, write_file
+from twotower.errors import ConfigError, is_system_failure
+from twotower.files import MarkedFolder, remove_marked, replaced_folder, write_file, writing
 from twotower.locks import locked, unfinished
 from twotower.saved import SavedKind, write_manifest
 
@@ -78,6 +78,19 @@ def test_what_was_written_is_on_the_disk_before_it_takes_a_place(
     write_file(tmp_path / "a.txt", "new")
     write_note(tmp_path / "note", "new")
     assert {path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()} == synced
+
+
+def test_a_failing_disk_is_known_as_the_cause_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twotower.files._swap_in", refuse)
+    with pytest.raises(ConfigError, match=r"No space left on device.* is kept as") as published:
+        write_note(tmp_path / "note", "new")
+    assert is_system_failure(published.value)
+    with pytest.raises(ConfigError, match="cannot be written") as saved, writing(tmp_path / "weights"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert is_system_failure(saved.value)
+    with pytest.raises(ConfigError) as mistaken, writing(tmp_path / "none"):
+        (tmp_path / "nowhere" / "file").write_text("")
+    assert not is_system_failure(mistaken.value)
 
 
 def test_what_a_fault_leaves_of_unfinished_work_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

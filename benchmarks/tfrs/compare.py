@@ -51,7 +51,8 @@ from twotower.features import Bucketized, Category, Text
 from twotower.features.lookups import Table as EmbeddingTable
 from twotower.files import write_file
 from twotower.model.tower import Tower
-from twotower.model.two_tower import TwoTower, features_of
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import TwoTower
 from twotower.recipes.config import Config, DataConfig, ModelConfig
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.trainer import Trainer

@@ -85,7 +85,10 @@ def checks_arguments(function: Callable[P, R], owner: str | None = None) -> Call
         nonlocal hints
         if hints is None:
             hints = _hints_of(function)  # at the first call, since annotations may name what is defined later
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:  # Python's own message says which function it was
+            raise TypeError(f"{name_in_errors}() {error}") from None
         for name, value in bound.arguments.items():
             if name in hints and signature.parameters[name].kind not in _VARIADIC:
                 bound.arguments[name] = checked(name_in_errors, name, value, hints[name])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +21,7 @@ class TwoTowerError(Exception):
         field: The argument or key at fault, such as `where` or `[training] epochs`; None if unknown.
         column: The column at fault.
         row: The row of the table, or the position in the list of queries.
-        is_said: Whether another rank already reports this error, or the one that caused it.
+        is_reported: Whether another rank already reports this error, or the one that caused it.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class TwoTowerError(Exception):
     ) -> None:
         super().__init__(message)
         self.field, self.column, self.row = field, column, row
-        self.is_said = False
+        self.is_reported = False
 
 
 class DataError(TwoTowerError, ValueError):
@@ -163,6 +164,25 @@ class about:  # noqa: N801 (read as a word: `with about("where"):`)
             error.field = self.field if error.field is None else error.field
             error.column = self.column if error.column is None else error.column
             error.row = self.row if error.row is None else error.row
+
+
+def unknown_among(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """What to say after an unknown name: the most similar known name, if there is one, and all known ones.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+        cutoff: Smallest similarity, from 0 to 1.
+
+    Example:
+        >>> unknown_among("usr", ["user", "item"])
+        ", did you mean 'user'? expected one of user, item"
+        >>> unknown_among("price", ["user", "item"])
+        '; expected one of user, item'
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1, cutoff=cutoff)
+    return f"{f', did you mean {near[0]!r}?' if near else ';'} expected one of {', '.join(known)}"
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -244,15 +244,16 @@ def publish(building: Path, target: Path, kind: FolderKind) -> None:
     Raises:
         ConfigError: Something else was put there in the meantime; the finished folder is kept beside it.
     """
+    failed: OSError | None = None
     try:
         refusal = _refusal(target, target, kind) or _swap_in(building, target, kind)
     except OSError as error:
-        refusal = f"{target} cannot be written: {error}"
+        refusal, failed = f"{target} cannot be written: {error}", error
     if refusal is None:
         return
     kept = next(path for path in _free_names(target) if not os.path.lexists(path))
     building.rename(kept)
-    raise ConfigError(f"{refusal}. The new folder is kept as {kept}")
+    raise ConfigError(f"{refusal}. The new folder is kept as {kept}") from failed
 
 
 def _swap_in(building: Path, target: Path, kind: FolderKind) -> str | None:
@@ -337,14 +338,14 @@ def _refusal(target: Path, folder: Path, kind: FolderKind) -> str | None:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path with links resolved, even if it does not exist."""
+    """The absolute path with links resolved, even if it does not exist: a link may name what is yet to be written."""
     try:
         real = Path(os.path.realpath(target))
         real.exists()  # raises if a name is too long or a parent folder may not be entered
     except (OSError, ValueError) as error:
         raise ConfigError(f"{str(target)[:200]!r} cannot be written: {error}") from error
     if real.is_symlink():
-        raise ConfigError(f"{target} is a link that leads nowhere; expected a writable path")
+        raise ConfigError(f"{target} is a link in a loop of links; expected a writable path")
     return real
 
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from twotower.arguments import shortened
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, unknown_among
 
 T = TypeVar("T", bound=type)
 C = TypeVar("C", bound=type)
@@ -66,7 +66,7 @@ import the module that defines it first; in commands: --import MODULE)
         found: T | None = self._classes.get(kind) if isinstance(kind, str) else None
         if found is None:
             raise ConfigError(
-                f"{self.what} kind {kind!r} is unknown; expected one of {', '.join(sorted(self._classes))} "
+                f"{self.what} kind {kind!r} is unknown{unknown_among(str(kind), sorted(self._classes))} "
                 f"(for a kind of your own, import the module that defines it first; in commands: --import MODULE)"
             )
         return found

@@ -258,7 +258,7 @@ def launched() -> Iterator[Ranks]:
     """If `torchrun` started this process, sets up the process group for the duration of the block.
 
     CPU tensors are exchanged by gloo, CUDA tensors by nccl; each rank of a machine uses its own CUDA device. An error
-    that leaves the block has `is_said` set on all ranks but the one that raised first.
+    that leaves the block has `is_reported` set on all ranks but the one that raised first.
     """
     if launched_rank() is None or dist.is_initialized():
         yield ranks_of_process()
@@ -275,7 +275,7 @@ def launched() -> Iterator[Ranks]:
     try:
         yield ranks_of_process()
     except TwoTowerError as error:
-        error.is_said = not _is_first_error(attempt)
+        error.is_reported = not _is_first_error(attempt)
         raise
     except BaseException:
         _is_first_error(attempt)

@@ -259,6 +259,8 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "--seeds", "0"], 2, "seeds"),
         (["study", "--sedes", "1"], 2, "sedes"),
         (["train", "nothing.toml", "--out", "x"], 2, "does not exist"),
+        (["study", "--vary", "model.dimm=16"], 2, "[model] has the unknown key 'dimm', did you mean 'dim'?"),
+        (["serve", "/nonexistent"], 5, "/nonexistent does not exist; expected a bundle"),
         (["evaluate", "/nonexistent"], 5, "/nonexistent does not exist"),
         (["recommend", "/nonexistent", "--query", "{}"], 5, "/nonexistent does not exist"),
         (["data", "fetch", "netflix"], 2, "cannot be fetched"),

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 from twotower import installed
 from twotower.cli import doctor
 from twotower.cli.main import app
+from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.experiments.speed import measured_speed
 from twotower.extras import EXTRAS
 from twotower.installed import DeviceState, ExtraState, Installation, Limits, installation_of_extra
 from twotower.processes import allowed_cores, allowed_threads
+from twotower.training import Trainer
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 FOUND = Installation("0.1.0", "3.11", "Linux", {}, Limits(2, None, None, 2), [], [])
@@ -85,3 +87,15 @@ def test_the_benchmark_measures_training_and_search(monkeypatch: pytest.MonkeyPa
     assert speed.training_events_per_second > 0
     assert speed.search_milliseconds > 0
     assert speed.searches_per_second > 0
+
+
+def test_the_first_epoch_of_a_process_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 1.0])
+
+    def fit(*args: object, **options: object) -> TrainingHistory:
+        return TrainingHistory(epochs=[Epoch(1, loss=1.0, learning_rate=0.1, seconds=next(seconds))])
+
+    monkeypatch.setattr("twotower.experiments.speed.EVENTS", 3000)
+    monkeypatch.setattr("twotower.experiments.speed.CANDIDATES", 1000)
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert measured_speed(seconds=0.0).training_events_per_second == 3000

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from twotower.data import Dataset, describe, from_tables
+from twotower.data import Dataset, describe, from_tables, simulated
 from twotower.errors import ConfigError, DataError, DataWarning
 
 LOG = {"who": ["ann", "bob", "ann"], "what": [3, 5, 5], "at": [10, 20, 30], "n": [1.0, 2.5, 0.0]}
@@ -106,6 +106,14 @@ def test_a_column_has_one_role() -> None:
         build(weight="at")
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_name_is_not_blank(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data with name='{name}'; expected a name to show in reports"):
+        build(name=name)
+    with pytest.raises(ConfigError, match=f"data with name='{name}'"):
+        simulated(5, 5, 10, name=name)
+
+
 def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
     narrow = build(candidates=pa.table({"what": pa.array([3, 5], pa.int32())}))
     assert narrow.candidate_index.tolist() == [0, 1, 1]
@@ -116,7 +124,7 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing; expected it once, found 'who', 'what'"),
+        ({}, {"query_id": "whom"}, "interactions: column 'whom' is missing, did you mean 'who'. found 'who', 'what'"),
         ({"who": ["ann", None, None]}, {}, r"'who', row 1: null \(2 in total\); expected an id in every row"),
         ({"what": [3.5, 1.0, 2.0]}, {}, "'what', row 0: 3.5 is double; expected ids that are integers or text"),
         ({"at": ["now", "then", "never"]}, {}, "'at', row 0: 'now' is string; expected a time in seconds"),
@@ -128,7 +136,11 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
         ({"n": [0.0, 0.0, 0.0]}, {"weight": "n"}, "'n': every weight is 0"),
         ({"n": [1.0, 0.0, 1e300]}, {"weight": "n"}, "'n', row 2: 1e\\+300; expected a weight of at most 1e\\+30"),
         ({"at": pa.array([2**63, 1, 2], pa.uint64())}, {}, "'at', row 0: 9223372036854775808 is not a plausible time"),
-        ({"at": pa.array([1, -(2**62), 2], pa.timestamp("us"))}, {}, "'at', row 1: -4611686018427387904 us is no sens"),
+        (
+            {"at": pa.array([1, -(2**62), 2], pa.timestamp("us"))},
+            {},
+            "'at', row 1: -4611686018427387904 us is not a plausible time",
+        ),
         ({}, {"queries": pa.table({"who": ["ann", "ann", "bob"]})}, "queries, column 'who', row 1: 'ann' is already"),
         ({}, {"candidates": pa.table({"what": [3, 5, 3]})}, "candidates, column 'what', row 2: 3 is already in row 0"),
         ({}, {"candidates": pa.table({"what": [3, None]})}, "candidates, column 'what', row 1: null"),
@@ -170,3 +182,7 @@ def test_a_description_counts_what_is_there() -> None:
     assert found.share_of_top["1%"] == pytest.approx(2 / 3)
     assert found.gini == pytest.approx(4 / 9)
     assert ("candidates", "title", 1) in [(column.table, column.name, column.missing) for column in found.columns]
+
+
+def test_a_data_set_is_shown_in_a_line() -> None:
+    assert repr(build()) == ("Dataset('data': 3 interactions (who, what, at, n); 2 queries (who); 2 candidates (what))")

@@ -83,6 +83,12 @@ def test_it_knows_what_a_data_set_in_memory_knows(folder: Path, whole: Dataset) 
     assert np.array_equal(again.candidate_counts(), whole.candidate_counts())
 
 
+def test_a_name_is_not_blank(folder: Path) -> None:
+    for make in (lambda: opened(folder, name=""), lambda: opened(folder).part(folder, name="")):
+        with pytest.raises(ConfigError, match="name=''; expected a name to show in reports"):
+            make()
+
+
 @settings(max_examples=30)
 @given(
     batch_size=st.integers(1, 100),

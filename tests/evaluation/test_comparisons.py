@@ -167,6 +167,20 @@ def test_more_comparisons_make_every_interval_wider() -> None:
     assert alone.half_width < together.half_width
 
 
+def test_metrics_compared_together_widen_intervals_as_pairs_do() -> None:
+    draw = np.random.default_rng(0)
+    own, other = noise(draw, np.repeat(np.arange(50), 4), 2)
+    pair = Pair("m", [own], "popularity", [other])
+    both = compare([pair], "mrr", "top_5")
+    assert [(one.metric, one.protocol) for one in both] == [
+        ("mrr", "all"),
+        ("mrr", "unseen"),
+        ("top_5", "all"),
+        ("top_5", "unseen"),
+    ]
+    assert both[:2] == compare([pair, pair], "mrr")[:2]
+
+
 def test_seeds_are_averaged_before_queries_are_compared() -> None:
     queries = np.repeat(np.arange(40), 3)
     good, bad = (Outcomes(np.full((2, 120), rank, np.float32), queries, queries < 0) for rank in (1, 50))

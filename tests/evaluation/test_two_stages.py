@@ -10,7 +10,7 @@ from two_stages import two_stage_log, two_stage_model
 from twotower import HEADS, DotHead, Rerank, Settings, Tower, evaluate
 from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, TwoTowerError
-from twotower.evaluation import evaluate_rerank, two_stages
+from twotower.evaluation import Pair, compare, evaluate_rerank, two_stages
 from twotower.evaluation.baselines import Popularity
 from twotower.evaluation.two_stages import two_stage_outcomes
 from twotower.model import TwoTower
@@ -74,6 +74,13 @@ def test_the_report_has_both_and_says_what_it_adds(model: TwoTower, parts: tuple
         (compared,) = [one for one in stages.comparisons if (one.metric, one.protocol) == ("ndcg_10", protocol)]
         if protocol == "all":
             assert compared.difference == pytest.approx(difference)
+    # Two metrics under two protocols hold together.
+    alone, both = two_stage_outcomes(model, test, train, Rerank(10, "rating"))
+    four = compare([Pair("re-ranking", [both], "retrieval", [alone])] * 2, "top_10")
+    assert [one.half_width for one in stages.comparisons if one.metric == "top_10"] == [
+        one.half_width for one in four[:2]
+    ]
+    assert any("wide enough for all 4 comparisons at once" in note for note in stages.notes)
     # Stars say nothing of what is chosen here, so that their order is worse than the towers'.
     assert any("is worse than retrieval alone" in note for note in stages.notes)
     assert any("leave `rerank` out" in note for note in stages.notes)

@@ -16,7 +16,7 @@ from twotower.experiments.results import Study
 from twotower.experiments.study import run_study
 from twotower.experiments.train import train
 from twotower.features import Category
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.progress import Display
 from twotower.recipes.config import Config, DataConfig
 from twotower.retrieval import Retriever

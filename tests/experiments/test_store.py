@@ -24,6 +24,19 @@ def test_a_run_is_finished_once_its_outcome_is_kept_and_its_checkpoint_goes(tmp_
     assert Store(tmp_path / "runs").outcome(key, list[int]) == [1, 2]
 
 
+@pytest.mark.parametrize("asked", ["is_finished", "outcome"])
+def test_a_checkpoint_that_outlived_its_run_goes_when_the_run_is_asked_for(tmp_path: Path, asked: str) -> None:
+    store, key = Store(tmp_path), Store.key("run")
+    store.keep(key, [1])
+    for name in ("checkpoint", "checkpoint.new"):  # killed before it was deleted; kept by a failing disk
+        (store.folder_of(key) / name).mkdir()
+    if asked == "is_finished":
+        assert store.is_finished(key)
+    else:
+        assert store.outcome(key, list[int]) == [1]
+    assert [path.name for path in store.folder_of(key).iterdir()] == ["outcome.json"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'"text"'])
 def test_an_outcome_that_cannot_be_read_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     store, key = Store(tmp_path), Store.key("run")

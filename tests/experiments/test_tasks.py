@@ -17,8 +17,8 @@ from twotower import Rerank
 from twotower.cli.main import app
 from twotower.errors import ConfigError
 from twotower.evaluation import evaluate
+from twotower.experiments.orders import identity_of
 from twotower.experiments.plans import StudyPlan, grid
-from twotower.experiments.run import identity_of
 from twotower.experiments.study import run_study
 from twotower.experiments.train import train
 from twotower.recipes.config import Config
@@ -165,7 +165,7 @@ def test_runs_without_re_ranking_keep_their_keys(path: Path) -> None:
 @pytest.mark.parametrize(
     ("tasks", "rerank", "message"),
     [
-        ((RATING,), {"n": 10}, "there is no .* of retrieval"),
+        ((RATING,), {"n": 10}, r"\[\[tasks\]\] has no retrieval; expected retrieval and a rating or ranking task"),
         ((RETRIEVAL,), {"n": 10}, "the model has no head to re-rank by"),
         ((RETRIEVAL, RATING), {"n": 10, "by": "clicks"}, "by='clicks'; expected one of the tasks rating"),
         ((RETRIEVAL, RATING), {"n": 0}, "n=0; expected from 1 to 1000"),

@@ -113,7 +113,7 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
         tune(TunePlan(config=config, trials=14, minutes=None, workers=1), folder, command="", console=QUIET)
 
     narrower = msgspec.structs.replace(config, tune={"model.dim": {"choices": [8, 16]}})
-    with pytest.raises(SavedFolderError, match=r"out holds another tuning: space differ"):
+    with pytest.raises(SavedFolderError, match=r"out holds another tuning \(different: space\)"):
         attempt(narrower, out)
     other_split = msgspec.structs.replace(config, split=msgspec.structs.replace(config.split, seed=1))
     with pytest.raises(SavedFolderError, match="data and split, config differ"):

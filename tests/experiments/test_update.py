@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,48 +12,41 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of, toy_model
-from twotower import Hnsw, Retriever
+from twotower import Exact, Hnsw, Retriever
 from twotower.errors import ConfigError
 from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.warm_start import WarmStartEvaluation, named
-from twotower.experiments import train as train_module
 from twotower.experiments import update as update_module
 from twotower.experiments.drift import drift, input_summary
 from twotower.experiments.gates import Gate, GateSettings, coverage_gate, input_gates, score_gate
 from twotower.experiments.update import UpdateReport, UpdateSettings, roll_back, update
 from twotower.experiments.versions import versions_of
 from twotower.retrieval.building import rebuilt
-from twotower.retrieval.bundle import load_bundle
+from twotower.retrieval.bundle import load_bundle, with_onnx
 from twotower.retrieval.continued import moments_of
+from twotower.retrieval.publishing import with_store
+from twotower.retrieval.stores.milvus import Milvus
+from twotower.retrieval.stores.pgvector import PgVector
 from twotower.training import Moments
-from warm import ALL, NEW, OLD, config_of, run_here, write_logs
+from warm_fixtures import ALL, NEW, OLD, config_of
 
 LENIENT = GateSettings(tolerance=1.0, coverage=0.0, drift=9.0, events=0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pool() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "run_jobs", run_here)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pool")
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_logs(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def updated(logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[UpdateReport]]:
+def updated(warm_logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[UpdateReport]]:
     """A bundle after three updates: the first, one on the events after it, and one whose score is too low."""
     bundle = tmp_path_factory.mktemp("shop") / "model"
     settings = UpdateSettings(gates=LENIENT, only_new=True, keep=2)
-    reports = [update(config_of(logs[OLD]), bundle, settings)]
+    reports = [update(config_of(warm_logs[OLD]), bundle, settings)]
     Retriever(rebuilt(load_bundle(bundle), None, Hnsw(neighbours=8, build=40), None)).save(bundle)  # with an index
-    reports.append(update(config_of(logs[ALL]), bundle, settings))
+    reports.append(update(config_of(warm_logs[ALL]), bundle, settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(update_module, "score_gate", lambda *_: Gate("score", False, "The score is below the old one."))
-        reports.append(update(config_of(logs[ALL]), bundle, settings))
+        reports.append(update(config_of(warm_logs[ALL]), bundle, settings))
     return bundle, reports
 
 
@@ -89,10 +82,10 @@ def test_a_worse_bundle_is_refused_and_kept_for_a_look(updated: tuple[Path, list
 
 
 def test_inputs_are_refused_before_anything_is_trained(
-    updated: tuple[Path, list[UpdateReport]], logs: dict[str, Path], tmp_path: Path
+    updated: tuple[Path, list[UpdateReport]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:
     bundle, (_, second, _) = updated
-    table = pq.read_table(logs[NEW])
+    table = pq.read_table(warm_logs[NEW])
     few = tmp_path / "few.parquet"
     pq.write_table(table.slice(table.num_rows - 20), few)
     report = update(config_of(few), bundle, UpdateSettings(gates=GateSettings(events=0.9)))
@@ -109,6 +102,72 @@ def test_going_back_serves_the_version_before(updated: tuple[Path, list[UpdateRe
     assert Retriever.load(bundle).version == second.before
     with pytest.raises(ConfigError, match="no earlier version to go back to"):
         roll_back(bundle)
+
+
+def test_without_versions_there_is_none_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model has no earlier version to go back to, and no versions are kept$"):
+        roll_back(tmp_path / "model")
+    first = toy_bundle(tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"model has no earlier version to go back to; kept: {first}$"):
+        roll_back(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["pgvector", "milvus"])
+def test_updates_of_a_bundle_with_a_store(
+    kind: str,
+    logs: dict[str, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    store_name: Callable[[], str],
+) -> None:
+    """Each successor is published in the store; whatever version is served, the store has its vectors."""
+    server = request.getfixturevalue("postgres" if kind == "pgvector" else "milvus")
+    store = (PgVector if kind == "pgvector" else Milvus)(server.address, store_name())
+    bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
+    update(config_of(logs[OLD]), bundle, settings)
+    Retriever(with_store(load_bundle(bundle), store, 0.9)).save(bundle)
+    first = Retriever.load(bundle)
+    _check_searches_its_store(bundle, store)
+    second = update(config_of(logs[ALL]), bundle, settings)
+    assert (second.outcome, second.before) == ("published", first.version)
+    assert second.gates[-1].said.startswith("The store finds")
+    _check_searches_its_store(bundle, store)
+    assert len(first.recommend({"user_id": 1}, k=3)) == 3  # by a service that has not switched yet
+    third = update(config_of(logs[ALL]), bundle, settings)
+    for version in (second.version, first.version):  # the store had dropped the vectors of the first
+        assert roll_back(bundle).version == version
+        _check_searches_its_store(bundle, store)
+    fourth = update(config_of(logs[ALL]), bundle, settings)
+    assert (fourth.outcome, fourth.before) == ("published", first.version)
+    assert fourth.version != third.version
+    _check_searches_its_store(bundle, store)
+    assert len(first.recommend({"user_id": 1}, k=3)) == 3
+
+
+def _check_searches_its_store(bundle: Path, store: PgVector | Milvus) -> None:
+    """A bundle finds in its store what exact search finds."""
+    found = Retriever.load(bundle)
+    assert isinstance(found.details.store, type(store))
+    assert found.details.store.name == store.name
+    exact = Retriever(rebuilt(load_bundle(bundle), None, Exact(), None))
+    for user in (1, 7, 20):
+        answers = [one.recommend({"user_id": user}, k=5) for one in (found, exact)]
+        ids, expected = ([one.id for one in answer] for answer in answers)
+        assert ids == expected
+
+
+def test_an_update_of_a_bundle_with_onnx_towers_writes_them(logs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
+    update(config_of(logs[OLD]), bundle, settings)
+    Retriever(with_onnx(load_bundle(bundle))).save(bundle)
+    report = update(config_of(logs[ALL]), bundle, settings)
+    assert report.outcome == "published"
+    torch_answer, onnx_answer = (
+        Retriever.load(bundle, engine=engine).recommend({"user_id": 7}, k=5) for engine in ("torch", "onnx")
+    )
+    assert [one.id for one in onnx_answer] == [one.id for one in torch_answer]
+    assert onnx_answer.version == report.version
 
 
 def test_one_update_at_a_time(tmp_path: Path) -> None:

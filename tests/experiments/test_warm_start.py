@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,37 +14,28 @@ import pytest
 
 from twotower import Category, Retriever
 from twotower.errors import ConfigError, DataError
-from twotower.experiments import train as train_module
 from twotower.experiments.start import Before
 from twotower.experiments.train import TrainedBundle, train
 from twotower.features.recorded import Recorded
 from twotower.model import load_model
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.recipes.parts import SplitConfig
 from twotower.retrieval.continued import moments_of
 from twotower.training import Moments
-from warm import ALL, NEW, OLD, config_of, run_here, write_logs
+from warm_fixtures import ALL, NEW, OLD, config_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pool() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "run_jobs", run_here)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pool")
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_logs(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def bundles(logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, TrainedBundle]]:
+def bundles(
+    warm_logs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, TrainedBundle]]:
     """The first bundle, and those that went on from it."""
     folder = tmp_path_factory.mktemp("bundles")
-    trained = {OLD: train(config_of(logs[OLD]), folder / OLD)}
+    trained = {OLD: train(config_of(warm_logs[OLD]), folder / OLD)}
     for name in (NEW, ALL):
-        trained[name] = train(config_of(logs[name]), folder / name, before=Before(folder / OLD))
+        trained[name] = train(config_of(warm_logs[name]), folder / name, before=Before(folder / OLD))
     return folder, trained
 
 
@@ -75,12 +65,12 @@ def test_known_ids_keep_their_places_and_new_ones_have_rows(bundles: tuple[Path,
 
 
 def test_the_bundle_of_new_events_alone_knows_what_was_before(
-    bundles: tuple[Path, dict[str, TrainedBundle]], logs: dict[str, Path]
+    bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path]
 ) -> None:
     """Its users, movies, seen lists and popularity are those of all events; so is the record that histories read."""
     folder, _ = bundles
     alone, whole, old = (Retriever.load(folder / name) for name in (NEW, ALL, OLD))
-    log = pq.read_table(logs[NEW])
+    log = pq.read_table(warm_logs[NEW])
     train_end = int(np.sort(log["timestamp"].to_numpy())[: round(0.8 * log.num_rows)][-1])
     learned = log.filter(pc.less_equal(log["timestamp"], train_end))
     for user in (1, 7, 20):
@@ -121,7 +111,7 @@ def test_the_report_compares_old_and_new_on_the_same_events(bundles: tuple[Path,
 
 
 def test_what_the_optimiser_knows_lies_beside_the_bundle_and_is_carried_over(
-    bundles: tuple[Path, dict[str, TrainedBundle]], logs: dict[str, Path], tmp_path: Path
+    bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:
     folder, trained = bundles
     steps = {}
@@ -131,26 +121,50 @@ def test_what_the_optimiser_knows_lies_beside_the_bundle_and_is_carried_over(
         steps[name] = moments.tensors["candidate.features.0.table"]["step"].item()
     assert steps[NEW] > steps[OLD]
     shutil.copytree(folder / OLD, tmp_path / OLD)  # without what lies beside it
-    train(config_of(logs[NEW]), tmp_path / OLD, before=Before(tmp_path / OLD))  # which may be replaced
+    train(config_of(warm_logs[NEW]), tmp_path / OLD, before=Before(tmp_path / OLD))  # which may be replaced
     assert Moments.load(moments_of(tmp_path / OLD)).tensors["candidate.features.0.table"]["step"].item() < steps[NEW]
 
 
-def test_what_a_warm_start_cannot_go_on_from_is_refused(
+def test_a_warm_start_has_a_fifth_of_the_recipes_rate_unless_the_config_names_one(
     bundles: tuple[Path, dict[str, TrainedBundle]], logs: dict[str, Path], tmp_path: Path
 ) -> None:
     folder, _ = bundles
-    config = config_of(logs[ALL])
+
+    def rate_of(bundle: Path) -> float:
+        optimizer = Moments.load(moments_of(bundle)).optimizer
+        assert optimizer is not None
+        return optimizer.learning_rate
+
+    full = rate_of(folder / OLD)
+    assert rate_of(folder / NEW) == rate_of(folder / ALL) == pytest.approx(full / 5)
+    for training, expected in (
+        ({"optimizer": {"learning_rate": 0.003}}, 0.003),
+        ({"optimizer": {"weight_decay": 0.0}}, full / 5),
+    ):
+        train(config_of(logs[NEW], training), tmp_path / "next", before=Before(folder / OLD))
+        assert rate_of(tmp_path / "next") == pytest.approx(expected)
+    train(config_of(logs[NEW]), tmp_path / "again", before=Before(folder / NEW))
+    assert rate_of(tmp_path / "again") == pytest.approx(full / 5)  # not a fifth of a fifth
+    train(config_of(logs[ALL]), tmp_path / "fresh", before=Before(folder / OLD, fresh=True))
+    assert rate_of(tmp_path / "fresh") == full
+
+
+def test_what_a_warm_start_cannot_go_on_from_is_refused(
+    bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = bundles
+    config = config_of(warm_logs[ALL])
     for other, message in (
         (msgspec.structs.replace(config, split=SplitConfig("random:0.2")), "are earlier than the last one that"),
-        (config_of(logs[ALL], norm="layer"), r"\[model\] norm = 'layer', and .* was trained with 'none'"),
+        (config_of(warm_logs[ALL], norm="layer"), r"\[model\] norm = 'layer', and .* was trained with 'none'"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(other, tmp_path / "bundle", before=Before(folder / OLD))
     with pytest.raises(ConfigError, match="retire_after=0"):
         train(config, tmp_path / "bundle", before=Before(folder / OLD, retire_after=0.0))
     with pytest.raises(ConfigError, match=r"begins after the last event .* expects all events"):
-        train(config_of(logs[NEW]), tmp_path / "bundle", before=Before(folder / OLD, fresh=True))
-    table = pq.read_table(logs[NEW])
+        train(config_of(warm_logs[NEW]), tmp_path / "bundle", before=Before(folder / OLD, fresh=True))
+    table = pq.read_table(warm_logs[NEW])
     text = table.set_column(0, "user_id", table["user_id"].cast(pa.string()))
     pq.write_table(text, tmp_path / "text.parquet")
     with pytest.raises(DataError, match="'user_id' is string in the data, and int64 in the bundle"):

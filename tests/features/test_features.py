@@ -122,7 +122,10 @@ def test_it_cannot_be_used_before_it_has_learned(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "categry", "column": "x"}, "kind 'categry' is unknown; expected one of .*category"),
+        (
+            {"kind": "categry", "column": "x"},
+            "kind 'categry' is unknown, did you mean 'category'. expected one of",
+        ),
         ({"kind": "category"}, "missing a required argument: 'column'"),
         (
             {"kind": "category", "column": "x", "dims": 3},
@@ -344,7 +347,7 @@ def test_numbers_beyond_training_count_as_the_nearest_end_of_its_range() -> None
 
 def test_numbers_held_as_text_are_refused_with_the_first_that_is_none() -> None:
     prices = pa.chunked_array([[*(f"{n}.50" for n in range(30)), "on request"]])
-    with pytest.raises(DataError, match=r"column 'price', row 30: 30 of 31 values are numbers .*'on request'"):
+    with pytest.raises(DataError, match=r"column 'price', row 30: 30 of 31 values are numbers, but .*'on request'"):
         Normalized("price").fit(prices)
     with pytest.raises(DataError, match=r"column 'price', row 0: values such as '1,299.00' are text"):
         Normalized("price").fit(pa.chunked_array([["1,299.00", "9.50"]]))

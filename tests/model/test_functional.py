@@ -15,6 +15,15 @@ from twotower.errors import ConfigError
 from twotower.model import FullSoftmax, InBatchSoftmax, Loss
 from twotower.model.functional import Removed, distinct, full_softmax, in_batch_softmax, sampled_softmax
 from twotower.model.losses import Batch
+from twotower.model.tensor_checks import (
+    check_log_probability,
+    check_multiplicity,
+    check_removed,
+    check_shapes,
+    check_target,
+    check_temperature,
+    check_weights,
+)
 
 B, C, D = 12, 9, 4
 LOG = groups_log(400)
@@ -161,3 +170,16 @@ def test_the_loss_classes_have_the_same_values_to_the_bit(loss: Loss) -> None:
 def test_what_does_not_fit_is_refused(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_values_on_a_device_are_not_read_so_that_it_need_not_be_waited_for() -> None:
+    """Tensors on PyTorch's meta device have no values: reading one is an error."""
+    rows, columns, target = (torch.empty(3, dtype=torch.int64, device="meta") for _ in range(3))
+    query, candidates = (torch.empty(3, D, device="meta") for _ in range(2))
+    check_shapes(query, candidates, target)
+    check_target(target, 3)
+    check_weights(torch.empty(3, device="meta"), 3, mean=True)
+    check_temperature(torch.empty(1, device="meta"), 3)
+    check_multiplicity(torch.empty(3, device="meta"), 3)
+    check_log_probability(torch.empty(3, device="meta"), 3)
+    check_removed(Removed(rows, columns), target, 3)

@@ -14,7 +14,7 @@ from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError, NotFittedError
 from twotower.features.category import UNKNOWN
 from twotower.model.saving import model_version
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 
 DAY = 86_400.0
 
@@ -177,7 +177,7 @@ def test_shared_items_keep_their_attributes(retire_after: float | None) -> None:
 
 def test_what_cannot_grow_is_refused() -> None:
     model = TwoTower(Tower([Category("who", 4)]), Tower([Category("what", 4)]))
-    with pytest.raises(NotFittedError, match="nothing can grow"):
+    with pytest.raises(NotFittedError, match="so it cannot grow"):
         model.grow(MONDAY)
     model.learn(MONDAY)
     with pytest.raises(ConfigError, match="retire_after=-1"):

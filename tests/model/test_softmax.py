@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twotower.model import softmax, softmax_loss
-from twotower.model.softmax import Removed
+from twotower.model import softmax
+from twotower.model.softmax import Removed, softmax_loss
 
 
 def plain(

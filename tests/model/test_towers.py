@@ -10,7 +10,7 @@ import torch
 from toy import groups_log, log_of, toy_model
 from twotower.errors import ConfigError, DataError
 from twotower.features import Category, Normalized
-from twotower.model import Tower, TwoTower, two_tower
+from twotower.model import Tower, TwoTower, embedding
 from twotower.model.dropout import Dropout
 from twotower.model.encoding import EncodedColumn, EncodedSide
 from twotower.model.tower import tower_from_settings
@@ -210,7 +210,7 @@ def test_embeddings_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) 
     log = groups_log(100)
     model = toy_model().learn(log)
     whole = model.embed_queries(log)
-    monkeypatch.setattr(two_tower, "BLOCK", 7)
+    monkeypatch.setattr(embedding, "BLOCK", 7)
     # Matrix products of other shapes add in another order: equal to a few units in the last place.
     torch.testing.assert_close(model.embed_queries(log), whole, rtol=1e-5, atol=1e-7)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from twotower.data import Dataset, from_tables
+from twotower.errors import ConfigError
 from twotower.recipes.config import Config, ModelConfig
 from twotower.recipes.inputs import Inputs
 
@@ -78,3 +80,10 @@ def test_columns_that_no_given_feature_names_are_left_out() -> None:
     assert said[:2] == ["query tower reads: who (id)", "candidate tower reads: sku (id)"]
     assert "candidate tower leaves out price: no [[model.candidate]] names it" in said
     assert "query tower leaves out amount: no [[model.query]] names it" in said
+
+
+@pytest.mark.parametrize(("tower", "column"), [("query", "whoo"), ("candidate", "skus")])
+def test_a_feature_of_a_missing_column_is_refused_before_anything_is_trained(tower: str, column: str) -> None:
+    model = msgspec.structs.replace(ModelConfig(), **{tower: ({"kind": "category", "column": column},)})
+    with pytest.raises(ConfigError, match=rf"\[\[model.{tower}\]\] column = '{column}' .*did you mean '{column[:-1]}'"):
+        lines(shop(), model)

@@ -120,6 +120,7 @@ def test_a_table_without_a_kind_changes_only_what_it_names() -> None:
     ("change", "message"),
     [
         (("[data]", "[date]"), "it has the unknown key 'date', did you mean 'data'"),
+        (("[data]", 'query_id = "u"\n[data]'), r"unknown key 'query_id'; .*; put query_id below the line \[data\]"),
         (('query_id = "u"', ""), r"\[data\] has no query_id"),
         (('recipe = "tuned"', 'recipe = "best"'), "recipe = 'best'; expected 'tutorial', 'tuned'"),
         (("layers = [16]", 'layers = "16"'), r"\[model\] layers = '16'; expected a list"),

@@ -12,7 +12,7 @@ from twotower.experiments.plans import changed
 from twotower.experiments.tuning.defaults import default_space
 from twotower.features import Category, History, Text
 from twotower.model.tower import Tower
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.recipes.complete import complete
 from twotower.recipes.config import Config, DataConfig, SplitConfig
 from twotower.recipes.model_config import ModelConfig

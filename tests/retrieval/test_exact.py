@@ -122,8 +122,8 @@ def test_the_embeddings_are_those_given_and_need_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("embeddings", "queries", "k", "error", "message"),
     [
-        (torch.ones(3, 2), torch.ones(1, 2), 0, ConfigError, "k=0, queries of 2 numbers; expected k ≥ 1"),
-        (torch.ones(3, 2), torch.ones(1, 3), 1, ConfigError, "queries of 3 numbers; expected k ≥ 1 and 2 numbers"),
+        (torch.ones(3, 2), torch.ones(1, 2), 0, ConfigError, "k=0, queries of width 2; expected k ≥ 1"),
+        (torch.ones(3, 2), torch.ones(1, 3), 1, ConfigError, "queries of width 3; expected k ≥ 1 and width 2"),
         (torch.ones(3, 2), torch.ones(2), 1, ConfigError, "queries are torch.float32 of shape [2]; expected float32"),
         (torch.ones(3, 2).double(), torch.ones(1, 2), 1, ConfigError, "candidate embeddings are torch.float64"),
         (torch.tensor([[1.0, torch.nan]]), torch.ones(1, 2), 1, TwoTowerError, "a candidate embedding is not finite"),

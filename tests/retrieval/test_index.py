@@ -128,7 +128,7 @@ def test_nothing_is_found_where_nothing_is_allowed(index: Index) -> None:
     ("queries", "k", "error", "message"),
     [
         (torch.ones(1, WIDTH), 0, ConfigError, "k=0"),
-        (torch.ones(1, 3), 1, ConfigError, "queries of 3 numbers"),
+        (torch.ones(1, 3), 1, ConfigError, "queries of width 3"),
         (torch.full((1, WIDTH), torch.nan), 1, TwoTowerError, "not finite"),
     ],
 )

@@ -182,7 +182,7 @@ def test_parts_that_do_not_belong_together_are_refused(saved: Path, tmp_path: Pa
     (folder / "manifest.json").unlink()
     write_manifest(folder, KIND, FORMAT, VERSION, details)
     expected = {"head": "by='stars'; expected one of the tasks rating", "missing": "features.safetensors"}
-    with pytest.raises(SavedFolderError, match=expected.get(change, f"features.safetensors is of {change}")):
+    with pytest.raises(SavedFolderError, match=expected.get(change, f"features.safetensors was made for {change}")):
         Retriever.load(folder)
 
 

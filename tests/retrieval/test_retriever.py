@@ -9,7 +9,7 @@ import pytest
 from toy import groups_log, toy_model
 from twotower.data import Dataset
 from twotower.errors import ConfigError, DataError, DataWarning, SavedFolderError
-from twotower.retrieval import Notes, Retriever
+from twotower.retrieval import Answer, Notes, Recommendation, Retriever
 from twotower.training import AdamW, Trainer
 
 
@@ -94,3 +94,16 @@ def test_wrong_requests_are_refused(retriever: Retriever) -> None:
         retriever.recommend({"usr": 1})
     with pytest.raises(DataError, match="'at'"):
         retriever.recommend({"user": 1, "at": "yesterday"})
+
+
+def test_an_answer_prints_one_recommendation_a_line() -> None:
+    found = [
+        Recommendation(7, 1.5, {"sku": 7, "label": "tea"}),
+        Recommendation(3, 0.25, {"sku": 3, "label": None}, 4.0),
+    ]
+    assert str(Answer(found, "query", "abc", ("A note.",))).splitlines() == [
+        "1. 7: 1.500, label='tea'",
+        "2. 3: 0.250 / 4.000, label=None",
+        "(basis: query; version abc)",
+        "A note.",
+    ]

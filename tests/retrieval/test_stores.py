@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +15,15 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, ParityError, StoreUnavailableError, StoreVersionError
-from twotower.retrieval import Exact, Hnsw
+from twotower.retrieval import Exact, ExactIndex, Hnsw
 from twotower.retrieval.conditions import Condition
-from twotower.retrieval.stores import milvus_collections
+from twotower.retrieval.stores import milvus as milvus_module
+from twotower.retrieval.stores import milvus_collections, pgvector
 from twotower.retrieval.stores.local import LocalStore
-from twotower.retrieval.stores.milvus import Milvus
+from twotower.retrieval.stores.milvus import Milvus, MilvusStore
 from twotower.retrieval.stores.milvus_client import Client
 from twotower.retrieval.stores.pgvector import PgVector
+from twotower.retrieval.stores.postgres import Connections
 from twotower.retrieval.stores.store import Publication, Store, StoreSettings
 from twotower.testing import check_store
 from twotower.testing.servers import MilvusServer, Postgres
@@ -39,6 +43,21 @@ def publication(
 @pytest.mark.parametrize("kind", [Exact(), Hnsw(neighbours=8, build=40, search=64)], ids=["exact", "hnsw"])
 def test_a_store_in_memory_keeps_what_stores_promise(kind: Exact | Hnsw) -> None:
     check_store(lambda table, embeddings: LocalStore(kind.make(embeddings), table, "id", TOWERS))
+
+
+def test_a_store_that_fails_its_suite_is_closed() -> None:
+    closed = []
+
+    class Short(LocalStore):
+        def __len__(self) -> int:
+            return 3
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(AssertionError, match="it has 3 candidates"):
+        check_store(lambda table, embeddings: Short(ExactIndex(embeddings), table, "id", TOWERS))
+    assert closed == [True]
 
 
 @pytest.fixture(params=["pgvector", "milvus"])
@@ -335,3 +354,122 @@ def test_a_publication_under_way_is_left_alone_until_it_is_abandoned(
     settings.publish(publication())
     assert not connection.repeatable(lambda client: client.has_collection(other.relation))
     connection.close()
+
+
+@pytest.mark.parametrize("failing", ["fitted_store", "make_live", None])
+def test_publishing_closes_the_connections_of_pgvector(
+    failing: str | None, postgres: Postgres, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = Connections._connected
+    made = []
+
+    def recorded(self: Connections, seconds: float) -> Any:
+        made.append(connected(self, seconds))
+        return made[-1]
+
+    monkeypatch.setattr(Connections, "_connected", recorded)
+    published_with(PgVector(postgres.address, store_name()), pgvector, failing, monkeypatch)
+    assert len(made) == 2  # the publisher's and the store's, however often that was widened
+    assert all(one.closed for one in made)
+
+
+@pytest.mark.parametrize("failing", ["fitted_store", "make_live", None])
+def test_publishing_closes_the_connection_of_milvus(
+    failing: str | None, milvus: MilvusServer, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, close = Client._made, Client.close
+    made, closed = [], []
+
+    def recorded(self: Client) -> Any:
+        made.append(make(self))
+        return made[-1]
+
+    def closing(self: Client) -> None:
+        closed.append(self._client)
+        close(self)
+
+    monkeypatch.setattr(Client, "_made", recorded)
+    monkeypatch.setattr(Client, "close", closing)
+    published_with(Milvus(milvus.address, store_name()), milvus_module, failing, monkeypatch)
+    assert len(made) == 1  # however often the search was widened
+    assert closed == made
+
+
+def published_with(
+    settings: PgVector | Milvus, module: ModuleType, failing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishes where the recall is too low at any width, where the last step fails, or where nothing fails."""
+    if failing == "fitted_store":
+        with pytest.raises(ParityError):
+            settings.publish(publication(threshold=1.5))
+        return
+    if failing is None:
+        settings.publish(publication())
+        return
+
+    def broken(*_: object) -> None:
+        raise DataError("broken")
+
+    monkeypatch.setattr(module, failing, broken)
+    with pytest.raises(DataError, match="broken"):
+        settings.publish(publication())
+
+
+def test_a_scan_that_breaks_off_is_closed(
+    milvus: MilvusServer, store_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = pytest.importorskip("pymilvus.orm.iterator").QueryIterator
+    published, _ = Milvus(milvus.address, store_name()).publish(publication())
+    store = published.open(TOWERS)
+    assert isinstance(store, MilvusStore)
+    closed = []
+
+    def broken(_: object) -> None:
+        raise DataError("broken")
+
+    monkeypatch.setattr(pages, "next", broken)
+    monkeypatch.setattr(pages, "close", lambda _: closed.append(True))
+    with pytest.raises(DataError, match="broken"):
+        store._on(lambda client, own: store._all(client, own, EMBEDDINGS[0], 3, f"{own.key.stored} not in []"))
+    assert closed == [True]
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that stop a process")
+def test_milvus_that_does_not_answer_is_given_up(tmp_path: Path, store_name: Callable[[], str]) -> None:
+    """pymilvus alone would wait for ever for an answer over a connection that stands."""
+    server = MilvusServer(tmp_path)
+    server.start()
+    assert server.process is not None
+    try:
+        published, _ = Milvus(server.address, store_name(), timeout=1.0).publish(publication())
+        store = published.open(TOWERS)
+        assert isinstance(store, MilvusStore)
+        store.client.repeatable(lambda client: client.has_collection("other"))  # so that the connection stands
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(StoreUnavailableError, match=f"Milvus at {server.address} is unavailable"):
+            store.search(EMBEDDINGS[:2], 3)
+        server.process.send_signal(signal.SIGCONT)
+        store.close()
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        server.stop()
+
+
+def test_vectors_of_the_same_towers_are_found_again_where_they_were_published_anew(settings: PgVector | Milvus) -> None:
+    """Also where the new catalogue is of longer vectors, by which those of the store are lengthened."""
+    settings.publish(publication())
+    store = settings.open(TOWERS)
+    others = [store, settings.open(TOWERS), settings.open(TOWERS)]
+    assert [len(one) for one in others] == [60, 60, 60]
+    longer = 3 * EMBEDDINGS
+    for _ in range(2):  # the first catalogue is gone then
+        settings.publish(publication(longer))
+    (found,) = others[0].search(EMBEDDINGS[:1], 3)
+    assert found.candidates["id"].to_pylist() == (longer @ EMBEDDINGS[0]).topk(3).indices.tolist()
+    others[1].upsert(catalogue([99]), 20 * EMBEDDINGS[:1])
+    (found,) = others[2].search(EMBEDDINGS[:1], 1)
+    assert found.candidates["id"].to_pylist() == [99]
+    assert found.scores.tolist() == pytest.approx([20 * float(EMBEDDINGS[0] @ EMBEDDINGS[0])])
+    for one in others:
+        one.close()

@@ -21,6 +21,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
+        self.time = 0.0
         self.may = threading.Event()
         self.began = threading.Event()
 
@@ -28,6 +29,7 @@ class Recording:
         self.began.set()
         assert self.may.wait(60)
         self.asked.append((len(queries), k))
+        self.time += len(queries)
         if any("bad" in query for query in queries):
             raise ConfigError("bad")
         return [Answer([], "query", f"{query['user']} of {k}") for query in queries]
@@ -39,7 +41,7 @@ def versions(retriever: Retriever, found: list[Answer]) -> list[str]:
 
 async def together(recording: Recording, requests: Sequence[tuple[list[Any], Wanted]], waiting: int = 100) -> list[Any]:
     """Outcomes of requests that come while the first one is being answered."""
-    engine = Engine(lambda: recording, waiting)  # type: ignore[arg-type, return-value]
+    engine = Engine(lambda: recording, waiting, lambda: recording.time)  # type: ignore[arg-type, return-value]
     engine.start()
     try:
         tasks = [asyncio.create_task(engine.recommend(*requests[0], versions))]
@@ -72,6 +74,16 @@ def test_requests_with_the_same_filters_are_one_search() -> None:
     assert recording.asked == [(1, 5), (3, 5), (1, 7), (1, 5)]
 
 
+def test_small_requests_wait_for_one_large_request_and_not_for_all() -> None:
+    recording = Recording()
+    large = [(users(*range(65)), Wanted(k=k)) for k in (1, 2, 3)]
+    small = [(users(*range(40)), Wanted(k=k)) for k in (4, 5, 6)]
+    outcomes = asyncio.run(together(recording, [(users(0), Wanted(k=9)), *large, *small]))
+    assert [len(one) for one in outcomes] == [1, 65, 65, 65, 40, 40, 40]
+    # A query takes a second here: the small ones may take as long as the large one before them.
+    assert recording.asked == [(1, 9), (65, 1), (40, 4), (40, 5), (65, 2), (40, 6), (65, 3)]
+
+
 def test_one_that_cannot_be_answered_does_not_harm_the_others() -> None:
     requests = [(users(0), Wanted(k=5)), (users(1), Wanted(k=5)), ([{"bad": 1}], Wanted(k=5)), (users(3), Wanted(k=5))]
     first, second, bad, fourth = asyncio.run(together(Recording(), requests))
@@ -98,6 +110,20 @@ def test_an_error_that_says_whose_it_is_costs_no_further_search() -> None:
     assert isinstance(error, ConfigError)
     assert error.row == 1
     assert recording.asked == [(1, 5), (5, 5), (3, 5)]
+
+
+def test_an_error_that_is_nobodys_keeps_its_row() -> None:
+    """Each request is then answered alone, and the same error object may come back."""
+    nobodys = ConfigError("beyond", field="query", row=9)
+
+    class Telling(Recording):
+        def recommend_many(self, queries: Sequence[Any], k: int, **filters: Any) -> list[Answer]:
+            super().recommend_many(queries, k, **filters)
+            raise nobodys
+
+    outcomes = asyncio.run(together(Telling(), [(users(number), Wanted(k=5)) for number in range(4)]))
+    assert outcomes == [nobodys] * 4
+    assert nobodys.row == 9
 
 
 def test_a_condition_that_cannot_be_read_is_read_once_for_all_who_ask_it() -> None:

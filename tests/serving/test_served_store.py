@@ -1,4 +1,4 @@
-"""A bundle whose candidates are in a store: the same answers, changes at once, and 503 when the store is away."""
+"""A bundle whose candidates are in a store: the same answers, changes at once, and 503 while it is unavailable."""
 
 from __future__ import annotations
 
@@ -161,7 +161,11 @@ def test_the_service_says_that_the_store_is_away_and_answers_when_it_is_back(
     postgres.kill()
     try:
         away = client.post("/v1/recommend", json={"query": {"user": 3}})
-        assert (away.status_code, away.json()["error"]["code"], away.headers["retry-after"]) == (503, "store_away", "1")
+        assert (away.status_code, away.json()["error"]["code"], away.headers["retry-after"]) == (
+            503,
+            "store_unavailable",
+            "1",
+        )
         assert str(postgres.port) not in away.text
         assert client.post("/v1/recommend", json={"query": {}}).status_code == 200  # by popularity
         assert client.get("/v2/health/ready").status_code == 200
@@ -255,7 +259,7 @@ def test_what_is_no_store_is_refused(retriever: Retriever) -> None:
         store_at("mysql://ann:secret@db/x")
     with pytest.raises(ConfigError, match="store kind 'redis' is unknown"):
         store_at('{"kind": "redis"}')
-    with pytest.raises(ConfigError, match="no JSON object"):
+    with pytest.raises(ConfigError, match="the store is not a JSON object"):
         store_at("{")
 
 

@@ -151,6 +151,22 @@ def test_sampled_lists_of_stars_are_put_in_order() -> None:
     assert 0 < found.model.metrics["map"] < 1
 
 
+def test_validation_counts_as_relevant_what_evaluation_does() -> None:
+    """Above the lowest in train, also where validation has nothing as low."""
+    log = groups_log(900)
+    stars = 1 + np.random.default_rng(9).integers(5, size=900)
+    log = with_column(log, "stars", stars.astype(np.float64))
+    low = stars < 3
+    train, high = log.take(low), log.take(~low)
+    task = tt.Ranking(target="stars")
+    model = ids_model()
+    history = Trainer(epochs=1, tasks=(task,)).fit(model, train, high, progress=False)
+    validation = history.epochs[-1].validation
+    assert validation is not None
+    found = tt.evaluate(model, high, train, baselines="none", tasks=[task]).task("ranking")
+    assert validation.tasks["ranking"] == pytest.approx(found.model.metrics)
+
+
 def with_column_clipped(log: Dataset) -> Dataset:
     stars = np.clip(log.interactions["stars"].to_numpy(), 0, None)
     place = log.interactions.column_names.index("stars")
@@ -205,4 +221,4 @@ def test_columns_that_make_no_lists_are_refused() -> None:
             Trainer(epochs=1, tasks=(task,)).fit(ids_model(), low, progress=False)
     same = with_column(log, "same", [1.0] * 60)
     with pytest.raises(DataError, match="no list to measure has members of different relevance"):
-        tt.Ranking(target="same").measured(same)
+        tt.Ranking(target="same").measured(same, same)

@@ -31,6 +31,7 @@ from twotower import (
     Normalized,
     Ranking,
     Rating,
+    Settings,
     Text,
     TextEncoder,
     Tower,
@@ -39,12 +40,13 @@ from twotower import (
     Vector,
     testing,
 )
-from twotower.data import Dataset
+from twotower.data import Dataset, Log
 from twotower.evaluation import BASELINES, METRICS, ScoreBlock
 from twotower.evaluation.baselines.names import OURS
 from twotower.features.base import FEATURES
 from twotower.kinds import Kinds
 from twotower.model import LOSSES, Loss
+from twotower.model.losses import BoundLoss
 from twotower.retrieval import INDEXES, IndexSettings
 
 TEXTS = pa.array(["a red hat", "hat", "two blue hats", None])
@@ -112,6 +114,22 @@ def test_models() -> None:
 @pytest.mark.parametrize("loss", LOSSES_TO_CHECK, ids=str)
 def test_losses(loss: Loss) -> None:
     testing.check_loss(loss)
+
+
+@pytest.mark.parametrize("shift", [-12, 100])
+def test_a_loss_that_embeds_rows_out_of_the_catalogue_fails(shift: int) -> None:
+    class Shifted(Settings, frozen=True):
+        reduction: str = "mean"
+
+        def embedded(self, events: int, catalogue: int) -> int:
+            return min(events, catalogue)
+
+        def bind(self, train: Log) -> BoundLoss:
+            inner = InBatchSoftmax().bind(train)
+            return lambda queries, batch, embed: inner(queries, batch, lambda rows: embed(rows + shift))
+
+    with pytest.raises(AssertionError, match=r"it embeds row -?[0-9]+ of a catalogue of"):
+        testing.check_loss(Shifted())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["top", "mrr", "ndcg"])

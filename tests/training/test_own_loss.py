@@ -89,7 +89,7 @@ def test_it_resumes_to_the_same_bits_and_another_one_is_refused(
     trainer_with(loss).fit(whole, TRAIN)
     trainer_with(loss).fit(toy_model(), TRAIN, checkpoint=str(tmp_path / "run"), stop_after=2)
     for other in (Hinge(0.6, np.ones(3)), Hinge(0.5, np.zeros(3)), Softer(0.5, np.ones(3)), InBatchSoftmax()):
-        with pytest.raises(SavedFolderError, match="from another training with different loss; delete it"):
+        with pytest.raises(SavedFolderError, match="from another training run that differs in loss; delete it"):
             trainer_with(other).fit(toy_model(), TRAIN, checkpoint=tmp_path / "run")
     trainer_with(Hinge(0.5, np.ones(3))).fit(resumed, TRAIN, checkpoint=tmp_path / "run")
     for name, tensor in whole.state_dict().items():
@@ -113,7 +113,7 @@ def test_what_differs_is_named(
     if train is TRAIN:  # other probabilities in the column that the loss names
         column = pa.array(range(2, 32))
         train = dataclasses.replace(TRAIN, candidates=TRAIN.candidates.append_column("drawn", column))
-    with pytest.raises(SavedFolderError, match=f"whose {differing} differ"):
+    with pytest.raises(SavedFolderError, match=f"from another training run that differs in {differing}; delete it"):
         trainer_with(loss, **options).fit(toy_model(), train, checkpoint=tmp_path / "run")
 
 

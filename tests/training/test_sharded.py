@@ -24,7 +24,7 @@ from twotower.features.tables import embedding_table, sharded_tables
 from twotower.model import Tower, TwoTower
 from twotower.model.saving import load_model, model_version, save_model
 from twotower.model.sharding import gather_tables, shards_of
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.ranks import ALONE, Ranks, joined, ranks_of_process
 from twotower.shards import Shard
 from twotower.tensors import read_tensors, write_tensors

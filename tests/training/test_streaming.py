@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from twotower.data import Dataset, ParquetLog, stream_parquet
 from twotower.data.log import event_columns
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.evaluation import Validation, evaluate
+from twotower.evaluation.beside import measure_baselines
 from twotower.features import Category, Cyclic, Normalized
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, learning
 from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
@@ -99,6 +101,28 @@ def test_what_is_measured_beside_a_log_is_what_would_be_beside_a_data_set(
     streamed, in_memory = evaluate(model, measured, log), evaluate(model, measured, whole)
     assert streamed.rows["model"] == in_memory.rows["model"]
     assert streamed.rows["popularity"] == in_memory.rows["popularity"]
+
+
+def test_the_oracle_is_measured_beside_a_log_too(log: ParquetLog, whole: Dataset, measured: Dataset) -> None:
+    """It learns nothing, so that no log has to be in memory."""
+
+    class Truth:
+        def log_probabilities(self, query_index: np.ndarray, times: np.ndarray) -> np.ndarray:
+            found: np.ndarray = np.add.outer(query_index, np.arange(whole.candidates.num_rows)).astype(np.float32)
+            return found
+
+    streamed, notes = measure_baselines(measured, log, baselines=["oracle", "ease"])
+    assert (list(streamed), notes) == (
+        [],
+        [
+            "EASE is not in the table: it learns from a log in memory, but this one is streamed",
+            "oracle is not in the table: only simulated data has one",
+        ],
+    )
+    known = replace(measured, oracle=Truth())
+    (found, said), (same, _) = (measure_baselines(known, train, baselines=["oracle"]) for train in (log, whole))
+    assert said == []
+    assert found["oracle"].scores == same["oracle"].scores
 
 
 def test_steps_and_the_loss_are_those_of_all_events(log: ParquetLog, whole: Dataset) -> None:

@@ -149,7 +149,7 @@ def parsed_index(text: str) -> IndexSettings:
         settings = msgspec.json.decode(text) if text.startswith("{") else {"kind": text}
         parsed: IndexSettings = INDEXES.make(settings)
     except (ConfigError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"--index {text!r}: {error}; expected a kind such as hnsw, or a JSON object") from error
+        raise ConfigError(f"--index {text!r}: {error}") from error
     return parsed
 
 

@@ -159,7 +159,7 @@ def run() -> None:
             app(standalone_mode=True)
     except TwoTowerError as error:
         where = "" if (rank := launched_rank()) is None else f" (rank {rank})"
-        if not error.is_said:
+        if not error.is_reported:
             console.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OTHER_ERROR))
     except BrokenPipeError:

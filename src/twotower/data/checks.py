@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -97,11 +98,29 @@ def require_columns(table: pa.Table, wanted: Sequence[str], which: str) -> None:
     """Refuses a table in which a `wanted` column is missing or appears more than once."""
     for column in wanted:
         count = table.column_names.count(column)
-        if count != 1:
-            raise DataError(
-                f"{which}: column {column!r} {'is missing' if count == 0 else f'appears {count} times'}; "
-                f"expected it once, found {', '.join(map(repr, table.column_names)) or 'no columns'}"
-            )
+        found = ", ".join(map(repr, table.column_names)) or "no columns"
+        if count > 1:
+            raise DataError(f"{which}: column {column!r} appears {count} times; expected it once, found {found}")
+        if count == 0:
+            near = difflib.get_close_matches(column, table.column_names, 1, cutoff=0.7)
+            guess = f", did you mean {near[0]!r}?" if near else ";"
+            raise DataError(f"{which}: column {column!r} is missing{guess} found {found}{_headless(table)}")
+
+
+def _headless(table: pa.Table) -> str:
+    """A hint if column names are numbers, as in a file whose first row is data."""
+    number = next((name for name in table.column_names if name.replace(".", "", 1).isdigit()), None)
+    return "" if number is None else f"; {number!r} is a number: if the file has no header, add one as its first line"
+
+
+def check_data_name(name: str | None) -> None:
+    """Refuses a name of a data set that is empty or blank: reports show it.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if name is not None and not name.strip():
+        raise ConfigError(f"data with name={name!r}; expected a name to show in reports", field="name")
 
 
 def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = False, place: Place = WHOLE) -> None:

@@ -28,7 +28,7 @@ class Oracle(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Who chose what, and when: a table of interactions, one of queries and one of candidates.
 
@@ -69,6 +69,11 @@ class Dataset:
     oracle: Oracle | None = field(default=None, repr=False)
     terms: str = ""
     exposures: Exposures | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        tables = {"interactions": self.interactions, "queries": self.queries, "candidates": self.candidates}
+        sizes = (f"{table.num_rows:,} {name} ({', '.join(table.column_names)})" for name, table in tables.items())
+        return f"Dataset({self.name!r}: {'; '.join(sizes)})"
 
     def __len__(self) -> int:
         """Number of interactions."""

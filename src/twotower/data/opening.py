@@ -13,6 +13,7 @@ from twotower.arguments import checks_arguments
 from twotower.data.checks import (
     Place,
     UnknownCandidates,
+    check_data_name,
     check_ids,
     refuse_no_weight,
     require_columns,
@@ -64,7 +65,7 @@ def stream_parquet(
         buffer: How many events are held at once. A larger buffer shuffles the training order more thoroughly.
 
     Raises:
-        ConfigError: The buffer is too small, or `unknown_candidates` is not an allowed value.
+        ConfigError: The buffer is too small, `unknown_candidates` is not an allowed value, or the name is blank.
         DataError: As `from_tables`; rows are numbered across all files.
 
     Example:
@@ -76,6 +77,7 @@ def stream_parquet(
         >>> len(log), log.candidate_counts().tolist()  # rum, tea
         (3, [1, 2])
     """
+    check_data_name(name)
     rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
     sides = _sides(rows, {query_id: queries, candidate_id: candidates}, delimiter, buffer // 2)
     tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates)

@@ -348,7 +348,8 @@ def _sorted_batches(paths: list[Path], spilled: Path) -> Iterator[pa.RecordBatch
             connection.register("events", pa.RecordBatchReader.from_batches(schema, _batches(paths, schema)))
             yield from connection.sql("SELECT * FROM events ORDER BY query, time, row").to_arrow_reader(BATCH_EVENTS)
     except duckdb.Error as error:
-        raise ConfigError(f"the events cannot be sorted in {spilled.parent}: {error}") from error
+        reason = str(error).partition(" Detail: ")[0]  # without the traceback of an error in `_batches`
+        raise ConfigError(f"the events cannot be sorted in {spilled.parent}: {reason}") from error
     shutil.rmtree(spilled, ignore_errors=True)
 
 

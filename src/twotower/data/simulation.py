@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from twotower.arguments import checks_arguments, refuse_below
+from twotower.data.checks import check_data_name
 from twotower.data.dataset import Dataset
 from twotower.data.simulation_tables import GENRES, candidate_table, query_table
 from twotower.data.tables import from_tables
@@ -92,7 +93,7 @@ def simulated(
         name: Name in reports.
 
     Raises:
-        ConfigError: A size is below 1, the seed is below 0, or one of them is not a whole number.
+        ConfigError: A size is below 1, the seed is below 0, one of them is not a whole number, or the name is blank.
 
     Example:
         >>> data = simulated(queries=50, candidates=40, interactions=1000)
@@ -102,6 +103,7 @@ def simulated(
     """
     refuse_below(1, "simulated", queries=queries, candidates=candidates, interactions=interactions)
     refuse_below(0, "simulated", seed=seed)
+    check_data_name(name)
     draw = np.random.default_rng(seed)
     genre_of_cluster, world = _world(queries, candidates, draw)
     who = _activity(queries, interactions, draw)

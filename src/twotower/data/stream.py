@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.checks import Place, check_ids, require_columns
+from twotower.data.checks import Place, check_data_name, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.lookup import distinct_ids
 from twotower.data.ordered import SortedEvents
@@ -181,8 +181,10 @@ class ParquetLog:
             delimiter: Delimiter of CSV files; default: detected from the header.
 
         Raises:
+            ConfigError: The name is blank.
             DataError: As `from_tables`.
         """
+        check_data_name(name)
         read = read_source(interactions, "interactions", delimiter=delimiter)
         log, place = read.table, Place(origin=read.origin)
         require_columns(log, self.tables.columns, "interactions")

@@ -14,6 +14,7 @@ from twotower.data.checks import (
     Place,
     UnknownCandidates,
     check_chosen,
+    check_data_name,
     check_ids,
     check_times,
     check_weights,
@@ -68,7 +69,8 @@ def from_tables(
         name: Name of the data in reports.
 
     Raises:
-        ConfigError: `unknown_candidates` or `delimiter` is not an allowed value, or a column has two roles.
+        ConfigError: `unknown_candidates` or `delimiter` is not an allowed value, a column has two roles, or the name is
+            blank.
         DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event has an
             unknown query or candidate, a time, weight or value of `chosen` is invalid, or no event is left. The message
             names the column, the row, the value and what was expected.
@@ -80,6 +82,7 @@ def from_tables(
         >>> len(data), data.candidates.num_rows
         (3, 2)
     """
+    check_data_name(name)
     log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), delimiter)
     log, query_table = _side_table(queries, log, query_id, "queries", delimiter)
     log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)

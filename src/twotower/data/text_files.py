@@ -132,7 +132,8 @@ def _json_fault(file: TableFile) -> str | None:
             return f"{file.path}, line {bad} is not UTF-8; expected a file saved as UTF-8"
         for line, row in records(file):
             if not isinstance(row, dict):
-                return f"{file.path}, line {line} is not a JSON object; expected one on every line"
+                hint = ", without brackets around them all" if isinstance(row, list) else ""
+                return f"{file.path}, line {line} is not a JSON object; expected one on every line{hint}"
             for name, value in row.items():
                 if value is None:
                     continue
@@ -143,7 +144,8 @@ def _json_fault(file: TableFile) -> str | None:
                         f"{kind} in line {before}; expected the same kind on every line"
                     )
     except json.JSONDecodeError as error:
-        return f"{file.path}, line {line + 1}: {error.msg}; expected a JSON object on every line"
+        fault = f"{error.msg.removesuffix(' at')} at character {error.colno}"
+        return f"{file.path}, line {line + 1}: {fault}; expected a JSON object on every line"
     except (OSError, ValueError):
         return None
     return f"{file.path} is empty; expected a JSON object on every line" if line == 0 else None

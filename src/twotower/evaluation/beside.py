@@ -14,7 +14,6 @@ from twotower.evaluation.baselines.budget import BaselineBudget, Clock, Machine,
 from twotower.evaluation.baselines.names import BASELINES, NAMES, BaselineNames, check_baselines
 from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import DEFAULT_KS, check_ks
-from twotower.evaluation.ranking import Scorer
 from twotower.progress import Display, ReportStep, no_report
 
 STREAMED_REASON = "it learns from a log in memory, but this one is streamed"
@@ -66,7 +65,7 @@ def measurable(baselines: BaselineNames, test: Dataset, train: Log) -> tuple[lis
 
     `recent_popularity` requires that no train event is later than a test event. Otherwise, and also when each query's
     last event is test, "recent" would be the future for many test events. `oracle` requires that the truth is known.
-    On a streamed log, only popularity is measured.
+    On a streamed log, only these two are measured: popularity, and the oracle if the truth is known.
 
     Raises:
         ConfigError: A baseline's name is unknown.
@@ -86,10 +85,11 @@ def _reasons(test: Dataset, train: Log) -> dict[str, str]:
     """Why baselines make no sense on this split, by name."""
     events = train.in_memory
     if events is None:
-        return {name: STREAMED_REASON for name in NAMES if name != "popularity"}
-    reasons = {}
-    if not follows(test, events):
-        reasons["recent_popularity"] = "train has no times, or has events later than some test events"
+        reasons = {name: STREAMED_REASON for name in NAMES if name not in ("popularity", "oracle")}
+    elif not follows(test, events):
+        reasons = {"recent_popularity": "train has no times, or has events later than some test events"}
+    else:
+        reasons = {}
     if test.oracle is None:
         reasons["oracle"] = "only simulated data has one"
     return reasons
@@ -122,9 +122,12 @@ def measure_baseline(
     report("learning")
     if name == "popularity":
         return measure(Popularity(train), test, train.events_of(test), ks, report)
+    if name == "oracle":
+        assert test.oracle is not None
+        return measure(OracleScorer(test.oracle), test, train.events_of(test), ks, report)
     events = require_in_memory(train, NAMES[name], "popularity, the baseline of a streamed log")
     if not _has_budget(name):
-        return measure(_learned_at_once(name, test, events), test, events, ks, report)
+        return measure(BASELINES[name](events), test, events, ks, report)
     learn: Any = BASELINES[name]
     budget, machine = budget or BaselineBudget(), machine or Machine()
     check_cost(learn.cost(events, machine), budget, machine)
@@ -140,13 +143,6 @@ def left_out(name: str, reason: object) -> str:
 def follows(test: Dataset, train: Dataset) -> bool:
     """Whether train has times, and no test event is earlier than the last train event."""
     return train.time is not None and float(train.times.max()) <= float(test.times.min())
-
-
-def _learned_at_once(name: str, test: Dataset, train: Dataset) -> Scorer:
-    if name == "oracle":
-        assert test.oracle is not None
-        return OracleScorer(test.oracle)
-    return BASELINES[name](train)
 
 
 def _has_budget(name: str) -> bool:

@@ -69,14 +69,14 @@ class Comparison(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
-def compare(pairs: Sequence[Pair], metric: str) -> list[Comparison]:
+def compare(pairs: Sequence[Pair], *metrics: str) -> list[Comparison]:
     """Judges pairs of scorers under both protocols.
 
-    Pass all pairs of a report in one call, since the intervals are widened to hold for all of them at once.
+    Pass all pairs and metrics of a report in one call, since the intervals are widened to hold for all of them at once.
 
     Args:
         pairs: The pairs to compare.
-        metric: A metric of `rank_metrics`.
+        metrics: Metrics of `rank_metrics`.
 
     Raises:
         DataError: Two scorers were measured on different events.
@@ -90,8 +90,10 @@ def compare(pairs: Sequence[Pair], metric: str) -> list[Comparison]:
     """
     for pair in pairs:
         _require_same_events(pair)
-    total = len(pairs) * len(PROTOCOLS)
-    return [_comparison(pair, protocol, metric, total) for pair in pairs for protocol in PROTOCOLS]
+    total = len(metrics) * len(pairs) * len(PROTOCOLS)
+    return [
+        _comparison(pair, protocol, metric, total) for metric in metrics for pair in pairs for protocol in PROTOCOLS
+    ]
 
 
 def against_baselines(name: str, own: Sequence[Outcomes], baselines: Mapping[str, Measurement]) -> list[Pair]:

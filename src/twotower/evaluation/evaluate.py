@@ -86,7 +86,8 @@ class Evaluation(msgspec.Struct, frozen=True):
         for one in self.tasks:
             if one.task == name:
                 return one
-        raise ConfigError(f"no task {name!r} was measured; expected one of {', '.join(one.task for one in self.tasks)}")
+        expected = f"one of {', '.join(one.task for one in self.tasks)}" if self.tasks else "a model with tasks"
+        raise ConfigError(f"no task {name!r} was measured; expected {expected}")
 
     @property
     def slices(self) -> dict[str, list[Slice]]:

@@ -108,7 +108,7 @@ def evaluate_rerank(
         counting = counting.take(np.sort(np.random.default_rng(0).permutation(len(counting))[:MAX_EVENTS]))
     alone, both = two_stage_outcomes(model, counting, train, rerank, step)
     name = f"re-ranking the best {rerank.n} by {rerank.by}"
-    comparisons = [one for metric in METRICS for one in compare([Pair(name, [both], RETRIEVAL, [alone])], metric)]
+    comparisons = compare([Pair(name, [both], RETRIEVAL, [alone])], *METRICS)
     reachable = {
         protocol: weighted_mean(alone.values(protocol, f"top_{rerank.n}"), alone.weights) for protocol in PROTOCOLS
     }
@@ -139,7 +139,7 @@ def rerank_sentences(comparisons: Sequence[Comparison], rerank: Rerank, reachabl
         for metric in METRICS
         for sentence in verdict_sentences([one for one in comparisons if one.metric == metric])
     ]
-    said += interval_note([one for one in comparisons if one.metric == METRICS[0]])
+    said += interval_note(comparisons)
     shares = ", ".join(f"{share:.1%} {protocol}" for protocol, share in reachable.items())
     said.append(f"The top {rerank.n} retrieved candidates include the true one for {shares} of the events.")
     verdicts = {one.verdict for one in comparisons if one.metric == METRICS[0]}

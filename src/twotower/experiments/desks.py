@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from twotower.errors import TwoTowerError
+from twotower.experiments.orders import AnyRun, BaselineRun, Order, is_done, key_of
 from twotower.experiments.pool import Ended, Job
-from twotower.experiments.run import AnyRun, BaselineRun, Order, is_done, key_of
 from twotower.experiments.store import Store
 
 

@@ -9,8 +9,8 @@ import msgspec
 from twotower.errors import SavedFolderError
 from twotower.evaluation import Outcomes
 from twotower.evaluation.history import TrainingHistory
+from twotower.experiments.orders import HISTORY, MODEL, MOMENTS, RANKS, Order
 from twotower.experiments.results import ModelOutcome
-from twotower.experiments.run import HISTORY, MODEL, MOMENTS, RANKS, Order
 from twotower.experiments.store import SPEC, Store
 from twotower.files import check_file_target, write_file
 from twotower.model.saving import load_model

@@ -11,6 +11,7 @@ import msgspec
 from twotower.errors import ConfigError
 from twotower.experiments.results import Variant
 from twotower.recipes.config import Config
+from twotower.recipes.mistakes import mistake
 from twotower.recipes.overlay import Settings, overlay
 
 LAYERS, TRAIN_SHARE = "model.layers", "split.train_share"
@@ -81,10 +82,11 @@ def changed(config: Config, change: Mapping[str, Any]) -> Config:
         >>> changed(Config(), {"model.dim": 16}).model.dim
         16
     """
+    settings = overlay(msgspec.to_builtins(config), change)
     try:
-        return msgspec.convert(overlay(msgspec.to_builtins(config), change), Config)
+        return msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+        raise mistake(error, settings, Config) from error
 
 
 def grid(vary: Mapping[str, Sequence[Any]], named: Mapping[str, Settings] | None = None) -> list[Variant]:

@@ -6,21 +6,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
 from twotower.data import Dataset, Log
 from twotower.errors import TwoTowerError
 from twotower.evaluation import Measurement, ModelScorer, evaluate_rerank, measure
-from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.beside import measure_baseline
-from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
+from twotower.experiments.orders import (
+    HISTORY,
+    MODEL,
+    MOMENTS,
+    RANKS,
+    AnyRun,
+    BaselineRun,
+    ModelRun,
+    Order,
+    SearchRun,
+    is_done,
+    key_of,
+)
 from twotower.experiments.pool import Reporter, StoppedError
 from twotower.experiments.results import BaselineOutcome, ChoiceOutcome, CurvePoint, ModelOutcome, Seconds
-from twotower.experiments.start import Start, compare_with_start, continued_parts, new_events, warm_model
+from twotower.experiments.start import Start, compare_with_start, continued_parts, new_events, recipe_of, warm_model
 from twotower.experiments.store import Store
 from twotower.files import write_file
 from twotower.model.saving import load_model, model_version, save_model
@@ -28,119 +39,13 @@ from twotower.model.sharding import ranks_sharing
 from twotower.model.two_tower import TwoTower
 from twotower.progress import no_report
 from twotower.ranks import ALONE, current_ranks, joined
-from twotower.recipes.config import Config, DataConfig
+from twotower.recipes.config import Config
 from twotower.recipes.imports import import_modules
 from twotower.recipes.loggers import loggers_for
 from twotower.recipes.parts import Parts
 from twotower.recipes.recipe import Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
 from twotower.training.moments import Moments
-from twotower.version import VERSION
-
-RUNS = "runs"
-"""Folder of the store inside the folder of a study, a tuning or an unfinished training."""
-
-MODEL, RANKS, HISTORY, MOMENTS = "model", "ranks.arrow", "history.json", "moments.safetensors"
-
-Part: TypeAlias = Literal["test", "validation"]
-"""The part to measure on."""
-
-
-class SearchRun(msgspec.Struct, frozen=True, tag="search"):
-    """Trains on a part of train and validates on the rest, to find the best epoch.
-
-    Attributes:
-        config: The config to train.
-        reports: Whether each validated epoch is reported to the desk, which may stop the run.
-        deadline: When the run must stop, in seconds since 1970.
-        start: The bundle that training continues from; None starts from scratch.
-    """
-
-    config: Config
-    reports: bool = False
-    deadline: float | None = None
-    start: Start | None = None
-
-
-class ModelRun(msgspec.Struct, frozen=True, tag="model"):
-    """Trains a model by its recipe and measures it on test.
-
-    Attributes:
-        config: The config to train.
-        start: The bundle that training continues from; None starts from scratch.
-        keeps_moments: Whether to save the final optimiser state.
-    """
-
-    config: Config
-    start: Start | None = None
-    keeps_moments: bool = False
-
-
-class BaselineRun(msgspec.Struct, frozen=True, tag="baseline"):
-    """Measures one baseline.
-
-    Attributes:
-        config: The config with the data and split.
-        name: The baseline.
-        part: `test`, fitted on train; or `validation`, fitted on the rest of train.
-        budget: What it may cost.
-        start: The bundle that the model compared with it continues from.
-    """
-
-    config: Config
-    name: str
-    part: Part
-    budget: BaselineBudget = BaselineBudget()
-    start: Start | None = None
-
-
-AnyRun: TypeAlias = SearchRun | ModelRun | BaselineRun
-
-
-class Order(msgspec.Struct, frozen=True):
-    """A run, its store and the identity of its data.
-
-    Attributes:
-        run: The run.
-        store: Folder of the store.
-        data: Identity of the parts it runs on.
-    """
-
-    run: AnyRun
-    store: str
-    data: str
-
-
-def key_of(run: AnyRun, data: str) -> str:
-    """The key of a run in the store, made from its config, seeds, data and the version of twotower."""
-    config = identity_of(run.config)
-    start = [] if run.start is None else [msgspec.structs.astuple(run.start)[1:]]
-    if isinstance(run, BaselineRun):
-        return Store.key(["baseline", run.name, run.part, config["split"], data, VERSION, *METRICS.own, *start])
-    kind = "search" if isinstance(run, SearchRun) else "model"
-    return Store.key([kind, config, data, VERSION, *METRICS.own, *start])
-
-
-def identity_of(config: Config) -> dict[str, Any]:
-    """The settings of a config that affect a run.
-
-    The location and name of the data are excluded, and so are settings for other commands.
-    """
-    bare = msgspec.structs.replace(
-        config, data=DataConfig(), tune={}, variants={}, loggers=(), imports=(), baselines="all"
-    )
-    settings: dict[str, Any] = msgspec.to_builtins(bare)
-    if config.rerank is None:
-        del settings["rerank"]
-    return settings
-
-
-def is_done(run: AnyRun, store: Store, key: str) -> bool:
-    """Whether the store has a run's outcome. A baseline that was left out is retried if the budget changes."""
-    if isinstance(run, BaselineRun):
-        known = store.outcome(key, BaselineOutcome)
-        return known is not None and (known.scores is not None or known.budget == run.budget)
-    return store.is_finished(key)
 
 
 class Runner:
@@ -206,7 +111,7 @@ def search_epochs(run: SearchRun, order: Order, parts: Parts, progress: Progress
     if (known := store.outcome(key, TrainingHistory)) is not None:
         return known
     store.begin(key, msgspec.structs.replace(order, run=run))
-    recipe = run.config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(run.config, run.start, parts)
     fitted, validation = parts.for_recipe(recipe)
     model, moments = _start_model(run, recipe, fitted, parts)
     callbacks: list[Callback] = [progress, *loggers_for(run.config.loggers, progress.name)]
@@ -272,7 +177,7 @@ def train_by_recipe(run: ModelRun, order: Order, key: str, parts: Parts, progres
     part is given, it trains once and keeps the weights of the best epoch. If the recipe offers several models, each is
     searched and the one that validates best is trained.
     """
-    recipe = run.config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(run.config, run.start, parts)
     if recipe.validate_on == "test" or parts.validation is not None:
         return _train_once(run, recipe, order, key, parts, progress)
     config, history, choices = _choose_model(run, recipe, order, parts, progress)
@@ -353,7 +258,7 @@ def _measure_and_keep(
     found: Trained, measured: Measurement | None, run: ModelRun, order: Order, key: str, parts: Parts, known: Dataset
 ) -> None:
     store, config, since = Store(Path(order.store)), run.config, None
-    recipe = config.resolved_recipe(parts.train, parts.validation)
+    recipe = recipe_of(config, run.start, parts)
     tasks = [
         task.evaluate(found.model, parts.test, parts.train, baselines=config.baselines != "none")
         for task in recipe.trainer.tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,16 @@ from twotower.model.two_tower import TwoTower
 from twotower.recipes.config import Config
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.parts import Parts
+from twotower.recipes.recipe import Recipe
 from twotower.retrieval.bundle import Bundle, Details, load_bundle
 from twotower.retrieval.continued import moments_of
 from twotower.training.moments import Moments
 
 DAY = 86_400.0
+
+WARM_RATE = 0.2
+"""A warm start whose config names no learning rate uses a fifth of the recipe's, as in benchmarks/warm_start.py: the
+full rate is meant for towers that know nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,32 @@ def start_from(before: Before, config: Config) -> tuple[Start, list[str]]:
     has_moments, said = _usable_moments(folder, bundle.details)
     seconds = None if days is None else days * DAY
     start = msgspec.structs.replace(start, only_new=before.only_new, moments=has_moments, retire_after=seconds)
-    return start, [f"Training continues from {folder}, version {start.version}.", said]
+    rate = [] if _names_rate(config) else [f"The learning rate is {WARM_RATE:g} times the recipe's."]
+    return start, [f"Training continues from {folder}, version {start.version}.", said, *rate]
+
+
+def recipe_of(config: Config, start: Start | None, parts: Parts) -> Recipe:
+    """The recipe of a training; a warm start has `WARM_RATE` times its learning rate, unless the config names one.
+
+    Args:
+        config: The config to train.
+        start: The bundle that training continues from; None trains from scratch.
+        parts: The parts to train on.
+
+    Raises:
+        ConfigError: `[training]` has an unknown key or an invalid value.
+    """
+    recipe = config.resolved_recipe(parts.train, parts.validation)
+    if start is None or start.fresh or _names_rate(config):
+        return recipe
+    full = recipe.trainer.optimizer
+    optimizer = msgspec.structs.replace(full, learning_rate=WARM_RATE * full.learning_rate)
+    return msgspec.structs.replace(recipe, trainer=msgspec.structs.replace(recipe.trainer, optimizer=optimizer))
+
+
+def _names_rate(config: Config) -> bool:
+    optimizer = config.training.get("optimizer")
+    return isinstance(optimizer, Mapping) and "learning_rate" in optimizer
 
 
 def warm_model(start: Start, log: Log, optimizer: object) -> tuple[TwoTower, Moments]:

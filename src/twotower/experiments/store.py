@@ -64,7 +64,13 @@ class Store:
 
     def is_finished(self, key: str) -> bool:
         """Whether a run's outcome is stored."""
-        return current_ranks().from_first(lambda: (self.folder_of(key) / OUTCOME).is_file(), bool)
+        return current_ranks().from_first(lambda: self._is_finished(key), bool)
+
+    def _is_finished(self, key: str) -> bool:
+        finished = (self.folder_of(key) / OUTCOME).is_file()
+        if finished:
+            self._delete_checkpoints(key)  # `keep` may have been killed before it did
+        return finished
 
     def outcome(self, key: str, kind: type[T]) -> T | None:
         """The outcome of a run; None if it is not finished.
@@ -76,10 +82,10 @@ class Store:
 
     def _read(self, key: str, kind: type[T]) -> T | None:
         path = self.folder_of(key) / OUTCOME
+        if not self._is_finished(key):
+            return None
         try:
             return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SavedFolderError(f"{path} cannot be read: {error}; delete {path.parent} to run it again") from error
 
@@ -88,4 +94,9 @@ class Store:
         if not current_ranks().is_first:
             return
         write_file(self.folder_of(key) / OUTCOME, msgspec.json.encode(outcome))
-        shutil.rmtree(self.checkpoint_of(key), ignore_errors=True)
+        self._delete_checkpoints(key)
+
+    def _delete_checkpoints(self, key: str) -> None:
+        """Deletes a run's checkpoint, and one that a failing disk kept from taking its place."""
+        for folder in self.folder_of(key).glob(f"{CHECKPOINT}*"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,8 @@ from twotower.evaluation.task_scores import task_sentences
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import STUDY, working_in
 from twotower.experiments.kept import ranks_of
+from twotower.experiments.orders import RUNS, ModelRun, Part
+from twotower.experiments.orders import BaselineRun as BaselineOrder
 from twotower.experiments.plans import Planned, StudyPlan
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.curves import write_curves
@@ -38,8 +40,7 @@ from twotower.experiments.results import (
     changed_values,
     write_results,
 )
-from twotower.experiments.run import RUNS, ModelRun, Part, Runner
-from twotower.experiments.run import BaselineRun as BaselineOrder
+from twotower.experiments.run import Runner
 from twotower.experiments.store import Store
 from twotower.experiments.verdicts import comparisons_of, verdicts
 from twotower.processes import threads_each

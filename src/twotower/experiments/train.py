@@ -20,9 +20,10 @@ from twotower.evaluation.metrics import verdict_metric
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TRAINING, working_in
 from twotower.experiments.kept import copy_moments, history_of, model_of, order_of, outcome_of, ranks_of
+from twotower.experiments.orders import RUNS, BaselineRun, ModelRun
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
-from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, parts_of, perform, with_model
+from twotower.experiments.run import Runner, parts_of, perform, with_model
 from twotower.experiments.start import Before, Start, start_from
 from twotower.experiments.store import Store
 from twotower.files import check_file_target, check_folder_target, remove_marked
@@ -144,6 +145,10 @@ def _prepared(config: Config, before: Before | None) -> tuple[Config, Parts, Sta
     start, said = None, list[str]()
     if before is not None:
         start, said = start_from(before, for_serving(config))
+        ranks_of_process().require_same(
+            {"the version of the bundle": start.version, "whether the optimizer's state is beside it": start.moments},
+            "expected the same bundle, with its moments, on all ranks",
+        )
     parts = parts_of(config, start)
     return for_serving(msgspec.structs.replace(config, split=parts.split)), parts, start, said
 
@@ -217,7 +222,7 @@ def bundle_of_run(folder: Path, name: str) -> Retriever:
     if len(found) != 1:
         known = found or study.runs
         runs = ", ".join(f"{run.key} ({study.variants[run.variant].name}, seed {run.seed})" for run in known)
-        raise ConfigError(f"{folder} has {len(found)} runs {name!r}; expected one of {runs}")
+        raise ConfigError(f"{folder} has {len(found)} runs {name!r}; expected {f'one of {runs}' if runs else 'some'}")
     (run,) = found
     store = Store(folder / RUNS)
     order = order_of(store, run.key)

@@ -138,6 +138,7 @@ def roll_back(bundle: Path) -> UpdateReport:
     Raises:
         ConfigError: There is no earlier version.
         SavedFolderError: A bundle cannot be read, or an update is running.
+        StoreUnavailableError: The bundle has a store, which is unreachable.
     """
     with versions_of(bundle) as versions:
         _, old = versions.roll_back()
@@ -174,7 +175,8 @@ def _judged(candidate: Path, old: Path | None, evaluation: Evaluation, settings:
         return [*gates, Gate("parity", False, f"{error}.")]
     Retriever(made).save(candidate)
     recall = None if made.details.parity is None else made.details.parity.recall
-    said = EXACT if recall is None else f"The index finds {recall:.1%} of what exact search finds."
+    searched = "index" if made.details.store is None else "store"
+    said = EXACT if recall is None else f"The {searched} finds {recall:.1%} of what exact search finds."
     return [*gates, Gate("parity", True, said, {"recall": recall})]
 
 
@@ -182,7 +184,7 @@ def _like(earlier: Bundle, bundle: Bundle, parity: float) -> Bundle:
     """The bundle with the same kinds of index, store and ONNX towers as an earlier one."""
     details = earlier.details
     made = rebuilt(bundle, None, details.index, parity, rerank=bundle.details.rerank)
-    made = made if details.store is None else with_store(made, details.store, parity)
+    made = made if details.store is None else with_store(made, details.store, parity, frozenset({details.towers}))
     return with_onnx(made) if details.onnx else made
 
 

@@ -17,8 +17,9 @@ from twotower.errors import ConfigError, SavedFolderError
 from twotower.experiments.drift import InputSummary
 from twotower.files import MarkedFolder, check_file_target, replaced_folder, write_file
 from twotower.locks import exclusive, locked
-from twotower.retrieval.bundle import FORMAT, KIND
+from twotower.retrieval.bundle import FORMAT, KIND, load_bundle
 from twotower.retrieval.continued import moments_of
+from twotower.retrieval.publishing import republish
 from twotower.saved import Manifest, SavedKind, check_folder
 from twotower.training.moments import is_moments
 
@@ -124,6 +125,8 @@ class Versions:
     def roll_back(self) -> tuple[str, str]:
         """Serves the previously published version and marks the current one as withdrawn.
 
+        If a store no longer has the vectors of that version, they are published again.
+
         Returns:
             The version served now, and the one served before.
 
@@ -135,8 +138,10 @@ class Versions:
         bad = {one.version for one in published if one.withdrawn} | {current}
         good = [one.version for one in published if one.version not in bad and one.version in self.kept]
         if current is None or not good:
-            raise ConfigError(f"{self.bundle} has no earlier version to go back to; kept: {', '.join(self.kept)}")
+            kept = f"; kept: {', '.join(self.kept)}" if self.kept else ", and no versions are kept"
+            raise ConfigError(f"{self.bundle} has no earlier version to go back to{kept}")
         version = good[-1]
+        republish(load_bundle(self.folder / version), frozenset({load_bundle(self.bundle).details.towers}))
         self._serve(version)
         withdrawn = [
             msgspec.structs.replace(one, withdrawn=one.withdrawn or one.version == current)

@@ -7,7 +7,6 @@ from twotower.model.learning import Growth
 from twotower.model.losses import LOSSES, FullSoftmax, InBatchSoftmax, Loss
 from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, save_model
-from twotower.model.softmax import softmax_loss
 from twotower.model.tower import Tower
 from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower
@@ -33,5 +32,4 @@ __all__ = [
     "functional",
     "load_model",
     "save_model",
-    "softmax_loss",
 ]

@@ -1,4 +1,4 @@
-"""Selects the events and columns that features learn from, and grows a fitted model's vocabularies."""
+"""Features learn from a log: selects the events and columns that they read, fits them, and grows fitted ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.grown_record import grown_record
 from twotower.features.growth import FloatArray, Rows, SeenAt
+from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 
 SAMPLE = 1_000_000
@@ -76,6 +77,31 @@ class Latest:
         candidates = np.full(log.candidates.num_rows, -np.inf)
         np.maximum.at(candidates, events.candidates, events.times)
         return cls(queries, candidates, float(events.times.min()), float(events.times.max()))
+
+
+def learn_features(query: Sequence[Feature], candidate: Sequence[Feature], train: Log, seed: int) -> None:
+    """Fits the features of both towers on the training split; see `TwoTower.learn`.
+
+    Args:
+        query: The query tower's features.
+        candidate: The candidate tower's features.
+        train: The training split.
+        seed: Seed of the sample of a streamed log's events; initial weights come from PyTorch's random state.
+    """
+    seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
+    seen_queries = np.flatnonzero(train.query_counts())
+    events = events_to_learn(query, train, seed)
+    for key, sharing in record_groups(query):
+        record = Record.of_log(train, key)
+        for recorded in sharing:
+            recorded.share_record(record)
+    for feature in query:
+        feature.fit_columns(training_columns(events, feature.learns_from, seen_queries))
+    for feature in candidate:
+        columns = {name: train.candidate_column(name).take(seen_candidates) for name in feature.learns_from}
+        feature.fit_columns(columns)
+    for feature in query:
+        feature.learn_candidates(partial(rows_of, train))
 
 
 def grow_features(

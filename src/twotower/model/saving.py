@@ -19,8 +19,11 @@ from twotower.features import Feature
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.files import check_folder_target, replaced_folder
+from twotower.model.heads import head_from_settings
 from twotower.model.sharding import ranks_sharing, shards_of
-from twotower.model.two_tower import TwoTower, features_of, model_from_settings
+from twotower.model.tower import tower_from_settings
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import MODELS, TwoTower
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
 from twotower.tensors import write_tensors
 from twotower.version import VERSION
@@ -164,6 +167,23 @@ def load_model(folder: str | Path) -> TwoTower:
         raise SavedFolderError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
     model.is_fitted = True
     return model.eval()
+
+
+def model_from_settings(settings: dict[str, Any]) -> TwoTower:
+    """Builds an unfitted model from `TwoTower.settings`.
+
+    Raises:
+        ConfigError: A setting is unknown or invalid.
+    """
+    arguments = dict(settings)
+    query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
+    heads = {name: head_from_settings(head) for name, head in arguments.pop("heads", {}).items()}
+    if "kind" not in arguments:
+        model = TwoTower(query, candidate, **arguments)
+    else:
+        model = MODELS.make(arguments | {"query": query, "candidate": candidate})
+    model.add_heads(heads)
+    return model
 
 
 def _restored(settings: dict[str, Any], tables: dict[str, pa.Table]) -> TwoTower:

@@ -87,6 +87,9 @@ def softmax_loss(
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
 
+    Not part of the public interface: it checks no argument, and wrong ones give errors of PyTorch or wrong numbers.
+    Call the losses of `twotower.functional`, which check theirs.
+
     When several ranks train together, each computes a part of the rows; the result is the sum over all ranks.
 
     Args:

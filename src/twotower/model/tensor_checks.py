@@ -168,6 +168,8 @@ def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None
                 raise ConfigError(
                     f"removed.{name} is from {low:.0f} to {high:.0f}; expected 0 to {end - 1}", field="removed"
                 )
+    if not _has_values(removed.rows):
+        return
     is_target = target[removed.rows] == removed.columns
     if bool(is_target.any()) or bool((removed.rows.diff() < 0).any()):
         raise ConfigError("removed holds a row's target, or rows out of order; expected no targets, and ascending rows")

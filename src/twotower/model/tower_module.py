@@ -104,8 +104,13 @@ class TowerModule(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The arguments from which `tower_from_settings` rebuilds this tower, with its `kind`, as plain data."""
         names = [name for name in inspect.signature(type(self)).parameters if name != "features"]
-        features = [feature.settings() for feature in self.features if isinstance(feature, Feature)]
+        features = [feature.settings() for feature in features_of(self)]
         return {"kind": self.kind, "features": features} | {name: getattr(self, name) for name in names}
+
+
+def features_of(tower: TowerModule) -> list[Feature]:
+    """The features of a tower, in order."""
+    return [feature for feature in tower.features if isinstance(feature, Feature)]
 
 
 def _refuse_twins(features: Sequence[Feature]) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
@@ -16,25 +14,19 @@ from torch.nn import functional as F
 from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.data.plain import plain_table
-from twotower.errors import ConfigError, DataError, NotFittedError
-from twotower.features import Feature
+from twotower.errors import ConfigError, NotFittedError
 from twotower.features.history import share_embeddings
-from twotower.features.lookups import Table, require_joined
+from twotower.features.lookups import Table
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.kinds import Kinds
-from twotower.model.encoding import EncodedColumn, EncodedSide
+from twotower.model.embedding import embedded_blocks, encode_table
+from twotower.model.encoding import EncodedSide
 from twotower.model.head_modules import HeadModules
-from twotower.model.heads import Head, Shape, head_from_settings
-from twotower.model.learning import Growth, events_to_learn, grow_features, rows_of, training_columns
+from twotower.model.heads import Head, Shape
+from twotower.model.learning import Growth, grow_features, learn_features
 from twotower.model.queries import QueryEncoder
-from twotower.model.sharding import ranks_sharing
-from twotower.model.tower import tower_from_settings
-from twotower.model.tower_module import TowerModule
-
-BLOCK = 8192
-"""Rows embedded at a time outside training, so that memory does not grow with the data."""
+from twotower.model.tower_module import TowerModule, features_of
 
 TEMPERATURE_RANGE = 0.01, 100.0
 """A learned temperature is clamped to this range."""
@@ -158,22 +150,9 @@ class TwoTower(nn.Module):
             DataError: A column is missing or cannot be used.
         """
         refuse_below(0, "learn", seed=seed)
-        seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
-        seen_queries = np.flatnonzero(train.query_counts())
-        events = events_to_learn(features_of(self.query), train, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for key, sharing in record_groups(features_of(self.query)):
-                record = Record.of_log(train, key)
-                for recorded in sharing:
-                    recorded.share_record(record)
-            for feature in features_of(self.query):
-                feature.fit_columns(training_columns(events, feature.learns_from, seen_queries))
-            for feature in features_of(self.candidate):
-                columns = {name: train.candidate_column(name).take(seen_candidates) for name in feature.learns_from}
-                feature.fit_columns(columns)
-            for feature in features_of(self.query):
-                feature.learn_candidates(partial(rows_of, train))
+            learn_features(features_of(self.query), features_of(self.candidate), train, seed)
             self.reset()
         if self.log_temperature is not None:
             nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
@@ -325,7 +304,6 @@ class TwoTower(nn.Module):
         if self.log_temperature is not None:
             self.log_temperature.clamp_(*map(math.log, TEMPERATURE_RANGE))
 
-    @torch.no_grad()
     def embed_side(
         self, side: EncodedSide, vectors: Callable[[Sequence[Tensor]], Tensor], numbers: Tensor | None = None
     ) -> Tensor:
@@ -333,19 +311,8 @@ class TwoTower(nn.Module):
 
         For a sharded model, all ranks must call this together, each with any number of entries.
         """
-        was_training = self.training
-        self.eval()
         numbers = torch.arange(len(side), device=self.device) if numbers is None else numbers
-        parts = list(torch.split(numbers, BLOCK)) if len(numbers) else []
-        sharing = ranks_sharing(self)
-        most = len(parts)
-        if sharing.size > 1:
-            require_joined(sharing)
-            most = max(sharing.gather_messages(len(parts)))  # ranks with fewer blocks must still join
-        blocks = [vectors(side.gather(part)) for part in parts]
-        for _ in range(most - len(parts)):
-            vectors(side.gather(torch.zeros(1, dtype=torch.int64, device=self.device)))
-        self.train(was_training)
+        blocks = embedded_blocks(self, side, vectors, numbers)
         return torch.cat(blocks) if blocks else torch.empty(0, self.width, device=self.device)
 
     def settings(self) -> dict[str, Any]:
@@ -362,41 +329,3 @@ class TwoTower(nn.Module):
             }
             | ({"heads": self.heads.settings} if self.heads.settings else {})
         )
-
-
-def model_from_settings(settings: dict[str, Any]) -> TwoTower:
-    """Builds an unfitted model from `TwoTower.settings`.
-
-    Raises:
-        ConfigError: A setting is unknown or invalid.
-    """
-    arguments = dict(settings)
-    query, candidate = (tower_from_settings(arguments.pop(side)) for side in ("query", "candidate"))
-    heads = {name: head_from_settings(head) for name, head in arguments.pop("heads", {}).items()}
-    if "kind" not in arguments:
-        model = TwoTower(query, candidate, **arguments)
-    else:
-        model = MODELS.make(arguments | {"query": query, "candidate": candidate})
-    model.add_heads(heads)
-    return model
-
-
-def features_of(tower: TowerModule) -> list[Feature]:
-    """The features of a tower, in order."""
-    return [feature for feature in tower.features if isinstance(feature, Feature)]
-
-
-def encode_table(tower: TowerModule, table: pa.Table) -> EncodedSide:
-    """Encodes each row of a table for a tower.
-
-    Raises:
-        DataError: A column is missing or holds a value that cannot be encoded.
-    """
-    table = plain_table(table)
-    columns = {name: table[name] for name in table.column_names}
-    for feature in features_of(tower):
-        for name in feature.reads:
-            if name not in columns:
-                raise DataError(f"column {name!r} is missing; expected it among {', '.join(columns)}")
-    encoded = [EncodedColumn(feature.encode_columns(columns)) for feature in features_of(tower)]
-    return EncodedSide(encoded, table.num_rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from twotower.data.log import Log
+from twotower.errors import ConfigError, unknown_among
 from twotower.features import Category, Feature
 from twotower.recipes.inputs import ColumnUse
 
@@ -72,6 +73,34 @@ def given_columns(features: Sequence[Feature], names: Iterable[str], tower: str)
     read = {column for feature in features for column in (*feature.reads, *feature.learns_from, *feature.may_read)}
     left_out = (name for name in dict.fromkeys(names) if name not in read)
     return uses + [ColumnUse(name, why_not=f"no [[model.{tower}]] names it") for name in left_out]
+
+
+def check_columns(features: Sequence[Feature], known: Iterable[str], tower: str) -> None:
+    """Refuses features of a config that read a column which the data lacks.
+
+    Args:
+        features: The features.
+        known: All columns of the data that the tower may read.
+        tower: `query` or `candidate`.
+
+    Raises:
+        ConfigError: A feature reads another column; the message names it and the known ones.
+
+    Example:
+        >>> check_columns([Category("usr")], ["user", "age"], "query")
+        Traceback (most recent call last):
+        twotower.errors.ConfigError: [[model.query]] column = 'usr' is not in the data, did you mean 'user'? \
+expected one of user, age
+    """
+    known = list(dict.fromkeys(known))
+    for feature in features:
+        for column in feature.reads:
+            if column not in known:
+                raise ConfigError(
+                    f"[[model.{tower}]] column = {column!r} is not in the data{unknown_among(column, known)}",
+                    field=f"model.{tower}.column",
+                    column=column,
+                )
 
 
 def event_columns(data: Log) -> list[ColumnUse]:

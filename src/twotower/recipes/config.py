@@ -76,7 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tasks = [TASKS.make(task) for task in self.tasks]
         if self.rerank is not None:
             if all(task.head is not None for task in tasks):
-                raise ConfigError("rerank: no [[tasks]] is retrieval; expected retrieval and a rating or ranking task")
+                raise ConfigError("rerank: [[tasks]] has no retrieval; expected retrieval and a rating or ranking task")
             self.rerank.resolved(task.title for task in tasks if task.head is not None)
         check_baselines(self.baselines)
 

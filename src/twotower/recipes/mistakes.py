@@ -65,7 +65,8 @@ def mistake(
 def _explained(what: str, settings: Any, kind: type, keys: Keys, shown: Keys) -> str:
     """The message for a mistake at `keys`; `shown` are the same keys with the table in front."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-        return _unknown_key(unknown[1], shown, _fields(_kind_at(kind, settings, keys), _value_at(settings, keys)))
+        known = _fields(_kind_at(kind, settings, keys), _value_at(settings, keys))
+        return _unknown_key(unknown[1], shown, known) + ("" if shown else _home(unknown[1], kind))
     choices = _choices(_kind_at(kind, settings, keys))
     if what.startswith("Invalid value") and keys[-1:] == ["kind"]:
         choices = _tags(_kind_at(kind, settings, keys[:-1]))
@@ -97,6 +98,12 @@ def _unknown_key(name: str, table: Keys, known: Sequence[str]) -> str:
     guess = f", did you mean {near[0]!r}? expected " if near else "; expected "
     where = f"[{'.'.join(table)}] has " if table else "it has "
     return f"{where}the unknown key {name!r}{guess}{', '.join(known)}" if known else f"{where}the unknown key {name!r}"
+
+
+def _home(name: str, kind: type) -> str:
+    """A hint for a key that stands above all tables, although it belongs in one."""
+    tables = [table for table, own in typing.get_type_hints(kind).items() if name in _fields(own, {})]
+    return f"; put {name} below the line [{tables[0]}]" if tables else ""
 
 
 def _key(keys: Keys) -> str:

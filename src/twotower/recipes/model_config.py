@@ -13,7 +13,7 @@ from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.model.two_tower import MODELS, TwoTower
-from twotower.recipes.columns import ColumnRead, TowerColumns, event_columns, given_columns
+from twotower.recipes.columns import ColumnRead, TowerColumns, check_columns, event_columns, given_columns
 from twotower.recipes.inputs import ColumnUse, InputPlan, Inputs, Reach, candidate_columns, features_of, query_columns
 from twotower.recipes.recipe import Choice, Recipe
 
@@ -132,11 +132,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
         if self.query:
             names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
-            query = given_columns([feature_from_settings(one) for one in self.query], names, "query")
+            named = [feature_from_settings(one) for one in self.query]
+            check_columns(named, [*data.columns, *data.queries.column_names], "query")
+            query = given_columns(named, names, "query")
         else:
             query = query_columns(data, plan) + event_columns(data)
         if self.candidate:
             named = [feature_from_settings(one) for one in self.candidate]
+            check_columns(named, data.candidates.column_names, "candidate")
             return query, given_columns(named, data.candidates.column_names, "candidate")
         return query, candidate_columns(data, plan)
 

@@ -62,6 +62,11 @@ class Recommendation(msgspec.Struct, frozen=True):
     candidate: dict[str, Any]
     rerank_score: float | None = None
 
+    def __str__(self) -> str:
+        columns = (f"{name}={value!r}" for name, value in self.candidate.items() if value != self.id)
+        scores = (f"{score:.3f}" for score in (self.score, self.rerank_score) if score is not None)
+        return ", ".join([f"{self.id}: {' / '.join(scores)}", *columns])
+
 
 class Answer(msgspec.Struct, frozen=True):
     """The recommendations for one request; also a sequence of them.
@@ -81,6 +86,10 @@ class Answer(msgspec.Struct, frozen=True):
     basis: Basis
     version: str
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{place}. {one}" for place, one in enumerate(self.recommendations, 1)]
+        return "\n".join([*lines, f"(basis: {self.basis}; version {self.version})", *self.notes])
 
     def __len__(self) -> int:
         return len(self.recommendations)

@@ -17,8 +17,8 @@ from twotower.features.base import Feature
 from twotower.model.heads import HeadModule, Side
 from twotower.model.rerank import Rerank
 from twotower.model.sides import candidate_side, query_side
-from twotower.model.tower_module import TowerModule
-from twotower.model.two_tower import TwoTower, features_of
+from twotower.model.tower_module import TowerModule, features_of
+from twotower.model.two_tower import TwoTower
 
 EXACT_UP_TO = 16
 """Score every subset of the features for a dot product if both towers together have at most this many."""

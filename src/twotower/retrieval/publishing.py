@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 import numpy as np
 import torch
 
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, StoreVersionError
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.exact import ExactIndex
 from twotower.retrieval.parity import QUERIES
@@ -19,7 +20,9 @@ from twotower.retrieval.stores.pgvector import PgVector
 from twotower.retrieval.stores.store import STORES, Publication, StoreSettings
 
 
-def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None) -> Bundle:
+def with_store(
+    bundle: Bundle, settings: StoreSettings, threshold: float | None, served: frozenset[str] = frozenset()
+) -> Bundle:
     """Publish the bundle's catalogue in a store, and return a bundle that searches there.
 
     Args:
@@ -27,6 +30,7 @@ def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None)
             as similar candidates.
         settings: Settings of the store.
         threshold: The required recall of a search; None for any.
+        served: Version ids of towers whose vectors must stay in the store, as a service still searches them.
 
     Raises:
         ConfigError: The bundle has an approximate index.
@@ -37,6 +41,31 @@ def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None)
     """
     if not isinstance(bundle.index, ExactIndex):
         raise ConfigError(f"the bundle has the index {bundle.index.kind}; expected exact, as the store does the search")
+    kept, parity = settings.publish(_publication(bundle, threshold, served))
+    return with_version(replace(bundle, details=msgspec.structs.replace(bundle.details, store=kept, parity=parity)))
+
+
+def republish(bundle: Bundle, served: frozenset[str] = frozenset()) -> None:
+    """Publish the bundle's catalogue again if its store no longer has vectors of its towers.
+
+    Args:
+        bundle: The bundle; one without a store needs nothing.
+        served: Version ids of towers whose vectors must stay in the store.
+
+    Raises:
+        StoreUnavailableError: The store is unreachable.
+    """
+    settings = bundle.details.store
+    if settings is None:
+        return
+    with closing(settings.open(bundle.details.towers)) as store:
+        try:
+            len(store)
+        except StoreVersionError:
+            settings.publish(_publication(bundle, None, served))
+
+
+def _publication(bundle: Bundle, threshold: float | None, served: frozenset[str]) -> Publication:
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     known = requests.queries.num_rows
@@ -44,9 +73,7 @@ def with_store(bundle: Bundle, settings: StoreSettings, threshold: float | None)
     with torch.no_grad():
         queries = bundle.model.query_vectors(requests.encode([{}] * len(rows), rows))
     embeddings = bundle.index.embeddings
-    publication = Publication(bundle.candidates, embeddings, details.candidate_id, details.towers, queries, threshold)
-    kept, parity = settings.publish(publication)
-    return with_version(replace(bundle, details=msgspec.structs.replace(details, store=kept, parity=parity)))
+    return Publication(bundle.candidates, embeddings, details.candidate_id, details.towers, queries, threshold, served)
 
 
 def at_address(bundle: Bundle, address: str) -> Bundle:

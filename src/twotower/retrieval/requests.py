@@ -16,7 +16,8 @@ from twotower.data.sources import ArrowStream, read_table
 from twotower.errors import CellError, ConfigError, DataError, about
 from twotower.features.base import BoolArray
 from twotower.features.history import GIVEN
-from twotower.model.two_tower import TwoTower, features_of
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import TwoTower
 from twotower.retrieval.ids import CANNOT_CAST, Ids, plain_id
 from twotower.retrieval.moments import date_of, is_date, seconds_of, utc_text
 

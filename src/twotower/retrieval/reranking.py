@@ -14,7 +14,7 @@ from twotower.errors import TwoTowerError
 from twotower.model.heads import Side
 from twotower.model.rerank import PAIRS, pair_logits
 from twotower.model.sides import candidate_side
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.retrieval.answers import Ranked
 from twotower.retrieval.bundle import Bundle
 from twotower.retrieval.ids import Ids

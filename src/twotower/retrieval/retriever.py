@@ -14,8 +14,9 @@ from twotower.arguments import checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.sources import TableSource
 from twotower.errors import MissingExtraError, SavedFolderError, UnknownCandidateError, about
+from twotower.model.embedding import encode_table
 from twotower.model.rerank import Rerank
-from twotower.model.two_tower import TwoTower, encode_table
+from twotower.model.two_tower import TwoTower
 from twotower.retrieval.answers import Answer, Ranked, Reranked, answers_of, with_embeddings
 from twotower.retrieval.building import built
 from twotower.retrieval.bundle import Bundle, Engine, load_bundle, save_bundle

@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.errors import ConfigError
 from twotower.features import Feature
 from twotower.files import replaced_folder
-from twotower.model.two_tower import features_of
+from twotower.model.tower_module import features_of
 from twotower.retrieval.bundle import Bundle, unknown_query_inputs
 from twotower.retrieval.onnx import OUTPUT, SCORES, exported, exported_ranker, input_names, is_bag, ranker_input_names
 from twotower.saved import Manifest, SavedKind, write_manifest

@@ -144,6 +144,9 @@ class SharedCopies:
 
 
 def _copy(folder: Path, copy: Path) -> None:
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise SavedFolderError(f"{folder} {state}; expected a bundle: a folder that twotower train or bundle wrote")
     try:
         shutil.copytree(folder, copy, symlinks=True)
     except OSError as error:  # includes shutil.Error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from twotower.retrieval.retriever import Retriever
 from twotower.serving.refusals import Refusal
 
 MAX_GROUP = 64
-"""Batch waiting requests up to this many queries."""
+"""Batch waiting requests up to this many queries; a request with more is large."""
 
 Result = Any
 
@@ -45,6 +46,10 @@ class _Job:
     queries: Sequence[Request] = ()
     wanted: Wanted | None = None
 
+    @property
+    def is_large(self) -> bool:
+        return len(self.queries) > MAX_GROUP
+
     def alone(self, retriever: Retriever) -> Result:
         found = [] if self.wanted is None else self.wanted.recommend(retriever, self.queries)
         return self.finish(retriever, found)
@@ -53,16 +58,23 @@ class _Job:
 class Engine:
     """Answers requests one group at a time in its own thread; each group uses the same retriever from start to end.
 
+    The oldest request is next. But after a large one, smaller ones are next for as long as the large one took, so that
+    a client with many large requests delays the others by one of them rather than by all.
+
     Args:
         current: Returns the retriever to answer with.
         waiting: How many requests may wait; further ones are refused.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, current: Callable[[], Retriever], waiting: int) -> None:
-        self._current, self._most = current, waiting
+    def __init__(
+        self, current: Callable[[], Retriever], waiting: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._current, self._most, self._clock = current, waiting, clock
         self._jobs: deque[_Job] = deque()
         self._there = threading.Semaphore(0)
         self._ended = False
+        self._owed = 0.0  # seconds that smaller requests may take before the next large one
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -122,8 +134,8 @@ class Engine:
                 self._answer(self._next_group())
 
     def _next_group(self) -> list[_Job]:
-        """The oldest request and the waiting requests that can be batched with it; the rest keep their order."""
-        first = self._jobs.popleft()
+        """The next request and the waiting requests that can be batched with it; the rest keep their order."""
+        first = self._next()
         group, others = [first], []
         if first.wanted is None or not first.wanted.may_join:
             return group
@@ -138,11 +150,22 @@ class Engine:
         self._jobs.extendleft(reversed(others))
         return group
 
+    def _next(self) -> _Job:
+        """Removes the request to answer next from the waiting ones."""
+        first = self._jobs[0]
+        if self._owed > 0 and first.is_large:
+            first = next((job for job in tuple(self._jobs) if not job.is_large), first)
+        self._jobs.remove(first)
+        return first
+
     def _answer(self, group: list[_Job]) -> None:
         group = [job for job in group if not job.future.cancelled()]
         if not group:
             return
+        started = self._clock()
         outcomes = _outcomes(self._current(), group)
+        seconds = self._clock() - started
+        self._owed = seconds if group[0].is_large else max(0.0, self._owed - seconds)
         group[0].future.get_loop().call_soon_threadsafe(_settle, group, outcomes)
 
 
@@ -172,13 +195,15 @@ def _is_about_all(error: Exception) -> bool:
 
 
 def _place_of(error: Exception, group: Sequence[_Job]) -> int | None:
-    """Which request's query an error is about, if it says; also makes the error's row relative to that request."""
+    """Which request's query an error is about, if it says; then also makes its row relative to that request."""
     if not isinstance(error, TwoTowerError) or error.row is None:
         return None
+    start = 0
     for place, job in enumerate(group):
-        if error.row < len(job.queries):
+        if start <= error.row < start + len(job.queries):
+            error.row -= start
             return place
-        error.row -= len(job.queries)
+        start += len(job.queries)
     return None
 
 

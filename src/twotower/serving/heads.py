@@ -55,13 +55,19 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected; uvloop's transports are not `asyncio.Transport`."""
+        self._service.connections += 1
         self._transport = transport
         self._answers = Unread(transport, self._service.settings.seconds, self._service.cut_off)
         self._protocol.connection_made(transport)
+        if self._service.connections > self._service.connection_limit:
+            self._service.turned_away()
+            transport.abort()
+            return
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has disconnected, or was disconnected."""
+        self._service.connections -= 1
         self._stop_clock()
         self._answers.stop()
         self._protocol.connection_lost(exc)

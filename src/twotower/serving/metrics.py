@@ -47,7 +47,7 @@ class Metrics:
         )
         self._refused = client.Counter(
             "twotower_refused_requests",
-            "Requests refused for their host or origin, and answers that were not read.",
+            "Requests refused for their host or origin, answers that were not read, and connections above the limit.",
             ["reason"],
             **own,
         )
@@ -69,7 +69,7 @@ class Metrics:
             self._basis(basis).inc()
 
     def refused(self, reason: str) -> None:
-        """Counts a request that is refused for its host or origin, or whose answer is not read."""
+        """Counts a request refused for its host or origin, an answer that is not read, or a connection too many."""
         self._refused.labels(reason).inc()
 
     def store_failed(self) -> None:

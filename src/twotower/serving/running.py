@@ -18,6 +18,7 @@ from twotower.errors import ConfigError
 from twotower.extras import require
 from twotower.serving.heads import Connection, noting_answers
 from twotower.serving.logs import fields, log, write_logs
+from twotower.serving.resources import raise_descriptor_limit, return_freed_memory
 from twotower.serving.service import Service
 
 SWITCH_SECONDS = 0.0005
@@ -70,6 +71,8 @@ def run(service: Service, listener: socket.socket, threads: int = 1) -> None:
     write_logs()
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_SECONDS)
+    return_freed_memory()
+    service.connection_limit = raise_descriptor_limit()
     gc.collect()
     gc.freeze()  # what is loaded now stays: exclude it from later collections
     config = uvicorn.Config(

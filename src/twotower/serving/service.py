@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -66,6 +67,7 @@ class Service:
     def __init__(self, served: Served, settings: Settings | None = None) -> None:
         self.served, self.settings = served, settings or Settings()
         self.in_flight = 0
+        self.connections, self.connection_limit = 0, sys.maxsize
         self.engine = Engine(served.retriever, self.settings.waiting)
         self.metrics = Metrics(served, self.engine.waiting)
         self.backend = Backend(served, self.engine, self.metrics)
@@ -116,6 +118,10 @@ class Service:
         """Counts and logs a client that is cut off because it does not read its answer."""
         self.metrics.refused("unread")
         log.warning("cut off", extra=fields(reason="the client does not read its answer"))
+
+    def turned_away(self) -> None:
+        """Counts a connection that is closed at once because too many are open."""
+        self.metrics.refused("connections")
 
     def close(self) -> None:
         """Stops the watch and the engine."""
@@ -228,7 +234,7 @@ class Service:
         log.warning("store failed", extra=fields(kind=type(error).__name__, reason=str(error)))
         if isinstance(error, StoreUnavailableError):
             message = "the candidate store is unavailable; try again in a moment"
-            return Refusal(503, "store_away", message, headers={"retry-after": "1"})
+            return Refusal(503, "store_unavailable", message, headers={"retry-after": "1"})
         message = "the candidate store has vectors of another model; serve a bundle that fits it"
         return Refusal(503, "store_changed", message, headers={"retry-after": "10"})
 

@@ -90,8 +90,13 @@ class Task(Protocol):
         """Prepares an untrained head."""
         ...
 
-    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
-        """A function that measures the model on these events, to be called repeatedly during training."""
+    def measured(self, events: Dataset, train: Log) -> Callable[[TwoTower], Metrics]:
+        """A function that measures the model on these events, to be called repeatedly during training.
+
+        Args:
+            events: The events to measure on.
+            train: The events that the model learns from, for metrics that depend on them.
+        """
         ...
 
     def evaluate(

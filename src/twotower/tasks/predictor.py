@@ -9,8 +9,9 @@ from torch import Tensor
 
 from twotower.data.dataset import Dataset
 from twotower.errors import TwoTowerError
+from twotower.model.embedding import BLOCK
 from twotower.model.sides import candidate_side, query_side
-from twotower.model.two_tower import BLOCK, TwoTower
+from twotower.model.two_tower import TwoTower
 
 
 class Predictor:

@@ -144,15 +144,15 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     def start(self, head: HeadModule, train: Log) -> None:
         """Does nothing, as only the order of scores counts."""
 
-    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
+    def measured(self, events: Dataset, train: Log) -> Callable[[TwoTower], Metrics]:
         """A function that measures the model on lists of these events, to be called repeatedly."""
-        lists = self._lists(events)
+        lists, lowest = self._lists(events), self._lowest(train)
         predictors: list[Predictor] = []
 
         def measure(model: TwoTower) -> Metrics:
             if not predictors:
                 predictors.append(Predictor(model, lists.events))
-            values = self._values(lists, lists.scores(model, self.name, predictors[0]), _lowest(lists))
+            values = self._values(lists, lists.scores(model, self.name, predictors[0]), lowest)
             return {name: weighted_mean(one, lists.weights) for name, one in values.items()}
 
         return measure
@@ -161,9 +161,8 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         self, model: TwoTower, test: Dataset, train: Log, *, baselines: bool = True, step: ReportStep = no_report
     ) -> TaskEvaluation:
         """NDCG and MAP over lists of test with intervals over queries, for the model and its baselines."""
-        lists = self._lists(test)
+        lists, lowest = self._lists(test), self._lowest(train)
         units = Units("lists", lists.queries, lists.weights)
-        lowest = _lowest(lists) if self.target is None else float(known_targets(train, self.target)[1].min())
         step(f"{self.name}: predicting")
         own = self._measured(lists, lists.scores(model, self.name, Predictor(model, lists.events)), units, lowest)
         beside = {}
@@ -212,6 +211,10 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         groups = groups_by(events, self.by)
         counted = ~np.isnan(targets) & (events.weights > 0) & (groups >= 0)
         return _of_events(events.take(counted), targets[counted], groups[counted], self.target)
+
+    def _lowest(self, train: Log) -> float:
+        """The lowest relevance in train; that of negatives if events have no relevance."""
+        return 0.0 if self.target is None else float(known_targets(train, self.target)[1].min())
 
     def _values(self, lists: _MeasuredLists, scores: FloatArray, lowest: float) -> dict[str, FloatArray]:
         """The value of each metric for each list, `[L]`."""
@@ -336,7 +339,3 @@ def _among_negatives(events: Dataset) -> _MeasuredLists:
     members = np.repeat(np.arange(len(events))[:, np.newaxis], candidates.shape[1], axis=1)
     note = f"Ranking is measured among {count} candidates drawn for each event, not over the whole catalogue."
     return _MeasuredLists(events, members, candidates, relevance, mask, [note])
-
-
-def _lowest(lists: _MeasuredLists) -> float:
-    return float(lists.relevance[lists.mask].min())

@@ -127,8 +127,9 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
             deviation = float(np.sqrt(np.average((targets - mean) ** 2, weights=events.weights)))
             head.set_range(mean, deviation or 1.0, float(targets.min()), float(targets.max()))
 
-    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
+    def measured(self, events: Dataset, train: Log) -> Callable[[TwoTower], Metrics]:
         """A function that measures the model on these events, to be called repeatedly."""
+        del train
         events, targets = _counting(events, self.target)
         weights = None if events.weight is None else events.weights.astype(np.float64)
         predictors: list[Predictor] = []

@@ -77,9 +77,9 @@ class Retrieval(Settings, frozen=True, kw_only=True, tag="retrieval", tag_field=
     def start(self, head: HeadModule, train: Log) -> None:
         """Does nothing, as it has no head."""
 
-    def measured(self, events: Dataset) -> Callable[[TwoTower], Metrics]:
+    def measured(self, events: Dataset, train: Log) -> Callable[[TwoTower], Metrics]:
         """Raises ConfigError; use `twotower.evaluation.Validation` to measure ranks."""
-        del events
+        del events, train
         raise ConfigError("retrieval is measured by ranks; expected evaluate(…)")
 
     def evaluate(

@@ -20,7 +20,7 @@ class TaskValidation:
         model: The model to be trained.
         tasks: The tasks to measure; retrieval, which has no head, is measured by ranks.
         events: The events to measure on.
-        train: The events whose choices `unseen` excludes.
+        train: The events that the model learns from; `unseen` excludes their choices.
         ks: List lengths of retrieval metrics.
 
     Raises:
@@ -32,7 +32,7 @@ class TaskValidation:
     ) -> None:
         retrieves = any(task.head is None for task in tasks)
         self.ranks = Validation(model, events, train, ks) if retrieves else None
-        self.tasks = {task.title: task.measured(events) for task in tasks if task.head is not None}
+        self.tasks = {task.title: task.measured(events, train) for task in tasks if task.head is not None}
 
     def measure(self, model: TwoTower) -> Scores:
         """The metrics of every task for the model in its current state.

@@ -62,6 +62,8 @@ def _check_batch(loss: Loss, log: Dataset) -> None:
     embedded: list[Tensor] = []
 
     def embed(rows: Tensor) -> Tensor:
+        there = (rows >= 0) & (rows < len(catalogue))
+        assert bool(there.all()), f"it embeds row {rows[~there][0]} of a catalogue of {len(catalogue)}"
         embedded.append(rows)
         return catalogue[rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import pyarrow as pa
 import torch
@@ -31,6 +32,8 @@ def check_store(make: Callable[[pa.Table, Tensor], Store], recall: float = 0.95)
     - Added and changed candidates are found from then on; withdrawn ones are not.
     - Queries searched together find the same as alone. A k below 1 is refused.
 
+    The store is closed at the end, also if a check fails.
+
     Args:
         make: Makes a store from a catalogue with id column `id` and its embeddings.
         recall: Minimum recall against exact search.
@@ -46,7 +49,11 @@ def check_store(make: Callable[[pa.Table, Tensor], Store], recall: float = 0.95)
     draw = torch.Generator().manual_seed(0)
     embeddings, queries = (torch.randn(count, WIDTH, generator=draw) for count in (CANDIDATES, QUERIES))
     table = catalogue(list(range(CANDIDATES)))
-    store = make(table, embeddings)
+    with closing(make(table, embeddings)) as store:
+        _check_store(store, table, embeddings, queries, recall)
+
+
+def _check_store(store: Store, table: pa.Table, embeddings: Tensor, queries: Tensor, recall: float) -> None:
     assert len(store) == CANDIDATES, f"it has {len(store)} candidates; expected {CANDIDATES}"
     _check_searches(store, table, embeddings, queries, recall)
     _check_changes(store, table, embeddings, queries)
@@ -56,7 +63,6 @@ def check_store(make: Callable[[pa.Table, Tensor], Store], recall: float = 0.95)
         except ConfigError:
             continue
         raise AssertionError(f"k={k} is not refused with a ConfigError")
-    store.close()
 
 
 def catalogue(ids: Sequence[int]) -> pa.Table:

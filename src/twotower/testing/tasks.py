@@ -102,7 +102,7 @@ def check_task(task: Task, log: Dataset) -> None:
     assert np.array_equal(predict(model, test, task.title), predict(other, test, task.title)), (
         "the same seed gives another model"
     )
-    assert task.metric in task.measured(test)(model), f"validation does not measure {task.metric}"
+    assert task.metric in task.measured(test, train)(model), f"validation does not measure {task.metric}"
     found = task.evaluate(model, test, train)
     for name, scores in found.rows.items():
         assert math.isfinite(scores.metrics[task.metric]), f"{task.metric} of {name} is {scores.metrics[task.metric]}"

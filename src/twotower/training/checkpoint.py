@@ -104,8 +104,8 @@ class Checkpoint:
         names = [*self.identity, *(name for name in state.identity if name not in self.identity)]
         if differing := [name for name in names if self.identity.get(name) != state.identity.get(name)]:
             raise SavedFolderError(
-                f"the checkpoint {self.folder} is from another training with different {' and '.join(differing)}; "
-                f"delete it to start over"
+                f"the checkpoint {self.folder} is from another training run that differs in "
+                f"{' and '.join(differing)}; delete it to start over"
             )
         return state.history
 

@@ -9,7 +9,8 @@ from twotower.data.dataset import IntArray
 from twotower.data.log import Log
 from twotower.errors import NewIdsWarning, warn
 from twotower.features import Feature
-from twotower.model.two_tower import TwoTower, features_of
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import TwoTower
 
 
 def warn_of_new_ids(model: TwoTower, train: Log) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import nn
 
 from twotower.features.lookups import Table
-from twotower.model.two_tower import TwoTower, features_of
+from twotower.model.tower_module import features_of
+from twotower.model.two_tower import TwoTower
 
 Updates = Literal["auto", "dense", "lazy"]
 """How embedding tables are updated: all rows, only the batch's rows, or whichever is faster for the table's size."""

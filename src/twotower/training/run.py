@@ -87,7 +87,7 @@ class Run:
         """Resumes from a checkpoint, if there is one.
 
         Raises:
-            SavedFolderError: It is from another training, or cannot be read.
+            SavedFolderError: It is from another training run, or cannot be read.
         """
         resumed = saved.resume(self.state.model, self.state.optimizer, self.ranks)
         if resumed is None:

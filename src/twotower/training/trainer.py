@@ -125,7 +125,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             DataError: Every event has weight 0, the loss cannot use its column of probabilities, a streamed log cannot
                 be read any more, or the validation part belongs to other data.
             TwoTowerError: The loss is no longer finite.
-            SavedFolderError: The checkpoint is from another training.
+            SavedFolderError: The checkpoint is from another training run.
         """
         self._check_fit(train, validation, stop_after)
         ranks = ranks_of_process()

@@ -61,8 +61,8 @@ class Ials(QueryScorer):
     ) -> None:
         refuse_below(1, "Ials", factors=factors, iterations=iterations)
         refuse_below(0, "Ials", regularization=regularization, alpha=alpha, seed=seed)
-        threads = require("threadpoolctl", "baselines")
-        als = require("implicit.cpu.als", "baselines")
+        require("implicit", "baselines")
+        als, threads = require("implicit.cpu.als", "baselines"), require("threadpoolctl", "baselines")
         seen = Seen.of(train)
         choices = sparse.csr_matrix(
             (np.ones(len(seen.candidates), dtype=np.float32), seen.candidates, seen.offsets),

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.history import TrainingHistory
 from twotower.experiments.desks import waiting_for
+from twotower.experiments.orders import SearchRun
 from twotower.experiments.pool import Ended, Job
-from twotower.experiments.run import SearchRun
 from twotower.experiments.store import Store
 from twotower.experiments.tuning.budget import Budget
 from twotower.experiments.tuning.sampler import INTERRUPTED, SeededSampler

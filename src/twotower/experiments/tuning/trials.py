@@ -87,7 +87,7 @@ class TrialLog:
             known = self._file.identity
             if differing := [name for name, value in identity.items() if known.get(name) != value]:
                 raise SavedFolderError(
-                    f"{path.parent} holds another tuning: {', '.join(differing)} differ; choose another --out or "
+                    f"{path.parent} holds another tuning (different: {', '.join(differing)}); choose another --out or "
                     f"delete the folder"
                 )
 

@@ -22,10 +22,11 @@ from twotower.evaluation.metrics import rank_metric_names
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TUNING, working_in
 from twotower.experiments.kept import ranks_of
+from twotower.experiments.orders import RUNS, BaselineRun, ModelRun, identity_of
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.report.tuning import write_report
 from twotower.experiments.results import BaselineOutcome, Cut, ModelOutcome
-from twotower.experiments.run import RUNS, BaselineRun, ModelRun, Runner, identity_of
+from twotower.experiments.run import Runner
 from twotower.experiments.store import Store
 from twotower.experiments.study import cut_of
 from twotower.experiments.tuning.budget import Budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ OVERFETCH_LIMIT = 512
 """Up to 512 exclusions: overfetch by that many and drop them; beyond that, let Milvus filter them."""
 
 PUBLISH_SECONDS = 600.0
-"""Allow each call at least this many seconds while a catalogue is published."""
+"""Allow each call at least this many seconds while a catalogue is published or loaded into memory."""
 
 MAX_WIDTH = 4096
 """Allow search widths (`ef`) up to this."""
@@ -67,13 +68,16 @@ class MilvusStore:
         settings: Settings of the store.
         towers: Version id of the towers whose vectors to search.
         generation: The catalogue to search; default: the live one of these towers, or else the newest.
+        client: The client to use; default: a new one.
     """
 
     kind = "milvus"
 
-    def __init__(self, settings: Milvus, towers: str, generation: Generation | None = None) -> None:
+    def __init__(
+        self, settings: Milvus, towers: str, generation: Generation | None = None, client: Client | None = None
+    ) -> None:
         self.settings, self.version = settings, towers
-        self.client = Client(settings.address, settings.timeout)
+        self.client = Client(settings.address, settings.timeout) if client is None else client
         self._generation = generation
 
     @property
@@ -127,9 +131,12 @@ class MilvusStore:
 
     def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
         """Adds and changes candidates, a thousand at a time; see `Store.upsert`."""
-        own = self.generation
-        rows = rows_of(candidates, own, lengthened(embeddings, own.length))
-        self._on(lambda client, own: put(client, own, rows, self.settings.timeout))
+
+        def change(client: Any, own: Generation) -> None:
+            rows = rows_of(candidates, own, lengthened(embeddings, own.length))
+            put(client, own, rows, self.settings.timeout)
+
+        self._on(change)
 
     def withdraw(self, ids: Iterable[Id]) -> None:
         """Removes candidates, a thousand at a time; see `Store.withdraw`."""
@@ -138,7 +145,7 @@ class MilvusStore:
         def take(client: Any, own: Generation) -> None:
             for start in range(0, len(gone), PAGE_ROWS):
                 some = among(own.key.stored, gone[start : start + PAGE_ROWS])  # quotes ids in Milvus's syntax
-                client.delete(own.relation, filter=some, timeout=self.settings.timeout)
+                client.delete(own.relation, filter=some)
 
         self._on(take)
 
@@ -148,7 +155,7 @@ class MilvusStore:
         if wide >= MAX_WIDTH:
             return None
         settings = msgspec.structs.replace(self.settings, search=min(MAX_WIDTH, int(WIDENING * wide)))
-        return MilvusStore(settings, self.version, self._generation)
+        return MilvusStore(settings, self.version, self._generation, self.client)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -160,7 +167,7 @@ class MilvusStore:
         try:
             return self.client.repeatable(lambda client: work(client, own))
         except UnloadedCollectionError:
-            self.client.repeatable(lambda client: client.load_collection(own.relation))
+            self.client.repeatable(lambda client: client.load_collection(own.relation, timeout=PUBLISH_SECONDS))
         except MissingCollectionError:
             self._generation = None
         return self.client.repeatable(lambda client: work(client, self.generation))
@@ -178,7 +185,6 @@ class MilvusStore:
             output_fields=[column.stored for column in own.columns],
             search_params={"metric_type": "IP", "params": {"ef": wide}},
             anns_field=VECTOR,
-            timeout=self.settings.timeout,
         )
         return [
             [{**hit["entity"], own.key.stored: _key(hit, own.key.stored), "score": hit["distance"]} for hit in hits]
@@ -208,16 +214,16 @@ class MilvusStore:
         pages = client.query_iterator(own.relation, batch_size=PAGE_ROWS, filter=text, output_fields=names)
         vector = torch.from_numpy(padded_queries(query.unsqueeze(0))[0])
         best: list[dict[str, Any]] = []
-        while page := pages.next():
-            vectors = torch.from_numpy(np.asarray([row.pop(VECTOR) for row in page], dtype=np.float32))
-            for row, score in zip(page, vectors.mv(vector).tolist(), strict=True):
-                best.append({**row, "score": score})
-            best = sorted(best, key=lambda row: -row["score"])[:k]
-        pages.close()
+        with closing(pages):
+            while page := pages.next():
+                vectors = torch.from_numpy(np.asarray([row.pop(VECTOR) for row in page], dtype=np.float32))
+                for row, score in zip(page, vectors.mv(vector).tolist(), strict=True):
+                    best.append({**row, "score": score})
+                best = sorted(best, key=lambda row: -row["score"])[:k]
         return best
 
     def _count(self, client: Any, own: Generation, text: str) -> int:
-        found = client.query(own.relation, filter=text, output_fields=["count(*)"], timeout=self.settings.timeout)
+        found = client.query(own.relation, filter=text, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
 
@@ -305,16 +311,14 @@ class Milvus(Settings, frozen=True, tag="milvus", tag_field="kind"):
     def publish(self, publication: Publication) -> tuple[Milvus, Parity]:
         """See `StoreSettings.publish`."""
         patient = msgspec.structs.replace(self, timeout=max(self.timeout, PUBLISH_SECONDS))
-        client = Client(self.address, patient.timeout)
-        number = client.repeatable(lambda own: next_number(own, self.name))
-        sizes = self.neighbours, self.build
-        own = client.repeatable(lambda inner: fill(client, inner, self.name, number, publication, sizes))
-        try:
-            store, parity = fitted_store(MilvusStore(patient, publication.towers, own), publication)
-            store.close()
-        except BaseException:
-            client.repeatable(lambda inner: drop(inner, own.relation))
-            raise
-        client.repeatable(lambda inner: make_live(inner, self.name, own))
-        client.close()
+        with closing(Client(self.address, patient.timeout)) as client:
+            number = client.repeatable(lambda own: next_number(own, self.name))
+            sizes = self.neighbours, self.build
+            own = client.repeatable(lambda inner: fill(client, inner, self.name, number, publication, sizes))
+            try:
+                store, parity = fitted_store(MilvusStore(patient, publication.towers, own, client), publication)
+            except BaseException:
+                client.repeatable(lambda inner: drop(inner, own.relation))
+                raise
+            client.repeatable(lambda inner: make_live(inner, self.name, own, publication.served))
         return msgspec.structs.replace(store.settings, timeout=self.timeout), parity

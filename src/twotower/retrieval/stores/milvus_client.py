@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +31,15 @@ ATTEMPTS = 2
 
 PAUSE_SECONDS = 1.0
 """After a failed connection, do not try another for this many seconds."""
+
+TIMED_CALLS = frozenset(
+    {
+        *("list_collections", "has_collection", "describe_collection", "list_aliases", "alter_collection_properties"),
+        *("create_alias", "alter_alias", "create_collection", "drop_collection"),
+        *("insert", "upsert", "delete", "query", "query_iterator", "search"),
+    }
+)
+"""Give these calls a timeout; pymilvus by default waits for ever. The others take as long as a catalogue is large."""
 
 CHANNEL = {
     "grpc.keepalive_time_ms": 300_000,  # servers close connections that ping more often than allowed
@@ -132,10 +142,26 @@ class Client:
             self._failure = time.monotonic() + PAUSE_SECONDS, str(unavailable)
             raise unavailable from error
         self._failure = None
-        return client
+        return _Timed(client, self.seconds)
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"Milvus at {self.address} is unavailable: {_first_line(error)}")
+
+
+class _Timed:
+    """A client of pymilvus whose calls have a timeout.
+
+    Args:
+        client: The client.
+        seconds: The timeout of calls that are given no other.
+    """
+
+    def __init__(self, client: Any, seconds: float) -> None:
+        self._client, self._seconds = client, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        return partial(call, timeout=self._seconds) if name in TIMED_CALLS else call
 
 
 def uri_of(address: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -129,8 +129,8 @@ def _index(client: Any, own: Generation, sizes: tuple[int, int]) -> None:
     client.load_collection(own.relation)
 
 
-def make_live(client: Any, name: str, own: Generation) -> None:
-    """Moves the alias to a generation; keeps the previous generation and drops older ones."""
+def make_live(client: Any, name: str, own: Generation, served: Collection[str]) -> None:
+    """Moves the alias to a generation; keeps the previous one and those of served towers, and drops the others."""
     before = _live(client, name)
     client.alter_collection_properties(own.relation, {READY: "true"})
     if before is None:
@@ -138,7 +138,8 @@ def make_live(client: Any, name: str, own: Generation) -> None:
     else:
         client.alter_alias(own.relation, name)
     for collection, kept in _collections(client, name).items():
-        if collection not in (own.relation, before) and kept.get(READY) == "true":
+        is_needed = collection in (own.relation, before) or kept[TOWERS] in served
+        if not is_needed and kept.get(READY) == "true":
             drop(client, collection)
 
 

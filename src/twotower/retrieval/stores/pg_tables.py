@@ -6,7 +6,7 @@ and of `twotower_stores` see either the old or the new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -203,8 +203,8 @@ def _index(connection: Any, own: Generation, rows: int, neighbours: int, build: 
         connection.execute(statement)
 
 
-def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
-    """Makes a generation live in one transaction; keeps the previous generation and drops older ones."""
+def make_live(connection: Any, name: str, number: int, own: Generation, served: Collection[str]) -> None:
+    """Makes a generation live in one transaction; keeps the previous one and those of served towers."""
     with connection.transaction():
         connection.execute("SELECT 1 FROM twotower_stores WHERE name = %s FOR UPDATE", [name])
         before = connection.execute(
@@ -218,13 +218,14 @@ def make_live(connection: Any, name: str, number: int, own: Generation) -> None:
         connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
         connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {quoted(own.relation)}")
         connection.execute(f"COMMENT ON VIEW {quoted(name)} IS '{VIEW_COMMENT}'")
-    forget(connection, name, f"generation < {number if before is None else before[0]}")
+    forget(connection, name, f"generation < {number if before is None else before[0]}", served)
 
 
-def forget(connection: Any, name: str, which: str) -> None:
-    """Drops generations, each in its own transaction."""
+def forget(connection: Any, name: str, which: str, served: Collection[str] = ()) -> None:
+    """Drops generations, except those of served towers, each in its own transaction."""
     rows = connection.execute(
-        f"SELECT generation, relation FROM twotower_stores WHERE name = %s AND {which}", [name]
+        f"SELECT generation, relation FROM twotower_stores WHERE name = %s AND {which} AND towers <> ALL(%s)",
+        [name, list(served)],
     ).fetchall()
     for number, table in rows:
         with connection.transaction():

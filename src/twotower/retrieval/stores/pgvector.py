@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -57,13 +58,20 @@ class PgVectorStore:
         settings: Settings of the store.
         towers: Version id of the towers whose vectors to search.
         generation: The catalogue to search; default: the live one of these towers, or else the newest.
+        connections: The connections to use; default: new ones.
     """
 
     kind = "pgvector"
 
-    def __init__(self, settings: PgVector, towers: str, generation: Generation | None = None) -> None:
+    def __init__(
+        self,
+        settings: PgVector,
+        towers: str,
+        generation: Generation | None = None,
+        connections: Connections | None = None,
+    ) -> None:
         self.settings, self.version = settings, towers
-        self.connections = Connections(settings.address, settings.timeout)
+        self.connections = Connections(settings.address, settings.timeout) if connections is None else connections
         self._generation = generation
 
     @property
@@ -100,13 +108,17 @@ class PgVectorStore:
         own = self.generation
         check_search(embeddings, k, own.width)
         outs = [()] * len(embeddings) if excluded is None else excluded
-        queries = [
-            query_of(own, vector, k, out, condition)
-            for vector, out in zip(padded_queries(embeddings), outs, strict=True)
-        ]
-        rows = self._on_table(lambda connection, _: self._rows(connection, queries, k))
+
+        def ask(connection: Any, own: Generation) -> list[list[Any]]:
+            queries = [
+                query_of(own, vector, k, out, condition)
+                for vector, out in zip(padded_queries(embeddings), outs, strict=True)
+            ]
+            return self._rows(connection, queries, k)
+
+        rows = self._on_table(ask)
         counts = [len(one) for one in rows]
-        table, scores = table_of([row for one in rows for row in one], own)
+        table, scores = table_of([row for one in rows for row in one], self.generation)
         ends = np.cumsum([0, *counts])
         return [
             Found(table.slice(start, count), scores[start : start + count])
@@ -115,13 +127,12 @@ class PgVectorStore:
 
     def upsert(self, candidates: pa.Table, embeddings: Tensor) -> None:
         """Adds and changes candidates in one transaction; see `Store.upsert`."""
-        own = self.generation
-        stored = to_stored(candidates, own.columns)
-        vectors = lengthened(embeddings, own.length)
-        names = [quoted(name) for name in [*stored.column_names, VECTOR]]
-        changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != quoted(own.key.stored))
 
         def put(connection: Any, own: Generation) -> None:
+            stored = to_stored(candidates, own.columns)
+            vectors = lengthened(embeddings, own.length)
+            names = [quoted(name) for name in [*stored.column_names, VECTOR]]
+            changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != quoted(own.key.stored))
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute(f"CREATE TEMP TABLE incoming (LIKE {quoted(own.relation)}) ON COMMIT DROP")
             copy_rows(connection, "incoming", stored, vectors)
@@ -149,7 +160,7 @@ class PgVectorStore:
         if wide >= MAX_WIDTH:
             return None
         settings = msgspec.structs.replace(self.settings, search=min(MAX_WIDTH, int(WIDENING * wide)))
-        return PgVectorStore(settings, self.version, self._generation)
+        return PgVectorStore(settings, self.version, self._generation, self.connections)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -242,11 +253,10 @@ class PgVector(Settings, frozen=True, tag="pgvector", tag_field="kind"):
         with only_publisher(connection, self.name) as number:
             own = fill(connection, self.name, number, publication, self.neighbours, self.build)
             try:
-                store = PgVectorStore(self, publication.towers, own)
-                store, parity = fitted_store(store, publication)
-                store.close()
+                with closing(PgVectorStore(self, publication.towers, own)) as store:
+                    fitted, parity = fitted_store(store, publication)
             except BaseException:
                 forget(connection, self.name, f"generation = {number}")
                 raise
-            make_live(connection, self.name, number, own)
-            return store.settings, parity
+            make_live(connection, self.name, number, own, publication.served)
+            return fitted.settings, parity

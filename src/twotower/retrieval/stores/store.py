@@ -104,7 +104,10 @@ class Store(Protocol):
         ...
 
     def wider(self) -> Store | None:
-        """The same store with a wider search; None if the search cannot or need not be wider."""
+        """The same store with a wider search; None if the search cannot or need not be wider.
+
+        Both share their resources, so closing one closes both.
+        """
         ...
 
     def close(self) -> None:
@@ -123,6 +126,7 @@ class Publication:
         towers: Version id of the towers that made the embeddings.
         queries: Query embeddings to measure recall with, `[n, d]`.
         threshold: The required recall; None for any.
+        served: Version ids of towers whose vectors must stay because a service still searches them.
     """
 
     candidates: pa.Table
@@ -131,6 +135,7 @@ class Publication:
     towers: str
     queries: Tensor
     threshold: float | None
+    served: frozenset[str] = frozenset()
 
 
 @runtime_checkable
@@ -153,7 +158,8 @@ class StoreSettings(Protocol):
     def publish(self, publication: Publication) -> tuple[StoreSettings, Parity]:
         """Uploads a catalogue next to the live one, measures it, and then makes it live atomically.
 
-        The previously live catalogue is kept until the next publication, for processes that still search it.
+        The previously live catalogue is kept until the next publication, for processes that still search it; so are
+        those of the towers in `served`.
 
         Returns:
             The settings, with the search width found by measuring, and the recall.

@@ -1,15 +1,18 @@
-"""What tests of warm starts and updates share: a log in two parts, a small config, runs in the test's own process."""
+"""Fixtures of warm starts and updates: a log in two parts, a small config, runs in the test's own process."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from twotower import data
+from twotower.experiments import train as train_module
 from twotower.experiments.desks import ListDesk
 from twotower.experiments.pool import Reporter
 from twotower.experiments.run import Runner
@@ -39,8 +42,18 @@ def run_here(make: type[Runner], desk: ListDesk, *others: Any) -> None:
         runner(job.spec, _Silent())
 
 
-def write_logs(folder: Path) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def no_pool() -> Iterator[None]:
+    """`train` performs its runs in the test's own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "run_jobs", run_here)
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm_logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A log, its earlier events, and its later ones, among which are new users and new movies."""
+    folder = tmp_path_factory.mktemp("logs")
     log = data.simulated(60, 40, 1000, seed=1)
     table = log.interactions.take(pa.array(np.argsort(log.times, kind="stable")))
     rows = np.arange(table.num_rows)
