@@ -210,7 +210,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_announced(bundle: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["missing.tower"], 5, "missing.tower cannot be read"),
+        (["missing.tower"], 5, "missing.tower does not exist"),
         (["BUNDLE", "--token-file", "missing"], 2, "--token-file missing"),
         (["BUNDLE", "--engine", "tensorflow"], 2, "expected torch or onnx"),
         (["BUNDLE", "--engine", "onnx"], 2, "no ONNX towers"),

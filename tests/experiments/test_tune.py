@@ -116,7 +116,7 @@ def test_a_folder_of_something_else_is_refused(out: Path, toy_config: Path, tmp_
     with pytest.raises(SavedFolderError, match=r"out holds another tuning \(different: space\)"):
         attempt(narrower, out)
     other_split = msgspec.structs.replace(config, split=msgspec.structs.replace(config.split, seed=1))
-    with pytest.raises(SavedFolderError, match="data and split, config differ"):
+    with pytest.raises(SavedFolderError, match="different: data and split, config"):
         attempt(other_split, out)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"is not a tuning \(it contains thesis\.tex\)"):

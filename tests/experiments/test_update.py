@@ -115,7 +115,7 @@ def test_without_versions_there_is_none_to_go_back_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pgvector", "milvus"])
 def test_updates_of_a_bundle_with_a_store(
     kind: str,
-    logs: dict[str, Path],
+    warm_logs: dict[str, Path],
     tmp_path: Path,
     request: pytest.FixtureRequest,
     store_name: Callable[[], str],
@@ -124,20 +124,20 @@ def test_updates_of_a_bundle_with_a_store(
     server = request.getfixturevalue("postgres" if kind == "pgvector" else "milvus")
     store = (PgVector if kind == "pgvector" else Milvus)(server.address, store_name())
     bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
-    update(config_of(logs[OLD]), bundle, settings)
+    update(config_of(warm_logs[OLD]), bundle, settings)
     Retriever(with_store(load_bundle(bundle), store, 0.9)).save(bundle)
     first = Retriever.load(bundle)
     _check_searches_its_store(bundle, store)
-    second = update(config_of(logs[ALL]), bundle, settings)
+    second = update(config_of(warm_logs[ALL]), bundle, settings)
     assert (second.outcome, second.before) == ("published", first.version)
     assert second.gates[-1].said.startswith("The store finds")
     _check_searches_its_store(bundle, store)
     assert len(first.recommend({"user_id": 1}, k=3)) == 3  # by a service that has not switched yet
-    third = update(config_of(logs[ALL]), bundle, settings)
+    third = update(config_of(warm_logs[ALL]), bundle, settings)
     for version in (second.version, first.version):  # the store had dropped the vectors of the first
         assert roll_back(bundle).version == version
         _check_searches_its_store(bundle, store)
-    fourth = update(config_of(logs[ALL]), bundle, settings)
+    fourth = update(config_of(warm_logs[ALL]), bundle, settings)
     assert (fourth.outcome, fourth.before) == ("published", first.version)
     assert fourth.version != third.version
     _check_searches_its_store(bundle, store)
@@ -156,12 +156,12 @@ def _check_searches_its_store(bundle: Path, store: PgVector | Milvus) -> None:
         assert ids == expected
 
 
-def test_an_update_of_a_bundle_with_onnx_towers_writes_them(logs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_update_of_a_bundle_with_onnx_towers_writes_them(warm_logs: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
-    update(config_of(logs[OLD]), bundle, settings)
+    update(config_of(warm_logs[OLD]), bundle, settings)
     Retriever(with_onnx(load_bundle(bundle))).save(bundle)
-    report = update(config_of(logs[ALL]), bundle, settings)
+    report = update(config_of(warm_logs[ALL]), bundle, settings)
     assert report.outcome == "published"
     torch_answer, onnx_answer = (
         Retriever.load(bundle, engine=engine).recommend({"user_id": 7}, k=5) for engine in ("torch", "onnx")

@@ -126,7 +126,7 @@ def test_what_the_optimiser_knows_lies_beside_the_bundle_and_is_carried_over(
 
 
 def test_a_warm_start_has_a_fifth_of_the_recipes_rate_unless_the_config_names_one(
-    bundles: tuple[Path, dict[str, TrainedBundle]], logs: dict[str, Path], tmp_path: Path
+    bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:
     folder, _ = bundles
 
@@ -141,11 +141,11 @@ def test_a_warm_start_has_a_fifth_of_the_recipes_rate_unless_the_config_names_on
         ({"optimizer": {"learning_rate": 0.003}}, 0.003),
         ({"optimizer": {"weight_decay": 0.0}}, full / 5),
     ):
-        train(config_of(logs[NEW], training), tmp_path / "next", before=Before(folder / OLD))
+        train(config_of(warm_logs[NEW], training), tmp_path / "next", before=Before(folder / OLD))
         assert rate_of(tmp_path / "next") == pytest.approx(expected)
-    train(config_of(logs[NEW]), tmp_path / "again", before=Before(folder / NEW))
+    train(config_of(warm_logs[NEW]), tmp_path / "again", before=Before(folder / NEW))
     assert rate_of(tmp_path / "again") == pytest.approx(full / 5)  # not a fifth of a fifth
-    train(config_of(logs[ALL]), tmp_path / "fresh", before=Before(folder / OLD, fresh=True))
+    train(config_of(warm_logs[ALL]), tmp_path / "fresh", before=Before(folder / OLD, fresh=True))
     assert rate_of(tmp_path / "fresh") == full
 
 

@@ -74,7 +74,7 @@ def test_what_is_put_at_the_path_is_noticed(bundle: Path, client_of: Clients) ->
 
 
 def test_one_that_cannot_be_served_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SavedFolderError, match="cannot be read"):
+    with pytest.raises(SavedFolderError, match="does not exist"):
         Served(tmp_path / "nothing")
 
 
