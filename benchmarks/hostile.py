@@ -102,6 +102,14 @@ def awkward(numbers: Numbers, number: int) -> bytes:
     return posted(msgspec.json.encode({"queries": queries, "k": 10, "exclude": [number]}))
 
 
+async def read_large(port: int, numbers: Numbers) -> None:
+    """Asks for one large answer, and reads it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(large(numbers))
+    await _answer(reader, 0.0)
+    writer.transport.abort()
+
+
 async def besiege(port: int, numbers: Numbers, seconds: float) -> dict[str, Kind]:
     """Lets all hostile clients act for some seconds, and returns what they did.
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hostile import Kind, Numbers, besiege
+from hostile import Kind, Numbers, besiege, read_large
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from measuring import write_report
@@ -124,10 +124,12 @@ def stage(options: argparse.Namespace, console: Console) -> Iterator[Stage]:
 
 def siege(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Runs the three phases and prints their tables."""
+    numbers = numbers_of(options)
     with stage(options, console) as on:
+        asyncio.run(read_large(on.server.port, numbers))  # starts the threads that only large answers need
         before = phase("before", on, options, options.quiet_seconds, FIRST_SWAPS)
         swapped = events_of(on.log)["bundle swapped"]
-        hostile = start_hostile(on.server.port, options)
+        hostile = start_hostile(on.server.port, options.seconds, numbers)
         during = phase("siege", on, options, options.seconds, options.swaps)
         kinds = kinds_of(hostile)
         time.sleep(options.timeout + 2)  # longer than the service waits for anybody
@@ -158,9 +160,9 @@ def publish(on: Stage, swaps: int, seconds: float) -> None:
         offer(on.paths, on.target, swaps, 0, seconds / (swaps + 1))
 
 
-def start_hostile(port: int, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """Starts a process with all hostile clients."""
-    numbers = Numbers(
+def numbers_of(options: argparse.Namespace) -> Numbers:
+    """How many hostile clients there are."""
+    return Numbers(
         idle=options.idle,
         slow_heads=options.slow_heads,
         slow_bodies=options.slow_bodies,
@@ -170,7 +172,11 @@ def start_hostile(port: int, options: argparse.Namespace) -> subprocess.Popen[by
         queries=options.queries,
         k=options.unread_k,
     )
-    command = [sys.executable, __file__, "hostile", "--port", port, "--seconds", options.seconds]
+
+
+def start_hostile(port: int, seconds: float, numbers: Numbers) -> subprocess.Popen[bytes]:
+    """Starts a process with all hostile clients."""
+    command = [sys.executable, __file__, "hostile", "--port", port, "--seconds", seconds]
     command += ["--numbers", msgspec.json.encode(numbers).decode()]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
 

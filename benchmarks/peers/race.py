@@ -236,8 +236,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "race.png")
     options = parser.parse_args()
     names = [one.name for one in RUNNERS]
-    if strangers := sorted(set(options.runners) - set(names)):
-        parser.error(f"--runners: {strangers[0]!r} is unknown; expected one of {', '.join(map(repr, names))}")
+    if unknown := sorted(set(options.runners) - set(names)):
+        parser.error(f"--runners: {unknown[0]!r} is unknown; expected one of {', '.join(map(repr, names))}")
     torch.set_num_threads(options.threads)
     runners = [one for one in RUNNERS if one.name in options.runners]
     out, heats = Console(), []
