@@ -156,6 +156,16 @@ def test_what_training_did_not_see_is_measured(run: Run, toy_config: Path, tmp_p
     assert set(outcome["scores"]) >= {"new queries: popularity", "new candidates", "new candidates: chance"}
 
 
+def test_explicit_negatives_are_measured_beside_the_same_loss_without(run: Run, tmp_path: Path) -> None:
+    sizes = ("--sizes", 20, 40, 600, "--length", 4, "--personal", 0, "--weights", 10, "--counts", 3)
+    said = run("exposures.py", *sizes, "--epochs", 1, "--seeds", 2, "--out", tmp_path / "exposures.json")
+    outcomes = read(tmp_path / "exposures.json")["outcomes"]
+    settings = [(one["setting"]["loss"], one["setting"]["count"], one["seed"]) for one in outcomes]
+    assert settings == [(loss, n, seed) for seed in (0, 1) for loss in ("full", "in-batch") for n in (0, 3)]
+    assert all(set(one["scores"]) >= {"free all.mrr", "exposed mrr"} for one in outcomes)
+    assert "±" in said
+
+
 def test_re_ranking_is_measured_beside_the_towers_alone(run: Run, tmp_path: Path) -> None:
     arguments = ("simulated:20,55,400", "--seeds", 1, "--epochs", 1)
     said = run("reranking.py", *arguments, "--out", tmp_path / "reranking.json")

@@ -59,14 +59,33 @@ WHOLE = Place()
 """All rows of a table, checked at once."""
 
 
-def roles_of(query_id: str, candidate_id: str, time: str | None, weight: str | None) -> list[str]:
-    """The interaction columns that are always read: ids, and time and weight where named.
+def roles_of(
+    query_id: str,
+    candidate_id: str,
+    time: str | None,
+    weight: str | None,
+    chosen: str | None = None,
+    request: str | None = None,
+) -> list[str]:
+    """The interaction columns that are always read: ids first, then the others that are named.
 
     Raises:
-        ConfigError: A column has two roles, or an empty name.
+        ConfigError: A column has two roles, or an empty name; or `chosen` and `request` are not used together with what
+            they need.
     """
-    refuse_nameless("interactions", query_id=query_id, candidate_id=candidate_id, time=time, weight=weight)
     roles = {"query_id": query_id, "candidate_id": candidate_id, "time": time, "weight": weight}
+    roles |= {"chosen": chosen, "request": request}
+    refuse_nameless("interactions", **roles)
+    if request is not None and chosen is None:
+        raise ConfigError(
+            f"request={request!r} without chosen; expected chosen=…, the column that tells chosen rows from others",
+            field="request",
+        )
+    if chosen is not None and time is None and request is None:
+        raise ConfigError(
+            f"chosen={chosen!r} without time and request; expected one of them, to tell which rows were shown together",
+            field="chosen",
+        )
     named = {role: column for role, column in roles.items() if column is not None}
     for column in named.values():
         same = [role for role, other in named.items() if other == column]
@@ -176,6 +195,38 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
             f"expected a weight of at most {LARGEST_WEIGHT:g}"
         )
     return pa.array(weights)
+
+
+def check_chosen(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> npt.NDArray[np.bool_]:
+    """Which rows were chosen, `[N]`.
+
+    Raises:
+        DataError: A value is null, or neither a boolean nor 0 or 1; or no row was chosen.
+    """
+    expected = "true for a row that was chosen, else false (or 1 and 0)"
+    if not (pa.types.is_boolean(column.type) or pa.types.is_integer(column.type)):
+        raise DataError(
+            f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}",
+            column=name,
+            row=0,
+        )
+    _refuse_null(column, name, expected, place)
+    values = column.to_numpy()
+    wrong = np.flatnonzero((values != 0) & (values != 1))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}",
+            column=name,
+            row=row,
+        )
+    is_chosen: npt.NDArray[np.bool_] = values.astype(bool)
+    if not is_chosen.any():
+        raise DataError(
+            f"interactions, column {name!r}: none of the {len(values):,} rows was chosen; expected at least one",
+            column=name,
+        )
+    return is_chosen
 
 
 def refuse_no_weight(total: float, name: str) -> None:

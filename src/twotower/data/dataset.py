@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import shortened
+from twotower.data.exposures import Exposures, joined
 from twotower.data.fingerprints import fingerprint
 from twotower.data.ordered import SortedEvents
 from twotower.errors import ConfigError, DataError
@@ -49,6 +50,8 @@ class Dataset:
         dropped_candidates: Ids of some of these candidates.
         oracle: The true choice probabilities where they are known (simulated data).
         terms: Terms of use of the data, in a sentence.
+        exposures: What was shown with the events and not chosen; None if the log does not say. Exposures are not
+            events: nothing counts them as choices.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Dataset:
     dropped_candidates: tuple[object, ...] = ()
     oracle: Oracle | None = field(default=None, repr=False)
     terms: str = ""
+    exposures: Exposures | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         tables = {"interactions": self.interactions, "queries": self.queries, "candidates": self.candidates}
@@ -118,6 +122,7 @@ class Dataset:
             interactions=self.interactions.take(pa.array(numbers)),
             query_index=self.query_index[numbers],
             candidate_index=self.candidate_index[numbers],
+            exposures=None if self.exposures is None else self.exposures.take(numbers),
         )
 
     def candidate_counts(self) -> IntArray:
@@ -190,8 +195,8 @@ class Dataset:
         return SortedEvents(queries, offsets, candidates, None if times is None else times[order], order)
 
     def identity(self) -> list[str]:
-        """The fingerprint of the events, which does not depend on their order."""
-        return [fingerprint(self)]
+        """The fingerprint of the events, which does not depend on their order, and a digest of their exposures."""
+        return [fingerprint(self), *([] if self.exposures is None else [self.exposures.digest()])]
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Dataset:
         """All events, or those of some queries.
@@ -225,6 +230,7 @@ def concat(parts: Sequence[Dataset]) -> Dataset:
         interactions=pa.concat_tables([part.interactions for part in parts]),
         query_index=np.concatenate([part.query_index for part in parts]),
         candidate_index=np.concatenate([part.candidate_index for part in parts]),
+        exposures=joined([(part.exposures, len(part)) for part in parts]),
     )
 
 

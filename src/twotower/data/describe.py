@@ -54,6 +54,7 @@ class Description(msgspec.Struct, frozen=True):
         columns: All columns of the three tables.
         dropped: Events dropped because their candidate is unknown.
         terms: Terms of use of the data.
+        exposures: Candidates shown with events and not chosen, counted once per list; None if the log does not say.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Description(msgspec.Struct, frozen=True):
     columns: list[Column]
     dropped: int
     terms: str
+    exposures: int | None = None
 
 
 @checks_arguments
@@ -104,6 +106,7 @@ def describe(data: Dataset) -> Description:
         ],
         dropped=data.dropped,
         terms=data.terms,
+        exposures=None if data.exposures is None else len(data.exposures),
     )
 
 
@@ -122,6 +125,8 @@ def describe_table(description: Description) -> Group:
         own = [column for column in description.columns if column.table == which]
         names = (f"{c.name} ({c.type}{f', {c.missing:,} missing' if c.missing else ''})" for c in own)
         figures.add_row(f"columns of {which}", ", ".join(names))
+    if description.exposures is not None:
+        figures.add_row("shown and not chosen", f"{description.exposures:,} beside the events")
     if description.dropped:
         figures.add_row("dropped", f"{description.dropped:,} events with unknown candidates")
     if description.terms:

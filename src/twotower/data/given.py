@@ -60,6 +60,8 @@ def given_parts(
         train.time,
         train.weight,
         unknown_candidates,
+        chosen=None if train.exposures is None else train.exposures.chosen,
+        request=None if train.exposures is None else train.exposures.request,
     )
     return train, {part: _events(tables, log, part, place) for part, (log, place) in read.items()}
 
@@ -89,7 +91,9 @@ def _read(train: Dataset, source: TableSource, part: str, delimiter: str | None)
     """The rows of a part, with ids cast to train's types, and where they come from."""
     read = read_source(source, part, delimiter=delimiter)
     log, place = read.table, Place(origin=read.origin)
-    wanted = [train.query_id, train.candidate_id, *filter(None, (train.time, train.weight))]
+    shown = train.exposures
+    others = (train.time, train.weight, *(() if shown is None else (shown.chosen, shown.request)))
+    wanted = [train.query_id, train.candidate_id, *filter(None, others)]
     require_columns(log, wanted, part)
     if log.num_rows == 0:
         raise DataError(f"{part} has no rows; expected at least one event")

@@ -1,4 +1,4 @@
-"""`IdRows`: maps ids to their rows in a table, built once for many lookups."""
+"""`IdRows`: maps ids to their rows in a table, built once for many lookups; and the entries of concatenated lists."""
 
 from __future__ import annotations
 
@@ -57,3 +57,16 @@ def distinct_ids(column: pa.ChunkedArray) -> pa.Array:
     """The distinct values of an id column in ascending order, whatever the order of the rows."""
     values = pc.unique(column)
     return values.take(pc.array_sort_indices(values))
+
+
+def entries_of(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Every (position in `rows`, entry) pair, where the entries of a row are `offsets[row]` to `offsets[row + 1] − 1`.
+
+    Example:
+        >>> [pairs.tolist() for pairs in entries_of(np.array([0, 2, 2, 5]), np.array([2, 0, 1]))]
+        [[0, 0, 0, 1, 1], [2, 3, 4, 0, 1]]
+    """
+    begin, count = offsets[rows], offsets[rows + 1] - offsets[rows]
+    position = np.repeat(np.arange(len(rows)), count)
+    within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+    return position, np.repeat(begin, count) + within

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset
+from twotower.data.lookup import entries_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +66,3 @@ class Seen:
         """Every (position in `queries`, candidate) pair, in ascending order of the positions."""
         position, entry = entries_of(self.offsets, queries)
         return position, self.candidates[entry]
-
-
-def entries_of(
-    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every (position in `rows`, entry) pair, where the entries of a row are `offsets[row]` to `offsets[row + 1] − 1`.
-
-    Example:
-        >>> [pairs.tolist() for pairs in entries_of(np.array([0, 2, 2, 5]), np.array([2, 0, 1]))]
-        [[0, 0, 0, 1, 1], [2, 3, 4, 0, 1]]
-    """
-    begin, count = offsets[rows], offsets[rows + 1] - offsets[rows]
-    position = np.repeat(np.arange(len(rows)), count)
-    within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
-    return position, np.repeat(begin, count) + within

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -110,8 +110,10 @@ class TimeSplit:
 
     def __call__(self, data: Dataset) -> Split:
         """Splits `data` in two."""
-        is_test = self.is_test(data.times)
-        return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self))
+        times = data.times
+        is_test = self.is_test(times)
+        begins = float(times[is_test].min(initial=np.inf))
+        return _split(data, np.flatnonzero(~is_test), np.flatnonzero(is_test), str(self), begins)
 
     def is_test(self, times: npt.NDArray[np.float64]) -> BoolArray:
         """Which events are test, given their times, `[N]`."""
@@ -263,13 +265,27 @@ def _known_share(data: Log, rule: TimeSplit) -> tuple[float | None, bool]:
     return found / (len(events) - left), several
 
 
-def _split(data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], rule: str) -> Split:
+def _split(
+    data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], rule: str, begins: float = np.inf
+) -> Split:
+    """Splits into the events at these rows; nothing shown from `begins` on, in seconds, is in train."""
     for rows, which in ((train, "train"), (test, "test")):
         refuse_empty(len(rows), which, rule, len(data))
-    parts = data.take(train), data.take(test)
+    parts = _without_exposures_of(data, train, test, begins), data.take(test)
     for part, which in zip(parts, ("train", "test"), strict=True):
         refuse_weightless(part, which, rule)
     return Split(*parts, rule=rule, fingerprint=fingerprint(*parts))
+
+
+def _without_exposures_of(
+    data: Dataset, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], begins: float
+) -> Dataset:
+    """The events of train, without what was also shown with an event of test, or shown from `begins` on."""
+    part, shown = data.take(train), data.exposures
+    if shown is None or part.exposures is None:
+        return part
+    shared = np.isin(shown.lists[train], shown.lists[test])
+    return replace(part, exposures=part.exposures.without(shared).before(begins))
 
 
 def refuse_empty(rows: int, which: str, rule: str, events: int) -> None:

@@ -13,6 +13,7 @@ from twotower.data.checks import (
     WHOLE,
     Place,
     UnknownCandidates,
+    check_chosen,
     check_data_name,
     check_ids,
     check_times,
@@ -21,7 +22,9 @@ from twotower.data.checks import (
     require_columns,
     roles_of,
 )
+from twotower.data.chosen import separated
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.exposures import BoolArray
 from twotower.data.lookup import IdRows, distinct_ids
 from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
 from twotower.data.sources import Source, TableSource, read_source, with_ids_like
@@ -36,6 +39,8 @@ def from_tables(
     candidate_id: str,
     time: str | None = None,
     weight: str | None = None,
+    chosen: str | None = None,
+    request: str | None = None,
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
@@ -52,6 +57,10 @@ def from_tables(
         time: The time column: numbers (seconds since 1970), dates or timestamps (UTC if they have no zone), or text
             in one of these forms.
         weight: The column of event weights, which must not be negative.
+        chosen: A column of booleans, or of 1 and 0, that is false for rows that were shown and not chosen, or disliked.
+            They are no events but `Dataset.exposures`; their weights do not matter. Default: every row was chosen.
+        request: With `chosen`, a column of request ids: rows of one query and request were shown together. Default:
+            rows that were not chosen belong to the query's event nearest in time.
         queries: One row per query. Default: the distinct ids of the log.
         candidates: One row per candidate: the catalogue. Default: the distinct ids of the log.
         unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
@@ -63,8 +72,8 @@ def from_tables(
         ConfigError: `unknown_candidates` or `delimiter` is not an allowed value, a column has two roles, or the name is
             blank.
         DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event has an
-            unknown query or candidate, a time or weight is invalid, or no event is left. The message names
-            the column, the row, the value and what was expected.
+            unknown query or candidate, a time, weight or value of `chosen` is invalid, or no event is left. The message
+            names the column, the row, the value and what was expected.
 
     Example:
         >>> import pyarrow as pa
@@ -74,10 +83,21 @@ def from_tables(
         (3, 2)
     """
     check_data_name(name)
-    log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight), delimiter)
+    log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), delimiter)
     log, query_table = _side_table(queries, log, query_id, "queries", delimiter)
     log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)
-    tables = LogTables(name, query_table, candidate_table, query_id, candidate_id, time, weight, unknown_candidates)
+    tables = LogTables(
+        name,
+        query_table,
+        candidate_table,
+        query_id,
+        candidate_id,
+        time,
+        weight,
+        unknown_candidates,
+        chosen=chosen,
+        request=request,
+    )
     return _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
 
 
@@ -115,10 +135,13 @@ class LogTables:
         time: str | None = None,
         weight: str | None = None,
         unknown_candidates: UnknownCandidates = "refuse",
+        *,
+        chosen: str | None = None,
+        request: str | None = None,
     ) -> None:
         self.name, self.queries, self.candidates = name, queries, candidates
         self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
-        self.unknown_candidates = unknown_candidates
+        self.unknown_candidates, self.chosen, self.request = unknown_candidates, chosen, request
         self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
 
     def with_queries(self, queries: pa.Table) -> LogTables:
@@ -132,23 +155,26 @@ class LogTables:
             self.time,
             self.weight,
             self.unknown_candidates,
+            chosen=self.chosen,
+            request=self.request,
         )
 
     @property
     def columns(self) -> list[str]:
         """The interaction columns that are always read."""
-        return [column for column in (self.query_id, self.candidate_id, self.time, self.weight) if column is not None]
+        roles = self.query_id, self.candidate_id, self.time, self.weight, self.chosen, self.request
+        return [column for column in roles if column is not None]
 
     def events(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
         """`dataset` for a whole log: refuses it if no event is left, and warns about dropped events."""
         data = self.dataset(log, place)
         if len(data) == 0:
             raise no_event_left(data.dropped, self.candidate_id)
-        warn_of_dropped(data.dropped, len(log), self.candidate_id, data.dropped_candidates)
+        warn_of_dropped(data.dropped, len(data) + data.dropped, self.candidate_id, data.dropped_candidates)
         return data
 
     def dataset(self, log: pa.Table, place: Place = WHOLE) -> Dataset:
-        """Checks interactions, which may be empty, and looks up their queries and candidates.
+        """Checks interactions, which may be empty without `chosen`, and looks up their queries and candidates.
 
         Args:
             log: The interactions; the id columns have the types of the side tables.
@@ -161,20 +187,25 @@ class LogTables:
         check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
         if self.time is not None:
             log = _with_column(log, self.time, check_times(log[self.time], self.time, place))
+        is_chosen = np.ones(len(log), dtype=bool)
+        if self.chosen is not None:
+            is_chosen = check_chosen(log[self.chosen], self.chosen, place)
         if self.weight is not None:
-            log = _with_column(log, self.weight, check_weights(log[self.weight], self.weight, place))
+            weights = _or_zero(log[self.weight], is_chosen)
+            log = _with_column(log, self.weight, check_weights(weights, self.weight, place))
         query_rows = self._query_rows.of(log[self.query_id])
         candidate_rows = self._candidate_rows.of(log[self.candidate_id])
         _refuse_unknown(query_rows, log, self.query_id, "query table", place)
         known = candidate_rows >= 0
-        dropped, unknown = int((~known).sum()), ()
+        lost = is_chosen & ~known
+        dropped, unknown = int(lost.sum()), ()
         if self.unknown_candidates == "refuse":
             hint = ", or unknown_candidates='drop'"
             _refuse_unknown(candidate_rows, log, self.candidate_id, "candidate table", place, hint)
-        elif dropped:
-            unknown = tuple(pc.unique(log[self.candidate_id].filter(pa.array(~known))).slice(0, EXAMPLES).to_pylist())
+        elif not known.all():
+            unknown = tuple(pc.unique(log[self.candidate_id].filter(pa.array(lost))).slice(0, EXAMPLES).to_pylist())
             log, query_rows, candidate_rows = log.filter(pa.array(known)), query_rows[known], candidate_rows[known]
-        return Dataset(
+        rows = Dataset(
             name=self.name,
             interactions=log,
             queries=self.queries,
@@ -188,6 +219,7 @@ class LogTables:
             dropped=dropped,
             dropped_candidates=unknown,
         )
+        return rows if self.chosen is None else separated(rows, is_chosen[known], self.chosen, self.request)
 
 
 def no_event_left(dropped: int, candidate_id: str) -> DataError:
@@ -253,6 +285,14 @@ def _refuse_unknown(rows: IntArray, log: pa.Table, column: str, where: str, plac
             f"interactions, column {column!r}, {place.row(first)}: {log[column][first].as_py()!r} is not "
             f"in the {where} (rows affected: {len(unknown)}{place.where}); expected an id from the {where}{hint}"
         )
+
+
+def _or_zero(column: pa.ChunkedArray, is_chosen: BoolArray) -> pa.ChunkedArray:
+    """Weights, with 0 for rows that were not chosen."""
+    if is_chosen.all():
+        return column
+    zero = pa.scalar("0" if pa.types.is_string(column.type) else 0).cast(column.type)
+    return pc.if_else(pa.array(is_chosen), column, zero)
 
 
 def _with_column(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:

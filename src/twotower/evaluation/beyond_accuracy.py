@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from twotower.data.dataset import Dataset
-from twotower.data.seen import Seen, entries_of
+from twotower.data.lookup import entries_of
+from twotower.data.seen import Seen
 from twotower.evaluation.intervals import weighted_mean
 
 FloatArray = npt.NDArray[np.float64]

@@ -20,6 +20,7 @@ from twotower.evaluation.baselines.names import NAMES, BaselineNames, check_base
 from twotower.evaluation.beside import measure_baselines
 from twotower.evaluation.by_rank import METRICS
 from twotower.evaluation.comparisons import Comparison, against_baselines, compare
+from twotower.evaluation.exposed import exposed_grid
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.measure import Measurement, measure
 from twotower.evaluation.metrics import DEFAULT_KS, Scores, Slice, check_ks, metric_label, verdict_metric
@@ -104,8 +105,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     def to_table(self) -> pa.Table:
         """All metrics as an Arrow table with one row per scorer, protocol and metric.
 
-        Columns are `scorer`, `protocol` (for a task, its name), `metric`, `value` and `half_width`: that of the 95%
-        interval over queries, null for metrics without one. `to_table().to_pandas()` converts it to a data frame.
+        Columns are `scorer`, `protocol` (`exposed`: among what was shown; for a task, its name), `metric`, `value` and
+        `half_width`: that of the 95% interval over queries, null for metrics without one. `to_table().to_pandas()`
+        converts it to a data frame.
         """
         figures = [figure for name, scores in self.rows.items() for figure in scores.figures(name)]
         figures += [figure for task in self.tasks for figure in task.figures()]
@@ -142,6 +144,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         heading = f"{protocol}, {metric_label(self.metric)}"
         return Grid([heading, "events", *map(label_of, self.rows)], rows, lines=frozenset(lines))
 
+    def _exposed_grids(self) -> list[Grid]:
+        found = exposed_grid({label_of(name): scores for name, scores in self.rows.items()})
+        return [] if found is None else [found]
+
     def _repr_html_(self) -> str:
         """HTML for notebooks."""
         of_tasks = "".join(task._repr_html_() for task in self.tasks)
@@ -152,13 +158,14 @@ class Evaluation(msgspec.Struct, frozen=True):
         if not self.rows:
             return of_tasks + notes_html(self.notes)
         grids = [self._grid(), *([differences_grid(self.comparisons)] if self.comparisons else [])]
-        tables = "".join(grid.html() for grid in (*grids, self._slices_grid("unseen")))
+        tables = "".join(grid.html() for grid in (*grids, self._slices_grid("unseen"), *self._exposed_grids()))
         return tables + of_tasks + notes_html(self.notes)
 
     def __str__(self) -> str:
         console = Console(width=120)
         with console.capture() as capture:
             tables = [self.table(), self.slices_table()] if self.rows else []
+            tables += [grid.rich() for grid in self._exposed_grids()]
             parts: list[TaskEvaluation | RerankEvaluation | WarmStartEvaluation] = [
                 *self.tasks,
                 *filter(None, [self.rerank]),

@@ -14,6 +14,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.seen import Seen
 from twotower.evaluation.beyond_accuracy import ListQuality, popularity_ranks, serendipity
 from twotower.evaluation.by_query import QueryScorer, TakeLists, rank_by_query
+from twotower.evaluation.exposed import with_exposed
 from twotower.evaluation.metrics import (
     DEFAULT_KS,
     FloatArray,
@@ -63,6 +64,8 @@ def measure(
     step: ReportStep = no_report,
 ) -> Measurement:
     """All metrics of one scorer: of ranks (with intervals and slices), per query, and of the top-k lists.
+
+    If the log says what was shown and not chosen, ranks among that are measured too.
 
     Per-query metrics use one list for each query, that of its first event in test. If the data has weights, all means
     are weighted, and events with weight 0 are skipped.
@@ -114,6 +117,7 @@ def measure(
     slices = measure_slices(test, train, (ranks[0], ranks[1]), ks, weights)
     repeats = repeats_of(test, train)
     scores = Scores(everything, unseen, half_widths, slices, new=new_choice_metrics(ranks[1], repeats, ks, weights))
+    scores = with_exposed(scores, scorer, test, ks)
     outcomes = Outcomes(ranks.astype(np.float32), test.query_index, repeats, weights)
     return Measurement(scores, outcomes)
 

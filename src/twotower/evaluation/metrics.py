@@ -12,6 +12,7 @@ import numpy.typing as npt
 from twotower.arguments import checked, checks_arguments
 from twotower.errors import ConfigError
 from twotower.evaluation.by_rank import METRICS
+from twotower.evaluation.exposed_events import ExposedEvents
 from twotower.evaluation.intervals import Interval, cluster_interval, weighted_mean
 
 DEFAULT_KS = (1, 5, 10, 50, 100)
@@ -57,6 +58,9 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
         tasks: Metrics of tasks besides retrieval, by task name; without retrieval, `all` and `unseen` are empty.
         new: Rank metrics under `unseen` for new choices only: events whose query does not have the candidate in
             train. Empty if all events are new choices, or none is.
+        exposed: Rank metrics among what was shown: of the events with which something was shown and not chosen, each
+            true candidate against those. Empty if the log does not say.
+        exposed_events: About these events; None if there are none.
     """
 
     all: Metrics
@@ -65,14 +69,17 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     slices: list[Slice] = []
     tasks: dict[str, Metrics] = {}
     new: Metrics = {}
+    exposed: Metrics = {}
+    exposed_events: ExposedEvents | None = None
 
     @property
     def by_group(self) -> dict[str, Metrics]:
         """All metrics, by protocol or task."""
-        return {"all": self.all, "unseen": self.unseen, "new": self.new or self.unseen, **self.tasks}
+        shown = {"exposed": self.exposed} if self.exposed else {}
+        return {"all": self.all, "unseen": self.unseen, "new": self.new or self.unseen, **shown, **self.tasks}
 
     def figures(self, scorer: str) -> list[dict[str, Any]]:
-        """The metrics of both protocols, as rows of `Evaluation.to_table`, under the scorer's name."""
+        """The metrics of both protocols and among what was shown, as rows of `Evaluation.to_table` under this name."""
         return [
             {
                 "scorer": scorer,
@@ -81,8 +88,8 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
                 "value": value,
                 "half_width": self.half_widths.get(f"{protocol}.{metric}"),
             }
-            for protocol in ("all", "unseen")
-            for metric, value in self.by_group[protocol].items()
+            for protocol in ("all", "unseen", "exposed")
+            for metric, value in self.by_group.get(protocol, {}).items()
         ]
 
     def value(self, metric: str) -> float:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
-from twotower.data.seen import Seen, entries_of
+from twotower.data.lookup import entries_of
+from twotower.data.seen import Seen
 from twotower.errors import TwoTowerError
 from twotower.model.two_tower import TwoTower
 

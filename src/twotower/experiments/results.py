@@ -313,15 +313,24 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     """Means over repetitions, with intervals over them; a single repetition keeps its intervals over queries."""
     if len(scores) == 1:
         return scores[0]
+    groups = [*PROTOCOLS, *(["exposed"] if all(one.exposed for one in scores) else [])]
     intervals = {
-        f"{protocol}.{metric}": mean_interval([getattr(one, protocol)[metric] for one in scores])
-        for protocol in PROTOCOLS
-        for metric in getattr(scores[0], protocol)
+        f"{group}.{metric}": mean_interval([getattr(one, group)[metric] for one in scores])
+        for group in groups
+        for metric in getattr(scores[0], group)
     }
-    means = {protocol: _means([getattr(one, protocol) for one in scores]) for protocol in PROTOCOLS}
+    means = {group: _means([getattr(one, group) for one in scores]) for group in groups}
     half_widths = {name: one.half_width for name, one in intervals.items() if one.half_width is not None}
     new = _means([one.new for one in scores]) if all(one.new for one in scores) else {}
-    return Scores(means["all"], means["unseen"], half_widths, _mean_slices(scores), new=new)
+    return Scores(
+        means["all"],
+        means["unseen"],
+        half_widths,
+        _mean_slices(scores),
+        new=new,
+        exposed=means.get("exposed", {}),
+        exposed_events=scores[0].exposed_events if "exposed" in means else None,
+    )
 
 
 def _means(metrics: Sequence[Metrics]) -> Metrics:

@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log, require_in_memory
-from twotower.data.lookup import IdRows
-from twotower.data.seen import entries_of
+from twotower.data.lookup import IdRows, entries_of
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.evaluation import ModelScorer, measure
 from twotower.evaluation.measure import Measurement
@@ -287,6 +286,7 @@ def _past_of(train: Dataset, bundle: Bundle) -> Dataset:
         interactions=pa.table(columns, schema=train.interactions.schema),
         query_index=queries[there],
         candidate_index=candidates[there],
+        exposures=None,
     )
 
 

@@ -20,6 +20,7 @@ def over_catalogue(
     label_smoothing: float,
     reduction: Reduction,
     ranks: Tensor | None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """`functional.full_softmax`, unchecked."""
     return softmax_loss(
@@ -30,6 +31,7 @@ def over_catalogue(
         removed=removed,
         smoothing=label_smoothing,
         ranks=ranks,
+        extra=extra,
     )
 
 
@@ -47,6 +49,7 @@ def over_batch(
     hard_negatives: int | None,
     reduction: Reduction,
     ranks: Tensor | None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """`functional.in_batch_softmax`, unchecked."""
     log_multiplicity = query.new_zeros(len(candidates)) if multiplicity is None else multiplicity.to(query.dtype).log()
@@ -62,6 +65,7 @@ def over_batch(
         removed=removed,
         hard_negatives=hard_negatives,
         ranks=ranks,
+        extra=extra,
     )
     return loss if mask_same else loss + torch.dot(row_weights, own)  # the target is one of its column's draws
 

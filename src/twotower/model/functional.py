@@ -24,6 +24,7 @@ from twotower.model.pointwise import pointwise_loss
 from twotower.model.reduction import Reduction
 from twotower.model.softmax import Removed
 from twotower.model.tensor_checks import (
+    check_extra,
     check_log_probability,
     check_multiplicity,
     check_removed,
@@ -97,6 +98,7 @@ def full_softmax(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     ranks: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each row's candidate against all candidates: `−log softmax(q·cᵀ / T)`.
 
@@ -112,13 +114,15 @@ def full_softmax(
         reduction: `mean`, weighted; or `sum`.
         ranks: An integer tensor `[n]`, n ≤ B, that receives the ranks of the first n rows' candidates: how many columns
             are at least as probable, the row's own included.
+        extra: Further logits of each row alone, −∞ for none, `[B, n]`, such as `q·c / T + log w` of candidates that
+            were shown and not chosen. Complete logits: nothing is added to them, and they are differentiable.
 
     Returns:
         A scalar.
 
     Raises:
         ConfigError: Shapes do not match, a weight is negative or not finite, all weights are 0 with `mean`, a number is
-            out of range, or a removed logit is a target or out of order.
+            out of range, a removed logit is a target or out of order, or an extra logit is NaN or +∞.
 
     Example:
         >>> query = torch.eye(2, requires_grad=True)
@@ -127,7 +131,7 @@ def full_softmax(
         0.3133
         >>> loss.backward()
     """
-    _check(query, candidates, target, weights, temperature, removed, reduction, ranks)
+    _check(query, candidates, target, weights, temperature, removed, reduction, ranks, extra)
     if not 0 <= checked("softmax", "label_smoothing", label_smoothing, float) < 1:
         raise ConfigError(f"label_smoothing={label_smoothing}; expected a share in [0, 1)", field="label_smoothing")
     return corrected.over_catalogue(
@@ -140,6 +144,7 @@ def full_softmax(
         label_smoothing=label_smoothing,
         reduction=reduction,
         ranks=ranks,
+        extra=extra,
     )
 
 
@@ -157,6 +162,7 @@ def in_batch_softmax(
     hard_negatives: int | None = None,
     reduction: Reduction = "mean",
     ranks: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each row's candidate against those of the batch: `−log softmax(q·cᵀ / T − log p)`.
 
@@ -179,13 +185,15 @@ def in_batch_softmax(
         reduction: `mean`, weighted; or `sum`.
         ranks: An integer tensor `[n]`, n ≤ B, that receives the ranks of the first n rows' candidates: how many columns
             are at least as probable, the row's own included.
+        extra: Further logits of each row alone, −∞ for none, `[B, n]`, such as `q·c / T + log w` of candidates that
+            were shown and not chosen. Complete logits: nothing is added to them, and they are differentiable.
 
     Returns:
         A scalar.
 
     Raises:
         ConfigError: Shapes do not match, a weight is negative or not finite, all weights are 0 with `mean`, a number is
-            out of range, or a removed logit is a target or out of order.
+            out of range, a removed logit is a target or out of order, or an extra logit is NaN or +∞.
 
     Example:
         >>> events = torch.tensor([7, 3, 7])  # what each event chose
@@ -205,7 +213,7 @@ def in_batch_softmax(
     """
     if target is None:
         target = torch.arange(len(query), device=query.device)
-    _check(query, candidates, target, weights, temperature, removed, reduction, ranks)
+    _check(query, candidates, target, weights, temperature, removed, reduction, ranks, extra)
     check_multiplicity(multiplicity, len(candidates))
     check_log_probability(log_probability, len(candidates))
     if checked("softmax", "hard_negatives", hard_negatives, int | None) is not None:
@@ -223,6 +231,7 @@ def in_batch_softmax(
         hard_negatives=hard_negatives,
         reduction=reduction,
         ranks=ranks,
+        extra=extra,
     )
 
 
@@ -242,6 +251,7 @@ def sampled_softmax(
     hard_negatives: int | None = None,
     reduction: Reduction = "mean",
     ranks: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """`in_batch_softmax` with extra negatives drawn uniformly from the catalogue.
 
@@ -264,6 +274,7 @@ def sampled_softmax(
         hard_negatives: Keep only this many distinct negatives per row.
         reduction: `mean` or `sum`.
         ranks: A tensor that receives the ranks.
+        extra: Further logits of each row alone.
 
     Returns:
         A scalar.
@@ -299,6 +310,7 @@ def sampled_softmax(
         hard_negatives=hard_negatives,
         reduction=reduction,
         ranks=ranks,
+        extra=extra,
     )
 
 
@@ -334,6 +346,7 @@ def _check(
     removed: Removed | None,
     reduction: Reduction,
     ranks: Tensor | None,
+    extra: Tensor | None,
 ) -> None:
     """Checks the arguments that all softmax losses share; see `twotower.model.tensor_checks`."""
     check_shapes(query, candidates, target, ranks)
@@ -342,3 +355,4 @@ def _check(
     check_weights(weights, len(query), mean=reduction == "mean")
     check_temperature(temperature, len(query))
     check_removed(removed, target, len(candidates))
+    check_extra(extra, query)

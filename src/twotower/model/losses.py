@@ -8,6 +8,7 @@ loss.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.arguments import Settings, refuse_nameless
+from twotower.arguments import Settings, refuse_below, refuse_nameless
 from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
 from twotower.errors import ConfigError
 from twotower.kinds import Kinds
 from twotower.model import corrected
 from twotower.model.draws import checked_probability, probability_column, share_of_events
-from twotower.model.negatives import Embed, columns_of, drawn_uniformly
+from twotower.model.exposed import ExposedNegatives, exposed_logits
+from twotower.model.negatives import Columns, Embed, columns_of, drawn_uniformly
 from twotower.model.reduction import Reduction
 from twotower.model.softmax import Removed
 from twotower.model.tensor_checks import check_shapes
@@ -39,12 +41,14 @@ class Batch:
             weights when they are read; training steps do not check them again.
         ranks: Receives the ranks of the first n events' candidates, int32 `[n]`, from a loss that compares them with
             others; in-batch top-k accuracy is computed from them. Other losses leave it at 0.
+        events: Number of each event in the training log, int64 `[B]`; None if the log is streamed.
     """
 
     queries: Tensor
     candidates: Tensor
     weights: Tensor | None = None
     ranks: Tensor | None = None
+    events: Tensor | None = None
 
 
 class BoundLoss(Protocol):
@@ -117,6 +121,11 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     B − 1 instead of B, the expected gradient at the true probabilities vanishes if all other columns are of one kind,
     and nearly vanishes if they are of both.
 
+    `exposed_negatives` adds candidates that were shown with an event and not chosen, if the log says so, as columns of
+    its row alone. They are not drawn like the others, so their logits are `q·c / T + log(w · n)`, with the
+    `exposed_weight` w, and n the number B + U of columns that the correction makes stand for the catalogue n times;
+    without the correction, `q·c / T + log w`. For n → ∞ this is what `FullSoftmax` does.
+
     Attributes:
         log_q: Correct for how often candidates are drawn.
         mask_same: Exclude the other columns that hold the row's own candidate.
@@ -130,6 +139,9 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
             candidate, or a number proportional to it, for batches that are not drawn like the training events.
             Finite, at least 0, and above 0 for every candidate that a training event names. None: the share of
             the training events.
+        exposed_negatives: How many of the candidates that were shown with an event and not chosen are negatives of its
+            row, those shown nearest in time first; never what its query has chosen in train. 0 disables them.
+        exposed_weight: How much an exposed negative counts, above 0: as often as in the catalogue's softmax.
 
     Example:
         >>> InBatchSoftmax(hard_negatives=100).reduction
@@ -152,9 +164,12 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     reduction: Reduction = "mean"
     uniform: int = 0
     draw_probability: str | None = None
+    exposed_negatives: int = 0
+    exposed_weight: float = 1.0
 
     def check(self) -> None:
         """Refuses settings out of range."""
+        _check_exposed(self)
         if self.hard_negatives is not None and self.hard_negatives < 1:
             raise ConfigError(f"hard_negatives={self.hard_negatives}; expected at least 1, or None to keep all")
         if self.uniform < 0:
@@ -168,7 +183,7 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
 
     def embedded(self, events: int, catalogue: int) -> int:
         """The maximum number of candidates that a step of this many events embeds."""
-        return min(events + self.uniform, catalogue)
+        return min(events * (1 + self.exposed_negatives) + self.uniform, catalogue)
 
     def bind(self, train: Log, draw_probability: Tensor | None = None) -> BoundLoss:
         """Binds the loss to its training data.
@@ -179,9 +194,10 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
                 proportional to it; default: the column that the loss names, else the share of the training events.
 
         Raises:
-            ConfigError: `mask_known` is set and the log is streamed.
-            DataError: There is no such column, or a probability is not finite, below 0, or 0 for a candidate that a
-                training event names.
+            ConfigError: `mask_known` or `exposed_negatives` is set and the log is streamed, or the log does not say
+                what was shown and not chosen.
+            DataError: Nothing was shown with any event, there is no such column, or a probability is not finite, below
+                0, or 0 for a candidate that a training event names.
         """
         if draw_probability is not None:
             probability = checked_probability(draw_probability, train, "draw_probability")
@@ -190,7 +206,8 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
         else:
             probability = share_of_events(train)
         known = _known(train) if self.mask_known else None
-        return _BoundInBatch(self, probability.log().float(), known, train.candidates.num_rows)
+        exposed = ExposedNegatives(train, self.exposed_negatives, self.exposed_weight)
+        return _BoundInBatch(self, probability.log().float(), known, exposed, train.candidates.num_rows)
 
 
 @LOSSES.register
@@ -200,6 +217,10 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
     A candidate of the training catalogue without events was available and not chosen, so it is a negative too. Keep a
     new candidate that should not be a negative out of the training catalogue.
 
+    `exposed_negatives` lets candidates that were shown with an event and not chosen, if the log says so, count more in
+    its row: they are columns already, and each has a further one with the logit `q·c / T + log w`, so that it counts
+    1 + w times, with the `exposed_weight` w.
+
     Attributes:
         mask_known: Exclude the query's other candidates in train.
         reduction: The weighted `mean` of a batch, or the `sum`.
@@ -207,14 +228,20 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
             et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016). In-batch softmax has
             none, as a batch cannot estimate the catalogue's mean: candidates without training events are never drawn,
             and a rare one would have to stand for many.
+        exposed_negatives: How many of the candidates that were shown with an event and not chosen count more in its
+            row, those shown nearest in time first; never what its query has chosen in train. 0 disables this.
+        exposed_weight: How much more each counts, above 0.
     """
 
     mask_known: bool = False
     reduction: Reduction = "mean"
     label_smoothing: float = 0.0
+    exposed_negatives: int = 0
+    exposed_weight: float = 1.0
 
     def check(self) -> None:
         """Refuses settings out of range."""
+        _check_exposed(self)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing={self.label_smoothing}; expected a share in [0, 1)")
 
@@ -230,9 +257,12 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
             train: The events that batches are drawn from.
 
         Raises:
-            ConfigError: `mask_known` is set and the log is streamed.
+            ConfigError: `mask_known` or `exposed_negatives` is set and the log is streamed, or the log does not say
+                what was shown and not chosen.
+            DataError: Nothing was shown with any event.
         """
-        return _BoundFull(self, _known(train) if self.mask_known else None, train.candidates.num_rows)
+        exposed = ExposedNegatives(train, self.exposed_negatives, self.exposed_weight)
+        return _BoundFull(self, _known(train) if self.mask_known else None, exposed, train.candidates.num_rows)
 
 
 BuiltInLoss = InBatchSoftmax | FullSoftmax
@@ -240,14 +270,23 @@ BuiltInLoss = InBatchSoftmax | FullSoftmax
 
 
 class _BoundInBatch:
-    def __init__(self, loss: InBatchSoftmax, log_probability: Tensor, known: Seen | None, catalogue: int) -> None:
+    def __init__(
+        self,
+        loss: InBatchSoftmax,
+        log_probability: Tensor,
+        known: Seen | None,
+        exposed: ExposedNegatives,
+        catalogue: int,
+    ) -> None:
         self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
+        self.exposed = exposed
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         others = batch.candidates[:0]
         if self.loss.uniform > 0:
             others = drawn_uniformly(self.loss.uniform, self.catalogue, others.device)
-        columns = columns_of(batch.candidates, others, embed_candidates)
+        exposed = self.exposed.of(batch.events, others.device)
+        columns = columns_of(batch.candidates, others, embed_candidates, exposed)
         check_shapes(query_embeddings, columns.embeddings, columns.target, batch.ranks)
         return corrected.over_batch(
             query_embeddings,
@@ -263,7 +302,16 @@ class _BoundInBatch:
             hard_negatives=self.loss.hard_negatives,
             reduction=self.loss.reduction,
             ranks=batch.ranks,
+            extra=self._extra(query_embeddings, columns),
         )
+
+    def _extra(self, query_embeddings: Tensor, columns: Columns) -> Tensor | None:
+        """The logits of the exposed negatives, `[B, n]`."""
+        if columns.exposed is None:
+            return None
+        stands_for = len(query_embeddings) + self.loss.uniform if self.loss.log_q else 1
+        log_weight = self.exposed.log_weight + math.log(stands_for)
+        return exposed_logits(query_embeddings, columns.with_exposed, columns.exposed, log_weight)
 
     def _log_drawn(self, candidates: Tensor, events: int) -> Tensor | None:
         """Log probability of each candidate in a row's other columns, `events` of which come from events, `[C]`."""
@@ -275,13 +323,16 @@ class _BoundInBatch:
 
 
 class _BoundFull:
-    def __init__(self, loss: FullSoftmax, known: Seen | None, catalogue: int) -> None:
-        self.loss, self.known, self.catalogue = loss, known, catalogue
+    def __init__(self, loss: FullSoftmax, known: Seen | None, exposed: ExposedNegatives, catalogue: int) -> None:
+        self.loss, self.known, self.exposed, self.catalogue = loss, known, exposed, catalogue
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)
         embeddings = embed_candidates(everything)
         check_shapes(query_embeddings, embeddings, batch.candidates, batch.ranks)
+        exposed, extra = self.exposed.of(batch.events, query_embeddings.device), None
+        if exposed is not None:
+            extra = exposed_logits(query_embeddings, embeddings, exposed, self.exposed.log_weight)
         return corrected.over_catalogue(
             query_embeddings,
             embeddings,
@@ -291,7 +342,14 @@ class _BoundFull:
             label_smoothing=self.loss.label_smoothing,
             reduction=self.loss.reduction,
             ranks=batch.ranks,
+            extra=extra,
         )
+
+
+def _check_exposed(loss: InBatchSoftmax | FullSoftmax) -> None:
+    refuse_below(0, type(loss).__name__, exposed_negatives=loss.exposed_negatives)
+    if not loss.exposed_weight > 0:
+        raise ConfigError(f"exposed_weight={loss.exposed_weight}; expected a number above 0", field="exposed_weight")
 
 
 def _known(train: Log) -> Seen:

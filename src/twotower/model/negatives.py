@@ -21,19 +21,38 @@ class Columns:
         embeddings: Their embeddings, `[C, d]`.
         target: Column of each event's own candidate, `[B]`.
         multiplicity: How often each was drawn, `[C]`.
+        with_exposed: Embeddings of these candidates and of the exposed ones, `[D, d]`; those above if none is exposed.
+        exposed: The exposed candidates of each event, as rows of `with_exposed`, −1 for none, `[B, n]`.
     """
 
     candidates: Tensor
     embeddings: Tensor
     target: Tensor
     multiplicity: Tensor
+    with_exposed: Tensor
+    exposed: Tensor | None
 
 
-def columns_of(events: Tensor, others: Tensor, embed: Embed) -> Columns:
-    """The distinct candidates among a batch's events `[B]` and the other draws `[U]`."""
+def columns_of(events: Tensor, others: Tensor, embed: Embed, exposed: Tensor | None = None) -> Columns:
+    """The distinct candidates among a batch's events `[B]` and the other draws `[U]`.
+
+    Args:
+        events: The candidate of each event.
+        others: Other draws.
+        embed: Embeds candidates; called once.
+        exposed: Candidates that are negatives of one event alone, −1 for none, `[B, n]`.
+    """
     drawn = torch.cat([events, others])
     distinct, place, multiplicity = torch.unique(drawn, return_inverse=True, return_counts=True)
-    return Columns(distinct, embed(distinct), place[: len(events)], multiplicity)
+    target = place[: len(events)]
+    if exposed is None:
+        embeddings = embed(distinct)
+        return Columns(distinct, embeddings, target, multiplicity, embeddings, None)
+    there = exposed >= 0
+    everything, row = torch.unique(torch.cat([distinct, exposed[there]]), return_inverse=True)
+    embeddings, count = embed(everything), len(distinct)
+    exposed = exposed.masked_scatter(there, row[count:])
+    return Columns(distinct, embeddings.index_select(0, row[:count]), target, multiplicity, embeddings, exposed)
 
 
 def drawn_uniformly(count: int, catalogue: int, device: torch.device) -> Tensor:

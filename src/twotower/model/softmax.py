@@ -6,7 +6,8 @@ twice. The plain formula, against which this is tested, is
 
     loss = Σ_i w_i · ( log Σ_j exp(z_ij) − z_it )      with  z = q·cᵀ + bias,  t = target of row i,
 
-and, with label smoothing ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it.
+and, with label smoothing ε, (1 − ε) · z_it + ε · mean_j z_ij in place of z_it. A row may have further logits of its
+own, which only its sum of exponentials includes.
 
 If the cache holds too few rows of C logits for fast products, the columns are split into tiles as well. A row's
 exponentials are then relative to its highest logit so far, and the sums so far are rescaled when that grows (Milakov
@@ -82,6 +83,7 @@ def softmax_loss(
     hard_negatives: int | None = None,
     smoothing: float = 0.0,
     ranks: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over the rows of the cross-entropy of a softmax over candidates.
 
@@ -105,9 +107,11 @@ def softmax_loss(
             included.
         ranks: Receives the ranks of the first n ≤ B rows' targets, `[n]`: how many columns have a logit at least as
             high, the target's own included. For all rows this adds a tenth to the loss's time.
+        extra: Further logits of each row, −∞ for none, `[B, n]`: complete ones, to which no bias is added. They are
+            never targets, removed, smoothed or counted in ranks.
 
     Returns:
-        A scalar, differentiable once with respect to `queries` and `candidates`.
+        A scalar, differentiable once with respect to `queries`, `candidates` and `extra`.
 
     Example:
         >>> loss = softmax_loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.ones(2))
@@ -123,8 +127,9 @@ def softmax_loss(
         target_shift = None if target_shift is None else target_shift[own]
         removed = None if removed is None else removed.within(own)
         ranks = None if ranks is None else ranks[own]
+        extra = None if extra is None else extra[own]
     loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
-        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing, ranks
+        queries, candidates, target, weights, offset, target_shift, removed, hard_negatives, smoothing, ranks, extra
     )
     return summed(loss) if is_shared else loss
 
@@ -143,6 +148,7 @@ class _Softmax(torch.autograd.Function):
         hard_negatives: int | None,
         smoothing: float,
         ranks: Tensor | None,
+        extra: Tensor | None,
     ) -> Tensor:
         problem = _Problem(
             queries=queries,
@@ -154,11 +160,13 @@ class _Softmax(torch.autograd.Function):
             target_shift=None if target_shift is None else target_shift * LOG2_E,
             removed=removed,
             ranks=ranks,
+            extra=None if extra is None else extra * LOG2_E,
         )
         gradients = None
-        if any(ctx.needs_input_grad[:2]):
-            gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates))
-            ctx.save_for_backward(gradients.queries, gradients.candidates)
+        if any((*ctx.needs_input_grad[:2], ctx.needs_input_grad[10])):
+            of_extra = None if extra is None else torch.zeros_like(extra)
+            gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates), of_extra)
+            ctx.save_for_backward(gradients.queries, gradients.candidates, gradients.extra)
         if ranks is not None:
             ranks.zero_()
         on_cpu = queries.device.type == "cpu"
@@ -171,13 +179,14 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        query_gradient, candidate_gradient = ctx.saved_tensors
-        return (query_gradient * outer, candidate_gradient * outer, *[None] * 8)
+        query_gradient, candidate_gradient, extra_gradient = ctx.saved_tensors
+        of_extra = None if extra_gradient is None else extra_gradient * outer
+        return (query_gradient * outer, candidate_gradient * outer, *[None] * 8, of_extra)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """The arguments of `softmax_loss`; scaled queries, bias and shift are multiplied by log₂ e for powers of 2."""
+    """The arguments of `softmax_loss`; scaled queries, bias, shift and extra logits are multiplied by log₂ e."""
 
     queries: Tensor
     candidates: Tensor
@@ -188,6 +197,17 @@ class _Problem:
     target_shift: Tensor | None
     removed: Removed | None
     ranks: Tensor | None
+    extra: Tensor | None
+
+    def raise_highest(self, rows: slice, highest: Tensor) -> None:
+        """Raises the highest logits of some rows, `[rows]`, to their extra logits."""
+        if self.extra is not None:
+            torch.maximum(highest, self.extra[rows].amax(dim=1), out=highest)
+
+    def add_extra(self, rows: slice, highest: Tensor, sums: Tensor) -> None:
+        """Adds the exponentials of the extra logits of some rows, relative to the highest, to their sums, `[rows]`."""
+        if self.extra is not None:
+            sums.add_((self.extra[rows] - highest.unsqueeze(1)).exp2_().sum(dim=1))
 
     def count(self, logits: Tensor, start: int, wanted: Tensor) -> None:
         """Adds to the ranks of the rows from `start` on how many logits reach the target's; no-op without ranks."""
@@ -201,10 +221,17 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Gradients:
-    """Gradient buffers: query gradients are overwritten, candidate gradients accumulated."""
+    """Gradient buffers: gradients of queries and extra logits are overwritten, candidate gradients accumulated."""
 
     queries: Tensor
     candidates: Tensor
+    extra: Tensor | None
+
+    def set_extra(self, problem: _Problem, highest: Tensor, sums: Tensor) -> None:
+        """Sets the gradient of the extra logits, given the highest logit and the sum of each row, `[B]`."""
+        if self.extra is not None and problem.extra is not None:
+            shares = (problem.extra - highest.unsqueeze(1)).exp2_()
+            torch.mul(shares, (problem.weights / sums).unsqueeze(1), out=self.extra)
 
 
 def _in_whole_rows(
@@ -238,8 +265,10 @@ def _in_whole_rows(
             kept = width - left_out.sum(dim=1)
             mean = logits.masked_fill(left_out, 0).sum(dim=1) / kept
             wanted[part].mul_(1 - smoothing).add_(mean, alpha=smoothing)
+        problem.raise_highest(part, top)
         exponentials = logits.sub_(top.unsqueeze(1)).exp2_()
         torch.sum(exponentials, 1, out=total)
+        problem.add_extra(part, top, total)
         if gradients is not None:
             slopes = exponentials  # dloss/dlogits of each row, times its sum, divided by its weight
             line.index_add_(0, chosen, total, alpha=smoothing - 1)
@@ -250,6 +279,7 @@ def _in_whole_rows(
             gradients.candidates.addmm_(slopes.t(), problem.queries[part] * factors)
     if gradients is not None:
         gradients.queries.mul_((problem.weights / sums).unsqueeze(1))
+        gradients.set_extra(problem, highest, sums)
     return torch.dot(problem.weights, sums.log2_().add_(highest).sub_(wanted)) / LOG2_E
 
 
@@ -265,6 +295,8 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
     if problem.target_shift is not None:
         wanted.add_(problem.target_shift)
     highest, sums = wanted.clone(), torch.zeros_like(wanted)
+    problem.raise_highest(slice(None), highest)
+    problem.add_extra(slice(None), highest, sums)
     memory = problem.queries.new_empty(rows * tiles.columns)
     held = problem.queries.new_empty(0 if gradients is None else rows * width)
     for start in range(0, size, rows):
@@ -297,6 +329,7 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
                 scale = (relative_to - highest[part]).exp2_().mul_(factors)
                 gradients.candidates[columns].addmm_(exponentials.t(), problem.queries[part] * scale.unsqueeze(1))
     if gradients is not None:
+        gradients.set_extra(problem, highest, sums)
         pull = problem.weights.unsqueeze(1)
         gradients.queries.addcmul_(chosen, pull, value=-1)
         _add_rows(gradients.candidates, problem.target, problem.queries * -pull)

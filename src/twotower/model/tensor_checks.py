@@ -175,6 +175,29 @@ def check_removed(removed: Removed | None, target: Tensor, columns: int) -> None
         raise ConfigError("removed holds a row's target, or rows out of order; expected no targets, and ascending rows")
 
 
+def check_extra(extra: Tensor | None, query: Tensor) -> None:
+    """Refuses further logits unless there are some for each row, none of them NaN or +∞.
+
+    Raises:
+        ConfigError: The shape is wrong, or a logit is; names the first.
+    """
+    if extra is None:
+        return
+    checked("softmax", "extra", extra, Tensor)
+    if extra.dim() != 2 or len(extra) != len(query) or extra.shape[1] == 0 or extra.dtype != query.dtype:
+        raise ConfigError(
+            f"extra is {extra.dtype} {list(extra.shape)}; expected {query.dtype} [{len(query)}, n], logits of each row",
+            field="extra",
+        )
+    if _has_values(extra) and not _bounds(extra)[1] < math.inf:
+        row, place = (int(at) for at in (~(extra < math.inf)).nonzero()[0])
+        raise ConfigError(
+            f"extra, row {row}, logit {place}: {extra[row, place].item():g}; expected a number below infinity",
+            field="extra",
+            row=row,
+        )
+
+
 def check_relevance(relevance: Tensor, mask: Tensor) -> None:
     """Refuses relevance of an existing member that is not finite or below 0.
 

@@ -43,6 +43,9 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         candidate_id: Column of the candidate ids.
         time: Column of the times.
         weight: Column of the weights.
+        chosen: Column that is false (or 0) for rows that were shown and not chosen; see `exposed_negatives` of the
+            losses.
+        request: Column of the request ids, with `chosen`: rows of one query and request were shown together.
         title: Column that displays a candidate; default: one whose name contains `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         delimiter: Delimiter of CSV files; default: detected from each file's header.
@@ -60,6 +63,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     candidate_id: str | None = None
     time: str | None = None
     weight: str | None = None
+    chosen: str | None = None
+    request: str | None = None
     title: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
     delimiter: str | None = None
@@ -92,7 +97,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return self._load_builtin()
         if self.simulated is not None:
             raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
-        return from_tables(self.interactions, **self._tables())
+        return from_tables(self.interactions, chosen=self.chosen, request=self.request, **self._tables())
 
     def log(self) -> Log:
         """Reads and checks the interactions, or opens them if `stream` is set.
@@ -135,6 +140,11 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.interactions is None:
             raise ConfigError("[data] stream = true without interactions; expected the path of a log in Parquet")
         self._check_given()
+        if self.chosen is not None or self.request is not None:
+            raise ConfigError(
+                f"[data] chosen = {self.chosen!r} with stream = true: what was shown is matched to events in memory; "
+                f"expected stream = false, or a log of chosen rows alone"
+            )
         return stream_parquet(self.interactions, **self._tables())
 
     def _check_given(self) -> None:

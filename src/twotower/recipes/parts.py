@@ -114,4 +114,6 @@ class Parts:
         if (events := self.train.in_memory) is not None:
             tables += [events.interactions, self.test.interactions]
         digests = [content_digest(table) for table in tables]
+        shown = (None if part is None else part.exposures for part in (self.train.in_memory, self.test))
+        digests += [one.digest() for one in shown if one is not None]
         return hashlib.sha256("-".join([self.fingerprint, *digests]).encode()).hexdigest()[:16]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.data.lookup import IdRows
-from twotower.data.seen import Seen, entries_of
+from twotower.data.lookup import IdRows, entries_of
+from twotower.data.seen import Seen
 from twotower.retrieval.bundle import Bundle, with_version
 
 

@@ -37,6 +37,11 @@ class Events(Protocol):
         ...
 
     @property
+    def is_whole(self) -> bool:
+        """Whether these are all events of the log, in its order."""
+        ...
+
+    @property
     def weights(self) -> Tensor | None:
         """Weight of each event, `[N]`; None if all count the same."""
         ...
@@ -74,7 +79,7 @@ class Step:
         self._vectors, self._embedding = vectors, embedding
         weights = None if events.weights is None else events.weights.index_select(0, rows)
         queries, own = (of.index_select(0, rows) for of in (events.query_rows, events.candidate_rows))
-        self.batch = Batch(queries, own, weights, ranks)
+        self.batch = Batch(queries, own, weights, ranks, rows if events.is_whole else None)
 
     @cached_property
     def queries(self) -> Side:

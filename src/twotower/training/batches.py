@@ -32,6 +32,7 @@ class Part:
         candidate_rows: Row of each event's candidate, `[N]`.
         weights: Weight of each event, `[N]`; None if all have equal weight.
         columns: Columns that tasks read, `[N]` each, NaN for missing values.
+        is_whole: Whether these are all events of the log, in its order.
     """
 
     queries: EncodedSide
@@ -39,13 +40,14 @@ class Part:
     candidate_rows: Tensor
     weights: Tensor | None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    is_whole: bool = False
 
     @classmethod
-    def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = ()) -> Part:
+    def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = (), is_whole: bool = False) -> Part:
         """Builds a part from events, their encoded query side and the columns that tasks read."""
         weights = None if events.weight is None else torch.from_numpy(events.weights)
         rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
-        return cls(queries, *rows, weights, target_columns(events, columns))
+        return cls(queries, *rows, weights, target_columns(events, columns), is_whole)
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -58,6 +60,7 @@ class Part:
             self.candidate_rows.to(device),
             None if self.weights is None else self.weights.to(device),
             {name: column.to(device) for name, column in self.columns.items()},
+            self.is_whole,
         )
 
 
@@ -102,7 +105,8 @@ class _InMemory:
     waited = 0.0
 
     def __init__(self, model: TwoTower, train: Dataset, columns: Sequence[str]) -> None:
-        self.part = Part.of(train, model.encode_queries(train, of_training=True), columns).to(model.device)
+        queries = model.encode_queries(train, of_training=True)
+        self.part = Part.of(train, queries, columns, is_whole=True).to(model.device)
         self.device = model.device
 
     def epoch(self, number: int) -> AbstractContextManager[Iterator[tuple[Part, Tensor]]]:

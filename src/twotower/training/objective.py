@@ -74,7 +74,7 @@ class _Retrieval:
         model = self.model
         weights = None if part.weights is None else part.weights.index_select(0, rows)
         query_rows, candidate_rows = (side.index_select(0, rows) for side in (part.query_rows, part.candidate_rows))
-        batch = Batch(query_rows, candidate_rows, weights, ranks)
+        batch = Batch(query_rows, candidate_rows, weights, ranks, rows if part.is_whole else None)
         value = self.loss(
             self._embedded(model.query_vectors, part.queries, rows),
             batch,

@@ -57,7 +57,7 @@ def report_html(study: Study) -> str:
         has_oracle=any(row.name == NAMES["oracle"] for row in rows),
         slice_panels=[_slices(study, protocol) for protocol in PROTOCOLS] if study.scores_of(study.best).slices else [],
         slice_tables=[_slice_table(study, rows, protocol) for protocol in PROTOCOLS],
-        metrics=[_metrics_table(rows, protocol) for protocol in PROTOCOLS],
+        metrics=[_metrics_table(rows, group) for group in _groups(rows)],
         tasks=_task_tables(study),
         reliability=reliability_pictures(study),
         runs=_runs_table(study),
@@ -93,6 +93,11 @@ def _over_value(study: Study) -> dict[str, Any] | None:
 def _bars(study: Study, rows: Sequence[Row], protocol: str) -> Bars:
     figures = [(row.kind, row.name, getattr(row.scores, protocol)[study.metric]) for row in rows]
     return Bars.of(f"{metric_label(study.metric)}, {protocol}", figures, ".4f")
+
+
+def _groups(rows: Sequence[Row]) -> list[str]:
+    """Both protocols and, if every row was measured among what was shown, `exposed`."""
+    return [*PROTOCOLS, *(["exposed"] if all(row.scores.exposed for row in rows) else [])]
 
 
 def _metrics_table(rows: Sequence[Row], protocol: str) -> Table:
