@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twotower.model.tiles import Tiles
 from twotower.ranks import current_ranks, summed
 
 CACHED_LOGITS = 1 << 19
@@ -240,7 +241,7 @@ def _in_whole_rows(
     """The loss and, if requested, its gradients, `rows` rows of logits at a time."""
     size, width = len(problem.queries), len(problem.candidates)
     rows = min(rows, size)
-    tiles = _Tiles(size, width, rows, width)
+    tiles = Tiles(size, width, rows, width)
     place = tiles.place(torch.arange(size, device=problem.target.device), problem.target)
     removed = None if problem.removed is None else tiles.sorted(problem.removed.rows, problem.removed.columns)
     memory = problem.queries.new_empty(rows * width)
@@ -287,7 +288,7 @@ def _in_tiles(problem: _Problem, logits: int, gradients: _Gradients | None) -> T
     """The same in tiles of about `logits` logits; supports neither hard negatives nor smoothing."""
     size, width = len(problem.queries), len(problem.candidates)
     rows = max(1, min(size, TILE_ROWS, HELD_LOGITS // width))
-    tiles = _Tiles(size, width, rows, max(1, min(width, logits // rows)))
+    tiles = Tiles(size, width, rows, max(1, min(width, logits // rows)))
     targets = tiles.sorted(torch.arange(size, device=problem.target.device), problem.target)
     removed = None if problem.removed is None else tiles.sorted(problem.removed.rows, problem.removed.columns)
     chosen = problem.candidates.index_select(0, problem.target)  # [B, d]
@@ -345,55 +346,6 @@ def _add_rows(whole: Tensor, rows: Tensor, values: Tensor) -> None:
         whole.index_add_(0, rows, values)
     else:
         whole.index_put_((rows,), values, accumulate=True)
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """Logits `[size, width]` split into tiles of `rows` × `columns`; the last ones are smaller."""
-
-    size: int
-    width: int
-    rows: int
-    columns: int
-
-    def place(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The offsets of (row, column) pairs in the memory of their tiles."""
-        last = (self._across - 1) * self.columns
-        widths = torch.where(columns < last, self.columns, self.width - last)
-        return rows % self.rows * widths + columns % self.columns
-
-    def sorted(self, rows: Tensor, columns: Tensor) -> _Pairs:
-        """Sorts pairs by tile; they must be sorted by row."""
-        tile = rows // self.rows * self._across + columns // self.columns
-        place = self.place(rows, columns)
-        if self._across > 1:
-            tile, order = tile.sort(stable=True)
-            rows, place = rows[order], place[order]
-        ends = torch.arange(-(-self.size // self.rows) * self._across + 1, device=tile.device)
-        return _Pairs(self, rows, place, torch.searchsorted(tile, ends).tolist())
-
-    @property
-    def _across(self) -> int:
-        return -(-self.width // self.columns)
-
-    def number(self, row: int, column: int) -> int:
-        """The number of the tile that holds this logit."""
-        return row // self.rows * self._across + column // self.columns
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """(row, column) pairs sorted by tile: their rows, their offsets, and how many come before each tile."""
-
-    tiles: _Tiles
-    rows: Tensor
-    place: Tensor
-    before: list[int]
-
-    def within(self, row: int, column: int) -> slice:
-        """The pairs in the tile that holds this logit."""
-        number = self.tiles.number(row, column)
-        return slice(self.before[number], self.before[number + 1])
 
 
 def _keep_hardest(logits: Tensor, target: Tensor, count: int) -> None:
