@@ -161,7 +161,8 @@ def with_known_users(split: Split) -> Split:
 
 def run(runner: Runner, folder: Path, options: argparse.Namespace, judge: Judge) -> Outcome:
     """Lets a runner train, then ranks its laps."""
-    python = options.environments.format(runner.environment) + "/bin/python" if runner.environment else sys.executable
+    environment = os.path.abspath(options.environments.format(runner.environment))  # runners work in another folder
+    python = f"{environment}/bin/python" if runner.environment else sys.executable
     if not Path(python).exists():
         return Outcome(runner.name, runner.package, remark=f"not installed: {python} does not exist")
     remark = None
@@ -170,7 +171,7 @@ def run(runner: Runner, folder: Path, options: argparse.Namespace, judge: Judge)
     limit = 60 * options.minutes + SPARE_SECONDS
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=limit, env=os.environ | threads
+            command, capture_output=True, text=True, check=False, timeout=limit, env=os.environ | threads, cwd=folder
         )
     except subprocess.TimeoutExpired:
         remark = f"ended after {limit:.0f} s"
