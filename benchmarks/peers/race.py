@@ -161,7 +161,7 @@ def with_known_users(split: Split) -> Split:
 
 def run(runner: Runner, folder: Path, options: argparse.Namespace, judge: Judge) -> Outcome:
     """Lets a runner train, then ranks its laps."""
-    environment = os.path.abspath(options.environments.format(runner.environment))  # runners work in another folder
+    environment = Path(options.environments.format(runner.environment)).absolute()  # runners work in another folder
     python = f"{environment}/bin/python" if runner.environment else sys.executable
     if not Path(python).exists():
         return Outcome(runner.name, runner.package, remark=f"not installed: {python} does not exist")

@@ -98,5 +98,5 @@ class Store:
 
     def _delete_checkpoints(self, key: str) -> None:
         """Deletes a run's checkpoint, and one that a failing disk kept from taking its place."""
-        for folder in self.folder_of(key).glob(f"{CHECKPOINT}*"):
+        for folder in (self.checkpoint_of(key), *self.folder_of(key).glob(f"{CHECKPOINT}.new*")):
             shutil.rmtree(folder, ignore_errors=True)
