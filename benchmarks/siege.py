@@ -314,7 +314,7 @@ def draw(monitor: Monitor, minutes: list[Minute], options: argparse.Namespace, f
     latency.set_xlabel("minutes")
     latency.legend(fontsize=8)
     for axes in (memory, descriptors, latency):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in axes.lines))
         axes.grid(alpha=0.3)
     memory.set_title(f"{options.rate:g} requests per second")
     figure.savefig(file, dpi=110)
