@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import msgspec
+import torch
 
 from twotower.errors import DataError
 from twotower.experiments.pool import Reporter, Work
 from twotower.files import writing
+from twotower.threads import are_threads_fixed
 
 
 class Task(msgspec.Struct):
@@ -41,6 +43,9 @@ def work(spec: msgspec.Raw, reporter: Reporter) -> None:
             time.sleep(60)
         case "count":
             count_up(reporter)
+        case "threads":
+            Path(task.file).write_text(f"{torch.get_num_threads()} {are_threads_fixed()}")
+            return
     Path(task.file).write_text(str(os.getpid()))
 
 

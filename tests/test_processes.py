@@ -90,3 +90,15 @@ def test_the_quota_of_version_1_counts_too(tmp_path: Path) -> None:
     for said, expected in (("-1", None), ("400000", 4)):
         (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{said}\n")
         assert quota(tmp_path, tmp_path / "none") == expected
+
+
+def test_the_quota_of_version_1_is_that_of_a_process_s_own_group(tmp_path: Path) -> None:
+    groups, own = tmp_path / "groups", tmp_path / "own"
+    inner = groups / "cpu,cpuacct" / "box" / "job"
+    inner.mkdir(parents=True)
+    own.write_text("5:memory:/box\n4:cpu,cpuacct:/box/job\n0::/\n")
+    assert quota(groups, own) is None
+    for folder, said, expected in ((inner, "-1", None), (inner.parent, "300000", 3), (inner, "150000", 1)):
+        (folder / "cpu.cfs_quota_us").write_text(f"{said}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+        assert quota(groups, own) == expected

@@ -50,21 +50,20 @@ def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int 
     """CPUs that this process's cgroups allow, rounded down, at least 1; None without a limit.
 
     Args:
-        groups: Where cgroups are mounted: version 2, or version 1 with its folder `cpu`.
-        own: The file that names this process's cgroup.
+        groups: Where cgroups are mounted: version 2, or version 1 with a folder for each controller.
+        own: The file that names this process's cgroups.
     """
     shares = []
     for group in _own_groups(groups, own):
         try:
-            limit, period = (group / "cpu.max").read_text().split()
-            shares.append(float(limit) / float(period))
-        except (OSError, ValueError):  # the file is missing, or says "max"
+            if (group / "cpu.max").exists():
+                limit, period = (group / "cpu.max").read_text().split()
+            else:
+                limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if float(limit) > 0:
+                shares.append(float(limit) / float(period))
+        except (OSError, ValueError):  # no limit: the file is missing or says "max"; version 1 says -1
             continue
-    try:
-        limit, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        shares += [float(limit) / float(period)] if float(limit) > 0 else []
-    except (OSError, ValueError):
-        pass
     return max(1, int(min(shares))) if shares else None
 
 
@@ -121,12 +120,16 @@ def _thread_count(variable: str | None) -> int | None:
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
-def _own_groups(groups: Path, own: Path) -> list[Path]:
-    """This process's cgroup (version 2) and its parents."""
+def _own_groups(groups: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's cgroups, of both versions, and of their parents."""
     try:
-        lines = own.read_text().splitlines()
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
-        return [groups]
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    group = groups / path
-    return [group, *(parent for parent in group.parents if parent.is_relative_to(groups))]
+        lines = []
+    lines += [["0", "", "/"], ["", "cpu", "/"]]  # in a container, its own group may be mounted as the root
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = groups / controllers
+        group = root / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))

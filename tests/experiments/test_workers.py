@@ -90,3 +90,14 @@ def test_an_interruption_ends_the_pool(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_jobs(make, Desk(tmp_path, "sleep"), 1, Display(Console(quiet=True)), 1)
     thread.join()
+
+
+@pytest.mark.parametrize(("variable", "fixed"), [(None, False), ("2", True)])
+def test_a_worker_adapts_its_threads_unless_the_user_has_fixed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, fixed: bool
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    run_jobs(make, Desk(tmp_path, "threads"), 1, Display(Console(quiet=True)), 2)
+    assert (tmp_path / "0-threads").read_text() == f"2 {fixed}"

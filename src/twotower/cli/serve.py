@@ -14,7 +14,7 @@ from rich.console import Console
 
 from twotower.cli.options import ImportOption
 from twotower.errors import ConfigError
-from twotower.processes import allowed_threads
+from twotower.processes import threads_each
 from twotower.retrieval import Retriever
 from twotower.retrieval.bundle import Engine
 from twotower.serving.copies import Copies
@@ -27,8 +27,8 @@ from twotower.serving.workers import Workers
 
 TOKEN = "TWOTOWER_TOKEN"
 
-THREADS = min(4, allowed_threads())
-"""Default threads per search: memory bandwidth limits the gain from more."""
+THREADS = 4
+"""Most threads per search by default: memory bandwidth limits the gain from more."""
 
 AllowedHostOption = Annotated[
     list[str] | None,
@@ -58,7 +58,14 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that answer; they share the bundle's embeddings in memory.")
     ] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads per search.")] = THREADS,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Threads per search, fewer while other programs keep cores busy. Default: each process's share of the "
+            f"allowed threads, up to {THREADS}.",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
     ] = "torch",
@@ -77,6 +84,7 @@ def serve(
     hosts = Hosts.listening_at(host, allowed_host or ())
     settings = Settings(token=token, seconds=timeout, watch_seconds=watch or None, drain_seconds=drain, hosts=hosts)
     load = partial(Retriever.load, engine=_engine(engine), store=store)
+    threads = min(THREADS, threads_each(workers)) if threads is None else threads
 
     def service(copies: Copies | None = None) -> Service:
         return Service(Served(bundle, load, copies), settings)

@@ -40,6 +40,7 @@ from twotower.evaluation.ranking import (
 from twotower.evaluation.slices import measure_slices
 from twotower.progress import ReportStep, no_report
 from twotower.ranks import Ranks, current_ranks
+from twotower.threads import Pace, adapted_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +98,11 @@ def measure(
         lists[protocol].add(best, test.candidate_index[numbers], counts)
         qualities[protocol].add(best, numbers, counts)
 
-    if isinstance(scorer, QueryScorer):
-        ranks = list_ranks = rank_by_query(scorer, test, seen, max(ks), take_lists, step)
-    else:
-        ranks, list_ranks = _rank(scorer, test, seen, max(ks), take_lists, step)
+    with adapted_threads() as pace:
+        if isinstance(scorer, QueryScorer):
+            ranks = list_ranks = rank_by_query(scorer, test, seen, max(ks), take_lists, step)
+        else:
+            ranks, list_ranks = _rank(scorer, test, seen, max(ks), take_lists, step, pace)
     everything, unseen = (
         rank_metrics(own, ks, weights)
         | query_metrics(in_list, test.query_index, test.candidate_index, ks, weights)
@@ -123,7 +125,7 @@ def measure(
 
 
 def _rank(
-    scorer: Scorer, test: Dataset, seen: Seen, k: int, take_lists: TakeLists, step: ReportStep
+    scorer: Scorer, test: Dataset, seen: Seen, k: int, take_lists: TakeLists, step: ReportStep, pace: Pace
 ) -> tuple[FloatArray, FloatArray]:
     """Ranks of each event, and its ranks in its query's one list, `[2, N]` each; passes on the top-k lists."""
     ranked = _Ranked(scorer, test, k)
@@ -132,7 +134,8 @@ def _rank(
     for start in range(0, len(blocks), joined.size):
         together = blocks[start : start + joined.size]
         own = together[joined.rank] if joined.rank < len(together) else None
-        found = _of_all_ranks(joined.together(lambda own=own: ranked(own)), joined)  # type: ignore[misc]
+        with pace.step(sum(len(block.numbers) for block in together)):
+            found = _of_all_ranks(joined.together(lambda own=own: ranked(own)), joined)  # type: ignore[misc]
         for block, figures in zip(together, found, strict=False):
             numbers, lists = block.numbers, figures[:, 4:].astype(np.int64)
             ranks[:, numbers], list_ranks[:, numbers] = figures[:, :2].T, figures[:, 2:4].T

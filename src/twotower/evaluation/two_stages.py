@@ -33,6 +33,7 @@ from twotower.model.rerank import Rerank, pair_logits
 from twotower.model.sides import query_side
 from twotower.model.two_tower import TwoTower
 from twotower.progress import ReportStep, no_report
+from twotower.threads import adapted_threads
 
 MAX_EVENTS = 20_000
 """Maximum number of test events that re-ranking is measured on; larger test parts are sampled."""
@@ -168,17 +169,19 @@ def two_stage_outcomes(
     score = DotProducts(model.embed_queries(test), order.vectors)
     size, ranks = test.candidates.num_rows, np.empty((2, 2, len(test)))
     done = 0
-    for block in blocks_of(test, Seen.of(train)):
-        scores = counter.scored(score, block)
-        alone = counter.ranks(scores, block)
-        chosen = block.chosen.numpy()[:, 0]
-        for protocol in range(2):
-            left = scores if protocol == 0 else without_excluded(scores, block)
-            lists = top_lists(left[:, :size], rerank.n)
-            ranks[0, protocol, block.numbers] = alone[protocol]
-            ranks[1, protocol, block.numbers] = order.ranks(block.numbers, chosen, lists, alone[protocol])
-        done += len(block.numbers)
-        step("re-ranking", done / len(test))
+    with adapted_threads() as pace:
+        for block in blocks_of(test, Seen.of(train)):
+            with pace.step(len(block.numbers)):
+                scores = counter.scored(score, block)
+                alone = counter.ranks(scores, block)
+                chosen = block.chosen.numpy()[:, 0]
+                for protocol in range(2):
+                    left = scores if protocol == 0 else without_excluded(scores, block)
+                    lists = top_lists(left[:, :size], rerank.n)
+                    ranks[0, protocol, block.numbers] = alone[protocol]
+                    ranks[1, protocol, block.numbers] = order.ranks(block.numbers, chosen, lists, alone[protocol])
+            done += len(block.numbers)
+            step("re-ranking", done / len(test))
     repeats, weights = repeats_of(test, train), event_weights(test)
     alone_outcomes, both = (Outcomes(own.astype(np.float32), test.query_index, repeats, weights) for own in ranks)
     return alone_outcomes, both

@@ -18,6 +18,7 @@ from twotower.errors import DataWarning, TwoTowerError, is_system_failure
 from twotower.interruption import Interruption
 from twotower.processes import GRACE, start_worker, stop_workers
 from twotower.progress import Display
+from twotower.threads import are_threads_fixed, fix_threads
 from twotower.training.callbacks import Line, Progress
 
 TICK = 0.2
@@ -206,7 +207,8 @@ def _free(pool: list[_Worker], workers: int, make: MakeWork, threads: int) -> _W
     if len(pool) == workers:
         return None
     ours, theirs = Pipe()
-    pool.append(_Worker(start_worker(serve_jobs, theirs, make, threads, threads=threads), ours, _next_number(pool)))
+    process = start_worker(serve_jobs, theirs, make, threads, are_threads_fixed(), threads=threads)
+    pool.append(_Worker(process, ours, _next_number(pool)))
     theirs.close()
     return pool[-1]
 
@@ -238,15 +240,17 @@ def _hear(worker: _Worker, desk: Desk, display: Display) -> bool:
     return True
 
 
-def serve_jobs(connection: Connection, make: MakeWork, threads: int) -> None:
+def serve_jobs(connection: Connection, make: MakeWork, threads: int, fixed: bool) -> None:
     """The loop of a worker process: runs one job after another until the other end closes.
 
     Args:
         connection: Receives jobs and sends reports.
         make: Makes the `Work` that runs the jobs.
         threads: PyTorch threads.
+        fixed: Whether their number stays the same while other programs keep cores busy.
     """
     torch.set_num_threads(threads)
+    fix_threads(fixed)
     warnings.simplefilter("ignore", DataWarning)  # the parent process has already shown it
     work = make()
     while True:

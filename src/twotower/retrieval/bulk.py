@@ -29,6 +29,7 @@ from twotower.retrieval.outputs import RERANK_SCORES, OutputFormat, output_forma
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
 from twotower.saved import read_json
+from twotower.threads import adapted_threads
 
 PART = 16_384
 """Write at most this many queries to a part; an interruption loses at most one part."""
@@ -177,11 +178,13 @@ class _Work:
         if not blocks:
             return self.schema.empty_table()
         retriever, ranked = self.retriever, list[Ranked]()
-        for start in blocks:
-            rows = table.slice(start, BLOCK).to_pylist()
-            requests = [{name: value for name, value in row.items() if value is not None} for row in rows]
-            ranked += _ranked(retriever, requests, self.job, self.path, part.first + start)
-            interruption.raise_if_asked()
+        with adapted_threads() as pace:
+            for start in blocks:
+                rows = table.slice(start, BLOCK).to_pylist()
+                requests = [{name: value for name, value in row.items() if value is not None} for row in rows]
+                with pace.step(len(rows)):
+                    ranked += _ranked(retriever, requests, self.job, self.path, part.first + start)
+                interruption.raise_if_asked()
         query_id, candidate_id = retriever.details.query_id, retriever.details.candidate_id
         begin, end = blocks[0], blocks[0] + len(ranked)
         ids = (

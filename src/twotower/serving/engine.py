@@ -15,6 +15,7 @@ from twotower.retrieval.answers import Answer, Filters
 from twotower.retrieval.requests import Request
 from twotower.retrieval.retriever import Retriever
 from twotower.serving.refusals import Refusal
+from twotower.threads import adapted_threads
 
 MAX_GROUP = 64
 """Batch waiting requests up to this many queries; a request with more is large."""
@@ -126,12 +127,15 @@ class Engine:
         return asyncio.get_running_loop().create_future()
 
     def _work(self) -> None:
-        while True:
-            self._there.acquire()
-            if self._ended:
-                return
-            if self._jobs:  # an earlier group may have taken this job already
-                self._answer(self._next_group())
+        with adapted_threads() as pace:
+            while True:
+                self._there.acquire()
+                if self._ended:
+                    return
+                if self._jobs:  # an earlier group may have taken this job already
+                    group = self._next_group()
+                    with pace.step(len(group)):
+                        self._answer(group)
 
     def _next_group(self) -> list[_Job]:
         """The next request and the waiting requests that can be batched with it; the rest keep their order."""

@@ -22,6 +22,7 @@ from twotower.interruption import Interruption
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ALONE, Ranks, joined
 from twotower.tasks.validation import TaskValidation
+from twotower.threads import Pace, adapted_threads
 from twotower.training.accuracy import StreamedAccuracy
 from twotower.training.batches import Part, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
@@ -100,9 +101,9 @@ class Run:
         state = self.state
         for callback in callbacks:
             callback.on_start(state)
-        with Interruption() as interruption:
+        with Interruption() as interruption, adapted_threads() as pace:
             while len(state.history.epochs) < state.epochs and not state.stop:
-                epoch = self.epoch(len(state.history.epochs) + 1, callbacks, interruption)
+                epoch = self.epoch(len(state.history.epochs) + 1, callbacks, interruption, pace)
                 state.history.epochs.append(epoch)
                 self.keep_best()
                 if saved is not None:
@@ -115,7 +116,7 @@ class Run:
         for callback in callbacks:
             callback.on_end(state)
 
-    def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption) -> Epoch:
+    def epoch(self, number: int, callbacks: Sequence[Callback], interruption: Interruption, pace: Pace) -> Epoch:
         """Trains one epoch, and validates if it is due."""
         settings, state = self.settings, self.state
         with (
@@ -135,7 +136,8 @@ class Run:
                     progress = (number - 1 + step / state.steps_per_epoch) / settings.epochs
                     factor = settings.schedule.factor(progress)
                     self._scale_rates(factor)
-                    loss = self._step(part, rows, accuracy)
+                    with pace.step(len(rows)):
+                        loss = self._step(part, rows, accuracy)
                     for task, (total, weight) in enumerate(zip(loss.totals, loss.weights, strict=True)):
                         totals[task] += total
                         weights[task] += weight

@@ -35,7 +35,9 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
     """All settings of training except the model and the data.
 
     With the same seed, machine and thread count, results are bit-identical. The random numbers of an epoch depend
-    only on (seed, epoch), so a training that is resumed from a checkpoint equals an uninterrupted one.
+    only on (seed, epoch), so a training that is resumed from a checkpoint equals an uninterrupted one. Training runs on
+    `allowed_threads`, and on fewer while other programs keep cores busy, which may change the rounding; the environment
+    variable `OMP_NUM_THREADS` fixes the number.
 
     Attributes:
         epochs: Passes over the training events.
