@@ -62,7 +62,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help=f"Threads per search, fewer while other programs keep cores busy. Default: each process's share of the "
+            help=f"Threads per search, fewer while other programs keep cores busy. Default: a process's share of the "
             f"allowed threads, up to {THREADS}.",
         ),
     ] = None,
