@@ -134,10 +134,12 @@ def test_decimal_commas_are_read_if_said_so(tmp_path: Path) -> None:
     assert table["note"].to_pylist() == ["1.299", "4,5"]  # 1.299 may be 1299
     assert table["total"].to_pylist() == ["1.299,50", "2,5"]
     log = written(tmp_path / "log.csv", "who;what;n\nann;1;0,5\nbob;2;1\n")
-    with pytest.warns(DataWarning, match=r"'note', row 1 .* '4,5' are text; .*decimal = \",\" reads decimal commas"):
-        data = from_tables(log, **IDS, weight="n", candidates=path, decimal=",")
+    priced = written(tmp_path / "priced.csv", "what;price\n1;4,50\n2;12\n")
+    data = from_tables(log, **IDS, weight="n", candidates=priced, decimal=",")
     assert data.weights.tolist() == [0.5, 1.0]
-    assert data.candidates["price"].to_pylist() == [4.5, -5.0]
+    assert data.candidates["price"].to_pylist() == [4.5, 12.0]
+    with pytest.warns(DataWarning, match=r"'4,50' are text; .*decimal = \",\" reads decimal commas"):
+        from_tables(pa.table({"who": ["ann"], "what": [1]}), **IDS, candidates=priced)
     with pytest.raises(ConfigError, match=r"decimal=';'; expected one of '\.', ','"):
         from_tables(log, **IDS, decimal=";")  # type: ignore[arg-type]
 
