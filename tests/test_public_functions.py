@@ -91,6 +91,8 @@ CASES: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
     "from_tables: time": (lambda value: data.from_tables(TABLE, time=value, **IDS), NO_TEXT),
     "from_tables: name": (lambda value: data.from_tables(TABLE, name=value, **IDS), NO_TEXT),
     "from_tables: delimiter": (lambda value: data.from_tables(TABLE, delimiter=value, **IDS), NO_TEXT),
+    "from_tables: decimal": (lambda value: data.from_tables(TABLE, decimal=value, **IDS), NO_TEXT),
+    "from_tables: time_format": (lambda value: data.from_tables(TABLE, time_format=value, **IDS), NO_TEXT),
     "read_table: delimiter": (lambda value: data.read_table(TABLE, delimiter=value), (3, ["a"], "", ";;")),
     "movielens: edition": (data.movielens, (3, None, "2m")),
     "movielens: same_title": (lambda value: data.movielens(same_title=value), (3, "drop")),

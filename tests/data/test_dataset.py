@@ -61,6 +61,34 @@ def test_timestamps_become_seconds_and_dates_too() -> None:
     assert build(pa.table(LOG | {"at": days})).times.tolist() == [0.0, 86_400.0, 172_800.0]
 
 
+@pytest.mark.parametrize("per_second", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_numbers_too_large_for_seconds_are_read_in_their_unit(per_second: int) -> None:
+    seconds = [1_714_557_000, 1_714_560_600, 1_714_564_200]
+    counts = [second * per_second for second in seconds]
+    assert build(pa.table(LOG | {"at": counts})).times.tolist() == seconds
+    assert build(pa.table(LOG | {"at": [str(count) for count in counts]})).times.tolist() == seconds
+
+
+@pytest.mark.parametrize(
+    ("values", "time_format"),
+    [
+        (["31.05.2024 18:30"] * 3, "%d.%m.%Y %H:%M"),
+        (["05/31/2024 06:30 PM"] * 3, "%m/%d/%Y %I:%M %p"),
+        (["31.05.2024 20:30:00.000 +0200"] * 3, "%d.%m.%Y %H:%M:%S.%f %z"),
+        ([202405311830] * 3, "%Y%m%d%H%M"),
+        ([1_717_180_200.0] * 3, "%d.%m.%Y"),  # only text and integers can be in a format
+    ],
+)
+def test_times_may_have_a_format_of_their_own(values: list[Any], time_format: str) -> None:
+    assert build(pa.table(LOG | {"at": values}), time_format=time_format).times.tolist() == [1_717_180_200] * 3
+
+
+@pytest.mark.parametrize("time_format", ["", "%q", "day", "%H:%M"])
+def test_a_time_format_that_gives_no_date_is_refused(time_format: str) -> None:
+    with pytest.raises(ConfigError, match=r"time_format=.*expected a format as in Python's strptime"):
+        build(time_format=time_format)
+
+
 def test_weights_are_kept_and_missing_ones_are_one() -> None:
     assert build(weight="n").weights.tolist() == [1.0, 2.5, 0.0]
     assert build().weights.tolist() == [1.0, 1.0, 1.0]
@@ -132,6 +160,23 @@ def test_integers_of_another_width_are_the_same_ids_and_text_is_not() -> None:
         ({"at": [10.0, float("nan"), 30.0]}, {}, "'at', row 1: nan"),
         ({"at": [10, -5, 30]}, {}, r"'at', row 1: -5 is not a plausible time \(rows affected: 1\)"),
         ({"at": [10, 20, 1_700_000_000_000]}, {}, "'at', row 2: .* looks like milliseconds"),
+        (
+            {"at": [20240501, 20240531, 20241231]},
+            {},
+            r"'at', row 0: 20240501 looks like a date.* time_format = \"%Y%m%d\"",
+        ),
+        (
+            {"at": ["1.5.2024", "31.5.2024", "2.6.2024"]},
+            {},
+            r"'1.5.2024' is string; .* time_format, such as \"%d\.%m\.%Y",
+        ),
+        ({"at": ["5/1/2024"] * 3}, {}, r"set time_format, such as \"%d/%m/%Y\""),
+        (
+            {"at": ["01.05.2024", "31.06.2024", "?"]},
+            {"time_format": "%d.%m.%Y"},
+            r"'at', row 1: '31.06.2024' \(rows affected: 2\); expected a time in the format '%d.%m.%Y'",
+        ),
+        ({"n": ["1,5", "2", "1"]}, {"weight": "n"}, "'n', row 0: '1,5' is string; .* or set decimal = \",\""),
         ({"n": [1.0, -2.0, 0.0]}, {"weight": "n"}, "'n', row 1: -2.0; expected a non-negative weight"),
         ({"n": [0.0, 0.0, 0.0]}, {"weight": "n"}, "'n': every weight is 0"),
         ({"n": [1.0, 0.0, 1e300]}, {"weight": "n"}, "'n', row 2: 1e\\+300; expected a weight of at most 1e\\+30"),

@@ -126,6 +126,24 @@ def test_the_delimiter_is_told_from_the_header_or_given(tmp_path: Path) -> None:
         read_table(path, delimiter="::")
 
 
+def test_decimal_commas_are_read_if_said_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "items.csv", "what;price;stock;note;total\n1;4,50;7;1.299;1.299,50\n2;-0,5e1;8;4,5;2,5\n")
+    table = read_table(path, decimal=",")
+    assert table["price"].to_pylist() == [4.5, -5.0]
+    assert table["stock"].to_pylist() == [7, 8]
+    assert table["note"].to_pylist() == ["1.299", "4,5"]  # 1.299 may be 1299
+    assert table["total"].to_pylist() == ["1.299,50", "2,5"]
+    log = written(tmp_path / "log.csv", "who;what;n\nann;1;0,5\nbob;2;1\n")
+    priced = written(tmp_path / "priced.csv", "what;price\n1;4,50\n2;12\n")
+    data = from_tables(log, **IDS, weight="n", candidates=priced, decimal=",")
+    assert data.weights.tolist() == [0.5, 1.0]
+    assert data.candidates["price"].to_pylist() == [4.5, 12.0]
+    with pytest.warns(DataWarning, match=r"'4,50' are text; .*decimal = \",\" reads decimal commas"):
+        from_tables(pa.table({"who": ["ann"], "what": [1]}), **IDS, candidates=priced)
+    with pytest.raises(ConfigError, match=r"decimal=';'; expected one of '\.', ','"):
+        from_tables(log, **IDS, decimal=";")  # type: ignore[arg-type]
+
+
 LINES = "who,what,at\n" + "".join(f"ann,{n},2024-01-0{n}\n" for n in range(1, 6))
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy import groups_log, log_of
-from twotower.data import LastOut, RandomSplit, TimeSplit, from_tables
+from twotower.data import Dataset, LastOut, RandomSplit, TimeSplit, from_tables
 from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, History, Normalized, Text
@@ -424,6 +424,28 @@ def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
     data = read_config(write(tmp_path, text)).data.load()
     assert data.queries["who"].to_pylist() == ["ann", "bob"]
     assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]
+
+
+def test_a_config_says_how_numbers_and_times_are_written(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("who;what;when;n\nann;1;01.05.2024;0,5\nbob;2;31.05.2024;2\n")
+    (tmp_path / "test.csv").write_text("who;what;when;n\nann;2;01.06.2024;1,5\n")
+    text = """[data]
+interactions = "log.csv"
+test = "test.csv"
+query_id = "who"
+candidate_id = "what"
+time = "when"
+weight = "n"
+decimal = ","
+time_format = "%d.%m.%Y"
+"""
+    config = read_config(write(tmp_path, text)).data
+    train, parts = config.given(config.load())
+    assert isinstance(train, Dataset)
+    assert train.times.tolist() == [1_714_521_600, 1_717_113_600]
+    assert train.weights.tolist() == [0.5, 2.0]
+    assert parts["test"].times.tolist() == [1_717_200_000]
+    assert parts["test"].weights.tolist() == [1.5]
 
 
 def test_a_loggers_folder_is_in_the_configs_and_its_name_begins_with_the_one_given(tmp_path: Path) -> None:

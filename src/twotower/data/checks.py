@@ -13,12 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import refuse_nameless
-from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred
+from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred, written_otherwise
 from twotower.data.origin import Origin
+from twotower.data.time_format import times_in
 from twotower.errors import ConfigError, DataError
 
 LATEST_TIME = 7_258_118_400.0
 """Seconds from 1970 to 2200-01-01; a later time is most likely in another unit."""
+
+SMALLER_UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+"""Units of times besides seconds, each with its count per second."""
 
 LARGEST_WEIGHT = 1e30
 """Largest weight accepted: weights are summed as float32, whose maximum is 3.4e38."""
@@ -148,20 +152,33 @@ def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = 
             first_seen[value] = row
 
 
-def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> pa.Array:
-    """Times of the interactions in seconds (int64 if all are whole, else float64); text is read as ISO 8601 or numbers.
+def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE, time_format: str | None = None) -> pa.Array:
+    """Times of the interactions in seconds (int64 if all are whole, else float64).
+
+    Numbers count seconds since 1970, or milli-, micro- or nanoseconds if all are too large for seconds.
+
+    Args:
+        column: The times: numbers, dates, timestamps or text.
+        name: Name of the column.
+        place: Where the rows come from, for errors.
+        time_format: How text is written, such as `%d.%m.%Y %H:%M`; default: ISO 8601 or numbers.
 
     Raises:
-        DataError: A time is null, not a number or date, not finite, before 1970 or after 2200.
+        DataError: A time is null, not a number or date, not finite, before 1970 or after 2200; or numbers are dates
+            such as 20240531.
     """
     expected = "a time in seconds since 1970, or a timestamp"
+    if time_format is not None:
+        column = _in_format(column, time_format, name, place)
     as_text = f"{expected} such as 2024-05-31T18:00:00, all rows with a zone or none"
     column = _from_text(column, name, as_text, (pa.float64(), *TIMES), place)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         _refuse_null(column, name, "a time", place)
         seconds = _seconds(column)
     else:
-        seconds = _numbers(column, name, expected, place)
+        numbers = _numbers(column, name, expected, place)
+        _refuse_calendar_numbers(numbers, column, name, place)
+        seconds = numbers / _per_second(numbers)
     implausible = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
     if len(implausible):
         row = int(implausible[0])
@@ -251,9 +268,54 @@ def _from_text(
         _refuse_null(read, name, expected, place)
         return read
     row = first_stray(column, kinds) or 0
+    hint = written_otherwise(column[row].as_py(), kinds)
     raise DataError(
-        f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is {column.type}; expected {expected}"
+        f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is {column.type}; "
+        f"expected {expected}{hint}"
     )
+
+
+def _in_format(column: pa.ChunkedArray, time_format: str, name: str, place: Place) -> pa.ChunkedArray:
+    """Text, or integers such as 20240531, as timestamps; any other column unchanged.
+
+    Raises:
+        DataError: A value has another format; names the first such value.
+    """
+    if not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
+        return column
+    expected = f"a time in the format {time_format!r}"
+    _refuse_null(column, name, expected, place)
+    times = times_in(column.cast(pa.string()), time_format)
+    if times.null_count:
+        row = int(pc.index(times.is_null(), True).as_py())
+        raise DataError(
+            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} (rows affected: "
+            f"{times.null_count}{place.where}); expected {expected}"
+        )
+    return times
+
+
+def _per_second(numbers: npt.NDArray[np.float64]) -> float:
+    """The unit of times, as its count per second: 1 unless all numbers are plausible only in a smaller unit."""
+    if len(numbers) == 0:
+        return 1.0
+    lowest, highest = float(numbers.min()), float(numbers.max())
+    units = (factor for _, factor in SMALLER_UNITS if lowest > LATEST_TIME * factor / 1e3)
+    unit = max(units, default=1.0)
+    return unit if highest <= LATEST_TIME * unit else 1.0
+
+
+def _refuse_calendar_numbers(
+    numbers: npt.NDArray[np.float64], column: pa.ChunkedArray, name: str, place: Place
+) -> None:
+    """Refuses dates written as 20240531, which would pass for seconds in 1970."""
+    years, months, days = numbers // 1e4, numbers // 100 % 100, numbers % 100
+    are_dates = (years >= 1970) & (years < 2200) & (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    if len(numbers) and are_dates.all() and np.array_equal(numbers, np.floor(numbers)):
+        raise DataError(
+            f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} looks like a date, as do all other "
+            f'rows; expected seconds since 1970, or time_format = "%Y%m%d" to read it as a date'
+        )
 
 
 def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
@@ -326,12 +388,12 @@ def check_moment(seconds: float, name: str, value: object) -> None:
 
 def _unit_hint(seconds: float) -> str:
     unit = _unit_of(seconds)
-    return "" if unit is None else f" (it looks like {unit[0]}: divide by {unit[1]:.0f}, or pass a timestamp column)"
+    return "" if unit is None else f" (it looks like {unit[0]}, but other rows do not: use one unit in all rows)"
 
 
 def _unit_of(seconds: float) -> tuple[str, float] | None:
     """The unit in which an implausible number of seconds would be a plausible time, and its count per second."""
-    for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+    for unit, factor in SMALLER_UNITS:
         if 0 < seconds / factor <= LATEST_TIME:
             return unit, factor
     return None

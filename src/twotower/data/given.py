@@ -11,7 +11,7 @@ import pyarrow as pa
 from twotower.data.checks import Place, UnknownCandidates, check_ids, require_columns
 from twotower.data.dataset import Dataset
 from twotower.data.lookup import IdRows, distinct_ids
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import DataError
 
@@ -23,6 +23,8 @@ def given_parts(
     own_queries: bool,
     unknown_candidates: UnknownCandidates = "refuse",
     delimiter: str | None = None,
+    decimal: Decimal = ".",
+    time_format: str | None = None,
 ) -> tuple[Dataset, dict[str, Dataset]]:
     """Reads parts that share the query and candidate tables with train.
 
@@ -33,6 +35,8 @@ def given_parts(
             a part are added to it.
         unknown_candidates: What to do with events whose candidate is not in train's catalogue.
         delimiter: Delimiter of CSV files; default: detected from the header of each.
+        decimal: Decimal mark of CSV files: `.` or `,`.
+        time_format: How times are written; see `from_tables`.
 
     Returns:
         Train with the query table of all parts, and the parts.
@@ -47,7 +51,8 @@ def given_parts(
         >>> train.queries["who"].to_pylist(), len(parts["test"])
         ([1, 2, 3], 1)
     """
-    read = {part: _read(train, source, part, delimiter) for part, source in sources.items()}
+    csv = CsvFormat(delimiter, decimal)
+    read = {part: _read(train, source, part, csv) for part, source in sources.items()}
     logs = {part: log for part, (log, _) in read.items()}
     if own_queries:
         train = _with_queries(train, list(logs.values()))
@@ -62,6 +67,7 @@ def given_parts(
         unknown_candidates,
         chosen=None if train.exposures is None else train.exposures.chosen,
         request=None if train.exposures is None else train.exposures.request,
+        time_format=time_format,
     )
     return train, {part: _events(tables, log, part, place) for part, (log, place) in read.items()}
 
@@ -87,9 +93,9 @@ def overlap(part: Dataset, train: Dataset) -> int:
     return int(np.isin(codes, known).sum())
 
 
-def _read(train: Dataset, source: TableSource, part: str, delimiter: str | None) -> tuple[pa.Table, Place]:
+def _read(train: Dataset, source: TableSource, part: str, csv: CsvFormat) -> tuple[pa.Table, Place]:
     """The rows of a part, with ids cast to train's types, and where they come from."""
-    read = read_source(source, part, delimiter=delimiter)
+    read = read_source(source, part, csv)
     log, place = read.table, Place(origin=read.origin)
     shown = train.exposures
     others = (train.time, train.weight, *(() if shown is None else (shown.chosen, shown.request)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -21,30 +22,42 @@ CODE = "^[+-]?0[0-9]"
 
 WHOLE_NUMBER = "^[+-]?[0-9]+$"
 
+POINT_NUMBER = r"^[+-]?[0-9]*[.][0-9]*(?:[eE][+-]?[0-9]+)?$"
+COMMA_NUMBER = re.compile(r"[+-]?[0-9]*,[0-9]+")
+
+OTHER_DATE = re.compile("[0-9]{1,2}([./-])[0-9]{1,2}[./-][0-9]{4}")
+"""A date that begins with the day or the month."""
+
 SAMPLE = 1000
 """Rows tried before the whole column."""
 
 
-def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def inferred(texts: pa.ChunkedArray, decimal: str = ".") -> pa.ChunkedArray:
     """Converts a text column to integers, floats, booleans, dates or times if all its values are; else leaves it.
 
     Numbers with leading zeros are codes and stay text. So do integers of more than 64 bits, which a float would
     round. Times with a zone are converted to UTC; either all values have a zone or none has. In converted columns,
     `NULL_WORDS` become null.
 
+    Args:
+        texts: The column.
+        decimal: The decimal mark of floats: `.` or `,`.
+
     Example:
         >>> inferred(pa.chunked_array([["7", "NA", "12"]])).to_pylist()
         [7, None, 12]
         >>> inferred(pa.chunked_array([["007", "012"]])).to_pylist()
         ['007', '012']
+        >>> inferred(pa.chunked_array([["4,50", "12"]]), decimal=",").to_pylist()
+        [4.5, 12.0]
     """
     if texts.null_count == len(texts):
         return pa.chunked_array([pa.nulls(len(texts))])
-    beginning = without_null_words(texts.slice(0, SAMPLE)).drop_null()
+    beginning = _with_point(without_null_words(texts.slice(0, SAMPLE)), decimal).drop_null()
     kinds = [kind for kind in (*NUMBERS, *TIMES, pa.bool_()) if _all_are(beginning, kind)]
     if not kinds:
         return texts
-    values = without_null_words(texts)
+    values = _with_point(without_null_words(texts), decimal)
     present = values.drop_null()
     kind = next((kind for kind in kinds if len(present) and _all_are(present, kind)), None)
     return texts if kind is None else values.cast(kind)
@@ -67,6 +80,32 @@ def without_null_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(texts)
     missing = pc.is_in(trimmed, pa.array(NULL_WORDS))
     return pc.if_else(missing, pa.scalar(None, pa.string()), trimmed)
+
+
+def written_otherwise(value: str, kinds: Sequence[pa.DataType]) -> str:
+    """How to read a value that is none of these types, if it is a number or date in another notation; else nothing.
+
+    Example:
+        >>> written_otherwise("31.05.2024", TIMES)
+        '; or set time_format, such as "%d.%m.%Y" for 31.05.2024'
+        >>> written_otherwise("4,50", NUMBERS)
+        '; or set decimal = ","'
+    """
+    if pa.date32() in kinds and (date := OTHER_DATE.match(value.strip())) is not None:
+        mark = date[1]
+        return f'; or set time_format, such as "%d{mark}%m{mark}%Y" for 31{mark}05{mark}2024'
+    if COMMA_NUMBER.fullmatch(value.strip()) is not None:
+        return '; or set decimal = ","'
+    return ""
+
+
+def _with_point(texts: pa.ChunkedArray, decimal: str) -> pa.ChunkedArray:
+    """The texts with a point as the decimal mark, and numbers that have a point already made unreadable as such."""
+    if decimal == ".":
+        return texts
+    swapped = pc.replace_substring_regex(texts, r"^([+-]?[0-9]*),([0-9]+(?:[eE][+-]?[0-9]+)?)$", r"\1.\2")
+    had_point = pc.match_substring_regex(texts, POINT_NUMBER)
+    return pc.if_else(had_point, pc.binary_join_element_wise(texts, " ", ""), swapped)
 
 
 def _all_are(present: pa.ChunkedArray, kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
-from twotower.data.inference import CODE, without_null_words
+from twotower.data.inference import CODE, COMMA_NUMBER, without_null_words
 
 NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
@@ -57,7 +57,9 @@ class Lookalike:
                 f"{self.value!r}, are not, so the column is read as text; correct these cells or leave them empty"
             )
         if self.kind == "amount":
-            return f"values such as {self.value!r} are text; write numbers as digits with a decimal point, 1299.5"
+            point = "write numbers as digits with a decimal point, 1299.5"
+            comma = '; in CSV, decimal = "," reads decimal commas' if COMMA_NUMBER.fullmatch(self.value) else ""
+            return f"values such as {self.value!r} are text; {point}{comma}"
         return f"all {self.present:,} values are {what} held as text, such as {self.value!r}; cast the column to {what}"
 
 

@@ -23,9 +23,10 @@ from twotower.data.fingerprints import Fingerprint
 from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
-from twotower.data.sources import TableSource, read_source
+from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source
 from twotower.data.stream import PIECES_PER_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table
+from twotower.data.time_format import check_time_format
 from twotower.errors import ConfigError, DataError
 
 BUFFER = 4_000_000
@@ -44,6 +45,8 @@ def stream_parquet(
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
     delimiter: str | None = None,
+    decimal: Decimal = ".",
+    time_format: str | None = None,
     name: str = "data",
     buffer: int = BUFFER,
 ) -> ParquetLog:
@@ -61,6 +64,8 @@ def stream_parquet(
         candidates: One row per candidate: the catalogue. Default: the distinct ids of the log, likewise.
         unknown_candidates: Whether to `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
         delimiter: Delimiter of CSV side tables; default: detected from the header.
+        decimal: Decimal mark of CSV side tables: `.` or `,`.
+        time_format: How times are written; see `from_tables`.
         name: Name of the data in reports.
         buffer: How many events are held at once. A larger buffer shuffles the training order more thoroughly.
 
@@ -78,9 +83,10 @@ def stream_parquet(
         (3, [1, 2])
     """
     check_data_name(name)
+    check_time_format(time_format)
     rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
-    sides = _sides(rows, {query_id: queries, candidate_id: candidates}, delimiter, buffer // 2)
-    tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates)
+    sides = _sides(rows, {query_id: queries, candidate_id: candidates}, CsvFormat(delimiter, decimal), buffer // 2)
+    tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates, time_format=time_format)
     return _checked(tables, rows, buffer, own_queries=queries is None)
 
 
@@ -109,7 +115,7 @@ def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> 
 
 
 def _sides(
-    rows: ParquetRows, sources: Mapping[str, TableSource | None], delimiter: str | None, at_once: int
+    rows: ParquetRows, sources: Mapping[str, TableSource | None], csv: CsvFormat, at_once: int
 ) -> tuple[pa.Table, pa.Table]:
     """The query and candidate tables, given their sources by id column; without a source, a table of ids alone."""
     distinct = _distinct(rows, [column for column, source in sources.items() if source is None], at_once)
@@ -118,7 +124,7 @@ def _sides(
         if source is None:
             tables.append(pa.table({column: distinct[column]}))
         else:
-            side = read_source(source, which, delimiter=delimiter)
+            side = read_source(source, which, csv)
             tables.append(side_table(side, rows.schema.field(column).type, column, which))
     return tables[0], tables[1]
 

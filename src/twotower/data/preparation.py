@@ -22,6 +22,7 @@ from twotower.data.fingerprints import Tables
 from twotower.data.movielens import HOME_VARIABLE, data_home
 from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import ParquetRows, RowGroup
+from twotower.data.tables import LogTables
 from twotower.errors import ConfigError, DataError
 from twotower.extras import require
 from twotower.files import sync_file, sync_folder, write_file
@@ -81,6 +82,11 @@ class PreparableLog(Tables, Protocol):
         ...
 
     @property
+    def tables(self) -> LogTables:
+        """Its side tables, and how its columns are read."""
+        ...
+
+    @property
     def weight(self) -> str | None:
         """Name of the weight column."""
         ...
@@ -136,7 +142,7 @@ def key_of(log: PreparableLog, rows: ParquetRows) -> str:
         raise DataError(f"the files of {log.name!r} have changed since they were opened: {error}") from error
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
     ids = [content_digest(table.select([name])) for table, name in _sides(log)]
-    roles = [log.query_id, log.candidate_id, log.time, log.weight]
+    roles = [log.query_id, log.candidate_id, log.time, log.tables.time_format, log.weight]
     return hashlib.sha256(msgspec.json.encode([FORMAT, files, roles, ids])).hexdigest()[:16]
 
 

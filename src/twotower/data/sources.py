@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +36,30 @@ if they are below a given folder, or at or after the first `*`.
 """
 
 
+Decimal: TypeAlias = Literal[".", ","]
+"""The decimal mark of numbers in CSV files."""
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How CSV files are written.
+
+    Attributes:
+        delimiter: The delimiter; None: detected from the header of each file.
+        decimal: The decimal mark.
+
+    Raises:
+        ConfigError: The delimiter is not a single character.
+    """
+
+    delimiter: str | None = None
+    decimal: Decimal = "."
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ConfigError(f"delimiter={self.delimiter!r}; expected one character, such as ';'")
+
+
 @dataclass(frozen=True)
 class Source:
     """A table that was read.
@@ -52,13 +76,16 @@ class Source:
 
 
 @checks_arguments
-def read_table(source: TableSource, which: str = "table", *, delimiter: str | None = None) -> pa.Table:
+def read_table(
+    source: TableSource, which: str = "table", *, delimiter: str | None = None, decimal: Decimal = "."
+) -> pa.Table:
     """Reads `source` into an Arrow table of plain types.
 
     Args:
         source: A table or a path; see `TableSource`.
         which: Name of the table in error messages.
         delimiter: Delimiter of CSV files; default: detected from the header.
+        decimal: Decimal mark of CSV files: `.` or `,`.
 
     Raises:
         ConfigError: The delimiter is not a single character.
@@ -68,15 +95,13 @@ def read_table(source: TableSource, which: str = "table", *, delimiter: str | No
         >>> read_table(pa.table({"what": pa.array(["tea", "rum"]).dictionary_encode()})).schema
         what: string
     """
-    return read_source(source, which, delimiter=delimiter).table
+    return read_source(source, which, CsvFormat(delimiter, decimal)).table
 
 
-def read_source(source: TableSource, which: str = "table", *, delimiter: str | None = None) -> Source:
+def read_source(source: TableSource, which: str = "table", csv: CsvFormat | None = None) -> Source:
     """`read_table`, with the origin of the rows."""
-    if delimiter is not None and len(delimiter) != 1:
-        raise ConfigError(f"delimiter={delimiter!r}; expected one character, such as ';'")
     if isinstance(source, str | Path):
-        return _read_files(table_files(source, which), which, delimiter)
+        return _read_files(table_files(source, which), which, csv or CsvFormat())
     if isinstance(source, pa.Table):
         return Source(plain_table(source, which))
     if hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__"):
@@ -110,12 +135,12 @@ def with_ids_like(source: Source, kind: pa.DataType, id_column: str) -> Source:
     return replace(source, table=table)
 
 
-def _read_files(files: Sequence[TableFile], which: str, delimiter: str | None) -> Source:
+def _read_files(files: Sequence[TableFile], which: str, csv: CsvFormat) -> Source:
     """Reads and concatenates the rows of all files."""
     read, tables = [], []
     for file in files:
         if file.format == "csv":
-            file, table = read_csv(file, which, delimiter)
+            file, table = read_csv(file, which, csv.delimiter)
         else:
             table = plain_table(read_json(file, which) if file.format == "json" else _read_parquet(file, which), which)
         read.append(file)
@@ -124,7 +149,7 @@ def _read_files(files: Sequence[TableFile], which: str, delimiter: str | None) -
     whole = pa.concat_tables([_as(table, schema) for table in tables])
     is_text = files[0].format == "csv"
     if is_text:
-        whole = pa.table([inferred(column) for column in whole.columns], names=whole.column_names)
+        whole = pa.table([inferred(column, csv.decimal) for column in whole.columns], names=whole.column_names)
     for name, column in _partition_columns(files, [len(table) for table in tables]).items():
         if name not in whole.column_names:  # a column in the files takes precedence
             whole = whole.append_column(name, column)

@@ -19,7 +19,7 @@ from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import BoolArray, ParquetRows
 from twotower.data.preparation import prepared
 from twotower.data.scratch import scratch
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
@@ -170,7 +170,14 @@ class ParquetLog:
         """The fingerprint, and the sizes of the buffer and the row groups, which determine the training order."""
         return [self.fingerprint, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
 
-    def part(self, interactions: TableSource, name: str | None = None, *, delimiter: str | None = None) -> Dataset:
+    def part(
+        self,
+        interactions: TableSource,
+        name: str | None = None,
+        *,
+        delimiter: str | None = None,
+        decimal: Decimal = ".",
+    ) -> Dataset:
         """Other events, such as a validation part, as a `Dataset` with this log's candidates.
 
         If the query table was built from the ids in the log, new queries are appended to it.
@@ -179,13 +186,14 @@ class ParquetLog:
             interactions: The events, with the log's columns; see `from_tables`.
             name: Name in reports; default: the log's name.
             delimiter: Delimiter of CSV files; default: detected from the header.
+            decimal: Decimal mark of CSV files: `.` or `,`.
 
         Raises:
             ConfigError: The name is blank.
             DataError: As `from_tables`.
         """
         check_data_name(name)
-        read = read_source(interactions, "interactions", delimiter=delimiter)
+        read = read_source(interactions, "interactions", CsvFormat(delimiter, decimal))
         log, place = read.table, Place(origin=read.origin)
         require_columns(log, self.tables.columns, "interactions")
         if log.num_rows == 0:
@@ -209,9 +217,7 @@ class ParquetLog:
         Args:
             queries: Mask of the queries to read, `[queries]`; default: all.
         """
-        parts = []
-        for events in self._in_order([]):
-            parts.append(events if queries is None else events.take(queries[events.query_index]))
+        parts = [one if queries is None else one.take(queries[one.query_index]) for one in self._in_order([])]
         return self._excerpt(concat(parts))
 
     def events_of(self, part: Dataset) -> Excerpt:

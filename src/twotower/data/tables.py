@@ -27,7 +27,8 @@ from twotower.data.dataset import Dataset, IntArray
 from twotower.data.exposures import BoolArray
 from twotower.data.lookup import IdRows, distinct_ids
 from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
-from twotower.data.sources import Source, TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, Decimal, Source, TableSource, read_source, with_ids_like
+from twotower.data.time_format import check_time_format
 from twotower.errors import DataError
 
 
@@ -45,6 +46,8 @@ def from_tables(
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
     delimiter: str | None = None,
+    decimal: Decimal = ".",
+    time_format: str | None = None,
     name: str = "data",
 ) -> Dataset:
     """Makes a `Dataset` of your own log.
@@ -54,8 +57,8 @@ def from_tables(
             DuckDB), or the path of a Parquet, CSV or JSON Lines file or of a folder of them, or a pattern with `*`.
         query_id: The user (query) column, in `interactions` and, if given, in `queries`.
         candidate_id: The item (candidate) column, in `interactions` and, if given, in `candidates`.
-        time: The time column: numbers (seconds since 1970), dates or timestamps (UTC if they have no zone), or text
-            in one of these forms.
+        time: The time column: numbers (seconds since 1970, or milli-, micro- or nanoseconds, told by their size),
+            dates or timestamps (UTC if they have no zone), or text in one of these forms.
         weight: The column of event weights, which must not be negative.
         chosen: A column of booleans, or of 1 and 0, that is false for rows that were shown and not chosen, or disliked.
             They are no events but `Dataset.exposures`; their weights do not matter. Default: every row was chosen.
@@ -66,11 +69,13 @@ def from_tables(
         unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
             the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
         delimiter: Delimiter of CSV files; default: detected from the header of each.
+        decimal: Decimal mark of CSV files: `.` or `,`.
+        time_format: How times are written, in Python's strptime format, such as `%d.%m.%Y %H:%M`. Default: as above.
         name: Name of the data in reports.
 
     Raises:
-        ConfigError: `unknown_candidates` or `delimiter` is not an allowed value, a column has two roles, or the name is
-            blank.
+        ConfigError: `unknown_candidates`, `delimiter`, `decimal` or `time_format` is not an allowed value, a column
+            has two roles, or the name is blank.
         DataError: A column is missing, an id is null or (in `queries`, `candidates`) repeated, an event has an
             unknown query or candidate, a time, weight or value of `chosen` is invalid, or no event is left. The message
             names the column, the row, the value and what was expected.
@@ -83,9 +88,11 @@ def from_tables(
         (3, 2)
     """
     check_data_name(name)
-    log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), delimiter)
-    log, query_table = _side_table(queries, log, query_id, "queries", delimiter)
-    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", delimiter)
+    check_time_format(time_format)
+    csv = CsvFormat(delimiter, decimal)
+    log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), csv)
+    log, query_table = _side_table(queries, log, query_id, "queries", csv)
+    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", csv)
     tables = LogTables(
         name,
         query_table,
@@ -97,13 +104,14 @@ def from_tables(
         unknown_candidates,
         chosen=chosen,
         request=request,
+        time_format=time_format,
     )
     return _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
 
 
-def _read_log(interactions: TableSource, wanted: Sequence[str], delimiter: str | None) -> Source:
+def _read_log(interactions: TableSource, wanted: Sequence[str], csv: CsvFormat) -> Source:
     """Reads the interactions and checks that they have the `wanted` columns, of which the ids come first."""
-    read = read_source(interactions, "interactions", delimiter=delimiter)
+    read = read_source(interactions, "interactions", csv)
     require_columns(read.table, wanted, "interactions")
     if read.table.num_rows == 0:
         raise DataError("the interactions have no rows; expected at least one event")
@@ -138,10 +146,12 @@ class LogTables:
         *,
         chosen: str | None = None,
         request: str | None = None,
+        time_format: str | None = None,
     ) -> None:
         self.name, self.queries, self.candidates = name, queries, candidates
         self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
         self.unknown_candidates, self.chosen, self.request = unknown_candidates, chosen, request
+        self.time_format = time_format
         self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
 
     def with_queries(self, queries: pa.Table) -> LogTables:
@@ -157,6 +167,7 @@ class LogTables:
             self.unknown_candidates,
             chosen=self.chosen,
             request=self.request,
+            time_format=self.time_format,
         )
 
     @property
@@ -186,7 +197,7 @@ class LogTables:
         check_ids(log[self.query_id], self.query_id, "interactions", place=place)
         check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
         if self.time is not None:
-            log = _with_column(log, self.time, check_times(log[self.time], self.time, place))
+            log = _with_column(log, self.time, check_times(log[self.time], self.time, place, self.time_format))
         is_chosen = np.ones(len(log), dtype=bool)
         if self.chosen is not None:
             is_chosen = check_chosen(log[self.chosen], self.chosen, place)
@@ -228,12 +239,12 @@ def no_event_left(dropped: int, candidate_id: str) -> DataError:
 
 
 def _side_table(
-    source: TableSource | None, log: Source, id_column: str, which: str, delimiter: str | None
+    source: TableSource | None, log: Source, id_column: str, which: str, csv: CsvFormat
 ) -> tuple[Source, pa.Table]:
     """The log and the query or candidate table, with ids of the same type."""
     if source is None:
         return log, pa.table({id_column: distinct_ids(log.table[id_column])})
-    side = read_source(source, which, delimiter=delimiter)
+    side = read_source(source, which, csv)
     require_columns(side.table, [id_column], which)
     log = with_ids_like(log, side.table[id_column].type, id_column)
     return log, side_table(side, log.table.schema.field(id_column).type, id_column, which)

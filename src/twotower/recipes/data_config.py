@@ -12,6 +12,7 @@ from twotower.data.given import given_parts
 from twotower.data.log import Log, require_in_memory
 from twotower.data.opening import stream_parquet
 from twotower.data.simulation import simulated
+from twotower.data.sources import Decimal
 from twotower.data.stream import ParquetLog
 from twotower.data.tables import from_tables
 from twotower.errors import ConfigError
@@ -49,6 +50,9 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         title: Column that displays a candidate; default: one whose name contains `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         delimiter: Delimiter of CSV files; default: detected from each file's header.
+        decimal: Decimal mark of CSV files: `.` or `,`.
+        time_format: How times are written, in Python's strptime format, such as `%d.%m.%Y %H:%M`; default: ISO 8601,
+            timestamps or numbers.
         stream: Leave the interactions on disk, in Parquet, and train on them piece by piece.
         test: A separate table of events to measure on; default: cut from the interactions.
         validation: A separate table of events for choosing the best epoch; default: cut from train.
@@ -68,6 +72,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     title: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
     delimiter: str | None = None
+    decimal: Decimal = "."
+    time_format: str | None = None
     stream: bool = False
     test: str | None = None
     validation: str | None = None
@@ -118,7 +124,9 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         named = {"test": self.test, "validation": self.validation}
         sources = {part: path for part, path in named.items() if path is not None}
         if isinstance(train, ParquetLog):
-            read = {part: train.part(path, delimiter=self.delimiter) for part, path in sources.items()}
+            read = {
+                part: train.part(path, delimiter=self.delimiter, decimal=self.decimal) for part, path in sources.items()
+            }
             return train, read
         own = self.queries is None
         train = require_in_memory(train, "a given part", "a log in memory or a ParquetLog")
@@ -128,6 +136,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             own_queries=own,
             unknown_candidates=self.unknown_candidates,
             delimiter=self.delimiter,
+            decimal=self.decimal,
+            time_format=self.time_format,
         )
 
     def open(self) -> ParquetLog:
@@ -173,5 +183,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             missing = "query_id" if self.query_id is None else "candidate_id"
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
         columns = ("query_id", "candidate_id", "time", "weight")
-        shared = (*columns, "queries", "candidates", "unknown_candidates", "delimiter", "name")
+        written = ("delimiter", "decimal", "time_format")
+        shared = (*columns, "queries", "candidates", "unknown_candidates", *written, "name")
         return {name: getattr(self, name) for name in shared}
