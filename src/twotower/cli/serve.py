@@ -38,6 +38,15 @@ AllowedHostOption = Annotated[
     ),
 ]
 
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Threads per search, fewer while other programs keep cores busy. Default: a process's share of the allowed "
+        f"threads, up to {THREADS}.",
+    ),
+]
+
 app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -58,14 +67,7 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that answer; they share the bundle's embeddings in memory.")
     ] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Threads per search, fewer while other programs keep cores busy. Default: a process's share of the "
-            f"allowed threads, up to {THREADS}.",
-        ),
-    ] = None,
+    threads: ThreadsOption = None,
     engine: Annotated[
         str, typer.Option(help="What embeds queries: torch, or onnx for a bundle made with --onnx.")
     ] = "torch",

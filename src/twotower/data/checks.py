@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from twotower.arguments import refuse_nameless
 from twotower.data.inference import NUMBERS, TIMES, first_stray, inferred, written_otherwise
-from twotower.data.origin import Origin
+from twotower.data.place import WHOLE, Place
 from twotower.data.time_format import times_in
 from twotower.errors import ConfigError, DataError
 
@@ -32,35 +31,6 @@ EXACT_FLOATS = 2.0**53
 
 UnknownCandidates: TypeAlias = Literal["refuse", "drop"]
 """What to do with events whose candidate is not in the candidate table."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the rows being checked come from, for error messages.
-
-    Attributes:
-        first_row: Row number of the first of them in the whole table.
-        whole: Whether they are the whole table.
-        origin: The files that the table was read from.
-    """
-
-    first_row: int = 0
-    whole: bool = True
-    origin: Origin = field(default_factory=Origin)
-
-    def row(self, number: int) -> str:
-        """How errors refer to a row, given its number among the rows being checked."""
-        number += self.first_row
-        return f"row {number}{self.origin.of(number)}"
-
-    @property
-    def where(self) -> str:
-        """Suffix for a row count in an error; empty when the whole table was checked."""
-        return "" if self.whole else " in this part of the log"
-
-
-WHOLE = Place()
-"""All rows of a table, checked at once."""
 
 
 def roles_of(
@@ -184,7 +154,7 @@ def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE, time_f
         row = int(implausible[0])
         hint = _unit_hint(float(seconds[row]))
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is not a plausible time "
+            f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)} is not a plausible time "
             f"(rows affected: {len(implausible)}{place.where}); expected seconds between 1970 and 2200{hint}"
         )
     whole = seconds.astype(np.int64)
@@ -203,12 +173,12 @@ def check_weights(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> p
     if len(negative):
         row = int(negative[0])
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected a non-negative weight"
+            f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)}; expected a non-negative weight"
         )
     if len(weights) and weights.max() > LARGEST_WEIGHT:
         row = int(weights.argmax())
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; "
+            f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)}; "
             f"expected a weight of at most {LARGEST_WEIGHT:g}"
         )
     return pa.array(weights)
@@ -233,7 +203,7 @@ def check_chosen(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> np
     if len(wrong):
         row = int(wrong[0])
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}",
+            f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}",
             column=name,
             row=row,
         )
@@ -270,7 +240,7 @@ def _from_text(
     row = first_stray(column, kinds) or 0
     hint = written_otherwise(column[row].as_py(), kinds)
     raise DataError(
-        f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} is {column.type}; "
+        f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)} is {column.type}; "
         f"expected {expected}{hint}"
     )
 
@@ -289,7 +259,7 @@ def _in_format(column: pa.ChunkedArray, time_format: str, name: str, place: Plac
     if times.null_count:
         row = int(pc.index(times.is_null(), True).as_py())
         raise DataError(
-            f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)} (rows affected: "
+            f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)} (rows affected: "
             f"{times.null_count}{place.where}); expected {expected}"
         )
     return times
@@ -313,7 +283,7 @@ def _refuse_calendar_numbers(
     are_dates = (years >= 1970) & (years < 2200) & (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
     if len(numbers) and are_dates.all() and np.array_equal(numbers, np.floor(numbers)):
         raise DataError(
-            f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} looks like a date, as do all other "
+            f"{place.table}, column {name!r}, {place.row(0)}: {_value(column, 0)} looks like a date, as do all other "
             f'rows; expected seconds since 1970, or time_format = "%Y%m%d" to read it as a date'
         )
 
@@ -340,21 +310,21 @@ def _numbers(column: pa.ChunkedArray, name: str, expected: str, place: Place) ->
     """A numeric interaction column as float64; every value must be a finite number."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
         raise DataError(
-            f"interactions, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}"
+            f"{place.table}, column {name!r}, {place.row(0)}: {_value(column, 0)} is {column.type}; expected {expected}"
         )
     _refuse_null(column, name, expected, place)
     numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()  # very large ones are rounded
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
-        raise DataError(f"interactions, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}")
+        raise DataError(f"{place.table}, column {name!r}, {place.row(row)}: {_value(column, row)}; expected {expected}")
     return numbers
 
 
 def _refuse_null(column: pa.ChunkedArray, name: str, expected: str, place: Place) -> None:
     if column.null_count:
         row = int(pc.index(column.is_null(), True).as_py())
-        raise DataError(f"interactions, column {name!r}, {place.row(row)}: null; expected {expected}")
+        raise DataError(f"{place.table}, column {name!r}, {place.row(row)}: null; expected {expected}")
 
 
 def _value(column: pa.ChunkedArray, row: int) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import shortened
+from twotower.data.availability import Availability, availability_of
 from twotower.data.exposures import Exposures, joined
 from twotower.data.fingerprints import fingerprint
 from twotower.data.ordered import SortedEvents
@@ -52,6 +53,9 @@ class Dataset:
         terms: Terms of use of the data, in a sentence.
         exposures: What was shown with the events and not chosen; None if the log does not say. Exposures are not
             events: nothing counts them as choices.
+        available_from: Name of the column of `candidates` that says from when each is available, in seconds, null
+            without a limit; None when all always were.
+        available_until: The same for the end, which is included.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Dataset:
     oracle: Oracle | None = field(default=None, repr=False)
     terms: str = ""
     exposures: Exposures | None = field(default=None, repr=False)
+    available_from: str | None = None
+    available_until: str | None = None
 
     def __repr__(self) -> str:
         tables = {"interactions": self.interactions, "queries": self.queries, "candidates": self.candidates}
@@ -101,6 +107,23 @@ class Dataset:
             raise DataError(f"data set {self.name!r} has no time column, but this needs one; set time=…")
         column: npt.NDArray[np.float64] = self.interactions[self.time].to_numpy().astype(np.float64)
         return column
+
+    @property
+    def availability(self) -> Availability | None:
+        """When each candidate was available; None when all always were."""
+        return availability_of(self.candidates, self.available_from, self.available_until)
+
+    def unavailable(self, events: IntArray) -> npt.NDArray[np.bool_] | None:
+        """Which candidates were not available to some events, `[n]` to `[n, candidates]`; None when all always were.
+
+        What an event chose was available to it, whatever the table says.
+        """
+        limits = self.availability
+        if limits is None:
+            return None
+        missing = limits.lacks(self.times[events])
+        missing[np.arange(len(events)), self.candidate_index[events]] = False
+        return missing
 
     @property
     def weights(self) -> npt.NDArray[np.float32]:
@@ -195,8 +218,9 @@ class Dataset:
         return SortedEvents(queries, offsets, candidates, None if times is None else times[order], order)
 
     def identity(self) -> list[str]:
-        """The fingerprint of the events, which does not depend on their order, and a digest of their exposures."""
-        return [fingerprint(self), *([] if self.exposures is None else [self.exposures.digest()])]
+        """The fingerprint of the events, which does not depend on their order, and digests of what lies beside them."""
+        beside = self.exposures, self.availability
+        return [fingerprint(self), *(one.digest() for one in beside if one is not None)]
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Dataset:
         """All events, or those of some queries.

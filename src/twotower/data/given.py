@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.checks import Place, UnknownCandidates, check_ids, require_columns
+from twotower.data.checks import UnknownCandidates, check_ids, require_columns
 from twotower.data.dataset import Dataset
 from twotower.data.lookup import IdRows, distinct_ids
+from twotower.data.place import Place
 from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import DataError
@@ -68,6 +69,7 @@ def given_parts(
         chosen=None if train.exposures is None else train.exposures.chosen,
         request=None if train.exposures is None else train.exposures.request,
         time_format=time_format,
+        limits=(train.available_from, train.available_until),
     )
     return train, {part: _events(tables, log, part, place) for part, (log, place) in read.items()}
 

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
 from twotower.data.checks import (
-    Place,
     UnknownCandidates,
     check_data_name,
     check_ids,
@@ -23,6 +22,7 @@ from twotower.data.fingerprints import Fingerprint
 from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped
 from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
+from twotower.data.place import Place
 from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source
 from twotower.data.stream import PIECES_PER_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table

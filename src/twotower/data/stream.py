@@ -12,11 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.checks import Place, check_data_name, check_ids, require_columns
+from twotower.data.checks import check_data_name, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.lookup import distinct_ids
 from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import BoolArray, ParquetRows
+from twotower.data.place import Place
 from twotower.data.preparation import prepared
 from twotower.data.scratch import scratch
 from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source, with_ids_like

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
+from twotower.data.availability import with_limits
 from twotower.data.checks import (
-    WHOLE,
-    Place,
     UnknownCandidates,
     check_chosen,
     check_data_name,
@@ -27,9 +26,10 @@ from twotower.data.dataset import Dataset, IntArray
 from twotower.data.exposures import BoolArray
 from twotower.data.lookup import IdRows, distinct_ids
 from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
+from twotower.data.place import WHOLE, Place
 from twotower.data.sources import CsvFormat, Decimal, Source, TableSource, read_source, with_ids_like
 from twotower.data.time_format import check_time_format
-from twotower.errors import DataError
+from twotower.errors import DataError, DataWarning, warn
 
 
 @checks_arguments
@@ -44,6 +44,8 @@ def from_tables(
     request: str | None = None,
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
+    available_from: str | None = None,
+    available_until: str | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
     delimiter: str | None = None,
     decimal: Decimal = ".",
@@ -66,6 +68,10 @@ def from_tables(
             rows that were not chosen belong to the query's event nearest in time.
         queries: One row per query. Default: the distinct ids of the log.
         candidates: One row per candidate: the catalogue. Default: the distinct ids of the log.
+        available_from: A column of `candidates` with the time from which each is available; null: always. Candidates
+            that were not available at the time of an event are neither negatives in its row of a loss nor counted in
+            its rank.
+        available_until: The same for the time until which each is available.
         unknown_candidates: What to do with events whose candidate is not in `candidates`: `"refuse"`
             the data, or `"drop"` the events with a `DataWarning` and count them in `Dataset.dropped`.
         delimiter: Delimiter of CSV files; default: detected from the header of each.
@@ -93,6 +99,7 @@ def from_tables(
     log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), csv)
     log, query_table = _side_table(queries, log, query_id, "queries", csv)
     log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", csv)
+    candidate_table = with_limits(candidate_table, available_from, available_until, time)
     tables = LogTables(
         name,
         query_table,
@@ -105,8 +112,11 @@ def from_tables(
         chosen=chosen,
         request=request,
         time_format=time_format,
+        limits=(available_from, available_until),
     )
-    return _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
+    data = _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
+    _warn_of_unavailable(data)
+    return data
 
 
 def _read_log(interactions: TableSource, wanted: Sequence[str], csv: CsvFormat) -> Source:
@@ -127,10 +137,27 @@ def _with_some_weight(data: Dataset) -> Dataset:
     return data
 
 
+def _warn_of_unavailable(data: Dataset) -> None:
+    """Warns if events chose candidates at a time at which the table says they were not available."""
+    limits = data.availability
+    if limits is None:
+        return
+    own, times = data.candidate_index, data.times
+    wrong = np.flatnonzero((times < limits.since[own]) | (times > limits.until[own]))
+    if wrong.size:
+        example = data.candidates[data.candidate_id][int(own[wrong[0]])].as_py()
+        warn(
+            f"{len(wrong):,} of {len(data):,} events chose a candidate when it was not available, such as {example!r}; "
+            f"it counts as available to them",
+            DataWarning,
+        )
+
+
 class LogTables:
     """The side tables that events refer to, the column names, and lookups from ids to rows.
 
-    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables must already be checked.
+    Attributes and arguments are those of `Dataset` and `from_tables`, with `available_from` and `available_until` as
+    `limits`; the side tables must already be checked.
     """
 
     def __init__(
@@ -147,11 +174,12 @@ class LogTables:
         chosen: str | None = None,
         request: str | None = None,
         time_format: str | None = None,
+        limits: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self.name, self.queries, self.candidates = name, queries, candidates
         self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
         self.unknown_candidates, self.chosen, self.request = unknown_candidates, chosen, request
-        self.time_format = time_format
+        self.time_format, self.limits = time_format, limits
         self._query_rows, self._candidate_rows = IdRows(queries[query_id]), IdRows(candidates[candidate_id])
 
     def with_queries(self, queries: pa.Table) -> LogTables:
@@ -168,6 +196,7 @@ class LogTables:
             chosen=self.chosen,
             request=self.request,
             time_format=self.time_format,
+            limits=self.limits,
         )
 
     @property
@@ -229,6 +258,8 @@ class LogTables:
             candidate_index=candidate_rows,
             dropped=dropped,
             dropped_candidates=unknown,
+            available_from=self.limits[0],
+            available_until=self.limits[1],
         )
         return rows if self.chosen is None else separated(rows, is_chosen[known], self.chosen, self.request)
 

@@ -32,6 +32,7 @@ from twotower.evaluation.ranking import (
     EventBlock,
     RankCounter,
     Scorer,
+    among_available,
     blocks_of,
     one_list_a_query,
     top_lists,
@@ -99,7 +100,7 @@ def measure(
         qualities[protocol].add(best, numbers, counts)
 
     with adapted_threads() as pace:
-        if isinstance(scorer, QueryScorer):
+        if isinstance(scorer, QueryScorer) and test.availability is None:
             ranks = list_ranks = rank_by_query(scorer, test, seen, max(ks), take_lists, step)
         else:
             ranks, list_ranks = _rank(scorer, test, seen, max(ks), take_lists, step, pace)
@@ -156,7 +157,8 @@ class _Ranked:
     """
 
     def __init__(self, scorer: Scorer, test: Dataset, k: int) -> None:
-        self.score, self.k, self.size = scorer.score_block(test), k, test.candidates.num_rows
+        self.score = among_available(scorer.score_block(test), test)
+        self.k, self.size = k, test.candidates.num_rows
         self.first_list = one_list_a_query(self.score, test)
         self.counter, self.list_counter = RankCounter(), RankCounter()
 

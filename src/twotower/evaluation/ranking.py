@@ -91,6 +91,19 @@ class DotProducts:
         return self.queries.index_select(0, torch.from_numpy(numbers).to(self.queries.device))
 
 
+def among_available(score: ScoreBlock, events: Dataset) -> ScoreBlock:
+    """Scores in which candidates that were not available to an event are −∞; the same if all always were."""
+    if events.availability is None:
+        return score
+
+    def block(numbers: IntArray) -> Tensor:
+        scores, missing = score(numbers), events.unavailable(numbers)
+        assert missing is not None
+        return scores.masked_fill(torch.from_numpy(missing).to(scores.device), -torch.inf)
+
+    return block
+
+
 def one_list_a_query(score: ScoreBlock, events: Dataset) -> ScoreBlock:
     """Scores under which all events of a query share one list: the list at its first event."""
     when = np.arange(len(events)) if events.time is None else events.times
@@ -169,7 +182,7 @@ class Ranker:
     """
 
     def __init__(self, events: Dataset, seen: Seen | None = None, device: torch.device | None = None) -> None:
-        self.events = len(events)
+        self.events = events
         self.blocks = [block if device is None else block.to(device) for block in blocks_of(events, seen)]
 
     def ranks(self, score: ScoreBlock, blocks: Sequence[EventBlock] | None = None) -> tuple[FloatArray, FloatArray]:
@@ -182,8 +195,8 @@ class Ranker:
         Raises:
             TwoTowerError: A score is not a number.
         """
-        found = np.zeros((2, self.events))
-        counter = RankCounter()
+        found = np.zeros((2, len(self.events)))
+        counter, score = RankCounter(), among_available(score, self.events)
         for block in self.blocks if blocks is None else blocks:
             found[:, block.numbers] = counter.ranks(counter.scored(score, block), block)
         return found[0], found[1]

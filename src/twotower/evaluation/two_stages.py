@@ -26,7 +26,14 @@ from twotower.evaluation.metrics import (
     rank_metrics,
 )
 from twotower.evaluation.outcomes import PROTOCOLS, Outcomes, event_weights, events_that_count, repeats_of
-from twotower.evaluation.ranking import DotProducts, RankCounter, blocks_of, top_lists, without_excluded
+from twotower.evaluation.ranking import (
+    DotProducts,
+    RankCounter,
+    among_available,
+    blocks_of,
+    top_lists,
+    without_excluded,
+)
 from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.model.heads import Side
 from twotower.model.rerank import Rerank, pair_logits
@@ -166,7 +173,7 @@ def two_stage_outcomes(
         step: Receives the progress.
     """
     counter, order = RankCounter(), _HeadOrder(model, test, rerank)
-    score = DotProducts(model.embed_queries(test), order.vectors)
+    score = among_available(DotProducts(model.embed_queries(test), order.vectors), test)
     size, ranks = test.candidates.num_rows, np.empty((2, 2, len(test)))
     done = 0
     with adapted_threads() as pace:

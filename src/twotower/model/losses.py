@@ -12,21 +12,19 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from twotower.arguments import Settings, refuse_below, refuse_nameless
-from twotower.data.log import Log, require_in_memory
-from twotower.data.seen import Seen
+from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.kinds import Kinds
 from twotower.model import corrected
 from twotower.model.draws import checked_probability, probability_column, share_of_events
+from twotower.model.excluded import Excluded
 from twotower.model.exposed import ExposedNegatives, exposed_logits
 from twotower.model.negatives import Columns, Embed, columns_of, drawn_uniformly
 from twotower.model.reduction import Reduction
-from twotower.model.softmax import Removed
 from twotower.model.tensor_checks import check_shapes
 
 
@@ -113,6 +111,8 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
     (Yi et al., *Sampling-bias-corrected neural modeling for large corpus item recommendations*, RecSys 2019). The
     batch's distinct candidates are embedded once and count as often as they occur: adding `log(multiplicity)` to
     their logits gives the value and the gradient of the softmax over all B columns.
+
+    Candidates that were not available at an event's time, if the log says so, are left out of its row.
 
     `uniform` adds candidates drawn uniformly from the catalogue, so that rare candidates are negatives too (Yang et
     al., *Mixed negative sampling for learning two-tower neural networks in recommendations*, companion of WWW 2020).
@@ -205,17 +205,17 @@ class InBatchSoftmax(Settings, frozen=True, tag="in_batch_softmax", tag_field="k
             probability = probability_column(self.draw_probability, train)
         else:
             probability = share_of_events(train)
-        known = _known(train) if self.mask_known else None
+        excluded = Excluded(train, self.mask_known)
         exposed = ExposedNegatives(train, self.exposed_negatives, self.exposed_weight)
-        return _BoundInBatch(self, probability.log().float(), known, exposed, train.candidates.num_rows)
+        return _BoundInBatch(self, probability.log().float(), excluded, exposed, train.candidates.num_rows)
 
 
 @LOSSES.register
 class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
     """Softmax of each event's candidate against the whole catalogue: exact, and faster for small catalogues.
 
-    A candidate of the training catalogue without events was available and not chosen, so it is a negative too. Keep a
-    new candidate that should not be a negative out of the training catalogue.
+    A candidate of the training catalogue without events was available and not chosen, so it is a negative too, unless
+    the log says that it was not available at the event's time (`available_from`, `available_until`).
 
     `exposed_negatives` lets candidates that were shown with an event and not chosen, if the log says so, count more in
     its row: they are columns already, and each has a further one with the logit `q·c / T + log w`, so that it counts
@@ -262,7 +262,7 @@ class FullSoftmax(Settings, frozen=True, tag="full_softmax", tag_field="kind"):
             DataError: Nothing was shown with any event.
         """
         exposed = ExposedNegatives(train, self.exposed_negatives, self.exposed_weight)
-        return _BoundFull(self, _known(train) if self.mask_known else None, exposed, train.candidates.num_rows)
+        return _BoundFull(self, Excluded(train, self.mask_known), exposed, train.candidates.num_rows)
 
 
 BuiltInLoss = InBatchSoftmax | FullSoftmax
@@ -274,11 +274,11 @@ class _BoundInBatch:
         self,
         loss: InBatchSoftmax,
         log_probability: Tensor,
-        known: Seen | None,
+        excluded: Excluded,
         exposed: ExposedNegatives,
         catalogue: int,
     ) -> None:
-        self.loss, self.log_probability, self.known, self.catalogue = loss, log_probability, known, catalogue
+        self.loss, self.log_probability, self.excluded, self.catalogue = loss, log_probability, excluded, catalogue
         self.exposed = exposed
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
@@ -296,9 +296,7 @@ class _BoundInBatch:
             log_probability=self._log_drawn(columns.candidates, len(batch.candidates) - 1),
             weights=batch.weights,
             mask_same=self.loss.mask_same,
-            removed=None
-            if self.known is None
-            else _known_columns(self.known, batch, columns.candidates, self.catalogue),
+            removed=self.excluded.of(batch.queries, batch.candidates, batch.events, columns.candidates),
             hard_negatives=self.loss.hard_negatives,
             reduction=self.loss.reduction,
             ranks=batch.ranks,
@@ -323,8 +321,8 @@ class _BoundInBatch:
 
 
 class _BoundFull:
-    def __init__(self, loss: FullSoftmax, known: Seen | None, exposed: ExposedNegatives, catalogue: int) -> None:
-        self.loss, self.known, self.exposed, self.catalogue = loss, known, exposed, catalogue
+    def __init__(self, loss: FullSoftmax, excluded: Excluded, exposed: ExposedNegatives, catalogue: int) -> None:
+        self.loss, self.excluded, self.exposed, self.catalogue = loss, excluded, exposed, catalogue
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
         everything = torch.arange(self.catalogue, device=query_embeddings.device)
@@ -338,7 +336,7 @@ class _BoundFull:
             embeddings,
             batch.candidates,
             weights=batch.weights,
-            removed=None if self.known is None else _known_columns(self.known, batch, everything, self.catalogue),
+            removed=self.excluded.of(batch.queries, batch.candidates, batch.events, everything),
             label_smoothing=self.loss.label_smoothing,
             reduction=self.loss.reduction,
             ranks=batch.ranks,
@@ -350,18 +348,3 @@ def _check_exposed(loss: InBatchSoftmax | FullSoftmax) -> None:
     refuse_below(0, type(loss).__name__, exposed_negatives=loss.exposed_negatives)
     if not loss.exposed_weight > 0:
         raise ConfigError(f"exposed_weight={loss.exposed_weight}; expected a number above 0", field="exposed_weight")
-
-
-def _known(train: Log) -> Seen:
-    return Seen.of(require_in_memory(train, "mask_known=True", "mask_known=False"))
-
-
-def _known_columns(known: Seen, batch: Batch, distinct: Tensor, catalogue: int) -> Removed:
-    """The logits of candidates that each row's query has chosen, except its own target."""
-    rows, candidates = known.pairs(batch.queries.cpu().numpy())
-    column_of = np.full(catalogue, -1, dtype=np.int64)
-    column_of[distinct.cpu().numpy()] = np.arange(len(distinct))
-    columns = column_of[candidates]
-    kept = (columns >= 0) & (candidates != batch.candidates.cpu().numpy()[rows])
-    device = distinct.device
-    return Removed(torch.from_numpy(rows[kept]).to(device), torch.from_numpy(columns[kept]).to(device))

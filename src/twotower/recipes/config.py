@@ -26,7 +26,7 @@ from twotower.recipes.loggers import LoggerSettings, in_folder, loggers_for
 from twotower.recipes.mistakes import mistake, unknown_key
 from twotower.recipes.model_config import ModelConfig
 from twotower.recipes.overlay import overlay
-from twotower.recipes.parts import GIVEN_RULE, Parts, SplitConfig
+from twotower.recipes.parts import GIVEN_RULE, Parts, SplitConfig, limits_remark
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
 from twotower.tasks import TASKS
@@ -113,7 +113,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         kept = pinned.kept(cut.train)
         digits = cut.fingerprint if kept is cut.train else joint_fingerprint(kept, cut.test)
         rule = cut.rule if kept is cut.train else f"{cut.rule}, {self.split.train_share:.3g} of train"
-        return Parts(kept, cut.test, None, pinned, rule, digits, reasons)
+        return Parts(kept, cut.test, None, pinned, rule, digits, (*reasons, *limits_remark(cut.test)))
 
     def _without_test(self, data: Dataset | None) -> Parts:
         """Train, with its validation part in place of test, for making choices."""
@@ -172,7 +172,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             if events is None  # a streamed log's query table may lack queries of test
             else fingerprint(events, parts["test"])
         )
-        return Parts(train, parts["test"], validation, split, GIVEN_RULE, digits, (*reasons, *warnings))
+        remarks = (*reasons, *limits_remark(parts["test"]), *warnings)
+        return Parts(train, parts["test"], validation, split, GIVEN_RULE, digits, remarks)
 
     def resolved_recipe(self, train: Log, validation: Dataset | None = None) -> Recipe:
         """The recipe for this data, with the settings of `training`.

@@ -47,6 +47,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         chosen: Column that is false (or 0) for rows that were shown and not chosen; see `exposed_negatives` of the
             losses.
         request: Column of the request ids, with `chosen`: rows of one query and request were shown together.
+        available_from: Column of the candidate table that says from when each can be chosen; empty: always.
+        available_until: Column of the candidate table that says until when each can be chosen; empty: always.
         title: Column that displays a candidate; default: one whose name contains `title` or `name`.
         unknown_candidates: `refuse` or `drop` events whose candidate is not in the table.
         delimiter: Delimiter of CSV files; default: detected from each file's header.
@@ -69,6 +71,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     weight: str | None = None
     chosen: str | None = None
     request: str | None = None
+    available_from: str | None = None
+    available_until: str | None = None
     title: str | None = None
     unknown_candidates: Literal["refuse", "drop"] = "refuse"
     delimiter: str | None = None
@@ -103,7 +107,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return self._load_builtin()
         if self.simulated is not None:
             raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
-        return from_tables(self.interactions, chosen=self.chosen, request=self.request, **self._tables())
+        in_memory = ("chosen", "request", "available_from", "available_until")
+        return from_tables(self.interactions, **self._tables(), **{name: getattr(self, name) for name in in_memory})
 
     def log(self) -> Log:
         """Reads and checks the interactions, or opens them if `stream` is set.
@@ -155,6 +160,12 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"[data] chosen = {self.chosen!r} with stream = true: what was shown is matched to events in memory; "
                 f"expected stream = false, or a log of chosen rows alone"
             )
+        for name in ("available_from", "available_until"):
+            if (column := getattr(self, name)) is not None:
+                raise ConfigError(
+                    f"[data] {name} = {column!r} with stream = true: streamed logs do not know when candidates were "
+                    f"available; expected stream = false, or no {name}"
+                )
         return stream_parquet(self.interactions, **self._tables())
 
     def _check_given(self) -> None:

@@ -114,6 +114,14 @@ class Parts:
         if (events := self.train.in_memory) is not None:
             tables += [events.interactions, self.test.interactions]
         digests = [content_digest(table) for table in tables]
-        shown = (None if part is None else part.exposures for part in (self.train.in_memory, self.test))
-        digests += [one.digest() for one in shown if one is not None]
+        parts = [part for part in (self.train.in_memory, self.test) if part is not None]
+        beside = (one for part in parts for one in (part.exposures, part.availability))
+        digests += [one.digest() for one in beside if one is not None]
         return hashlib.sha256("-".join([self.fingerprint, *digests]).encode()).hexdigest()[:16]
+
+
+def limits_remark(test: Dataset) -> tuple[str, ...]:
+    """A sentence for reports if candidates were not always available."""
+    if test.availability is None:
+        return ()
+    return ("Each rank counts only candidates that were available at the event's time.",)

@@ -8,10 +8,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twotower.data.checks import Place, check_ids, require_columns
+from twotower.data.checks import check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
+from twotower.data.place import Place
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
