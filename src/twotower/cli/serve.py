@@ -42,8 +42,8 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Threads per search, fewer while other programs keep cores busy. Default: a process's share of the allowed "
-        f"threads, up to {THREADS}.",
+        help=f"Threads per search, fewer while other programs keep cores busy. Default: a process's share of the "
+        f"allowed threads, up to {THREADS}.",
     ),
 ]
 
