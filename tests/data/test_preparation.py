@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import time
@@ -234,6 +236,17 @@ def test_what_the_sorting_library_cannot_do_is_an_error_of_ours(folder: Path, mo
     monkeypatch.setattr(preparation, "SORT_MEMORY", "no memory")
     with pytest.raises(ConfigError, match=r"events cannot be sorted in .*_twotower"):
         opened(folder).sorted_events()
+
+
+def test_a_failed_read_while_sorting_is_told_without_a_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> Iterator[pa.RecordBatch]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        yield
+
+    monkeypatch.setattr(preparation, "_batches", refused)
+    with pytest.raises(ConfigError, match=r"events cannot be sorted in .*: \[Errno 24\] Too many open files") as raised:
+        opened(folder).sorted_events()
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
