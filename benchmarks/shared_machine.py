@@ -112,6 +112,13 @@ COMMANDS: dict[str, Run] = {
 """What is measured, by name."""
 
 
+CONDITIONS = ["quiet", "busy", "limited"]
+"""What else the machine does: nothing; a program keeps one core busy; a quota leaves one core."""
+
+THREADS = ["chosen", "all", "one"]
+"""Who chooses the number of threads: twotower, or a user who fixes it at all cores or at one."""
+
+
 @contextmanager
 def one_core_busy() -> Iterator[None]:
     """A program that keeps a core busy; the system moves it as it likes."""
@@ -171,8 +178,14 @@ def limited() -> tuple[str, Condition]:
 def measured(options: argparse.Namespace, console: Console) -> list[Measured]:
     """All combinations, round by round."""
     name, limit = limited()
-    conditions: dict[str, Condition] = {"quiet": nullcontext, "one core busy": one_core_busy, name: limit}
-    numbers = {"chosen": None, f"fixed at {allowed_cores()}": allowed_cores(), "fixed at 1": 1}
+    every: dict[str, tuple[str, Condition]] = {
+        "quiet": ("quiet", nullcontext),
+        "busy": ("one core busy", one_core_busy),
+        "limited": (name, limit),
+    }
+    conditions = dict(every[one] for one in options.conditions)
+    fixed_at = {"chosen": None, "all": allowed_cores(), "one": 1}
+    numbers = {f"fixed at {fixed_at[one]}" if fixed_at[one] else one: fixed_at[one] for one in options.threads}
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for number in range(options.repetitions):
         for command in options.commands:
@@ -211,6 +224,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="simulated")
     parser.add_argument("--commands", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)
+    parser.add_argument("--threads", nargs="+", choices=THREADS, default=THREADS)
     parser.add_argument("--epochs", type=int, default=12, help="timed epochs of train")
     parser.add_argument("--candidates", type=int, default=100_000, help="candidates of the service")
     parser.add_argument("--seconds", type=float, default=10.0, help="seconds of load on the service")
@@ -224,7 +239,8 @@ def main() -> None:
     console = Console()
     results = measured(options, console)
     console.print(table(results))
-    path = write_report("shared-machine", {"options": vars(options), "results": results}, options.out)
+    sizes = {name: getattr(options, name) for name in ("data", "epochs", "candidates", "seconds")}
+    path = write_report("shared-machine", {"options": sizes, "results": results}, options.out)
     console.print(f"written to {path}")
 
 

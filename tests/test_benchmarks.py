@@ -360,6 +360,16 @@ def test_trainings_side_by_side_are_measured_beside_one(run: Run, tmp_path: Path
     assert len(outcome["beside"]["seconds"]) == 2 * report["cores"]
 
 
+def test_a_shared_machine_is_measured_beside_a_quiet_one(run: Run, tmp_path: Path) -> None:
+    what = ("--commands", "train", "--conditions", "quiet", "busy", "--threads", "chosen", "one")
+    sizes = ("--data", "simulated:30,40,600", "--epochs", 2, "--repetitions", 1)
+    said = run("shared_machine.py", *what, *sizes, "--out", tmp_path / "shared.json")
+    assert "one core busy" in said
+    found = {(one["threads"], one["condition"]): one["seconds"] for one in read(tmp_path / "shared.json")["results"]}
+    assert set(found) == {(who, how) for who in ("chosen", "fixed at 1") for how in ("quiet", "one core busy")}
+    assert all(seconds["epoch"][0] > 0 for seconds in found.values())
+
+
 def test_lazy_updates_are_measured_beside_dense_ones_and_their_floor(run: Run, tmp_path: Path) -> None:
     sizes = ("--rows", 50, 400, "--batch", 100, "--dim", 4, "--repetitions", 2)
     said = run("sparse_updates.py", *sizes, "--out", tmp_path / "sparse.json")
