@@ -29,6 +29,7 @@ from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN_RULE, Parts, SplitConfig
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
+from twotower.recognition import not_this, what_is
 from twotower.tasks import TASKS
 from twotower.training.settings import MONITOR
 from twotower.training.trainer import Trainer, trainer_from_settings
@@ -260,6 +261,8 @@ def config_of(source: str) -> Config:
     if source.endswith(".toml"):
         return read_config(Path(source))
     if Path(source).exists():
+        if what_is(Path(source)) is not None:
+            raise ConfigError(not_this(Path(source), "a config.toml or the name of a data set"))
         raise ConfigError(
             f"{source} is not a config. To use it as a log, write a config.toml that names its columns, and pass that: "
             f'[data] interactions = "{source}", query_id = "…", candidate_id = "…", time = "…" (optional), '
