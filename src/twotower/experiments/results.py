@@ -374,7 +374,7 @@ def read_results(path: Path) -> Study:
         if found == FORMAT:
             return msgspec.json.decode(raw, type=Study)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if (found := what_is(path.parent)) is not None and found.what == "a study":
+        if (folder := what_is(path.parent)) is not None and folder.what == "a study":
             raise SavedFolderError(
                 f"{path.parent} is an unfinished study; rerun twotower study to finish it"
             ) from error
