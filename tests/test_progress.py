@@ -29,7 +29,7 @@ def test_a_step_that_says_nothing_itself_is_shown_again_and_again_where_it_is_no
 
 def test_plain_lines_say_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     line = progress._Line("model", begun=0.0)
     line.move("epoch 1 of 10", 0.0)
     assert line.text == "model: epoch 1 of 10 0%, 0 s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,20 +40,30 @@ def what_is(path: Path) -> Found | None:
         'a config'
     """
     if path.suffix == ".toml":
-        return Found("a config", f"Train a model from it: twotower train {path} --out BUNDLE")
+        return Found("a config", f"Train a model from it: twotower train {quoted(path)} --out BUNDLE")
     saved = {
         "twotower retriever": Found("a bundle", "For a bundle, see twotower evaluate, recommend, bundle and serve"),
         "twotower model": _of_model(path),
         "twotower triton repository": Found("a Triton model repository", "Triton Inference Server takes it"),
     }
-    of_study = f"Make a bundle of one of its runs: twotower bundle {path} --run NAME --out BUNDLE"
-    of_tuning = f"Train its best config: twotower train {path / 'best.toml'} --out BUNDLE"
+    of_study = f"Make a bundle of one of its runs: twotower bundle {quoted(path)} --run NAME --out BUNDLE"
+    of_tuning = f"Train its best config: twotower train {quoted(path / 'best.toml')} --out BUNDLE"
     experiments = {
         "study": Found("a study", of_study),
         "tuning": Found("a tuning", of_tuning),
         "training": Found("an unfinished training", "Rerun its twotower train to finish it"),
     }
     return saved.get(_kind(path / MANIFEST)) or experiments.get(_kind(path / EXPERIMENT))
+
+
+def quoted(path: Path) -> str:
+    """A path as a command line needs it.
+
+    Example:
+        >>> quoted(Path("my shop"))
+        "'my shop'"
+    """
+    return shlex.quote(str(path))
 
 
 def not_this(path: Path, expected: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from toy import groups_log, log_of
 from twotower.data import Dataset, LastOut, RandomSplit, TimeSplit, from_tables
 from twotower.data.log import Log
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
@@ -424,6 +424,18 @@ def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
     data = read_config(write(tmp_path, text)).data.load()
     assert data.queries["who"].to_pylist() == ["ann", "bob"]
     assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]
+
+
+def test_paths_of_a_config_may_begin_at_home_and_are_no_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    own = '[data]\ninteractions = "{}"\nquery_id = "u"\ncandidate_id = "i"\n'
+    path = write(tmp_path, own.format("~/log.csv"))
+    assert read_config(path).data.interactions == str(tmp_path / "home" / "log.csv")
+    with pytest.raises(DataError, match=r"https://example\.com/log\.csv is an address"):
+        read_config(write(tmp_path, own.format("https://example.com/log.csv"))).data.load()
 
 
 def test_a_config_says_how_numbers_and_times_are_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from twotower.data import builtin
 from twotower.data.dataset import Dataset
+from twotower.data.files import in_home, is_url
 from twotower.data.fingerprints import fingerprint
 from twotower.data.given import overlap
 from twotower.data.log import Log
@@ -236,7 +237,10 @@ def read_config(path: Path) -> Config:
             f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "
             f"or name = one of {', '.join(builtin.NAMES)}"
         )
-    paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
+    paths = {
+        name: given if is_url(given) else _absolute(path.parent / in_home(given))
+        for name, given in config.data.paths.items()
+    }
     data = msgspec.structs.replace(config.data, **paths)
     loggers = tuple(in_folder(settings, path.parent) for settings in config.loggers)
     loggers_for(loggers, "training")  # fail before reading any data
