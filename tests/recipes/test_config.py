@@ -469,3 +469,12 @@ def test_a_loggers_folder_is_in_the_configs_and_its_name_begins_with_the_one_giv
     assert isinstance(second, TensorBoard)
     assert (first.folder, first.name) == (str(tmp_path / "logs"), "seed 1")
     assert (second.folder, second.name) == ("/x", "mine, seed 1")
+
+
+def test_a_query_column_called_history_is_left_out_with_the_reason() -> None:
+    queries = pa.table({"u": [1, 2], "history": ["a", "b"]})
+    log = pa.table({"u": [1, 2], "i": [5, 6], "t": [1, 2]})
+    data = from_tables(log, queries=queries, query_id="u", candidate_id="i", time="t")
+    uses = {use.column: use for use in query_columns(data, InputPlan("all", "before", 4, 0.0))}
+    assert uses["history"].why_not == "requests pass a history as 'history': rename the column to read it"
+    assert not uses["history"].features
