@@ -21,7 +21,8 @@ from twotower.arrow import read_table, write_table
 from twotower.data import from_tables
 from twotower.errors import TwoTowerError
 from twotower.features import History, Normalized
-from twotower.saved import MANIFEST, Manifest, write_manifest
+from twotower.recognition import MANIFEST
+from twotower.saved import Manifest, write_manifest
 
 CONDITION = "year > 1985 and genres contains 'war'"
 CHANGE = 6

@@ -19,6 +19,9 @@ from twotower.notebooks import Output
 PLAIN_INTERVAL = 5.0
 """Seconds between plain lines; work that ends sooner prints none."""
 
+LEAST_SHARE = 0.02
+"""The time left is shown once this share of a step was done."""
+
 NOTEBOOK_INTERVAL = 0.1
 """Seconds between updates of a notebook's output; each update is a message to the browser."""
 
@@ -88,7 +91,7 @@ class Display:
                 line.end()
                 self._shown.show(line)
             line = self._latest[source] = _Line(label)
-        line.step, line.share = step, share
+        line.move(step, share)
         self._shown.show(line)
 
     def finish(self, source: int = 0) -> None:
@@ -120,6 +123,18 @@ def opened(progress: Display | bool) -> AbstractContextManager[Display]:
     return Display(console if progress and is_watched(console) else Console(quiet=True))
 
 
+def duration(seconds: float) -> str:
+    """A rough duration.
+
+    Example:
+        >>> duration(42.4), duration(130), duration(5400)
+        ('42 s', '2 min', '1.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass(eq=False)
 class _Line:
     """One piece of work, running or finished."""
@@ -129,6 +144,16 @@ class _Line:
     share: float | None = None
     begun: float = field(default_factory=time.monotonic)
     ended: float | None = None
+    _from: tuple[float, float] | None = None
+    """When the current step's share was first known, and what it was."""
+
+    def move(self, step: str, share: float | None) -> None:
+        """Moves on to a step and the share of it that is done."""
+        if share is None:
+            self._from = None
+        elif self._from is None or self.share is None or share < self.share:  # the share of another step
+            self._from = time.monotonic(), share
+        self.step, self.share = step, share
 
     @property
     def is_over(self) -> bool:
@@ -137,7 +162,17 @@ class _Line:
     @property
     def text(self) -> str:
         done = "" if self.share is None else f" {self.share:.0%}"
-        return f"{self.label}: {self.step}{done}, {(self.ended or time.monotonic()) - self.begun:.0f} s"
+        now = self.ended or time.monotonic()
+        return f"{self.label}: {self.step}{done}, {now - self.begun:.0f} s{self._left(now)}"
+
+    def _left(self, now: float) -> str:
+        """The time left for the current step at its speed so far; nothing if that is unknown."""
+        if self.is_over or self.share is None or self._from is None:
+            return ""
+        since, at_first = self._from
+        if self.share >= 1 or self.share - at_first < LEAST_SHARE:
+            return ""
+        return f", about {duration((now - since) * (1 - self.share) / (self.share - at_first))} left"
 
     def end(self) -> None:
         self.ended = time.monotonic()

@@ -10,8 +10,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from twotower.errors import SavedFolderError
+from twotower.recognition import MANIFEST, not_this
 
-MANIFEST = "manifest.json"
+EXPECTED = {
+    "twotower retriever": "a bundle, which twotower train or bundle wrote",
+    "twotower model": "a model that TwoTower.save wrote",
+}
+"""What errors expect, by the kind of a folder."""
+
 LARGEST_MANIFEST = 1 << 22
 """Bytes: a larger manifest is not from twotower."""
 
@@ -69,7 +75,7 @@ class SavedKind:
     @property
     def name(self) -> str:
         """What errors call it."""
-        return f"a saved {self.kind.removeprefix('twotower ')}"
+        return "a bundle" if self.kind == "twotower retriever" else f"a saved {self.kind.removeprefix('twotower ')}"
 
     def files_of(self, folder: Path) -> frozenset[str] | None:
         """The files that the manifest lists, including damaged ones; None without a manifest of this kind."""
@@ -136,15 +142,21 @@ def check_folder(folder: Path, kind: str, newest: int) -> Manifest:
         raise SavedFolderError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
 
 
+def refuse_other(folder: Path, kind: str) -> None:
+    """Refuses a folder without a manifest of this kind, and says what it is.
+
+    Raises:
+        SavedFolderError: It is something else, or its manifest cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file() or read_json(path, _Header, LARGEST_MANIFEST).kind != kind:
+        raise SavedFolderError(not_this(folder, EXPECTED.get(kind, f"a {kind}")))
+
+
 def _manifest(folder: Path, kind: str, newest: int) -> Manifest:
     path = folder / MANIFEST
-    if not folder.exists():
-        raise SavedFolderError(f"{folder} does not exist; expected a folder that twotower wrote")
-    if not path.is_file():
-        raise SavedFolderError(f"{folder} was not written by twotower: it has no {MANIFEST}")
+    refuse_other(folder, kind)
     header = read_json(path, _Header, LARGEST_MANIFEST)
-    if header.kind != kind:
-        raise SavedFolderError(f"{folder} is a {header.kind!r}; expected a {kind!r}")
     if header.format > newest:
         raise SavedFolderError(
             f"{folder} has format {header.format}, written by twotower {header.library}; this version reads up to "

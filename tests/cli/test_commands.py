@@ -340,6 +340,7 @@ def test_one_query_or_a_file_but_not_both(shop: Path, trained: Path) -> None:
 def test_a_query_that_is_neither_an_id_nor_a_json_object_is_refused(trained: Path, query: str) -> None:
     said = twotower("recommend", trained, "--query", query, expect=2).stderr
     assert "expected an id, or a JSON object of columns and values" in said
+    assert "`" not in said
 
 
 @pytest.mark.parametrize("command", ["", "study", "train", "evaluate", "recommend", "data"])

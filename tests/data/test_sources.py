@@ -126,6 +126,24 @@ def test_the_delimiter_is_told_from_the_header_or_given(tmp_path: Path) -> None:
         read_table(path, delimiter="::")
 
 
+def test_a_path_may_begin_at_home_and_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    written(tmp_path / "my log.csv", "who,what\nann,1\n")
+    assert len(from_tables("~/my log.csv", **IDS)) == 1
+    for address in ("https://example.com/log.csv", "s3://bucket/log/*.parquet"):
+        with pytest.raises(DataError, match=f"{re.escape(address)} is an address; .* download it first"):
+            from_tables(address, **IDS)
+    with pytest.raises(DataError, match=r"https:/example\.com/log\.csv is an address"):
+        from_tables(Path("https://example.com/log.csv"), **IDS)
+
+
+def test_a_json_array_over_several_lines_is_told_to_lose_its_brackets(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.json", '[\n{"who": "ann", "what": 1}\n]\n')
+    with pytest.raises(DataError, match=r"line 1: .*expected a JSON object on every line, without brackets around"):
+        read_table(path)
+
+
 def test_decimal_commas_are_read_if_said_so(tmp_path: Path) -> None:
     path = written(tmp_path / "items.csv", "what;price;stock;note;total\n1;4,50;7;1.299;1.299,50\n2;-0,5e1;8;4,5;2,5\n")
     table = read_table(path, decimal=",")

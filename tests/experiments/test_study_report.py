@@ -178,9 +178,10 @@ def test_a_bundle_shows_the_curves_of_its_study(tmp_path: Path) -> None:
 
 def test_what_are_no_results_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"runs": 3, "format": 3}')
-    for path in (tmp_path / "results.json", tmp_path / "nothing.json"):
-        with pytest.raises(SavedFolderError, match="holds no study's results"):
-            read_results(path)
+    with pytest.raises(SavedFolderError, match="holds no study's results"):
+        read_results(tmp_path / "results.json")
+    with pytest.raises(SavedFolderError, match="does not exist; expected a folder that twotower study wrote"):
+        read_results(tmp_path / "nothing" / "results.json")
 
 
 def test_results_of_an_earlier_format_are_refused(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_newer_another_or_an_altered_manifest_is_refused(model: TwoTower, tmp_
     folder = tmp_path / "model"
     for changes, message in (
         ({"format": 99, "library": "7.0"}, r"has format 99, written by twotower 7\.0; .* upgrade"),
-        ({"kind": "twotower retriever"}, "is a 'twotower retriever'; expected a 'twotower model'"),
+        ({"kind": "twotower retriever"}, "is a bundle; expected a model that TwoTower.save wrote"),
         ({"details": {"parameters": 1}}, "was altered"),
         ({"files": "none"}, "cannot be read"),
     ):
@@ -216,5 +216,5 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(model: TwoTower, tmp
 
 
 def test_what_is_no_saved_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SavedFolderError, match=r"has no manifest\.json"):
+    with pytest.raises(SavedFolderError, match="was not written by twotower; expected a model"):
         load_model(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from toy import groups_log, log_of
 from twotower.data import Dataset, LastOut, RandomSplit, TimeSplit, from_tables
 from twotower.data.log import Log
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.features import Activity, Bucketized, Category, Elapsed, Feature, History, Normalized, Text
 from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config, DataConfig, ModelConfig, SplitConfig, config_of, read_config
@@ -426,6 +426,18 @@ def test_a_config_reads_patterns_and_names_a_delimiter(tmp_path: Path) -> None:
     assert data.candidates["what"].to_pylist() == ["1,5", "2,5"]
 
 
+def test_paths_of_a_config_may_begin_at_home_and_are_no_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    own = '[data]\ninteractions = "{}"\nquery_id = "u"\ncandidate_id = "i"\n'
+    path = write(tmp_path, own.format("~/log.csv"))
+    assert read_config(path).data.interactions == str(tmp_path / "home" / "log.csv")
+    with pytest.raises(DataError, match=r"https://example\.com/log\.csv is an address"):
+        read_config(write(tmp_path, own.format("https://example.com/log.csv"))).data.load()
+
+
 def test_a_config_says_how_numbers_and_times_are_written(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("who;what;when;n\nann;1;01.05.2024;0,5\nbob;2;31.05.2024;2\n")
     (tmp_path / "test.csv").write_text("who;what;when;n\nann;2;01.06.2024;1,5\n")
@@ -457,3 +469,12 @@ def test_a_loggers_folder_is_in_the_configs_and_its_name_begins_with_the_one_giv
     assert isinstance(second, TensorBoard)
     assert (first.folder, first.name) == (str(tmp_path / "logs"), "seed 1")
     assert (second.folder, second.name) == ("/x", "mine, seed 1")
+
+
+def test_a_query_column_called_history_is_left_out_with_the_reason() -> None:
+    queries = pa.table({"u": [1, 2], "history": ["a", "b"]})
+    log = pa.table({"u": [1, 2], "i": [5, 6], "t": [1, 2]})
+    data = from_tables(log, queries=queries, query_id="u", candidate_id="i", time="t")
+    uses = {use.column: use for use in query_columns(data, InputPlan("all", "before", 4, 0.0))}
+    assert uses["history"].why_not == "requests pass a history as 'history': rename the column to read it"
+    assert not uses["history"].features

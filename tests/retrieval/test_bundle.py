@@ -372,11 +372,11 @@ def test_what_cannot_be_read_again_is_not_published(
 
 def test_a_bundle_with_a_file_of_ones_own_in_it_is_not_replaced(retriever: Retriever, folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"a saved retriever that also contains notes\.txt"):
+    with pytest.raises(ConfigError, match=r"a bundle that also contains notes\.txt"):
         retriever.save(folder)
     with pytest.raises(ConfigError, match=r"notes\.txt"), editing(folder):
         pass
-    with pytest.raises(ConfigError, match=r"model already exists and is not a saved retriever|also contains"):
+    with pytest.raises(ConfigError, match=r"model already exists and is not a bundle|also contains"):
         retriever.save(folder / "model")
     assert (folder / "notes.txt").read_text() == "mine"
     (folder / "manifest.json").write_bytes(b"\xff")

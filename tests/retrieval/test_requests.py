@@ -330,3 +330,24 @@ def test_a_column_of_the_models_named_exclude_is_that_column() -> None:
     model = TwoTower(query, Tower([Category("item", 4)])).learn(log)
     retriever = Retriever.build(model, log.candidates, seen=log)
     assert len(retriever.recommend({"user": "a", "exclude": 1.0}, exclude_seen=False)) == 2
+
+
+def test_a_column_called_history_is_not_the_history_of_a_request() -> None:
+    rows = {"user": ["a", "b", "a", "b"], "item": [1, 2, 3, 1], "at": [1, 2, 3, 4], "history": ["x", "y", "x", "y"]}
+    queries = pa.table({"user": ["a", "b"], "history": [[2], [3]]})
+    for table in (None, queries):
+        log = from_tables(pa.table(rows), queries=table, query_id="user", candidate_id="item", time="at")
+        plain = from_tables(pa.table(rows).drop(["history"]), query_id="user", candidate_id="item", time="at")
+        torch.manual_seed(0)
+        history = History("item", by="user", time="at", dim=4)
+        model = TwoTower(Tower([history], layers=[4]), Tower([Category("item", 4)], layers=[4])).learn(log).eval()
+        torch.testing.assert_close(model.embed_queries(log), model.embed_queries(plain))
+        retriever = Retriever.build(model, log.candidates, seen=log)
+        assert retriever.recommend("a", k=3, exclude_seen=False).basis == "query"
+        assert len(retriever.recommend({"user": "a", "history": [2]}, k=3, exclude_seen=False).recommendations) == 3
+
+
+def test_a_tower_with_a_history_reads_no_column_of_that_name() -> None:
+    features = [History("item", by="user", time="at", dim=4), Category("history", 4)]
+    with pytest.raises(ConfigError, match="reads the column 'history', but requests pass a history under this name"):
+        TwoTower(Tower(features, layers=[4]), Tower([Category("item", 4)], layers=[4]))

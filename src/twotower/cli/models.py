@@ -28,6 +28,7 @@ from twotower.experiments.train import train as train_bundle
 from twotower.progress import Display
 from twotower.ranks import launched
 from twotower.recipes.config import Config, config_of
+from twotower.recognition import quoted
 from twotower.retrieval import Notes, Retriever
 from twotower.version import VERSION
 
@@ -88,7 +89,7 @@ def train(
             budget=budget_of(baseline_seconds, baseline_memory),
             before=before,
         )
-    _say(console, [str(trained.evaluation), f"Saved to {out}. Try it: twotower recommend {out} --query ID"])
+    _say(console, [str(trained.evaluation), f"Saved to {out}. Try it: twotower recommend {quoted(out)} --query ID"])
     if json:
         write_json(trained.evaluation)
 
@@ -159,7 +160,7 @@ def _config_in(notes: Notes, folder: Path) -> Config:
     if notes.config is None:
         raise ConfigError(
             f"{folder} does not say what it was trained on; give a config or a data set: "
-            f"twotower evaluate {folder} CONFIG.toml"
+            f"twotower evaluate {quoted(folder)} CONFIG.toml"
         )
     try:
         config = msgspec.convert(notes.config, Config)
@@ -169,7 +170,7 @@ def _config_in(notes: Notes, folder: Path) -> Config:
         if not _exists(path):
             raise DataUnavailableError(
                 f"{folder} was trained on [data] {key} = {path}, which no longer exists; "
-                f"give a config with the new path: twotower evaluate {folder} CONFIG.toml"
+                f"give a config with the new path: twotower evaluate {quoted(folder)} CONFIG.toml"
             )
     return config
 

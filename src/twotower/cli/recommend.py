@@ -135,7 +135,8 @@ def _parsed(text: str) -> dict[str, Any] | str | int:
         return msgspec.json.decode(text.encode(), type=dict[str, Any] | str | int)
     except msgspec.DecodeError as error:
         if text.lstrip()[:1] in ("{", "[", '"') or isinstance(error, msgspec.ValidationError):
+            fault = "" if isinstance(error, msgspec.ValidationError) else f": {error}"
             raise ConfigError(
-                f"--query {text!r}: {error}; expected an id, or a JSON object of columns and values"
+                f"--query {text!r}{fault}; expected an id, or a JSON object of columns and values"
             ) from error
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -44,9 +45,11 @@ def table_files(
 
     Raises:
         DataError: No file is found, an extension is not of an accepted format, the files are in several formats, or
-            their folders give different columns.
+            their folders give different columns; or the path is an address such as `https://…`.
     """
-    path = Path(source)
+    if is_url(str(source)):
+        raise DataError(f"{which}: {source} is an address; expected the path of a file: download it first")
+    path = in_home(source)
     expected = ", ".join(ending for ending, kind in FORMATS.items() if kind in formats)
     if path.is_dir():
         files = _below(path, path, formats)
@@ -62,6 +65,17 @@ def table_files(
         files = [_file(path, path.parent, which, formats)]
     refuse_mixtures(files, which)
     return files
+
+
+def in_home(source: str | Path) -> Path:
+    """A path, with the home folder in place of a leading `~`."""
+    path = Path(source)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
+def is_url(source: str) -> bool:
+    """Whether it is an address such as `https://…` or `s3://…`."""
+    return re.match("[A-Za-z][A-Za-z0-9+.-]+:/", source) is not None
 
 
 def partition_values(files: Sequence[TableFile]) -> list[dict[str, pa.Scalar]]:

@@ -21,6 +21,8 @@ BLOCK_BYTES = 1 << 24
 
 DELIMITERS = (",", ";", "\t", "|")
 
+WITHOUT_BRACKETS = ", without brackets around them all"
+
 SNIFFED_BYTES = 1 << 16
 """Bytes read from the beginning of a file to detect its delimiter."""
 
@@ -132,7 +134,7 @@ def _json_fault(file: TableFile) -> str | None:
             return f"{file.path}, line {bad} is not UTF-8; expected a file saved as UTF-8"
         for line, row in records(file):
             if not isinstance(row, dict):
-                hint = ", without brackets around them all" if isinstance(row, list) else ""
+                hint = WITHOUT_BRACKETS if isinstance(row, list) else ""
                 return f"{file.path}, line {line} is not a JSON object; expected one on every line{hint}"
             for name, value in row.items():
                 if value is None:
@@ -145,7 +147,8 @@ def _json_fault(file: TableFile) -> str | None:
                     )
     except json.JSONDecodeError as error:
         fault = f"{error.msg.removesuffix(' at')} at character {error.colno}"
-        return f"{file.path}, line {line + 1}: {fault}; expected a JSON object on every line"
+        hint = WITHOUT_BRACKETS if error.doc.lstrip().startswith("[") else ""
+        return f"{file.path}, line {line + 1}: {fault}; expected a JSON object on every line{hint}"
     except (OSError, ValueError):
         return None
     return f"{file.path} is empty; expected a JSON object on every line" if line == 0 else None

@@ -10,9 +10,8 @@ import msgspec
 
 from twotower.files import MarkedFolder, write_file
 from twotower.locks import exclusive
+from twotower.recognition import EXPERIMENT
 from twotower.version import VERSION
-
-MARKER = "experiment.json"
 
 
 class _Marker(msgspec.Struct):
@@ -29,7 +28,7 @@ def _folder_of(kind: str, name: str) -> MarkedFolder:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
 
-    return MarkedFolder(name, MARKER, recognises, ("*",))
+    return MarkedFolder(name, EXPERIMENT, recognises, ("*",))
 
 
 STUDY = _folder_of("study", "a study")
@@ -53,7 +52,7 @@ def working_in(out: Path, kind: MarkedFolder, shown: Path | None = None) -> Iter
         SavedFolderError: Another process is using it.
     """
     with exclusive(out, kind, shown) as folder:
-        marker = folder / MARKER
+        marker = folder / EXPERIMENT
         if not marker.exists():
             write_file(marker, msgspec.json.encode(_Marker(KINDS[kind.name])))
         yield folder

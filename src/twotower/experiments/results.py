@@ -21,6 +21,7 @@ from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.two_stages import RerankEvaluation
 from twotower.evaluation.warm_start import WarmStartEvaluation
 from twotower.files import write_file
+from twotower.recognition import not_this, what_is
 
 RESULTS = "results.json"
 
@@ -372,6 +373,12 @@ def read_results(path: Path) -> Study:
         found = msgspec.json.decode(raw, type=_Header).format
         if found == FORMAT:
             return msgspec.json.decode(raw, type=Study)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (folder := what_is(path.parent)) is not None and folder.what == "a study":
+            raise SavedFolderError(
+                f"{path.parent} is an unfinished study; rerun twotower study to finish it"
+            ) from error
+        raise SavedFolderError(not_this(path.parent, "a folder that twotower study wrote")) from error
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise SavedFolderError(f"{path} holds no study's results: {error}") from error
     raise SavedFolderError(f"{path} has format {found}; expected {FORMAT}, which this version writes: rerun the study")

@@ -123,7 +123,7 @@ class Feature(nn.Module):
 
     @property
     def may_read(self) -> tuple[str, ...]:
-        """Optional columns, encoded if present; default: none."""
+        """Columns that a request may pass besides, encoded if it does; default: none."""
         return ()
 
     @property

@@ -31,7 +31,7 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     bad = ~np.isfinite(values) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise CellError(name, row, f"{values[row]}; expected a finite number")
+        raise CellError(name, row, f"{values[row]}; expected a finite number, or null where it is missing")
     return values
 
 

@@ -28,9 +28,8 @@ class QueryEncoder:
 
     @property
     def reads(self) -> list[str]:
-        """The columns it reads, including optional ones, without duplicates."""
-        names = (name for feature in self.features for name in (*self._needs(feature), *feature.may_read))
-        return list(dict.fromkeys(names))
+        """The columns it reads, without duplicates; those that only requests pass are not among them."""
+        return list(dict.fromkeys(name for feature in self.features for name in self._needs(feature)))
 
     def encode(self, events: Dataset) -> EncodedSide:
         """The query side of each event.
@@ -42,8 +41,7 @@ class QueryEncoder:
         return EncodedSide([self._encoded(feature, events, query_rows) for feature in self.features], len(events))
 
     def _encoded(self, feature: Feature, events: Dataset, query_rows: Tensor) -> EncodedColumn:
-        given = [name for name in feature.may_read if name in events.interactions.column_names]
-        sources = {name: events.query_column(name) for name in (*self._needs(feature), *given)}
+        sources = {name: events.query_column(name) for name in self._needs(feature)}
         encode = feature.encode_training if self.of_training else feature.encode_columns
         if len(sources) > 1:
             by_event = {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}

@@ -15,6 +15,7 @@ from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError, NotFittedError
+from twotower.features import Feature
 from twotower.features.history import share_embeddings
 from twotower.features.lookups import Table
 from twotower.features.record import Record
@@ -91,6 +92,7 @@ class TwoTower(nn.Module):
                 f"overwrite the other's; expected a separate one for each tower",
                 column=shared.column,
             )
+        _refuse_request_columns(features_of(query))
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature}; expected a number above 0")
         if learn_temperature and not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
@@ -329,3 +331,15 @@ class TwoTower(nn.Module):
             }
             | ({"heads": self.heads.settings} if self.heads.settings else {})
         )
+
+
+def _refuse_request_columns(features: Sequence[Feature]) -> None:
+    """Refuses a feature of a column whose name has another meaning in requests."""
+    passed = {name for feature in features for name in feature.may_read}
+    for feature in features:
+        for column in passed.intersection(feature.reads):
+            raise ConfigError(
+                f"the query tower reads the column {column!r}, but requests pass a history under this name; rename the "
+                f"column",
+                column=column,
+            )

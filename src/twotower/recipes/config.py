@@ -11,6 +11,7 @@ import msgspec
 
 from twotower.data import builtin
 from twotower.data.dataset import Dataset
+from twotower.data.files import in_home, is_url
 from twotower.data.fingerprints import fingerprint
 from twotower.data.given import overlap
 from twotower.data.log import Log
@@ -29,6 +30,7 @@ from twotower.recipes.overlay import overlay
 from twotower.recipes.parts import GIVEN_RULE, Parts, SplitConfig, limits_remark
 from twotower.recipes.recipe import Recipe, RecipeName, recipe
 from twotower.recipes.space import Space, parse_space
+from twotower.recognition import not_this, what_is
 from twotower.tasks import TASKS
 from twotower.training.settings import MONITOR
 from twotower.training.trainer import Trainer, trainer_from_settings
@@ -236,7 +238,10 @@ def read_config(path: Path) -> Config:
             f"config {path} has no [data]; expected interactions = PATH of your log and its columns, "
             f"or name = one of {', '.join(builtin.NAMES)}"
         )
-    paths = {name: _absolute(path.parent / relative) for name, relative in config.data.paths.items()}
+    paths = {
+        name: given if is_url(given) else _absolute(path.parent / in_home(given))
+        for name, given in config.data.paths.items()
+    }
     data = msgspec.structs.replace(config.data, **paths)
     loggers = tuple(in_folder(settings, path.parent) for settings in config.loggers)
     loggers_for(loggers, "training")  # fail before reading any data
@@ -261,6 +266,8 @@ def config_of(source: str) -> Config:
     if source.endswith(".toml"):
         return read_config(Path(source))
     if Path(source).exists():
+        if what_is(Path(source)) is not None:
+            raise ConfigError(not_this(Path(source), "a config.toml or the name of a data set"))
         raise ConfigError(
             f"{source} is not a config. To use it as a log, write a config.toml that names its columns, and pass that: "
             f'[data] interactions = "{source}", query_id = "…", candidate_id = "…", time = "…" (optional), '

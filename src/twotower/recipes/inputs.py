@@ -23,6 +23,7 @@ from twotower.features import (
 )
 from twotower.features.activity import Counted
 from twotower.features.elapsed import Since
+from twotower.features.history import GIVEN
 
 Inputs = Literal["all", "log", "tutorial"]
 """`all` columns of the data; only the `log` of ids, times and texts, without histories; or those of the `tutorial`."""
@@ -95,6 +96,9 @@ class InputPlan:
     read_id: bool = True
 
 
+_UNREADABLE = ColumnUse(GIVEN, why_not=f"requests pass a history as {GIVEN!r}: rename the column to read it")
+
+
 def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
     """The query id, the time, features of the query's events before or around it, and the query table's columns."""
     dim, inputs, reach = plan.dim, plan.inputs, plan.reach
@@ -117,7 +121,8 @@ def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
             )
             uses.append(ColumnUse(data.candidate_id, (history,)))
     if inputs == "all":
-        return uses + _attributes(data.queries, data.query_id, Widths(dim))
+        attributes = _attributes(data.queries, data.query_id, Widths(dim))
+        return uses + [_UNREADABLE if one.column == GIVEN else one for one in attributes]
     others = (name for name in data.queries.column_names if name != data.query_id)
     return uses + [ColumnUse(name, why_not=f'inputs = "{inputs}" reads no attributes of queries') for name in others]
 

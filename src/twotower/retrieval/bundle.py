@@ -25,6 +25,7 @@ from twotower.locks import locked
 from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
+from twotower.recognition import quoted
 from twotower.retrieval.exact import Exact, ExactIndex
 from twotower.retrieval.index import INDEXES, Index, IndexSettings, IntArray
 from twotower.retrieval.notes import Notes
@@ -235,7 +236,9 @@ def _read(folder: Path, engine: Engine) -> Bundle:
     manifest = check_folder(folder, KIND, FORMAT)
     details = _details(folder, manifest)
     if engine == "onnx" and not details.onnx:
-        raise ConfigError(f"{folder} has no ONNX towers; write them with: twotower bundle {folder} --out … --onnx")
+        raise ConfigError(
+            f"{folder} has no ONNX towers; write them with: twotower bundle {quoted(folder)} --out … --onnx"
+        )
     try:
         model = load_model(folder / MODEL)
         candidates, queries, offsets, seen, popularity = (

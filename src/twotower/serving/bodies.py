@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from twotower.serving.mistakes import invalid
 from twotower.serving.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ T = TypeVar("T")
 
 CLOSE = {"connection": "close"}
 """Closes the connection, as the rest of the body is not read."""
+
+EXCERPT_BYTES = 20
+"""Bytes of a malformed body that its error shows."""
 
 
 async def body_of(request: Request, largest: int) -> bytes:
@@ -51,9 +55,9 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, _plain(body), decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(400, "not_json", f"the body is not valid JSON: {error}") from error
+        raise Refusal(400, "not_json", _not_json(body, str(error))) from error
     except RecursionError as error:
         raise Refusal(400, "not_json", "the body is nested too deeply") from error
 
@@ -72,26 +76,34 @@ def parameters(pairs: Iterable[tuple[str, str]], kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, values, kind) from error
 
 
-def invalid(error: msgspec.ValidationError) -> Refusal:
-    """The refusal for a validation error, with the field that it is about.
+def _plain(body: bytes) -> Any:
+    """A body without types.
 
-    Example:
-        >>> class Body(msgspec.Struct):
-        ...     k: int
-        >>> try:
-        ...     msgspec.json.decode(b'{"k": "ten"}', type=Body)
-        ... except msgspec.ValidationError as error:
-        ...     print(invalid(error).field, "|", invalid(error).message)
-        k | Expected `int`, got `str` - at `$.k`
+    Raises:
+        Refusal: It is not JSON after the first value that does not fit, or a number in it is out of range.
     """
-    message = str(error)
-    found = re.search(r"at `(?:key in )?\$\.?(.*)`$", message)
-    if found is None:
-        found = re.search(r"unknown field `(.*)`$", message)
-    return Refusal(400, "invalid", message, (found.group(1) or None) if found else None)
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refusal(400, "invalid", "the body has a number that is out of range; expected at most 1.8e308") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(400, "not_json", _not_json(body, str(error))) from error
+    except RecursionError as error:
+        raise Refusal(400, "not_json", "the body is nested too deeply") from error
+
+
+def _not_json(body: bytes, error: str) -> str:
+    """Where a body stops being JSON."""
+    if not body.strip():
+        return "the body is empty; expected a JSON object"
+    if (found := re.fullmatch(r"JSON is malformed: (.*) \(byte (\d+)\)", error)) is None:
+        return f"the body is not valid JSON: {error}"
+    place = int(found[2])
+    text = body[place : place + EXCERPT_BYTES].decode(errors="replace")
+    return f"the body is not valid JSON: {found[1]} at byte {place}{f', {text!r}' if text else ''}"
 
 
 def _too_large(largest: int) -> Refusal:

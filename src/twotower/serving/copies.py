@@ -15,6 +15,8 @@ from typing import Protocol
 from filelock import FileLock
 
 from twotower.errors import SavedFolderError
+from twotower.retrieval.bundle import KIND
+from twotower.saved import refuse_other
 
 KEPT_COPIES = 2
 """Keep this many shared copies: that of the current bundle, and that of its replacement."""
@@ -144,9 +146,7 @@ class SharedCopies:
 
 
 def _copy(folder: Path, copy: Path) -> None:
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise SavedFolderError(f"{folder} {state}; expected a bundle: a folder that twotower train or bundle wrote")
+    refuse_other(folder, KIND)  # before a whole study is copied
     try:
         shutil.copytree(folder, copy, symlinks=True)
     except OSError as error:  # includes shutil.Error

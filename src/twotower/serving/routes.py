@@ -126,7 +126,12 @@ async def explain(call: Call) -> Reply:
             )
         )
 
-    return Reply(await call.backend.engine.run(found))
+    try:
+        return Reply(await call.backend.engine.run(found))
+    except UnknownCandidateError:
+        raise
+    except (ConfigError, DataError) as error:
+        raise _refused(error) from error
 
 
 async def find_queries(call: Call) -> Reply:
