@@ -38,7 +38,8 @@ from typing import Any
 from faults import KINDS, READ_ONLY, Ended, Kind, in_child, load_shim, run_with_fault
 from limits import LIMITS, LimitKind
 
-load_shim()
+if not {"-h", "--help"} & set(sys.argv):  # help needs no compiler
+    load_shim()
 
 from measuring import write_report  # noqa: E402 (after the shim, which restarts the program)
 from rich.console import Console  # noqa: E402
