@@ -1,4 +1,4 @@
-"""`python forked_python.py ARGUMENTS`: runs `python ARGUMENTS` forked from the server of `commands`, and ends as it ends.
+"""`python forked_python.py ARGUMENTS`: runs `python ARGUMENTS` forked from the server of `commands`, ends as it does.
 
 For programs that start Python themselves, such as torchrun. SIGTERM is passed on.
 """
