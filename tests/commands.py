@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker, util
@@ -40,6 +40,9 @@ IMPORTED = (*(f"twotower.cli.{name}" for name in COMMANDS), *WORKERS, *LATE)
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
 ADDRESS = Path(tempfile.gettempdir()) / f"twotower-{os.getuid()}-{RUN[:16]}.socket"
 """Where the server of this test run listens."""
+
+FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
+"""What other programs can start in place of Python; it needs `PYTEST_XDIST_TESTRUNUID=RUN` in its environment."""
 
 _connections: dict[int, socket.socket] = {}
 
@@ -132,7 +135,8 @@ def run_python(
 
 def fork_workers() -> None:
     """Has this process's workers forked from the server, from the first worker on."""
-    importlib.import_module("twotower.processes").START_METHOD = "forkserver"
+    processes: Any = importlib.import_module("twotower.processes")  # late, as it imports PyTorch
+    processes.START_METHOD = "forkserver"
     forkserver._forkserver.ensure_running = _find_forkserver  # type: ignore[method-assign]
 
 
@@ -141,7 +145,7 @@ def _find_forkserver() -> None:
     resource_tracker.ensure_running()
     found: Any = forkserver._forkserver
     if found._forkserver_address is None or found._owner != os.getpid():
-        connection = _connection()
+        connection = connect()
         connection.sendall(b'{"workers": true}\n')
         address, (alive,), *_ = socket.recv_fds(connection, 4096, 1)
         found._forkserver_address, found._forkserver_alive_fd, found._owner = address.decode(), alive, os.getpid()
@@ -149,15 +153,15 @@ def _find_forkserver() -> None:
 
 def _asked(question: dict[str, Any]) -> int | None:
     """The server's answer."""
-    connection = _connection()
+    connection = connect()
     connection.sendall(json.dumps(question).encode() + b"\n")
     with connection.makefile("r") as answers:
         answer: int | None = json.loads(answers.readline())
     return answer
 
 
-def _connection() -> socket.socket:
-    """This process's connection to the server; the server is started when the first process of the run needs it."""
+def connect() -> socket.socket:
+    """This process's connection to the server, which runs as long as one is open; the first of a run starts it."""
     connection = _connections.get(os.getpid())
     if connection is None:
         with _locked(ADDRESS):
@@ -183,8 +187,8 @@ def _started() -> socket.socket:
         listener.bind(str(ADDRESS))
         listener.listen()
         command = [sys.executable, __file__, str(listener.fileno()), str(ADDRESS)]
-        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        server = Popen(command, pass_fds=[listener.fileno()], **silent)
+        inherited, nowhere = [listener.fileno()], subprocess.DEVNULL
+        server = Popen(command, pass_fds=inherited, stdin=nowhere, stdout=nowhere)
         server.returncode = 0  # nobody waits for it: it outlives this process if others are connected
     connection = _connected()
     assert connection is not None
@@ -213,7 +217,8 @@ def _serve(listener: socket.socket, address: Path) -> None:
             child = os.fork()
             if child == 0:
                 listener.close()
-                _answer(connection)
+                with suppress(ConnectionError):  # a client that was killed while it waited
+                    _answer(connection)
                 os._exit(0)
             connection.close()
             connected.add(child)
@@ -230,7 +235,7 @@ def _serve(listener: socket.socket, address: Path) -> None:
 def _fork_forkserver() -> None:
     """Starts the server of workers as a fork of this process; elsewhere it would import everything again."""
 
-    def forked(_: object, arguments: list[Any], kept: list[int]) -> int:
+    def forked(_: object, arguments: Sequence[Any], kept: Sequence[int]) -> int:
         child = os.fork()
         if child == 0:
             opened = {int(path.name) for path in Path("/dev/fd").iterdir()}
@@ -248,7 +253,8 @@ def _fork_forkserver() -> None:
     forkserver.ensure_running()
     util.spawnv_passfds = spawned
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    importlib.import_module("twotower.processes").START_METHOD = "forkserver"
+    processes: Any = importlib.import_module("twotower.processes")  # late, as it imports PyTorch
+    processes.START_METHOD = "forkserver"
     # The children share the server of workers, but may not ask whether it runs, as it is no child of theirs.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,27 @@ pytest_plugins = ["encoder_fixtures", "serving_fixtures", "store_fixtures", "war
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
 fork_workers()
+
+
+LONG = ("test_docs", "test_notebooks", "test_tutorials")
+"""Modules whose tests take long, besides those that are marked `slow`."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts long tests first in the share of each worker, as one that starts last keeps the others waiting.
+
+    At first, pytest-xdist gives each worker as many consecutive tests.
+    """
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    long = [item for item in items if item.get_closest_marker("slow") or item.path.stem in LONG]
+    chosen = set(long)
+    short = iter([item for item in items if item not in chosen])
+    edges = [round(len(items) * worker / workers) for worker in range(workers + 1)]
+    shares = [long[worker::workers] for worker in range(workers)]
+    for share, (first, last) in zip(shares, pairwise(edges), strict=True):
+        share += islice(short, max(0, last - first - len(share)))
+    items[:] = [*chain(*shares), *short]
 
 
 @pytest.fixture(autouse=True)

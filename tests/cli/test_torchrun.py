@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from commands import RUN, run_python, start_python
+from commands import FORKED_PYTHON, RUN, run_python, start_python
 from toy import groups_log
 from twotower.cli.main import app
 from twotower.errors import ConfigError
@@ -22,7 +22,6 @@ from twotower.features import Category, Normalized
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever
 
-FORKED_PYTHON = Path(__file__).parents[1] / "forked_python.py"
 CONFIG = """
 recipe = "tutorial"
 baselines = "none"
