@@ -249,7 +249,7 @@ def _fork_forkserver() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as workers have it
     resource_tracker.ensure_running()
     spawned = util.spawnv_passfds
-    util.spawnv_passfds = forked
+    util.spawnv_passfds = forked  # type: ignore[assignment]
     forkserver.ensure_running()
     util.spawnv_passfds = spawned
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

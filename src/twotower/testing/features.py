@@ -47,7 +47,7 @@ def check_feature(feature: Feature, column: pa.Array | pa.ChunkedArray | Columns
     feature.eval()
     with torch.no_grad():
         first = _embedded(feature, columns)
-        _check_same(_embedded(feature, columns), first, "the same rows give different numbers the second time")
+        check_same(_embedded(feature, columns), first, "the same rows give different numbers the second time")
     rows = len(next(iter(columns.values())))
     assert first.shape == (rows, feature.width), f"it gives {list(first.shape)}; expected {[rows, feature.width]}"
     assert first.dtype.is_floating_point, f"it gives {first.dtype}; expected floats"
@@ -94,7 +94,7 @@ def _check_restored(feature: Feature, columns: dict[str, pa.ChunkedArray], expec
     again.restore(feature.learned())
     again.load_state_dict(feature.state_dict())
     again.eval()
-    _check_same(_embedded(again, columns), expected, "restored from its saved state, it gives other numbers")
+    check_same(_embedded(again, columns), expected, "restored from its saved state, it gives other numbers")
 
 
 def _check_gradient(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None:
@@ -118,7 +118,7 @@ def _check_growth(feature: Feature, columns: dict[str, pa.ChunkedArray]) -> None
         times = np.arange(len(next(iter(columns.values()))), dtype=np.float64)
         grown = growing.grow(columns, SeenAt(times, 0.0, limit))
         if limit < 0:
-            _check_same(_embedded(growing, known), before, "grown, it gives other numbers for known values")
+            check_same(_embedded(growing, known), before, "grown, it gives other numbers for known values")
         for name, table in growing.named_parameters():
             rows = grown.get(name)
             expected = tables[name] if rows is None else rows.weights(tables[name])
@@ -132,5 +132,6 @@ def _embedded(feature: Feature, columns: Columns) -> Tensor:
     return found
 
 
-def _check_same(given: Tensor, expected: Tensor, otherwise: str) -> None:
+def check_same(given: Tensor, expected: Tensor, otherwise: str) -> None:
+    """Raises an AssertionError that begins with `otherwise` unless two tensors are the same up to rounding."""
     torch.testing.assert_close(given, expected, msg=lambda detail: f"{otherwise}: {detail}")

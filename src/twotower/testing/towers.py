@@ -16,6 +16,7 @@ from twotower.model.saving import load_model, model_version, save_model
 from twotower.model.tower import Tower, tower_from_settings
 from twotower.model.tower_module import TowerModule
 from twotower.model.two_tower import TwoTower
+from twotower.testing.features import check_same
 from twotower.training import Trainer
 
 
@@ -79,9 +80,7 @@ def check_model(model: TwoTower, log: Dataset) -> None:
         "candidates": (loaded.embed_candidates(log.candidates), model.embed_candidates(log.candidates)),
     }
     for name, (given, expected) in sides.items():
-        torch.testing.assert_close(
-            given, expected, msg=lambda detail, name=name: f"loaded, it embeds {name} differently: {detail}"
-        )
+        check_same(given, expected, f"loaded, it embeds {name} differently")
 
 
 def _check_sides(model: TwoTower, log: Dataset) -> None:
