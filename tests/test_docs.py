@@ -43,6 +43,8 @@ LESS = (
     (r"\bepochs( ?= ?)\d+", r"epochs\g<1>1"),
     (r"twotower study(?= *(#|$))", "twotower study quick.toml"),
     (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
+    (r"--layers( \d+(,\d+)*)+", "--layers 16,8"),
+    (r"purchases: int = 20_000", "purchases: int = 4_000"),
     (r"(twotower study [^\n#]*)", r"\1 --layers 8 --epochs 1 "),
     (r"twotower study examples/movielens_table.toml", "twotower study quick.toml"),
     (r"twotower (study|tune|train) (movielens-100k|simulated)\b", r"twotower \1 quick.toml"),
@@ -204,7 +206,7 @@ def check_target(arguments: list[str]) -> None:
 def clone(folder: Path) -> Iterator[Session]:
     """A session in a folder that has what a clone has and snippets use."""
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / "examples").glob("*.toml"):
+    for path in (folder / "examples" / "make_shop_log.py", *(folder / "examples").glob("*.toml")):
         path.write_text(shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "quick.toml").write_text(QUICK)
     session = Session(folder)
