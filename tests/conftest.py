@@ -29,8 +29,13 @@ settings.load_profile("twotower")
 fork_workers()
 
 
-LONG = ("test_docs", "test_notebooks", "test_tutorials")
-"""Modules whose tests take long, besides those that are marked `slow`."""
+LONG = {
+    *("test_docs", "test_notebooks", "test_tutorials"),
+    "test_faults_at_some_calls_of_a_command_lose_nothing",
+    "test_two_threads_give_the_same_gradient_on_every_run",
+    "test_an_update_of_a_bundle_with_onnx_towers_writes_them",
+}
+"""Modules and tests that take long, besides those that are marked `slow`."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,7 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     At first, pytest-xdist gives each worker as many consecutive tests.
     """
     workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
-    long = [item for item in items if item.get_closest_marker("slow") or item.path.stem in LONG]
+    long = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") or {item.path.stem, item.name.partition("[")[0]} & LONG
+    ]
     chosen = set(long)
     short = iter([item for item in items if item not in chosen])
     edges = [round(len(items) * worker / workers) for worker in range(workers + 1)]
