@@ -38,13 +38,14 @@ from typing import Any
 from faults import KINDS, READ_ONLY, Ended, Kind, in_child, load_shim, run_with_fault
 from limits import LIMITS, LimitKind
 
-load_shim()
+if not {"-h", "--help"} & set(sys.argv):  # help needs no compiler
+    load_shim()
 
-from measuring import write_report  # noqa: E402 (after the shim, which restarts the program)
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from scenarios import SCENARIOS, Scenario, load_modules, make_cheap, make_template, note_modules, note_worker_modules  # noqa: E402
-from sieges import SIEGES, Siege  # noqa: E402
+from measuring import write_report
+from rich.console import Console
+from rich.table import Table
+from scenarios import SCENARIOS, Scenario, load_modules, make_cheap, make_template, note_modules, note_worker_modules
+from sieges import SIEGES, Siege
 
 LEFTOVERS = 1
 """Maximum number of files and folders that a fault may leave beside the result."""

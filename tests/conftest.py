@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,36 @@ pytest_plugins = ["encoder_fixtures", "serving_fixtures", "store_fixtures", "war
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
 fork_workers()
+
+
+LONG = {
+    *("test_docs", "test_notebooks", "test_tutorials"),
+    "test_faults_at_some_calls_of_a_command_lose_nothing",
+    "test_two_threads_give_the_same_gradient_on_every_run",
+    "test_an_update_of_a_bundle_with_onnx_towers_writes_them",
+}
+"""Modules and tests that take long, besides those that are marked `slow`."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts long tests first in the share of each worker, as one that starts last keeps the others waiting.
+
+    At first, pytest-xdist gives each worker as many consecutive tests.
+    """
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    long = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") or {item.path.stem, item.name.partition("[")[0]} & LONG
+    ]
+    chosen = set(long)
+    short = iter([item for item in items if item not in chosen])
+    edges = [round(len(items) * worker / workers) for worker in range(workers + 1)]
+    shares = [long[worker::workers] for worker in range(workers)]
+    for share, (first, last) in zip(shares, pairwise(edges), strict=True):
+        share += islice(short, max(0, last - first - len(share)))
+    items[:] = [*chain(*shares), *short]
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
@@ -37,8 +38,35 @@ STUDIES = [*sorted((BENCHMARKS / "studies").glob("*.toml")), ROOT / "examples" /
 Run: TypeAlias = Callable[..., str]
 
 
+class ForkedPopen:
+    """What the benchmarks use of `subprocess.Popen`, for a process that is forked from the server of `commands`."""
+
+    def __init__(self, command: list[str], folder: Path, stdout: Any, stderr: Any = None) -> None:
+        log = None if stdout == subprocess.PIPE else Path(stdout.name)
+        self._forked = start_python(*command[1:], folder=folder, log=log)
+        self.pid, self.poll, self.send_signal = self._forked.pid, self._forked.poll, self._forked.send_signal
+
+    @property
+    def returncode(self) -> int | None:
+        return self._forked.returncode
+
+    def wait(self, timeout: float) -> int:
+        return self._forked.wait(timeout)
+
+    def communicate(self) -> tuple[bytes, None]:
+        self._forked.wait()
+        sys.stderr.write(self._forked.stderr.read_text(encoding="utf-8"))
+        return self._forked.stdout.read_bytes(), None
+
+    def __enter__(self) -> ForkedPopen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forked.wait()
+
+
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     """Runs a benchmark in this process, which has imported PyTorch already, and gives what it prints."""
     before, threads = set(sys.modules), torch.get_num_threads()
 
@@ -47,8 +75,14 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             return plain(command, **options)
         return run_python(*command[1:])
 
-    plain = subprocess.run
+    def started(command: list[str], **options: Any) -> ForkedPopen | subprocess.Popen[bytes]:
+        if command[0] != sys.executable:
+            return popen(command, **options)
+        return ForkedPopen(command, Path(tempfile.mkdtemp(dir=tmp_path)), **options)
+
+    plain, popen = subprocess.run, subprocess.Popen
     monkeypatch.setattr(subprocess, "run", forked)
+    monkeypatch.setattr(subprocess, "Popen", started)
 
     def main(script: str, *arguments: object) -> str:
         path = BENCHMARKS / script

@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ LESS = (
     (r"simulated\(\)", "simulated(300, 400, 6_000)"),
     (r"--minutes \d+", "--minutes 0.1"),
     (r"\bepochs( ?= ?)\d+", r"epochs\g<1>1"),
+    (r"twotower study(?= *(#|$))", "twotower study quick.toml"),
     (r"(twotower study [^\n]*)--seeds \d+", r"\1--seeds 2"),
+    (r"--layers( \d+(,\d+)*)+", "--layers 16,8"),
+    (r"purchases: int = 20_000", "purchases: int = 4_000"),
     (r"(twotower study [^\n#]*)", r"\1 --layers 8 --epochs 1 "),
     (r"twotower study examples/movielens_table.toml", "twotower study quick.toml"),
     (r"twotower (study|tune|train) (movielens-100k|simulated)\b", r"twotower \1 quick.toml"),
@@ -88,6 +92,8 @@ class Session:
             program, *arguments = shlex.split(line, comments=True)
             if program == "pip":
                 check_extras(arguments)
+            elif program == "python3":
+                assert arguments[:3] == ["-m", "venv", ".venv"]
             elif program == "make":
                 check_target(arguments)
             elif program == "python" and arguments[0].startswith("benchmarks/"):
@@ -137,11 +143,10 @@ class Session:
 
     def check_options(self, arguments: list[str]) -> None:
         """A benchmark has the options that the page gives it; it is not run."""
-        words = [word for word in arguments[1:] if not word.startswith("-")]
-        for command in ([arguments[0], "--help"], [arguments[0], *words[:1], "--help"]):
-            shown = run_python(*command, cwd=ROOT)
-            if shown.returncode == 0:
-                help_text = shown.stdout
+        help_text = help_of(arguments[0])
+        subcommands = re.search(r"^  \{([\w,-]+)\}", help_text, re.MULTILINE)
+        if subcommands and arguments[1] in subcommands[1].split(","):
+            help_text = help_of(*arguments[:2])
         for option in (word for word in arguments if word.startswith("--")):
             assert option.split("=")[0] in help_text, f"{shlex.join(arguments)}: no option {option}"
 
@@ -150,6 +155,13 @@ class Session:
             process.send_signal(signal.SIGTERM)
             process.wait()
         self.servers.clear()
+
+
+@cache
+def help_of(*command: str) -> str:
+    shown = run_python(*command, "--help", cwd=ROOT)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
 
 
 def commands_of(block: str) -> Iterator[str]:
@@ -194,7 +206,7 @@ def check_target(arguments: list[str]) -> None:
 def clone(folder: Path) -> Iterator[Session]:
     """A session in a folder that has what a clone has and snippets use."""
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / "examples").glob("*.toml"):
+    for path in (folder / "examples" / "make_shop_log.py", *(folder / "examples").glob("*.toml")):
         path.write_text(shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "quick.toml").write_text(QUICK)
     session = Session(folder)
@@ -211,7 +223,7 @@ def blocks_of(page: Path) -> list[tuple[str, str]]:
 
 def shortened(source: str) -> str:
     for pattern, less in LESS:
-        source = re.sub(pattern, less, source)
+        source = re.sub(pattern, less, source, flags=re.MULTILINE)
     return source
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from commands import run_python, start_python
+from commands import FORKED_PYTHON, RUN, run_python, start_python
 from toy import groups_log
 from twotower.cli.main import app
 from twotower.errors import ConfigError
@@ -59,15 +58,12 @@ run.backward = backward
 
 def torchrun(folder: Path, out: str, kill_at: int) -> str:
     """What two ranks print that train the log of a folder, the second of which is killed at a step."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    done = subprocess.run(
-        [*command, "-m", "twotower", "train", "log.toml", "--out", out],
+    options = ("--nproc-per-node", "2", "--max-restarts", "1", "--no-python", sys.executable, FORKED_PYTHON)
+    done = run_python(
+        *("-m", "torch.distributed.run", *options, "-m", "twotower", "train", "log.toml", "--out", out),
         cwd=folder,
-        env=os.environ | {"KILL_AT": str(kill_at)},
-        capture_output=True,
-        text=True,
+        env=os.environ | {"KILL_AT": str(kill_at), "PYTEST_XDIST_TESTRUNUID": RUN},
         timeout=200,
-        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from commands import run_python
+from commands import Forked, run_python, start_python
 from twotower.data import Dataset
 from twotower.errors import ConfigError, SavedFolderError
 from twotower.experiments.plans import shown
@@ -138,36 +138,40 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_trial(toy_config: P
 
 @pytest.mark.slow
 def test_what_was_killed_goes_on(toy_config: Path, tmp_path: Path) -> None:
-    """Command and workers are killed in the middle of a trial, then interrupted, then left alone."""
+    """Command and workers are killed in the middle of a trial, then the command is interrupted, then left alone."""
     arguments = (toy_config, "--workers", 1, "--out", tmp_path / "out")
-    cut = -1
-    for end in (signal.SIGKILL, signal.SIGINT):
-        running = subprocess.Popen(
-            command_of(*arguments, "--trials", 200),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        cut = running_trial_after(cut, tmp_path / "out" / "trials.json", running)
-        os.killpg(running.pid, end)  # as the keyboard does: the workers are of the same group
-        _, said = running.communicate(timeout=60)
-        assert "Traceback" not in said
-    assert running.returncode == 130
+    trials = tmp_path / "out" / "trials.json"
+    killed = subprocess.Popen(
+        command_of(*arguments, "--trials", 200),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # its workers are of its group
+    )
+    cut = running_trial_after(-1, trials, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    _, said = killed.communicate(timeout=60)
+    assert "Traceback" not in said
+    interrupted = start_python("-m", "twotower", "tune", *arguments, "--trials", 200, folder=tmp_path)
+    running_trial_after(cut, trials, interrupted)
+    interrupted.send_signal(signal.SIGINT)  # which workers never see
+    assert interrupted.wait(60) == 130
+    said = interrupted.stderr.read_text()
+    assert "Traceback" not in said
     assert "rerun the command to resume" in said.lower()
     assert not (tmp_path / "out" / "best.toml").exists()
     twotower_tune(*arguments, "--trials", 5)
     tuning = msgspec.json.decode((tmp_path / "out" / "tune.json").read_bytes(), type=Tuning)
-    interrupted = [trial for trial in tuning.trials if trial.state == "interrupted"]
+    cut_off = [trial for trial in tuning.trials if trial.state == "interrupted"]
     finished = [trial for trial in tuning.trials if trial.state != "interrupted"]
-    assert len(interrupted) == 2
+    assert len(cut_off) == 2
     assert len(finished) >= 5
-    for trial in interrupted:
+    for trial in cut_off:
         assert any(trial.parameters.items() <= later.parameters.items() for later in tuning.trials[trial.number + 1 :])
     assert sum(trial.built_in for trial in finished) == 1
 
 
-def running_trial_after(number: int, trials: Path, process: subprocess.Popen[str]) -> int:
+def running_trial_after(number: int, trials: Path, process: subprocess.Popen[str] | Forked) -> int:
     """Waits for a later trial than this one to run; gives its number."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from rich.console import Console
 
+from notebooks import run_notebook
 from toy import groups_log, toy_model
 from twotower.data import Dataset, split_random
 from twotower.training import ProgressBar, Trainer
@@ -90,7 +90,7 @@ def test_a_notebook_shows_it_below_the_cell_and_the_history_as_a_table(
     notebook = nbformat.v4.new_notebook(cells=code)  # type: ignore[no-untyped-call]
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": Path(__file__).parents[1]}}).execute()
+    run_notebook(notebook, Path(__file__).parents[1])
     training, table, plot, silent = (cell.outputs for cell in notebook.cells)
     (live,) = training
     assert live.data["text/plain"].startswith("training: epoch 2 of 2 · loss ")

@@ -190,6 +190,7 @@ class _Frozen:
         in_worker = multiprocessing.parent_process() is not None  # the parent shows the progress
         with opened(len(starts) >= PROGRESS_MIN_BATCHES and not in_worker) as display:
             report = display.reporter("Text encoder")
+            report(f"{len(texts):,} texts", 0.0)  # before the first batch, which may take seconds
             for start in starts:
                 rows = order[start : start + BATCH]
                 padded = torch.zeros(len(rows), len(ids[rows[-1]]), dtype=torch.int32)
