@@ -142,7 +142,7 @@ def clean_environment(folder: Path, requirements: Sequence[str], below: Path | N
         packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
         shared = sysconfig.get_path("purelib", vars={"base": str(below.parents[1])})
         (Path(packages) / "base.pth").write_text(shared)
-    run([str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS), *requirements])
+    run([str(python), "-m", "pip", "install", "--constraint", str(CONSTRAINTS), *requirements])
     run([str(python), "-m", "pip", "check"])
     return python
 

@@ -35,6 +35,9 @@ from twotower.recipes.config import Config
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+THEME = {rule: {"enabled": False} for rule in ("landmark-unique", "scrollable-region-focusable")}
+"""axe's rules on what the theme's script adds: copy buttons, and wide tables (keys scroll them all the same)."""
 ADDRESS = "http://127.0.0.1:8000"
 
 LESS = (
@@ -246,10 +249,18 @@ def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
                     assert other in ("ini", "text", "mermaid"), f"a block of {other!r} that nothing runs"
 
 
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="the extra `docs` is not installed")
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    built = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site", cwd=ROOT)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    if find_spec("mkdocs") is None:
+        pytest.skip("the extra `docs` is not installed")
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    built = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder, cwd=ROOT)
     assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site: Path) -> None:
     generated = {
         "reference/cli": "twotower recommend",
         "reference/config-keys": "label_smoothing",
@@ -257,4 +268,27 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "reference/api": "split_by_time",
     }
     for page, named in generated.items():
-        assert named in (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8"), page
+        assert named in (site / page / "index.html").read_text(encoding="utf-8"), page
+
+
+def test_a_chinese_page_says_that_it_is(site: Path) -> None:
+    assert '<html lang="zh"' in (site / "learn/first-model.zh/index.html").read_text(encoding="utf-8")
+    assert '<html lang="en"' in (site / "learn/first-model/index.html").read_text(encoding="utf-8")
+
+
+def test_the_site_is_accessible_and_fits_a_phone(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra dev").Axe()
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    found = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            for address in ("", "learn/first-model.zh/", "how-to/serve/", "reference/http/"):
+                page.goto((site / address / "index.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+                violations = axe.run(page, options={"rules": THEME}).response
+                found += [(address, one["id"], one["nodes"][0]["html"]) for one in violations["violations"]]
+    assert found == []

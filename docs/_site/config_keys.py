@@ -78,7 +78,7 @@ def _defaults(kind: type) -> list[tuple[str, Any]]:
 def _table(kind: type) -> str:
     says = documented(kind)
     rows = [f"| `{name}` | {_written(default)} | {cell(says.get(name, ''))} |" for name, default in _defaults(kind)]
-    return "\n".join(["| key | default | |", "|---|---|---|", *rows]) if rows else ""
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) if rows else ""
 
 
 def _written(value: Any) -> str:

@@ -25,7 +25,7 @@ def http_page() -> str:
     for name, schema in sorted(document["components"]["schemas"].items()):
         parts += [f"### {name}", cell(schema.get("description", ""))]
         if rows := [_field(key, one, schema) for key, one in schema.get("properties", {}).items()]:
-            parts.append("\n".join(["| field | type | |", "|---|---|---|", *rows]))
+            parts.append("\n".join(["| field | type | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

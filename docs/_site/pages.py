@@ -1,4 +1,4 @@
-"""The hook of `mkdocs.yml`: adds generated pages, and repository files that pages link to.
+"""The hook of `mkdocs.yml`: adds generated pages and repository files that pages link to, and mends the theme's HTML.
 
 Pages link to files outside `docs/` by their path in the repository (`../../examples/own_log.toml`). The site has copies
 of those folders at its root; links are rewritten to them, so that they work in both places.
@@ -18,6 +18,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("examples", "benchmarks/studies")
 """Folders of the repository that pages link to."""
+
+SEARCH = 'data-md-component="search" role="dialog"'
 
 PAGES = {
     "reference/cli.md": command_line_page,
@@ -42,3 +44,14 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Rewrites links out of `docs/` to the copies."""
     return re.sub(rf"\]\(((?:\.\./)*)\.\./({'|'.join(COPIED)})/", r"](\1\2/", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Links each figure to its file, where it can be enlarged."""
+    return re.sub(r'<img [^>]*src="([^"]+)"[^>]*>', r'<a class="figure" href="\1">\g<0></a>', html)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Names the search dialog, which the theme leaves without a name, and says which pages are Chinese."""
+    output = output.replace(SEARCH, f'{SEARCH} aria-label="Search"')
+    return output.replace('<html lang="en"', '<html lang="zh"', 1) if page.file.src_uri.endswith(".zh.md") else output

@@ -332,6 +332,13 @@ def test_the_picture_shows_every_depth_popularity_the_strongest_baseline_and_the
     assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 2  # type: ignore[arg-type]
 
 
+def test_a_band_ends_where_scores_do() -> None:
+    """Two trainings that differ by 0.3 have an interval wider than the scores' range."""
+    panel = draw_curves(study([run([32], 0.4), run([32], 0.7)])).axes[0]
+    band = np.vstack([path.vertices for one in panel.collections for path in one.get_paths()])
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.0, 1.0)
+
+
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     write_curves(SEEDS, tmp_path / "one")
     write_curves(SEEDS, tmp_path / "other")
@@ -347,7 +354,7 @@ def test_the_report_says_it_all_and_needs_nothing_else() -> None:
         assert text in page
     for metric in SEEDS.scores_of(0).all:
         assert f">{metric}</th>" in page
-    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
     for one in SEEDS.comparisons:
         assert f"{one.difference:+.4f} ± 0.0200</td>" in page
     assert "<script" not in page

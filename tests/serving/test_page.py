@@ -232,7 +232,7 @@ def test_the_order_is_refined_as_far_as_is_chosen(browser: Any, reranking_addres
         orders[choice] = titles(page)
         first = page.locator("#results .result .score").first
         score, rerank_score = expected[0].score, expected[0].rerank_score
-        said = f"{score:.3f}" if rerank_score is None else f"rating {rerank_score:.3f} · match {score:.3f}"
+        said = f"score {score:.3f}" if rerank_score is None else f"rating {rerank_score:.3f} · match {score:.3f}"
         playwright.expect(first).to_have_text(said, ignore_case=True)
     assert orders["off"] != orders["best 12"] != orders["best 200"]
     page.close()
@@ -363,6 +363,31 @@ def test_axe_finds_nothing(page: Any, address: str, hash_: str, scheme: str) -> 
         titles(page)
     found = axe.run(page).response["violations"]
     assert [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found] == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("hash_", ["", "#view=study"])
+def test_nothing_moves_while_the_page_loads(browser: Any, address: str, hash_: str, width: int) -> None:
+    """Cumulative layout shift, of which Lighthouse calls up to 0.1 good."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.add_init_script(
+        "window.moved = 0; const add = (list) => list.getEntries().forEach((one) => { moved += one.value; });"
+        "new PerformanceObserver(add).observe({ type: 'layout-shift', buffered: true });"
+    )
+    page.goto(address + hash_)
+    page.locator("#curves polyline" if hash_ else "#results .result").first.wait_for()
+    page.wait_for_timeout(200)  # the observer hears of a shift a frame later
+    assert page.evaluate("moved") <= 0.1
+    page.close()
+
+
+def test_scores_are_named_as_in_reports_and_the_oracle_is_not_the_best(page: Any, address: str) -> None:
+    page.goto(address + "#view=study")
+    page.locator("#scores table").wait_for()
+    assert {"top-10 all", "top-10 unseen"} <= set(page.locator("#scores thead th").all_text_contents())
+    rows = {row.locator("th").text_content(): row.text_content() for row in page.locator("#scores tbody tr").all()}
+    assert "●" in "".join(rows[name] for name in rows if name != "oracle")
+    assert "●" not in rows.get("oracle", "")
 
 
 def test_a_service_that_is_away_is_said_with_a_way_to_try_again(page: Any, address: str) -> None:

@@ -40,7 +40,13 @@ def test_a_request_says_how_many_are_re_ranked(reranked: Path, client_of: Callab
 
 @pytest.mark.parametrize(
     ("rerank", "field"),
-    [({"n": 0}, "rerank.n"), ({"n": 1001}, "rerank.n"), ({}, "rerank"), (5, "rerank"), ({"n": 5, "by": "x"}, "rerank")],
+    [
+        ({"n": 0}, "rerank.n"),
+        ({"n": 1001}, "rerank.n"),
+        ({}, "rerank.n"),
+        (5, "rerank"),
+        ({"n": 5, "by": "x"}, "rerank.by"),
+    ],
 )
 def test_what_is_no_rerank_is_refused(
     reranked: Path, client_of: Callable[..., Client], rerank: object, field: str

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from twotower.evaluation.baselines.names import NAMES
-from twotower.evaluation.intervals import mean_interval
+from twotower.evaluation.intervals import Interval, mean_interval
 from twotower.evaluation.metrics import Scores, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.experiments.plans import shown
@@ -100,7 +100,7 @@ def draw_over_value(study: Study, key: str, theme: Theme = LIGHT) -> Figure:
             x = [study.variants[number].values[key] for number in numbers]
             found = [study.scores_of(number).interval(protocol, study.metric) for number in numbers]
             panel.plot(x, [one.mean for one in found], "o-", color=colour, linewidth=2.2, markersize=5)
-            panel.fill_between(x, [one.low for one in found], [one.high for one in found], color=colour, alpha=0.15)
+            _draw_band(panel, x, found, colour)
             shown_label = f"{found[-1].mean:.3f}" if named_below else f"{label} {found[-1].mean:.3f}".strip()
             labels.append((found[-1].mean, shown_label, colour))
         values = study.varied[key]
@@ -157,12 +157,16 @@ def _draw_variant(panel: Axes, runs: Sequence[Run], protocol: str, metric: str, 
     means = [interval.mean for interval in intervals]
     panel.plot(epochs, means, color=colour, linewidth=2.2, solid_capstyle="round")
     if len(runs) > 1:
-        panel.fill_between(
-            epochs, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.18, linewidth=0
-        )
+        _draw_band(panel, epochs, intervals, colour)
     best = max(range(len(means)), key=means.__getitem__)
     panel.plot(epochs[best], means[best], "o", color=colour, markersize=6)
     return means[-1]
+
+
+def _draw_band(panel: Axes, x: Sequence[float], intervals: Sequence[Interval], colour: str) -> None:
+    """Draws intervals as a band, up to the ends of the metrics' range: from few trainings, intervals go beyond them."""
+    low, high = [max(0.0, one.low) for one in intervals], [min(1.0, one.high) for one in intervals]
+    panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _finish(panel: Axes, protocol: str, labels: list[tuple[float, str, str]], theme: Theme) -> None:

@@ -31,7 +31,7 @@ def draw_history(tuning: Tuning, theme: Theme) -> Figure:
         points = [(one.number, score) for one, score in scored if (one.state == "complete") == complete]
         x, y = [number for number, _ in points], [score for _, score in points]
         panel.plot(x, y, "o", markersize=6, markeredgecolor=edge, markerfacecolor=fill, zorder=3)
-    labels = []
+    labels: list[tuple[float, str, str]] = []
     best, line = -math.inf, []
     for record in tuning.trials:
         best = max(best, -math.inf if record.score is None else record.score)
@@ -43,10 +43,11 @@ def draw_history(tuning: Tuning, theme: Theme) -> Figure:
         panel.axhline(own, color=theme.baseline, linewidth=1.2, linestyle=(0, (5, 3)))
         labels.append((own, f"built-in {own:.4f}", theme.baseline))
     low, high = panel.get_ylim()
-    for level, text, colour in labels:
-        below = level < best and best - level < 0.06 * (high - low)
+    labels.sort(key=lambda label: label[0])
+    close = len(labels) == 2 and labels[1][0] - labels[0][0] < 0.06 * (high - low)
+    for (level, text, colour), side in zip(labels, ("top", "bottom"), strict=False):
         panel.annotate(
-            text, (1.01, level), xycoords=("axes fraction", "data"), va="top" if below else "center",
+            text, (1.01, level), xycoords=("axes fraction", "data"), va=side if close else "center",
             color=colour, fontsize=9.5, annotation_clip=False,
         )  # fmt: skip
     panel.set_xlabel("trial", color=theme.ink)

@@ -11,6 +11,7 @@ const BASES = {
   popularity: "most popular: nothing is known yet",
   candidate: "similar items",
 };
+const LABELS = { recent_popularity: "recent popularity", item_knn: "item-kNN", ease: "EASE", ials: "iALS", mrr: "MRR" };
 const state = { model: null, mode: "known", who: null, liked: [], attributes: {}, filters: {}, titles: new Map(), asked: 0 };
 
 function el(tag, properties = {}, ...children) {
@@ -169,12 +170,13 @@ function drawHistory(answer) {
   for (const one of answer.history) state.titles.set(String(one.id), one.title);
   const items = answer.history.map((one) =>
     el("li", {}, el("button", { type: "button", class: "link", onclick: () => go({ similar: one.id }), title: "Show similar items" }, one.title)));
-  $("history").replaceChildren(...items.slice(0, 8));
-  $("history-more").hidden = items.length <= 8;
+  const first = matchMedia("(min-width: 52rem)").matches ? 8 : 3; // on a phone, the recommendations come below
+  $("history").replaceChildren(...items.slice(0, first));
+  $("history-more").hidden = items.length <= first;
   $("history-more").onclick = () => {
-    $("history").append(...items.slice(8));
+    $("history").append(...items.slice(first));
     $("history-more").hidden = true;
-    items[8].firstChild.focus();
+    items[first].firstChild.focus();
   };
 }
 
@@ -391,7 +393,7 @@ async function showResults() {
     if (mine !== state.asked) return;
     $("results-heading").textContent = heading;
     $("basis").textContent = BASES[basis];
-    $("basis").hidden = false;
+    $("basis").classList.remove("waiting");
     drawCrumbs(similar);
     drawResults(found, basis, query);
     $("status").textContent = `${heading}: ${found.length} found, ${BASES[basis]}`;
@@ -431,7 +433,7 @@ function drawResults(found, basis, query) {
       onclick: () => { go({ similar: one.id }); $("results").focus(); },
     }, "Similar"));
     const refined = one.rerank_score === null ? "" : `${words(state.model.rerank?.by ?? "refined")} ${one.rerank_score.toFixed(3)} · match `;
-    const unit = basis === "popularity" ? `${one.score} events` : refined + one.score.toFixed(3);
+    const unit = basis === "popularity" ? `${one.score} events` : (refined || (basis === "candidate" ? "cosine " : "score ")) + one.score.toFixed(3);
     row.append(actions, el("span", { class: "more" }, ...tags(one.candidate)),
       el("span", { class: "score" }, el("span", { class: "track", "aria-hidden": "true" }, fill), el("span", {}, unit)));
     return row;
@@ -522,6 +524,7 @@ async function showStudy() {
     state.study = await ask("/v1/study");
     drawCurves(state.study);
   } catch (problem) {
+    $("curves-part").hidden = false;
     $("curves").replaceChildren(el("p", { class: "error", role: "alert" }, problem.message));
   }
 }
@@ -530,14 +533,15 @@ function drawScores(model) {
   $("remarks").replaceChildren(...model.remarks.map((one) => el("li", {}, one)));
   if (!model.metrics.length) return $("scores").replaceChildren(el("p", { class: "hint" }, "No scores were saved with this model."));
   const columns = ["unseen", "all"].flatMap((kind) => ["top_10", "top_100", "mrr", "ndcg_10"].filter((name) => name in model.metrics[0][kind]).map((name) => [kind, name]));
-  const best = columns.map(([kind, name]) => Math.max(...model.metrics.map((one) => one[kind][name] ?? 0)));
-  const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...columns.map(([kind, name]) => el("th", { scope: "col" }, `${words(name)} ${kind}`)));
-  const rows = model.metrics.map((one) => el("tr", { class: one.name === "model" ? "own" : "" }, el("th", { scope: "row" }, words(one.name)),
+  const best = columns.map(([kind, name]) => Math.max(...model.metrics.map((one) => (one.name === "oracle" ? 0 : one[kind][name] ?? 0))));
+  const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...columns.map(([kind, name]) => el("th", { scope: "col" }, `${label(name)} ${kind}`)));
+  const rows = model.metrics.map((one) => el("tr", { class: one.name === "model" ? "own" : "" }, el("th", { scope: "row" }, label(one.name)),
     ...columns.map(([kind, name], number) => {
       const value = one[kind][name];
       return el("td", {}, value === undefined ? "–" : value.toFixed(3) + (value === best[number] ? " ●" : ""));
     })));
-  $("scores").replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "● the best of a column"));
+  $("scores").replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" },
+    `● the best of a column${model.metrics.some((one) => one.name === "oracle") ? "; the oracle is the best possible score, known because the data are simulated" : ""}`));
 }
 
 function drawCurves(answer) {
@@ -553,10 +557,10 @@ function drawCurves(answer) {
   const low = Math.min(0, ...values), high = Math.max(...values) * 1.05;
   const x = (epoch) => left + ((width - left - right) * epoch) / last;
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low || 1);
-  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${words(answer.metric)} by epoch: ${answer.curves.map((curve) => `${curve.name} ends at ${curve.points.at(-1)?.[1].toFixed(3)}`).join(", ")}` });
-  for (let part = 0; part <= 4; part += 1) {
-    const value = low + ((high - low) * part) / 4;
-    drawn.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2)));
+  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${label(answer.metric)} by epoch: ${answer.curves.map((curve) => `${curve.name} ends at ${curve.points.at(-1)?.[1].toFixed(3)}`).join(", ")}` });
+  const apart = roundStep((high - low) / 4);
+  for (let value = Math.ceil(low / apart) * apart; value <= high; value += apart) {
+    drawn.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(Math.max(1, Math.ceil(-Math.log10(apart))))));
   }
   const step = Math.ceil(last / 5);
   for (let epoch = 0; epoch <= last; epoch += step) {
@@ -566,17 +570,30 @@ function drawCurves(answer) {
   let above = Infinity;
   for (const [name, value] of baselines.sort((a, b) => a[1] - b[1])) {
     above = Math.min(above - 13, y(value) + 4);
-    drawn.append(svg("line", { class: "base", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: width - right + 6, y: above }, words(name)));
+    drawn.append(svg("line", { class: "base", x1: left, x2: width - right, y1: y(value), y2: y(value) }), svg("text", { x: width - right + 6, y: above }, label(name)));
   }
   answer.curves.forEach((curve, number) => drawn.append(svg("polyline", { class: `curve c${number % 6}`, points: curve.points.map(([epoch, value]) => `${x(epoch)},${y(value)}`).join(" ") })));
   const legend = answer.curves.map((curve, number) => el("span", { class: `c${number % 6}` }, el("i"), `${curve.name} ${curve.points.at(-1)?.[1].toFixed(3)}`));
-  $("curves").replaceChildren(el("p", { class: "hint" }, `${words(answer.metric)}, validated while training`), drawn, el("div", { class: "legend" }, ...legend));
+  $("curves").replaceChildren(el("p", { class: "hint" }, `${label(answer.metric)}, validated while training`), drawn, el("div", { class: "legend" }, ...legend));
 }
 
 // Words and values
 
 function words(name) {
   return String(name).replaceAll("_", " ");
+}
+
+// Methods and metrics, as the reports name them
+
+function label(name) {
+  return LABELS[name] ?? words(name).replace("ndcg", "NDCG").replace(/ (\d+)$/, "-$1");
+}
+
+// The smallest of 1, 2, 5, 10, … (or 0.1, 0.2, …) that is at least this
+
+function roundStep(least) {
+  const unit = 10 ** Math.floor(Math.log10(least || 1));
+  return [1, 2, 5, 10].map((times) => times * unit).find((step) => step >= least) ?? unit;
 }
 
 function shown(value) {
@@ -589,7 +606,7 @@ function shown(value) {
 
 async function refreshModel() {
   const model = (state.model = await ask("/v1/model"));
-  $("data").textContent = `${model.data} · ${model.candidates.toLocaleString("en")} items · ${model.queries.toLocaleString("en")} users`;
+  $("data").replaceChildren(el("span", {}, model.data), el("i", {}, " · "), el("span", {}, `${model.candidates.toLocaleString("en")} items · ${model.queries.toLocaleString("en")} users`));
   $("version").textContent = `model ${model.version}`;
   const recall = model.recall === null ? "" : `, recall ${model.recall.toFixed(3)}`;
   $("facts").textContent = `· ${model.index} index${recall} · revision ${model.revision} · loaded ${new Date(model.loaded_at).toLocaleString("en")} · twotower ${model.library} `;
@@ -640,6 +657,7 @@ async function start() {
   addEventListener("hashchange", show);
   addEventListener("resize", () => state.study && !$("study").hidden && drawCurves(state.study));
   await show();
+  $("foot").classList.remove("waiting");
 }
 
 start().catch(tell);
