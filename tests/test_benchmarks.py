@@ -76,7 +76,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
         return run_python(*command[1:])
 
     def started(command: list[str], **options: Any) -> ForkedPopen | subprocess.Popen[bytes]:
-        if command[0] != sys.executable:
+        if command[0] != sys.executable or command[1] == "-c":
             return popen(command, **options)
         return ForkedPopen(command, Path(tempfile.mkdtemp(dir=tmp_path)), **options)
 

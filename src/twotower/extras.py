@@ -13,7 +13,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "baselines": {"implicit": "implicit", "threadpoolctl": "threadpoolctl"},
     "large": {"duckdb": "duckdb"},
     "milvus": {"pymilvus": "pymilvus", "milvus_lite": "milvus-lite"},
-    "mlflow": {"mlflow": "mlflow-skinny"},
+    "mlflow": {"mlflow": "mlflow-skinny", "alembic": "alembic", "sqlalchemy": "sqlalchemy"},
     "onnx": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
     "pgvector": {"psycopg": "psycopg"},
     "serve": {
