@@ -18,7 +18,7 @@ import twotower as tt
 from twotower.evaluation.intervals import mean_interval
 from twotower.evaluation.lists import ndcg
 
-THEIRS = {"squared error": 0.9005, "pairwise": None, "ListMLE": 0.8987}
+THEIRS = {"squared error": 0.9005, "pairwise": 0.8977, "ListMLE": 0.8987}
 
 TASKS: dict[str, tt.Rating | tt.Ranking] = {
     "squared error": tt.Rating(target="rating", name="order"),
