@@ -161,7 +161,7 @@ def test_limits_may_be_dates_in_text() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"available_from": "sinse"}, "candidates: column 'sinse' is missing, did you mean 'since'?"),
+        ({"available_from": "sinces"}, "candidates: column 'sinces' is missing, did you mean 'since'?"),
         ({"items": {"until": ["2023-01-01", None]}}, "candidates, column 'until', row 0: available from"),
         ({"items": {"since": [None, "soon"]}}, "candidates, column 'since', row 1: 'soon'"),
     ],

@@ -69,7 +69,7 @@ def test_a_field_that_is_missing_or_no_choice() -> None:
     [
         (SimilarParameters, "k", "-1", 'k is "-1"; expected a whole number, at least 1'),
         (SimilarParameters, "k", "2.5", 'k is "2.5"; expected a whole number'),
-        (FindParameters, "lik", "x", "unknown field 'lik', did you mean 'like'? expected one of like, limit"),
+        (FindParameters, "likes", "x", "unknown field 'likes', did you mean 'like'? expected one of like, limit"),
         (NoParameters, "x", "1", "unknown field 'x'; expected none"),
     ],
 )
