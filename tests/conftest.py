@@ -26,6 +26,7 @@ pytest_plugins = ["encoder_fixtures", "serving_fixtures", "store_fixtures", "war
 
 settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other, and compare bits
 fork_workers()
 
 
