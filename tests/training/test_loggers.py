@@ -86,6 +86,17 @@ def test_a_failure_is_told(parts: tuple[Dataset, Dataset]) -> None:
     assert logger.said[-1] is True
 
 
+def test_only_logs_that_were_started_are_ended(parts: tuple[Dataset, Dataset]) -> None:
+    class Refuses(Kept):
+        def open(self, settings: Mapping[str, Any]) -> None:
+            raise TwoTowerError("the server is away")
+
+    first, refusing, never = Kept(), Refuses(), Kept()
+    with pytest.raises(TwoTowerError, match="the server is away"):
+        TRAINER.fit(toy_model(), *parts, callbacks=[first, refusing, never])
+    assert (first.said[-1], refusing.said, never.said) == (True, [], [])
+
+
 def test_a_missing_library_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twotower.extras.find_spec", lambda _: None)
     for make, extra in ((lambda: TensorBoard("x"), "tensorboard"), (MLflow, "mlflow"), (WandB, "wandb")):

@@ -40,6 +40,8 @@ class Logger(Callback):
         if "__init__" in vars(cls):
             cls.__init__ = checks_arguments(cls.__init__, cls.__name__)  # type: ignore[method-assign]
 
+    _is_open = False
+
     def __init__(self, name: str = "training") -> None:
         if not name:
             raise ConfigError("name=''; expected a name for the training", field="name")
@@ -58,6 +60,7 @@ class Logger(Callback):
     def on_start(self, state: TrainingState) -> None:
         """Starts the log; if training resumes, logs the earlier epochs first."""
         self.open(settings_of(state))
+        self._is_open = True
         for epoch in state.history.epochs:
             self.log(epoch.epoch, figures_of(epoch))
 
@@ -69,12 +72,17 @@ class Logger(Callback):
     def on_end(self, state: TrainingState) -> None:
         """Ends the log."""
         del state
-        self.close(failed=False)
+        self._end(failed=False)
 
     def on_failure(self, state: TrainingState, error: BaseException) -> None:
-        """Ends the log and marks the training as failed."""
+        """Ends the log, if it was started, and marks the training as failed."""
         del state, error
-        self.close(failed=True)
+        self._end(failed=True)
+
+    def _end(self, failed: bool) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.close(failed)
 
 
 def figures_of(epoch: Epoch) -> dict[str, float]:
