@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from twotower.model.losses import Batch
 from twotower.recipes.config import Config
 from twotower.recipes.data_config import DataConfig
 from twotower.recipes.parts import SplitConfig
+from twotower.tasks import ranking
 
 SIZE = 12
 
@@ -162,7 +165,7 @@ def test_limits_may_be_dates_in_text() -> None:
     ("changed", "expected"),
     [
         ({"available_from": "sinces"}, "candidates: column 'sinces' is missing, did you mean 'since'?"),
-        ({"items": {"until": ["2023-01-01", None]}}, "candidates, column 'until', row 0: available from"),
+        ({"items": {"until": ["2023-01-01", None]}}, "candidates, column 'until', row 0: '2023-01-01', but 'since' is"),
         ({"items": {"since": [None, "soon"]}}, "candidates, column 'since', row 1: 'soon'"),
     ],
 )
@@ -174,6 +177,51 @@ def test_wrong_limits_name_their_place(changed: dict[str, Any], expected: str) -
 def test_limits_need_times() -> None:
     with pytest.raises(ConfigError, match="available_from='since' without time"):
         refused(time=None)
+
+
+def test_limits_may_lie_in_any_year_and_columns_stay_as_they_are() -> None:
+    films = {"since": ["1937-12-21", "2024-01-02"], "until": ["9999-12-31", None]}
+    data = refused(items=films)
+    first, last = (datetime(*day, tzinfo=UTC).timestamp() for day in ((1937, 12, 21), (9999, 12, 31)))
+    assert data.availability.since.tolist() == [first, 1704153600.0]
+    assert data.availability.until.tolist() == [last, np.inf]
+    assert {name: data.candidates[name].to_pylist() for name in films} == films
+
+
+def test_limits_are_written_as_times_are(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("who;what;at\n1;1;05.01.2024\n1;2;06.01.2024\n")
+    (tmp_path / "items.csv").write_text("what;since\n1;\n2;01.01.2024\n")
+    arguments: dict[str, Any] = {"query_id": "who", "candidate_id": "what", "time": "at", "time_format": "%d.%m.%Y"}
+    arguments |= {"candidates": tmp_path / "items.csv", "available_from": "since"}
+    limits = from_tables(tmp_path / "log.csv", **arguments).availability
+    assert limits is not None
+    assert limits.since.tolist() == [-np.inf, 1704067200.0]
+    (tmp_path / "items.csv").write_text("what;since\n1;\n2;01/02/2024\n")
+    with pytest.raises(DataError, match=r"candidates, column 'since', row 1 \(line 3 of .*items.csv\): .*01/02/2024"):
+        from_tables(tmp_path / "log.csv", **arguments)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "retriever"])
+def test_a_ranking_task_draws_negatives_that_were_available(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    data, drawn = log(6), []
+
+    def seen(source: Any, *given: Any) -> Any:
+        lists = source(*given)
+        drawn.append(lists)
+        return lists
+
+    for name in ("with_uniform", "with_hard"):
+        monkeypatch.setattr(ranking, name, partial(seen, getattr(ranking, name)))
+    model = tt.TwoTower(tt.Tower([tt.Category("who", 8)]), tt.Tower([tt.Category("what", 8)]))
+    task = tt.Ranking(negatives=6, negatives_from=kind, head=tt.DotHead())
+    tt.Trainer(epochs=2, tasks=(tt.Retrieval(), task)).fit(model, data)
+    missing = ~there(data)
+    for lists in drawn:
+        events, candidates = lists.events.numpy(), lists.candidates.numpy()
+        assert not (missing[events, candidates] & lists.mask.numpy()).any()
+    assert sum(int(lists.mask[:, 1:].sum()) for lists in drawn) > 0
+    measured = ranking._among_negatives(data)
+    assert not (missing[measured.members, measured.candidates] & measured.mask).any()
 
 
 def test_a_choice_outside_its_candidates_time_is_warned_of() -> None:

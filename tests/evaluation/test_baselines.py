@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_the_half_life_is_the_time_that_the_latest_tenth_of_train_took() -> None
 
 def test_recent_popularity_stays_defined_where_all_is_of_one_instant_and_needs_times() -> None:
     train = log_of([(0, 0), (0, 1), (0, 1)], queries=1, candidates=2)
-    timeless = Dataset(**{**vars(train), "time": None})
+    timeless = replace(train, time=None)
     at_once = train.take(np.array([2, 2, 2]))
     assert RecentPopularity(at_once).counts.tolist() == [0.0, 3.0]
     with pytest.raises(DataError, match="no time column"):

@@ -122,8 +122,15 @@ def check_ids(column: pa.ChunkedArray, name: str, which: str, *, unique: bool = 
             first_seen[value] = row
 
 
-def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE, time_format: str | None = None) -> pa.Array:
-    """Times of the interactions in seconds (int64 if all are whole, else float64).
+def check_times(
+    column: pa.ChunkedArray,
+    name: str,
+    place: Place = WHOLE,
+    time_format: str | None = None,
+    *,
+    any_year: bool = False,
+) -> pa.Array:
+    """Times in seconds (int64 if all are whole, else float64).
 
     Numbers count seconds since 1970, or milli-, micro- or nanoseconds if all are too large for seconds.
 
@@ -132,6 +139,7 @@ def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE, time_f
         name: Name of the column.
         place: Where the rows come from, for errors.
         time_format: How text is written, such as `%d.%m.%Y %H:%M`; default: ISO 8601 or numbers.
+        any_year: Allow dates before 1970 and after 2200, unless they are numbers.
 
     Raises:
         DataError: A time is null, not a number or date, not finite, before 1970 or after 2200; or numbers are dates
@@ -145,6 +153,8 @@ def check_times(column: pa.ChunkedArray, name: str, place: Place = WHOLE, time_f
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         _refuse_null(column, name, "a time", place)
         seconds = _seconds(column)
+        if any_year:
+            return pa.array(seconds)
     else:
         numbers = _numbers(column, name, expected, place)
         _refuse_calendar_numbers(numbers, column, name, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import shortened
-from twotower.data.availability import Availability, availability_of
+from twotower.data.availability import Availability, Limits
 from twotower.data.exposures import Exposures, joined
 from twotower.data.fingerprints import fingerprint
 from twotower.data.ordered import SortedEvents
@@ -53,9 +54,7 @@ class Dataset:
         terms: Terms of use of the data, in a sentence.
         exposures: What was shown with the events and not chosen; None if the log does not say. Exposures are not
             events: nothing counts them as choices.
-        available_from: Name of the column of `candidates` that says from when each is available, in seconds, null
-            without a limit; None when all always were.
-        available_until: The same for the end, which is included.
+        limits: The columns of `candidates` that say when each is available; None when all always were.
     """
 
     name: str
@@ -73,8 +72,7 @@ class Dataset:
     oracle: Oracle | None = field(default=None, repr=False)
     terms: str = ""
     exposures: Exposures | None = field(default=None, repr=False)
-    available_from: str | None = None
-    available_until: str | None = None
+    limits: Limits | None = None
 
     def __repr__(self) -> str:
         tables = {"interactions": self.interactions, "queries": self.queries, "candidates": self.candidates}
@@ -108,20 +106,19 @@ class Dataset:
         column: npt.NDArray[np.float64] = self.interactions[self.time].to_numpy().astype(np.float64)
         return column
 
-    @property
+    @cached_property
     def availability(self) -> Availability | None:
         """When each candidate was available; None when all always were."""
-        return availability_of(self.candidates, self.available_from, self.available_until)
+        return None if self.limits is None else self.limits.of(self.candidates)
 
     def unavailable(self, events: IntArray) -> npt.NDArray[np.bool_] | None:
         """Which candidates were not available to some events, `[n]` to `[n, candidates]`; None when all always were.
 
         What an event chose was available to it, whatever the table says.
         """
-        limits = self.availability
-        if limits is None:
+        if self.availability is None:
             return None
-        missing = limits.lacks(self.times[events])
+        missing = self.availability.lacks(np.arange(self.candidates.num_rows), self.times[events][:, np.newaxis])
         missing[np.arange(len(events)), self.candidate_index[events]] = False
         return missing
 

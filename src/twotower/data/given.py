@@ -69,7 +69,7 @@ def given_parts(
         chosen=None if train.exposures is None else train.exposures.chosen,
         request=None if train.exposures is None else train.exposures.request,
         time_format=time_format,
-        limits=(train.available_from, train.available_until),
+        limits=train.limits,
     )
     return train, {part: _events(tables, log, part, place) for part, (log, place) in read.items()}
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
-from twotower.data.availability import with_limits
+from twotower.data.availability import Limits
 from twotower.data.checks import (
     UnknownCandidates,
     check_chosen,
@@ -26,10 +26,11 @@ from twotower.data.dataset import Dataset, IntArray
 from twotower.data.exposures import BoolArray
 from twotower.data.lookup import IdRows, distinct_ids
 from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
+from twotower.data.origin import Origin
 from twotower.data.place import WHOLE, Place
 from twotower.data.sources import CsvFormat, Decimal, Source, TableSource, read_source, with_ids_like
 from twotower.data.time_format import check_time_format
-from twotower.errors import DataError, DataWarning, warn
+from twotower.errors import ConfigError, DataError, DataWarning, warn
 
 
 @checks_arguments
@@ -97,9 +98,10 @@ def from_tables(
     check_time_format(time_format)
     csv = CsvFormat(delimiter, decimal)
     log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), csv)
-    log, query_table = _side_table(queries, log, query_id, "queries", csv)
-    log, candidate_table = _side_table(candidates, log, candidate_id, "candidates", csv)
-    candidate_table = with_limits(candidate_table, available_from, available_until, time)
+    log, query_table, _ = _side_table(queries, log, query_id, "queries", csv)
+    log, candidate_table, origin = _side_table(candidates, log, candidate_id, "candidates", csv)
+    limits = Limits(available_from, available_until, time_format)
+    _check_limits(limits, time, candidate_table, origin)
     tables = LogTables(
         name,
         query_table,
@@ -112,7 +114,7 @@ def from_tables(
         chosen=chosen,
         request=request,
         time_format=time_format,
-        limits=(available_from, available_until),
+        limits=limits if limits.columns else None,
     )
     data = _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
     _warn_of_unavailable(data)
@@ -137,13 +139,22 @@ def _with_some_weight(data: Dataset) -> Dataset:
     return data
 
 
+def _check_limits(limits: Limits, time: str | None, candidates: pa.Table, origin: Origin) -> None:
+    """Refuses limits that are no times, or that a log without times cannot use."""
+    for role, column in limits.columns.items():
+        if time is None:
+            raise ConfigError(
+                f"{role}={column!r} without time; expected time=…, the column of the events' times", field=role
+            )
+    limits.of(candidates, origin)
+
+
 def _warn_of_unavailable(data: Dataset) -> None:
     """Warns if events chose candidates at a time at which the table says they were not available."""
-    limits = data.availability
-    if limits is None:
+    if data.availability is None:
         return
-    own, times = data.candidate_index, data.times
-    wrong = np.flatnonzero((times < limits.since[own]) | (times > limits.until[own]))
+    own = data.candidate_index
+    wrong = np.flatnonzero(data.availability.lacks(own, data.times))
     if wrong.size:
         example = data.candidates[data.candidate_id][int(own[wrong[0]])].as_py()
         warn(
@@ -156,8 +167,7 @@ def _warn_of_unavailable(data: Dataset) -> None:
 class LogTables:
     """The side tables that events refer to, the column names, and lookups from ids to rows.
 
-    Attributes and arguments are those of `Dataset` and `from_tables`, with `available_from` and `available_until` as
-    `limits`; the side tables must already be checked.
+    Attributes and arguments are those of `Dataset` and `from_tables`; the side tables must already be checked.
     """
 
     def __init__(
@@ -174,7 +184,7 @@ class LogTables:
         chosen: str | None = None,
         request: str | None = None,
         time_format: str | None = None,
-        limits: tuple[str | None, str | None] = (None, None),
+        limits: Limits | None = None,
     ) -> None:
         self.name, self.queries, self.candidates = name, queries, candidates
         self.query_id, self.candidate_id, self.time, self.weight = query_id, candidate_id, time, weight
@@ -258,8 +268,7 @@ class LogTables:
             candidate_index=candidate_rows,
             dropped=dropped,
             dropped_candidates=unknown,
-            available_from=self.limits[0],
-            available_until=self.limits[1],
+            limits=self.limits,
         )
         return rows if self.chosen is None else separated(rows, is_chosen[known], self.chosen, self.request)
 
@@ -271,14 +280,14 @@ def no_event_left(dropped: int, candidate_id: str) -> DataError:
 
 def _side_table(
     source: TableSource | None, log: Source, id_column: str, which: str, csv: CsvFormat
-) -> tuple[Source, pa.Table]:
-    """The log and the query or candidate table, with ids of the same type."""
+) -> tuple[Source, pa.Table, Origin]:
+    """The log and the query or candidate table, with ids of the same type; and the files of the latter."""
     if source is None:
-        return log, pa.table({id_column: distinct_ids(log.table[id_column])})
+        return log, pa.table({id_column: distinct_ids(log.table[id_column])}), Origin()
     side = read_source(source, which, csv)
     require_columns(side.table, [id_column], which)
     log = with_ids_like(log, side.table[id_column].type, id_column)
-    return log, side_table(side, log.table.schema.field(id_column).type, id_column, which)
+    return log, side_table(side, log.table.schema.field(id_column).type, id_column, which), side.origin
 
 
 def side_table(side: Source, kind: pa.DataType, id_column: str, which: str) -> pa.Table:

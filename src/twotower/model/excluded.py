@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.data.availability import Availability
-from twotower.data.dataset import Dataset, IntArray
+from twotower.data.availability import Availability, FloatArray, IntArray
 from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
 from twotower.model.softmax import Removed
@@ -26,8 +25,9 @@ class Excluded:
 
     def __init__(self, train: Log, mask_known: bool) -> None:
         self.known = Seen.of(require_in_memory(train, "mask_known=True", "mask_known=False")) if mask_known else None
-        self.limits = train.availability if isinstance(train, Dataset) else None
-        self.times = train.times if isinstance(train, Dataset) and self.limits is not None else None
+        events = train.in_memory
+        self.available = None if events is None else events.availability
+        self.times = np.empty(0) if events is None or self.available is None else events.times
         self.catalogue = train.candidates.num_rows
 
     def of(self, queries: Tensor, candidates: Tensor, events: Tensor | None, columns: Tensor) -> Removed | None:
@@ -36,19 +36,18 @@ class Excluded:
         Args:
             queries: Row of each event's query, `[B]`.
             candidates: Row of each event's candidate, `[B]`.
-            events: Number of each event in the log, `[B]`; None if the log is streamed.
+            events: Number of each event in the log, `[B]`; None if the log is streamed, which has no limits.
             columns: The candidates of the softmax, distinct and ascending, `[C]`.
         """
-        if self.known is None and self.limits is None:
+        if self.known is None and self.available is None:
             return None
         own, distinct = candidates.cpu().numpy(), columns.cpu().numpy()
         pairs = []
         if self.known is not None:
             pairs.append(self._known(self.known, queries.cpu().numpy(), own, distinct))
-        if self.limits is not None and events is not None:
-            pairs.append(self._unavailable(self.limits, events.cpu().numpy(), own, distinct))
-        if not pairs:
-            return None
+        if self.available is not None:
+            assert events is not None
+            pairs.append(self._unavailable(self.available, self.times[events.cpu().numpy()], own, distinct))
         rows, places = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         if len(pairs) > 1:
             order = np.argsort(rows, kind="stable")
@@ -65,12 +64,10 @@ class Excluded:
         return rows[kept], columns[kept]
 
     def _unavailable(
-        self, limits: Availability, events: IntArray, own: IntArray, distinct: IntArray
+        self, available: Availability, times: FloatArray, own: IntArray, distinct: IntArray
     ) -> tuple[IntArray, IntArray]:
         """(row, column) of the candidates that were not available at each row's time."""
-        assert self.times is not None
-        of_columns = Availability(limits.since[distinct], limits.until[distinct])
-        missing = of_columns.lacks(self.times[events])
+        missing = available.lacks(distinct, times[:, np.newaxis])
         missing[np.arange(len(own)), np.searchsorted(distinct, own)] = False
         rows, columns = np.nonzero(missing)
         return rows, columns

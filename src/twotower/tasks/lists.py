@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,14 +162,32 @@ class SingleChoices:
         return Lists(events, step.events.candidate_rows[events], relevance[:, None], torch.ones_like(events).bool())
 
 
-def with_uniform(lists: Lists, count: int, catalogue: int) -> Lists:
-    """Adds uniformly drawn candidates with relevance 0, except those already in the list."""
+Lacks = Callable[[Tensor, Tensor], Tensor]
+"""Whether candidates were not available to events; both are given by their rows and broadcast."""
+
+
+def lacking(train: Dataset) -> Lacks | None:
+    """What tells which candidates were not available to events of train; None if all always were."""
+    available = train.availability
+    if available is None:
+        return None
+    times = train.times
+
+    def lacks(events: Tensor, candidates: Tensor) -> Tensor:
+        missing = available.lacks(candidates.cpu().numpy(), times[events.cpu().numpy()])
+        return torch.from_numpy(missing).to(events.device)
+
+    return lacks
+
+
+def with_uniform(lists: Lists, count: int, catalogue: int, lacks: Lacks | None = None) -> Lists:
+    """Adds uniformly drawn candidates with relevance 0, except those already in the list and those not available."""
     drawn = torch.randint(catalogue, (len(lists), count), device=lists.events.device)
-    return _with(lists, drawn)
+    return _with(lists, drawn, lacks)
 
 
-def with_hard(lists: Lists, count: int, catalogue: int, step: Step) -> Lists:
-    """Adds the candidates of a drawn pool that the retriever scores highest, with relevance 0.
+def with_hard(lists: Lists, count: int, catalogue: int, step: Step, lacks: Lacks | None = None) -> Lists:
+    """Adds the candidates of a drawn pool that the retriever scores highest, with relevance 0, if they are available.
 
     Raises:
         ConfigError: No task trains the towers for retrieval.
@@ -179,17 +198,22 @@ def with_hard(lists: Lists, count: int, catalogue: int, step: Step) -> Lists:
         pool = torch.randint(catalogue, (min(NEGATIVE_POOL, catalogue),), device=lists.events.device)
         scores = step.queries_of(lists.events[:, 0]).vectors @ step.candidates_of(pool).vectors.T  # [L, pool]
         in_list = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
-        best = scores.masked_fill(in_list, -torch.inf).topk(min(count, len(pool)), dim=1).indices
-    return _with(lists, pool[best])
+        left_out = in_list if lacks is None else in_list | lacks(lists.events[:, :1], pool[None, :])
+        best = scores.masked_fill(left_out, -torch.inf).topk(min(count, len(pool)), dim=1).indices
+    return _with(lists, pool[best], lacks)
 
 
-def _with(lists: Lists, candidates: Tensor) -> Lists:
-    """Adds candidates to the lists, paired with the query of each list's first event; duplicates are masked."""
+def _with(lists: Lists, candidates: Tensor, lacks: Lacks | None) -> Lists:
+    """Adds candidates to the lists, paired with the query of each list's first event.
+
+    Duplicates, and what was not available to that event, are masked.
+    """
     known = lists.candidates.masked_fill(~lists.mask, -1)
     in_list = (candidates[:, :, None] == known[:, None, :]).any(dim=2)
     repeated = (candidates[:, :, None] == candidates[:, None, :]).tril(-1).any(dim=2)
     events = lists.events[:, :1].expand(-1, candidates.shape[1])
-    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~(in_list | repeated)))
+    left_out = in_list | repeated if lacks is None else in_list | repeated | lacks(events, candidates)
+    return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~left_out))
 
 
 def groups_by(train: Dataset, column: str | None) -> npt.NDArray[np.int64]:

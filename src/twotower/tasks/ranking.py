@@ -32,6 +32,7 @@ from twotower.tasks.lists import (
     SingleChoices,
     WholeGroups,
     groups_by,
+    lacking,
     with_hard,
     with_uniform,
 )
@@ -139,7 +140,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
             DataError: A column is missing or has nothing to learn from.
         """
         events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", "a log in memory")
-        return _Bound(self, self._source(events), events.candidates.num_rows)
+        return _Bound(self, self._source(events), events)
 
     def start(self, head: HeadModule, train: Log) -> None:
         """Does nothing, as only the order of scores counts."""
@@ -272,16 +273,17 @@ class _MeasuredLists:
 
 
 class _Bound:
-    def __init__(self, task: Ranking, source: ListSource, catalogue: int) -> None:
-        self.task, self.source, self.catalogue = task, source, catalogue
+    def __init__(self, task: Ranking, source: ListSource, train: Dataset) -> None:
+        self.task, self.source, self.catalogue = task, source, train.candidates.num_rows
+        self.lacks = lacking(train)
 
     def __call__(self, step: Step) -> TaskLoss | None:
         task, lists = self.task, self.source(step)
         if lists is not None and task.negatives > 0:
             if task.negatives_from == "uniform":
-                lists = with_uniform(lists, task.negatives, self.catalogue)
+                lists = with_uniform(lists, task.negatives, self.catalogue, self.lacks)
             else:
-                lists = with_hard(lists, task.negatives, self.catalogue, step)
+                lists = with_hard(lists, task.negatives, self.catalogue, step, self.lacks)
         if lists is None:
             return None
         weights = self._weights(step, lists.events, lists.mask)
@@ -334,6 +336,8 @@ def _among_negatives(events: Dataset) -> _MeasuredLists:
     candidates = np.hstack([events.candidate_index[:, np.newaxis], drawn])
     mask = np.ones(candidates.shape, dtype=bool)
     mask[:, 1:] = drawn != events.candidate_index[:, np.newaxis]
+    if events.availability is not None:
+        mask[:, 1:] &= ~events.availability.lacks(drawn, events.times[:, np.newaxis])
     relevance = np.zeros(candidates.shape)
     relevance[:, 0] = 1.0
     members = np.repeat(np.arange(len(events))[:, np.newaxis], candidates.shape[1], axis=1)
