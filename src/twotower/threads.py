@@ -153,11 +153,11 @@ def adapted_threads() -> Iterator[Pace]:
     pace = Pace(1 if are_threads_fixed() else most, most, time_trial)
     if pace.most > 1 and _own.last is not None and _own.last.most == most:
         pace.now, pace.tried, pace.pause = _own.last.now, _own.last.tried, _own.last.pause
-    torch.set_num_threads(pace.now)
-    if pace.most > 1 and time.perf_counter() - pace.tried > pace.pause:
-        pace.choose()
     _own.pace = pace
     try:
+        torch.set_num_threads(pace.now)
+        if pace.most > 1 and time.perf_counter() - pace.tried > pace.pause:
+            pace.choose()
         yield pace
     finally:
         _own.pace, _own.last = None, pace
