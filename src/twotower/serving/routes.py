@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from msgspec import UNSET
 
@@ -92,12 +93,7 @@ async def similar(call: Call) -> Reply:
         named = titles.recommended(answer.recommendations)
         return json_of(SimilarAnswer(retriever.version, candidate.id, candidate.title, named))
 
-    try:
-        return Reply(await call.backend.engine.run(found))
-    except UnknownCandidateError:
-        raise
-    except (ConfigError, DataError) as error:
-        raise _refused(error) from error
+    return Reply(await _found(call, found))
 
 
 async def explain(call: Call) -> Reply:
@@ -126,12 +122,18 @@ async def explain(call: Call) -> Reply:
             )
         )
 
+    return Reply(await _found(call, found))
+
+
+async def _found(call: Call, found: Callable[[Retriever], bytes]) -> bytes:
+    """What a function finds in the retriever; what it refuses becomes the answer."""
     try:
-        return Reply(await call.backend.engine.run(found))
+        answer: bytes = await call.backend.engine.run(found)
     except UnknownCandidateError:
         raise
     except (ConfigError, DataError) as error:
         raise _refused(error) from error
+    return answer
 
 
 async def find_queries(call: Call) -> Reply:
