@@ -33,9 +33,6 @@ from twotower.recipes.config import Config, ModelConfig
 LAYERS = (128, 64, 32)
 """Layers of the model of `train`."""
 
-GROUP = "twotower-benchmark"
-"""Name of the control group that limits a command."""
-
 Run = Callable[[argparse.Namespace, dict[str, str]], dict[str, float]]
 """Runs a command in an environment, and gives its times in seconds by name."""
 
@@ -131,14 +128,16 @@ def one_core_busy() -> Iterator[None]:
 
 @contextmanager
 def quota_of_one_core() -> Iterator[None]:
-    """Puts this process and all that it starts into a control group that may use one core.
+    """Puts this process and all that it starts into a new control group that may use one core.
 
     Raises:
         OSError: Control groups cannot be written.
     """
-    root = CGROUPS / "cpu" if (CGROUPS / "cpu").is_dir() else CGROUPS
-    group = root / GROUP
-    group.mkdir(exist_ok=True)
+    root, controller = (CGROUPS / "cpu", "cpu") if (CGROUPS / "cpu").is_dir() else (CGROUPS, "")
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    before = next(path for _, controllers, path in lines if controller in controllers.split(","))
+    group = root / f"twotower-benchmark-{os.getpid()}"
+    group.mkdir()
     try:
         if (group / "cpu.max").exists():
             (group / "cpu.max").write_text("100000 100000")
@@ -149,7 +148,7 @@ def quota_of_one_core() -> Iterator[None]:
         try:
             yield
         finally:
-            (root / "cgroup.procs").write_text(str(os.getpid()))
+            (root / before.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
     finally:
         group.rmdir()
 
