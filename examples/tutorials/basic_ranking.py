@@ -2,8 +2,9 @@
 
     python examples/tutorials/basic_ranking.py
 
-The split is the tutorials': 80,000 events train, 20,000 test, at random with seed 42. Histories, dropout
-and epochs were chosen on a fifth of train. `--seeds 0 1 2` trains several times and gives the interval of the mean.
+The split is the tutorials': 80,000 events train, 20,000 test, at random with seed 42. Histories,
+dropout and epochs were chosen on a fifth of train. `--seeds 0 1 2` trains several times and gives the interval of the
+mean.
 """
 
 from __future__ import annotations

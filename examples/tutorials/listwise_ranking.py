@@ -3,8 +3,8 @@
     python examples/tutorials/listwise_ranking.py
 
 Both sides are measured on the same lists: five movies of each user's test ratings. NDCG has gains of 2^rating − 1, and
-a list in which all is rated alike counts as 1, as in the original. Epochs and decay were chosen on a
-fifth of train.
+a list in which all is rated alike counts as 1, as in the original. Epochs and decay were chosen on
+a fifth of train.
 """
 
 from __future__ import annotations
