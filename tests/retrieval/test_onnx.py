@@ -107,7 +107,6 @@ def features_of(side: str) -> list[Feature]:
 
 
 LAYERS: dict[str, dict[str, Any]] = {
-    "one": {"layers": [4]},
     "gelu, layer norm": {"layers": [8, 8, 4], "activation": "gelu", "norm": "layer", "residual": True},
     "silu, batch norm": {"layers": [8, 4], "activation": "silu", "norm": "batch", "dropout": 0.3},
     "tanh": {"layers": [8, 4], "activation": "tanh", "input_dropout": 0.2, "unknown_query_rate": 0.1},
@@ -121,8 +120,11 @@ CASES: dict[str, Any] = (
     | {
         "no layers": (["query"], {}, {}),
         "shared sums": (SIDES, {"layers": [4], "combine": "sum"}, {}),
-        "cosines": (SIDES, {"layers": [4]}, {"normalize": True, "temperature": 0.1}),
-        "learned temperature": (SIDES, {"layers": [4]}, {"temperature": 0.5, "learn_temperature": True}),
+        "cosines, learned temperature": (
+            SIDES,
+            {"layers": [4]},
+            {"normalize": True, "temperature": 0.1, "learn_temperature": True},
+        ),
     }
 )
 """Which towers are exported, and what they are."""
