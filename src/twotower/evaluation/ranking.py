@@ -126,22 +126,24 @@ class EventBlock:
 
     Attributes:
         numbers: Indices of the events, `[n]`.
+        size: Number of candidates in the catalogue, C.
         chosen: Their true candidates, `[n, 1]`.
         queries: Row of each event's query in `seen`, `[n]`.
         seen: What each of their distinct queries has seen, `[q, longest]`, padded with C, which is not a candidate.
-        own: 1 if the event's query has seen the true candidate, else 0, `[n]`.
+        excluded: How many of these are not the event's true candidate, `[n]`.
     """
 
     numbers: IntArray
+    size: int
     chosen: Tensor
     queries: Tensor
     seen: Tensor
-    own: Tensor
+    excluded: Tensor
 
     def to(self, device: torch.device) -> EventBlock:
         """A copy on a device."""
-        parts = self.chosen, self.queries, self.seen, self.own
-        return EventBlock(self.numbers, *(part.to(device) for part in parts))
+        parts = self.chosen, self.queries, self.seen, self.excluded
+        return EventBlock(self.numbers, self.size, *(part.to(device) for part in parts))
 
 
 def blocks_of(events: Dataset, seen: Seen | None = None) -> list[EventBlock]:
@@ -164,8 +166,9 @@ def blocks_of(events: Dataset, seen: Seen | None = None) -> list[EventBlock]:
         padded = np.full((len(queries), lengths[queries].max(initial=0)), size)
         padded[position, within] = candidates[entry]
         chosen = events.candidate_index[numbers][:, np.newaxis]
-        own = (padded[place] == chosen).any(axis=1)
-        blocks.append(EventBlock(numbers, *map(torch.from_numpy, (chosen, place, padded, own.astype(np.float64)))))
+        excluded = lengths[queries][place] - (padded[place] == chosen).any(axis=1)
+        parts = chosen, place, padded, excluded.astype(np.float64)
+        blocks.append(EventBlock(numbers, size, *map(torch.from_numpy, parts)))
     return blocks
 
 
@@ -235,25 +238,27 @@ class RankCounter:
         """The ranks of a block of events, as in `Ranker`, given the scores from `scored`."""
         block = block.to(scores.device)
         true_score = scores.gather(1, block.chosen)  # [n, 1]
-        # Adding the counts of "higher" and "at least as high" counts ties half; the true candidate ties with itself.
-        doubled = self._doubled(scores, true_score) + 1
+        doubled = block.size + 1 + self._higher(scores, true_score)  # the true candidate ties with itself
         rows, longest = len(block.queries), block.seen.shape[1]
         excluded = self._buffer("excluded", rows, longest, torch.int64, scores.device)
         torch.index_select(block.seen, 0, block.queries, out=excluded)
         excluded_scores = self._buffer("excluded scores", rows, longest, scores.dtype, scores.device)
         torch.gather(scores, 1, excluded, out=excluded_scores)
-        fewer = self._doubled(excluded_scores, true_score) - block.own
+        fewer = block.excluded + self._higher(excluded_scores, true_score)
         return (doubled / 2).cpu().numpy(), ((doubled - fewer) / 2).cpu().numpy()
 
-    def _doubled(self, scores: Tensor, rival: Tensor) -> Tensor:
-        """Number of scores in each row that are higher, plus those at least as high; NaN is neither, `[n]`."""
-        doubled = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    def _higher(self, scores: Tensor, rival: Tensor) -> Tensor:
+        """Number of scores in each row that are higher minus those that are lower, `[n]`.
+
+        Of n scores, n plus this is twice the number of higher ones plus the number of ties, so that ties count half.
+        NaN is neither, and the sign of infinity minus itself is 0 as that of any tie.
+        """
+        higher = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
         for part in torch.split(scores, max(1, BLOCK_SCORES // len(scores)), dim=1):
-            # Written as floats, comparisons run at cache speed; as booleans, five times slower.
-            counted = self._buffer("counted", len(part), part.shape[1], part.dtype, part.device)
-            doubled += torch.gt(part, rival, out=counted).sum(dim=1)
-            doubled += torch.ge(part, rival, out=counted).sum(dim=1)
-        return doubled
+            # Written as floats, signs are found at cache speed; comparisons to booleans take five times as long.
+            signs = self._buffer("signs", len(part), part.shape[1], part.dtype, part.device)
+            higher += torch.sub(part, rival, out=signs).sign_().sum(dim=1)
+        return higher
 
     def _buffer(self, name: str, rows: int, columns: int, kind: torch.dtype, device: torch.device) -> Tensor:
         """Memory for a matrix, reused for the next one."""
