@@ -1,22 +1,30 @@
 """Training on 1, 2, … ranks with one thread each: events per second, time spent in communication, and bytes sent.
 
     python benchmarks/ranks.py
+    python benchmarks/ranks.py --ranks 1 2 4 --megabits 1000
 
 Each rank is a process; they communicate by gloo. The table compares the bytes passed to collective operations with
-the prediction of `benchmarks/scale.py`, and with the bytes that Linux counts. Prints a table and writes JSON.
+the prediction of `benchmarks/scale.py`, and with the bytes that Linux counts. The predicted events per second take one
+rank's measured rate, shared by all ranks of the machine where they outnumber its cores, and the rate of the link. With
+`--megabits`, each rank is in a network namespace with a link that sends no faster, and the bytes sent are those of the
+link, headers included; this needs root. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import links
 import msgspec
 import torch
 from measuring import peak_memory, write_report
@@ -67,12 +75,14 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         ranks: Number of ranks.
         events_per_second: Events per second of all ranks together.
+        predicted_events_per_second: Prediction from the rate of one rank and the link; 0 if one rank was not measured.
         exchanging: Fraction of the time spent in collective operations: sending, receiving and waiting.
         payload: Bytes per step passed to each kind of operation.
-        sent: Bytes per step written by the process, as Linux counts them; 0 on other systems.
+        sent: Bytes per step written by the process or sent over its link, as Linux counts them; 0 on other systems.
         predicted: Prediction of `scale.payload`.
         predicted_sent: Prediction of `scale.sent`.
-        gflops: Billions of operations per second, counted by `scale.operations`.
+        gflops: Billions of operations per second.
+        work: Operations of a step, counted by `scale.operations`.
         peak: Peak memory of the process in bytes.
     """
 
@@ -84,7 +94,9 @@ class Outcome(msgspec.Struct, frozen=True):
     predicted: dict[str, float]
     predicted_sent: float
     gflops: float
+    work: float
     peak: float = 0.0
+    predicted_events_per_second: float = 0.0
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -109,7 +121,9 @@ class Meter(Callback):
 
 
 def written_bytes() -> int:
-    """Bytes that this process has written to files and sockets; 0 if the system does not count them."""
+    """Bytes that this process has sent over its link, or written to files and sockets; 0 if none are counted."""
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return links.sent_bytes()
     path = Path("/proc/self/io")
     lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("wchar")), 0)
@@ -149,7 +163,7 @@ def measured(setting: Setting) -> Outcome:
     step = step_of(setting, log, model, size)
     expected = payload(step, size)
     if not meter.readings:  # not the first rank
-        return Outcome(size, 0.0, 0.0, {}, 0.0, expected, 0.0, 0.0)
+        return Outcome(size, 0.0, 0.0, {}, 0.0, expected, 0.0, 0.0, 0.0)
     first, last = meter.readings[WARM_UP_STEPS - 1], meter.readings[-2]
     steps = len(meter.readings) - 1 - WARM_UP_STEPS
     seconds = (last.time - first.time) / steps
@@ -162,15 +176,18 @@ def measured(setting: Setting) -> Outcome:
         predicted=expected,
         predicted_sent=sent(expected, size),
         gflops=operations(step, size) / seconds / 1e9,
+        work=operations(step, size),
         peak=peak_memory(),
     )
 
 
-def work(end: Connection, rank: int, size: int, port: int, setting: Setting) -> None:
+def work(end: Connection, rank: int, size: int, meeting: str, namespace: str, setting: Setting) -> None:
     """The work of each process."""
+    if namespace:
+        links.enter(namespace)
     torch.set_num_threads(1)
     if size > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+        dist.init_process_group("gloo", init_method=f"tcp://{meeting}", rank=rank, world_size=size)
     found = measured(setting)
     if rank == 0:
         end.send_bytes(msgspec.json.encode(found))
@@ -178,38 +195,62 @@ def work(end: Connection, rank: int, size: int, port: int, setting: Setting) -> 
         dist.destroy_process_group()
 
 
-def start(context: Any, end: Connection, rank: int, size: int, port: int, setting: Setting) -> BaseProcess:
-    """Starts one of the processes."""
-    process: BaseProcess = context.Process(target=work, args=(end, rank, size, port, setting))
-    process.start()
-    return process
-
-
-def on_ranks(size: int, setting: Setting) -> Outcome:
+def on_ranks(size: int, setting: Setting, megabits: float | None) -> Outcome:
     """Starts `size` processes and returns the measurements of the first."""
-    context = multiprocessing.get_context(processes.START_METHOD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    context: Any = multiprocessing.get_context(processes.START_METHOD)
     ours, theirs = context.Pipe()
-    started = [start(context, theirs, rank, size, port, setting) for rank in range(size)]
-    theirs.close()
-    found = msgspec.json.decode(ours.recv_bytes(), type=Outcome)
-    for process in started:
-        process.join()
+    with joined(size, megabits) as (meeting, namespaces):
+        started: list[BaseProcess] = [
+            context.Process(target=work, args=(theirs, rank, size, meeting, namespace, setting))
+            for rank, namespace in enumerate(namespaces)
+        ]
+        for process in started:
+            process.start()
+        theirs.close()
+        found = msgspec.json.decode(ours.recv_bytes(), type=Outcome)
+        for process in started:
+            process.join()
     return found
+
+
+@contextmanager
+def joined(size: int, megabits: float | None) -> Iterator[tuple[str, list[str]]]:
+    """Yields the address at which ranks meet, and each one's network namespace, or "" without limited links."""
+    if megabits is None or size == 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        yield f"127.0.0.1:{port}", [""] * size
+        return
+    with links.limited(size, megabits) as namespaces:
+        yield f"{links.address(0)}:{links.PORT}", namespaces
+
+
+def with_predictions(outcomes: list[Outcome], batch: int, megabits: float | None) -> list[Outcome]:
+    """The outcomes with predicted events per second, if one rank was measured."""
+    rate = next((one.gflops * 1e9 for one in outcomes if one.ranks == 1), None)
+    if rate is None:
+        return outcomes
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    predicted = []
+    for one in outcomes:
+        computing = one.work / rate * max(1.0, one.ranks / cores)
+        sending = 0.0 if megabits is None else one.predicted_sent / (megabits * 1e6 / 8)
+        predicted.append(msgspec.structs.replace(one, predicted_events_per_second=batch / (computing + sending)))
+    return predicted
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
     """One row per number of ranks; bytes in MiB per step, and peak memory in GiB."""
-    table = Table("ranks", show_edge=False)
-    names = "events / s", "times", "exchanging", "given", "predicted", "sent", "predicted", "GiB"
+    table = Table("ranks", show_edge=False, pad_edge=False, padding=0)
+    names = "events/s", "predicted", "times", "exchanging", "given", "predicted", "sent", "predicted", "GiB"
     for name in names:
         table.add_column(name, justify="right")
     for one in outcomes:
         table.add_row(
             str(one.ranks),
             f"{one.events_per_second:,.0f}",
+            f"{one.predicted_events_per_second:,.0f}",
             f"{one.events_per_second / outcomes[0].events_per_second:.2f}",
             f"{one.exchanging:.1%}",
             *(f"{sum(given.values()) / 2**20:.3g}" for given in (one.payload, one.predicted)),
@@ -232,14 +273,19 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--buckets", type=int, default=0, help="rows of a hashed query table; 0: one per query")
     parser.add_argument("--sharding", choices=["always", "never"], default="never", help="shard all tables or none")
+    parser.add_argument("--megabits", type=float, help="what a rank's link sends per second; default: no limit")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/ranks.json")
     options = parser.parse_args()
+    if options.megabits is not None and not links.are_possible():
+        parser.error("--megabits needs Linux, root and iproute2")
     names = Setting.__struct_fields__
     setting = Setting(**{name: getattr(options, name) for name in names})
-    outcomes = [on_ranks(size, setting) for size in options.ranks]
+    measured_outcomes = [on_ranks(size, setting, options.megabits) for size in options.ranks]
+    outcomes = with_predictions(measured_outcomes, setting.batch, options.megabits)
     console = Console()
     console.print(table_of(outcomes))
-    console.print(f"written to {write_report('ranks', {'setting': setting, 'outcomes': outcomes}, options.out)}")
+    found = {"setting": setting, "megabits": options.megabits, "outcomes": outcomes}
+    console.print(f"written to {write_report('ranks', found, options.out)}")
 
 
 if __name__ == "__main__":

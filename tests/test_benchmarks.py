@@ -627,6 +627,26 @@ def test_the_cost_model_predicts_the_bytes_that_two_ranks_exchange(run: Run, tmp
         assert two["sent"] == pytest.approx(two["predicted_sent"], rel=0.1)  # gloo's headers count in so small a step
 
 
+def test_the_cost_model_predicts_what_crosses_a_limited_link(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    if not importlib.import_module("links").are_possible():
+        pytest.skip("needs Linux, root and iproute2")
+    small = ["--queries", 500, "--candidates", 300, "--events", 8000, "--batch", 512, "--dim", 16, "--hidden", 8]
+    try:
+        run("ranks.py", "--ranks", 1, 2, *small, "--megabits", 20, "--out", tmp_path / "ranks.json")
+    except SystemExit as refused:  # as in most containers
+        pytest.skip(str(refused))
+    alone, two = read(tmp_path / "ranks.json")["outcomes"]
+    assert alone["sent"] < two["sent"] * 2
+    assert two["sent"] == pytest.approx(two["predicted_sent"], rel=0.2)  # headers of packets count in so small a step
+    assert two["exchanging"] > 0.5
+    assert two["predicted_events_per_second"] < alone["predicted_events_per_second"]
+    assert two["events_per_second"] < 1.5 * two["predicted_events_per_second"]  # it cannot send faster than its link
+    assert not list(Path("/run/netns").glob("twotower-*"))
+
+
 def test_the_cost_model_prices_a_billion_events(run: Run, tmp_path: Path) -> None:
     run("scale.py", "--out", tmp_path / "scale.json")
     costs = {(one["shop"], one["ranks"]): one for one in read(tmp_path / "scale.json")["costs"]}
