@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -17,10 +20,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import twotower as tt
-from twotower.data import Dataset, from_tables
+from twotower.data import Dataset, ParquetLog, TimeSplit, from_tables, split_log, stream_parquet
 from twotower.data.splits import split_by_time
-from twotower.errors import ConfigError, DataError, DataWarning
+from twotower.errors import ConfigError, DataError, DataWarning, TwoTowerError
 from twotower.evaluation.measure import measure
+from twotower.model.excluded import Excluded
 from twotower.model.losses import Batch
 from twotower.recipes.config import Config
 from twotower.recipes.data_config import DataConfig
@@ -91,7 +95,7 @@ def test_the_full_softmax_runs_over_what_was_available(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     queries, candidates = (torch.randn(size, 4, generator=draw, dtype=torch.float64) for size in (len(data), SIZE))
     target = torch.from_numpy(data.candidate_index)
-    batch = Batch(torch.from_numpy(data.query_index), target, events=torch.arange(len(data)))
+    batch = Batch(torch.from_numpy(data.query_index), target, times=torch.from_numpy(data.times))
     loss = tt.FullSoftmax().bind(data)(queries, batch, lambda rows: candidates[rows])
     logits = (queries @ candidates.T).masked_fill(torch.from_numpy(~there(data)), -torch.inf)
     assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item())
@@ -103,7 +107,7 @@ def test_in_batch_negatives_were_available(seed: int, mask_known: bool) -> None:
     draw = torch.Generator().manual_seed(seed)
     queries, candidates = (torch.randn(size, 4, generator=draw, dtype=torch.float64) for size in (len(data), SIZE))
     own = torch.from_numpy(data.candidate_index)
-    batch = Batch(torch.from_numpy(data.query_index), own, events=torch.arange(len(data)))
+    batch = Batch(torch.from_numpy(data.query_index), own, times=torch.from_numpy(data.times))
     loss = tt.InBatchSoftmax(log_q=False, mask_known=mask_known).bind(data)(
         queries, batch, lambda rows: candidates[rows]
     )
@@ -245,10 +249,88 @@ def test_configs_name_the_columns(tmp_path: Path) -> None:
     limits = config.load().availability
     assert limits is not None
     assert limits.since.tolist() == [-np.inf, 4.0]
-    import msgspec
+    pq.write_table(config.load().interactions, tmp_path / "log.parquet")
+    on_disk = msgspec.structs.replace(config, stream=True, interactions=str(tmp_path / "log.parquet")).log()
+    assert on_disk.availability is not None
+    assert on_disk.availability.since.tolist() == [-np.inf, 4.0]
 
-    with pytest.raises(ConfigError, match=r"available_from = 'since' with stream = true"):
-        msgspec.structs.replace(config, stream=True).open()
+
+def streamed(data: Dataset, folder: Path, **arguments: Any) -> ParquetLog:
+    """The same events in Parquet."""
+    pq.write_table(data.interactions, folder / "log.parquet", row_group_size=16)
+    named: dict[str, Any] = {"query_id": "who", "candidate_id": "what", "time": "at", "candidates": data.candidates}
+    named |= {"queries": data.queries, "available_from": "since", "available_until": "until"}
+    return stream_parquet(folder / "log.parquet", **named, **arguments)
+
+
+def test_a_streamed_log_has_the_same_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = log(7)
+    on_disk = streamed(data, tmp_path)
+    rule = TimeSplit(0.3)
+    cut, own_cut = split_log(on_disk, rule), split_log(data, rule)
+    train, test, own_train, own_test = cut.train, cut.test, own_cut.train.in_memory, own_cut.test
+    assert own_train is not None
+    assert np.array_equal(np.sort(there(test).sum(axis=1)), np.sort(there(own_test).sum(axis=1)))
+    assert (
+        on_disk.identity()
+        != stream_parquet(
+            tmp_path / "log.parquet", query_id="who", candidate_id="what", time="at", candidates=data.candidates
+        ).identity()
+    )
+    given = []
+    found = Excluded._unavailable
+
+    def kept(self: Excluded, available: Any, times: Any, own: Any, distinct: Any) -> Any:
+        given.append((times, own))
+        return found(self, available, times, own, distinct)
+
+    monkeypatch.setattr(Excluded, "_unavailable", kept)
+    for loss in (tt.FullSoftmax(), tt.InBatchSoftmax()):
+        for tasks in ((), (tt.Retrieval(loss=loss),)):
+            model = tt.TwoTower(tt.Tower([tt.Category("who", 8)]), tt.Tower([tt.Category("what", 8)]))
+            given.clear()
+            settings: dict[str, Any] = {"tasks": tasks} if tasks else {"loss": loss}
+            (epoch,) = tt.Trainer(epochs=1, batch_size=16, **settings).fit(model, train, test).epochs
+            seen = sorted((at, what) for times, own in given for at, what in zip(times, own, strict=True))
+            assert seen == sorted(zip(own_train.times, own_train.candidate_index, strict=True))
+            found_scores = tt.evaluate(model, test, exclude=train, baselines="none").model.all["mrr"]
+            assert epoch.validation is not None
+            assert epoch.validation.all["mrr"] == pytest.approx(found_scores)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_streamed_log_warns_once_of_choices_outside_their_time(tmp_path: Path) -> None:
+    data = log(8)
+    late = data.candidates.set_column(1, "since", pa.array([None, *[99] * (SIZE - 1)]))
+    late = late.set_column(2, "until", pa.nulls(SIZE, pa.int64()))
+    wrong = int(((data.candidate_index > 0) & (data.times < 99)).sum())
+    with pytest.warns(DataWarning, match=f"{wrong} of {len(data)} events chose a candidate when it was not") as said:
+        narrowed = split_log(streamed(replace(data, candidates=late), tmp_path), TimeSplit(0.3)).train
+    assert len(said) == 1
+    assert narrowed.availability is not None
+
+
+def test_a_streamed_logs_limits_need_times_and_must_be_times(tmp_path: Path) -> None:
+    data = log(9)
+    pq.write_table(data.interactions, tmp_path / "log.parquet")
+    with pytest.raises(ConfigError, match="available_from='since' without time"):
+        stream_parquet(
+            tmp_path / "log.parquet",
+            query_id="who",
+            candidate_id="what",
+            candidates=data.candidates,
+            available_from="since",
+        )
+    soon = data.candidates.set_column(1, "since", pa.array(["soon"] * SIZE))
+    with pytest.raises(DataError, match="candidates, column 'since', row 0: 'soon'"):
+        streamed(replace(data, candidates=soon), tmp_path)
+
+
+def test_a_loss_refuses_a_batch_without_times() -> None:
+    data = log(10)
+    batch = Batch(torch.from_numpy(data.query_index), torch.from_numpy(data.candidate_index))
+    with pytest.raises(TwoTowerError, match="expected a batch with times"):
+        tt.FullSoftmax().bind(data)(torch.zeros(len(data), 4), batch, lambda rows: torch.zeros(len(rows), 4))
 
 
 def test_reports_say_what_ranks_count() -> None:

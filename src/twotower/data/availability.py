@@ -12,7 +12,7 @@ import pyarrow as pa
 from twotower.data.checks import check_times, require_columns
 from twotower.data.origin import Origin
 from twotower.data.place import Place
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -105,6 +105,28 @@ class Limits:
             given = candidates[column].drop_null()
             seconds[rows] = check_times(given, column, place, self.time_format, any_year=True).to_numpy()
         return seconds
+
+
+def limits_in(candidates: pa.Table, time: str | None, limits: Limits, origin: Origin) -> Limits | None:
+    """The limits of a log's candidates; None if no column is named.
+
+    Args:
+        candidates: The candidate table.
+        time: The time column of the log.
+        limits: The columns.
+        origin: The files that the table was read from, for errors.
+
+    Raises:
+        ConfigError: The log has no times.
+        DataError: As `Limits.of`.
+    """
+    for role, column in limits.columns.items():
+        if time is None:
+            raise ConfigError(
+                f"{role}={column!r} without time; expected time=…, the column of the events' times", field=role
+            )
+    limits.of(candidates, origin)
+    return limits if limits.columns else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twotower.data.availability import Availability
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.fingerprints import Tables
 from twotower.data.ordered import SortedEvents
@@ -49,6 +50,11 @@ class Log(Tables, Protocol):
     @property
     def columns(self) -> list[str]:
         """Names of the columns with one value per event."""
+        ...
+
+    @property
+    def availability(self) -> Availability | None:
+        """When each candidate is available; None if all always are."""
         ...
 
     @property

@@ -30,6 +30,22 @@ def warn_of_dropped(dropped: int, events: int, candidate_id: str, examples: Sequ
         )
 
 
+def warn_of_unavailable(wrong: int, events: int, examples: Sequence[object]) -> None:
+    """Warns if events chose candidates at a time at which the candidate table says they were not available.
+
+    Args:
+        wrong: Number of such events.
+        events: Number of all events.
+        examples: Candidates of some of these events.
+    """
+    if wrong:
+        warn(
+            f"{wrong:,} of {events:,} events chose a candidate when it was not available, such as {examples[0]!r}; "
+            f"it counts as available to them",
+            DataWarning,
+        )
+
+
 def warn_of_mistakes(source: Source, which: str, checked: Collection[str]) -> None:
     """Warns about columns read as text because a few of their values are not numbers or times.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
+from twotower.data.availability import Limits, limits_in
 from twotower.data.checks import (
     UnknownCandidates,
     check_data_name,
@@ -20,7 +21,8 @@ from twotower.data.checks import (
 )
 from twotower.data.fingerprints import Fingerprint
 from twotower.data.lookup import distinct_ids
-from twotower.data.notes import warn_of_dropped
+from twotower.data.notes import warn_of_dropped, warn_of_unavailable
+from twotower.data.origin import Origin
 from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
 from twotower.data.place import Place
 from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source
@@ -47,6 +49,8 @@ def stream_parquet(
     delimiter: str | None = None,
     decimal: Decimal = ".",
     time_format: str | None = None,
+    available_from: str | None = None,
+    available_until: str | None = None,
     name: str = "data",
     buffer: int = BUFFER,
 ) -> ParquetLog:
@@ -66,11 +70,14 @@ def stream_parquet(
         delimiter: Delimiter of CSV side tables; default: detected from the header.
         decimal: Decimal mark of CSV side tables: `.` or `,`.
         time_format: How times are written; see `from_tables`.
+        available_from: The column of `candidates` with the time from which each is available; see `from_tables`.
+        available_until: The column with the time until which each is available.
         name: Name of the data in reports.
         buffer: How many events are held at once. A larger buffer shuffles the training order more thoroughly.
 
     Raises:
-        ConfigError: The buffer is too small, `unknown_candidates` is not an allowed value, or the name is blank.
+        ConfigError: The buffer is too small, `unknown_candidates` is not an allowed value, the name is blank, or
+            candidates have limits although the log has no times.
         DataError: As `from_tables`; rows are numbered across all files.
 
     Example:
@@ -85,8 +92,21 @@ def stream_parquet(
     check_data_name(name)
     check_time_format(time_format)
     rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
-    sides = _sides(rows, {query_id: queries, candidate_id: candidates}, CsvFormat(delimiter, decimal), buffer // 2)
-    tables = LogTables(name, *sides, query_id, candidate_id, time, weight, unknown_candidates, time_format=time_format)
+    csv = CsvFormat(delimiter, decimal)
+    sides = {query_id: queries, candidate_id: candidates}
+    query_table, candidate_table, origin = _sides(rows, sides, csv, buffer // 2)
+    tables = LogTables(
+        name,
+        query_table,
+        candidate_table,
+        query_id,
+        candidate_id,
+        time,
+        weight,
+        unknown_candidates,
+        time_format=time_format,
+        limits=limits_in(candidate_table, time, Limits(available_from, available_until, time_format), origin),
+    )
     return _checked(tables, rows, buffer, own_queries=queries is None)
 
 
@@ -100,7 +120,8 @@ def narrowed(log: ParquetLog, kept: BoolArray) -> ParquetLog:
     Raises:
         DataError: The files can no longer be read, or have changed.
     """
-    return replace(_checked(log.tables, log.rows.only(kept), log.buffer, log.own_queries), dropped=log.dropped)
+    own = _checked(log.tables, log.rows.only(kept), log.buffer, log.own_queries, warns=False)
+    return replace(own, dropped=log.dropped)
 
 
 def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> ParquetRows:
@@ -116,17 +137,22 @@ def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> 
 
 def _sides(
     rows: ParquetRows, sources: Mapping[str, TableSource | None], csv: CsvFormat, at_once: int
-) -> tuple[pa.Table, pa.Table]:
-    """The query and candidate tables, given their sources by id column; without a source, a table of ids alone."""
+) -> tuple[pa.Table, pa.Table, Origin]:
+    """The query and candidate tables, given their sources by id column, and the files of the latter.
+
+    Without a source, a table has ids alone.
+    """
     distinct = _distinct(rows, [column for column, source in sources.items() if source is None], at_once)
-    tables = []
+    tables, origin = list[pa.Table](), Origin()
     for (column, source), which in zip(sources.items(), ("queries", "candidates"), strict=True):
         if source is None:
             tables.append(pa.table({column: distinct[column]}))
+            origin = Origin()
         else:
             side = read_source(source, which, csv)
             tables.append(side_table(side, rows.schema.field(column).type, column, which))
-    return tables[0], tables[1]
+            origin = side.origin
+    return tables[0], tables[1], origin
 
 
 def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, pa.Array]:
@@ -140,7 +166,7 @@ def _distinct(rows: ParquetRows, columns: list[str], at_once: int) -> dict[str, 
     return {column: distinct_ids(pa.chunked_array(ids)) for column, ids in found.items()}
 
 
-def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool) -> ParquetLog:
+def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool, warns: bool = True) -> ParquetLog:
     """Checks and counts all events in one pass."""
     digits, sums = Fingerprint(tables), np.zeros(2, dtype=np.uint64)
     query_counts = np.zeros(tables.queries.num_rows, dtype=np.int64)
@@ -148,6 +174,8 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
     weights = np.zeros(tables.candidates.num_rows)
     size, dropped, latest, whole_times = 0, 0, -np.inf, True
     unknown: tuple[object, ...] = ()
+    available = None if tables.limits is None else tables.limits.of(tables.candidates)
+    outside, examples = 0, list[object]()
     for first_row, table in rows.in_order(tables.columns, buffer // 2):
         events = tables.dataset(table, Place(first_row, whole=False))
         size, dropped = size + len(events), dropped + events.dropped
@@ -158,10 +186,16 @@ def _checked(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: boo
         weights += np.bincount(events.candidate_index, events.weights, minlength=len(weights))
         if tables.time is not None and len(events):
             latest = max(latest, float(events.times.max()))
+            if available is not None:
+                wrong = events.candidate_index[available.lacks(events.candidate_index, events.times)]
+                outside += len(wrong)
+                examples = examples or tables.candidates[tables.candidate_id].take(wrong[:1]).to_pylist()
             whole_times &= pa.types.is_integer(events.interactions.schema.field(tables.time).type)
     if size == 0:
         raise no_event_left(dropped, tables.candidate_id)
-    warn_of_dropped(dropped, size + dropped, tables.candidate_id, unknown)
+    if warns:
+        warn_of_dropped(dropped, size + dropped, tables.candidate_id, unknown)
+        warn_of_unavailable(outside, size, examples)
     if tables.weight is not None:
         refuse_no_weight(float(weights.sum()), tables.weight)
     digits.add(size, sums)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.data.availability import Availability
 from twotower.data.checks import check_data_name, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.lookup import distinct_ids
@@ -122,6 +123,12 @@ class ParquetLog:
         names: list[str] = self.rows.schema.names
         return names
 
+    @cached_property
+    def availability(self) -> Availability | None:
+        """When each candidate is available; None if all always are."""
+        limits = self.tables.limits
+        return None if limits is None else limits.of(self.candidates)
+
     @property
     def in_memory(self) -> None:
         """Always None: the events stay on disk."""
@@ -168,8 +175,12 @@ class ParquetLog:
         return self._empty().candidate_column(column)
 
     def identity(self) -> list[str]:
-        """The fingerprint, and the sizes of the buffer and the row groups, which determine the training order."""
-        return [self.fingerprint, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
+        """The fingerprint, the limits of candidates, and the sizes of the buffer and the row groups.
+
+        These sizes determine the training order.
+        """
+        limits = [] if self.availability is None else [self.availability.digest()]
+        return [self.fingerprint, *limits, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
 
     def part(
         self,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.arguments import checks_arguments
-from twotower.data.availability import Limits
+from twotower.data.availability import Limits, limits_in
 from twotower.data.checks import (
     UnknownCandidates,
     check_chosen,
@@ -25,12 +25,12 @@ from twotower.data.chosen import separated
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.exposures import BoolArray
 from twotower.data.lookup import IdRows, distinct_ids
-from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes
+from twotower.data.notes import EXAMPLES, warn_of_dropped, warn_of_mistakes, warn_of_unavailable
 from twotower.data.origin import Origin
 from twotower.data.place import WHOLE, Place
 from twotower.data.sources import CsvFormat, Decimal, Source, TableSource, read_source, with_ids_like
 from twotower.data.time_format import check_time_format
-from twotower.errors import ConfigError, DataError, DataWarning, warn
+from twotower.errors import DataError
 
 
 @checks_arguments
@@ -100,8 +100,7 @@ def from_tables(
     log = _read_log(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), csv)
     log, query_table, _ = _side_table(queries, log, query_id, "queries", csv)
     log, candidate_table, origin = _side_table(candidates, log, candidate_id, "candidates", csv)
-    limits = Limits(available_from, available_until, time_format)
-    _check_limits(limits, time, candidate_table, origin)
+    limits = limits_in(candidate_table, time, Limits(available_from, available_until, time_format), origin)
     tables = LogTables(
         name,
         query_table,
@@ -114,10 +113,12 @@ def from_tables(
         chosen=chosen,
         request=request,
         time_format=time_format,
-        limits=limits if limits.columns else None,
+        limits=limits,
     )
     data = _with_some_weight(tables.events(log.table, Place(origin=log.origin)))
-    _warn_of_unavailable(data)
+    if data.availability is not None:
+        wrong = data.candidate_index[data.availability.lacks(data.candidate_index, data.times)]
+        warn_of_unavailable(len(wrong), len(data), candidate_table[candidate_id].take(wrong[:1]).to_pylist())
     return data
 
 
@@ -137,31 +138,6 @@ def _with_some_weight(data: Dataset) -> Dataset:
     if data.weight is not None:
         refuse_no_weight(float(data.weights.sum()), data.weight)
     return data
-
-
-def _check_limits(limits: Limits, time: str | None, candidates: pa.Table, origin: Origin) -> None:
-    """Refuses limits that are no times, or that a log without times cannot use."""
-    for role, column in limits.columns.items():
-        if time is None:
-            raise ConfigError(
-                f"{role}={column!r} without time; expected time=…, the column of the events' times", field=role
-            )
-    limits.of(candidates, origin)
-
-
-def _warn_of_unavailable(data: Dataset) -> None:
-    """Warns if events chose candidates at a time at which the table says they were not available."""
-    if data.availability is None:
-        return
-    own = data.candidate_index
-    wrong = np.flatnonzero(data.availability.lacks(own, data.times))
-    if wrong.size:
-        example = data.candidates[data.candidate_id][int(own[wrong[0]])].as_py()
-        warn(
-            f"{len(wrong):,} of {len(data):,} events chose a candidate when it was not available, such as {example!r}; "
-            f"it counts as available to them",
-            DataWarning,
-        )
 
 
 class LogTables:

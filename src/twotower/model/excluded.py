@@ -9,6 +9,7 @@ from torch import Tensor
 from twotower.data.availability import Availability, FloatArray, IntArray
 from twotower.data.log import Log, require_in_memory
 from twotower.data.seen import Seen
+from twotower.errors import TwoTowerError
 from twotower.model.softmax import Removed
 
 
@@ -25,19 +26,20 @@ class Excluded:
 
     def __init__(self, train: Log, mask_known: bool) -> None:
         self.known = Seen.of(require_in_memory(train, "mask_known=True", "mask_known=False")) if mask_known else None
-        events = train.in_memory
-        self.available = None if events is None else events.availability
-        self.times = np.empty(0) if events is None or self.available is None else events.times
+        self.available = train.availability
         self.catalogue = train.candidates.num_rows
 
-    def of(self, queries: Tensor, candidates: Tensor, events: Tensor | None, columns: Tensor) -> Removed | None:
+    def of(self, queries: Tensor, candidates: Tensor, times: Tensor | None, columns: Tensor) -> Removed | None:
         """The logits of a batch to leave out, never an event's own candidate; None if there are none to look for.
 
         Args:
             queries: Row of each event's query, `[B]`.
             candidates: Row of each event's candidate, `[B]`.
-            events: Number of each event in the log, `[B]`; None if the log is streamed, which has no limits.
+            times: Time of each event in seconds, `[B]`; None if the log has no limits.
             columns: The candidates of the softmax, distinct and ascending, `[C]`.
+
+        Raises:
+            TwoTowerError: The log has limits, and no times are given.
         """
         if self.known is None and self.available is None:
             return None
@@ -46,8 +48,9 @@ class Excluded:
         if self.known is not None:
             pairs.append(self._known(self.known, queries.cpu().numpy(), own, distinct))
         if self.available is not None:
-            assert events is not None
-            pairs.append(self._unavailable(self.available, self.times[events.cpu().numpy()], own, distinct))
+            if times is None:
+                raise TwoTowerError("the log says when candidates are available; expected a batch with times")
+            pairs.append(self._unavailable(self.available, times.cpu().numpy(), own, distinct))
         rows, places = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         if len(pairs) > 1:
             order = np.argsort(rows, kind="stable")

@@ -40,6 +40,7 @@ class Batch:
         ranks: Receives the ranks of the first n events' candidates, int32 `[n]`, from a loss that compares them with
             others; in-batch top-k accuracy is computed from them. Other losses leave it at 0.
         events: Number of each event in the training log, int64 `[B]`; None if the log is streamed.
+        times: Time of each event in seconds, float64 `[B]`; None if the log does not say when candidates are available.
     """
 
     queries: Tensor
@@ -47,6 +48,7 @@ class Batch:
     weights: Tensor | None = None
     ranks: Tensor | None = None
     events: Tensor | None = None
+    times: Tensor | None = None
 
 
 class BoundLoss(Protocol):
@@ -296,7 +298,7 @@ class _BoundInBatch:
             log_probability=self._log_drawn(columns.candidates, len(batch.candidates) - 1),
             weights=batch.weights,
             mask_same=self.loss.mask_same,
-            removed=self.excluded.of(batch.queries, batch.candidates, batch.events, columns.candidates),
+            removed=self.excluded.of(batch.queries, batch.candidates, batch.times, columns.candidates),
             hard_negatives=self.loss.hard_negatives,
             reduction=self.loss.reduction,
             ranks=batch.ranks,
@@ -336,7 +338,7 @@ class _BoundFull:
             embeddings,
             batch.candidates,
             weights=batch.weights,
-            removed=self.excluded.of(batch.queries, batch.candidates, batch.events, everything),
+            removed=self.excluded.of(batch.queries, batch.candidates, batch.times, everything),
             label_smoothing=self.loss.label_smoothing,
             reduction=self.loss.reduction,
             ranks=batch.ranks,

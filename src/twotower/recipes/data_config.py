@@ -107,8 +107,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return self._load_builtin()
         if self.simulated is not None:
             raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
-        in_memory = ("chosen", "request", "available_from", "available_until")
-        return from_tables(self.interactions, **self._tables(), **{name: getattr(self, name) for name in in_memory})
+        return from_tables(self.interactions, **self._tables(), chosen=self.chosen, request=self.request)
 
     def log(self) -> Log:
         """Reads and checks the interactions, or opens them if `stream` is set.
@@ -160,12 +159,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"[data] chosen = {self.chosen!r} with stream = true: what was shown is matched to events in memory; "
                 f"expected stream = false, or a log of chosen rows alone"
             )
-        for name in ("available_from", "available_until"):
-            if (column := getattr(self, name)) is not None:
-                raise ConfigError(
-                    f"[data] {name} = {column!r} with stream = true: streamed logs do not know when candidates were "
-                    f"available; expected stream = false, or no {name}"
-                )
         return stream_parquet(self.interactions, **self._tables())
 
     def _check_given(self) -> None:
@@ -195,5 +188,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
         columns = ("query_id", "candidate_id", "time", "weight")
         written = ("delimiter", "decimal", "time_format")
-        shared = (*columns, "queries", "candidates", "unknown_candidates", *written, "name")
+        limits = ("available_from", "available_until")
+        shared = (*columns, *limits, "queries", "candidates", "unknown_candidates", *written, "name")
         return {name: getattr(self, name) for name in shared}

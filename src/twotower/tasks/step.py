@@ -47,6 +47,11 @@ class Events(Protocol):
         ...
 
     @property
+    def times(self) -> Tensor | None:
+        """Time of each event in seconds, `[N]`; None if the log does not say when candidates are available."""
+        ...
+
+    @property
     def columns(self) -> Mapping[str, Tensor]:
         """Columns that tasks read, `[N]` each, NaN where a value is missing."""
         ...
@@ -79,7 +84,8 @@ class Step:
         self._vectors, self._embedding = vectors, embedding
         weights = None if events.weights is None else events.weights.index_select(0, rows)
         queries, own = (of.index_select(0, rows) for of in (events.query_rows, events.candidate_rows))
-        self.batch = Batch(queries, own, weights, ranks, rows if events.is_whole else None)
+        times = None if events.times is None else events.times.index_select(0, rows)
+        self.batch = Batch(queries, own, weights, ranks, rows if events.is_whole else None, times)
 
     @cached_property
     def queries(self) -> Side:

@@ -33,6 +33,7 @@ class Part:
         weights: Weight of each event, `[N]`; None if all have equal weight.
         columns: Columns that tasks read, `[N]` each, NaN for missing values.
         is_whole: Whether these are all events of the log, in its order.
+        times: Time of each event in seconds, `[N]`; None if the log does not say when candidates are available.
     """
 
     queries: EncodedSide
@@ -41,13 +42,15 @@ class Part:
     weights: Tensor | None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     is_whole: bool = False
+    times: Tensor | None = None
 
     @classmethod
     def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = (), is_whole: bool = False) -> Part:
         """Builds a part from events, their encoded query side and the columns that tasks read."""
         weights = None if events.weight is None else torch.from_numpy(events.weights)
         rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
-        return cls(queries, *rows, weights, target_columns(events, columns), is_whole)
+        times = None if events.limits is None else torch.from_numpy(events.times)
+        return cls(queries, *rows, weights, target_columns(events, columns), is_whole, times)
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -61,6 +64,7 @@ class Part:
             None if self.weights is None else self.weights.to(device),
             {name: column.to(device) for name, column in self.columns.items()},
             self.is_whole,
+            None if self.times is None else self.times.to(device),
         )
 
 
