@@ -273,6 +273,10 @@ def test_search_is_compared_with_faiss(run: Run, tmp_path: Path) -> None:
             "FAISS": 2,
             "products alone": 2,
         }
+    shown = run("search.py", *sizes, "--processes", 2, "--out", tmp_path / "processes.json")
+    assert "highest" in shown
+    runs = read(tmp_path / "processes.json")["processes"]
+    assert [[result["queries"] for result in results] for results in runs] == [[5, 1], [5, 1]]
 
 
 SERVICE = ("--candidates", 500, "--dim", 8, "--queries", 40)
