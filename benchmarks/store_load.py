@@ -120,9 +120,9 @@ class Live:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Runs PostgreSQL, which confirms a transaction only when it is on disk."""
-    server = Postgres.create(("max_wal_size=2GB", "fsync=on"))
+def running_postgres(fsync: str) -> Iterator[Postgres]:
+    """Runs PostgreSQL."""
+    server = Postgres.create(("max_wal_size=2GB", f"fsync={fsync}"))
     os.environ["PGPASSWORD"] = server.password
     server.start()
     try:
@@ -273,8 +273,8 @@ def first_answer(records: Path, since: float) -> float:
 
 def same_scores(one: Answer, other: Answer) -> bool:
     """Whether two answers have the same scores; which of several candidates with equal scores come may differ."""
-    scores = [list(own.found.values()) for own in (one, other)]
-    return len(scores[0]) == len(scores[1]) and np.allclose(*scores, rtol=1e-5)
+    before, after = list(one.found.values()), list(other.found.values())
+    return len(before) == len(after) and np.allclose(before, after, rtol=1e-5)
 
 
 def contents_in(live: Live, interrupted: dict[int, str]) -> Contents:
@@ -288,7 +288,7 @@ def contents_in(live: Live, interrupted: dict[int, str]) -> Contents:
 
 def measured(options: argparse.Namespace, console: Console) -> Report:
     """Runs all phases."""
-    with tempfile.TemporaryDirectory(prefix="twotower-store-") as name, running_postgres() as postgres:
+    with tempfile.TemporaryDirectory(prefix="twotower-store-") as name, running_postgres(options.fsync) as postgres:
         folder = Path(name)
         console.print(f"publishing {options.candidates:,} × {options.dim} …")
         live = prepared(postgres, folder / "served", options)
@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=5, help="changes of models")
     parser.add_argument("--edits", type=int, default=10, help="additions and withdrawals of candidates")
     parser.add_argument("--down", type=float, default=5.0, help="seconds until PostgreSQL is started again")
+    parser.add_argument("--fsync", choices=["on", "off"], default="on", help="whether PostgreSQL waits for the disk")
     parser.add_argument("--parity", type=float, default=0.95, help="minimum recall of the store")
     parser.add_argument("--threads", type=int, default=2, help="threads per search")
     parser.add_argument("--seed", type=int, default=0)

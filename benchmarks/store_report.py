@@ -107,8 +107,8 @@ class Report(msgspec.Struct, frozen=True):
             ("from the start of PostgreSQL to the first answer with 200", outage.first_answer),
         ]
         names = ("phase", "seconds", "requests", "200", "503", "failed", "mixed", "p50", "p99")
-        phases = [_row(names), _row(["---"] * len(names)), *map(_phase_row, self.phases)]
-        rows = [_row(("step", "seconds")), _row(["---"] * 2), *(_row((name, f"{own:.2f}")) for name, own in durations)]
+        phases = [_row(names), _rule(len(names)), *map(_phase_row, self.phases)]
+        rows = [_row(("step", "seconds")), _rule(2), *(_row((name, f"{own:.2f}")) for name, own in durations)]
         return ["\n".join(phases), "\n".join(rows)]
 
 
@@ -149,3 +149,7 @@ def _phase_row(one: Phase) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _rule(columns: int) -> str:
+    return "|" + "---|" * columns
