@@ -15,7 +15,8 @@ from the time at which a request was due. `twotower serve`, the client and Postg
 The command fails unless all of this holds: every answer has status 200, or 503 in phase 4. No answer mixes versions.
 The first answer after an addition has the new candidate, and none after a withdrawal has the withdrawn one. After the
 restart, the answers are those of before, and the store contains every candidate with its last title and embedding; the
-interrupted upsert is there as a whole or not at all. It prints its results as Markdown, for docs/how-to/stores.md.
+interrupted upsert is there as a whole or not at all. It prints its results as Markdown; `--page
+docs/how-to/stores.md` also replaces the tables there.
 """
 
 from __future__ import annotations
