@@ -138,6 +138,21 @@ def model_of(options: argparse.Namespace) -> tuple[TwoTower, Dataset]:
     return model.eval(), log
 
 
+def match_new_candidates(model: TwoTower, retriever: Retriever) -> None:
+    """Changes the model so that candidates that training did not see are the best ones for query 0."""
+    wish = torch.nn.functional.normalize(retriever.embed([{"query": 0}], [0])[0], dim=0)
+    with torch.no_grad():  # row 0 of the table is for candidates that training did not see
+        for table in model.candidate.parameters():
+            table[0] = wish * table.norm(dim=1).max()
+
+
+def double_scores(model: TwoTower) -> None:
+    """Changes the candidate tower so that every score is doubled."""
+    with torch.no_grad():
+        for parameter in model.candidate.parameters():
+            parameter.mul_(2)
+
+
 def built(model: TwoTower, log: Dataset, options: argparse.Namespace) -> Retriever:
     """Builds the retriever of a model."""
     index = Hnsw() if options.index == "hnsw" else Exact()
@@ -162,9 +177,7 @@ def variants_of(folder: Path, options: argparse.Namespace, count: int) -> tuple[
     factors, paths = {}, []
     for number in range(count):
         if number:
-            with torch.no_grad():
-                for parameter in model.candidate.parameters():
-                    parameter.mul_(2)
+            double_scores(model)
             first = built(model, log, options)
         first.save(folder / f"variant-{number}")
         factors[first.version] = 2.0**number
@@ -384,10 +397,7 @@ def added(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="twotower-service-") as name:
         target = Path(name) / "served"
         model, log = model_of(options)
-        wish = torch.nn.functional.normalize(built(model, log, options).embed([{"query": 0}], [0])[0], dim=0)
-        with torch.no_grad():  # row 0 of the table is for candidates that training did not see
-            for table_of_candidates in model.candidate.parameters():
-                table_of_candidates[0] = wish * table_of_candidates.norm(dim=1).max()
+        match_new_candidates(model, built(model, log, options))
         retriever = built(model, log, options)
         retriever.save(target)
         seconds, saving = [], []

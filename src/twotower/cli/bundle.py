@@ -10,7 +10,7 @@ import typer
 
 from twotower.cli.options import ImportOption
 from twotower.cli.output import console_for, write_json
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.verdicts import listed
 from twotower.experiments.notes import study_note
 from twotower.experiments.train import bundle_of_run
@@ -18,7 +18,7 @@ from twotower.locks import locked
 from twotower.model.rerank import MOST_RERANKED, Rerank
 from twotower.retrieval import INDEXES, IndexSettings, Retriever, editing, write_triton
 from twotower.retrieval.building import rebuilt
-from twotower.retrieval.bundle import check_bundle_target, with_onnx
+from twotower.retrieval.bundle import check_bundle_target, load_bundle, with_onnx
 from twotower.retrieval.publishing import store_at, with_store
 
 BundleArgument = Annotated[
@@ -78,7 +78,8 @@ def bundle(
         old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
         note = None if study is None else study_note(study, old.details)
         made = rebuilt(old, candidates, settings, parity, note, reranked_by(old.details.rerank, rerank, rerank_by))
-        made = made if beyond is None else with_store(made, beyond, parity)
+        if beyond is not None:
+            made = with_store(made, beyond, parity, _towers_at(out) - {made.details.towers})
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
 
 
@@ -169,6 +170,14 @@ def reranked_by(kept: Rerank | None, n: int | None, by: str | None) -> Rerank | 
         return None if n == 0 else kept
     before = Rerank() if kept is None else kept
     return Rerank(before.n if n is None else n, before.by if by is None else by)
+
+
+def _towers_at(folder: Path) -> frozenset[str]:
+    """Version id of the towers of the bundle in a folder, which a service may search; none if there is no bundle."""
+    try:
+        return frozenset({load_bundle(folder).details.towers})
+    except TwoTowerError:  # it cannot be served either
+        return frozenset()
 
 
 def _saved(retriever: Retriever, folder: Path, json: bool) -> None:
