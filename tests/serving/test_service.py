@@ -240,7 +240,19 @@ def test_a_line_of_the_log_says_nothing_of_who_asked(client: Any, caplog: pytest
     assert "31" not in (str(first["path"]) + str(second["path"]))
 
 
-def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of: Clients) -> None:
+def test_a_client_that_sends_its_body_too_slowly_is_given_up(saved_bundle: Path, client_of: Clients) -> None:
+    client = client_of(saved_bundle, seconds=0.1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"query": '
+        await asyncio.sleep(60)
+
+    answer = client.post("/v1/recommend", content=body(), headers={"content-type": "application/json"})
+    assert refusal(answer)[:2] == (408, "timeout")
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_request_that_is_not_answered_in_time_is_told_to_come_again(saved_bundle: Path, client_of: Clients) -> None:
     client = client_of(saved_bundle, seconds=0.1)
 
     async def never(*arguments: object) -> None:
@@ -248,8 +260,9 @@ def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of
 
     client.service.engine.recommend = never
     answer = client.post("/v1/recommend", json={"query": {}})
-    assert refusal(answer)[:2] == (408, "timeout")
-    assert answer.headers["connection"] == "close"
+    assert refusal(answer)[:2] == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert "connection" not in answer.headers
 
 
 def test_while_it_ends_it_is_not_ready(client: Any) -> None:
