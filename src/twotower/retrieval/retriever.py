@@ -177,7 +177,8 @@ class Retriever(Contents):
         Args:
             query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`. It may
                 also have a `history`, ids of candidates that the query chose, latest last, and an `exclude`, ids to
-                exclude. Times are seconds since 1970, `datetime` or `date` objects, or ISO 8601 text.
+                exclude. Times are numbers as in a log (seconds since 1970, or milliseconds and so on, told by their
+                size), `datetime` or `date` objects, or ISO 8601 text.
             k: How many.
             exclude_seen: Exclude what the query chose in training, and the request's `history`.
             exclude: Ids to exclude; ids that the catalogue lacks are ignored, here and in `allow`.

@@ -44,9 +44,9 @@ Value: TypeAlias = bool | int | float | str | Annotated[list[int | float | str |
 Query: TypeAlias = Annotated[
     dict[str, Value],
     Meta(
-        description="Columns of the query by name: its id; its time, in seconds since 1970 or as ISO 8601 text; other "
-        "columns that the query tower reads; `history`, the ids of candidates that it chose, latest last; and "
-        "`exclude`, the ids of candidates to exclude. Nulls are ignored."
+        description="Columns of the query by name: its id; its time, in seconds or milliseconds since 1970 or as ISO "
+        "8601 text; other columns that the query tower reads; `history`, the ids of candidates that it chose, latest "
+        "last; and `exclude`, the ids of candidates to exclude. Nulls are ignored."
     ),
 ]
 Row: TypeAlias = dict[str, Any]
