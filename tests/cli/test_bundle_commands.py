@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
+from twotower import Category, Normalized, Tower, TwoTower
 from twotower.cli.main import app
 from twotower.errors import ConfigError, DataError, DataWarning, UnknownCandidateError
 from twotower.retrieval import Notes, Retriever
@@ -87,3 +90,24 @@ def test_added_candidates_of_any_library_are_the_same(trained: Path) -> None:
     retriever = Retriever.load(trained)
     new = pl.DataFrame({"item": [500], "title": pl.Series(["new one"], dtype=pl.Categorical)})
     assert retriever.add(new).version == retriever.add(pa.table({"item": [500], "title": ["new one"]})).version
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> Path:
+    """A bundle whose candidates have prices."""
+    log = groups_log(100)
+    prices = pa.array(np.linspace(1, 9.5, log.candidates.num_rows))
+    log = replace(log, candidates=log.candidates.append_column("price", prices))
+    model = TwoTower(Tower([Category("user", 4)], [4]), Tower([Category("item", 4), Normalized("price")], [4]))
+    Retriever.build(model.learn(log), log.candidates, seen=log).save(tmp_path / "priced")
+    return tmp_path / "priced"
+
+
+def test_a_wrong_value_of_an_added_candidate_is_named_with_its_line(priced: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("item,title,price\n500,a,3.5\n501,b,cheap\n")
+    where = rf"column 'price', row 1 \(line 3 of {path}\): 'cheap' is string; expected"
+    with pytest.raises(DataError, match=f"the added candidates, {where} double"):
+        run("candidates", "add", priced, path)
+    with pytest.raises(DataError, match=f"candidates, {where} a number"):
+        run("bundle", priced, "--candidates", path, "--out", tmp_path / "b")

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from twotower.data.inference import NUMBERS, written_otherwise
 from twotower.errors import CellError
 from twotower.features.lookups import Table
 from twotower.ranks import Ranks
@@ -127,13 +128,16 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
     row = next(row for row, value in enumerate(column) if not _can_cast(value, kind))
-    raise CellError(name, row, f"{column[row].as_py()!r} is {column.type}; expected {kind}, as in training")
+    value = column[row].as_py()
+    hint = written_otherwise(value, NUMBERS) if isinstance(value, str) and pa.types.is_floating(kind) else ""
+    raise CellError(name, row, f"{value!r} is {column.type}; expected {kind}, as in training{hint}")
 
 
-def wrong_kind(column: pa.ChunkedArray, name: str, expected: str) -> CellError:
-    """The error for a column of the wrong type, which quotes its first value."""
-    present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
-    row = int(present[0]) if len(present) else 0
+def wrong_kind(column: pa.ChunkedArray, name: str, expected: str, row: int | None = None) -> CellError:
+    """The error for a column of the wrong type, which quotes the value of a row; default: the first one present."""
+    if row is None:
+        present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
+        row = int(present[0]) if len(present) else 0
     value = column[row].as_py() if len(column) else None
     return CellError(name, row, f"{value!r} is {column.type}; expected {expected}")
 

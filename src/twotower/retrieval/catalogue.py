@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
+from twotower.data.place import Place, cells_of
 from twotower.data.seen import Seen
 from twotower.data.sources import TableSource, read_source, with_ids_like
 from twotower.data.tables import cast_ids
 from twotower.errors import DataError, ParityError
+from twotower.features.tables import cast_like
 from twotower.retrieval.building import embedded, features_for, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
 from twotower.retrieval.index import Index, IntArray
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
+
+ADDED = "the added candidates"
 
 
 def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, IntArray]:
@@ -30,10 +34,12 @@ def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, In
         The bundle, and the rows of these candidates in it.
     """
     name = bundle.details.candidate_id
-    read = read_source(candidates, "the added candidates")
-    require_columns(read.table, [name], "the added candidates")
-    added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table)
-    embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
+    read = read_source(candidates, ADDED)
+    require_columns(read.table, [name], ADDED)
+    place = Place(origin=read.origin, table=ADDED)
+    with cells_of(place):
+        added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table, place)
+        embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
     ids = Ids(bundle.candidates[name], name)
     found = [ids.row(value) for value in added[name].to_pylist()]
     size = bundle.candidates.num_rows
@@ -96,19 +102,19 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     return gated(details.index.make(embeddings), bundle.model, requests, threshold)
 
 
-def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
-    """The added candidates with the catalogue's columns and types."""
+def _like(bundle: Bundle, added: pa.Table, place: Place) -> pa.Table:
+    """The added candidates, which come from a place, with the catalogue's columns and types."""
     schema, name = bundle.candidates.schema, bundle.details.candidate_id
-    require_columns(added, schema.names, "the added candidates")
+    require_columns(added, schema.names, ADDED)
     if unknown := sorted(set(added.column_names) - set(schema.names)):
-        raise DataError(
-            f"the added candidates: column {unknown[0]!r} is not in the catalogue, which has {', '.join(schema.names)}"
-        )
-    check_ids(added[name], name, "the added candidates", unique=True)
+        raise DataError(f"{ADDED}: column {unknown[0]!r} is not in the catalogue, which has {', '.join(schema.names)}")
+    check_ids(added[name], name, ADDED, unique=True, place=place)
     added = added.set_column(
-        added.column_names.index(name), name, cast_ids(added[name], schema.field(name).type, name, "candidates")
+        added.column_names.index(name), name, cast_ids(added[name], schema.field(name).type, name, ADDED)
     )
     try:
-        return added.select(schema.names).cast(schema)
+        return pa.table([cast_like(added[field.name], field.type, field.name) for field in schema], schema=schema)
     except (*CANNOT_CAST, ValueError) as error:
-        raise DataError(f"the added candidates are {added.schema}; expected {schema}: {error}") from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{ADDED} are {added.schema}; expected {schema}: {error}") from error
