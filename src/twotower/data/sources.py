@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +49,7 @@ class CsvFormat:
         decimal: The decimal mark.
 
     Raises:
-        ConfigError: The delimiter is not a single character.
+        ConfigError: The delimiter is not a single character, or the decimal mark is neither `.` nor `,`.
     """
 
     delimiter: str | None = None
@@ -58,6 +58,8 @@ class CsvFormat:
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ConfigError(f"delimiter={self.delimiter!r}; expected one character, such as ';'")
+        if self.decimal not in get_args(Decimal):
+            raise ConfigError(f"decimal={self.decimal!r}; expected '.' or ','")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from twotower.data.inference import NUMBERS, written_otherwise
 from twotower.errors import CellError
 from twotower.features.lookups import Table
 from twotower.ranks import Ranks
@@ -128,9 +127,7 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
     row = next(row for row, value in enumerate(column) if not _can_cast(value, kind))
-    value = column[row].as_py()
-    hint = written_otherwise(value, NUMBERS) if isinstance(value, str) and pa.types.is_floating(kind) else ""
-    raise CellError(name, row, f"{value!r} is {column.type}; expected {kind}, as in training{hint}")
+    raise CellError(name, row, f"{column[row].as_py()!r} is {column.type}; expected {kind}, as in training")
 
 
 def wrong_kind(column: pa.ChunkedArray, name: str, expected: str, row: int | None = None) -> CellError:

@@ -14,7 +14,7 @@ from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
 from twotower.data.place import Place, cells_of
 from twotower.data.seen import Seen
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.rerank import Rerank
@@ -82,6 +82,7 @@ def rebuilt(
     threshold: float | None,
     study: StudyNote | None = None,
     rerank: Rerank | None = None,
+    csv: CsvFormat | None = None,
 ) -> Bundle:
     """Rebuild a bundle with another index, catalogue, re-ranking or study; the model and seen lists stay.
 
@@ -92,6 +93,7 @@ def rebuilt(
         threshold: The lowest recall accepted from an approximate index; None for any.
         study: A study to store in the notes; None to keep the current one.
         rerank: How many candidates to re-rank, and by which head; None for no re-ranking.
+        csv: How the new catalogue is written, if it is a CSV file.
 
     Raises:
         ConfigError: The model has no such head.
@@ -101,7 +103,7 @@ def rebuilt(
     old, details = bundle.candidates, bundle.details
     rerank = None if rerank is None else rerank.resolved(bundle.model.heads)
     name = details.candidate_id
-    catalogue, place = (old, Place(table=CANDIDATES)) if candidates is None else _read(candidates, old, name)
+    catalogue, place = (old, Place(table=CANDIDATES)) if candidates is None else _read(candidates, old, name, csv)
     if catalogue.num_rows == 0:
         raise DataError("the candidates table has no rows; expected at least one candidate")
     with cells_of(place):
@@ -201,9 +203,11 @@ def title_of(candidates: pa.Table, candidate_id: str) -> str:
     return candidate_id
 
 
-def _read(source: TableSource, known: pa.Table, candidate_id: str) -> tuple[pa.Table, Place]:
+def _read(
+    source: TableSource, known: pa.Table, candidate_id: str, csv: CsvFormat | None = None
+) -> tuple[pa.Table, Place]:
     """A catalogue, with ids cast to the id type of the known one, and where it comes from."""
-    read = read_source(source, CANDIDATES)
+    read = read_source(source, CANDIDATES, csv)
     place = Place(origin=read.origin, table=CANDIDATES)
     require_columns(read.table, [candidate_id], CANDIDATES)
     check_ids(read.table[candidate_id], candidate_id, CANDIDATES, unique=True, place=place)

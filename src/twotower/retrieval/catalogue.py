@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
+from twotower.data.inference import NUMBERS, first_stray
 from twotower.data.place import Place, cells_of
 from twotower.data.seen import Seen
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import cast_ids
-from twotower.errors import DataError, ParityError
+from twotower.errors import CellError, DataError, ParityError
 from twotower.features.tables import cast_like
 from twotower.retrieval.building import embedded, features_for, gated
 from twotower.retrieval.bundle import Bundle, with_version
@@ -27,18 +28,21 @@ from twotower.retrieval.requests import Requests
 ADDED = "the added candidates"
 
 
-def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, IntArray]:
+def with_candidates(bundle: Bundle, candidates: TableSource, csv: CsvFormat) -> tuple[Bundle, IntArray]:
     """The bundle with these candidates: new ids are appended, known ids replaced in place; see `Retriever.add`.
 
     Returns:
         The bundle, and the rows of these candidates in it.
     """
     name = bundle.details.candidate_id
-    read = read_source(candidates, ADDED)
+    read = read_source(candidates, ADDED, csv)
     require_columns(read.table, [name], ADDED)
     place = Place(origin=read.origin, table=ADDED)
     with cells_of(place):
-        added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table, place)
+        added = with_ids_like(read, bundle.candidates.schema.field(name).type, name).table
+        if read.inferred_from_text:
+            _refuse_text_for_numbers(bundle.candidates.schema, added, csv.decimal)
+        added = _like(bundle, added, place)
         embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
     ids = Ids(bundle.candidates[name], name)
     found = [ids.row(value) for value in added[name].to_pylist()]
@@ -100,6 +104,20 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     with suppress(ParityError):
         return gated(bundle.index.moved(embeddings, origin), bundle.model, requests, threshold)
     return gated(details.index.make(embeddings), bundle.model, requests, threshold)
+
+
+def _refuse_text_for_numbers(schema: pa.Schema, added: pa.Table, decimal: str) -> None:
+    """Refuses columns of a CSV file that are text because of a value that is no number, if the catalogue has floats.
+
+    Arrow would read `1.299` of a file with decimal commas as a number near 1.
+    """
+    for field in schema:
+        if pa.types.is_floating(field.type) and field.name in added.column_names:
+            column = added[field.name]
+            if pa.types.is_string(column.type):
+                row = first_stray(column, NUMBERS, decimal) or 0
+                expected = f"expected a number with the decimal mark {decimal!r}"
+                raise CellError(field.name, row, f"{column[row].as_py()!r}; {expected}")
 
 
 def _like(bundle: Bundle, added: pa.Table, place: Place) -> pa.Table:
