@@ -280,6 +280,18 @@ def test_every_answer_keeps_browsers_from_elsewhere(client: Any) -> None:
         assert headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_description_says_what_each_parameter_and_each_field_is(client: Any) -> None:
+    found = msgspec.json.decode(client.get("/openapi.json").content)
+    operations = [one for methods in found["paths"].values() for one in methods.values()]
+    said = {one["name"]: one["description"] for operation in operations for one in operation.get("parameters", ())}
+    for name, schema in found["components"]["schemas"].items():
+        assert "Attributes" not in schema["description"]
+        said |= {name: schema["description"]}
+        said |= {f"{name}.{field}": one["description"] for field, one in schema["properties"].items()}
+    assert {"id", "like", "limit", "where", "RecommendBody.k", "RecommendBody.rerank", "Curve.points"} <= set(said)
+    assert [name for name, says in said.items() if not says.endswith(".")] == []
+
+
 def test_the_description_has_the_limits(client: Any) -> None:
     found = msgspec.json.decode(client.get("/openapi.json").content)
     fields = found["components"]["schemas"]["RecommendBody"]["properties"]

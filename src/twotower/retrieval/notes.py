@@ -14,7 +14,12 @@ from twotower.recipes.columns import TowerColumns
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """A metric over the epochs of one training run; `points` are (epoch, value) pairs."""
+    """A metric over the epochs of one training run.
+
+    Attributes:
+        name: The variant, or what the metric was measured on.
+        points: Pairs of an epoch and a value.
+    """
 
     name: str
     points: list[tuple[float, float]]
