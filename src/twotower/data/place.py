@@ -41,7 +41,7 @@ class Place:
 
 
 @contextmanager
-def cells_of(place: Place, rows: npt.NDArray[np.int64] | None = None) -> Iterator[None]:
+def cell_errors_in(place: Place, rows: npt.NDArray[np.int64] | None = None) -> Iterator[None]:
     """Adds the table, and the line of the file if it is known, to errors about cells raised in the block.
 
     Args:
@@ -49,7 +49,7 @@ def cells_of(place: Place, rows: npt.NDArray[np.int64] | None = None) -> Iterato
         rows: If the block sees only some rows of the table: the row number of each.
 
     Example:
-        >>> with cells_of(Place(table="candidates")):
+        >>> with cell_errors_in(Place(table="candidates")):
         ...     raise CellError("price", 3, "'cheap' is string; expected a number")
         Traceback (most recent call last):
         twotower.errors.CellError: candidates, column 'price', row 3: 'cheap' is string; expected a number

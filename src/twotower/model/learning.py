@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.log import Log, event_columns
-from twotower.data.place import Place, cells_of
+from twotower.data.place import Place, cell_errors_in
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.grown_record import grown_record
@@ -95,16 +95,16 @@ def learn_features(query: Sequence[Feature], candidate: Sequence[Feature], train
     queries, candidates = (np.flatnonzero(counts) for counts in (train.query_counts(), train.candidate_counts()))
     events = events_to_learn(query, train, seed)
     for key, sharing in record_groups(query):
-        with cells_of(EVENTS):
+        with cell_errors_in(EVENTS):
             record = Record.of_log(train, key)
         for recorded in sharing:
             recorded.share_record(record)
     for feature in query:
-        with _cells_of_training(events, feature.learns_from, queries):
+        with _cell_errors_of_training(events, feature.learns_from, queries):
             feature.fit_columns(training_columns(events, feature.learns_from, queries))
     for feature in candidate:
         columns = {name: train.candidate_column(name).take(pa.array(candidates)) for name in feature.learns_from}
-        with cells_of(CANDIDATES, candidates):
+        with cell_errors_in(CANDIDATES, candidates):
             feature.fit_columns(columns)
     for feature in query:
         feature.learn_candidates(partial(rows_of, train))
@@ -129,7 +129,7 @@ def grow_features(
 
     for _, sharing in record_groups(query):
         assert sharing[0].record is not None
-        with cells_of(EVENTS):
+        with cell_errors_in(EVENTS):
             record = grown_record(sharing[0].record, log, limit)
         for recorded in sharing:
             recorded.share_record(record)
@@ -139,12 +139,12 @@ def grow_features(
     for feature in query:
         columns = training_columns(events, feature.learns_from, queries)
         times = None if latest is None else _times_of(events, feature.learns_from, latest.queries[queries])
-        with _cells_of_training(events, feature.learns_from, queries):
+        with _cell_errors_of_training(events, feature.learns_from, queries):
             grown[feature] = feature.grow(columns, seen_at(feature, times))
     for feature in candidate:
         rows = {name: log.candidate_column(name).take(pa.array(candidates)) for name in feature.learns_from}
         times = None if latest is None else latest.candidates[candidates]
-        with cells_of(CANDIDATES, candidates):
+        with cell_errors_in(CANDIDATES, candidates):
             grown[feature] = feature.grow(rows, seen_at(feature, times))
     for feature in query:
         items = None if feature.shares_with is None else grown.get(feature.shares_with, {}).get("table")
@@ -202,9 +202,11 @@ def _times_of(events: Dataset, names: tuple[str, ...], of_queries: FloatArray) -
     return of_queries if _is_per_query(events, names) else events.times
 
 
-def _cells_of_training(events: Dataset, names: tuple[str, ...], queries: IntArray) -> AbstractContextManager[None]:
+def _cell_errors_of_training(
+    events: Dataset, names: tuple[str, ...], queries: IntArray
+) -> AbstractContextManager[None]:
     """Names the table that `training_columns` come from in errors about cells."""
-    return cells_of(Place(table="queries"), queries) if _is_per_query(events, names) else cells_of(EVENTS)
+    return cell_errors_in(Place(table="queries"), queries) if _is_per_query(events, names) else cell_errors_in(EVENTS)
 
 
 def _is_per_query(events: Dataset, names: tuple[str, ...]) -> bool:

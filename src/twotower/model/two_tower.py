@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
-from twotower.data.place import Place, cells_of
+from twotower.data.place import Place, cell_errors_in
 from twotower.errors import ConfigError, NotFittedError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
@@ -269,7 +269,7 @@ class TwoTower(nn.Module):
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
         """
-        with cells_of(Place(table="candidates")):
+        with cell_errors_in(Place(table="candidates")):
             return encode_table(self.candidate, candidates)
 
     @checks_arguments

@@ -12,7 +12,7 @@ from twotower.data.checks import check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
-from twotower.data.place import Place, cells_of
+from twotower.data.place import Place, cell_errors_in
 from twotower.data.seen import Seen
 from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
@@ -49,7 +49,7 @@ def built(
         check_title(catalogue.candidates, title)
     rerank = None if rerank is None else rerank.resolved(model.heads)
     model.eval()
-    with cells_of(place):
+    with cell_errors_in(place):
         embeddings, features = embedded(model, catalogue.candidates), features_for(model, rerank, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
     requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
@@ -106,7 +106,7 @@ def rebuilt(
     catalogue, place = (old, Place(table=CANDIDATES)) if candidates is None else _read(candidates, old, name, csv)
     if catalogue.num_rows == 0:
         raise DataError("the candidates table has no rows; expected at least one candidate")
-    with cells_of(place):
+    with cell_errors_in(place):
         embeddings, features = embedded(bundle.model, catalogue), features_for(bundle.model, rerank, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     index, parity = gated(settings.make(embeddings), bundle.model, requests, threshold)

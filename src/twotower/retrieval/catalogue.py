@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
 from twotower.data.inference import NUMBERS, first_stray
-from twotower.data.place import Place, cells_of
+from twotower.data.place import Place, cell_errors_in
 from twotower.data.seen import Seen
 from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import cast_ids
@@ -38,7 +38,7 @@ def with_candidates(bundle: Bundle, candidates: TableSource, csv: CsvFormat) -> 
     read = read_source(candidates, ADDED, csv)
     require_columns(read.table, [name], ADDED)
     place = Place(origin=read.origin, table=ADDED)
-    with cells_of(place):
+    with cell_errors_in(place):
         added = with_ids_like(read, bundle.candidates.schema.field(name).type, name).table
         if read.inferred_from_text:
             _refuse_text_for_numbers(bundle.candidates.schema, added, csv.decimal)
@@ -107,9 +107,9 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
 
 
 def _refuse_text_for_numbers(schema: pa.Schema, added: pa.Table, decimal: str) -> None:
-    """Refuses columns of a CSV file that are text because of a value that is no number, if the catalogue has floats.
+    """Refuses columns of a CSV file that are text, because a value is not a number, where the catalogue has floats.
 
-    Arrow would read `1.299` of a file with decimal commas as a number near 1.
+    Arrow would convert them, and read `1.299` in a file with decimal commas as a number near 1.
     """
     for field in schema:
         if pa.types.is_floating(field.type) and field.name in added.column_names:

@@ -75,7 +75,7 @@ class Endpoint:
         parameters: The struct of its query parameters.
         refusals: Error statuses besides those common to all endpoints.
         guarded: Whether it requires the token.
-        id_of: What the id in its path is of, such as `candidate`.
+        id_of: What the id in its path identifies, such as `candidate`.
         changes: Whether it changes what is served, and so refuses cross-origin requests.
     """
 
