@@ -114,7 +114,12 @@ def recommend_all(
         _check_out(out, queries, form, schema)
         with unfinished(out, PARTIAL) as folder:
             _claim(folder, job, restart)
-            parts = _write_parts(work, folder, console)
+            try:
+                parts = _write_parts(work, folder, console)
+            except DataError:
+                if not any(folder.glob("*.parquet")):  # nothing to resume: the corrected file is another job
+                    remove_marked(folder, PARTIAL.marker)
+                raise
             _join(folder, parts, schema, form, _check_out(out, queries, form, schema))
             remove_marked(folder, PARTIAL.marker)
         return int(file.metadata.num_rows)
