@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import msgspec
 from command_line import cell
 
+from twotower.docstrings import documented
 from twotower.features.base import FEATURES
 from twotower.model.losses import LOSSES
 from twotower.model.rerank import Rerank
@@ -53,16 +53,6 @@ def config_keys_page() -> str:
 
 def _first_paragraph(kind: type) -> str:
     return " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
-
-
-def documented(kind: type) -> dict[str, str]:
-    """Parses a Google-style docstring: the description of each attribute or argument, by name."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    found = re.search(r"^(?:Attributes|Args):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    if found is None:
-        return {}
-    entries = re.findall(r"^    (\w+)(?: \([^)]*\))?: (.*?)(?=^    \w+(?: \([^)]*\))?: |\Z)", found[1], re.M | re.S)
-    return {name: " ".join(says.split()) for name, says in entries}
 
 
 def _defaults(kind: type) -> list[tuple[str, Any]]:

@@ -32,8 +32,10 @@ def http_page() -> str:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> list[str]:
     parts = [f"## {method} {path}", operation["summary"]]
     if taken := operation.get("parameters"):
-        rows = [f"| `{one['name']}` | {one['in']} | {_type(one['schema'])} |" for one in taken]
-        parts.append("\n".join(["| parameter | in | type |", "|---|---|---|", *rows]))
+        rows = [
+            f"| `{one['name']}` | {one['in']} | {_type(one['schema'])} | {cell(one['description'])} |" for one in taken
+        ]
+        parts.append("\n".join(["| parameter | in | type | meaning |", "|---|---|---|---|", *rows]))
     if "requestBody" in operation:
         parts.append(f"Body: {_content(operation['requestBody'])}.")
     answer = _content(operation["responses"]["200"])
@@ -57,6 +59,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
         return " or ".join(_type(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(f"`{json.dumps(one)}`" for one in schema["enum"])
     if schema.get("type") == "array":
         items = schema.get("items")
         return f"list of {_type(items)}" if items else f"[{', '.join(map(_type, schema.get('prefixItems', [])))}]"

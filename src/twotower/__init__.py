@@ -7,9 +7,10 @@ Names are imported on first use: PyTorch takes seconds to load, and `twotower --
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from twotower.version import VERSION
+
+TYPE_CHECKING = False  # as in typing, whose import would double the time until Ctrl-C is handled
 
 if TYPE_CHECKING:
     from twotower import data

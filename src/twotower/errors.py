@@ -39,12 +39,18 @@ class DataError(TwoTowerError, ValueError):
 class CellError(DataError):
     """An invalid value in a column.
 
-    Attributes:
-        reason: The value and what was expected: the message without column and row.
+    Args:
+        column: The column.
+        row: Its row in the table.
+        reason: The value and what was expected.
+        where: How the message names the cell; default: by column and row.
     """
 
-    def __init__(self, column: str, row: int, reason: str) -> None:
-        super().__init__(f"column {column!r}, row {row}: {reason}", column=column, row=row)
+    column: str
+    row: int
+
+    def __init__(self, column: str, row: int, reason: str, where: str | None = None) -> None:
+        super().__init__(f"{where or f'column {column!r}, row {row}'}: {reason}", column=column, row=row)
         self.reason = reason
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from toy import groups_log, toy_model
+from twotower import Category, Normalized, Tower, TwoTower
 from twotower.cli.main import app
 from twotower.errors import ConfigError, DataError, DataWarning, UnknownCandidateError
 from twotower.retrieval import Notes, Retriever
@@ -87,3 +90,66 @@ def test_added_candidates_of_any_library_are_the_same(trained: Path) -> None:
     retriever = Retriever.load(trained)
     new = pl.DataFrame({"item": [500], "title": pl.Series(["new one"], dtype=pl.Categorical)})
     assert retriever.add(new).version == retriever.add(pa.table({"item": [500], "title": ["new one"]})).version
+
+
+def saved_with_prices(folder: Path, notes: Notes | None = None) -> Path:
+    """A bundle whose candidates have prices, and whose queries have heights."""
+    log = groups_log(100)
+    prices, heights = (pa.array(np.linspace(1, 9.5, side.num_rows)) for side in (log.candidates, log.queries))
+    candidates, queries = log.candidates.append_column("price", prices), log.queries.append_column("height", heights)
+    log = replace(log, candidates=candidates, queries=queries)
+    query = Tower([Category("user", 4), Normalized("height")], [4])
+    model = TwoTower(query, Tower([Category("item", 4), Normalized("price")], [4]))
+    Retriever.build(model.learn(log), log.candidates, seen=log, notes=notes).save(folder)
+    return folder
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> Path:
+    return saved_with_prices(tmp_path / "priced")
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ({"data": {"decimal": ",", "delimiter": ":"}}, []),
+        ({"data": {"name": "shop"}}, ["--decimal", ",", "--delimiter", ":"]),
+        ({"data": {"decimal": ".", "delimiter": "|"}}, ["--decimal", ",", "--delimiter", ":"]),
+    ],
+)
+def test_csv_files_are_read_as_in_training_or_as_told(
+    config: dict[str, Any], options: list[str], tmp_path: Path
+) -> None:
+    bundle = saved_with_prices(tmp_path / "bundle", Notes(config=config))
+    (tmp_path / "new.csv").write_text("item:title:price\n500:a:3,5\n501:b:4\n")
+    with pytest.warns(DataWarning, match="not in the candidate table"):
+        run("bundle", bundle, "--candidates", tmp_path / "new.csv", "--out", tmp_path / "b", *options)
+    run("candidates", "add", bundle, tmp_path / "new.csv", *options)
+    for folder in (tmp_path / "b", bundle):
+        assert Retriever.load(folder).candidates["price"].to_pylist()[-2:] == [3.5, 4.0]
+    (tmp_path / "queries.csv").write_text("user:height\n3:4,25\n4:5\n")
+    run("recommend", bundle, "--queries", tmp_path / "queries.csv", "--out", tmp_path / "out.jsonl", *options)
+    found = [msgspec.json.decode(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    expected = Retriever.load(bundle).recommend_many([{"user": 3, "height": 4.25}, {"user": 4, "height": 5.0}])
+    assert [one["candidates"] for one in found] == [[each.id for each in one] for one in expected]
+
+
+def test_numbers_with_another_decimal_mark_are_refused(tmp_path: Path) -> None:
+    bundle = saved_with_prices(tmp_path / "bundle", Notes(config={"data": {"decimal": ","}}))
+    (tmp_path / "new.csv").write_text("item;title;price\n500;a;3,5\n501;b;1.299\n")
+    with pytest.raises(
+        DataError, match=r"row 1 \(line 3 of .*\): '1\.299'; expected a number with the decimal mark ','"
+    ):
+        run("candidates", "add", bundle, tmp_path / "new.csv")
+    with pytest.raises(ConfigError, match=r"decimal='x'; expected '\.' or ','"):
+        run("candidates", "add", bundle, tmp_path / "new.csv", "--decimal", "x")
+
+
+def test_a_wrong_value_of_an_added_candidate_is_named_with_its_line(priced: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("item,title,price\n500,a,3.5\n501,b,cheap\n")
+    where = rf"candidates, column 'price', row 1 \(line 3 of {path}\): 'cheap'"
+    with pytest.raises(DataError, match=f"the added {where}; expected a number with the decimal mark '.'"):
+        run("candidates", "add", priced, path)
+    with pytest.raises(DataError, match=f"{where} is string; expected a number"):
+        run("bundle", priced, "--candidates", path, "--out", tmp_path / "b")

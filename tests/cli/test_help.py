@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import twotower
 from twotower.cli.main import COMMANDS, app, imported
+from twotower.startup import INTERRUPTED
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -62,6 +68,24 @@ def test_what_needs_no_command_does_not_wait_for_libraries(arguments: list[str])
     assert "AssertionError" not in done.stderr
     assert done.returncode == (2 if arguments == ["studdy"] else 0)
     assert ("Did you mean 'study'?" in done.stderr) == (arguments == ["studdy"])
+
+
+def test_ctrl_c_while_a_command_loads_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    paths = [str(tmp_path), str(Path(twotower.__file__).parents[1])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twotower", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == INTERRUPTED
 
 
 @pytest.mark.parametrize(

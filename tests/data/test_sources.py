@@ -368,3 +368,21 @@ def test_pandas_writes_what_is_read(tmp_path: Path) -> None:
     frame = pd.DataFrame({"who": ["a", "b"], "what": [1, 2], "note": ["", None]})
     frame.to_csv(tmp_path / "a.csv")
     assert read_table(tmp_path / "a.csv").to_pydict() == {"who": ["a", "b"], "what": [1, 2], "note": [None, None]}
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [3, 1, 2], ["a", "b", "c"]], ids=str)
+def test_ids_in_the_index_of_a_pandas_table_are_a_column(ids: list[Any]) -> None:
+    users = pd.DataFrame({"who": ids, "age": [30, 40, 50]}).set_index("who")
+    log = from_tables(pd.DataFrame({"who": ids, "what": [7, 7, 8]}), queries=users, **IDS)
+    assert dict(zip(*(log.queries[name].to_pylist() for name in ("who", "age")), strict=True)) == dict(
+        zip(ids, [30, 40, 50], strict=True)
+    )
+    assert "who" in read_table(users).column_names
+
+
+def test_the_row_numbers_of_a_pandas_table_are_no_column() -> None:
+    assert read_table(pd.DataFrame({"age": [30, 40]})).column_names == ["age"]
+    assert read_table(pd.DataFrame({"age": [30, 40]}, index=[5, 3])).column_names == ["age"]
+    named = pd.DataFrame({"age": [30, 40]})
+    named.index.name = "age"  # as a column is called already
+    assert read_table(named)["age"].to_pylist() == [30, 40]

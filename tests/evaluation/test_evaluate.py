@@ -58,7 +58,7 @@ def test_a_perfect_model_beats_everything_and_a_hopeless_one_is_told_so(perfect:
 
 def test_the_table_shows_the_lists_that_were_asked_for(perfect: Evaluation) -> None:
     heading = str(perfect).splitlines()[0]
-    assert [cell.strip() for cell in heading.split("┃")][2:] == ["top-3", "top-20", "MRR", "ndcg-20"]
+    assert [cell.strip() for cell in heading.split("┃")][2:] == ["top-3", "top-20", "MRR", "NDCG@20"]
     assert perfect.metric == "top_20"
     assert "unseen, top-20" in str(perfect)
 

@@ -45,9 +45,9 @@ def test_the_plot_has_the_loss_and_what_was_asked_for_of_validation() -> None:
     assert points_of(validation) == [[2, 0.3], [3, 0.2]]
     legend = validation.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["all.mrr", "best: epoch 2"]
+    assert [text.get_text() for text in legend.get_texts()] == ["all MRR", "best: epoch 2"]
     two = HISTORY.plot(["unseen.mrr", "top_5"]).axes[1]
-    assert [line.get_label() for line in two.lines][:2] == ["unseen.mrr", "top_5"]
+    assert [line.get_label() for line in two.lines][:2] == ["unseen MRR", "top-5"]
     assert HISTORY.plot()._repr_png_().startswith(b"\x89PNG")
 
 
@@ -64,6 +64,7 @@ def test_without_validation_there_is_the_loss_alone() -> None:
 def test_a_notebook_shows_the_epochs_the_best_of_them_bold() -> None:
     page = HISTORY._repr_html_()
     assert page.count("<tr") == 4
+    assert "<th>all MRR</th>" in page
     assert '<tr style="font-weight: bold"><td>2</td><td>1.5000</td><td>0.3000</td><td>1.5</td></tr>' in page
     assert "<td>1</td><td>3.0000</td><td></td>" in page
     long = TrainingHistory(monitor="all.mrr", epochs=[epoch_of(n, 0.5 if n == 30 else 0.1) for n in range(1, 101)])

@@ -197,6 +197,18 @@ def _refused(*arguments: object, **more: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def test_a_file_that_is_refused_at_once_leaves_nothing_and_may_be_corrected(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "queries.csv", tmp_path / "out.parquet"
+    path.write_text("user\nnobody\n")
+    with pytest.raises(DataError, match="row 0: "):
+        recommend_all(retriever, path, out)
+    assert not (tmp_path / "out.parquet.partial").exists()
+    path.write_text("user\n3\n")
+    assert recommend_all(retriever, path, out) == 1
+
+
 def test_what_is_left_of_another_job_is_left_behind_only_when_asked(
     retriever: Retriever, queries: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,9 @@ MOMENT = dt.datetime(2023, 11, 15, 3, 30, tzinfo=dt.UTC)
         "2023-11-15 04:30:00+01:00",
         "2023-11-15T03:30",
         MOMENT.timestamp(),
+        MOMENT.timestamp() * 1e3,
+        int(MOMENT.timestamp()) * 10**6,
+        int(MOMENT.timestamp()) * 10**9,
         np.int64(MOMENT.timestamp()),
         np.datetime64("2023-11-15T03:30", "ns"),
         pd.Timestamp(MOMENT),
@@ -119,9 +122,7 @@ def test_a_day_is_its_midnight_and_other_columns_of_dates_take_text_too(retrieve
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        (START * 10**3, r"'at' of the query: 1700000000000 .* expected seconds since 1970.* looks like milliseconds"),
-        (START * 10**6, "looks like microseconds: divide by 1000000"),
-        (START * 10**9, "looks like nanoseconds"),
+        (START * 10**12, r"'at' of the query: 17\d* .* expected seconds since 1970"),
         (-5, "'at' of the query: -5 .* expected seconds since 1970"),
         (float("inf"), "'at' of the query: inf"),
         pytest.param(10**400, "'at' of the query", id="huge"),
@@ -131,7 +132,7 @@ def test_a_day_is_its_midnight_and_other_columns_of_dates_take_text_too(retrieve
     ],
 )
 @pytest.mark.parametrize("user", ["u4", "nobody"])
-def test_a_time_in_another_unit_is_refused(retriever: Retriever, user: str, at: object, message: str) -> None:
+def test_what_is_no_time_is_refused(retriever: Retriever, user: str, at: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         retriever.recommend({"user": user, "at": at})
     with pytest.raises(DataError, match=message):

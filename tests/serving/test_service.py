@@ -68,10 +68,10 @@ def test_a_null_is_not_named_and_times_are_read_as_people_write_them(client: Any
     for column in ("at", "city", "history"):
         assert ids({"user": 3, column: None}) == plain
     assert ids({"user": 3, "at": "1970-01-01T00:10:00Z"}) == ids({"user": 3, "at": 600})
-    milliseconds = client.post("/v1/recommend", json={"query": {"user": 3, "at": 1_700_000_000_000}})
-    assert refusal(milliseconds) == (400, "invalid", "query.at")
-    assert "'at' of the query: 1700000000000" in milliseconds.json()["error"]["message"]
-    assert "it looks like milliseconds" in milliseconds.json()["error"]["message"]
+    assert ids({"user": 3, "at": 1_700_000_000_000}) == ids({"user": 3, "at": 1_700_000_000})  # as in a log
+    negative = client.post("/v1/recommend", json={"query": {"user": 3, "at": -5}})
+    assert refusal(negative) == (400, "invalid", "query.at")
+    assert "'at' of the query: -5" in negative.json()["error"]["message"]
 
 
 def test_many_queries_are_answered_in_their_order(client: Any) -> None:
@@ -240,7 +240,19 @@ def test_a_line_of_the_log_says_nothing_of_who_asked(client: Any, caplog: pytest
     assert "31" not in (str(first["path"]) + str(second["path"]))
 
 
-def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of: Clients) -> None:
+def test_a_client_that_sends_its_body_too_slowly_is_given_up(saved_bundle: Path, client_of: Clients) -> None:
+    client = client_of(saved_bundle, seconds=0.1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"query": '
+        await asyncio.sleep(60)
+
+    answer = client.post("/v1/recommend", content=body(), headers={"content-type": "application/json"})
+    assert refusal(answer)[:2] == (408, "timeout")
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_request_that_is_not_answered_in_time_is_told_to_come_again(saved_bundle: Path, client_of: Clients) -> None:
     client = client_of(saved_bundle, seconds=0.1)
 
     async def never(*arguments: object) -> None:
@@ -248,8 +260,9 @@ def test_a_request_that_takes_too_long_is_given_up(saved_bundle: Path, client_of
 
     client.service.engine.recommend = never
     answer = client.post("/v1/recommend", json={"query": {}})
-    assert refusal(answer)[:2] == (408, "timeout")
-    assert answer.headers["connection"] == "close"
+    assert refusal(answer)[:2] == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert "connection" not in answer.headers
 
 
 def test_while_it_ends_it_is_not_ready(client: Any) -> None:
@@ -265,6 +278,18 @@ def test_every_answer_keeps_browsers_from_elsewhere(client: Any) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_description_says_what_each_parameter_and_each_field_is(client: Any) -> None:
+    found = msgspec.json.decode(client.get("/openapi.json").content)
+    operations = [one for methods in found["paths"].values() for one in methods.values()]
+    said = {one["name"]: one["description"] for operation in operations for one in operation.get("parameters", ())}
+    for name, schema in found["components"]["schemas"].items():
+        assert "Attributes" not in schema["description"]
+        said |= {name: schema["description"]}
+        said |= {f"{name}.{field}": one["description"] for field, one in schema["properties"].items()}
+    assert {"id", "like", "limit", "where", "RecommendBody.k", "RecommendBody.rerank", "Curve.points"} <= set(said)
+    assert [name for name, says in said.items() if not says.endswith(".")] == []
 
 
 def test_the_description_has_the_limits(client: Any) -> None:

@@ -39,8 +39,8 @@ def test_a_person_at_a_terminal_sees_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert "training" in shown
     assert "100%" in shown
     assert "epoch 2 of 2 · loss " in shown
-    assert " · training.top_100 " in shown
-    assert " · all.mrr 0." in shown
+    assert " · training top-100 " in shown
+    assert " · all MRR 0." in shown
 
 
 def test_it_is_silent_where_it_shall_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from twotower.cli.options import ImportOption
+from twotower.cli.options import DecimalOption, DelimiterOption, ImportOption
 from twotower.cli.output import console_for, write_json
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.verdicts import listed
@@ -24,6 +24,19 @@ from twotower.retrieval.publishing import store_at, with_store
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle written by `twotower train` or `bundle`.")
 ]
+RerankOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=MOST_RERANKED, help="How many candidates to re-rank; 0 for retrieval alone. Default: BUNDLE's."
+    ),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Publish the candidates in a store and search there: postgresql://… (extra pgvector), milvus://… or a "
+        "path that ends in .db (extra milvus), or a JSON object. Passwords come from the environment."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -38,17 +51,13 @@ def bundle(
     candidates: Annotated[
         Path | None, typer.Option(help="Another catalogue: Parquet, CSV or JSON Lines. Default: the bundle's.")
     ] = None,
+    delimiter: DelimiterOption = None,
+    decimal: DecimalOption = None,
     index: Annotated[str, typer.Option(help="exact or hnsw (extra ann), or a JSON object with settings.")] = "exact",
     parity: Annotated[
         float, typer.Option(min=0, max=1, help="Minimum recall of an approximate index against exact search.")
     ] = 0.95,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="Publish the candidates in a store and search there: postgresql://… (extra pgvector), milvus://… or a "
-            "path that ends in .db (extra milvus), or a JSON object. Passwords come from the environment."
-        ),
-    ] = None,
+    store: StoreOption = None,
     store_name: Annotated[
         str | None, typer.Option(help="The store's name in the database. Default: candidates.")
     ] = None,
@@ -56,12 +65,7 @@ def bundle(
         Path | None, typer.Option(help="A folder written by `twotower study`, whose results to store in the bundle.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="If BUNDLE is a study: the key or variant of the run to use.")] = None,
-    rerank: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=MOST_RERANKED, help="How many candidates to re-rank; 0 for retrieval alone. Default: BUNDLE's."
-        ),
-    ] = None,
+    rerank: RerankOption = None,
     rerank_by: Annotated[
         str | None, typer.Option(help="The task to re-rank by. Default: BUNDLE's, or the model's only one.")
     ] = None,
@@ -77,7 +81,9 @@ def bundle(
     with locked(out):
         old = (Retriever.load(trained) if run is None else bundle_of_run(trained, run)).bundle
         note = None if study is None else study_note(study, old.details)
-        made = rebuilt(old, candidates, settings, parity, note, reranked_by(old.details.rerank, rerank, rerank_by))
+        csv = old.details.notes.csv_format(delimiter, decimal)
+        ranked = reranked_by(old.details.rerank, rerank, rerank_by)
+        made = rebuilt(old, candidates, settings, parity, note, ranked, csv)
         if beyond is not None:
             made = with_store(made, beyond, parity, _towers_at(out) - {made.details.towers})
         _saved(Retriever(with_onnx(made) if onnx else made), out, json)
@@ -114,13 +120,15 @@ def add(
     table: Annotated[
         Path, typer.Argument(metavar="FILE", help="A Parquet, CSV or JSON Lines file with the catalogue's columns.")
     ],
+    delimiter: DelimiterOption = None,
+    decimal: DecimalOption = None,
     imports: ImportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Add candidates to a bundle, or change those whose id it already has."""
     del imports  # imported before the bundle is read
     with editing(folder) as retriever:
-        _saved(retriever.add(table), folder, json)
+        _saved(retriever.add(table, delimiter=delimiter, decimal=decimal), folder, json)
 
 
 @candidates.command("withdraw")

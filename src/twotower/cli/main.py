@@ -22,6 +22,7 @@ from twotower.errors import (
     UpdateRefusedError,
 )
 from twotower.launch import launched_rank
+from twotower.startup import INTERRUPTED, raise_on_interrupt
 from twotower.version import VERSION
 
 EXIT_CODES: dict[type[TwoTowerError], int] = {
@@ -31,7 +32,7 @@ EXIT_CODES: dict[type[TwoTowerError], int] = {
     SavedFolderError: 5,
     UpdateRefusedError: 6,
 }
-OTHER_ERROR, INTERRUPTED = 1, 130
+OTHER_ERROR = 1
 
 COMMANDS = {
     "study": (
@@ -90,7 +91,9 @@ class _Commands(TyperGroup):
             raise ConfigError(
                 f"twotower {name} runs in one process; use torchrun only for {', '.join(TORCHRUN_COMMANDS)}"
             )
-        return name, command if name is None else imported(name), left
+        found = command if name is None else imported(name)
+        raise_on_interrupt()
+        return name, found, left
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Options that several commands share: the split, and modules to import."""
+"""Options that several commands share: the split, how CSV files are written, and modules to import."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ SplitOption = Annotated[
     ),
 ]
 SplitSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of a random split. Default: 42.")]
+
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Delimiter of a CSV file, such as ';'. Default: that of the training config or, without one, detected."
+    ),
+]
+DecimalOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Decimal mark of a CSV file: '.' or ','. Default: that of the training config or, without one, a point."
+    ),
+]
 
 
 def configured(source: str, imports: list[str] | None, split: str | None, split_seed: int | None) -> Config:

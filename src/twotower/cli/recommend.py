@@ -11,7 +11,7 @@ from rich.console import Console
 
 from twotower.cli.listing import listing
 from twotower.cli.models import FolderArgument, JsonOption
-from twotower.cli.options import ImportOption
+from twotower.cli.options import DecimalOption, DelimiterOption, ImportOption
 from twotower.cli.output import console_for, launched_together, write_json
 from twotower.errors import ConfigError
 from twotower.launch import launched_rank
@@ -25,6 +25,16 @@ BASES = {
     "popularity": "Nothing is known about this query; these are the most popular.",
 }
 
+QueryOption = Annotated[
+    str | None,
+    typer.Option(help='Its id, or its columns as a JSON object, such as \'{"user_id": "42", "age": 30}\'.'),
+]
+QueriesOption = Annotated[
+    Path | None, typer.Option(help="A file of queries instead of one; needs --out.", show_default=False)
+]
+WhereOption = Annotated[
+    str | None, typer.Option(help="A condition, such as 'year >= 1990 and genres contains \"Comedy\"'.")
+]
 RerankOption = Annotated[
     int | None,
     typer.Option(
@@ -38,13 +48,10 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def recommend(
     folder: FolderArgument,
-    query: Annotated[
-        str | None,
-        typer.Option(help='Its id, or its columns as a JSON object, such as \'{"user_id": "42", "age": 30}\'.'),
-    ] = None,
-    queries: Annotated[
-        Path | None, typer.Option(help="A file of queries instead of one; needs --out.", show_default=False)
-    ] = None,
+    query: QueryOption = None,
+    queries: QueriesOption = None,
+    delimiter: DelimiterOption = None,
+    decimal: DecimalOption = None,
     out: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .csv or .jsonl.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     exclude_seen: Annotated[
@@ -55,9 +62,7 @@ def recommend(
     allow: Annotated[
         list[str] | None, typer.Option(help="An id to choose from; others are excluded. Repeatable.")
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="A condition, such as 'year >= 1990 and genres contains \"Comedy\"'.")
-    ] = None,
+    where: WhereOption = None,
     diversity: Annotated[float, typer.Option(min=0, max=1, help="Weight of variety against relevance.")] = 0.0,
     rerank: RerankOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
@@ -85,7 +90,10 @@ def recommend(
     if queries is not None and out is not None:
         with launched_together() as ranks:
             retriever = Retriever.load(folder)
-            count = recommend_all(retriever, queries, out, k, filters=filters, restart=restart, console=console)
+            csv = retriever.details.notes.csv_format(delimiter, decimal)
+            count = recommend_all(
+                retriever, queries, out, k, filters=filters, csv=csv, restart=restart, console=console
+            )
         if ranks.is_first:
             _say(console, f"{count:,} queries; written to {out}")
             if json:

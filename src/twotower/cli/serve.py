@@ -62,7 +62,9 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checks for a new bundle; 0: only on POST /v1/reload.")
     ] = 0.25,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds allowed per request.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds allowed for a request's headers, its body and its answer, each.")
+    ] = 10.0,
     drain: Annotated[float, typer.Option(min=1.0, help="Seconds for requests in flight at shutdown.")] = 10.0,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that answer; they share the bundle's embeddings in memory.")

@@ -158,7 +158,7 @@ def check_times(
     else:
         numbers = _numbers(column, name, expected, place)
         _refuse_calendar_numbers(numbers, column, name, place)
-        seconds = numbers / _per_second(numbers)
+        seconds = numbers / per_second(float(numbers.min()), float(numbers.max())) if len(numbers) else numbers
     implausible = np.flatnonzero((seconds < 0) | (seconds > LATEST_TIME))
     if len(implausible):
         row = int(implausible[0])
@@ -275,11 +275,17 @@ def _in_format(column: pa.ChunkedArray, time_format: str, name: str, place: Plac
     return times
 
 
-def _per_second(numbers: npt.NDArray[np.float64]) -> float:
-    """The unit of times, as its count per second: 1 unless all numbers are plausible only in a smaller unit."""
-    if len(numbers) == 0:
-        return 1.0
-    lowest, highest = float(numbers.min()), float(numbers.max())
+def per_second(lowest: float, highest: float) -> float:
+    """The unit of times, as its count per second: 1 unless all numbers are plausible only in a smaller unit.
+
+    Args:
+        lowest: The lowest number.
+        highest: The highest number.
+
+    Example:
+        >>> per_second(1714557000, 1714557000000), per_second(1714557000000, 1714557000000)
+        (1.0, 1000.0)
+    """
     units = (factor for _, factor in SMALLER_UNITS if lowest > LATEST_TIME * factor / 1e3)
     unit = max(units, default=1.0)
     return unit if highest <= LATEST_TIME * unit else 1.0
@@ -358,22 +364,15 @@ def check_moment(seconds: float, name: str, value: object) -> None:
         DataError: The time is not finite, before 1970 or after 2200.
     """
     if not 0 <= seconds <= LATEST_TIME:
-        unit = _unit_of(seconds)
-        hint = "" if unit is None else f"; it looks like {unit[0]}: divide by {unit[1]:.0f}"
         raise DataError(
             f"column {name!r} of the query: {value!r} is not a plausible time; "
-            f"expected seconds since 1970, before the year 2200{hint}"
+            f"expected seconds since 1970, before the year 2200"
         )
 
 
 def _unit_hint(seconds: float) -> str:
-    unit = _unit_of(seconds)
-    return "" if unit is None else f" (it looks like {unit[0]}, but other rows do not: use one unit in all rows)"
-
-
-def _unit_of(seconds: float) -> tuple[str, float] | None:
-    """The unit in which an implausible number of seconds would be a plausible time, and its count per second."""
+    """A hint at the unit in which an implausible number of seconds would be a plausible time; empty without one."""
     for unit, factor in SMALLER_UNITS:
         if 0 < seconds / factor <= LATEST_TIME:
-            return unit, factor
-    return None
+            return f" (it looks like {unit}, but other rows do not: use one unit in all rows)"
+    return ""

@@ -63,14 +63,19 @@ def inferred(texts: pa.ChunkedArray, decimal: str = ".") -> pa.ChunkedArray:
     return texts if kind is None else values.cast(kind)
 
 
-def first_stray(texts: pa.ChunkedArray, kinds: Sequence[pa.DataType]) -> int | None:
+def first_stray(texts: pa.ChunkedArray, kinds: Sequence[pa.DataType], decimal: str = ".") -> int | None:
     """Row of the first value at which every type has failed; None if one type fits all values.
+
+    Args:
+        texts: The column.
+        kinds: The types.
+        decimal: The decimal mark of floats.
 
     Example:
         >>> first_stray(pa.chunked_array([["2024-01-01", "soon", "2024-01-03"]]), TIMES)
         1
     """
-    values = without_null_words(texts).combine_chunks()
+    values = _with_point(without_null_words(texts), decimal).combine_chunks()
     strays = [_stray(values, kind) for kind in kinds]
     return None if None in strays else max(stray for stray in strays if stray is not None)
 

@@ -1,10 +1,16 @@
-"""`Place`: where rows that are checked come from, for error messages."""
+"""`Place`: where rows that are checked or encoded come from, for error messages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from twotower.data.origin import Origin
+from twotower.errors import CellError
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,28 @@ class Place:
     def where(self) -> str:
         """Suffix for a row count in an error; empty when the whole table was checked."""
         return "" if self.whole else " in this part of the log"
+
+
+@contextmanager
+def cell_errors_in(place: Place, rows: npt.NDArray[np.int64] | None = None) -> Iterator[None]:
+    """Adds the table, and the line of the file if it is known, to errors about cells raised in the block.
+
+    Args:
+        place: Where the rows come from.
+        rows: If the block sees only some rows of the table: the row number of each.
+
+    Example:
+        >>> with cell_errors_in(Place(table="candidates")):
+        ...     raise CellError("price", 3, "'cheap' is string; expected a number")
+        Traceback (most recent call last):
+        twotower.errors.CellError: candidates, column 'price', row 3: 'cheap' is string; expected a number
+    """
+    try:
+        yield
+    except CellError as error:
+        row = error.row if rows is None else int(rows[error.row])
+        where = f"{place.table}, column {error.column!r}, {place.row(row)}"
+        raise CellError(error.column, row, error.reason, where) from error
 
 
 WHOLE = Place()

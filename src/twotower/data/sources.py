@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +49,7 @@ class CsvFormat:
         decimal: The decimal mark.
 
     Raises:
-        ConfigError: The delimiter is not a single character.
+        ConfigError: The delimiter is not a single character, or the decimal mark is neither `.` nor `,`.
     """
 
     delimiter: str | None = None
@@ -58,6 +58,8 @@ class CsvFormat:
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ConfigError(f"delimiter={self.delimiter!r}; expected one character, such as ';'")
+        if self.decimal not in get_args(Decimal):
+            raise ConfigError(f"decimal={self.decimal!r}; expected '.' or ','")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def read_source(source: TableSource, which: str = "table", csv: CsvFormat | None
         return Source(plain_table(source, which))
     if hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__"):
         try:
-            return Source(plain_table(pa.table(source), which))
+            return Source(plain_table(pa.table(_with_named_range(source)), which))
         except (pa.ArrowException, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -115,6 +117,19 @@ def read_source(source: TableSource, which: str = "table", csv: CsvFormat | None
         f"{which}: got {type(source).__name__}; expected an Arrow, Polars, pandas or DuckDB table, "
         f"or the path of a Parquet, CSV or JSON Lines file"
     )
+
+
+def _with_named_range(source: Any) -> Any:
+    """A pandas table with its index as a column, if the index is a range and has a name; else the source itself.
+
+    pandas exports any other index that has a name. After `set_index`, ids may be a range or not, depending on their
+    values.
+    """
+    index, columns = getattr(source, "index", None), getattr(source, "columns", None)
+    name = getattr(index, "name", None)
+    if type(index).__name__ != "RangeIndex" or not isinstance(name, str) or columns is None or name in columns:
+        return source
+    return source.assign(**{name: index})
 
 
 def with_ids_like(source: Source, kind: pa.DataType, id_column: str) -> Source:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from twotower.data.availability import Availability
 from twotower.data.checks import check_data_name, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
+from twotower.data.excerpt import Excerpt
 from twotower.data.lookup import distinct_ids
 from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import BoolArray, ParquetRows
@@ -28,21 +29,6 @@ from twotower.progress import Display, opened
 
 PIECES_PER_BUFFER = 64
 """Row groups are read in pieces of the buffer size divided by this; see `ParquetLog.shuffled`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Excerpt(Dataset):
-    """Some of a log's events in memory, with the candidate counts of the whole log.
-
-    Attributes:
-        counts: Number of events of each candidate in the whole log, `[candidates]`.
-    """
-
-    counts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
-
-    def candidate_counts(self) -> IntArray:
-        """How often each candidate was chosen in the whole log, `[candidates]`."""
-        return self.counts
 
 
 @dataclass(frozen=True, eq=False)

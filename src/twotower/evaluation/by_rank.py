@@ -77,7 +77,7 @@ class Mrr:
 class Ndcg:
     """1 / log2(1 + rank) if the rank is at most k, else 0: with one true candidate, the ideal gain is 1."""
 
-    kind, label, by_length = "ndcg", "ndcg", True
+    kind, label, by_length = "ndcg", "NDCG", True
 
     def values(self, ranks: FloatArray, k: int | None) -> FloatArray:
         """The discounted gain."""

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import Scores
+from twotower.evaluation.metrics import Scores, metric_label
 from twotower.evaluation.tables import history_html
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class TrainingHistory(msgspec.Struct):
             raise ConfigError("the history has no epochs; expected at least one to plot")
         losses = [(epoch.epoch, epoch.loss) for epoch in self.epochs]
         curves = {
-            metric: [(epoch.epoch, scores.value(metric)) for epoch, scores in self.validated]
+            metric_label(metric): [(epoch.epoch, scores.value(metric)) for epoch, scores in self.validated]
             for metric in metrics or [self.monitor]
         }
         return history_figure(losses, curves, self.best.epoch if self.validated else None)
@@ -163,4 +163,4 @@ class TrainingHistory(msgspec.Struct):
             )
             for epoch in self.epochs
         ]
-        return history_html(["epoch", "loss", self.monitor, "seconds"], rows)
+        return history_html(["epoch", "loss", metric_label(self.monitor), "seconds"], rows)

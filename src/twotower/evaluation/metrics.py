@@ -17,6 +17,9 @@ from twotower.evaluation.intervals import Interval, cluster_interval, weighted_m
 
 DEFAULT_KS = (1, 5, 10, 50, 100)
 
+ACRONYMS = {name.lower(): name for name in ("RMSE", "MAE", "AUC", "MAP")}
+"""Metrics of tasks whose names are acronyms."""
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -256,18 +259,22 @@ def verdict_metric(ks: Sequence[int], candidates: int) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """Label of a metric in sentences and headings.
+    """Name of a metric in sentences and headings, with its protocol or task if it has one.
 
     Example:
-        >>> metric_label("top_100"), metric_label("mrr")
-        ('top-100', 'MRR')
+        >>> metric_label("top_100"), metric_label("unseen.ndcg_10"), metric_label("rating.rmse")
+        ('top-100', 'unseen NDCG@10', 'rating RMSE')
     """
-    try:
-        kind, k = _parsed(metric)
-    except ConfigError:  # not a rank metric, such as coverage_10
-        return metric.replace("_", "-")
-    label = METRICS[kind].label
-    return label if k is None else f"{label}-{k}"
+    group, _, metric = metric.rpartition(".")
+    if group:
+        return f"{group} {metric_label(metric)}"
+    kind, k = metric, ""
+    if metric not in METRICS and metric[-1:].isdigit():
+        kind, _, k = metric.rpartition("_")
+    label = METRICS[kind].label if kind in METRICS else ACRONYMS.get(kind, kind.replace("_", " "))
+    if not k:
+        return label
+    return f"{label}-{k}" if kind == "top" else f"{label}@{k}"
 
 
 @checks_arguments

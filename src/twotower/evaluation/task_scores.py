@@ -16,9 +16,6 @@ from twotower.evaluation.metrics import FloatArray, IntArray, Metrics, is_error,
 from twotower.evaluation.predictions import ReliabilityBin
 from twotower.evaluation.verdicts import listed
 
-LABELS = {"rmse": "RMSE", "mae": "MAE", "log_loss": "log loss", "auc": "AUC", "calibration_error": "calibration error"}
-"""Labels of task metrics in tables and sentences."""
-
 
 class TaskScores(msgspec.Struct, frozen=True):
     """Scores of one scorer on one task.
@@ -101,7 +98,7 @@ class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
             for name, one in self.rows.items()
         ]
         strong = frozenset(number for number, name in enumerate(self.rows) if name == "model")
-        return Grid([self.task, *map(label_of_metric, metrics)], rows, strong=strong)
+        return Grid([self.task, *map(metric_label, metrics)], rows, strong=strong)
 
     def reliability_grid(self) -> Grid:
         """The model's mean predictions and targets, from the lowest to the highest."""
@@ -209,16 +206,6 @@ def task_sentences(task: str, comparisons: Sequence[TaskComparison], model: str 
     return [_sentence(task, verdict, same, model) for verdict, same in groups.items()]
 
 
-def label_of_metric(metric: str) -> str:
-    """Label of a task's metric in sentences and headings.
-
-    Example:
-        >>> label_of_metric("rmse"), label_of_metric("ndcg_10")
-        ('RMSE', 'ndcg-10')
-    """
-    return LABELS.get(metric, metric_label(metric))
-
-
 def mean_task_scores(scores: Sequence[TaskScores]) -> TaskScores:
     """Means over repetitions, with intervals over them; a single repetition is returned unchanged."""
     if len(scores) == 1:
@@ -250,7 +237,7 @@ def _verdict(found: Interval, metric: str) -> Verdict:
 
 def _sentence(task: str, verdict: Verdict, same: Sequence[TaskComparison], model: str) -> str:
     names = listed([one.label for one in same], "or" if verdict == "not significantly different" else "and")
-    start, label = task[:1].upper() + task[1:], label_of_metric(same[0].metric)
+    start, label = task[:1].upper() + task[1:], metric_label(same[0].metric)
     if verdict == "too few queries":
         return f"{start}: the queries of test are too few, or too unequal, to tell whether {model} beats {names}."
     verbs = {"better": "beats", "worse": "is worse than"}

@@ -6,6 +6,7 @@ import msgspec
 
 from twotower.errors import ConfigError
 from twotower.evaluation.comparisons import Comparison
+from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.warm_start import WarmStartEvaluation, named
 from twotower.experiments.drift import InputSummary, drift
 
@@ -89,7 +90,8 @@ def score_gate(found: WarmStartEvaluation, settings: GateSettings) -> Gate:
     widths = {f"{one.protocol}.{found.metric}.half_width": one.half_width for one in whole}
     shown = ", ".join(f"{one.difference:+.4f}{_width(one)} {one.protocol}" for one in whole)
     verdict = "is not below" if passed else "is below"
-    said = f"The score {verdict} the old bundle's on the same {whole[0].events:,} events ({found.metric}: {shown})."
+    of_which = f"{whole[0].events:,} events ({metric_label(found.metric)}: {shown})"
+    said = f"The score {verdict} the old bundle's on the same {of_which}."
     if all(one.half_width is None for one in whole):
         said += " There are too few queries for an interval."
     return Gate("score", passed, said, {**figures, **widths})

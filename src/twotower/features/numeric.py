@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twotower.data.inference import NUMBERS, first_stray
 from twotower.data.lookalike import lookalike
 from twotower.errors import CellError, DataError
 from twotower.features.tables import wrong_kind
@@ -26,7 +27,8 @@ def numbers_of(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         if (found := lookalike(column)) is not None:
             raise CellError(name, found.row, f"{found.reason}; expected numbers")
-        raise wrong_kind(column, name, "a number")
+        stray = first_stray(column, NUMBERS) if pa.types.is_string(kind) else None
+        raise wrong_kind(column, name, "a number", stray)
     values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     bad = ~np.isfinite(values) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
     if bad.any():

@@ -130,10 +130,11 @@ def cast_like(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunk
     raise CellError(name, row, f"{column[row].as_py()!r} is {column.type}; expected {kind}, as in training")
 
 
-def wrong_kind(column: pa.ChunkedArray, name: str, expected: str) -> CellError:
-    """The error for a column of the wrong type, which quotes its first value."""
-    present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
-    row = int(present[0]) if len(present) else 0
+def wrong_kind(column: pa.ChunkedArray, name: str, expected: str, row: int | None = None) -> CellError:
+    """The error for a column of the wrong type, which quotes the value of a row; default: the first one present."""
+    if row is None:
+        present = np.flatnonzero(np.asarray(pc.is_valid(column).to_numpy()))
+        row = int(present[0]) if len(present) else 0
     value = column[row].as_py() if len(column) else None
     return CellError(name, row, f"{value!r} is {column.type}; expected {expected}")
 

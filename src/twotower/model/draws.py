@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.log import Log
+from twotower.data.place import Place, cell_errors_in
 from twotower.errors import DataError
 from twotower.features.numeric import numbers_of
 
@@ -25,7 +26,8 @@ def probability_column(column: str, train: Log) -> Tensor:
     Raises:
         DataError: The column is missing, is not numeric, or holds an invalid number; see `checked_probability`.
     """
-    values = numbers_of(train.candidate_column(column), column)
+    with cell_errors_in(Place(table="candidates")):
+        values = numbers_of(train.candidate_column(column), column)
     return checked_probability(torch.tensor(values), train, f"draw_probability, candidate column {column!r}")
 
 

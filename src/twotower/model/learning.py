@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.log import Log, event_columns
+from twotower.data.place import Place, cell_errors_in
 from twotower.errors import ConfigError, DataError
 from twotower.features import Feature
 from twotower.features.grown_record import grown_record
@@ -22,6 +24,8 @@ from twotower.features.recorded import record_groups
 
 SAMPLE = 1_000_000
 """Features learn from at most this many events of a streamed log."""
+
+EVENTS, CANDIDATES = Place(table="training events"), Place(table="candidates")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +92,20 @@ def learn_features(query: Sequence[Feature], candidate: Sequence[Feature], train
         train: The training split.
         seed: Seed of the sample of a streamed log's events; initial weights come from PyTorch's random state.
     """
-    seen_candidates = pa.array(np.flatnonzero(train.candidate_counts()))
-    seen_queries = np.flatnonzero(train.query_counts())
+    queries, candidates = (np.flatnonzero(counts) for counts in (train.query_counts(), train.candidate_counts()))
     events = events_to_learn(query, train, seed)
     for key, sharing in record_groups(query):
-        record = Record.of_log(train, key)
+        with cell_errors_in(EVENTS):
+            record = Record.of_log(train, key)
         for recorded in sharing:
             recorded.share_record(record)
     for feature in query:
-        feature.fit_columns(training_columns(events, feature.learns_from, seen_queries))
+        with _cell_errors_of_training(events, feature.learns_from, queries):
+            feature.fit_columns(training_columns(events, feature.learns_from, queries))
     for feature in candidate:
-        columns = {name: train.candidate_column(name).take(seen_candidates) for name in feature.learns_from}
-        feature.fit_columns(columns)
+        columns = {name: train.candidate_column(name).take(pa.array(candidates)) for name in feature.learns_from}
+        with cell_errors_in(CANDIDATES, candidates):
+            feature.fit_columns(columns)
     for feature in query:
         feature.learn_candidates(partial(rows_of, train))
 
@@ -123,7 +129,8 @@ def grow_features(
 
     for _, sharing in record_groups(query):
         assert sharing[0].record is not None
-        record = grown_record(sharing[0].record, log, limit)
+        with cell_errors_in(EVENTS):
+            record = grown_record(sharing[0].record, log, limit)
         for recorded in sharing:
             recorded.share_record(record)
     sizes = {feature: _rows_by_name(feature) for feature in (*query, *candidate)}
@@ -132,10 +139,13 @@ def grow_features(
     for feature in query:
         columns = training_columns(events, feature.learns_from, queries)
         times = None if latest is None else _times_of(events, feature.learns_from, latest.queries[queries])
-        grown[feature] = feature.grow(columns, seen_at(feature, times))
+        with _cell_errors_of_training(events, feature.learns_from, queries):
+            grown[feature] = feature.grow(columns, seen_at(feature, times))
     for feature in candidate:
         rows = {name: log.candidate_column(name).take(pa.array(candidates)) for name in feature.learns_from}
-        grown[feature] = feature.grow(rows, seen_at(feature, None if latest is None else latest.candidates[candidates]))
+        times = None if latest is None else latest.candidates[candidates]
+        with cell_errors_in(CANDIDATES, candidates):
+            grown[feature] = feature.grow(rows, seen_at(feature, times))
     for feature in query:
         items = None if feature.shares_with is None else grown.get(feature.shares_with, {}).get("table")
         feature.grow_candidates(partial(rows_of, log), items)
@@ -189,5 +199,16 @@ def training_columns(events: Dataset, names: tuple[str, ...], seen_queries: IntA
 
 def _times_of(events: Dataset, names: tuple[str, ...], of_queries: FloatArray) -> FloatArray:
     """When each row of `training_columns` was last seen."""
-    is_per_query = len(names) == 1 and events.query_column(names[0])[1] is events.query_index
-    return of_queries if is_per_query else events.times
+    return of_queries if _is_per_query(events, names) else events.times
+
+
+def _cell_errors_of_training(
+    events: Dataset, names: tuple[str, ...], queries: IntArray
+) -> AbstractContextManager[None]:
+    """Names the table that `training_columns` come from in errors about cells."""
+    return cell_errors_in(Place(table="queries"), queries) if _is_per_query(events, names) else cell_errors_in(EVENTS)
+
+
+def _is_per_query(events: Dataset, names: tuple[str, ...]) -> bool:
+    """Whether `training_columns` have one row per query."""
+    return len(names) == 1 and events.query_column(names[0])[1] is events.query_index

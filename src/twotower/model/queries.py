@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
+from twotower.data.place import Place, cell_errors_in
 from twotower.features import Feature
 from twotower.model.encoding import EncodedColumn, EncodedSide
+
+EVENTS = Place(table="events")
 
 
 class QueryEncoder:
@@ -45,12 +48,15 @@ class QueryEncoder:
         encode = feature.encode_training if self.of_training else feature.encode_columns
         if len(sources) > 1:
             by_event = {name: column.take(pa.array(rows)) for name, (column, rows) in sources.items()}
-            return EncodedColumn(encode(by_event))
+            with cell_errors_in(EVENTS):
+                return EncodedColumn(encode(by_event))
         ((name, (column, rows)),) = sources.items()
         if rows is not events.query_index:
-            return EncodedColumn(encode({name: column}))
+            with cell_errors_in(EVENTS):
+                return EncodedColumn(encode({name: column}))
         if feature not in self._of_queries:
-            self._of_queries[feature] = encode({name: column})
+            with cell_errors_in(Place(table="queries")):
+                self._of_queries[feature] = encode({name: column})
         return EncodedColumn(self._of_queries[feature], query_rows)
 
     def _needs(self, feature: Feature) -> tuple[str, ...]:

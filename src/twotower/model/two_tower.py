@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from twotower.arguments import checks_arguments, refuse_below
 from twotower.data.dataset import Dataset
 from twotower.data.log import Log
+from twotower.data.place import Place, cell_errors_in
 from twotower.errors import ConfigError, NotFittedError
 from twotower.features import Feature
 from twotower.features.history import share_embeddings
@@ -268,7 +269,8 @@ class TwoTower(nn.Module):
         Raises:
             DataError: A column is missing or holds a value that cannot be encoded.
         """
-        return encode_table(self.candidate, candidates)
+        with cell_errors_in(Place(table="candidates")):
+            return encode_table(self.candidate, candidates)
 
     @checks_arguments
     def embed_queries(self, events: Dataset) -> Tensor:

@@ -12,9 +12,9 @@ from twotower.data.checks import check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.lookup import IdRows
 from twotower.data.notes import EXAMPLES, warn_of_dropped
-from twotower.data.place import Place
+from twotower.data.place import Place, cell_errors_in
 from twotower.data.seen import Seen
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.model.rerank import Rerank
@@ -26,6 +26,8 @@ from twotower.retrieval.index import Index, IndexSettings
 from twotower.retrieval.notes import Notes, StudyNote
 from twotower.retrieval.parity import QUERIES, Parity, fitted
 from twotower.retrieval.requests import Requests
+
+CANDIDATES = "candidates"
 
 
 def built(
@@ -41,12 +43,14 @@ def built(
     """Build the bundle of a trained model; see `Retriever.build`."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"parity={threshold}; expected a share between 0 and 1, or None", field="parity")
-    catalogue = _as_catalogue(_read(candidates, seen.candidates, seen.candidate_id), seen)
+    table, place = _read(candidates, seen.candidates, seen.candidate_id)
+    catalogue = _as_catalogue(table, seen)
     if title is not None:
         check_title(catalogue.candidates, title)
     rerank = None if rerank is None else rerank.resolved(model.heads)
     model.eval()
-    embeddings, features = embedded(model, catalogue.candidates), features_for(model, rerank, catalogue.candidates)
+    with cell_errors_in(place):
+        embeddings, features = embedded(model, catalogue.candidates), features_for(model, rerank, catalogue.candidates)
     latest = None if seen.time is None or len(seen) == 0 else float(seen.times.max())
     requests = Requests(model, seen.queries, seen.query_id, seen.time, latest)
     index, parity = gated(settings.make(embeddings), model, requests, threshold)
@@ -78,6 +82,7 @@ def rebuilt(
     threshold: float | None,
     study: StudyNote | None = None,
     rerank: Rerank | None = None,
+    csv: CsvFormat | None = None,
 ) -> Bundle:
     """Rebuild a bundle with another index, catalogue, re-ranking or study; the model and seen lists stay.
 
@@ -88,6 +93,7 @@ def rebuilt(
         threshold: The lowest recall accepted from an approximate index; None for any.
         study: A study to store in the notes; None to keep the current one.
         rerank: How many candidates to re-rank, and by which head; None for no re-ranking.
+        csv: How the new catalogue is written, if it is a CSV file.
 
     Raises:
         ConfigError: The model has no such head.
@@ -97,12 +103,11 @@ def rebuilt(
     old, details = bundle.candidates, bundle.details
     rerank = None if rerank is None else rerank.resolved(bundle.model.heads)
     name = details.candidate_id
-    catalogue = old
-    if candidates is not None:
-        catalogue = _read(candidates, old, name)
-        if catalogue.num_rows == 0:
-            raise DataError("the candidates table has no rows; expected at least one candidate")
-    embeddings = embedded(bundle.model, catalogue)
+    catalogue, place = (old, Place(table=CANDIDATES)) if candidates is None else _read(candidates, old, name, csv)
+    if catalogue.num_rows == 0:
+        raise DataError("the candidates table has no rows; expected at least one candidate")
+    with cell_errors_in(place):
+        embeddings, features = embedded(bundle.model, catalogue), features_for(bundle.model, rerank, catalogue)
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
     index, parity = gated(settings.make(embeddings), bundle.model, requests, threshold)
     row_of = IdRows(catalogue[name]).of(old[name])  # each old candidate's row in the new catalogue
@@ -119,7 +124,6 @@ def rebuilt(
         notes=details.notes if study is None else msgspec.structs.replace(details.notes, study=study).as_written(),
     )
     seen = bundle.seen.renumbered(row_of)
-    features = features_for(bundle.model, rerank, catalogue)
     parts = bundle.model, catalogue, bundle.queries, seen, popularity, index, details
     return with_version(Bundle(*parts, features=features))
 
@@ -199,15 +203,18 @@ def title_of(candidates: pa.Table, candidate_id: str) -> str:
     return candidate_id
 
 
-def _read(source: TableSource, known: pa.Table, candidate_id: str) -> pa.Table:
-    """Read a catalogue and cast its ids to the id type of the known one."""
-    read = read_source(source, "candidates")
-    require_columns(read.table, [candidate_id], "candidates")
-    check_ids(read.table[candidate_id], candidate_id, "candidates", unique=True, place=Place(origin=read.origin))
+def _read(
+    source: TableSource, known: pa.Table, candidate_id: str, csv: CsvFormat | None = None
+) -> tuple[pa.Table, Place]:
+    """A catalogue, with ids cast to the id type of the known one, and where it comes from."""
+    read = read_source(source, CANDIDATES, csv)
+    place = Place(origin=read.origin, table=CANDIDATES)
+    require_columns(read.table, [candidate_id], CANDIDATES)
+    check_ids(read.table[candidate_id], candidate_id, CANDIDATES, unique=True, place=place)
     kind = known.schema.field(candidate_id).type
     table = with_ids_like(read, kind, candidate_id).table
-    cast = cast_ids(table[candidate_id], kind, candidate_id, "candidates")
-    return table.set_column(table.column_names.index(candidate_id), candidate_id, cast)
+    cast = cast_ids(table[candidate_id], kind, candidate_id, CANDIDATES)
+    return table.set_column(table.column_names.index(candidate_id), candidate_id, cast), place
 
 
 def _warn_of_lost(ids: pa.ChunkedArray, row_of: IntArray, events: IntArray, candidate_id: str) -> None:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from twotower.data.files import format_of
 from twotower.data.plain import plain_table, plain_type
-from twotower.data.sources import read_table
+from twotower.data.sources import CsvFormat, read_source
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.files import MarkedFolder, check_file_target, remove_marked, sync_file, write_file, writing
 from twotower.interruption import Interruption
@@ -45,6 +45,7 @@ class _Job(msgspec.Struct, frozen=True):
     queries: str
     k: int
     filters: Filters
+    csv: CsvFormat = CsvFormat()
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def recommend_all(
     k: int = 10,
     *,
     filters: Filters | None = None,
+    csv: CsvFormat | None = None,
     restart: bool = False,
     console: Console | None = None,
 ) -> int:
@@ -83,6 +85,7 @@ def recommend_all(
         out: The file to write, `.parquet`, `.csv` or `.jsonl`; an existing file is replaced if it holds such answers.
         k: How many candidates per query.
         filters: Which candidates are eligible, the same for all queries.
+        csv: How the queries are written, if they are a CSV file; default: as in the training config.
         restart: Discard the finished parts of an earlier run.
         console: Where to show progress.
 
@@ -96,11 +99,12 @@ def recommend_all(
         SavedFolderError: `OUT.partial` belongs to a different run, or another process is using it.
     """
     filters, ranks = Filters() if filters is None else filters, current_ranks()
+    csv = retriever.details.notes.csv_format() if csv is None else csv
     form = output_format(out)
-    with _opened(queries) as file:
+    with _opened(queries, csv) as file:
         columns = _columns(file, retriever, queries)
         schema = _schema(retriever, columns, file, filters)
-        job = _Job(retriever.version, _fingerprint(queries), k, filters)
+        job = _Job(retriever.version, _fingerprint(queries), k, filters, csv)
         work = _Work(retriever, file, columns, schema, job, queries, ranks)
         if ranks.size > 1:
             ranks.require_same(msgspec.to_builtins(job), "expected the same bundle, file and options on all ranks")
@@ -110,7 +114,12 @@ def recommend_all(
         _check_out(out, queries, form, schema)
         with unfinished(out, PARTIAL) as folder:
             _claim(folder, job, restart)
-            parts = _write_parts(work, folder, console)
+            try:
+                parts = _write_parts(work, folder, console)
+            except DataError:
+                if not any(folder.glob("*.parquet")):  # nothing to resume: the corrected file is another job
+                    remove_marked(folder, PARTIAL.marker)
+                raise
             _join(folder, parts, schema, form, _check_out(out, queries, form, schema))
             remove_marked(folder, PARTIAL.marker)
         return int(file.metadata.num_rows)
@@ -228,10 +237,10 @@ def _ranked(retriever: Retriever, requests: Sequence[Request], job: _Job, path: 
         raise DataError(f"{path}, {where}: {error}", column=error.column) from error
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _opened(path: Path, csv: CsvFormat) -> pq.ParquetFile:
     """Opens a Parquet file; converts any other table to Parquet in memory."""
     if format_of(path) not in (None, "parquet"):
-        return pq.ParquetFile(pa.BufferReader(_encoded(read_table(path, "queries"))))
+        return pq.ParquetFile(pa.BufferReader(_encoded(read_source(path, "queries", csv).table)))
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:

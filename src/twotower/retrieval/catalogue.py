@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from twotower.data.checks import check_ids, require_columns
+from twotower.data.inference import NUMBERS, first_stray
+from twotower.data.place import Place, cell_errors_in
 from twotower.data.seen import Seen
-from twotower.data.sources import TableSource, read_source, with_ids_like
+from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import cast_ids
-from twotower.errors import DataError, ParityError
+from twotower.errors import CellError, DataError, ParityError
+from twotower.features.tables import cast_like
 from twotower.retrieval.building import embedded, features_for, gated
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.ids import CANNOT_CAST, Ids
@@ -22,18 +25,25 @@ from twotower.retrieval.index import Index, IntArray
 from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
 
+ADDED = "the added candidates"
 
-def with_candidates(bundle: Bundle, candidates: TableSource) -> tuple[Bundle, IntArray]:
+
+def with_candidates(bundle: Bundle, candidates: TableSource, csv: CsvFormat) -> tuple[Bundle, IntArray]:
     """The bundle with these candidates: new ids are appended, known ids replaced in place; see `Retriever.add`.
 
     Returns:
         The bundle, and the rows of these candidates in it.
     """
     name = bundle.details.candidate_id
-    read = read_source(candidates, "the added candidates")
-    require_columns(read.table, [name], "the added candidates")
-    added = _like(bundle, with_ids_like(read, bundle.candidates.schema.field(name).type, name).table)
-    embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
+    read = read_source(candidates, ADDED, csv)
+    require_columns(read.table, [name], ADDED)
+    place = Place(origin=read.origin, table=ADDED)
+    with cell_errors_in(place):
+        added = with_ids_like(read, bundle.candidates.schema.field(name).type, name).table
+        if read.inferred_from_text:
+            _refuse_text_for_numbers(bundle.candidates.schema, added, csv.decimal)
+        added = _like(bundle, added, place)
+        embeddings, features = embedded(bundle.model, added), features_for(bundle.model, bundle.details.rerank, added)
     ids = Ids(bundle.candidates[name], name)
     found = [ids.row(value) for value in added[name].to_pylist()]
     size = bundle.candidates.num_rows
@@ -96,19 +106,33 @@ def _index(bundle: Bundle, embeddings: Tensor, origin: IntArray) -> tuple[Index,
     return gated(details.index.make(embeddings), bundle.model, requests, threshold)
 
 
-def _like(bundle: Bundle, added: pa.Table) -> pa.Table:
-    """The added candidates with the catalogue's columns and types."""
+def _refuse_text_for_numbers(schema: pa.Schema, added: pa.Table, decimal: str) -> None:
+    """Refuses columns of a CSV file that are text, because a value is not a number, where the catalogue has floats.
+
+    Arrow would convert them, and read `1.299` in a file with decimal commas as a number near 1.
+    """
+    for field in schema:
+        if pa.types.is_floating(field.type) and field.name in added.column_names:
+            column = added[field.name]
+            if pa.types.is_string(column.type):
+                row = first_stray(column, NUMBERS, decimal) or 0
+                expected = f"expected a number with the decimal mark {decimal!r}"
+                raise CellError(field.name, row, f"{column[row].as_py()!r}; {expected}")
+
+
+def _like(bundle: Bundle, added: pa.Table, place: Place) -> pa.Table:
+    """The added candidates, which come from a place, with the catalogue's columns and types."""
     schema, name = bundle.candidates.schema, bundle.details.candidate_id
-    require_columns(added, schema.names, "the added candidates")
+    require_columns(added, schema.names, ADDED)
     if unknown := sorted(set(added.column_names) - set(schema.names)):
-        raise DataError(
-            f"the added candidates: column {unknown[0]!r} is not in the catalogue, which has {', '.join(schema.names)}"
-        )
-    check_ids(added[name], name, "the added candidates", unique=True)
+        raise DataError(f"{ADDED}: column {unknown[0]!r} is not in the catalogue, which has {', '.join(schema.names)}")
+    check_ids(added[name], name, ADDED, unique=True, place=place)
     added = added.set_column(
-        added.column_names.index(name), name, cast_ids(added[name], schema.field(name).type, name, "candidates")
+        added.column_names.index(name), name, cast_ids(added[name], schema.field(name).type, name, ADDED)
     )
     try:
-        return added.select(schema.names).cast(schema)
+        return pa.table([cast_like(added[field.name], field.type, field.name) for field in schema], schema=schema)
     except (*CANNOT_CAST, ValueError) as error:
-        raise DataError(f"the added candidates are {added.schema}; expected {schema}: {error}") from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{ADDED} are {added.schema}; expected {schema}: {error}") from error

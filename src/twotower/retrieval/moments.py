@@ -1,4 +1,4 @@
-"""Times in requests: seconds since 1970, `datetime` and `date` objects, or ISO 8601 text."""
+"""Times in requests: numbers as in a log, `datetime` and `date` objects, or ISO 8601 text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.checks import check_moment
+from twotower.data.checks import check_moment, per_second
 from twotower.errors import DataError
 
 ISO_DATE = re.compile(r"\d{4}-\d\d")
@@ -22,15 +22,18 @@ def seconds_of(value: object, column: str) -> int | float:
     """A time in seconds since 1970, as an `int` if it is a whole number.
 
     Args:
-        value: A number of seconds, a `datetime` or `date`, or ISO 8601 text; UTC if it has no time zone.
+        value: A number of seconds, or of milli-, micro- or nanoseconds if it is too large for seconds, as in a log; a
+            `datetime` or `date`; or ISO 8601 text, which is UTC without a time zone.
         column: Name of its column, for errors.
 
     Raises:
-        DataError: It is none of these, or not between 1970 and 2200, which also rejects milliseconds.
+        DataError: It is none of these, or not between 1970 and 2200.
 
     Example:
         >>> seconds_of("1997-11-09T04:45:27+01:00", "at"), seconds_of(date(1970, 1, 2), "at")
         (879047127, 86400)
+        >>> seconds_of(879047127_000, "at")
+        879047127
     """
     seconds = _timestamp(value, column)
     check_moment(seconds, column, value)
@@ -76,7 +79,8 @@ def _timestamp(value: object, column: str) -> float:
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, Real | Decimal) and not isinstance(value, bool):
         with suppress(OverflowError):
-            return float(value)
+            number = float(value)
+            return number / per_second(number, number)
     raise DataError(
         f"column {column!r} of the query: {value!r} is {type(value).__name__}; expected seconds since 1970 as a "
         f"number, or a date or time in ISO 8601, such as 2026-01-05T10:00:00Z"

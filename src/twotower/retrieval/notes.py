@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from twotower.data.sources import CsvFormat, Decimal
 from twotower.errors import ConfigError
 from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.history import TrainingHistory
@@ -13,7 +14,12 @@ from twotower.recipes.columns import TowerColumns
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """A metric over the epochs of one training run; `points` are (epoch, value) pairs."""
+    """A metric over the epochs of one training run.
+
+    Attributes:
+        name: The variant, or what the metric was measured on.
+        points: Pairs of an epoch and a value.
+    """
 
     name: str
     points: list[tuple[float, float]]
@@ -71,6 +77,28 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     study: StudyNote | None = None
     started_from: str | None = None
     extra: dict[str, Any] = {}
+
+    def csv_format(self, delimiter: str | None = None, decimal: str | None = None) -> CsvFormat:
+        """How CSV files for this bundle are written: as given or else, as in the training config.
+
+        Args:
+            delimiter: The delimiter; None: the config's.
+            decimal: The decimal mark, `.` or `,`; None: the config's.
+
+        Raises:
+            ConfigError: They cannot be used.
+
+        Example:
+            >>> notes = Notes(config={"data": {"decimal": ","}})
+            >>> notes.csv_format(), notes.csv_format(decimal=".").decimal
+            (CsvFormat(delimiter=None, decimal=','), '.')
+        """
+        try:
+            trained = msgspec.convert((self.config or {}).get("data", {}), CsvFormat)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"[data] of the bundle's config: {error}") from error
+        mark = trained.decimal if decimal is None else cast("Decimal", decimal)
+        return CsvFormat(trained.delimiter if delimiter is None else delimiter, mark)
 
     def as_written(self) -> Notes:
         """The notes as they read back from JSON: plain data, with a 1 in a float field turned into 1.0.

@@ -177,7 +177,8 @@ class Retriever(Contents):
         Args:
             query: The id, or columns of the query by name, such as `{"user_id": "42", "timestamp": 879024327}`. It may
                 also have a `history`, ids of candidates that the query chose, latest last, and an `exclude`, ids to
-                exclude. Times are seconds since 1970, `datetime` or `date` objects, or ISO 8601 text.
+                exclude. Times are numbers as in a log (seconds since 1970, or milliseconds and so on, told by their
+                size), `datetime` or `date` objects, or ISO 8601 text.
             k: How many.
             exclude_seen: Exclude what the query chose in training, and the request's `history`.
             exclude: Ids to exclude; ids that the catalogue lacks are ignored, here and in `allow`.
@@ -338,19 +339,21 @@ class Retriever(Contents):
         row = self.requests.ids.row(query_id)
         return [] if row is None else self.ids.values(self.seen.by(row))
 
-    def add(self, candidates: TableSource) -> Retriever:
+    def add(self, candidates: TableSource, *, delimiter: str | None = None, decimal: str | None = None) -> Retriever:
         """A retriever with these candidates added; known ids have all their columns replaced.
 
         If the bundle has a store, it is updated immediately, for everyone who searches it.
 
         Args:
             candidates: Rows with all columns of the catalogue, a table or a path.
+            delimiter: Delimiter of a CSV file; default: the training config's or, without one, detected.
+            decimal: Decimal mark of a CSV file; default: the training config's or, without one, a point.
 
         Raises:
             DataError: A column is missing or of another type, or an id is null or repeated.
             ParityError: An approximate index, even rebuilt, finds too little of what exact search finds.
         """
-        bundle, rows = with_candidates(self.bundle, candidates)
+        bundle, rows = with_candidates(self.bundle, candidates, self.details.notes.csv_format(delimiter, decimal))
         if self.store is not None:
             self.store.upsert(bundle.candidates.take(pa.array(rows)), bundle.index.embeddings[torch.from_numpy(rows)])
         return type(self)(bundle, self._embed)

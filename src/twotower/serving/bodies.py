@@ -1,7 +1,8 @@
-"""Reads a request's body, up to the size limit, and its URL parameters."""
+"""Reads a request's body, up to the size and time limits, and its URL parameters."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,11 +24,16 @@ EXCERPT_BYTES = 20
 """Bytes of a malformed body that its error shows."""
 
 
-async def body_of(request: Request, largest: int) -> bytes:
+async def body_of(request: Request, largest: int, seconds: float) -> bytes:
     """The body.
 
+    Args:
+        request: The request.
+        largest: Maximum size of the body, in bytes.
+        seconds: How long the client may take to send it.
+
     Raises:
-        Refusal: Its content type is not JSON, or it is longer than allowed.
+        Refusal: Its content type is not JSON, it is longer than allowed, or the client takes too long.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -37,6 +43,15 @@ async def body_of(request: Request, largest: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > largest:
         raise _too_large(largest)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _received(request, largest)
+    except TimeoutError as error:
+        message = f"the body took longer than {seconds:g} s, the limit"
+        raise Refusal(408, "timeout", message, headers=CLOSE) from error
+
+
+async def _received(request: Request, largest: int) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -12,7 +12,7 @@ from twotower.features.history import GIVEN
 from twotower.retrieval.answers import Recommendation
 from twotower.retrieval.notes import Curve, Notes
 from twotower.retrieval.retriever import Retriever
-from twotower.serving.messages import Column, Found, Metric, ModelAnswer, Recommended, Refused, Reranking, StudyAnswer
+from twotower.serving.answers import Column, Found, Metric, ModelAnswer, Recommended, Refused, Reranking, StudyAnswer
 from twotower.version import VERSION
 
 MAX_CHOICES = 60

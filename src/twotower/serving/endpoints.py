@@ -75,6 +75,7 @@ class Endpoint:
         parameters: The struct of its query parameters.
         refusals: Error statuses besides those common to all endpoints.
         guarded: Whether it requires the token.
+        id_of: What the id in its path identifies, such as `candidate`.
         changes: Whether it changes what is served, and so refuses cross-origin requests.
     """
 
@@ -86,6 +87,7 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     parameters: type[msgspec.Struct] = NoParameters
     refusals: Sequence[int] = ()
+    id_of: str = ""
     guarded: bool = True
     changes: bool = False
 

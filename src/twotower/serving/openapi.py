@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from twotower.docstrings import documented, introduction
+from twotower.serving.answers import ErrorAnswer
 from twotower.serving.endpoints import Endpoint
-from twotower.serving.messages import ErrorAnswer, NoParameters
 from twotower.serving.settings import MAX_TEXT_LENGTH
 from twotower.version import VERSION
 
@@ -26,6 +27,8 @@ def description(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.answer) if kind is not None]
     kinds = list(dict.fromkeys([*kinds, ErrorAnswer]))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    for struct in set().union(*map(_structs, kinds)):
+        _describe(components[struct.__name__], struct)
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
@@ -70,9 +73,35 @@ def _operation(endpoint: Endpoint, path: str, schema_of: dict[Any, dict[str, Any
 
 def _parameters(endpoint: Endpoint, path: str) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH}
-    taken = [{"name": name, "in": "path", "required": True, "schema": text} for name in re.findall(r"\{(\w+)\}", path)]
-    if endpoint.parameters is not NoParameters:
-        fields = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]["properties"]
-        for name, schema in fields.items():
-            taken.append({"name": name, "in": "query", "required": False, "schema": schema})
+    taken: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "description": f"Id of the {endpoint.id_of}: read as a number or as text, whichever these ids are.",
+            "required": True,
+            "schema": text,
+        }
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    says = documented(endpoint.parameters)
+    schemas = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]["properties"]
+    for name, schema in schemas.items():
+        taken.append(
+            {"name": name, "in": "query", "description": says.get(name, ""), "required": False, "schema": schema}
+        )
     return taken
+
+
+def _describe(schema: dict[str, Any], kind: type[msgspec.Struct]) -> None:
+    """Adds the descriptions in a struct's docstring to its schema and to the schemas of its fields."""
+    says = documented(kind)
+    schema["description"] = introduction(kind)
+    for name, own in schema["properties"].items():
+        own["description"] = says.get(name, "")
+
+
+def _structs(kind: Any) -> set[type[msgspec.Struct]]:
+    """The structs that a type consists of: itself, those in its fields, and so on."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return {kind}.union(*map(_structs, get_type_hints(kind).values()))
+    return set().union(*map(_structs, get_args(kind)))

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from twotower.serving.messages import ErrorAnswer, ErrorDetails
+from twotower.serving.answers import ErrorAnswer, ErrorDetails
 from twotower.serving.refusals import Refusal
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -10,27 +10,29 @@ from msgspec import UNSET
 from twotower.errors import ConfigError, DataError, TwoTowerError, UnknownCandidateError
 from twotower.retrieval.answers import Answer
 from twotower.retrieval.retriever import Retriever
-from twotower.serving.description import Titles
-from twotower.serving.endpoints import Call, Endpoint
-from twotower.serving.engine import Wanted
-from twotower.serving.messages import (
+from twotower.serving.answers import (
     ExplainAnswer,
-    ExplainBody,
-    FindParameters,
     FoundAnswer,
     HealthAnswer,
     HistoryAnswer,
-    HistoryParameters,
     HistoryShare,
     ModelAnswer,
     RecommendAnswer,
     Recommendations,
-    RecommendBody,
     ReloadAnswer,
     Share,
     SimilarAnswer,
-    SimilarParameters,
     StudyAnswer,
+)
+from twotower.serving.description import Titles
+from twotower.serving.endpoints import Call, Endpoint
+from twotower.serving.engine import Wanted
+from twotower.serving.messages import (
+    ExplainBody,
+    FindParameters,
+    HistoryParameters,
+    RecommendBody,
+    SimilarParameters,
 )
 from twotower.serving.refusals import Refusal
 from twotower.serving.replies import Reply, json_of
@@ -207,14 +209,28 @@ async def metrics(call: Call) -> Reply:
 ENDPOINTS = (
     Endpoint("POST", "/v1/recommend", recommend, "Recommend", RecommendAnswer, RecommendBody, refusals=(413, 415)),
     Endpoint(
-        "GET", "/v1/similar/{id:path}", similar, "Similar candidates", SimilarAnswer, None, SimilarParameters, (404,)
+        "GET",
+        "/v1/similar/{id:path}",
+        similar,
+        "Similar candidates",
+        SimilarAnswer,
+        parameters=SimilarParameters,
+        refusals=(404,),
+        id_of="candidate",
     ),
     Endpoint("POST", "/v1/explain", explain, "Explain a score", ExplainAnswer, ExplainBody, refusals=(404, 413, 415)),
     Endpoint("GET", "/v1/model", model, "Describe the served bundle", ModelAnswer),
     Endpoint("GET", "/v1/queries", find_queries, "Find queries", FoundAnswer, parameters=FindParameters),
     Endpoint("GET", "/v1/candidates", find_candidates, "Find candidates", FoundAnswer, parameters=FindParameters),
     Endpoint(
-        "GET", "/v1/history/{id:path}", history, "History of a query", HistoryAnswer, None, HistoryParameters, (404,)
+        "GET",
+        "/v1/history/{id:path}",
+        history,
+        "History of a query",
+        HistoryAnswer,
+        parameters=HistoryParameters,
+        refusals=(404,),
+        id_of="query",
     ),
     Endpoint("GET", "/v1/study", study, "Curves of the study or the training run", StudyAnswer),
     Endpoint(

@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 from twotower.errors import MissingExtraError, SavedFolderError, StoreUnavailableError, TwoTowerError
 from twotower.retrieval.retriever import Retriever
+from twotower.serving.answers import Refused
 from twotower.serving.copies import Copies, PrivateCopies
 from twotower.serving.description import Description
 from twotower.serving.logs import fields, log
-from twotower.serving.messages import Refused
 
 ATTEMPTS = 5
 """Give up after copying a folder this many times if it changes during every copy."""

@@ -171,15 +171,16 @@ class Service:
         async def handle(request: Request) -> Reply:
             request.scope["twotower.route"] = endpoint.path
             try:
+                call = await self._call(endpoint, decoder, request)
                 async with asyncio.timeout(self.settings.seconds):
-                    return await self._answer(endpoint, decoder, request)
+                    return await endpoint.handler(call)
             except Exception as error:
                 refusal = self._refusal(error)
             return refused(refusal, self.served.current.version)
 
         return handle
 
-    async def _answer(self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request) -> Reply:
+    async def _call(self, endpoint: Endpoint, decoder: msgspec.json.Decoder[Any] | None, request: Request) -> Call:
         if endpoint.changes:
             check_origin(request.headers)
         if endpoint.guarded:
@@ -187,8 +188,8 @@ class Service:
         asked = parameters(request.query_params.multi_items(), endpoint.parameters)
         body = None
         if decoder is not None:
-            body = decoded(await body_of(request, self.settings.body_bytes), decoder)
-        return await endpoint.handler(Call(self.backend, request.path_params, asked, body))
+            body = decoded(await body_of(request, self.settings.body_bytes, self.settings.seconds), decoder)
+        return Call(self.backend, request.path_params, asked, body)
 
     def _wrong_host(self, scope: Scope) -> Refusal | None:
         """The refusal of a request whose `Host` header is not accepted; otherwise None."""
@@ -221,8 +222,8 @@ class Service:
         if isinstance(error, TwoTowerError):
             return Refusal(400, "invalid", str(error), error.field)
         if isinstance(error, TimeoutError):
-            message = f"the request took longer than {self.settings.seconds:g} s, the limit"
-            return Refusal(408, "timeout", message, headers=CLOSE)
+            message = f"the answer took longer than {self.settings.seconds:g} s, the limit; try again in a moment"
+            return Refusal(503, "overloaded", message, headers={"retry-after": "1"})
         if type(error).__name__ == "ClientDisconnect":
             return Refusal(400, "disconnected", "the client disconnected before its body was complete")
         log.error("failure", exc_info=error, extra=fields(kind=type(error).__name__))

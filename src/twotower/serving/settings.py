@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         token: The token that requests must send as `Authorization: Bearer …`; None for no token.
         body_bytes: Maximum size of a body, in bytes.
-        seconds: Timeout of a request, including its body.
+        seconds: How long a client may take for the headers and for the body, and the service for the answer, each.
         waiting: How many requests may wait at once; further ones are asked to retry.
         watch_seconds: How often to check the bundle's folder; None for never.
         drain_seconds: How long requests in flight may take during shutdown.

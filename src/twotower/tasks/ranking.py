@@ -199,7 +199,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         if (negative := np.flatnonzero(targets < 0)).size:
             row = int(negative[0])
             raise DataError(
-                f"column {self.target!r}, row {row}: {targets[row]:g}; expected a relevance of at least 0",
+                f"events, column {self.target!r}, row {row}: {targets[row]:g}; expected a relevance of at least 0",
                 column=self.target,
                 row=row,
             )

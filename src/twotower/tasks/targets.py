@@ -38,7 +38,9 @@ def targets_of(events: Dataset, column: str) -> FloatArray:
     if (infinite := np.flatnonzero(np.isinf(numbers))).size:
         row = int(infinite[0])
         raise DataError(
-            f"column {column!r}, row {row}: {numbers[row]}; expected a finite number or null", column=column, row=row
+            f"events, column {column!r}, row {row}: {numbers[row]}; expected a finite number or null",
+            column=column,
+            row=row,
         )
     return numbers
 

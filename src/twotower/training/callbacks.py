@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from twotower.arguments import checks_arguments
 from twotower.evaluation.history import Epoch, TrainingHistory
+from twotower.evaluation.metrics import metric_label
 from twotower.model.two_tower import TwoTower
 from twotower.progress import Display, is_watched
 from twotower.ranks import ALONE, Ranks
@@ -136,10 +137,10 @@ class Progress(Callback):
         if epoch.accuracy:
             length = monitor.rpartition(".")[2]
             shown = length if length in epoch.accuracy else list(epoch.accuracy)[-1]
-            self._figures += f" · training.{shown} {epoch.accuracy[shown]:.4f}"
+            self._figures += f" · training {metric_label(shown)} {epoch.accuracy[shown]:.4f}"
         if state.history.validated:
             last = state.history.validated[-1][1].value(monitor)
-            self._figures += f" · {monitor} {last:.4f}"
+            self._figures += f" · {metric_label(monitor)} {last:.4f}"
         total = epoch.epoch * state.steps_per_epoch if state.stop else self.line.total
         self._move(msgspec.structs.replace(self.line, note=self._note(epoch.epoch, state), total=total))
 

@@ -11,7 +11,7 @@ from typing import Any
 from twotower.evaluation.baselines.names import FLOORS, NAMES
 from twotower.evaluation.metrics import Scores, Slice, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
-from twotower.evaluation.task_scores import label_of_metric, mean_task_scores
+from twotower.evaluation.task_scores import mean_task_scores
 from twotower.experiments.plans import shown
 from twotower.experiments.report.curves import draw_curves, draw_over_value, varied_number
 from twotower.experiments.report.page import Bars, Cell, Picture, Table, differences, how_cut, lead_of, rendered
@@ -104,7 +104,7 @@ def _metrics_table(rows: Sequence[Row], protocol: str) -> Table:
     body = []
     for metric in getattr(rows[0].scores, protocol):
         best = max((getattr(row.scores, protocol)[metric] for row in rows if row.kind == "model"), default=None)
-        cells: list[str | Cell] = [metric]
+        cells: list[str | Cell] = [metric_label(metric)]
         for row in rows:
             figure = row.scores.interval(protocol, metric)
             highest = row.kind == "model" and figure.mean == best and not metric.startswith("popularity")
@@ -129,7 +129,7 @@ def _task_table(study: Study, name: str) -> Table:
     columns = {label: first.rows[key] for key, label in first.labels.items()}
     columns |= {variant: mean_task_scores([one.model for one in same]) for variant, same in measured.items()}
     body: list[list[str | Cell]] = [
-        [label_of_metric(metric), *(Cell.of(one.interval(metric)) for one in columns.values())]
+        [metric_label(metric), *(Cell.of(one.interval(metric)) for one in columns.values())]
         for metric in first.model.metrics
     ]
     return Table(name, ["metric", *columns], body)
@@ -216,7 +216,7 @@ def _slice_table(study: Study, rows: Sequence[Row], protocol: str) -> Table:
     found = [{(part.by, part.name): getattr(part, protocol) for part in row.scores.slices} for row in rows]
     body = [
         [
-            f"{part.name}, {metric}",
+            f"{part.name}, {metric_label(metric)}",
             Cell(f"{part.events:,}"),
             *(Cell(f"{own[part.by, part.name][metric]:.4f}" if (part.by, part.name) in own else "") for own in found),
         ]

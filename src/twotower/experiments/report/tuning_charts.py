@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from twotower.evaluation.metrics import metric_label
 from twotower.experiments.plans import shown
 from twotower.experiments.report.page import LIGHT, LINES, Theme
 from twotower.experiments.tuning.results import Tuning
@@ -51,7 +52,9 @@ def draw_history(tuning: Tuning, theme: Theme) -> Figure:
             color=colour, fontsize=9.5, annotation_clip=False,
         )  # fmt: skip
     panel.set_xlabel("trial", color=theme.ink)
-    panel.set_title(f"{tuning.metric} on validation; hollow: stopped early", loc="left", fontsize=11, color=theme.ink)
+    panel.set_title(
+        f"{metric_label(tuning.metric)} on validation; hollow: stopped early", loc="left", fontsize=11, color=theme.ink
+    )
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.subplots_adjust(left=0.05, right=0.875, top=0.89, bottom=0.125)
     return figure
@@ -70,7 +73,7 @@ def draw_parallel(tuning: Tuning, theme: Theme) -> Figure:
     scores = [one.so_far or 0.0 for one in records]
     axes = [_axis(tuning.space[key], [one.parameters[key] for one in records]) for key in tuning.space]
     axes.append(_number_axis(min(scores), max(scores), log=False))
-    names = [*(key.rpartition(".")[2].replace("_", " ") for key in tuning.space), tuning.metric]
+    names = [*(key.rpartition(".")[2].replace("_", " ") for key in tuning.space), metric_label(tuning.metric)]
     for x, (axis, name) in enumerate(zip(axes, names, strict=True)):
         panel.axvline(x, ymin=0.04, ymax=0.96, color=theme.faint, linewidth=1.0, zorder=1)
         panel.text(x, 1.09, textwrap.fill(name, 12), ha="center", va="bottom", fontsize=9.5, color=theme.ink)

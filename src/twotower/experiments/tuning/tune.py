@@ -18,7 +18,7 @@ from twotower.evaluation import DEFAULT_KS, Outcomes, Scores, rank_metrics, verd
 from twotower.evaluation.baselines.budget import BaselineBudget
 from twotower.evaluation.baselines.names import NAMES
 from twotower.evaluation.beside import left_out, measurable
-from twotower.evaluation.metrics import rank_metric_names
+from twotower.evaluation.metrics import metric_label, rank_metric_names
 from twotower.experiments.desks import ListDesk, Waiting, waiting_for
 from twotower.experiments.folder import TUNING, working_in
 from twotower.experiments.kept import ranks_of
@@ -274,7 +274,9 @@ def _write(tuning: Tuning, space: SearchSpace, out: Path) -> None:
     trial = next((one for one in tuning.trials if one.number == tuning.best.trial), None)
     config = space.config({} if trial is None else trial.parameters)
     which = "the built-in config" if trial is None or trial.built_in else f"trial {trial.number}"
-    score = "" if tuning.best.score is None else f", {tuning.metric} {tuning.best.score:.4f} on validation"
+    score = (
+        "" if tuning.best.score is None else f", {metric_label(tuning.metric)} {tuning.best.score:.4f} on validation"
+    )
     write_config(config, out / BEST, f"{which}{score}: twotower train best.toml --out DIR\n{tuning.command}")
     write_file(out / RESULTS, msgspec.json.format(msgspec.json.encode(tuning), indent=1))
     write_report(tuning, out / REPORT)

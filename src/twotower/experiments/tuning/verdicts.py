@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from twotower.evaluation.baselines.names import FLOORS
 from twotower.evaluation.comparisons import Comparison, Pair, compare
+from twotower.evaluation.metrics import metric_label
 from twotower.evaluation.outcomes import Outcomes
 from twotower.evaluation.verdicts import interval_note, verdict_sentences
 from twotower.experiments.tuning.results import Final
@@ -80,8 +81,10 @@ def _on_validation(records: Sequence[TrialRecord], best: Final, built_in: Final 
     if built_in.score is None:
         return [f"Trial {best.trial} validates best: {best.score:.4f}. The built-in config did not finish in time."]
     if built_in.trial == best.trial:
-        return [f"No trial scores higher on validation than the built-in config ({best.score:.4f}, {metric})."]
+        return [
+            f"No trial scores higher on validation than the built-in config ({best.score:.4f}, {metric_label(metric)})."
+        ]
     return [
         f"Trial {best.trial} validates best: {best.score:.4f} against {built_in.score:.4f} for the built-in config "
-        f"({metric}); the best of many trials is partly luck."
+        f"({metric_label(metric)}); the best of many trials is partly luck."
     ]

@@ -586,7 +586,7 @@ function words(name) {
 // Methods and metrics, as the reports name them
 
 function label(name) {
-  return LABELS[name] ?? words(name).replace("ndcg", "NDCG").replace(/ (\d+)$/, "-$1");
+  return LABELS[name] ?? words(name).replace(/^top (\d+)$/, "top-$1").replace(/^ndcg (\d+)$/, "NDCG@$1");
 }
 
 // The smallest of 1, 2, 5, 10, … (or 0.1, 0.2, …) that is at least this
