@@ -137,7 +137,7 @@ class Recurrent(WindowEncoder):
         lengths = window.present.sum(dim=1)
         places = (lengths[:, None] - 1 - torch.arange(slots, device=device)).clamp_min(0)
         states, _ = self.gru(embed(window.items.gather(1, places), table, PADDING))  # earliest first
-        last = states[torch.arange(len(lengths), device=device), (lengths - 1).clamp_min(0)]
+        last = states[torch.arange(lengths.shape[0], device=device), (lengths - 1).clamp_min(0)]
         masked: Tensor = last * (lengths > 0).unsqueeze(1)
         return masked
 

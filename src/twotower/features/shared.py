@@ -107,8 +107,10 @@ class SharedItems:
         assert self.ids.table is not None
         if not self.attributes:
             return self.ids.table, items
-        if torch.compiler.is_exporting() or items.numel() >= self.ids.table.whole_rows:
-            wanted, places = torch.arange(self.ids.table.whole_rows, device=items.device), items
+        exports = torch.compiler.is_exporting()  # the table is then a tensor like any other, and whole
+        rows = self.ids.table.shape[0] if exports else self.ids.table.whole_rows
+        if exports or items.numel() >= rows:
+            wanted, places = torch.arange(rows, device=items.device), items
         else:
             front = torch.tensor([UNKNOWN, PADDING], dtype=items.dtype, device=items.device)
             wanted, places = torch.unique(torch.cat([front, items.flatten()]), return_inverse=True)
@@ -116,8 +118,8 @@ class SharedItems:
         self.encoded = [rows.to(items.device) for rows in self.encoded]
         table = embed(wanted, self.ids.table)
         with own_draws():
-            for feature, rows in zip(self.attributes, self.encoded, strict=True):
-                table = table + feature(rows.index_select(0, wanted))
+            for feature, encoded in zip(self.attributes, self.encoded, strict=True):
+                table = table + feature(encoded.index_select(0, wanted))
         return table, places
 
 

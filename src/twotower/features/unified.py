@@ -84,7 +84,7 @@ class Unified(Feature):
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Embeds rows `[n, columns · look_ups_each]`, concatenated to `[n, width]`."""
-        return embed(encoded, self.table).reshape(len(encoded), self.width)
+        return embed(encoded, self.table).flatten(1)
 
     def _rows(self, name: str, hashing: int, column: pa.ChunkedArray) -> IntArray:
         distinct = pc.unique(column)
