@@ -114,7 +114,7 @@ class Tower(TowerModule):
         """Maps the concatenated embeddings of the features, `[n, sum of widths]`, to `[n, width]`."""
         inputs = self.drop(inputs)
         if self.combine == "sum":
-            inputs = inputs.unflatten(1, (len(self.features), -1)).sum(dim=1)  # [n, features, dim] -> [n, dim]
+            inputs = inputs.view(inputs.shape[0], len(self.features), -1).sum(dim=1)  # [n, features, dim] -> [n, dim]
         crossed = inputs if self.crossed is None else self.crossed(inputs)
         if self.joined is not None:
             joined: Tensor = self.joined(torch.cat([crossed, self.stack(inputs)], dim=1))
