@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -186,6 +188,41 @@ def test_choices_are_ranked_among_negatives_beside_retrieval(negatives_from: str
     if negatives_from == "uniform":  # which is what it is measured among
         assert found.comparisons[0].verdict == "better"
     assert "among 30 candidates drawn for each event" in found.notes[-1]
+
+
+def streamed(log: Dataset, folder: Path) -> tt.data.ParquetLog:
+    ids = {"user": log.query_index, "item": log.candidate_index, "at": log.times.astype(np.int64)}
+    pq.write_table(pa.table(ids), folder / "log.parquet", row_group_size=200)
+    return tt.data.stream_parquet(
+        folder / "log.parquet",
+        query_id="user",
+        candidate_id="item",
+        time="at",
+        queries=log.queries,
+        candidates=log.candidates,
+        buffer=1000,
+    )
+
+
+@pytest.mark.parametrize("negatives_from", ["uniform", "retriever"])
+def test_choices_of_a_streamed_log_are_ranked_among_negatives(tmp_path: Path, negatives_from: str) -> None:
+    cut = tt.data.split_log(streamed(groups_log(2000), tmp_path), tt.data.RandomSplit(0.2))
+    train, test = cut.train, cut.test
+    task = tt.Ranking(negatives=5, negatives_from=negatives_from, head=tt.StackHead(layers=(16,)))  # type: ignore[arg-type]
+    tasks = (tt.Retrieval(loss=tt.FullSoftmax()), task)
+    model = ids_model()
+    history = Trainer(epochs=8, batch_size=64, optimizer=AdamW(0.02), tasks=tasks).fit(model, train, progress=False)
+    found = tt.evaluate(model, test, train, baselines=["popularity"], tasks=tasks).task("ranking")
+    if negatives_from == "uniform":
+        assert history.epochs[-1].losses["ranking"] < history.epochs[0].losses["ranking"]
+        assert found.comparisons[0].verdict == "better"
+    assert "among 30 candidates drawn for each event" in found.notes[-1]
+
+
+def test_lists_of_several_events_need_a_log_in_memory(tmp_path: Path) -> None:
+    train = streamed(groups_log(200), tmp_path)
+    with pytest.raises(ConfigError, match="expected a log in memory, or no target, so that each choice is ranked"):
+        Trainer(epochs=1, tasks=(tt.Ranking(target="at"),)).fit(ids_model(), train, progress=False)
 
 
 def test_hard_negatives_without_retrieval_are_refused() -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.data.availability import Availability
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
 from twotower.tasks.step import Step
@@ -163,15 +164,15 @@ class SingleChoices:
 
 
 Lacks = Callable[[Tensor, Tensor], Tensor]
-"""Whether candidates were not available to events; both are given by their rows and broadcast."""
+"""Whether candidates were not available to events in memory; both are given by their rows and broadcast."""
 
 
-def lacking(train: Dataset) -> Lacks | None:
-    """What tells which candidates were not available to events of train; None if all always were."""
-    available = train.availability
+def lacking(available: Availability | None, step: Step) -> Lacks | None:
+    """What tells which candidates were not available to events of a step; None if all always were."""
     if available is None:
         return None
-    times = train.times
+    assert step.events.times is not None
+    times = step.events.times.cpu().numpy()
 
     def lacks(events: Tensor, candidates: Tensor) -> Tensor:
         missing = available.lacks(candidates.cpu().numpy(), times[events.cpu().numpy()])

@@ -60,7 +60,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     - `sampled` events of one query that have a `target`, sampled again in each epoch; in evaluation, all its events;
     - without a `target`, one event, which is a choice, and `negatives`.
 
-    `negatives` can be added to any of them, with relevance 0.
+    `negatives` can be added to any of them, with relevance 0. A streamed log has lists of the third kind only.
 
     Attributes:
         target: The column of the interactions with the relevance of events, at least 0; events without a value do not
@@ -136,11 +136,14 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         """Binds the task to its training data.
 
         Raises:
-            ConfigError: The log is streamed.
+            ConfigError: The log is streamed, and lists consist of several events.
             DataError: A column is missing or has nothing to learn from.
         """
-        events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", "a log in memory")
-        return _Bound(self, self._source(events), events)
+        if self.target is None:
+            return _Bound(self, SingleChoices(None), train)
+        instead = "a log in memory, or no target, so that each choice is ranked among negatives"
+        events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", instead)
+        return _Bound(self, self._source(events), train)
 
     def start(self, head: HeadModule, train: Log) -> None:
         """Does nothing, as only the order of scores counts."""
@@ -179,8 +182,6 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         return evaluated(self.name, "ranking", self.metric, units, own, beside, lists.notes)
 
     def _source(self, events: Dataset) -> ListSource:
-        if self.target is None:
-            return SingleChoices(None)
         targets = self._relevance(events)
         counted = ~np.isnan(targets) & (events.weights > 0)
         if not counted.any():
@@ -273,17 +274,18 @@ class _MeasuredLists:
 
 
 class _Bound:
-    def __init__(self, task: Ranking, source: ListSource, train: Dataset) -> None:
+    def __init__(self, task: Ranking, source: ListSource, train: Log) -> None:
         self.task, self.source, self.catalogue = task, source, train.candidates.num_rows
-        self.lacks = lacking(train)
+        self.availability = train.availability
 
     def __call__(self, step: Step) -> TaskLoss | None:
         task, lists = self.task, self.source(step)
         if lists is not None and task.negatives > 0:
+            lacks = lacking(self.availability, step)
             if task.negatives_from == "uniform":
-                lists = with_uniform(lists, task.negatives, self.catalogue, self.lacks)
+                lists = with_uniform(lists, task.negatives, self.catalogue, lacks)
             else:
-                lists = with_hard(lists, task.negatives, self.catalogue, step, self.lacks)
+                lists = with_hard(lists, task.negatives, self.catalogue, step, lacks)
         if lists is None:
             return None
         weights = self._weights(step, lists.events, lists.mask)
