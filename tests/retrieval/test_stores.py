@@ -120,7 +120,7 @@ def test_a_new_models_vectors_take_over_while_the_old_ones_still_answer(settings
 
 def test_what_finds_too_little_does_not_become_live(settings: PgVector | Milvus) -> None:
     settings.publish(publication())
-    with pytest.raises(ParityError, match=r"store finds 1\.000 .*; expected at least 1\.5"):
+    with pytest.raises(ParityError, match=r"store finds 1\.000 .*; expected at least 1\.5: build a larger"):
         settings.publish(publication(torch.randn(30, 4), threshold=1.5))
     assert len(settings.open(TOWERS)) == 60
 

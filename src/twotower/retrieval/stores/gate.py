@@ -43,8 +43,9 @@ def fitted_store(store: S, publication: Publication) -> tuple[S, Parity]:
         store = wider
     if threshold is not None and recall < threshold:
         raise ParityError(
-            f"the {store.kind} store finds {recall:.3f} of the {k} best candidates of {len(queries)} queries; expected "
-            f"at least {threshold}: widen the search, or lower the threshold (parity)"
+            f"the {store.kind} store finds {recall:.3f} of the {k} best candidates of {len(queries)} queries with its "
+            f"widest search; expected at least {threshold}: build a larger graph (neighbours, build), or lower the "
+            f"threshold (parity)"
         )
     return store, Parity(k, len(queries), recall, threshold)
 
