@@ -116,13 +116,16 @@ def main() -> None:
     """Reads the studies and writes the table, the JSON and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies")
-    parser.add_argument("--picture", type=Path, help="default: docs/images/depth-and-data-simulated.png")
+    parser.add_argument(
+        "--picture", type=Path, help="default: docs/images/depth-and-data-simulated.png, or beside the JSON"
+    )
     parser.add_argument("--out", type=Path, help="default: results/depth-and-data-simulated.json beside this script")
     options = parser.parse_args()
     points = points_of(options.studies)
     console = Console(width=120)
     console.print(table_of(points))
-    draw(points, options.picture or IMAGES / "depth-and-data-simulated.png")
+    usual = IMAGES / "depth-and-data-simulated.png" if options.out is None else options.out.with_suffix(".png")
+    draw(points, options.picture or usual)
     console.print(f"written to {write_report('depth-and-data-simulated', {'points': points}, options.out)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -741,6 +742,38 @@ def test_the_cost_model_predicts_what_crosses_a_limited_link(
     assert two["predicted_events_per_second"] < alone["predicted_events_per_second"]
     assert two["events_per_second"] < 1.5 * two["predicted_events_per_second"]  # it cannot send faster than its link
     assert not list(Path("/run/netns").glob("twotower-*"))
+
+
+def test_the_best_run_of_each_depth_and_share_counts(run: Run, tmp_path: Path) -> None:
+    for name, events, runs in (
+        ("share-1", 100, [([8], 0.01, 0.2), ([8], 0.02, 0.3), ([16, 8], 0.01, 0.4)]),
+        ("share-2", 200, [([8], 0.01, 0.5), ([16, 8], 0.01, 0.1)]),
+    ):
+        study = {
+            "variants": [{"values": {"model.layers": layers, "rate": rate}} for layers, rate, _ in runs],
+            "cuts": [{"train": events, "validation": 96}],
+            "runs": [
+                {
+                    "variant": number,
+                    "cut": 0,
+                    "outcome": {"scores": {"all": {"top_100": score}}, "best_epoch": 1, "epochs": 2},
+                }
+                for number, (_, _, score) in enumerate(runs)
+            ],
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(study))
+    shown = run("depth.py", tmp_path / "share-1", tmp_path / "share-2", "--out", tmp_path / "depth.json")
+    assert "0.5000 ± 0.1000" in shown  # 1.96 · √(0.5 · 0.5 / 96)
+    points = read(tmp_path / "depth.json")["points"]
+    assert [(one["layers"], one["events"], one["score"], one["runs"]) for one in points] == [
+        ([8], 100, 0.3, 2),
+        ([8], 200, 0.5, 1),
+        ([16, 8], 100, 0.4, 1),
+        ([16, 8], 200, 0.1, 1),
+    ]
+    assert points[0]["settings"] == {"rate": 0.02}
+    assert (tmp_path / "depth.png").exists()
 
 
 def test_the_cost_model_prices_a_billion_events(run: Run, tmp_path: Path) -> None:
