@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ settings.register_profile("twotower", deadline=None, derandomize=True)
 settings.load_profile("twotower")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other, and compare bits
 fork_workers()
+gc.disable()  # collecting tests leaves little garbage; looking for it would take half of the time
 
 
 LONG = {
@@ -58,6 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for share, (first, last) in zip(shares, pairwise(edges), strict=True):
         share += islice(short, max(0, last - first - len(share)))
     items[:] = [*chain(*shares), *short]
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, but not among modules and tests; forked processes share their memory."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ import pytest
 from torch.distributed import run
 
 from commands import Forked, run_python, start_python
+from once import made_once
 from twotower.recipes.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -255,10 +256,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
     if find_spec("mkdocs") is None:
         pytest.skip("the extra `docs` is not installed")
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    built = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder, cwd=ROOT)
-    assert built.returncode == 0, built.stderr
-    return folder
+
+    def build(folder: Path) -> None:
+        built = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder, cwd=ROOT)
+        assert built.returncode == 0, built.stderr
+
+    return made_once(tmp_path_factory, "site", build)
 
 
 def test_the_site_builds_without_a_warning(site: Path) -> None:

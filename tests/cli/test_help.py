@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import re
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 import twotower
 from twotower.cli.main import COMMANDS, app, imported
-from twotower.startup import INTERRUPTED
+from twotower.startup import INTERRUPTED, stop_collecting
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -105,3 +106,12 @@ def test_the_shell_completes_commands_and_options(line: str, offered: set[str]) 
     }
     result = CliRunner().invoke(app, [], prog_name="twotower", env=environment)
     assert set(result.stdout.split()) == offered
+
+
+def test_garbage_is_collected_again_once_a_command_begins() -> None:
+    stop_collecting()
+    try:
+        assert CliRunner().invoke(app, ["doctor", "--help"]).exit_code == 0
+        assert gc.isenabled()
+    finally:
+        gc.enable()

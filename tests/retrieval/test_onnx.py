@@ -14,6 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from once import made_once
 from toy import groups_log, toy_model
 from twotower.cli.main import app
 from twotower.data import Dataset, from_tables
@@ -173,11 +174,12 @@ def test_onnx_has_a_trained_text_encoder(encoder_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    log = groups_log()
-    model = toy_model().learn(log)
-    path = tmp_path_factory.mktemp("onnx") / "shop"
-    Retriever(with_onnx(Retriever.build(model, log.candidates, seen=log).bundle)).save(path)
-    return path
+    def export(folder: Path) -> None:
+        log = groups_log()
+        model = toy_model().learn(log)
+        Retriever(with_onnx(Retriever.build(model, log.candidates, seen=log).bundle)).save(folder / "shop")
+
+    return made_once(tmp_path_factory, "onnx", export) / "shop"
 
 
 def test_a_bundle_answers_by_either_engine(folder: Path) -> None:

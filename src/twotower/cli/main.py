@@ -22,7 +22,7 @@ from twotower.errors import (
     UpdateRefusedError,
 )
 from twotower.launch import launched_rank
-from twotower.startup import INTERRUPTED, raise_on_interrupt
+from twotower.startup import INTERRUPTED, collect_again, raise_on_interrupt
 from twotower.version import VERSION
 
 EXIT_CODES: dict[type[TwoTowerError], int] = {
@@ -93,6 +93,7 @@ class _Commands(TyperGroup):
             )
         found = command if name is None else imported(name)
         raise_on_interrupt()
+        collect_again()
         return name, found, left
 
     def invoke(self, ctx: Any) -> Any:
