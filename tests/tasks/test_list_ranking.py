@@ -16,11 +16,12 @@ import twotower as tt
 from toy import groups_log
 from toy_ratings import rated, with_column
 from twotower.data import Dataset, split_random
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.model import Tower, TwoTower
 from twotower.tasks import Step
 from twotower.tasks.lists import DrawnFromGroup, Groups, Lists, SingleChoices, WholeGroups, with_hard, with_uniform
 from twotower.training import AdamW, Trainer
+from twotower.training import checkpoint as checkpoint_module
 from twotower.training.batches import Part
 
 
@@ -219,10 +220,94 @@ def test_choices_of_a_streamed_log_are_ranked_among_negatives(tmp_path: Path, ne
     assert "among 30 candidates drawn for each event" in found.notes[-1]
 
 
-def test_lists_of_several_events_need_a_log_in_memory(tmp_path: Path) -> None:
-    train = streamed(groups_log(200), tmp_path)
-    with pytest.raises(ConfigError, match="expected a log in memory, or no target, so that each choice is ranked"):
-        Trainer(epochs=1, tasks=(tt.Ranking(target="at"),)).fit(ids_model(), train, progress=False)
+LISTS = (tt.Ranking(target="click", by="request"), tt.Ranking(target="click", sampled=4))
+
+
+def on_disk(log: Dataset, folder: Path, buffer: int = 1000) -> tt.data.ParquetLog:
+    """The same events, shuffled, with requests and clicks."""
+    order = np.random.default_rng(7).permutation(len(log))
+    pq.write_table(log.interactions.take(pa.array(order)), folder / "log.parquet", row_group_size=200)
+    return tt.data.stream_parquet(
+        folder / "log.parquet",
+        query_id="user",
+        candidate_id="item",
+        time="at",
+        queries=log.queries,
+        candidates=log.candidates,
+        buffer=buffer,
+    )
+
+
+@pytest.mark.parametrize("task", LISTS, ids=["by request", "of a query"])
+def test_lists_of_several_events_are_learned_from_a_streamed_log(tmp_path: Path, task: tt.Ranking) -> None:
+    train = on_disk(requests(), tmp_path)
+    test, fitted, losses = train.part(requests(600, seed=1).interactions), [], []
+    for _ in range(2):
+        model = ids_model()
+        history = Trainer(epochs=8, batch_size=64, optimizer=AdamW(0.05), tasks=(task,)).fit(
+            model, train, test, progress=False
+        )
+        assert history.epochs[-1].validation is not None
+        assert history.epochs[-1].validation.tasks["ranking"]["ndcg_10"] > 0.7
+        losses.append([epoch.losses["ranking"] for epoch in history.epochs])
+        fitted.append(model)
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == losses[0]
+    found = task.evaluate(fitted[0], test, train)
+    assert found.comparisons[0].verdict == "better"
+
+
+def test_of_a_streamed_log_a_list_has_the_same_members_as_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, found = requests(900), list[list[tuple[int, float]]]()
+    plain = WholeGroups.__call__
+
+    def noted(self: WholeGroups, step: Step) -> Lists | None:
+        lists = plain(self, step)
+        for row in range(0 if lists is None else len(lists)):
+            assert lists is not None
+            there = lists.mask[row]
+            queries = step.events.query_rows[lists.events[row][there]]
+            members = zip(lists.candidates[row][there].tolist(), lists.relevance[row][there].tolist(), strict=True)
+            found.append(sorted((int(queries[0]) * 1000 + candidate, clicked) for candidate, clicked in members))
+        return lists
+
+    monkeypatch.setattr(WholeGroups, "__call__", noted)
+    lists = []
+    for train in (log, on_disk(log, tmp_path, buffer=300)):
+        found.clear()
+        Trainer(epochs=1, batch_size=32, tasks=(LISTS[0],)).fit(ids_model(), train, progress=False)
+        lists.append(sorted(found))
+    assert lists[1] == lists[0]
+    assert len(lists[0]) == 150
+
+
+def test_a_streamed_log_is_grouped_in_one_way_only(tmp_path: Path) -> None:
+    tasks = LISTS[0], tt.Ranking(target="click", sampled=4, name="other")
+    train = on_disk(requests(600), tmp_path)
+    with pytest.raises(ConfigError, match="streamed log by 'request' and by query; expected one way"):
+        Trainer(epochs=1, tasks=tasks).fit(ids_model(), train, progress=False)
+
+
+def test_a_negative_relevance_in_a_streamed_log_is_refused(tmp_path: Path) -> None:
+    log = requests(600)
+    clicks = np.where(np.arange(600) == 77, -1, log.interactions["click"].to_numpy())
+    log = dataclasses.replace(log, interactions=log.interactions.drop_columns(["click"]))
+    log = with_column(log, "click", clicks)
+    with pytest.raises(DataError, match="column 'click': -1; expected a relevance of at least 0"):
+        Trainer(epochs=1, batch_size=64, tasks=LISTS[:1]).fit(ids_model(), on_disk(log, tmp_path), progress=False)
+
+
+def test_a_checkpoint_is_not_resumed_with_other_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "EVERY_SECONDS", 0.0)
+    log = requests(600)
+    trainer = Trainer(epochs=1, tasks=LISTS[:1])
+    trainer.fit(ids_model(), log, progress=False, checkpoint=tmp_path / "run")
+    column = pa.array(np.arange(600) // 3)
+    other = log.interactions.set_column(log.columns.index("request"), "request", column)
+    with pytest.raises(SavedFolderError, match="differs in data"):
+        trainer.fit(ids_model(), dataclasses.replace(log, interactions=other), checkpoint=tmp_path / "run")
 
 
 def test_hard_negatives_without_retrieval_are_refused() -> None:

@@ -23,7 +23,7 @@ from twotower.evaluation.history import TrainingHistory
 from twotower.features import Category
 from twotower.model import InBatchSoftmax, Tower, TwoTower
 from twotower.ranks import ranks_of_process
-from twotower.tasks import Rating
+from twotower.tasks import Ranking, Rating, Task
 from twotower.training import Adagrad, AdamW, Callback, EarlyStopping, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 
@@ -32,6 +32,9 @@ TRAINER = Trainer(
     epochs=40, batch_size=64, optimizer=AdamW(0.05), early_stopping=EarlyStopping(patience=2), monitor="all.mrr"
 )
 SHORT = Trainer(epochs=4, batch_size=64, optimizer=Adagrad(0.1), loss=InBatchSoftmax(uniform=10), monitor="all.mrr")
+
+STREAMED: dict[str, Task] = {"single events": Rating(target="at"), "lists": Ranking(target="at", sampled=3)}
+"""Tasks that are trained on a streamed log."""
 
 
 class Count(Callback):
@@ -135,7 +138,7 @@ def drawing() -> None:
     Trainer(epochs=1, batch_size=101).fit(TwoTower(Tower([OwnDraws("user", 8)]), Tower([Category("item", 8)])), TRAIN)
 
 
-def streamed(path: Path) -> tuple[list[float], dict[str, Any]]:
+def streamed(path: Path, task: Task) -> tuple[list[float], dict[str, Any]]:
     whole = groups_log(600)
     log = stream_parquet(
         path,
@@ -147,7 +150,7 @@ def streamed(path: Path) -> tuple[list[float], dict[str, Any]]:
         buffer=200,
     )
     model = toy_model(dropout=0.2)
-    trainer = Trainer(epochs=2, batch_size=64, optimizer=Adagrad(0.1, tables="lazy"), tasks=(Rating(target="at"),))
+    trainer = Trainer(epochs=2, batch_size=64, optimizer=Adagrad(0.1, tables="lazy"), tasks=(task,))
     history = trainer.fit(model, log)
     return [epoch.loss for epoch in history.epochs], numbers_of(model)
 
@@ -187,7 +190,7 @@ def ranks(folder: Path) -> dict[str, list[Any]]:
         "model": (differing, "model"),
         "normalised": (normalised,),
         "drawing": (drawing,),
-        "streamed": (streamed, folder / "log.parquet"),
+        **{name: (streamed, folder / "log.parquet", task) for name, task in STREAMED.items()},
         "fitted": (fitted_before,),
     }
     return dict(zip(jobs, on_ranks(2, folder, *jobs.values()), strict=True))
@@ -246,12 +249,13 @@ def test_what_cannot_be_trained_is_refused_on_every_rank(
             raise one
 
 
-def test_a_streamed_log_gives_what_it_gives_one_process(ranks: dict[str, list[Any]], folder: Path) -> None:
-    losses, weights = streamed(folder / "log.parquet")
-    for own, theirs in without_errors(ranks["streamed"]):
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_streamed_log_gives_what_it_gives_one_process(name: str, ranks: dict[str, list[Any]], folder: Path) -> None:
+    losses, weights = streamed(folder / "log.parquet", STREAMED[name])
+    for own, theirs in without_errors(ranks[name]):
         assert own == pytest.approx(losses, rel=1e-5)
-        for name in weights:
-            np.testing.assert_allclose(theirs[name], weights[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        for one in weights:
+            np.testing.assert_allclose(theirs[one], weights[one], rtol=1e-4, atol=1e-5, err_msg=one)
 
 
 def test_ranks_begin_with_the_weights_of_the_first(ranks: dict[str, list[Any]]) -> None:

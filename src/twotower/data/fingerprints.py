@@ -94,12 +94,12 @@ class Fingerprint:
 
     def sums(self, events: Events) -> npt.NDArray[np.uint64]:
         """Two hash sums; those of a part are the sums over its pieces."""
-        rows = _mixed(self._query_rank[events.query_index], np.uint64(1))
-        rows = _mixed(rows + self._candidate_rank[events.candidate_index], np.uint64(2))
+        rows = mixed(self._query_rank[events.query_index], np.uint64(1))
+        rows = mixed(rows + self._candidate_rank[events.candidate_index], np.uint64(2))
         if events.time is not None:
-            rows = _mixed(rows + events.times.view(np.uint64), np.uint64(3))
+            rows = mixed(rows + events.times.view(np.uint64), np.uint64(3))
         # A sum does not depend on the row order, and counts every repetition of a row.
-        return np.array([rows.sum(dtype=np.uint64), _mixed(rows, np.uint64(4)).sum(dtype=np.uint64)])
+        return np.array([rows.sum(dtype=np.uint64), mixed(rows, np.uint64(4)).sum(dtype=np.uint64)])
 
     def add(self, events: int, sums: npt.NDArray[np.uint64]) -> None:
         """Adds a part to the hash, given its number of events and the total of its pieces' `sums`."""
@@ -115,7 +115,7 @@ def _ranks(ids: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
     return ranks
 
 
-def _mixed(values: npt.NDArray[np.uint64], salt: np.uint64) -> npt.NDArray[np.uint64]:
+def mixed(values: npt.NDArray[np.uint64], salt: np.uint64) -> npt.NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): each input bit affects every output bit."""
     with np.errstate(over="ignore"):
         mixed = (values + salt * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from twotower.data.dataset import Dataset
+from twotower.data.grouped import Grouping
 from twotower.data.log import Log
 from twotower.evaluation.metrics import Metrics
 from twotower.evaluation.task_scores import TaskEvaluation
@@ -50,6 +51,7 @@ class Task(Protocol):
         weight: Weight of its loss among those of other tasks, above 0.
         head: The head that predicts from a query and a candidate; None if the task uses the towers' embeddings.
         column: The column of the interactions that it reads; None if it reads none.
+        grouping: Which events it needs in memory together; None if it reads each event by itself.
         metric: The metric that models are compared by, one of those that `measured` computes.
     """
 
@@ -71,6 +73,11 @@ class Task(Protocol):
     @property
     def column(self) -> str | None:
         """The column that it reads."""
+        ...
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """Which events it needs in memory together."""
         ...
 
     @property

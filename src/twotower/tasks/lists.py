@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from twotower.data.availability import Availability
-from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
-from twotower.tasks.step import Step
+from twotower.tasks.step import Events, Step
 
 NEGATIVE_POOL = 512
 """Candidates drawn per step; those that the retriever scores highest become a list's negatives."""
@@ -84,7 +83,7 @@ class WholeGroups:
 
     Args:
         groups: The groups.
-        targets: Relevance of each event of train, `[N]`.
+        targets: Relevance of each event in memory, `[N]`.
         longest: Maximum length of a list; longer groups are sampled down to it.
     """
 
@@ -93,7 +92,7 @@ class WholeGroups:
 
     def __call__(self, step: Step) -> Lists | None:
         """The lists whose first event is in the step."""
-        groups = self.groups.to(step.rows.device)
+        groups = self.groups
         found = groups.group[step.rows[groups.leads[step.rows]]]
         if len(found) == 0:
             return None
@@ -111,7 +110,7 @@ class WholeGroups:
         mask = torch.zeros(shape, dtype=torch.bool, device=row.device)
         events[row[kept], column[kept]] = members[order][kept]
         mask[row[kept], column[kept]] = True
-        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], mask)
+        return Lists(events, step.events.candidate_rows[events], self.targets[events], mask)
 
 
 class DrawnFromGroup:
@@ -119,7 +118,7 @@ class DrawnFromGroup:
 
     Args:
         groups: The groups.
-        targets: Relevance of each event of train, `[N]`.
+        targets: Relevance of each event in memory, `[N]`.
         size: Length of a list, including the event itself.
     """
 
@@ -128,7 +127,7 @@ class DrawnFromGroup:
 
     def __call__(self, step: Step) -> Lists | None:
         """A list for each event of the step that has a group."""
-        groups = self.groups.to(step.rows.device)
+        groups = self.groups
         own = step.rows[groups.group[step.rows] >= 0]
         if len(own) == 0:
             return None
@@ -137,14 +136,33 @@ class DrawnFromGroup:
         others = groups.members[groups.starts[group] + (draw * groups.sizes[group]).long()]
         events = torch.cat([own[:, None], others], dim=1)  # [L, size]
         repeated = (events[:, :, None] == events[:, None, :]).tril(-1).any(dim=2)
-        return Lists(events, step.events.candidate_rows[events], self.targets.to(events.device)[events], ~repeated)
+        return Lists(events, step.events.candidate_rows[events], self.targets[events], ~repeated)
+
+
+class MadeInMemory:
+    """Lists of the events in memory; what they are made from is sorted again when other events are read.
+
+    Args:
+        make: Sorts events, and returns what makes lists from their steps.
+    """
+
+    def __init__(self, make: Callable[[Events], ListSource]) -> None:
+        self._make = make
+        self._events: Events | None = None
+        self._lists: ListSource | None = None
+
+    def __call__(self, step: Step) -> Lists | None:
+        """The lists of the step's events."""
+        if self._lists is None or step.events is not self._events:
+            self._events, self._lists = step.events, self._make(step.events)
+        return self._lists(step)
 
 
 class SingleChoices:
     """A list is one chosen event, to which negatives are added later.
 
     Args:
-        targets: Relevance of each event of train, `[N]`; None if all are choices.
+        targets: Relevance of each event in memory, `[N]`; None if all are choices.
     """
 
     def __init__(self, targets: Tensor | None) -> None:
@@ -155,7 +173,7 @@ class SingleChoices:
         rows = step.rows
         relevance = torch.ones(len(rows), device=rows.device)
         if self.targets is not None:
-            relevance = self.targets.to(rows.device)[rows]
+            relevance = self.targets[rows]
             rows, relevance = rows[relevance > 0], relevance[relevance > 0]
         if len(rows) == 0:
             return None
@@ -215,12 +233,3 @@ def _with(lists: Lists, candidates: Tensor, lacks: Lacks | None) -> Lists:
     events = lists.events[:, :1].expand(-1, candidates.shape[1])
     left_out = in_list | repeated if lacks is None else in_list | repeated | lacks(events, candidates)
     return lists.beside(Lists(events, candidates, torch.zeros_like(candidates).float(), ~left_out))
-
-
-def groups_by(train: Dataset, column: str | None) -> npt.NDArray[np.int64]:
-    """Group of each event, by a column of the interactions or by its query, `[N]`; negative where it is missing."""
-    if column is None:
-        return train.query_index
-    values = train.interactions[column].combine_chunks().dictionary_encode()
-    numbers: npt.NDArray[np.int64] = values.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return numbers

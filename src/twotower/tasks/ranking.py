@@ -12,7 +12,8 @@ from torch import Tensor
 
 from twotower.arguments import Follows, Settings, refuse_nameless
 from twotower.data.dataset import Dataset
-from twotower.data.log import Log, require_in_memory
+from twotower.data.grouped import Grouping
+from twotower.data.log import Log
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.intervals import cluster_interval, weighted_mean
 from twotower.evaluation.lists import BoolArray, average_precision, ndcg, padded
@@ -29,15 +30,15 @@ from twotower.tasks.lists import (
     DrawnFromGroup,
     Groups,
     ListSource,
+    MadeInMemory,
     SingleChoices,
     WholeGroups,
-    groups_by,
     lacking,
     with_hard,
     with_uniform,
 )
 from twotower.tasks.predictor import Predictor
-from twotower.tasks.step import Step
+from twotower.tasks.step import Events, Step
 from twotower.tasks.targets import known_targets, require_target, targets_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
     - `sampled` events of one query that have a `target`, sampled again in each epoch; in evaluation, all its events;
     - without a `target`, one event, which is a choice, and `negatives`.
 
-    `negatives` can be added to any of them, with relevance 0. A streamed log has lists of the third kind only.
+    `negatives` can be added to any of them, with relevance 0.
 
     Attributes:
         target: The column of the interactions with the relevance of events, at least 0; events without a value do not
@@ -128,6 +129,12 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         return self.target
 
     @property
+    def grouping(self) -> Grouping | None:
+        """How events are grouped into lists; None if each list has one event."""
+        one_event = self.target is None or (self.by is None and self.sampled == 1)
+        return None if one_event else Grouping(self.by)
+
+    @property
     def metric(self) -> str:
         """NDCG at the largest of `ks`."""
         return f"ndcg_{max(self.ks)}"
@@ -136,14 +143,16 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         """Binds the task to its training data.
 
         Raises:
-            ConfigError: The log is streamed, and lists consist of several events.
             DataError: A column is missing or has nothing to learn from.
         """
         if self.target is None:
             return _Bound(self, SingleChoices(None), train)
-        instead = "a log in memory, or no target, so that each choice is ranked among negatives"
-        events = require_in_memory(train, f"the task {self.name!r}, which makes lists of events,", instead)
-        return _Bound(self, self._source(events), train)
+        if self.by is not None:
+            require_target(train, self.by)
+        known_targets(train, self.target)
+        if train.in_memory is not None:
+            self._relevance(train.in_memory)
+        return _Bound(self, MadeInMemory(self._source), train)
 
     def start(self, head: HeadModule, train: Log) -> None:
         """Does nothing, as only the order of scores counts."""
@@ -181,18 +190,24 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
             beside[kind] = RATING_BASELINES[kind].label, scored
         return evaluated(self.name, "ranking", self.metric, units, own, beside, lists.notes)
 
-    def _source(self, events: Dataset) -> ListSource:
-        targets = self._relevance(events)
-        counted = ~np.isnan(targets) & (events.weights > 0)
-        if not counted.any():
-            raise DataError(f"column {self.target!r} has no value in train; expected some", column=self.target)
-        if self.by is not None:
-            require_target(events, self.by)
-        groups = Groups(np.where(counted, groups_by(events, self.by), -1))
-        relevance = torch.from_numpy(np.nan_to_num(targets)).float()
+    def _source(self, events: Events) -> ListSource:
+        """What makes lists from the steps of these events."""
+        assert self.target is not None
+        targets = events.columns[self.target]
+        if bool((targets < 0).any()):
+            raise DataError(
+                f"column {self.target!r}: {float(targets[targets < 0][0]):g}; expected a relevance of at least 0",
+                column=self.target,
+            )
+        relevance = targets.nan_to_num()
+        if self.grouping is None:
+            return SingleChoices(relevance)
+        counted = ~targets.isnan() if events.weights is None else ~targets.isnan() & (events.weights > 0)
+        numbers = events.groups[self.grouping].masked_fill(~counted, -1)
+        groups = Groups(numbers.cpu().numpy()).to(relevance.device)
         if self.by is not None:
             return WholeGroups(groups, relevance, self.longest)
-        return DrawnFromGroup(groups, relevance, self.sampled) if self.sampled > 1 else SingleChoices(relevance)
+        return DrawnFromGroup(groups, relevance, self.sampled)
 
     def _relevance(self, events: Dataset) -> FloatArray:
         assert self.target is not None
@@ -210,7 +225,7 @@ class Ranking(Settings, frozen=True, kw_only=True, tag="ranking", tag_field="kin
         if self.target is None:
             return _among_negatives(events)
         targets = self._relevance(events)
-        groups = groups_by(events, self.by)
+        groups = Grouping(self.by).numbers(events)
         counted = ~np.isnan(targets) & (events.weights > 0) & (groups >= 0)
         return _of_events(events.take(counted), targets[counted], groups[counted], self.target)
 

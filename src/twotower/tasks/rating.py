@@ -98,6 +98,11 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
         return self.target
 
     @property
+    def grouping(self) -> None:
+        """None, as each event is read by itself."""
+        return None
+
+    @property
     def is_probability(self) -> bool:
         """Whether the number is a probability."""
         return self.loss == "cross_entropy"

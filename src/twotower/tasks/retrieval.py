@@ -65,6 +65,11 @@ class Retrieval(Settings, frozen=True, kw_only=True, tag="retrieval", tag_field=
         return None
 
     @property
+    def grouping(self) -> None:
+        """None, as each event is read by itself."""
+        return None
+
+    @property
     def metric(self) -> str:
         """MRR; other metrics of ranks are in their own tables."""
         return "mrr"

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from twotower.data.grouped import Grouping
 from twotower.model.encoding import EncodedSide
 from twotower.model.heads import HeadModule, Side
 from twotower.model.losses import Batch
@@ -54,6 +55,11 @@ class Events(Protocol):
     @property
     def columns(self) -> Mapping[str, Tensor]:
         """Columns that tasks read, `[N]` each, NaN where a value is missing."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[Grouping, Tensor]:
+        """Group of each event, `[N]` for each grouping that tasks use; negative for events without one."""
         ...
 
 

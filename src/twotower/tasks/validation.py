@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from twotower.data.dataset import Dataset
+from twotower.data.log import Log
 from twotower.evaluation.metrics import DEFAULT_KS, Scores
 from twotower.evaluation.validation import Validation
 from twotower.model.two_tower import TwoTower
@@ -28,10 +29,10 @@ class TaskValidation:
     """
 
     def __init__(
-        self, model: TwoTower, tasks: Sequence[Task], events: Dataset, train: Dataset, ks: Sequence[int] = DEFAULT_KS
+        self, model: TwoTower, tasks: Sequence[Task], events: Dataset, train: Log, ks: Sequence[int] = DEFAULT_KS
     ) -> None:
-        retrieves = any(task.head is None for task in tasks)
-        self.ranks = Validation(model, events, train, ks) if retrieves else None
+        retrieves, known = any(task.head is None for task in tasks), train.events_of(events)
+        self.ranks = Validation(model, events, known, ks) if retrieves else None
         self.tasks = {task.title: task.measured(events, train) for task in tasks if task.head is not None}
 
     def measure(self, model: TwoTower) -> Scores:

@@ -3,23 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, IntArray
+from twotower.data.grouped import GroupedEvents, Grouping
 from twotower.data.log import Log, event_columns
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.model.encoding import EncodedSide
 from twotower.model.two_tower import TwoTower
+from twotower.progress import opened
 from twotower.ranks import ALONE, Ranks
+from twotower.tasks.base import Task
 from twotower.tasks.targets import target_columns
 from twotower.training.prefetch import one_ahead
+
+
+@dataclass(frozen=True)
+class Read:
+    """What tasks read of the events besides queries, candidates, times and weights.
+
+    Attributes:
+        columns: Columns of the interactions, as numbers.
+        groupings: How events are grouped.
+    """
+
+    columns: tuple[str, ...] = ()
+    groupings: tuple[Grouping, ...] = ()
+
+    @classmethod
+    def by(cls, tasks: Iterable[Task]) -> Read:
+        """What these tasks read."""
+        tasks = list(tasks)
+        columns = dict.fromkeys(task.column for task in tasks if task.column is not None)
+        groupings = dict.fromkeys(task.grouping for task in tasks if task.grouping is not None)
+        return cls(tuple(columns), tuple(groupings))
+
+    @property
+    def names(self) -> list[str]:
+        """All columns of the interactions."""
+        return list(dict.fromkeys([*self.columns, *(one.column for one in self.groupings if one.column is not None)]))
+
+
+NOTHING = Read()
 
 
 @dataclass(frozen=True)
@@ -34,6 +67,7 @@ class Part:
         columns: Columns that tasks read, `[N]` each, NaN for missing values.
         is_whole: Whether these are all events of the log, in its order.
         times: Time of each event in seconds, `[N]`; None if the log does not say when candidates are available.
+        groups: Group of each event, `[N]`, by the groupings that tasks use; negative for events without one.
     """
 
     queries: EncodedSide
@@ -43,14 +77,16 @@ class Part:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     is_whole: bool = False
     times: Tensor | None = None
+    groups: Mapping[Grouping, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, events: Dataset, queries: EncodedSide, columns: Sequence[str] = (), is_whole: bool = False) -> Part:
-        """Builds a part from events, their encoded query side and the columns that tasks read."""
+    def of(cls, events: Dataset, queries: EncodedSide, read: Read = NOTHING, is_whole: bool = False) -> Part:
+        """Builds a part from events, their encoded query side and what tasks read."""
         weights = None if events.weight is None else torch.from_numpy(events.weights)
         rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
         times = None if events.limits is None else torch.from_numpy(events.times)
-        return cls(queries, *rows, weights, target_columns(events, columns), is_whole, times)
+        groups = {one: torch.from_numpy(one.numbers(events)) for one in read.groupings}
+        return cls(queries, *rows, weights, target_columns(events, read.columns), is_whole, times, groups)
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -65,6 +101,7 @@ class Part:
             {name: column.to(device) for name, column in self.columns.items()},
             self.is_whole,
             None if self.times is None else self.times.to(device),
+            {grouping: groups.to(device) for grouping, groups in self.groups.items()},
         )
 
 
@@ -77,15 +114,15 @@ class Source(Protocol):
         ...
 
     def epoch(self, number: int) -> AbstractContextManager[Iterator[tuple[Part, Tensor]]]:
-        """Iterates over the epoch's events in parts, each with the order of its events, `[N]`.
+        """Iterates over the epoch's events in parts, each with the rows to train on in order, at most `[N]`.
 
-        Every part but the last holds a whole number of batches.
+        Every part but the last has a whole number of batches of them.
         """
         ...
 
 
 def source_of(
-    model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str] = (), ranks: Ranks = ALONE
+    model: TwoTower, train: Log, batch_size: int, seed: int, read: Read = NOTHING, ranks: Ranks = ALONE
 ) -> Source:
     """Creates the source of batches for a fitted model.
 
@@ -94,13 +131,16 @@ def source_of(
         train: The events.
         batch_size: Events per step.
         seed: Shuffles a streamed log.
-        columns: Columns of the interactions that tasks read.
+        read: What tasks read of the events.
         ranks: The ranks that train together; with a streamed log, each encodes its part of every batch.
+
+    Raises:
+        ConfigError: Tasks group a streamed log in more than one way.
     """
     events = train.in_memory
     if events is None:
-        return _Streamed(model, train, batch_size, seed, columns, ranks)
-    return _InMemory(model, events, columns)
+        return _Streamed(model, train, batch_size, seed, read, ranks)
+    return _InMemory(model, events, read)
 
 
 class _InMemory:
@@ -108,9 +148,9 @@ class _InMemory:
 
     waited = 0.0
 
-    def __init__(self, model: TwoTower, train: Dataset, columns: Sequence[str]) -> None:
+    def __init__(self, model: TwoTower, train: Dataset, read: Read) -> None:
         queries = model.encode_queries(train, of_training=True)
-        self.part = Part.of(train, queries, columns, is_whole=True).to(model.device)
+        self.part = Part.of(train, queries, read, is_whole=True).to(model.device)
         self.device = model.device
 
     def epoch(self, number: int) -> AbstractContextManager[Iterator[tuple[Part, Tensor]]]:
@@ -122,14 +162,14 @@ class _InMemory:
 class _Streamed:
     """Parts that a background thread reads, shuffles and encodes while the model trains on the previous part."""
 
-    def __init__(
-        self, model: TwoTower, train: Log, batch_size: int, seed: int, columns: Sequence[str], ranks: Ranks
-    ) -> None:
-        self.ranks = ranks
+    def __init__(self, model: TwoTower, train: Log, batch_size: int, seed: int, read: Read, ranks: Ranks) -> None:
+        if len(read.groupings) > 1:
+            ways = " and ".join("by query" if one.column is None else f"by {one.column!r}" for one in read.groupings)
+            raise ConfigError(f"tasks group the events of a streamed log {ways}; expected one way, or a log in memory")
+        self.ranks, self.read = ranks, read
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
-        self.targets = columns
-        self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *columns]))
+        self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *read.names]))
         self.waited = 0.0
 
     @contextmanager
@@ -138,17 +178,31 @@ class _Streamed:
         with one_ahead(self._encoded(number)) as parts:
             yield self._moved(parts)
 
-    def _encoded(self, number: int) -> Generator[Part]:
+    @cached_property
+    def _grouped(self) -> GroupedEvents:
+        with opened(True) as display:
+            report = display.reporter(f"preparing {self.log.name}")
+            return GroupedEvents(self.log, self.read.groupings[0], self.batch_size, self.columns, report)
+
+    def _events(self, number: int) -> Iterator[tuple[Dataset, IntArray]]:
+        """The epoch's events in parts, each with the rows to train on in order."""
+        if self.read.groupings:
+            yield from self._grouped.epoch(self.seed, number)
+            return
         for events in self.log.shuffled(self.seed, number, self.batch_size, self.columns):
+            yield events, np.arange(len(events))
+
+    def _encoded(self, number: int) -> Generator[tuple[Part, IntArray]]:
+        for events, order in self._events(number):
             try:
-                part = Part.of(events, self._queries(events), self.targets)
+                part = Part.of(events, self._queries(events), self.read)
             except DataError as error:
                 raise DataError(f"{error}; the row is in a shuffled part of the streamed log") from error
-            yield part
+            yield part, order
 
     def _queries(self, events: Dataset) -> EncodedSide:
-        """Encodes the query side of the events; with several ranks, only of the events that this rank embeds."""
-        if self.ranks.size == 1:
+        """Encodes the query side of the events; with several ranks, only of those that this rank embeds, if known."""
+        if self.ranks.size == 1 or self.read.groupings:
             return self.encoder.encode(events)
         parts = []
         for begin in range(0, len(events), self.batch_size):
@@ -157,9 +211,9 @@ class _Streamed:
         own = np.concatenate(parts)
         return self.encoder.encode(events.take(own)).spread(torch.from_numpy(own), len(events))
 
-    def _moved(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
+    def _moved(self, parts: Iterator[tuple[Part, IntArray]]) -> Iterator[tuple[Part, Tensor]]:
         started = time.perf_counter()
-        for part in parts:
+        for part, order in parts:
             self.waited += time.perf_counter() - started
-            yield part.to(self.device), torch.arange(len(part), device=self.device)
+            yield part.to(self.device), torch.from_numpy(order).to(self.device)
             started = time.perf_counter()

@@ -18,6 +18,7 @@ from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.model.losses import InBatchSoftmax
 from twotower.model.two_tower import TwoTower
+from twotower.training.batches import Read
 from twotower.training.settings import TrainerSettings
 
 Identity = dict[str, str]
@@ -41,7 +42,7 @@ def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validati
         "settings": digest(others | {"schedule": [_name_of(type(settings.schedule)), settings.schedule]}),
         "loss": digest([_name_of(type(settings.loss)), settings.loss, _probabilities(settings, train)]),
         "model": digest(model.settings()),
-        "data": digest(_data(train, validation, [task.column for task in settings.tasks if task.column is not None])),
+        "data": digest(_data(train, validation, Read.by(settings.tasks).names)),
     }
 
 

@@ -24,7 +24,7 @@ from twotower.ranks import ALONE, Ranks, joined
 from twotower.tasks.validation import TaskValidation
 from twotower.threads import Pace, adapted_threads
 from twotower.training.accuracy import StreamedAccuracy
-from twotower.training.batches import Part, Source, source_of
+from twotower.training.batches import Part, Read, Source, source_of
 from twotower.training.callbacks import Callback, TrainingState
 from twotower.training.checkpoint import Checkpoint, Weights
 from twotower.training.clipping import clip_gradient
@@ -61,7 +61,6 @@ class Run:
         """Encodes the data, binds the loss and builds the optimiser for a fitted model."""
         device = model.device
         embedded = settings.loss.embedded(settings.batch_size, train.candidates.num_rows)
-        columns = list(dict.fromkeys(task.column for task in settings.tasks if task.column is not None))
         candidates = model.encode_candidates(train.candidates).to(device)
         state = TrainingState(
             model,
@@ -78,7 +77,7 @@ class Run:
             settings=settings,
             state=state,
             objective=objective_of(settings, model, train, candidates),
-            source=source_of(model, train, settings.batch_size, settings.seed, columns, ranks),
+            source=source_of(model, train, settings.batch_size, settings.seed, Read.by(settings.tasks), ranks),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
             ranks=ranks,
@@ -232,7 +231,7 @@ class Run:
 
 def _validation(model: TwoTower, events: Dataset, train: Log, settings: TrainerSettings) -> Validation | TaskValidation:
     if settings.tasks:
-        return TaskValidation(model, settings.tasks, events, train.events_of(events), settings.ks)
+        return TaskValidation(model, settings.tasks, events, train, settings.ks)
     return Validation(model, events, train.events_of(events), settings.ks)
 
 
