@@ -68,6 +68,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Nothing stays alive until the process ends, which some libraries report as a leak."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _forgets_own_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
