@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -170,6 +169,7 @@ class _Streamed:
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
         self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *read.names]))
+        self.grouped = self._gathered()
         self.waited = 0.0
 
     @contextmanager
@@ -178,16 +178,18 @@ class _Streamed:
         with one_ahead(self._encoded(number)) as parts:
             yield self._moved(parts)
 
-    @cached_property
-    def _grouped(self) -> GroupedEvents:
-        with opened(True) as display:
+    def _gathered(self) -> GroupedEvents | None:
+        """The events by groups; None if no task groups them."""
+        if not self.read.groupings:
+            return None
+        with opened(self.ranks.is_first) as display:
             report = display.reporter(f"preparing {self.log.name}")
             return GroupedEvents(self.log, self.read.groupings[0], self.batch_size, self.columns, report)
 
     def _events(self, number: int) -> Iterator[tuple[Dataset, IntArray]]:
         """The epoch's events in parts, each with the rows to train on in order."""
-        if self.read.groupings:
-            yield from self._grouped.epoch(self.seed, number)
+        if self.grouped is not None:
+            yield from self.grouped.epoch(self.seed, number)
             return
         for events in self.log.shuffled(self.seed, number, self.batch_size, self.columns):
             yield events, np.arange(len(events))
@@ -202,7 +204,7 @@ class _Streamed:
 
     def _queries(self, events: Dataset) -> EncodedSide:
         """Encodes the query side of the events; with several ranks, only of those that this rank embeds, if known."""
-        if self.ranks.size == 1 or self.read.groupings:
+        if self.ranks.size == 1 or self.grouped is not None:
             return self.encoder.encode(events)
         parts = []
         for begin in range(0, len(events), self.batch_size):
