@@ -13,7 +13,7 @@ DATA ?= movielens-100k
 MINUTES ?= 2
 PEERS := rectools librecommender torch-rechub jax
 
-.PHONY: study test fuzz docs dist bench-tfrs race torture clean
+.PHONY: study test types tests fuzz docs dist bench-tfrs race torture clean
 
 study: .venv/installed
 	$(BIN)/twotower study --out study
@@ -22,7 +22,12 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs src tests examples benchmarks scripts
+	+$(MAKE) --no-print-directory --jobs 2 types tests
+
+types: .venv/installed
 	$(BIN)/mypy
+
+tests: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal
 
 # Coverage-guided, each target for so many minutes; Linux.
