@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -20,9 +21,10 @@ def sends_its_threads(out: Connection) -> None:
 
     pools = {f"{pool['internal_api']} {pool['filepath']}": pool["num_threads"] for pool in threadpool_info()}
     out.send_bytes(msgspec.json.encode(pools | {"torch": torch.get_num_threads()}))
+    out.send_bytes(msgspec.json.encode([gc.isenabled(), gc.get_freeze_count()]))
 
 
-def test_every_library_of_a_worker_has_the_threads_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_worker_has_the_threads_that_it_was_given_and_collects_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's own setting leaves BLAS and OpenMP as they are: the environment has to say it before they load."""
     monkeypatch.setattr(processes, "START_METHOD", "spawn")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -33,10 +35,13 @@ def test_every_library_of_a_worker_has_the_threads_that_it_was_given(monkeypatch
     try:
         theirs.close()
         pools = msgspec.json.decode(ours.recv_bytes(), type=dict[str, int])
+        collects, frozen = msgspec.json.decode(ours.recv_bytes(), type=tuple[bool, int])
     finally:
         stop_workers([process])
     assert len(pools) > 1
     assert set(pools.values()) == {1}
+    assert collects
+    assert frozen > 100_000  # what loading made
     assert dict(os.environ) == before
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from twotower.startup import WorkerCall
+
 GRACE = 5.0
 """Seconds that a worker has to terminate before it is killed."""
 
@@ -79,7 +81,7 @@ def start_worker(work: Callable[..., None], *arguments: Any, threads: int) -> Sp
     """
     resource_tracker.ensure_running()  # otherwise it would be started below and unblock the signal
     process: SpawnProcess = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
-        target=work, args=arguments, daemon=True
+        target=WorkerCall(work, *arguments), daemon=True
     )
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the worker; pending interrupts wait
     try:

@@ -1,10 +1,16 @@
-"""What holds while a command is still loading; a separate module because it is imported before anything slow."""
+"""What holds while a command or a worker is still loading; a module of its own, imported before anything slow."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from types import FunctionType
+from typing import Any
 
 INTERRUPTED = 130
 """Exit code of an interrupted command."""
@@ -26,12 +32,12 @@ def raise_on_interrupt() -> None:
 
 
 def stop_collecting() -> None:
-    """Turns garbage collection off while a command is loading: there is no garbage, and looking for it takes long."""
+    """Turns garbage collection off during loading: there is no garbage, and looking for it takes long."""
     gc.disable()
 
 
 def collect_again() -> None:
-    """Turns garbage collection on again once a command begins, except among the objects that loading made."""
+    """Turns garbage collection on again after loading, except among the objects that loading made."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
@@ -40,3 +46,39 @@ def collect_again() -> None:
 def _exit(number: int, frame: object) -> None:
     del number, frame
     os._exit(INTERRUPTED)
+
+
+class WorkerCall:
+    """A call for a new process, which imports the function, and classes among its arguments, when it makes the call.
+
+    Args:
+        work: A module-level function.
+        arguments: Its arguments: plain data, ends of pipes, functions and classes.
+    """
+
+    def __init__(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._parts = [_Named.of(one) for one in (work, *arguments)]
+
+    def __call__(self) -> None:
+        """Makes the call."""
+        stop_collecting()
+        work, *arguments = (one.found() if isinstance(one, _Named) else one for one in self._parts)
+        collect_again()
+        work(*arguments)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A function or class, by its module and its name in it."""
+
+    module: str
+    name: str
+
+    @classmethod
+    def of(cls, given: Any) -> Any:
+        """A function or class by its name; anything else as it is."""
+        return cls(given.__module__, given.__qualname__) if isinstance(given, type | FunctionType) else given
+
+    def found(self) -> Any:
+        """The function or class."""
+        return reduce(getattr, self.name.split("."), import_module(self.module))
