@@ -44,6 +44,24 @@ def test_queries_of_few_events_share_items_and_dense_logs_are_wide(
     model = ModelConfig().build(log, found)
     assert isinstance(model.candidate, Tower)
     assert (model.candidate.combine == "sum") is shares
+    assert isinstance(model.query, Tower)
+    assert (model.query.cross, model.query.cross_rank) == ((1, 64) if shares else (0, None))
+
+
+@pytest.mark.parametrize(
+    ("given", "cross", "rank"),
+    [
+        (ModelConfig(cross=0), 0, None),
+        (ModelConfig(cross=2), 2, None),
+        (ModelConfig(cross_rank=8), 1, 8),
+        (ModelConfig(share_items=False), 0, None),
+    ],
+)
+def test_cross_layers_that_a_config_gives_are_kept(given: ModelConfig, cross: int, rank: int | None) -> None:
+    log = sparse_log()
+    model = given.build(log, recipe("tuned", log, LastOut()))
+    assert isinstance(model.query, Tower)
+    assert (model.query.cross, model.query.cross_rank) == (cross, rank)
 
 
 def test_what_is_shared_has_one_width_and_no_layers() -> None:
@@ -71,7 +89,8 @@ def test_widths_that_a_config_gives_are_kept(given: ModelConfig, shares: bool, w
 
 
 @pytest.mark.parametrize(
-    "given", [ModelConfig(), ModelConfig(inputs="log"), ModelConfig(dim=16), ModelConfig(read_id=True)]
+    "given",
+    [ModelConfig(), ModelConfig(cross=2), ModelConfig(inputs="log"), ModelConfig(dim=16), ModelConfig(read_id=True)],
 )
 def test_a_completed_config_builds_the_same_model(given: ModelConfig) -> None:
     log = sparse_log()

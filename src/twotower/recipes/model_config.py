@@ -36,8 +36,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         activation: `relu`, `gelu`, `silu` or `tanh`; default: the recipe's.
         norm: `none`, `layer` or `batch`.
         residual: Add a hidden layer's input to its output.
-        cross: Number of cross layers.
-        cross_rank: Rank of their matrices.
+        cross: Number of cross layers; default: the recipe's if items are shared, otherwise 0.
+        cross_rank: Rank of their matrices; default: the recipe's with its number of cross layers, otherwise full.
         cross_place: `before` the dense layers or `beside` them.
         normalize: Divide embeddings by their length.
         temperature: Divisor of the scores; default: the recipe's.
@@ -63,7 +63,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     activation: Activation | None = None
     norm: Norm = "none"
     residual: bool = False
-    cross: int = 0
+    cross: int | None = None
     cross_rank: int | None = None
     cross_place: Literal["before", "beside"] = "before"
     normalize: bool = False
@@ -108,6 +108,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             "share_items": shares,
             "read_id": self._reads_id(recipe),
             "layers": self._layers(recipe),
+            "cross": self._cross(recipe)[0],
+            "cross_rank": self._cross(recipe)[1],
             "dim": None if shares and self.dim is None else self._dim(recipe),
         }
         return msgspec.structs.replace(self, **({name: getattr(recipe, name) for name in names} | decided))
@@ -146,6 +148,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def _tower(self, features: list[Feature], recipe: Recipe, unknown_query_rate: float) -> TowerModule:
         if self.tower:
             return self._own_tower(features)
+        cross, rank = self._cross(recipe)
         return Tower(
             features,
             self._layers(recipe),
@@ -154,8 +157,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             activation=self.activation or recipe.activation,
             norm=self.norm,
             residual=self.residual,
-            cross=self.cross,
-            cross_rank=self.cross_rank,
+            cross=cross,
+            cross_rank=rank,
             cross_place=self.cross_place,
             unknown_query_rate=unknown_query_rate,
         )
@@ -171,6 +174,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.layers is None:
             return (*recipe.layers[:-1], self.dim)
         return self.layers if self.layers[-1:] == (self.dim,) else (*self.layers, self.dim)  # into the items' space
+
+    def _cross(self, recipe: Recipe) -> tuple[int, int | None]:
+        """Number of cross layers, and the rank of their matrices."""
+        if self.cross is not None or not self.shares(recipe):
+            return self.cross or 0, self.cross_rank
+        return recipe.cross, self.cross_rank or recipe.cross_rank
 
     def _dim(self, recipe: Recipe) -> int:
         if self.dim is not None:

@@ -65,6 +65,8 @@ class Recipe(msgspec.Struct, frozen=True):
         temperature: Divisor of the scores.
         layers: Widths of the dense layers.
         dim: Embedding dimension.
+        cross: Number of cross layers of the query tower, if items are shared.
+        cross_rank: Rank of their matrices; None: full.
         share_items: Whether histories and the candidate tower share embeddings.
         read_id: Whether the query tower reads the id.
         choices: Models to compare on the validation part; the best is trained on all of train.
@@ -87,6 +89,8 @@ class Recipe(msgspec.Struct, frozen=True):
     read_id: bool
     validate_on: Literal["test", "validation"]
     choices: tuple[Choice, ...] = ()
+    cross: int = 0
+    cross_rank: int | None = None
 
 
 def recipe(name: RecipeName, train: Log, rule: SplitRule | None, validation: Dataset | None = None) -> Recipe:
@@ -167,9 +171,9 @@ def _trainer(shape: Shape) -> Trainer:
 def _for_sparse(dense: Recipe) -> Recipe:
     """The recipe for queries with few events: their choices tell more than their id, and items need their attributes.
 
-    Each item has one embedding for histories and as a candidate, so that each event trains it twice. Such models
-    overfit within a few epochs; a shorter schedule and a higher weight decay counter that. Whether the id also helps
-    depends on the log.
+    Each item has one embedding for histories and as a candidate, so that each event trains it twice. A cross layer
+    multiplies the means of the history, such as of the latest and of all items. Such models overfit within a few
+    epochs; a shorter schedule and a higher weight decay counter that. Whether the id also helps depends on the log.
     """
     trainer = msgspec.structs.replace(
         dense.trainer,
@@ -182,6 +186,8 @@ def _for_sparse(dense: Recipe) -> Recipe:
         input_dropout=0.3,
         layers=(64,),
         dim=64,
+        cross=1,
+        cross_rank=64,
         share_items=True,
         read_id=False,
         choices=(Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})),
