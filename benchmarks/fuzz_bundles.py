@@ -88,13 +88,19 @@ class BundleTarget:
             kind = self.CHANGES[change % len(self.CHANGES)]
             if path.name == MANIFEST:
                 manifest = details["model" if path.parent.name == "model" else "."]
-                with_leaf(manifest.details, place, VALUES[by % len(VALUES)])
+                with suppress(RecursionError):  # nested too deeply already
+                    with_leaf(manifest.details, place, VALUES[by % len(VALUES)])
             else:
                 with suppress(*UNCHANGEABLE):
                     kind(path, place, by)
         for folder, manifest in details.items():
             (self.changed / folder / MANIFEST).unlink()
-            write_manifest(self.changed / folder, manifest.kind, manifest.format, manifest.library, manifest.details)
+            try:
+                write_manifest(
+                    self.changed / folder, manifest.kind, manifest.format, manifest.library, manifest.details
+                )
+            except RecursionError:  # cannot be written, and thus not forged
+                return
         ask(self.changed)
 
     CHANGES: ClassVar[list[Any]]

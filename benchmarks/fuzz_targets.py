@@ -24,6 +24,7 @@ from fuzz_bundles import BundleTarget, catalogue
 from twotower import Category, Retriever, Tower, TwoTower
 from twotower.data import Dataset, RandomSplit, from_tables, simulated, stream_parquet
 from twotower.errors import TwoTowerError
+from twotower.model.layers import MAX_WIDTH
 from twotower.recipes.config import read_config
 from twotower.recipes.recipe import recipe
 from twotower.retrieval.conditions import matching_rows
@@ -34,8 +35,8 @@ from twotower.serving.service import Service
 from twotower.serving.settings import Settings
 
 ROLES: dict[str, Any] = {"query_id": "u", "candidate_id": "i", "time": "t", "weight": "w"}
-MAX_DIGITS = 4
-"""Configs with longer numbers are skipped: layers with a million units are valid, but too slow to build."""
+WIDE = 9_999
+"""Models with larger numbers are not built: layers with a million units are valid, but take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +148,26 @@ def configs(folder: Path) -> Target:
     base = recipe("tuned", data, RandomSplit())
 
     def run(given: bytes) -> None:
-        if b"imports" in given or any(part.isdigit() and len(part) > MAX_DIGITS for part in given.split()):
+        if b"imports" in given:
             return
         path.write_bytes(given)
         with suppress(TwoTowerError):
             config = read_config(path)
-            config.resolved_recipe(data)
-            config.model.build(data, base)
+            if not WIDE < largest(msgspec.to_builtins(config.model)) <= MAX_WIDTH:
+                config.resolved_recipe(data)
+                config.model.build(data, base)
 
     words = (
         b'[data] [split] [model] [training] [tune] [[tasks]] name = "simulated" interactions query_id layers dim kind'
     )
     return Target(run, SEED_CONFIGS, [*words.split(), b"nan", b"inf", b"-1", b"1979-05-27"], 600)
+
+
+def largest(settings: Any) -> float:
+    """The largest number in nested settings."""
+    if isinstance(settings, dict | list):
+        return max(map(largest, settings.values() if isinstance(settings, dict) else settings), default=0)
+    return settings if isinstance(settings, int | float) else 0
 
 
 SEED_CONFIGS = (

@@ -15,6 +15,12 @@ SOME = 8
 """Inputs that a test tries of each target: more would only repeat what the fuzzer does better."""
 
 FINDINGS = {
+    "configs": [
+        b"[data]\nname = 'simulated'\n[model]\nlayers = [63333333333333333333333]\n",
+        b"[data]\nname = 'simulated'\n[model]\nlayers = [633333333333333333]\n",
+        b"[data]\nname = 'simulated'\n[model]\ncross = 1\ncross_rank = 633333333333333333\n",
+        b"[data]\nname = 'simulated'\n[[model.query]]\nkind = 'category'\ncolumn = 'user_id'\ndim = 63333333333\n",
+    ],
     "csv": [
         b"\x0c\r00\r\n",  # no column has a name
     ],
@@ -22,6 +28,8 @@ FINDINGS = {
         b"\0" + bytes([17] * 4) + bytes(range(40)),  # numbers above 2^63
         b"\0" + bytes([18] * 4) + bytes(range(40)),  # times before those that Python knows
         bytes.fromhex("07080affffba38f80000000000000004"),  # a row group of less than no rows
+        bytes.fromhex("ef7102ff"),  # a column whose name is not UTF-8
+        bytes.fromhex("29ff0271"),  # a row group that lacks rows
     ],
 }
 """What came out once as another error than twotower's, or as a log of nothing."""

@@ -119,7 +119,11 @@ def test_dropout_is_for_training_only(options: dict[str, float]) -> None:
     ("options", "message"),
     [
         ({"features": []}, "no features"),
-        ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths of at least 1"),
+        ({"layers": [4, 0]}, r"layers=\[4, 0\]; expected widths from 1 to 1,048,576"),
+        ({"layers": [10**18]}, "expected widths from 1 to 1,048,576"),
+        ({"features": [Category("a", 10**9)]}, "category of 'a' is 1,000,000,000 wide; expected at most"),
+        ({"cross": 1, "cross_rank": 10**18}, "a rank from 1 to 1,048,576"),
+        ({"cross": 65}, "expected from 0 to 64"),
         ({"dropout": 1.0}, r"dropout=1\.0, input_dropout=0\.0, unknown_query_rate=0\.0; expected shares"),
         ({"input_dropout": -0.1}, r"input_dropout=-0\.1, unknown_query_rate=0\.0; expected shares"),
         ({"activation": "selu"}, "activation='selu'"),

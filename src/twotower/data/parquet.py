@@ -16,7 +16,7 @@ from twotower.data.checks import require_columns
 from twotower.data.files import partition_values, refuse_mixtures, table_files
 from twotower.data.origin import TableFile
 from twotower.data.plain import plain_column, plain_schema
-from twotower.data.sources import joint_schema
+from twotower.data.sources import UNREADABLE, joint_schema
 from twotower.errors import DataError
 
 ParquetSource: TypeAlias = str | Path | Sequence[str | Path]
@@ -83,7 +83,7 @@ class ParquetRows:
                 with pq.ParquetFile(file.path) as opened:
                     schemas.append(plain_schema(opened.schema_arrow))
                     sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise DataError(f"interactions: {file.path} cannot be read: {error}") from error
             if min(sizes, default=0) < 0:
                 raise DataError(f"interactions: {file.path} is damaged: it reports {min(sizes)} rows")
@@ -141,7 +141,7 @@ class ParquetRows:
                 yield piece if wanted.all() else piece.filter(pa.array(wanted))
 
     def _read(self, group: RowGroup, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        schema, which = self._schema_of(columns), f"interactions, {group.path}"
+        schema, which, found = self._schema_of(columns), f"interactions, {group.path}", 0
         stored = [name for name in columns if name not in group.partition]
         try:
             with pq.ParquetFile(group.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
@@ -149,6 +149,7 @@ class ParquetRows:
                 for batch in file.iter_batches(rows, [group.number], stored, use_threads=False):
                     piece = pa.Table.from_batches([batch])
                     require_columns(piece, stored, which)
+                    found += len(batch)
                     yield pa.table(
                         [
                             pa.repeat(group.partition[name], len(batch)).cast(kind)
@@ -158,8 +159,12 @@ class ParquetRows:
                         ],
                         schema=schema,
                     )
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise DataError(f"interactions: {group} cannot be read: {error}") from error
+        if found != group.rows:
+            raise DataError(
+                f"interactions: {group} has {found} rows: it is damaged, or has changed since it was opened"
+            )
 
     def in_order(self, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
         """All rows in order, in tables of at most `rows` rows, each with the number of its first row."""

@@ -19,6 +19,9 @@ from twotower.data.plain import plain_table
 from twotower.data.text_files import read_csv, read_json
 from twotower.errors import ConfigError, DataError
 
+UNREADABLE = pa.ArrowException, OSError, UnicodeDecodeError
+"""What a damaged Parquet file raises; the last, if the name of a column is not UTF-8."""
+
 
 class ArrowStream(Protocol):
     """Anything with the Arrow C stream interface: pyarrow, Polars, pandas (2.2 or later), DuckDB."""
@@ -175,7 +178,7 @@ def _read_files(files: Sequence[TableFile], which: str, csv: CsvFormat) -> Sourc
 def _read_parquet(file: TableFile, which: str) -> pa.Table:
     try:
         return pa.parquet.ParquetFile(file.path).read()
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{which}: {file.path} cannot be read: {error}") from error
 
 

@@ -19,7 +19,7 @@ from twotower.errors import ConfigError
 from twotower.kinds import Kinds, kind_of
 from twotower.model.cross import CrossLayers, DotInteraction
 from twotower.model.dropout import Dropout
-from twotower.model.layers import Activation, Norm, dense_stack, reset_layers
+from twotower.model.layers import MAX_WIDTH, Activation, Norm, are_widths, dense_stack, reset_layers
 
 Link = Literal["identity", "sigmoid"]
 """Maps a head's score to its answer: the identity, or the logistic function for a probability."""
@@ -392,8 +392,8 @@ def _concatenated(reads: Reads, query: Side, candidate: Side) -> Tensor:
 
 
 def _check(layers: Sequence[int], *shares: float) -> None:
-    if any(width < 1 for width in layers) or not all(0 <= share < 1 for share in shares):
+    if not are_widths(layers) or not all(0 <= share < 1 for share in shares):
         raise ConfigError(
-            f"layers={list(layers)}, dropout={shares[0]}, input_dropout={shares[1]}; expected widths of at least 1 "
-            f"and shares in [0, 1)"
+            f"layers={list(layers)}, dropout={shares[0]}, input_dropout={shares[1]}; expected widths from 1 to "
+            f"{MAX_WIDTH:,} and shares in [0, 1)"
         )

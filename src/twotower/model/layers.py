@@ -12,6 +12,9 @@ from twotower.model.dropout import Dropout
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 Norm = Literal["none", "layer", "batch"]
 
+MAX_WIDTH = 1 << 20
+"""Widest layer: wider ones are mistakes, and PyTorch's errors about them are no help."""
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
 
@@ -43,6 +46,11 @@ class HiddenLayer(nn.Module):
         given: Tensor = self.activation(self.norm(self.dense(inputs)))
         dropped: Tensor = self.dropout(given + inputs if self.adds_input else given)
         return dropped
+
+
+def are_widths(layers: Sequence[int]) -> bool:
+    """Whether all widths are from 1 to `MAX_WIDTH`."""
+    return all(1 <= width <= MAX_WIDTH for width in layers)
 
 
 def dense_stack(

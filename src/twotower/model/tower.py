@@ -13,9 +13,12 @@ from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
 from twotower.model.cross import CrossLayers
 from twotower.model.dropout import Dropout
-from twotower.model.layers import ACTIVATIONS, Activation, Norm, dense_stack, reset_layers
+from twotower.model.layers import ACTIVATIONS, MAX_WIDTH, Activation, Norm, are_widths, dense_stack, reset_layers
 from twotower.model.tower_module import TOWERS, TowerModule
 from twotower.randomness import uniform
+
+MAX_CROSS = 64
+"""Most cross layers of a tower."""
 
 Combine = Literal["concat", "sum"]
 
@@ -72,8 +75,8 @@ class Tower(TowerModule):
         combine: Combine = "concat",
     ) -> None:
         super().__init__(features)
-        if any(width < 1 for width in layers):
-            raise ConfigError(f"layers={list(layers)}; expected widths of at least 1")
+        if not are_widths(layers):
+            raise ConfigError(f"layers={list(layers)}; expected widths from 1 to {MAX_WIDTH:,}")
         if not all(0 <= share < 1 for share in (dropout, input_dropout, unknown_query_rate)):
             raise ConfigError(
                 f"dropout={dropout}, input_dropout={input_dropout}, "
@@ -155,10 +158,14 @@ class Tower(TowerModule):
 
 
 def _check_cross(cross: int, rank: int | None, place: str, layers: Sequence[int]) -> None:
-    if cross < 0 or (rank is not None and rank < 1) or place not in ("before", "beside"):
+    if (
+        not 0 <= cross <= MAX_CROSS
+        or (rank is not None and not are_widths([rank]))
+        or place not in ("before", "beside")
+    ):
         raise ConfigError(
-            f"cross={cross}, cross_rank={rank}, cross_place={place!r}; expected at least 0, "
-            f"a rank of at least 1 or None, and before or beside"
+            f"cross={cross}, cross_rank={rank}, cross_place={place!r}; expected from 0 to {MAX_CROSS}, "
+            f"a rank from 1 to {MAX_WIDTH:,} or None, and before or beside"
         )
     if cross > 0 and place == "beside" and not layers:
         raise ConfigError("cross_place='beside' without dense layers; expected layers, or cross_place='before'")

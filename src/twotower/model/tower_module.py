@@ -13,7 +13,7 @@ from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError
 from twotower.features import Feature
 from twotower.kinds import Kinds
-from twotower.model.layers import reset_layers
+from twotower.model.layers import MAX_WIDTH, reset_layers
 
 TOWERS: Kinds[type[TowerModule]] = Kinds("tower")
 """Towers by kind; defining a subclass of `TowerModule` with a `kind` registers it."""
@@ -71,6 +71,12 @@ class TowerModule(nn.Module):
         if not features:
             raise ConfigError("a tower has no features; expected at least one")
         _refuse_twins(features)
+        if (widest := max(features, key=lambda one: one.width)).width > MAX_WIDTH:
+            raise ConfigError(
+                f"{widest.kind} of {widest.column!r} is {widest.width:,} wide; expected at most {MAX_WIDTH:,}",
+                field="features",
+                column=widest.column,
+            )
         self.features = nn.ModuleList(features)
 
     @property

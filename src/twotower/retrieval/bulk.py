@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from twotower.data.files import format_of
 from twotower.data.plain import plain_table, plain_type
-from twotower.data.sources import CsvFormat, read_source
+from twotower.data.sources import UNREADABLE, CsvFormat, read_source
 from twotower.errors import ConfigError, DataError, SavedFolderError
 from twotower.files import MarkedFolder, check_file_target, remove_marked, sync_file, write_file, writing
 from twotower.interruption import Interruption
@@ -243,7 +243,7 @@ def _opened(path: Path, csv: CsvFormat) -> pq.ParquetFile:
         return pq.ParquetFile(pa.BufferReader(_encoded(read_source(path, "queries", csv).table)))
     try:
         return pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
