@@ -290,9 +290,7 @@ def test_files_that_change_while_they_are_streamed_are_noticed(tmp_path: Path) -
     with pytest.raises(DataError, match=r"have changed since they were opened: .*'nobody' is not in the query table"):
         list(log.shuffled(0, 1, 32))
     pq.write_table(table_of().slice(0, 990), path, row_group_size=250)
-    with pytest.raises(
-        DataError, match=r"row group 3 .* has 240 rows: it is damaged, or has changed since"
-    ):
+    with pytest.raises(DataError, match=r"row group 3 .* has 240 rows: it is damaged, or has changed since"):
         list(log.shuffled(0, 1, 32))
 
 
