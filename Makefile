@@ -28,7 +28,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 tests: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 # Coverage-guided, each target for so many minutes; Linux.
 fuzz: .venv/installed
