@@ -16,6 +16,7 @@ SOME = 8
 
 FINDINGS = {
     "configs": [
+        b'[data]\n[tune]\n"model.dim" = {log = 4, high = 64}\n[variants.a]\n"model.dim" = 4\n',  # a key with a dot
         b"[data]\nname = 'simulated'\n[model]\nlayers = [63333333333333333333333]\n",
         b"[data]\nname = 'simulated'\n[model]\nlayers = [633333333333333333]\n",
         b"[data]\nname = 'simulated'\n[model]\ncross = 1\ncross_rank = 633333333333333333\n",

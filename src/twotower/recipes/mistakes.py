@@ -64,6 +64,8 @@ def mistake(
 
 def _explained(what: str, settings: Any, kind: type, keys: Keys, shown: Keys) -> str:
     """The message for a mistake at `keys`; `shown` are the same keys with the table in front."""
+    if not _is_there(settings, keys):  # below a key of a map, which the path does not name
+        return f"{what}, at {_key(shown)}"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         known = _fields(_kind_at(kind, settings, keys), _value_at(settings, keys))
         return _unknown_key(unknown[1], shown, known) + ("" if shown else _home(unknown[1], kind))
@@ -118,6 +120,14 @@ def _value_at(settings: Any, keys: Keys) -> Any:
     for key in keys:
         value = value[int(key[1:-1])] if key.startswith("[") else value[key]
     return value
+
+
+def _is_there(settings: Any, keys: Keys) -> bool:
+    try:
+        _value_at(settings, keys)
+    except (LookupError, TypeError):
+        return False
+    return True
 
 
 def _kind_at(kind: Any, settings: Any, keys: Keys) -> Any:
