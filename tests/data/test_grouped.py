@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twotower.data import Dataset, ParquetLog, stream_parquet
 from twotower.data.dataset import IntArray
 from twotower.data.grouped import GroupedEvents, Grouping
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 
 
 def table_of(events: int, requests: int, seed: int = 0, without: float = 0.1) -> pa.Table:
@@ -112,6 +112,13 @@ def test_parts_are_about_as_large_as_those_without_groups(tmp_path: Path) -> Non
     sizes = [len(part) for part, _ in grouped.epoch(0, 1)]
     assert max(sizes) < 2 * without
     assert len(sizes) > 10
+
+
+def test_a_column_of_lists_groups_nothing(tmp_path: Path) -> None:
+    table = table_of(60, 5)
+    log = opened(table.append_column("tags", pa.array([["a"]] * 60)), tmp_path)
+    with pytest.raises(DataError, match=r"column 'tags' is list<.*>; expected single values to group events by"):
+        GroupedEvents(log, Grouping("tags"), 10)
 
 
 def test_a_full_disk_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

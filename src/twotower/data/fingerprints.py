@@ -118,7 +118,7 @@ def _ranks(ids: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
 def mixed(values: npt.NDArray[np.uint64], salt: np.uint64) -> npt.NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): each input bit affects every output bit."""
     with np.errstate(over="ignore"):
-        mixed = (values + salt * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+        bits = (values + salt * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(bits ^ (bits >> np.uint64(31)), dtype=np.uint64)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.fingerprints import mixed
 from twotower.data.log import Log
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.progress import ReportStep, no_report
 
 BUCKETS_PER_POOL = 4
@@ -62,7 +62,13 @@ class Grouping:
 
 
 def _encoded(events: Dataset, column: str) -> pa.DictionaryArray:
-    return pc.dictionary_encode(events.interactions[column].combine_chunks())
+    values = events.interactions[column].combine_chunks()
+    if pa.types.is_nested(values.type):
+        raise DataError(
+            f"column {column!r} is {values.type}; expected single values to group events by, such as request ids",
+            column=column,
+        )
+    return pc.dictionary_encode(values)
 
 
 class GroupedEvents:
@@ -80,7 +86,7 @@ class GroupedEvents:
 
     Raises:
         ConfigError: There is no room for the file, or the log's buffer is too small for the batch size.
-        DataError: The log can no longer be read.
+        DataError: The log can no longer be read, or the column holds lists.
     """
 
     def __init__(
@@ -163,10 +169,12 @@ class GroupedEvents:
             self._file.seek(begin)
             tables.append(pa.ipc.open_stream(self._file.read(size)).read_all())
         table = pa.concat_tables(tables)
-        rows = (table[name].to_numpy() for name in (QUERY, CANDIDATE))
-        events = table.drop_columns([QUERY, CANDIDATE])
-        query_index, candidate_index = rows
-        return replace(self._template, interactions=events, query_index=query_index, candidate_index=candidate_index)
+        return replace(
+            self._template,
+            interactions=table.drop_columns([QUERY, CANDIDATE]),
+            query_index=table[QUERY].to_numpy(),
+            candidate_index=table[CANDIDATE].to_numpy(),
+        )
 
     def _template_table(self) -> pa.Table:
         empty = pa.array([], pa.int64())

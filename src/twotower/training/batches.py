@@ -203,7 +203,10 @@ class _Streamed:
             yield part, order
 
     def _queries(self, events: Dataset) -> EncodedSide:
-        """Encodes the query side of the events; with several ranks, only of those that this rank embeds, if known."""
+        """Encodes the query side of the events.
+
+        With several ranks, only of the events that this rank embeds; members of lists may be embedded by any rank.
+        """
         if self.ranks.size == 1 or self.grouped is not None:
             return self.encoder.encode(events)
         parts = []
