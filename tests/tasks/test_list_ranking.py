@@ -191,40 +191,11 @@ def test_choices_are_ranked_among_negatives_beside_retrieval(negatives_from: str
     assert "among 30 candidates drawn for each event" in found.notes[-1]
 
 
-def streamed(log: Dataset, folder: Path) -> tt.data.ParquetLog:
-    ids = {"user": log.query_index, "item": log.candidate_index, "at": log.times.astype(np.int64)}
-    pq.write_table(pa.table(ids), folder / "log.parquet", row_group_size=200)
-    return tt.data.stream_parquet(
-        folder / "log.parquet",
-        query_id="user",
-        candidate_id="item",
-        time="at",
-        queries=log.queries,
-        candidates=log.candidates,
-        buffer=1000,
-    )
-
-
-@pytest.mark.parametrize("negatives_from", ["uniform", "retriever"])
-def test_choices_of_a_streamed_log_are_ranked_among_negatives(tmp_path: Path, negatives_from: str) -> None:
-    cut = tt.data.split_log(streamed(groups_log(2000), tmp_path), tt.data.RandomSplit(0.2))
-    train, test = cut.train, cut.test
-    task = tt.Ranking(negatives=5, negatives_from=negatives_from, head=tt.StackHead(layers=(16,)))  # type: ignore[arg-type]
-    tasks = (tt.Retrieval(loss=tt.FullSoftmax()), task)
-    model = ids_model()
-    history = Trainer(epochs=8, batch_size=64, optimizer=AdamW(0.02), tasks=tasks).fit(model, train, progress=False)
-    found = tt.evaluate(model, test, train, baselines=["popularity"], tasks=tasks).task("ranking")
-    if negatives_from == "uniform":
-        assert history.epochs[-1].losses["ranking"] < history.epochs[0].losses["ranking"]
-        assert found.comparisons[0].verdict == "better"
-    assert "among 30 candidates drawn for each event" in found.notes[-1]
-
-
 LISTS = (tt.Ranking(target="click", by="request"), tt.Ranking(target="click", sampled=4))
 
 
 def on_disk(log: Dataset, folder: Path, buffer: int = 1000) -> tt.data.ParquetLog:
-    """The same events, shuffled, with requests and clicks."""
+    """The same events, shuffled, with all their columns."""
     order = np.random.default_rng(7).permutation(len(log))
     pq.write_table(log.interactions.take(pa.array(order)), folder / "log.parquet", row_group_size=200)
     return tt.data.stream_parquet(
@@ -236,6 +207,21 @@ def on_disk(log: Dataset, folder: Path, buffer: int = 1000) -> tt.data.ParquetLo
         candidates=log.candidates,
         buffer=buffer,
     )
+
+
+@pytest.mark.parametrize("negatives_from", ["uniform", "retriever"])
+def test_choices_of_a_streamed_log_are_ranked_among_negatives(tmp_path: Path, negatives_from: str) -> None:
+    cut = tt.data.split_log(on_disk(groups_log(2000), tmp_path), tt.data.RandomSplit(0.2))
+    train, test = cut.train, cut.test
+    task = tt.Ranking(negatives=5, negatives_from=negatives_from, head=tt.StackHead(layers=(16,)))  # type: ignore[arg-type]
+    tasks = (tt.Retrieval(loss=tt.FullSoftmax()), task)
+    model = ids_model()
+    history = Trainer(epochs=8, batch_size=64, optimizer=AdamW(0.02), tasks=tasks).fit(model, train, progress=False)
+    found = tt.evaluate(model, test, train, baselines=["popularity"], tasks=tasks).task("ranking")
+    if negatives_from == "uniform":
+        assert history.epochs[-1].losses["ranking"] < history.epochs[0].losses["ranking"]
+        assert found.comparisons[0].verdict == "better"
+    assert "among 30 candidates drawn for each event" in found.notes[-1]
 
 
 @pytest.mark.parametrize("task", LISTS, ids=["by request", "of a query"])
