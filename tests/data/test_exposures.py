@@ -220,10 +220,7 @@ def test_given_parts_are_read_alike() -> None:
         given_parts(log, {"test": LOG.drop_columns(["clicked"])}, own_queries=True)
 
 
-def test_a_config_reads_them_and_refuses_them_for_a_streamed_log(tmp_path: Path) -> None:
+def test_a_config_reads_them(tmp_path: Path) -> None:
     pa.parquet.write_table(LOG, tmp_path / "log.parquet")
     config = DataConfig(interactions=str(tmp_path / "log.parquet"), **TIMED)
     assert shown_with(config.load()) == [["rum"], ["gin", "tea", "rum"], ["tea", "ale"]]
-    streamed = DataConfig(interactions=str(tmp_path / "log.parquet"), stream=True, **TIMED)
-    with pytest.raises(ConfigError, match="chosen = 'clicked' with stream = true"):
-        streamed.open()

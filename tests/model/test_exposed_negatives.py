@@ -256,7 +256,7 @@ def test_a_log_that_cannot_have_them_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exposed_negatives=2, but 'data' does not say what was shown"):
         loss.bind(from_tables(pa.table(plain), **columns))
     pq.write_table(pa.table(plain), tmp_path / "log.parquet")
-    with pytest.raises(ConfigError, match="exposed_negatives=2 needs the whole log in memory"):
+    with pytest.raises(ConfigError, match="exposed_negatives=2, but 'data' does not say what was shown"):
         loss.bind(stream_parquet(tmp_path, **columns))
     nothing = shown_log([(0, 0, 1, True), (0, 0, 5, False), (1, 0, 7, True)], catalogue=2)
     with pytest.raises(DataError, match="exposed_negatives=2, but nothing was shown with the 2 events of train"):

@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pytest
 import torch
 
 from rank_processes import on_ranks, without_errors
-from twotower.data import Dataset, from_tables, split_by_time
+from shown_fixtures import InterruptAfter, assert_same, model, shown_log, trained, weights_of
+from twotower.data import split_by_time
 from twotower.errors import SavedFolderError
 from twotower.evaluation import ModelScorer, measure
-from twotower.features import Category
-from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower
+from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.tasks import Retrieval
-from twotower.training import Adagrad, AdamW, Callback, Trainer, TrainingState
+from twotower.training import Adagrad, AdamW, Trainer
 from twotower.training import checkpoint as checkpoint_module
 
-CANDIDATES = 30
 LOSSES: dict[str, Any] = {
     "in batch": InBatchSoftmax(exposed_negatives=3),
     "in batch, all of it": InBatchSoftmax(
@@ -32,63 +30,7 @@ LOSSES: dict[str, Any] = {
 }
 
 
-def shown_log(requests: int = 400, seed: int = 0) -> Dataset:
-    """Requests of four candidates, of which a query chooses the lowest."""
-    draw = np.random.default_rng(seed)
-    shown = np.stack([draw.permutation(CANDIDATES)[:4] for _ in range(requests)])
-    return from_tables(
-        pa.table(
-            {
-                "user": np.repeat(draw.integers(20, size=requests), 4),
-                "item": shown.ravel(),
-                "at": np.repeat(np.arange(requests), 4),
-                "visit": np.repeat(np.arange(requests), 4),
-                "clicked": (shown == shown.min(axis=1, keepdims=True)).ravel(),
-                "weight": np.repeat(draw.integers(1, 4, size=requests), 4),
-            }
-        ),
-        query_id="user",
-        candidate_id="item",
-        time="at",
-        weight="weight",
-        chosen="clicked",
-        request="visit",
-        candidates=pa.table({"item": list(range(CANDIDATES))}),
-    )
-
-
 LOG = shown_log()
-
-
-def model() -> TwoTower:
-    return TwoTower(
-        Tower([Category("user", 8, unknown_rate=0.1)], [8], dropout=0.2), Tower([Category("item", 8)]), temperature=0.5
-    )
-
-
-def weights_of(one: TwoTower) -> dict[str, npt.NDArray[np.float32]]:
-    return {name: tensor.detach().numpy().copy() for name, tensor in one.state_dict().items()}
-
-
-def trained(**options: Any) -> dict[str, npt.NDArray[np.float32]]:
-    one = model()
-    Trainer(epochs=3, batch_size=64, optimizer=Adagrad(0.1), **options).fit(one, LOG)
-    return weights_of(one)
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    for name, values in one.items():
-        np.testing.assert_array_equal(values, other[name], err_msg=name)
-
-
-class _InterruptAfter(Callback):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_epoch(self, state: TrainingState, epoch: Any) -> None:
-        if epoch.epoch == self.epochs:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
@@ -96,12 +38,12 @@ def test_one_seed_gives_one_result_and_a_resumed_training_equals_an_uninterrupte
     loss: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_module, "EVERY_SECONDS", 0.0)
-    whole = trained(loss=loss)
-    assert_same(whole, trained(loss=loss))
-    assert_same(whole, trained(tasks=[Retrieval(loss=loss)]))
+    whole = trained(LOG, loss=loss)
+    assert_same(whole, trained(LOG, loss=loss))
+    assert_same(whole, trained(LOG, tasks=[Retrieval(loss=loss)]))
     trainer = Trainer(epochs=3, batch_size=64, optimizer=Adagrad(0.1), loss=loss)
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(model(), LOG, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(2)])
+        trainer.fit(model(), LOG, checkpoint=tmp_path / "run", callbacks=[InterruptAfter(2)])
     resumed = model()
     trainer.fit(resumed, LOG, checkpoint=tmp_path / "run")
     assert_same(whole, weights_of(resumed))
@@ -124,7 +66,7 @@ def test_a_checkpoint_is_not_resumed_with_other_exposures_or_settings(
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_ranks_end_where_one_process_does(loss: Any, tmp_path: Path) -> None:
-    expected = trained(loss=loss)
+    expected = trained(LOG, loss=loss)
     (found,) = on_ranks(2, tmp_path, (trained_on_rank, loss))
     for weights in without_errors(found):
         for name, values in weights.items():
@@ -133,7 +75,7 @@ def test_ranks_end_where_one_process_does(loss: Any, tmp_path: Path) -> None:
 
 def trained_on_rank(loss: Any) -> dict[str, npt.NDArray[np.float32]]:
     torch.set_num_threads(1)
-    return trained(loss=loss)
+    return trained(LOG, loss=loss)
 
 
 @pytest.mark.parametrize("kind", [InBatchSoftmax, FullSoftmax])

@@ -198,7 +198,7 @@ def check_chosen(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> np
     """Which rows were chosen, `[N]`.
 
     Raises:
-        DataError: A value is null, or neither a boolean nor 0 or 1; or no row was chosen.
+        DataError: A value is null, or neither a boolean nor 0 or 1; or no row of a whole table was chosen.
     """
     expected = "true for a row that was chosen, else false (or 1 and 0)"
     if not (pa.types.is_boolean(column.type) or pa.types.is_integer(column.type)):
@@ -218,12 +218,17 @@ def check_chosen(column: pa.ChunkedArray, name: str, place: Place = WHOLE) -> np
             row=row,
         )
     is_chosen: npt.NDArray[np.bool_] = values.astype(bool)
-    if not is_chosen.any():
-        raise DataError(
-            f"interactions, column {name!r}: none of the {len(values):,} rows was chosen; expected at least one",
-            column=name,
-        )
+    if place.whole:
+        refuse_none_chosen(int(is_chosen.sum()), len(values), name)
     return is_chosen
+
+
+def refuse_none_chosen(chosen: int, rows: int, name: str) -> None:
+    """Refuses interactions without a chosen row, given their numbers."""
+    if chosen == 0:
+        raise DataError(
+            f"interactions, column {name!r}: none of the {rows:,} rows was chosen; expected at least one", column=name
+        )
 
 
 def refuse_no_weight(total: float, name: str) -> None:

@@ -23,10 +23,12 @@ class Exposures:
     query nearer in time to these events than to its others. Within a list, candidates are distinct, none of them was
     chosen there, and those shown nearest in time to its first event come first.
 
+    The number of an event is its position in the log; if the log stays on disk, that of its row in the files.
+
     Attributes:
         chosen: The column of the log that tells chosen rows from others.
         request: The column of the request ids; None if the log has none.
-        lists: List of each event, −1 if nothing was shown with it, `[N]`.
+        lists: List of each event by its number, −1 if nothing was shown with it, `[N]`.
         offsets: Where each list begins in `candidates`, `[lists + 1]`.
         candidates: Rows of the candidate table, one list after the other, `[M]`.
         times: When each was shown, in seconds, `[M]`; None if the log has no times.
@@ -91,7 +93,7 @@ class Exposures:
         """Sixteen hex digits of a hash of the exposures, in order."""
         digest = hashlib.sha256()
         for array in (self.lists, self.offsets, self.candidates, self.times):
-            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            digest.update(b"" if array is None else np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def _with(self, lists: IntArray, entry: IntArray, lengths: IntArray) -> Exposures:
@@ -99,10 +101,16 @@ class Exposures:
         return replace(
             self,
             lists=lists,
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            offsets=offsets_of(lengths),
             candidates=self.candidates[entry],
             times=None if self.times is None else self.times[entry],
         )
+
+
+def offsets_of(lengths: IntArray) -> IntArray:
+    """Where each of several lists begins, and the last one ends, given their lengths: `[lists + 1]`."""
+    offsets: IntArray = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return offsets
 
 
 def joined(parts: Sequence[tuple[Exposures | None, int]]) -> Exposures | None:
@@ -131,7 +139,7 @@ def joined(parts: Sequence[tuple[Exposures | None, int]]) -> Exposures | None:
     return replace(
         first,
         lists=np.concatenate(lists),
-        offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+        offsets=offsets_of(np.concatenate(lengths)),
         candidates=np.concatenate([one.candidates for one in given]),
         times=np.concatenate(times) if times else None,
     )

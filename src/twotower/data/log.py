@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from twotower.data.availability import Availability
 from twotower.data.dataset import Dataset, IntArray
+from twotower.data.exposures import Exposures
 from twotower.data.fingerprints import Tables
 from twotower.data.ordered import SortedEvents
 from twotower.errors import ConfigError
@@ -55,6 +56,11 @@ class Log(Tables, Protocol):
     @property
     def availability(self) -> Availability | None:
         """When each candidate is available; None if all always are."""
+        ...
+
+    @property
+    def exposures(self) -> Exposures | None:
+        """What was shown with the events and not chosen; None if the log does not say."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from twotower.data.checks import (
     check_data_name,
     check_ids,
     refuse_no_weight,
+    refuse_none_chosen,
     require_columns,
     roles_of,
 )
@@ -23,8 +24,10 @@ from twotower.data.fingerprints import Fingerprint
 from twotower.data.lookup import distinct_ids
 from twotower.data.notes import warn_of_dropped, warn_of_unavailable
 from twotower.data.origin import Origin
-from twotower.data.parquet import BoolArray, ParquetRows, ParquetSource
+from twotower.data.parquet import ROW, BoolArray, ParquetRows, ParquetSource
 from twotower.data.place import Place
+from twotower.data.scratch import scratch
+from twotower.data.shown import ShownRows, request_keys, shown_in
 from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source
 from twotower.data.stream import PIECES_PER_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table
@@ -43,6 +46,8 @@ def stream_parquet(
     candidate_id: str,
     time: str | None = None,
     weight: str | None = None,
+    chosen: str | None = None,
+    request: str | None = None,
     queries: TableSource | None = None,
     candidates: TableSource | None = None,
     unknown_candidates: UnknownCandidates = "refuse",
@@ -57,6 +62,7 @@ def stream_parquet(
     """Opens a log in Parquet files that is larger than memory, and checks it in one or two passes.
 
     Memory holds the query table, the candidate table and at most `buffer` events, whatever the size of the log.
+    With `chosen`, there is one more pass.
 
     Args:
         interactions: One row per event: the path of a Parquet file or folder, a pattern with `*`, or several of these.
@@ -64,6 +70,9 @@ def stream_parquet(
         candidate_id: The item (candidate) column.
         time: The time column.
         weight: The column of event weights.
+        chosen: The column that is false for rows that were shown and not chosen; see `from_tables`. What was shown is
+            matched to events at once, which prepares the files; see `ParquetLog.sorted_events`.
+        request: With `chosen`, the column of request ids.
         queries: One row per query. Default: the distinct ids of the log, which takes a second pass.
         candidates: One row per candidate: the catalogue. Default: the distinct ids of the log, likewise.
         unknown_candidates: Whether to `"refuse"` or `"drop"` events whose candidate is not in `candidates`.
@@ -76,9 +85,10 @@ def stream_parquet(
         buffer: How many events are held at once. A larger buffer shuffles the training order more thoroughly.
 
     Raises:
-        ConfigError: The buffer is too small, `unknown_candidates` is not an allowed value, the name is blank, or
-            candidates have limits although the log has no times.
+        ConfigError: The buffer is too small, `unknown_candidates` is not an allowed value, the name is blank, a column
+            has two roles, or candidates have limits although the log has no times.
         DataError: As `from_tables`; rows are numbered across all files.
+        MissingExtraError: `chosen` is set, and DuckDB is not installed.
 
     Example:
         >>> import tempfile
@@ -91,7 +101,7 @@ def stream_parquet(
     """
     check_data_name(name)
     check_time_format(time_format)
-    rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight), buffer)
+    rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), buffer)
     csv = CsvFormat(delimiter, decimal)
     sides = {query_id: queries, candidate_id: candidates}
     query_table, candidate_table, origin = _sides(rows, sides, csv, buffer // 2)
@@ -107,7 +117,54 @@ def stream_parquet(
         time_format=time_format,
         limits=limits_in(candidate_table, time, Limits(available_from, available_until, time_format), origin),
     )
-    return _checked(tables, rows, buffer, own_queries=queries is None)
+    if chosen is None:
+        return _checked(tables, rows, buffer, own_queries=queries is None)
+    return _with_exposures(tables.with_chosen(chosen, request), rows, buffer, own_queries=queries is None)
+
+
+def _with_exposures(tables: LogTables, rows: ParquetRows, buffer: int, own_queries: bool) -> ParquetLog:
+    """The log of the chosen rows, with what was shown beside them."""
+    own, given = _shown_rows(tables, rows, buffer // 2)
+    log = _checked(tables.with_chosen(None, None), rows.only(given.is_chosen), buffer, own_queries)
+    warn_of_dropped(own.dropped, len(log) + own.dropped, tables.candidate_id, own.dropped_candidates)
+    known = replace(log, rows=rows, size=own.known).sorted_events()
+    return replace(log, dropped=own.dropped, exposures=shown_in(known, given, tables.candidates.num_rows))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Rows of the files in numbers.
+
+    Attributes:
+        known: Rows whose candidate is in the candidate table.
+        dropped: Chosen rows whose candidate is not.
+        dropped_candidates: Some of their candidates.
+    """
+
+    known: int
+    dropped: int
+    dropped_candidates: tuple[object, ...]
+
+
+def _shown_rows(tables: LogTables, rows: ParquetRows, at_once: int) -> tuple[_Counted, ShownRows]:
+    """Checks all rows in one pass, and keeps which of them are events and which request they belong to."""
+    assert tables.chosen is not None
+    is_chosen = scratch(rows.in_files, np.bool_)
+    requests = None if tables.request is None else scratch(rows.in_files, np.uint64)
+    known = dropped = chosen = 0
+    examples: tuple[object, ...] = ()
+    for first_row, table in rows.in_order([*tables.columns, ROW], at_once):
+        here, own = tables.rows(table, Place(first_row, whole=False))
+        numbers = here.interactions[ROW].to_numpy()
+        is_chosen[numbers[own]] = True
+        if requests is not None and tables.request is not None:
+            requests[numbers] = request_keys(here.interactions[tables.request], tables.request)
+        known, dropped, chosen = known + len(here), dropped + here.dropped, chosen + int(own.sum()) + here.dropped
+        examples = examples or here.dropped_candidates
+    refuse_none_chosen(chosen, rows.in_files, tables.chosen)
+    if chosen == dropped:
+        raise no_event_left(dropped, tables.candidate_id)
+    return _Counted(known, dropped, examples), ShownRows(is_chosen, requests, tables.chosen, tables.request)
 
 
 def narrowed(log: ParquetLog, kept: BoolArray) -> ParquetLog:
@@ -121,7 +178,7 @@ def narrowed(log: ParquetLog, kept: BoolArray) -> ParquetLog:
         DataError: The files can no longer be read, or have changed.
     """
     own = _checked(log.tables, log.rows.only(kept), log.buffer, log.own_queries, warns=False)
-    return replace(own, dropped=log.dropped)
+    return replace(own, dropped=log.dropped, exposures=log.exposures)
 
 
 def _opened(interactions: ParquetSource, wanted: Sequence[str], buffer: int) -> ParquetRows:

@@ -60,13 +60,8 @@ class SortedEvents:
 
     def pieces(self, events: int = PIECE) -> Iterator[QueryRange]:
         """Cuts the queries into ranges of about `events` events, with at least one query each."""
-        first, last = 0, len(self.offsets) - 1
-        while first < last:
-            wanted = self.offsets[first] + events
-            end = int(np.searchsorted(self.offsets, wanted, side="right")) - 1
-            end = min(max(end, first + 1), last)
-            yield QueryRange(slice(first, end), slice(int(self.offsets[first]), int(self.offsets[end])))
-            first = end
+        for queries, entries in ranges(self.offsets, events):
+            yield QueryRange(queries, entries)
 
     def only(self, kept: npt.NDArray[np.bool_]) -> SortedEvents:
         """The events whose rows are kept, in unnamed scratch files.
@@ -113,6 +108,24 @@ class SortedEvents:
         times = self.times
         assert times is not None
         return sum(int(np.count_nonzero(times[piece] < time)) for piece in _slices(len(times)))
+
+
+def ranges(offsets: IntArray, entries: int = PIECE) -> Iterator[tuple[slice, slice]]:
+    """Cuts concatenated lists into ranges of about `entries` entries, with at least one list each.
+
+    Args:
+        offsets: Where each list begins, and the last one ends, `[lists + 1]`.
+        entries: The size.
+
+    Yields:
+        The lists of each range, and their entries.
+    """
+    first, last = 0, len(offsets) - 1
+    while first < last:
+        end = int(np.searchsorted(offsets, offsets[first] + entries, side="right")) - 1
+        end = min(max(end, first + 1), last)
+        yield slice(first, end), slice(int(offsets[first]), int(offsets[end]))
+        first = end
 
 
 def nth_smallest(values: FloatArray, place: int, held: int = PIECE) -> float:

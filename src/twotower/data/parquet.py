@@ -27,6 +27,9 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 INTERLEAVED_GROUPS = 8
 """Row groups open at a time when reading interleaved."""
 
+ROW = "\x00row"
+"""Name of the column of row numbers, counted over all files, that every read can ask for; no file has such a column."""
+
 READ_BUFFER = 1 << 18
 """Bytes read from the file at a time per open column, so a whole row group is never in memory."""
 
@@ -142,19 +145,20 @@ class ParquetRows:
 
     def _read(self, group: RowGroup, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         schema, which, found = self._schema_of(columns), f"interactions, {group.path}", 0
-        stored = [name for name in columns if name not in group.partition]
+        stored = [name for name in columns if name != ROW and name not in group.partition]
         try:
             with pq.ParquetFile(group.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
                 # One thread, to leave the others to training.
                 for batch in file.iter_batches(rows, [group.number], stored, use_threads=False):
                     piece = pa.Table.from_batches([batch])
                     require_columns(piece, stored, which)
+                    first_row = group.first_row + found
+                    made = {name: pa.repeat(value, len(batch)) for name, value in group.partition.items()}
+                    made[ROW] = pa.array(np.arange(first_row, first_row + len(batch)))
                     found += len(batch)
                     yield pa.table(
                         [
-                            pa.repeat(group.partition[name], len(batch)).cast(kind)
-                            if name in group.partition
-                            else plain_column(piece[name], name, which).cast(kind)
+                            (made[name] if name in made else plain_column(piece[name], name, which)).cast(kind)
                             for name, kind in zip(schema.names, schema.types, strict=True)
                         ],
                         schema=schema,
@@ -200,7 +204,8 @@ class ParquetRows:
                 del open_groups[turn]
 
     def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name).with_nullable(True) for name in columns])
+        own = (pa.field(ROW, pa.int64()) if name == ROW else self.schema.field(name) for name in columns)
+        return pa.schema([field.with_nullable(True) for field in own])
 
 
 def _files(source: ParquetSource) -> list[TableFile]:

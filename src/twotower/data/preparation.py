@@ -21,7 +21,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import Tables
 from twotower.data.movielens import HOME_VARIABLE, data_home
 from twotower.data.ordered import SortedEvents
-from twotower.data.parquet import ParquetRows, RowGroup
+from twotower.data.parquet import ROW, ParquetRows, RowGroup
 from twotower.data.tables import LogTables
 from twotower.errors import ConfigError, DataError
 from twotower.extras import require
@@ -106,7 +106,7 @@ def prepared(
     Args:
         log: The log.
         rows: All rows of its files.
-        encode: Turns a table of the log's columns into events; it may drop some.
+        encode: Turns a table of ids, times and row numbers into events; it may drop some.
         report: Receives the progress.
 
     Raises:
@@ -224,7 +224,7 @@ class _Preparation:
         key: str,
     ) -> None:
         self.log, self.rows, self.encode, self.report, self.key = log, rows, encode, report, key
-        self.columns = [name for name in (log.query_id, log.candidate_id, log.time, log.weight) if name is not None]
+        self.columns = [name for name in (log.query_id, log.candidate_id, log.time, ROW) if name is not None]
         self.order = pc.array_sort_indices(log.queries[log.query_id].combine_chunks()).to_numpy().astype(np.int64)
         self.place = np.empty(len(self.order), dtype=np.int32)
         self.place[self.order] = np.arange(len(self.order), dtype=np.int32)
@@ -242,20 +242,13 @@ class _Preparation:
 
     def encoded(self, group: RowGroup) -> Iterator[npt.NDArray[Any]]:
         """Encodes the events of a row group, in pieces."""
-        first_row = group.first_row
         for table in self.rows.read(group, self.columns, BATCH_EVENTS):
-            numbered = table.append_column(ROW, pa.array(np.arange(first_row, first_row + table.num_rows)))
-            first_row += table.num_rows
-            events = self.encode(numbered)
+            events = self.encode(table)
             piece = np.empty(len(events), dtype=EVENT_DTYPE)
             piece["query"], piece["candidate"] = self.place[events.query_index], events.candidate_index
             piece["time"] = 0.0 if events.time is None else events.times
             piece["row"] = events.interactions[ROW].to_numpy()
             yield piece
-
-
-ROW = "\x00row"
-"""Name of the column of row numbers; no file has a column of this name."""
 
 
 def _prepare(work: _Preparation, target: Path) -> None:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from twotower.data.availability import Availability
-from twotower.data.checks import check_data_name, check_ids, require_columns
 from twotower.data.dataset import Dataset, IntArray, concat
 from twotower.data.excerpt import Excerpt
-from twotower.data.lookup import distinct_ids
+from twotower.data.exposures import Exposures
 from twotower.data.ordered import SortedEvents
 from twotower.data.parquet import BoolArray, ParquetRows
+from twotower.data.part import part_of
 from twotower.data.place import Place
 from twotower.data.preparation import prepared
 from twotower.data.scratch import scratch
-from twotower.data.sources import CsvFormat, Decimal, TableSource, read_source, with_ids_like
-from twotower.data.tables import LogTables, cast_ids
+from twotower.data.sources import CsvFormat, Decimal, TableSource
+from twotower.data.tables import LogTables
 from twotower.errors import ConfigError, DataError
 from twotower.progress import Display, opened
 
@@ -48,6 +47,7 @@ class ParquetLog:
         latest_time: Time of the latest event in seconds; None when the log has no times.
         own_queries: Whether the query table was built from the ids in the log.
         sums: The hash sums behind the fingerprint; see `Fingerprint.sums`.
+        exposures: What was shown with the events and not chosen; None if the log does not say.
     """
 
     tables: LogTables
@@ -63,6 +63,7 @@ class ParquetLog:
     _time_type: pa.DataType = field(repr=False)
     own_queries: bool = field(repr=False)
     sums: npt.NDArray[np.uint64] = field(repr=False)
+    exposures: Exposures | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Number of interactions."""
@@ -106,8 +107,8 @@ class ParquetLog:
     @property
     def columns(self) -> list[str]:
         """Names of the columns in the files."""
-        names: list[str] = self.rows.schema.names
-        return names
+        chosen = None if self.exposures is None else self.exposures.chosen
+        return [name for name in self.rows.schema.names if name != chosen]
 
     @cached_property
     def availability(self) -> Availability | None:
@@ -149,7 +150,8 @@ class ParquetLog:
         if (known := self._known.get("events")) is None:
             with opened(progress) as display:
                 report = display.reporter(f"preparing {self.name}")
-                everything = prepared(self, self.rows.whole(), self._encoded, report)
+                encode = partial(self._encoded, tables=self.tables.without_weight())
+                everything = prepared(self, self.rows.whole(), encode, report)
             known = everything if self.rows.kept is None else everything.only(self.rows.kept)
             if len(known) != self.size:
                 raise DataError(f"{self._changed}: expected {self.size} events, found {len(known)}")
@@ -161,12 +163,12 @@ class ParquetLog:
         return self._empty().candidate_column(column)
 
     def identity(self) -> list[str]:
-        """The fingerprint, the limits of candidates, and the sizes of the buffer and the row groups.
+        """The fingerprint, digests of what lies beside the events, and the sizes of the buffer and the row groups.
 
         These sizes determine the training order.
         """
-        limits = [] if self.availability is None else [self.availability.digest()]
-        return [self.fingerprint, *limits, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
+        beside = [one.digest() for one in (self.exposures, self.availability) if one is not None]
+        return [self.fingerprint, *beside, f"{self.buffer}:{','.join(str(group.rows) for group in self.rows.groups)}"]
 
     def part(
         self,
@@ -190,24 +192,10 @@ class ParquetLog:
             ConfigError: The name is blank.
             DataError: As `from_tables`.
         """
-        check_data_name(name)
-        read = read_source(interactions, "interactions", CsvFormat(delimiter, decimal))
-        log, place = read.table, Place(origin=read.origin)
-        require_columns(log, self.tables.columns, "interactions")
-        if log.num_rows == 0:
-            raise DataError("the interactions have no rows; expected at least one event")
-        for column in (self.query_id, self.candidate_id):
-            kind = self.rows.schema.field(column).type
-            ids = cast_ids(with_ids_like(read, kind, column).table[column], kind, column, "the part")
-            log = log.set_column(log.column_names.index(column), column, ids)
-        tables = self.tables
-        if self.own_queries:
-            known = self.queries[self.query_id].combine_chunks()
-            check_ids(log[self.query_id], self.query_id, "interactions", place=place)
-            ids = distinct_ids(log[self.query_id])
-            new = ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
-            tables = tables.with_queries(pa.table({self.query_id: pa.chunked_array([known, new])}))
-        return replace(tables.events(log, place), name=name or self.name)
+        exposures = self.exposures
+        chosen, request = (None, None) if exposures is None else (exposures.chosen, exposures.request)
+        tables = self.tables.with_chosen(chosen, request)
+        return part_of(tables, self.rows.schema, interactions, CsvFormat(delimiter, decimal), name, self.own_queries)
 
     def read(self, queries: npt.NDArray[np.bool_] | None = None) -> Excerpt:
         """Reads events into memory, in log order, with only their times and weights.
@@ -344,20 +332,21 @@ class ParquetLog:
         Args:
             rows: Mask of the rows to read, `[rows of the files]`.
         """
-        names = self.rows.schema.names
+        names = self.columns
         parts = [self._timed(self.tables.dataset(self.rows.empty(names), Place(whole=False)))]
         for _, table in self.rows.only(rows).in_order(names, self.buffer // 2):
-            parts.append(self._timed(self._encoded(table)))
-        return concat(parts)
+            parts.append(self._timed(self._encoded(table, self.tables)))
+        shown = self.exposures
+        return replace(concat(parts), exposures=None if shown is None else shown.take(np.flatnonzero(rows)))
 
     @cached_property
     def cuts(self) -> dict[str, Any]:
         """Cache of the splits that `split_log` has made of this log, by rule."""
         return {}
 
-    def _encoded(self, table: pa.Table) -> Dataset:
+    def _encoded(self, table: pa.Table, tables: LogTables) -> Dataset:
         try:
-            return self.tables.dataset(table, Place(whole=False))
+            return tables.dataset(table, Place(whole=False))
         except (DataError, pa.ArrowInvalid) as error:
             raise DataError(f"{self._changed}: {error}") from error
 

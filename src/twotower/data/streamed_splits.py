@@ -17,6 +17,7 @@ from twotower.data.opening import narrowed
 from twotower.data.ordered import PIECE, SortedEvents
 from twotower.data.parquet import BoolArray
 from twotower.data.scratch import scratch
+from twotower.data.shown import without_test
 from twotower.data.splits import LastOut, RandomSplit, SplitRule, TimeSplit, refuse_empty, refuse_weightless
 from twotower.data.stream import ParquetLog
 from twotower.errors import ConfigError
@@ -74,7 +75,7 @@ def split_log(log: Log, rule: SplitRule) -> LogSplit:
         raise ConfigError(f"{log.name!r} is neither in memory nor a ParquetLog; only these can be split")
     key = f"{rule}, seed {rule.seed}" if isinstance(rule, RandomSplit) else str(rule)
     if (known := log.cuts.get(key)) is None:
-        known = log.cuts[key] = _cut(log, _test_rows(log, rule), key)
+        known = log.cuts[key] = _cut(log, _test_rows(log, rule), key, isinstance(rule, TimeSplit))
     assert isinstance(known, LogSplit)
     return known
 
@@ -105,8 +106,11 @@ def joint_fingerprint(train: Log, test: Dataset) -> str:
     return str(digits)
 
 
-def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
-    """Splits a log into the log without the test rows, and the test rows in memory."""
+def _cut(log: ParquetLog, is_test: BoolArray, rule: str, by_time: bool) -> LogSplit:
+    """Splits a log into the log without the test rows, and the test rows in memory.
+
+    Nothing shown with an event of test is in train and, in a split by time, nothing that was shown after test begins.
+    """
     own = log.event_rows()
     is_train = scratch(len(own), np.bool_)
     np.greater(own, is_test, out=is_train)  # events of the log that are not test
@@ -114,6 +118,9 @@ def _cut(log: ParquetLog, is_test: BoolArray, rule: str) -> LogSplit:
         refuse_empty(int(np.count_nonzero(rows)), which, rule, len(log))
     train, test = narrowed(log, is_train), replace(log.events_at(is_test), dropped=log.dropped)
     refuse_weightless(test, "test", rule)
+    if log.exposures is not None:
+        begins = float(test.times.min()) if by_time else np.inf
+        train = replace(train, exposures=without_test(log.exposures, is_test, begins))
     return LogSplit(train, test, rule, joint_fingerprint(train, test))
 
 

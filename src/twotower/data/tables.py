@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import pyarrow as pa
@@ -170,20 +171,21 @@ class LogTables:
 
     def with_queries(self, queries: pa.Table) -> LogTables:
         """A copy with another query table."""
-        return LogTables(
-            self.name,
-            queries,
-            self.candidates,
-            self.query_id,
-            self.candidate_id,
-            self.time,
-            self.weight,
-            self.unknown_candidates,
-            chosen=self.chosen,
-            request=self.request,
-            time_format=self.time_format,
-            limits=self.limits,
-        )
+        other = copy(self)
+        other.queries, other._query_rows = queries, IdRows(queries[self.query_id])
+        return other
+
+    def with_chosen(self, chosen: str | None, request: str | None) -> LogTables:
+        """A copy that tells chosen rows from others; None: every row is an event."""
+        other = copy(self)
+        other.chosen, other.request = chosen, request
+        return other
+
+    def without_weight(self) -> LogTables:
+        """A copy that does not read weights."""
+        other = copy(self)
+        other.weight = None
+        return other
 
     @property
     def columns(self) -> list[str]:
@@ -209,6 +211,11 @@ class LogTables:
         Raises:
             DataError: As `from_tables`.
         """
+        rows, is_chosen = self.rows(log, place)
+        return rows if self.chosen is None else separated(rows, is_chosen, self.chosen, self.request)
+
+    def rows(self, log: pa.Table, place: Place = WHOLE) -> tuple[Dataset, BoolArray]:
+        """Every row as an event, whether chosen or not, and a mask of those that were chosen; as `dataset`."""
         check_ids(log[self.query_id], self.query_id, "interactions", place=place)
         check_ids(log[self.candidate_id], self.candidate_id, "interactions", place=place)
         if self.time is not None:
@@ -246,7 +253,7 @@ class LogTables:
             dropped_candidates=unknown,
             limits=self.limits,
         )
-        return rows if self.chosen is None else separated(rows, is_chosen[known], self.chosen, self.request)
+        return rows, is_chosen[known]
 
 
 def no_event_left(dropped: int, candidate_id: str) -> DataError:

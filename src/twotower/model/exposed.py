@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twotower.data.dataset import Dataset, IntArray
-from twotower.data.log import Log, require_in_memory
+from twotower.data.dataset import IntArray
+from twotower.data.exposures import Exposures
+from twotower.data.log import Log
+from twotower.data.ordered import QueryRange, SortedEvents
+from twotower.data.scratch import scratch
 from twotower.errors import ConfigError, DataError
 
 
@@ -21,29 +24,35 @@ def exposed_with(train: Log, count: int) -> Tensor | None:
     candidate that the query has chosen in any event of `train` is not among them.
 
     Returns:
-        None if `count` is 0.
+        Indexed by the number of the event, see `Exposures`; for a log on disk, an unnamed file. None if `count` is 0.
 
     Raises:
-        ConfigError: The log is streamed, or does not say what was shown.
+        ConfigError: The log does not say what was shown.
         DataError: Nothing was shown with any event of `train`, other than what its query has chosen.
     """
     if count == 0:
         return None
-    events = require_in_memory(train, f"exposed_negatives={count}", "exposed_negatives=0")
-    if events.exposures is None:
+    shown = train.exposures
+    if shown is None:
         raise ConfigError(
-            f"exposed_negatives={count}, but {events.name!r} does not say what was shown and not chosen; expected "
+            f"exposed_negatives={count}, but {train.name!r} does not say what was shown and not chosen; expected "
             f"chosen=…, the column that does, or exposed_negatives=0",
             field="exposed_negatives",
         )
-    position, candidates = _shown(events)
-    place = np.arange(len(position)) - np.searchsorted(position, position)
-    nearest = np.full((len(events), count), -1, dtype=np.int64)
-    kept = place < count
-    nearest[position[kept], place[kept]] = candidates[kept]
-    if not kept.any():
+    size = len(shown.lists) * count
+    nearest = np.empty(size, dtype=np.int64) if train.in_memory is not None else scratch(size, np.int64)
+    nearest[:] = -1
+    nearest, found = nearest.reshape(-1, count), False
+    events = train.sorted_events()
+    for piece in events.pieces():
+        position, candidates = _shown(events, piece, shown, train.candidates.num_rows)
+        place = np.arange(len(position)) - np.searchsorted(position, position)
+        kept = place < count
+        nearest[events.rows[piece.events][position[kept]], place[kept]] = candidates[kept]
+        found |= bool(kept.any())
+    if not found:
         raise DataError(
-            f"exposed_negatives={count}, but nothing was shown with the {len(events):,} events of train beside what "
+            f"exposed_negatives={count}, but nothing was shown with the {len(train):,} events of train beside what "
             f"their queries have chosen; expected some, or exposed_negatives=0"
         )
     return torch.from_numpy(nearest)
@@ -75,6 +84,7 @@ class ExposedNegatives:
 
     def __init__(self, train: Log, count: int, weight: float) -> None:
         self.nearest, self.log_weight = exposed_with(train, count), math.log(weight)
+        self.on_disk = train.in_memory is None
 
     def of(self, events: Tensor | None, device: torch.device) -> Tensor | None:
         """Rows of the candidate table for the events of a batch, `[B, n]`; None if the loss has no such negatives.
@@ -90,22 +100,24 @@ class ExposedNegatives:
             return None
         if events is None:
             raise ConfigError("exposed negatives need Batch.events; expected the number of each event in the log")
+        if self.on_disk:
+            return self.nearest.index_select(0, events.cpu()).to(device)
         if self.nearest.device != device:
             self.nearest = self.nearest.to(device)
         return self.nearest.index_select(0, events)
 
 
-def _shown(events: Dataset) -> tuple[IntArray, IntArray]:
-    """Every (event, candidate shown with it) pair without choices of its query; by event, nearest in time first."""
-    shown = events.exposures
-    assert shown is not None
-    position, entry = shown.pairs(np.arange(len(events)))
-    candidates = shown.candidates[entry]
-    size = events.candidates.num_rows
-    own = events.query_index * size + events.candidate_index
-    kept = ~np.isin(events.query_index[position] * size + candidates, own)
+def _shown(events: SortedEvents, piece: QueryRange, shown: Exposures, catalogue: int) -> tuple[IntArray, IntArray]:
+    """Every (position in the piece, candidate shown with that event) pair, nearest in time first.
+
+    Candidates that the event's query has chosen are left out.
+    """
+    position, entry = shown.pairs(events.rows[piece.events])
+    candidates, queries = shown.candidates[entry], events.query_numbers(piece)
+    own = queries * catalogue + events.candidates[piece.events]
+    kept = ~np.isin(queries[position] * catalogue + candidates, own)
     position, entry, candidates = position[kept], entry[kept], candidates[kept]
-    if shown.times is None or events.time is None:
+    if shown.times is None or events.times is None:
         return position, candidates
-    order = np.lexsort((np.abs(shown.times[entry] - events.times[position]), position))
+    order = np.lexsort((np.abs(shown.times[entry] - events.times[piece.events][position]), position))
     return position[order], candidates[order]

@@ -107,7 +107,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return self._load_builtin()
         if self.simulated is not None:
             raise ConfigError("[data] has interactions and [data.simulated]; expected one of them")
-        return from_tables(self.interactions, **self._tables(), chosen=self.chosen, request=self.request)
+        return from_tables(self.interactions, **self._tables())
 
     def log(self) -> Log:
         """Reads and checks the interactions, or opens them if `stream` is set.
@@ -154,11 +154,6 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.interactions is None:
             raise ConfigError("[data] stream = true without interactions; expected the path of a log in Parquet")
         self._check_given()
-        if self.chosen is not None or self.request is not None:
-            raise ConfigError(
-                f"[data] chosen = {self.chosen!r} with stream = true: what was shown is matched to events in memory; "
-                f"expected stream = false, or a log of chosen rows alone"
-            )
         return stream_parquet(self.interactions, **self._tables())
 
     def _check_given(self) -> None:
@@ -186,7 +181,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.query_id is None or self.candidate_id is None:
             missing = "query_id" if self.query_id is None else "candidate_id"
             raise ConfigError(f"[data] has no {missing}; expected the name of that column of {self.interactions}")
-        columns = ("query_id", "candidate_id", "time", "weight")
+        columns = ("query_id", "candidate_id", "time", "weight", "chosen", "request")
         written = ("delimiter", "decimal", "time_format")
         limits = ("available_from", "available_until")
         shared = (*columns, *limits, "queries", "candidates", "unknown_candidates", *written, "name")

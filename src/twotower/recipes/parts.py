@@ -114,8 +114,7 @@ class Parts:
         if (events := self.train.in_memory) is not None:
             tables += [events.interactions, self.test.interactions]
         digests = [content_digest(table) for table in tables]
-        parts = [part for part in (self.train.in_memory, self.test) if part is not None]
-        beside = (one for part in parts for one in (part.exposures, part.availability))
+        beside = (one for part in (self.train, self.test) for one in (part.exposures, part.availability))
         digests += [one.digest() for one in beside if one is not None]
         return hashlib.sha256("-".join([self.fingerprint, *digests]).encode()).hexdigest()[:16]
 

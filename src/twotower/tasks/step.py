@@ -42,6 +42,10 @@ class Events(Protocol):
         """Whether these are all events of the log, in its order."""
         ...
 
+    def numbers_of(self, rows: Tensor) -> Tensor | None:
+        """Numbers in the log of the events in these rows; None if they are not known."""
+        ...
+
     @property
     def weights(self) -> Tensor | None:
         """Weight of each event, `[N]`; None if all count the same."""
@@ -91,7 +95,7 @@ class Step:
         weights = None if events.weights is None else events.weights.index_select(0, rows)
         queries, own = (of.index_select(0, rows) for of in (events.query_rows, events.candidate_rows))
         times = None if events.times is None else events.times.index_select(0, rows)
-        self.batch = Batch(queries, own, weights, ranks, rows if events.is_whole else None, times)
+        self.batch = Batch(queries, own, weights, ranks, events.numbers_of(rows), times)
 
     @cached_property
     def queries(self) -> Side:

@@ -15,6 +15,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset, IntArray
 from twotower.data.grouped import GroupedEvents, Grouping
 from twotower.data.log import Log, event_columns
+from twotower.data.parquet import ROW
 from twotower.errors import ConfigError, DataError
 from twotower.model.encoding import EncodedSide
 from twotower.model.two_tower import TwoTower
@@ -65,6 +66,7 @@ class Part:
         weights: Weight of each event, `[N]`; None if all have equal weight.
         columns: Columns that tasks read, `[N]` each, NaN for missing values.
         is_whole: Whether these are all events of the log, in its order.
+        numbers: Number of each event in the log, `[N]`, for parts of a log that says what was shown with its events.
         times: Time of each event in seconds, `[N]`; None if the log does not say when candidates are available.
         groups: Group of each event, `[N]`, by the groupings that tasks use; negative for events without one.
     """
@@ -75,6 +77,7 @@ class Part:
     weights: Tensor | None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     is_whole: bool = False
+    numbers: Tensor | None = None
     times: Tensor | None = None
     groups: Mapping[Grouping, Tensor] = field(default_factory=dict)
 
@@ -85,10 +88,19 @@ class Part:
         rows = torch.from_numpy(events.query_index), torch.from_numpy(events.candidate_index)
         times = None if events.limits is None else torch.from_numpy(events.times)
         groups = {one: torch.from_numpy(one.numbers(events)) for one in read.groupings}
-        return cls(queries, *rows, weights, target_columns(events, read.columns), is_whole, times, groups)
+        columns, numbers = target_columns(events, read.columns), None
+        if ROW in events.interactions.column_names:
+            numbers = torch.from_numpy(np.array(events.interactions[ROW].to_numpy()))
+        return cls(queries, *rows, weights, columns, is_whole, numbers, times, groups)
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
+
+    def numbers_of(self, rows: Tensor) -> Tensor | None:
+        """Numbers in the log of the events in these rows; None if they are not known."""
+        if self.is_whole:
+            return rows
+        return None if self.numbers is None else self.numbers.index_select(0, rows)
 
     def to(self, device: torch.device) -> Part:
         """Copies the part to a device."""
@@ -99,6 +111,7 @@ class Part:
             None if self.weights is None else self.weights.to(device),
             {name: column.to(device) for name, column in self.columns.items()},
             self.is_whole,
+            None if self.numbers is None else self.numbers.to(device),
             None if self.times is None else self.times.to(device),
             {grouping: groups.to(device) for grouping, groups in self.groups.items()},
         )
@@ -168,7 +181,8 @@ class _Streamed:
         self.ranks, self.read = ranks, read
         self.device, self.log, self.batch_size, self.seed = model.device, train, batch_size, seed
         self.encoder = model.query_encoder(of_training=True)
-        self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *read.names]))
+        numbers = [] if train.exposures is None else [ROW]
+        self.columns = list(dict.fromkeys([*event_columns(train, self.encoder.reads), *read.names, *numbers]))
         self.grouped = self._gathered()
         self.waited = 0.0
 

@@ -75,7 +75,7 @@ class _Retrieval:
         weights = None if part.weights is None else part.weights.index_select(0, rows)
         query_rows, candidate_rows = (side.index_select(0, rows) for side in (part.query_rows, part.candidate_rows))
         times = None if part.times is None else part.times.index_select(0, rows)
-        batch = Batch(query_rows, candidate_rows, weights, ranks, rows if part.is_whole else None, times)
+        batch = Batch(query_rows, candidate_rows, weights, ranks, part.numbers_of(rows), times)
         value = self.loss(
             self._embedded(model.query_vectors, part.queries, rows),
             batch,
