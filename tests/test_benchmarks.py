@@ -479,6 +479,20 @@ def test_a_retriever_is_measured_by_graph(run: Run, tmp_path: Path) -> None:
         assert result["floor"] == pytest.approx(4 * 600 * 8 / report["rates"]["read"])
 
 
+def test_the_default_is_measured_on_logs_of_other_shapes(run: Run, tmp_path: Path) -> None:
+    sizes = ("--scale", 0.02, "--epochs", 1, "--shapes", "tiny", "taste, no times")
+    assert "tiny" in run("shapes.py", *sizes, "--out", tmp_path / "shapes.json")
+    results = read(tmp_path / "shapes.json")["results"]
+    assert [(name, one["protocol"]) for name, one in results.items()] == [
+        ("tiny", "unseen"),
+        ("taste, no times", "unseen"),
+    ]
+    for one in results.values():
+        assert set(one["scores"]) >= {"default", "separate items", "popularity", "item_knn"}
+        assert all(0 <= score <= 1 for scores in one["scores"].values() for score in scores)
+        assert set(one["train_seconds"]) == {"default", "separate items"}
+
+
 def test_stores_are_measured_with_filters_inside_the_search(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

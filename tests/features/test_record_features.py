@@ -44,6 +44,7 @@ FEATURES: dict[str, Any] = (
     | {"instant": lambda: Activity("at", "who", "instant", dim=3)}
     | {name: (lambda name=name: History("what", "who", "at", length=3, dim=4, encoder=name)) for name in ENCODERS}
     | {"around": lambda: History("what", "who", "at", length=3, dim=4, reach="around")}
+    | {"others": lambda: History("what", "who", length=3, dim=4)}
 )
 
 

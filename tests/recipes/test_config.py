@@ -210,7 +210,8 @@ def test_inputs_are_what_the_columns_offer() -> None:
     around = [type(feature) for feature in query_inputs(data, "all", "around")]
     assert around == [*plain, *[Elapsed] * 4, *[Activity] * 4, History]
     bare = from_tables(log.select(["u", "i"]), query_id="u", candidate_id="i")
-    assert [type(feature) for feature in query_inputs(bare)] == [Category]
+    assert [type(feature) for feature in query_inputs(bare)] == [Category, History]
+    assert [type(feature) for feature in query_inputs(bare, "log")] == [Category]
 
 
 def test_the_default_config_is_the_embedded_data_by_the_tuned_recipe() -> None:
@@ -235,12 +236,11 @@ def test_the_tuned_recipe_expects_as_many_unknown_queries_as_its_validation_part
 
 
 def test_the_tuned_recipe_has_smaller_batches_where_data_are_small() -> None:
-    small = groups_log(300)
-    larger = small.take(np.tile(np.arange(300), 200))
-    largest = small.take(np.tile(np.arange(300), 3334))
-    trainers = [recipe("tuned", data, RandomSplit()).trainer for data in (small, larger, largest)]
-    assert [trainer.batch_size for trainer in trainers] == [256, 512, 2048]
-    assert [trainer.optimizer.learning_rate for trainer in trainers] == [0.005, 0.005, 0.01]
+    log = groups_log(300)
+    sizes = [log.take(np.tile(np.arange(300), times)) for times in (1, 30, 100, 200, 3334)]
+    trainers = [recipe("tuned", data, RandomSplit()).trainer for data in sizes]
+    assert [trainer.batch_size for trainer in trainers] == [32, 128, 256, 512, 2048]
+    assert [trainer.optimizer.learning_rate for trainer in trainers] == [0.005, 0.005, 0.005, 0.005, 0.01]
 
 
 def test_a_study_on_validation_trains_as_the_recipe_does_on_that_much() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from toy import groups_log, log_of
-from twotower.data import Dataset, LastOut, RandomSplit
+from twotower.data import Dataset, LastOut, RandomSplit, from_tables
 from twotower.data.splits import SplitRule
 from twotower.experiments.plans import changed
 from twotower.experiments.tuning.defaults import default_space
@@ -26,26 +27,61 @@ def sparse_log(queries: int = 60) -> Dataset:
     return log_of([(query, int(draw.integers(30))) for _ in range(5) for query in range(queries)], queries, 30)
 
 
+def untimed(log: Dataset) -> Dataset:
+    return from_tables(log.interactions, query_id="user", candidate_id="item", candidates=log.candidates)
+
+
+def repeated(log: Dataset, times: int) -> Dataset:
+    return log.take(np.tile(np.arange(len(log)), times))
+
+
 @pytest.mark.parametrize(
-    ("log", "rule", "shares", "layers", "tried"),
+    ("log", "rule", "shares", "cross", "layers", "tried"),
     [
-        (sparse_log(), LastOut(), True, (64,), 2),
-        (groups_log(), LastOut(), False, (256, 64), 0),  # fifty events a query
-        (sparse_log(), RandomSplit(), False, (64, 32), 0),  # what lies around an event is read: nothing is shared
+        (sparse_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
+        (groups_log(), LastOut(), True, 1, (64,), []),  # fifty events a query
+        (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"]),
+        (untimed(sparse_log()), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
+        (untimed(groups_log()), RandomSplit(), True, 0, (64,), []),
+        (sparse_log(), RandomSplit(), False, 0, (64, 32), []),  # what lies around an event is read: nothing is shared
     ],
-    ids=["sparse", "dense", "random"],
+    ids=["sparse", "dense", "large", "sparse without times", "dense without times", "random"],
 )
-def test_queries_of_few_events_share_items_and_dense_logs_are_wide(
-    log: Dataset, rule: SplitRule, shares: bool, layers: tuple[int, ...], tried: int
+def test_what_reads_histories_shares_items_and_validation_decides_what_else_depends_on_the_log(
+    log: Dataset, rule: SplitRule, shares: bool, cross: int, layers: tuple[int, ...], tried: list[str]
 ) -> None:
     found = recipe("tuned", log, rule)
     assert (found.share_items, found.layers) == (shares, layers)
-    assert len(ModelConfig().choices(found)) == tried
+    assert [choice.name for choice in ModelConfig().choices(found)] == tried
     model = ModelConfig().build(log, found)
     assert isinstance(model.candidate, Tower)
     assert (model.candidate.combine == "sum") is shares
     assert isinstance(model.query, Tower)
-    assert (model.query.cross, model.query.cross_rank) == ((1, 64) if shares else (0, None))
+    assert (model.query.cross, model.query.cross_rank) == (cross, 64 if cross else None)
+
+
+@pytest.mark.parametrize(("log", "length"), [(sparse_log(), 20), (groups_log(), 50), (untimed(groups_log()), 50)])
+def test_histories_are_longer_where_queries_have_more_events(log: Dataset, length: int) -> None:
+    rule = LastOut() if log.time is not None else RandomSplit()
+    found = recipe("tuned", log, rule)
+    for given, expected in ((ModelConfig(), length), (ModelConfig(history_length=7), 7)):
+        (history,) = [one for one in features_of(given.build(log, found).query) if isinstance(one, History)]
+        assert history.length == expected
+
+
+def test_the_models_of_a_large_log_are_of_the_widths_they_say() -> None:
+    log = repeated(groups_log(), 150)
+    found = recipe("tuned", log, LastOut())
+    shared, separate = (
+        replace(ModelConfig(), **choice.model).build(log, found) for choice in ModelConfig().choices(found)
+    )
+    assert isinstance(shared.query, Tower)
+    assert isinstance(separate.query, Tower)
+    assert (shared.query.layers, shared.query.cross, shared.query.input_dropout) == ([64], 1, 0.3)
+    assert (separate.query.layers, separate.query.cross, separate.query.input_dropout) == ([256, 64], 0, 0.2)
+    assert isinstance(separate.candidate, Tower)
+    assert separate.candidate.layers == [256, 64]
+    assert ModelConfig(layers=(32,)).choices(found) == []
 
 
 @pytest.mark.parametrize(

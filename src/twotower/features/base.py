@@ -35,18 +35,18 @@ class RecordKey:
 
     Attributes:
         by: The query id.
-        time: The time of the event.
+        time: The time of the event; None if the order does not matter.
         item: The chosen item; None if only times matter.
     """
 
     by: str
-    time: str
+    time: str | None
     item: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
-        return (self.by, self.time) if self.item is None else (self.by, self.time, self.item)
+        return tuple(name for name in (self.by, self.time, self.item) if name is not None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`History`: the items that the query chose nearest to the event, strictly before it or on both sides of it."""
+"""`History`: the items that the query chose nearest to the event, before it or on both sides; all, without an order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import CellError, ConfigError
-from twotower.features.base import Columns, EncodedItems, Feature, RecordKey, require_fitted
+from twotower.features.base import BoolArray, Columns, EncodedItems, Feature, RecordKey, require_fitted
 from twotower.features.category import Category
 from twotower.features.encoders import ENCODERS, Encoder, Window
 from twotower.features.growth import Rows
@@ -45,6 +45,9 @@ class History(Recorded):
     random split does; when serving, use `before`. An event is never in its own history. A query that is not in
     the record has no history, unless the request passes one in a column `history`.
 
+    Without a time, it reads the query's other choices; if there are more than `length`, evenly from the most to the
+    least frequent items.
+
     Encoders:
 
     - `kernels`: several means, concatenated, each weighted by a learned function of the choice's place and of
@@ -59,11 +62,11 @@ class History(Recorded):
     Args:
         column: The id of the items in the log.
         by: The id of the queries.
-        time: The time of the events.
+        time: The time of the events; None for logs without times.
         length: How many items it reads before the event and, with `around`, how many after it.
         dim: Dimension of an item's embedding.
         encoder: How the items are combined; `around` allows only `kernels`.
-        reach: `before` or `around` the event.
+        reach: `before` or `around` the event; of no effect without a time.
         unknown_rate: Probability of treating an item as unknown during training.
         shared: Use the candidate tower's item embeddings: its `Category` of the same column and dim or, if the tower
             sums its features, the sum of all of them.
@@ -85,7 +88,7 @@ class History(Recorded):
         self,
         column: str,
         by: str,
-        time: str,
+        time: str | None = None,
         length: int = 20,
         dim: int = 32,
         encoder: Encoder = "kernels",
@@ -107,15 +110,22 @@ class History(Recorded):
         self.column, self.by, self.time = column, by, time
         self.length, self.dim, self.encoder, self.reach = length, dim, encoder, reach
         self.unknown_rate, self.shared = unknown_rate, shared
-        self.encode_window = ENCODERS[encoder](dim, length if reach == "before" else 2 * length, GAPS + 1)
+        self.encode_window = ENCODERS[encoder](dim, self.slots, GAPS + 1)
         self.width = self.encode_window.width
         self.table: Table | None = None
         self._kept_rows: tuple[Record, pa.Array, IntArray] | None = None
         self._items: SharedItems | None = None
 
     @property
+    def slots(self) -> int:
+        """How many items a window holds."""
+        return self.length if self.time is None or self.reach == "before" else 2 * self.length
+
+    @property
     def read_as(self) -> str:
         """How it reads its column, as shown to users."""
+        if self.time is None:
+            return "other choices"
         return "earlier choices" if self.reach == "before" else "choices around the event"
 
     @property
@@ -131,10 +141,9 @@ class History(Recorded):
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
         """The item embeddings, its own or the candidate tower's: one row per slot."""
-        slots = self.length if self.reach == "before" else 2 * self.length
         if self._items is not None:
-            return self._items.look_ups(slots)
-        return [] if self.table is None else [(self.table, slots)]
+            return self._items.look_ups(self.slots)
+        return [] if self.table is None else [(self.table, self.slots)]
 
     def take_record(self, record: Record) -> None:
         """Stores the record, creates the table and reinitialises the encoder."""
@@ -241,13 +250,13 @@ class History(Recorded):
         require_fitted(self, self.record)
         assert self.record is not None
         record = self.record
-        times = numbers_of(columns[self.time], self.time)
-        places = record.places(columns[self.by], times)
+        ids = columns[self.by]
+        times = np.zeros(len(ids)) if self.time is None else numbers_of(columns[self.time], self.time)
+        places = record.places(ids, times)
         own = None
-        if self.reach == "around" and chosen is not None:
+        if (self.time is None or self.reach == "around") and chosen is not None:
             own = record.own(places, chosen)
-        slots = self.length if self.reach == "before" else 2 * self.length
-        encoded = np.empty((len(times), 2, slots), dtype=np.int32)
+        encoded = np.empty((len(times), 2, self.slots), dtype=np.int32)
         for start in range(0, len(times), BLOCK):
             block = slice(start, start + BLOCK)
             encoded[block] = self._window(record, places[block], times[block], None if own is None else own[block])
@@ -257,6 +266,10 @@ class History(Recorded):
 
     def _window(self, record: Record, places: Places, times: FloatArray, own: IntArray | None) -> IntArray:
         """Rows of the table and gap buckets of some events, `[n, 2, slots]`."""
+        if self.time is None:
+            place, there = self._others(places, own)
+            items = np.where(there, self._rows(record, record.items[place]), PADDING)
+            return np.stack([items, np.full_like(items, GAPS)], axis=1)
         steps = np.arange(self.length)
         before = places.instant[:, None] - 1 - steps  # [n, length]
         place, there = before, before >= places.begin[:, None]
@@ -270,6 +283,18 @@ class History(Recorded):
         items = np.where(there, self._rows(record, record.items[place]), PADDING)
         gaps = np.where(there, gap_buckets(record.times[place] - times[:, None]), GAPS)
         return np.stack([items, gaps], axis=1)
+
+    def _others(self, places: Places, own: IntArray | None) -> tuple[IntArray, BoolArray]:
+        """Places of the query's other events, evenly spread over all of them, and which there are: `[n, length]`."""
+        is_own = np.zeros(len(places.begin), dtype=bool) if own is None else own >= 0
+        others = places.end - places.begin - is_own
+        steps = np.arange(self.length)
+        there = steps < np.minimum(others, self.length)[:, None]
+        spread = np.where(others > self.length, others, self.length)[:, None]
+        place = places.begin[:, None] + steps * spread // self.length
+        if own is not None:
+            place = place + (is_own[:, None] & (place >= own[:, None]))
+        return np.where(there, place, 0), there
 
     def _rows(self, record: Record, items: npt.NDArray[np.int32]) -> IntArray:
         """Rows of the table for some of the record's items."""

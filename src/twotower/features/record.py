@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ class Record:
         key: The columns it is built from.
         ids: Id of every query that has events, ascending.
         offsets: Where each query's events begin, `[queries + 1]`.
-        times: Seconds of each event, `[events]`.
+        times: Seconds of each event, `[events]`; zeros if the key has no time.
         vocabulary: The distinct items, most frequent first; empty if the key has no item.
         items: Row of each event's item in a table, from `FIRST`, int32 `[events]`.
     """
@@ -81,11 +81,8 @@ class Record:
         Raises:
             DataError: A time is missing.
         """
-        seconds = numbers_of(columns[key.time], key.time)
-        if np.isnan(seconds).any():
-            row = int(np.flatnonzero(np.isnan(seconds))[0])
-            raise CellError(key.time, row, "a training event has no time; expected one in every row")
         ids = columns[key.by]
+        seconds = np.zeros(len(ids)) if key.time is None else _training_times(columns[key.time], key.time)
         known = pc.unique(ids)
         known = known.take(pc.array_sort_indices(known))
         query = pc.index_in(ids, value_set=known).to_numpy().astype(np.int64)
@@ -163,6 +160,14 @@ class Record:
         return np.where(is_own_event, place, -1)
 
 
+def _training_times(column: pa.ChunkedArray, name: str) -> FloatArray:
+    seconds = numbers_of(column, name)
+    if np.isnan(seconds).any():
+        row = int(np.flatnonzero(np.isnan(seconds))[0])
+        raise CellError(name, row, "a training event has no time; expected one in every row")
+    return seconds
+
+
 def first_place(
     values: npt.NDArray[Any], begin: IntArray, end: IntArray, wanted: npt.NDArray[Any], side: Literal["left", "right"]
 ) -> IntArray:
@@ -202,6 +207,8 @@ def _mapped(log: Log, key: RecordKey, vocabulary: pa.Array | None) -> Record:
     """Builds the record of a log on disk over memory-mapped arrays."""
     _check_key(log, key)
     events = log.sorted_events()
+    if key.time is None:
+        events = replace(events, times=scratch(len(events), np.float64, events.folder))
     assert events.times is not None
     counts = np.diff(events.offsets)
     ids = log.queries[log.query_id].combine_chunks().take(pa.array(events.queries[counts > 0]))
@@ -222,7 +229,7 @@ def _check_key(log: Log, key: RecordKey) -> None:
     Raises:
         ConfigError: The key names other columns than the log's ids and time.
     """
-    roles = (key.by == log.query_id, key.time == log.time, key.item in (None, log.candidate_id))
+    roles = (key.by == log.query_id, key.time in (None, log.time), key.item in (None, log.candidate_id))
     if not all(roles):
         raise ConfigError(
             f"{log.name!r} is streamed, and a feature reads its events by {key.by!r} and time {key.time!r}"

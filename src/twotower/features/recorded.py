@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pyarrow as pa
 from torch import Tensor
@@ -33,11 +34,11 @@ class Recorded(Feature):
     @property
     def reads(self) -> tuple[str, ...]:
         """The query id and the time, never the chosen item."""
-        return (self.record_key.by, self.record_key.time)
+        return replace(self.record_key, item=None).columns
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        """The query id, the time and, if the record has one, the chosen item."""
+        """The query id and, if the record has them, the time and the chosen item."""
         return self.record_key.columns
 
     def knows(self, column: str, values: pa.ChunkedArray) -> BoolArray | None:

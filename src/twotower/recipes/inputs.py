@@ -86,6 +86,7 @@ class InputPlan:
         share_items: Whether histories share the candidate tower's embeddings, the sum of its features, all of
             dimension `dim`.
         read_id: Whether the query tower reads the query's id.
+        length: How many items histories read.
     """
 
     inputs: Inputs
@@ -94,6 +95,7 @@ class InputPlan:
     unknown_rate: float
     share_items: bool = False
     read_id: bool = True
+    length: int = 20
 
 
 _UNREADABLE = ColumnUse(GIVEN, why_not=f"requests pass a history as {GIVEN!r}: rename the column to read it")
@@ -118,8 +120,12 @@ def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
                 dim=dim,
                 reach=reach,
                 shared=plan.share_items,
+                length=plan.length,
             )
             uses.append(ColumnUse(data.candidate_id, (history,)))
+    elif inputs == "all":
+        history = History(data.candidate_id, by=data.query_id, length=plan.length, dim=dim, shared=plan.share_items)
+        uses.append(ColumnUse(data.candidate_id, (history,)))
     if inputs == "all":
         attributes = _attributes(data.queries, data.query_id, Widths(dim))
         return uses + [_UNREADABLE if one.column == GIVEN else one for one in attributes]

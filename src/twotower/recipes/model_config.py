@@ -44,6 +44,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         learn_temperature: Train the temperature, starting from `temperature`.
         share_items: Histories and the candidate tower share one embedding per item, the sum of its features; the
             candidate tower then has no dense layers. For default features; default: the recipe's.
+        history_length: How many items histories read, on each side of the event with `around`. For default features;
+            default: the recipe's.
         read_id: Whether the query tower reads the query's id. For default features; default: the recipe's.
         unknown_query_rate: Share of training events whose query is treated as unknown. Default: the recipe's with reach
             `before`; 0 with `around`, which is not available when serving.
@@ -70,6 +72,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     temperature: float | None = None
     learn_temperature: bool = False
     share_items: bool | None = None
+    history_length: int | None = None
     read_id: bool | None = None
     unknown_query_rate: float | None = None
     two_tower: dict[str, Any] = {}
@@ -131,6 +134,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             recipe.unknown_rate,
             self.shares(recipe),
             self._reads_id(recipe),
+            recipe.history_length if self.history_length is None else self.history_length,
         )
         if self.query:
             names = [*data.queries.column_names, *(use.column for use in event_columns(data))]
@@ -169,7 +173,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return self._tower(features, recipe, 0.0)
 
     def _layers(self, recipe: Recipe) -> tuple[int, ...]:
-        if not self.shares(recipe) or self.dim is None:
+        shares = self.shares(recipe)
+        if self.layers is None and not shares:
+            return recipe.separate_layers or recipe.layers
+        if not shares or self.dim is None:
             return recipe.layers if self.layers is None else self.layers
         if self.layers is None:
             return (*recipe.layers[:-1], self.dim)
@@ -205,14 +212,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def choices(self, recipe: Recipe) -> list[Choice]:
         """The models to compare on the validation part, as settings; empty if the config leaves no choice."""
-        if not self._is_open(recipe) or self.share_items is False:
-            return []
-        found: list[Choice] = []
-        for choice in recipe.choices:
-            model = {key: value for key, value in choice.model.items() if getattr(self, key) is None}
-            if model and all(model != other.model for other in found):
-                found.append(Choice(choice.name, model))
-        return found if len(found) > 1 else []
+        keys = {key for choice in recipe.choices for key in choice.model}
+        is_open = self._is_open(recipe) and self.share_items is not False
+        return list(recipe.choices) if is_open and all(getattr(self, key) is None for key in keys) else []
 
     def _own_tower(self, features: list[Feature]) -> TowerModule:
         default = ModelConfig()

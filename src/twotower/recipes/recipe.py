@@ -29,7 +29,13 @@ UNIFORM_NEGATIVES = 512
 """Uniform negatives per batch for larger catalogues; without them, rare candidates that are in no batch would never be
 pushed down."""
 
-SCHEDULE_BY_SIZE = ((50_000, 256, 0.005), (1_000_000, 512, 0.005), (math.inf, 2048, 0.01))
+SCHEDULE_BY_SIZE = (
+    (1_000, 32, 0.005),
+    (10_000, 128, 0.005),
+    (50_000, 256, 0.005),
+    (1_000_000, 512, 0.005),
+    (math.inf, 2048, 0.01),
+)
 """(training events below, batch size, learning rate): a small log needs small batches for enough steps, and larger
 batches need a higher rate."""
 
@@ -65,9 +71,11 @@ class Recipe(msgspec.Struct, frozen=True):
         temperature: Divisor of the scores.
         layers: Widths of the dense layers.
         dim: Embedding dimension.
+        separate_layers: Widths of the dense layers if the config keeps items separate; None: `layers`.
         cross: Number of cross layers of the query tower, if items are shared.
         cross_rank: Rank of their matrices; None: full.
         share_items: Whether histories and the candidate tower share embeddings.
+        history_length: How many items histories read, on each side of the event if `reach` is `around`.
         read_id: Whether the query tower reads the id.
         choices: Models to compare on the validation part; the best is trained on all of train.
         validate_on: `test`, as in the tutorial, or a `validation` part cut from train, after which the model is
@@ -89,6 +97,8 @@ class Recipe(msgspec.Struct, frozen=True):
     read_id: bool
     validate_on: Literal["test", "validation"]
     choices: tuple[Choice, ...] = ()
+    separate_layers: tuple[int, ...] | None = None
+    history_length: int = 20
     cross: int = 0
     cross_rank: int | None = None
 
@@ -135,23 +145,23 @@ def _tutorial() -> Recipe:
 def _tuned(train: Log, rule: SplitRule | None, validation: Dataset | None) -> Recipe:
     """Mean loss without sampling bias, AdamW with a cosine schedule, early stopping on a validation part."""
     shape = Shape.of(train, rule)
-    dense = Recipe(
+    base = Recipe(
         name="tuned",
         trainer=_trainer(shape),
         unknown_rate=0.02,
         unknown_query_rate=float(np.clip(_new_query_share(train, rule, validation), *UNKNOWN_QUERY_RATES)),
         inputs="all",
-        reach="around" if rule is not None and rule.interpolates else "before",
+        reach="around" if train.time is not None and rule is not None and rule.interpolates else "before",
         activation="gelu",
         input_dropout=0.2,
         temperature=0.5,
-        layers=(256, 64) if shape.reads_past else (64, 32),
-        dim=64 if shape.reads_past else 32,
+        layers=(64, 32),
+        dim=32,
         share_items=False,
         read_id=True,
         validate_on="validation",
     )
-    return _for_sparse(dense) if shape.is_sparse else dense
+    return _with_histories(base, shape) if shape.reads_choices else base
 
 
 def _trainer(shape: Shape) -> Trainer:
@@ -164,34 +174,38 @@ def _trainer(shape: Shape) -> Trainer:
         loss=FullSoftmax() if small else InBatchSoftmax(uniform=UNIFORM_NEGATIVES),
         schedule=Cosine(warmup=0.02),
         early_stopping=EarlyStopping(patience=3),
-        monitor=shape.monitor if shape.reads_past else "all.top_100",
+        monitor=shape.monitor if shape.reads_choices else "all.top_100",
     )
 
 
-def _for_sparse(dense: Recipe) -> Recipe:
-    """The recipe for queries with few events: their choices tell more than their id, and items need their attributes.
+def _with_histories(base: Recipe, shape: Shape) -> Recipe:
+    """The recipe for queries that come after their history, or have no order: what else they chose tells most.
 
-    Each item has one embedding for histories and as a candidate, so that each event trains it twice. A cross layer
-    multiplies the means of the history, such as of the latest and of all items. Such models overfit within a few
-    epochs; a shorter schedule and a higher weight decay counter that. Whether the id also helps depends on the log.
+    Each item has one embedding for histories and as a candidate, so that each event trains it twice. If events have
+    times, a cross layer multiplies the means of the history, such as of the latest and of all items. Such models
+    overfit within a few epochs; a shorter schedule and a higher weight decay counter that. If queries have few events,
+    whether their id also helps depends on the log. If there are many events, so may embeddings of their own on both
+    sides and a wider layer.
     """
-    trainer = msgspec.structs.replace(
-        dense.trainer,
-        epochs=6,
-        optimizer=AdamW(dense.trainer.optimizer.learning_rate, weight_decay=0.1),
-    )
-    return msgspec.structs.replace(
-        dense,
-        trainer=trainer,
-        input_dropout=0.3,
-        layers=(64,),
-        dim=64,
-        cross=1,
-        cross_rank=64,
-        share_items=True,
-        read_id=False,
-        choices=(Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})),
-    )
+    shared = msgspec.structs.replace(base, input_dropout=0.3, layers=(64,), dim=64, share_items=True, read_id=True)
+    if shape.ordered:
+        shared = msgspec.structs.replace(shared, cross=1, cross_rank=64)
+    if not shape.is_sparse:
+        layers = (256, 64) if shape.ordered else base.layers
+        shared = msgspec.structs.replace(shared, separate_layers=layers, history_length=50)
+    if shape.is_large and not shape.is_sparse:
+        settings = {"share_items": True, "layers": (64,), "input_dropout": 0.3}
+        apart = {"share_items": False, "layers": (256, 64), "input_dropout": 0.2}
+        return msgspec.structs.replace(
+            shared, choices=(Choice("shared items", settings), Choice("separate items", apart))
+        )
+    rate = base.trainer.optimizer.learning_rate
+    trainer = msgspec.structs.replace(base.trainer, epochs=6, optimizer=AdamW(rate, weight_decay=0.1))
+    shared = msgspec.structs.replace(shared, trainer=trainer)
+    if not shape.is_sparse:
+        return shared
+    choices = Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})
+    return msgspec.structs.replace(shared, read_id=False, choices=choices)
 
 
 def _new_query_share(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:

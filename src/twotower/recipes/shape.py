@@ -12,6 +12,10 @@ from twotower.data.splits import SplitRule
 SPARSE_BELOW = 20.0
 """With fewer events per query than this on average, an embedding of the query's id has too little to learn from."""
 
+LARGE_FROM = 300_000
+"""With this many events, tables of their own for histories and candidates, and wider layers, may have enough to learn
+from."""
+
 FREQUENT_REPEATS_FROM = 0.2
 """From this share of repeated (query, candidate) pairs on, repeats are part of the task."""
 
@@ -23,16 +27,18 @@ class Shape:
     Attributes:
         events: Number of events.
         candidates: Rows of the candidate table.
+        ordered: Whether events have times.
         events_per_query: Mean number of events of the queries that have any.
         repeated: Share of the events whose query chose the same candidate before.
-        reads_past: Whether features read histories, and only events before the current one.
+        reads_choices: Whether features read what else a query chose: only before the event, or in a log without times.
     """
 
     events: int
     candidates: int
+    ordered: bool
     events_per_query: float
     repeated: float
-    reads_past: bool
+    reads_choices: bool
 
     @classmethod
     def of(cls, train: Log, rule: SplitRule | None) -> Shape:
@@ -42,19 +48,25 @@ class Shape:
         """
         counts = train.query_counts()
         around = rule is not None and rule.interpolates
-        reads_past = train.time is not None and not around
+        reads_choices = train.time is None or not around
         return cls(
             events=len(train),
             candidates=train.candidates.num_rows,
+            ordered=train.time is not None,
             events_per_query=len(train) / max(1, int((counts > 0).sum())),
-            repeated=_repeated(train) if reads_past or train.in_memory is not None else 0.0,
-            reads_past=reads_past,
+            repeated=_repeated(train) if reads_choices or train.in_memory is not None else 0.0,
+            reads_choices=reads_choices,
         )
 
     @property
     def is_sparse(self) -> bool:
         """Whether a query's choices tell more than an embedding of its id."""
-        return self.reads_past and self.events_per_query < SPARSE_BELOW
+        return self.reads_choices and self.events_per_query < SPARSE_BELOW
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are enough events for larger models."""
+        return self.events >= LARGE_FROM
 
     @property
     def monitor(self) -> str:
