@@ -4,7 +4,8 @@
 
 Each log is drawn from one simple rule: taste, a chain of items, repeated purchases, short sessions, items that age, or
 hardly any data. Some are read without their times. The default is also measured with separate item embeddings
-(`share_items = false`). Splits are those that a log gets without `[split]`; test is measured once per training.
+(`share_items = false`) and with histories of 20 items. Splits are those that a log gets without `[split]`; test is
+measured once per training.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -36,7 +37,11 @@ BEGIN, LENGTH = 1_700_000_000, 180 * 86_400
 """First second and length of every log."""
 
 ITEMS = 2_000
-VARIANTS = {"default": {}, "separate items": {"model": {"share_items": False}}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "separate items": {"model": {"share_items": False}},
+    "histories of 20": {"model": {"history_length": 20}},
+}
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from twotower.data import Dataset, Log, from_tables
 from twotower.features import Category
 from twotower.model import Tower, TwoTower
-from twotower.training import Adagrad, Callback, Trainer, TrainingState
+from twotower.training import Adagrad, Trainer
 
 CANDIDATES = 30
 ROLES: dict[str, Any] = {
@@ -59,15 +59,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
-
-
-class InterruptAfter(Callback):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_epoch(self, state: TrainingState, epoch: Any) -> None:
-        if epoch.epoch == self.epochs:
-            raise KeyboardInterrupt
 
 
 def trained(log: Log, **options: Any) -> dict[str, npt.NDArray[np.float32]]:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from interrupting import InterruptAfter
 from rank_processes import on_ranks, without_errors
-from shown_fixtures import ROLES, InterruptAfter, assert_same, model, shown_rows, trained, weights_of
+from shown_fixtures import ROLES, assert_same, model, shown_rows, trained, weights_of
 from twotower.data import Dataset, ParquetLog, TimeSplit, from_tables, split_log, stream_parquet
 from twotower.evaluation import ModelScorer, measure
 from twotower.features import Category

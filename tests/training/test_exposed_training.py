@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from interrupting import InterruptAfter
 from rank_processes import on_ranks, without_errors
-from shown_fixtures import InterruptAfter, assert_same, model, shown_log, trained, weights_of
+from shown_fixtures import assert_same, model, shown_log, trained, weights_of
 from twotower.data import split_by_time
 from twotower.errors import SavedFolderError
 from twotower.evaluation import ModelScorer, measure

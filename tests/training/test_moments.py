@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from interrupting import InterruptAfter
 from toy import groups_log
-from twotower import Adagrad, AdamW, Callback, Category, FullSoftmax, Moments, Tower, Trainer, TwoTower
+from twotower import Adagrad, AdamW, Category, FullSoftmax, Moments, Tower, Trainer, TwoTower
 from twotower.data import Dataset
 from twotower.errors import ConfigError, SavedFolderError
-from twotower.training import Epoch, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 
 OPTIMIZERS: dict[str, AdamW | Adagrad] = {
@@ -80,12 +80,6 @@ def test_moments_of_known_ids_are_carried_over_and_new_ids_start_without(
     trainer_of(optimizer, 1).fit(model, parts[1], moments=moments)
 
 
-class _Interrupt(Callback):
-    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("name", ["lazy AdamW", "Adagrad"])
 def test_a_resumed_warm_start_equals_an_uninterrupted_one(
     name: str, parts: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,7 +96,9 @@ def test_a_resumed_warm_start_equals_an_uninterrupted_one(
     trainer = Trainer(epochs=4, batch_size=64, optimizer=OPTIMIZERS[name])
     trainer.fit(whole, parts[1], moments=all_moments)
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(broken, parts[1], moments=broken_moments, checkpoint=tmp_path / "run", callbacks=[_Interrupt()])
+        trainer.fit(
+            broken, parts[1], moments=broken_moments, checkpoint=tmp_path / "run", callbacks=[InterruptAfter(2)]
+        )
     trainer.fit(resumed, parts[1], moments=moments, checkpoint=tmp_path / "run")
     expected = weights_of(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(resumed).items())

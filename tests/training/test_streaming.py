@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from interrupting import InterruptAfter
 from toy import groups_log, toy_model
 from twotower.data import Dataset, ParquetLog, stream_parquet
 from twotower.data.log import event_columns
@@ -20,7 +21,7 @@ from twotower.evaluation import Validation, evaluate
 from twotower.evaluation.beside import measure_baselines
 from twotower.features import Category, Cyclic, Normalized
 from twotower.model import FullSoftmax, InBatchSoftmax, Tower, TwoTower, learning
-from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Epoch, Trainer, TrainingState
+from twotower.training import AdamW, Callback, Cosine, EarlyStopping, Trainer, TrainingState
 from twotower.training import checkpoint as checkpoint_module
 from twotower.training.prefetch import one_ahead
 
@@ -154,15 +155,6 @@ def test_weights_count_in_a_stream_too(whole: Dataset, tmp_path: Path) -> None:
     assert found.model.all["top_5"] < 0.2  # only the tenth that are out of the query's own group counted
 
 
-class _InterruptAfter(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        if epoch.epoch == self.epoch:
-            raise KeyboardInterrupt
-
-
 def test_a_resumed_training_on_a_stream_equals_an_uninterrupted_one(
     path: Path, whole: Dataset, measured: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +176,7 @@ def test_a_resumed_training_on_a_stream_equals_an_uninterrupted_one(
             opened(path, whole),
             measured,
             checkpoint=tmp_path / "run",
-            callbacks=[_InterruptAfter(2)],
+            callbacks=[InterruptAfter(2)],
         )
     with pytest.raises(SavedFolderError, match="from another training"):  # another buffer gives another order
         trainer.fit(toy_model(dropout=0.1), opened(path, whole, 700), measured, checkpoint=tmp_path / "run")

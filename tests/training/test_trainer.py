@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from interrupting import InterruptAfter
 from toy import groups_log, log_of, toy_model
 from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
@@ -153,15 +154,6 @@ def test_training_leaves_the_callers_random_numbers_as_they_were(parts: tuple[Da
     assert torch.equal(torch.rand(4), expected)
 
 
-class _InterruptAfter(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_epoch(self, state: TrainingState, epoch: Epoch) -> None:
-        if epoch.epoch == self.epoch:
-            raise KeyboardInterrupt
-
-
 def everything_on() -> TwoTower:
     """A model with every option that training has to carry over an interruption."""
     return TwoTower(
@@ -200,7 +192,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     expected = trainer.fit(whole, train, test)
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            trainer.fit(everything_on(), train, test, checkpoint=tmp_path / "run", callbacks=[_InterruptAfter(stop)])
+            trainer.fit(everything_on(), train, test, checkpoint=tmp_path / "run", callbacks=[InterruptAfter(stop)])
     history = trainer.fit(resumed, train, test, checkpoint=tmp_path / "run")
     assert same(whole, resumed)
     assert [(e.epoch, e.loss, e.validation) for e in history.epochs] == [

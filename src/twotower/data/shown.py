@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -80,15 +81,12 @@ def shown_in(rows: SortedEvents, given: ShownRows, catalogue: int) -> Exposures:
     for piece in rows.pieces():
         place = piece.events.start + np.argsort(rows.rows[piece.events])  # as in the log
         own = rows.rows[place]
-        requests = None
-        if given.requests is not None:
-            requests = _numbered(given.requests[own])
         here = Rows(
             rows.query_numbers(piece)[place - piece.events.start] - piece.queries.start,
             rows.candidates[place].astype(np.int64),
             None if rows.times is None else rows.times[place],
             given.is_chosen[own],
-            requests,
+            None if given.requests is None else _numbered(given.requests[own]),
             catalogue,
         )
         found = here.lists()
@@ -111,29 +109,30 @@ def shown_in(rows: SortedEvents, given: ShownRows, catalogue: int) -> Exposures:
     )
 
 
-def without_test(shown: Exposures, is_test: BoolArray, begins: float) -> Exposures:
+def without_test(shown: Exposures, is_test: BoolArray, begins: float, folder: Path | None) -> Exposures:
     """Exposures for train: without what was also shown with an event of test, or shown from `begins` on.
 
     Args:
         shown: Those of train and test, numbered by the rows of the log's files.
         is_test: Which rows are events of test, `[rows of the files]`.
         begins: A time in seconds; infinite for any.
+        folder: Folder for the unnamed files; None: the system's temporary folder.
     """
     has_test = scratch(len(shown.offsets) - 1, np.bool_)
     for start in range(0, len(is_test), PIECE):
         piece = slice(start, start + PIECE)
         of_test = shown.lists[piece][is_test[piece]]
         has_test[of_test[of_test >= 0]] = True
-    lists = scratch(len(shown.lists), np.int64)
+    lists = scratch(len(shown.lists), np.int64, folder)
     for start in range(0, len(lists), PIECE):
         piece = slice(start, start + PIECE)
         own = shown.lists[piece].copy()
         there = np.flatnonzero(own >= 0)
         own[there[has_test[own[there]]]] = -1
         lists[piece] = own
-    candidates = scratch(len(shown.candidates), np.int64)
-    times = None if shown.times is None else scratch(len(shown.candidates), np.float64)
-    offsets, end = scratch(len(shown.offsets), np.int64), 0
+    candidates = scratch(len(shown.candidates), np.int64, folder)
+    times = None if shown.times is None else scratch(len(shown.candidates), np.float64, folder)
+    offsets, end = scratch(len(shown.offsets), np.int64, folder), 0
     for which, entries in ranges(shown.offsets):
         first, last = which.start, which.stop
         of_list = np.repeat(np.arange(first, last), np.diff(shown.offsets[first : last + 1]))

@@ -120,7 +120,7 @@ def _cut(log: ParquetLog, is_test: BoolArray, rule: str, by_time: bool) -> LogSp
     refuse_weightless(test, "test", rule)
     if log.exposures is not None:
         begins = float(test.times.min()) if by_time else np.inf
-        train = replace(train, exposures=without_test(log.exposures, is_test, begins))
+        train = replace(train, exposures=without_test(log.exposures, is_test, begins, log.sorted_events().folder))
     return LogSplit(train, test, rule, joint_fingerprint(train, test))
 
 

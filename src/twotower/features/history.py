@@ -62,7 +62,7 @@ class History(Recorded):
     Args:
         column: The id of the items in the log.
         by: The id of the queries.
-        time: The time of the events; None for logs without times.
+        time: The time of the events; None for logs without times, as training then reads later choices too.
         length: How many items it reads before the event and, with `around`, how many after it.
         dim: Dimension of an item's embedding.
         encoder: How the items are combined; `around` allows only `kernels`.
