@@ -49,7 +49,11 @@ def log_softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 class Retrieval(NamedTuple):
-    """A batch in which row i's candidate is column i. The catalogue is zeros, which never score above a positive."""
+    """A batch in which row i's candidate is column i. The catalogue is zeros, which never score above a positive.
+
+    Queries have one embedding, `[B, d]`, or several, `[B, K, d]`, of which the best one scores. For several, only the
+    loss counts: TensorFlow Recommenders measures nothing in the catalogue, and the accuracy of its case rests on a tie.
+    """
 
     query: Array
     candidates: Array
@@ -57,12 +61,14 @@ class Retrieval(NamedTuple):
     zeros: int = 20
 
     def expected(self) -> list[float]:
-        """The summed loss, top-1 accuracy in the batch and top-5 accuracy in the catalogue."""
-        scores, rows = self.query @ self.candidates.T, np.arange(len(self.query))
+        """The summed loss; for one embedding also top-1 accuracy in the batch and top-5 accuracy in the catalogue."""
+        rows = np.arange(len(self.query))
+        scores = (self.query.reshape(len(rows), -1, self.query.shape[-1]) @ self.candidates.T).max(axis=1)
         weights = np.ones(len(rows)) if self.weights is None else self.weights.astype(np.float64)
         losses = -log_softmax(scores)[rows, rows]
         first = scores.argmax(axis=1) == rows
-        return [float(weights @ losses), float(weights @ first / weights.sum()), 1.0]
+        accuracy = [float(weights @ first / weights.sum()), 1.0] if self.query.ndim == 2 else []
+        return [float(weights @ losses), *accuracy]
 
 
 PAIRS = floats([[1, 2, 3], [2, 3, 4]]), floats([[1, 1, 1], [1, 1, 0]])
@@ -71,6 +77,10 @@ RETRIEVALS = {
     "two pairs, weights 0.7 and 0.3": Retrieval(*PAIRS, floats([0.7, 0.3])),
     "a further negative": Retrieval(floats([[3, 2, 1], [2, 3, 4]]), floats([[0, 1, 0], [0, 1, 1], [1, 1, 0]]), None),
 }
+
+RETRIEVALS["two embeddings of each query"] = Retrieval(
+    floats([[[3, 2, 1], [1, 2, 3]], [[2, 3, 4], [4, 3, 2]]]), floats([[0, 1, 0], [0, 1, 1], [1, 1, 0]]), None
+)
 
 PROBABILITIES, LABELS = floats([1.0, 0.3]), floats([1.0, 1.0])
 

@@ -28,7 +28,8 @@ def retrieval(one: cases.Retrieval) -> list[float]:
     task = tfrs.tasks.Retrieval(metrics=tfrs.metrics.FactorizedTopK(catalogue, ks=[5]), batch_metrics=[first])
     loss = task(one.query, one.candidates, sample_weight=one.weights)
     metrics = {metric.name: float(metric.result()) for metric in task.metrics}
-    return [float(loss), metrics["first"], metrics["factorized_top_k/top_5_categorical_accuracy"]]
+    accuracy = [metrics["first"], metrics["factorized_top_k/top_5_categorical_accuracy"]]
+    return [float(loss), *(accuracy if one.query.ndim == 2 else [])]
 
 
 def top_k(one: cases.TopK) -> list[float]:

@@ -54,7 +54,8 @@ class Given:
         loss, slope_t = 0.0, 0.0
         by_query, by_candidate = np.zeros_like(self.query), np.zeros_like(self.candidates)
         for row, weight in enumerate(weights):
-            products = self.candidates @ self.query[row] / self.temperature
+            each = np.atleast_2d(self.query[row]) @ self.candidates.T / self.temperature  # [interests, columns]
+            best, products = each.argmax(axis=0), each.max(axis=0)
             scores = products if self.log_probability is None else products - self.log_probability
             columns = self.draws(row, scores)
             drawn = scores[columns]
@@ -65,8 +66,10 @@ class Given:
             loss += weight * (np.log(np.exp(drawn - drawn.max()).sum()) + drawn.max() - wanted @ drawn)
             slopes = np.zeros(len(self.candidates))  # of the products
             np.add.at(slopes, columns, weight * (share - wanted))
-            by_query[row] = slopes @ self.candidates / self.temperature
-            by_candidate += np.outer(slopes, self.query[row]) / self.temperature
+            for place, interest in enumerate(np.atleast_2d(self.query[row])):
+                own = slopes * (best == place)
+                by_query[row].reshape(len(each), -1)[place] = own @ self.candidates / self.temperature
+                by_candidate += np.outer(own, interest) / self.temperature
             slope_t -= float(slopes @ products) / self.temperature
         return loss, by_query, by_candidate, slope_t
 
@@ -81,13 +84,13 @@ class Given:
 
 
 def drawn(seed: int, rows: int, columns: int) -> Given:
-    """Some of everything."""
+    """Some of everything; of some, each query has several embeddings."""
     draw = np.random.default_rng(seed)
     target = draw.integers(columns, size=rows)
     removed = draw.random((rows, columns)) < 0.3
     removed[np.arange(rows), target] = False
     return Given(
-        query=draw.normal(size=(rows, 3)),
+        query=draw.normal(size=(rows, 3) if draw.random() < 0.5 else (rows, int(draw.integers(1, 4)), 3)),
         candidates=draw.normal(size=(columns, 3)),
         target=target,
         weights=draw.choice([0.0, 0.5, 2.0], size=rows) + 0.1 if draw.random() < 0.5 else None,

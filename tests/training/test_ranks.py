@@ -45,13 +45,14 @@ def weighted_log() -> Dataset:
 LOG = weighted_log()
 
 
-def model(history: bool = False) -> TwoTower:
+def model(history: bool = False, interests: int = 1) -> TwoTower:
     """Dropout, unknown ids and unknown queries: all that draws random numbers."""
     features: list[Any] = [Category("user", 8, unknown_rate=0.2)]
     if history:
         features.append(History("item", by="user", time="at", length=4, dim=8, unknown_rate=0.1, shared=True))
-    query = Tower(features, [16, 8], dropout=0.3, input_dropout=0.1, unknown_query_rate=0.1)
-    return TwoTower(query, Tower([Category("item", 8, unknown_rate=0.1)], [8]), learn_temperature=True)
+    query = Tower(features, [16, 8 * interests], dropout=0.3, input_dropout=0.1, unknown_query_rate=0.1)
+    candidate = Tower([Category("item", 8, unknown_rate=0.1)], [8])
+    return TwoTower(query, candidate, learn_temperature=True, interests=interests)
 
 
 class Hinge:
@@ -78,6 +79,11 @@ CASES: dict[str, dict[str, Any]] = {
     "sampled": {"loss": InBatchSoftmax(uniform=20, mask_same=True)},
     "full": {"loss": FullSoftmax()},
     "full, smoothed, masked": {"loss": FullSoftmax(label_smoothing=0.1, mask_known=True)},
+    "full, two interests": {"loss": FullSoftmax(), "interests": 2},
+    "sampled, two interests": {"loss": InBatchSoftmax(uniform=20), "interests": 2},
+    "in batch, float32": {"loss": InBatchSoftmax()},
+    "sampled, float32": {"loss": InBatchSoftmax(uniform=20, mask_same=True)},
+    "full, float32": {"loss": FullSoftmax()},
     "own loss": {"loss": Hinge()},
     "lazy Adagrad": {"optimizer": Adagrad(0.1, tables="lazy"), "loss": InBatchSoftmax(reduction="sum")},
     "lazy AdamW": {"optimizer": AdamW(0.01, tables="lazy"), "clip_norm": 0.1},
@@ -97,7 +103,8 @@ SHARDED = (
     "retrieval and lists",
     "history",
 )
-FLOAT32 = {"rating", "lists", "retrieval and lists"}  # whose columns are
+FLOAT32 = {"rating", "lists", "retrieval and lists"}.union(case for case in CASES if "float32" in case)
+"""Cases in the precision of users; the columns that tasks read have no other."""
 
 
 TRAINED: list[tuple[str, Sharding]] = [
@@ -121,8 +128,8 @@ class Gradients(Callback):
 def trained(case: str, history: bool = False, sharding: Sharding = "never") -> dict[str, Any]:
     """The losses, gradients and weights of a training, and the accuracy; gradients of the rows that the rank holds."""
     settings: dict[str, Any] = {"epochs": 2, "batch_size": BATCH, "optimizer": Adagrad(0.1), "seed": 3} | CASES[case]
+    one = model(history, settings.pop("interests", 1)).learn(LOG, seed=1)
     trainer = Trainer(sharding=sharding, **settings)
-    one = model(history).learn(LOG, seed=1)
     gradients = Gradients()
     made = trainer.fit(one if case in FLOAT32 else one.double(), LOG, callbacks=[gradients])
     sharded = list(shards_of(one))

@@ -16,6 +16,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.lookup import entries_of
 from twotower.data.seen import Seen
 from twotower.errors import TwoTowerError
+from twotower.model.interests import best_scores, write_best_scores
 from twotower.model.two_tower import TwoTower
 
 BLOCK_SCORES = 1 << 20
@@ -60,6 +61,8 @@ class ModelScorer:
 class DotProducts:
     """A `ScoreBlock` of dot products between query embeddings `[N, d]` and candidate embeddings `[C, d]`.
 
+    If queries have several embeddings, `[N, K·d]`, the highest product counts.
+
     Attributes:
         are_numbers: Whether overflow is impossible, so that no score can be NaN.
 
@@ -68,7 +71,7 @@ class DotProducts:
     """
 
     def __init__(self, queries: Tensor, candidates: Tensor) -> None:
-        highest = float(queries.shape[1])
+        highest = float(candidates.shape[1])
         for embeddings, which in ((queries, "query"), (candidates, "candidate")):
             largest = embeddings.abs().max().item() if embeddings.numel() else 0.0
             if not math.isfinite(largest):
@@ -81,11 +84,11 @@ class DotProducts:
 
     def __call__(self, numbers: IntArray) -> Tensor:
         """The scores of the events with these indices, `[n, C]`."""
-        return self._queries(numbers) @ self.transposed
+        return best_scores(self._queries(numbers), self.transposed.t())
 
     def write(self, numbers: IntArray, out: Tensor) -> None:
         """Writes these scores to existing memory: allocating it for every block would cost more than scoring."""
-        torch.mm(self._queries(numbers), self.transposed, out=out)
+        write_best_scores(self._queries(numbers), self.transposed, out)
 
     def _queries(self, numbers: IntArray) -> Tensor:
         return self.queries.index_select(0, torch.from_numpy(numbers).to(self.queries.device))

@@ -68,7 +68,7 @@ class Validation:
         blocks = self.ranker.blocks[joined.rank :: joined.size]
         numbers = np.concatenate([block.numbers for block in blocks]) if blocks else np.empty(0, dtype=np.int64)
         own = torch.from_numpy(numbers).to(model.device)
-        queries = embedded.new_zeros(len(self.queries), embedded.shape[1])
+        queries = embedded.new_zeros(len(self.queries), model.query.width)
         queries[own] = model.embed_side(self.queries, model.query_vectors, own)
         score = DotProducts(queries, joined.gather_parts(embedded, len(self.candidates)))
         # The ranks of other processes' events are 0.

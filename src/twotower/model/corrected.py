@@ -23,6 +23,7 @@ def over_catalogue(
     extra: Tensor | None = None,
 ) -> Tensor:
     """`functional.full_softmax`, unchecked."""
+    query = query.flatten(1)
     return softmax_loss(
         _tempered(query, temperature),
         candidates,
@@ -52,6 +53,7 @@ def over_batch(
     extra: Tensor | None = None,
 ) -> Tensor:
     """`functional.in_batch_softmax`, unchecked."""
+    query = query.flatten(1)
     log_multiplicity = query.new_zeros(len(candidates)) if multiplicity is None else multiplicity.to(query.dtype).log()
     row_weights = _row_weights(query, weights, reduction)
     own = log_multiplicity[target]

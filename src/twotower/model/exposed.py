@@ -62,14 +62,15 @@ def exposed_logits(query: Tensor, candidates: Tensor, exposed: Tensor, log_weigh
     """`q·c + log_weight` for the exposed candidates of each row, −∞ where there are fewer, `[B, n]`.
 
     Args:
-        query: Query embeddings, `[B, d]`.
+        query: Query embeddings, `[B, d]`, or `[B, K, d]` for several of each query.
         candidates: Candidate embeddings, `[C, d]`.
         exposed: Rows of `candidates`, −1 for none, `[B, n]`.
         log_weight: Added to each logit.
     """
     # The gradient of an embedding is summed in the same order on every run; that of an index need not be.
     shown = F.embedding(exposed.clamp_min(0), candidates)  # [B, n, d]
-    logits = torch.einsum("bd,bnd->bn", query, shown) + log_weight
+    each = query.unsqueeze(1) if query.dim() == 2 else query  # [B, K, d]
+    logits = torch.einsum("bkd,bnd->bkn", each, shown).amax(dim=1) + log_weight
     return logits.masked_fill(exposed < 0, -torch.inf)
 
 

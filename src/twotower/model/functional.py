@@ -103,7 +103,7 @@ def full_softmax(
     """Cross-entropy of each row's candidate against all candidates: `−log softmax(q·cᵀ / T)`.
 
     Args:
-        query: Query embeddings, `[B, d]`.
+        query: Query embeddings, `[B, d]`; or several of each query, `[B, K, d]`: the best one scores.
         candidates: Embeddings of the whole catalogue, `[C, d]`.
         target: Column of each row's chosen candidate, int64 `[B]`.
         weights: Weight of each row, `[B]`; None weighs all rows equally.
@@ -171,7 +171,7 @@ def in_batch_softmax(
     counted as often as it was drawn, so loss and gradient equal those of a softmax over all B columns.
 
     Args:
-        query: Query embeddings, `[B, d]`.
+        query: Query embeddings, `[B, d]`; or several of each query, `[B, K, d]`: the best one scores.
         candidates: Candidate embeddings, `[C, d]`.
         target: Column of each row's chosen candidate, int64 `[B]`; None: column i for row i.
         multiplicity: How often each column was drawn, `[C]`; None: once.
@@ -260,7 +260,7 @@ def sampled_softmax(
     drawn from: `mixed_log_probability` of B − 1 events and `drawn` uniform draws.
 
     Args:
-        query: Query embeddings, `[B, d]`.
+        query: Query embeddings, `[B, d]`; or several of each query, `[B, K, d]`: the best one scores.
         candidates: Embeddings of the distinct candidates of the events and of the draws, `[C, d]`.
         target: Column of each row's chosen candidate, int64 `[B]`.
         multiplicity: How often each column was drawn, by events and uniformly, `[C]`.

@@ -19,6 +19,7 @@ from twotower.errors import ConfigError
 from twotower.kinds import Kinds, kind_of
 from twotower.model.cross import CrossLayers, DotInteraction
 from twotower.model.dropout import Dropout
+from twotower.model.interests import best_of_pairs
 from twotower.model.layers import MAX_WIDTH, Activation, Norm, are_widths, dense_stack, reset_layers
 
 Link = Literal["identity", "sigmoid"]
@@ -91,13 +92,13 @@ class HeadModule(nn.Module):
             self.register_buffer(name, torch.tensor(value))
 
     def score(self, query: Side, candidate: Side) -> Tensor:
-        """The score of each of n pairs, `[n]`."""
+        """The score of each of n pairs, `[n]`; of a query with several interests, it gets the candidate's best."""
         raise NotImplementedError
 
     def logits(self, query: Side, candidate: Side) -> Tensor:
         """The answers before the link, `[n]`, as used by losses."""
-        offset, scale = self.get_buffer("offset"), self.get_buffer("scale")
-        return offset + scale * self.score(query, candidate).float()
+        query = Side(query.features, best_of_pairs(query.vectors, candidate.vectors))
+        return self.get_buffer("offset") + self.get_buffer("scale") * self.score(query, candidate).float()
 
     def forward(self, query: Side, candidate: Side) -> Tensor:
         """The answers for n pairs, `[n]`; with link `identity`, clipped to the range of the training targets."""

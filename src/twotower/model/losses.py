@@ -55,7 +55,13 @@ class BoundLoss(Protocol):
     """A loss bound to its training data."""
 
     def __call__(self, query_embeddings: Tensor, batch: Batch, embed_candidates: Embed) -> Tensor:
-        """The loss of a batch, a scalar, given its query embeddings `[B, d]`."""
+        """The loss of a batch, a scalar.
+
+        Args:
+            query_embeddings: `[B, d]`; `[B, K, d]` for a model with K interests, of which the best one scores.
+            batch: The batch.
+            embed_candidates: Embeds rows of the candidate table, `[n]` to `[n, d]`.
+        """
         ...
 
 

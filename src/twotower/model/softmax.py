@@ -14,6 +14,9 @@ exponentials are then relative to its highest logit so far, and the sums so far 
 and Gimelshein, *Online normalizer calculation for softmax*, 2018). The candidates' gradient needs the complete sum, so
 the exponentials of some rows are kept until it is known.
 
+A query may have several embeddings (`twotower.model.interests`); each logit is then the highest of their products, and
+its gradient is that of the highest. For these, columns are never split.
+
 Internally, logits are scaled by log₂ e and exponentials are powers of 2, which are faster on most machines.
 """
 
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twotower.model.interests import apart
 from twotower.model.tiles import Tiles
 from twotower.ranks import current_ranks, summed
 
@@ -94,7 +98,7 @@ def softmax_loss(
     When several ranks train together, each computes a part of the rows; the result is the sum over all ranks.
 
     Args:
-        queries: Query embeddings, `[B, d]`.
+        queries: Query embeddings, `[B, K·d]`, K of each query.
         candidates: Candidate embeddings, `[C, d]`.
         target: Column of the chosen candidate, int64 `[B]`.
         weights: Weight of each row, `[B]`; for a mean, already divided by their sum.
@@ -166,13 +170,17 @@ class _Softmax(torch.autograd.Function):
         gradients = None
         if any((*ctx.needs_input_grad[:2], ctx.needs_input_grad[10])):
             of_extra = None if extra is None else torch.zeros_like(extra)
-            gradients = _Gradients(torch.zeros_like(queries), torch.zeros_like(candidates), of_extra)
+            of_queries = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            gradients = _Gradients(of_queries, torch.zeros_like(candidates), of_extra)
             ctx.save_for_backward(gradients.queries, gradients.candidates, gradients.extra)
         if ranks is not None:
             ranks.zero_()
         on_cpu = queries.device.type == "cpu"
         logits = CACHED_LOGITS * torch.get_num_threads() if on_cpu else DEVICE_LOGITS
         rows = max(1, logits // max(1, len(candidates)))
+        if queries.shape[1] > candidates.shape[1]:
+            rows = max(rows, min(MIN_WHOLE_ROWS, HELD_LOGITS // max(1, len(candidates))))
+            return _in_whole_rows(problem, rows, hard_negatives, smoothing, gradients)
         if hard_negatives is not None or smoothing > 0 or rows >= min(MIN_WHOLE_ROWS, len(queries)):
             return _in_whole_rows(problem, rows, hard_negatives, smoothing, gradients)
         return _in_tiles(problem, logits, gradients)
@@ -199,6 +207,23 @@ class _Problem:
     removed: Removed | None
     ranks: Tensor | None
     extra: Tensor | None
+
+    def write_logits(self, rows: slice, transposed: Tensor, out: Tensor) -> Tensor | None:
+        """Writes the products of some rows, plus the bias, to `out` `[rows, C]`; of several embeddings, the highest.
+
+        Returns:
+            Which embedding of the row each comes from, int8 `[rows, C]`; None if each query has one.
+        """
+        first, *others = apart(self.scaled_queries[rows], len(transposed)).unbind(1)
+        torch.addmm(self.bias, first, transposed, out=out)
+        if not others:
+            return None
+        best = torch.zeros_like(out, dtype=torch.int8)
+        for place, other in enumerate(others, 1):
+            rival = torch.addmm(self.bias, other, transposed)
+            best.masked_fill_(rival > out, place)
+            torch.maximum(out, rival, out=out)
+        return best
 
     def raise_highest(self, rows: slice, highest: Tensor) -> None:
         """Raises the highest logits of some rows, `[rows]`, to their extra logits."""
@@ -228,6 +253,23 @@ class _Gradients:
     candidates: Tensor
     extra: Tensor | None
 
+    def add(self, problem: _Problem, rows: slice, slopes: Tensor, factors: Tensor, best: Tensor | None) -> None:
+        """Sets the gradients of some rows' queries, but for the factor of each row, and adds to the candidates'.
+
+        Args:
+            problem: The problem.
+            rows: The rows.
+            slopes: The gradients of their logits, but for the factors, `[rows, C]`.
+            factors: The factor of each row, `[rows, 1]`.
+            best: Which embedding of the row each logit comes from; None if each query has one.
+        """
+        width = problem.candidates.shape[1]
+        queries, own = (apart(of[rows], width) for of in (problem.queries, self.queries))
+        for place in range(queries.shape[1]):
+            part = slopes if best is None else slopes * (best == place)
+            torch.mm(part, problem.candidates, out=own[:, place])
+            self.candidates.addmm_(part.t(), queries[:, place] * factors)
+
     def set_extra(self, problem: _Problem, highest: Tensor, sums: Tensor) -> None:
         """Sets the gradient of the extra logits, given the highest logit and the sum of each row, `[B]`."""
         if self.extra is not None and problem.extra is not None:
@@ -251,7 +293,7 @@ def _in_whole_rows(
         part = slice(start, min(start + rows, size))
         line, chosen, top, total = memory[: (part.stop - start) * width], place[part], highest[part], sums[part]
         logits = line.view(-1, width)
-        torch.addmm(problem.bias, problem.scaled_queries[part], transposed, out=logits)  # [rows, C]
+        best = problem.write_logits(part, transposed, logits)
         if problem.target_shift is not None:
             line.index_add_(0, chosen, problem.target_shift[part])
         if removed is not None:
@@ -275,9 +317,7 @@ def _in_whole_rows(
             line.index_add_(0, chosen, total, alpha=smoothing - 1)
             if smoothing > 0:
                 slopes.sub_((total * smoothing / kept).unsqueeze(1)).masked_fill_(left_out, 0)
-            torch.mm(slopes, problem.candidates, out=gradients.queries[part])
-            factors = (problem.weights[part] / total).unsqueeze(1)
-            gradients.candidates.addmm_(slopes.t(), problem.queries[part] * factors)
+            gradients.add(problem, part, slopes, (problem.weights[part] / total).unsqueeze(1), best)
     if gradients is not None:
         gradients.queries.mul_((problem.weights / sums).unsqueeze(1))
         gradients.set_extra(problem, highest, sums)

@@ -29,9 +29,11 @@ def check_shapes(query: Tensor, candidates: Tensor, target: Tensor, ranks: Tenso
         checked("softmax", name, tensor, Tensor)
     if query.dtype != candidates.dtype or not query.is_floating_point():
         raise ConfigError(f"query is {query.dtype} and candidates {candidates.dtype}; expected the same float type")
-    if query.dim() != 2 or candidates.dim() != 2 or query.shape[1] != candidates.shape[1]:
+    width = candidates.shape[-1]
+    if query.dim() not in (2, 3) or candidates.dim() != 2 or query.shape[-1] != width or 0 in query.shape[1:-1]:
         raise ConfigError(
-            f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d] and [C, d]"
+            f"query is {list(query.shape)} and candidates {list(candidates.shape)}; expected [B, d], or [B, K, d] for "
+            f"several embeddings of a query, and [C, d]"
         )
     if len(query) == 0:
         raise ConfigError("query has no rows; expected at least one", field="query")

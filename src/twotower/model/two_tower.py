@@ -26,6 +26,7 @@ from twotower.model.embedding import embedded_blocks, encode_table
 from twotower.model.encoding import EncodedSide
 from twotower.model.head_modules import HeadModules
 from twotower.model.heads import Head, Shape
+from twotower.model.interests import MAX_INTERESTS, apart, best_scores
 from twotower.model.learning import Growth, grow_features, learn_features
 from twotower.model.queries import QueryEncoder
 from twotower.model.tower_module import TowerModule, features_of
@@ -41,6 +42,8 @@ MODELS: Kinds[type[TwoTower]] = Kinds("model")
 class TwoTower(nn.Module):
     """Scores candidates for queries: the dot product of two towers' embeddings, divided by a temperature.
 
+    With several `interests`, the query tower gives several embeddings of a query, and the best one scores a candidate.
+
     Your own model is a subclass with a `kind`. It overrides `scaled_query` and `scaled_candidate` to transform the
     towers' embeddings, or `query_vectors` and `candidate_vectors` to embed a side differently. Scores remain dot
     products, so training, evaluation and search work unchanged. Add new constructor arguments to `settings`, and
@@ -55,9 +58,11 @@ class TwoTower(nn.Module):
             Radford et al., *Learning transferable visual models from natural language supervision*, ICML 2021); it
             stays between 0.01 and 100.
         heads: Heads of other tasks than retrieval, by task name; `Trainer` adds those of its tasks.
+        interests: Number K of embeddings of a query, side by side in the query tower's output, which is K times as wide
+            as the candidate tower's.
 
     Raises:
-        ConfigError: Widths differ, both towers use the same feature object, or the temperature is not above 0 or
+        ConfigError: Widths do not fit, both towers use the same feature object, or the temperature is not above 0 or
             outside the range of a learned one.
 
     Example:
@@ -80,12 +85,16 @@ class TwoTower(nn.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         heads: Mapping[str, Head] | None = None,
+        interests: int = 1,
     ) -> None:
         super().__init__()
-        if query.width != candidate.width:
+        if not 1 <= interests <= MAX_INTERESTS:
+            raise ConfigError(f"interests={interests}; expected from 1 to {MAX_INTERESTS}", field="interests")
+        if query.width != interests * candidate.width:
+            expected = "the same" if interests == 1 else f"{interests} times as wide, for {interests} interests"
             raise ConfigError(
                 f"the query tower has width {query.width} and the candidate tower {candidate.width}; "
-                f"expected the same, for a dot product"
+                f"expected {expected}, for a dot product"
             )
         for shared in (one for one in features_of(query) if any(one is other for other in features_of(candidate))):
             raise ConfigError(
@@ -99,7 +108,7 @@ class TwoTower(nn.Module):
         if learn_temperature and not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
             low, high = TEMPERATURE_RANGE
             raise ConfigError(f"temperature={temperature} with learn_temperature; expected between {low} and {high}")
-        self.query, self.candidate = query, candidate
+        self.query, self.candidate, self.interests = query, candidate, interests
         share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
@@ -114,8 +123,8 @@ class TwoTower(nn.Module):
 
     @property
     def width(self) -> int:
-        """Embedding dimension of both sides."""
-        return self.query.width
+        """Embedding dimension d of both sides; a query has `interests` embeddings of this width."""
+        return self.candidate.width
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +236,7 @@ class TwoTower(nn.Module):
         Returns:
             `[n, m]`; for pairs (n = m), take the diagonal.
         """
-        return self.query_vectors(query) @ self.candidate_vectors(candidate).T
+        return best_scores(self.query_vectors(query), self.candidate_vectors(candidate))
 
     @checks_arguments
     def remember(self, events: Log) -> None:
@@ -274,7 +283,7 @@ class TwoTower(nn.Module):
 
     @checks_arguments
     def embed_queries(self, events: Dataset) -> Tensor:
-        """Query embeddings of every event, `[N, d]`, without gradient."""
+        """Query embeddings of every event, `[N, d]`, without gradient; `[N, K·d]` with K interests."""
         return self.embed_side(self.encode_queries(events).to(self.device), self.query_vectors)
 
     @checks_arguments
@@ -283,12 +292,22 @@ class TwoTower(nn.Module):
         return self.embed_side(self.encode_candidates(candidates).to(self.device), self.candidate_vectors)
 
     def query_vectors(self, encoded: Sequence[Tensor]) -> Tensor:
-        """Query embeddings `[n, d]`, with gradient, ready for a dot product: divided by the temperature."""
+        """Query embeddings `[n, d]`, with gradient, ready for a dot product: divided by the temperature.
+
+        With K interests, `[n, K·d]`.
+        """
         return self.scaled_query(self.query(encoded))
+
+    def interests_of(self, queries: Tensor) -> Tensor:
+        """Query embeddings as losses read them: `[n, K·d]` with K interests as `[n, K, d]`; otherwise unchanged."""
+        return queries if self.interests == 1 else apart(queries, self.width)
 
     def scaled_query(self, embeddings: Tensor) -> Tensor:
         """Prepares the query tower's output for the dot product: optional normalisation, then the temperature."""
-        embeddings = self.scaled_candidate(embeddings)
+        if self.interests > 1:
+            embeddings = self.scaled_candidate(apart(embeddings, self.width).flatten(0, 1)).view(len(embeddings), -1)
+        else:
+            embeddings = self.scaled_candidate(embeddings)
         if self.log_temperature is not None:
             return embeddings / self.log_temperature.exp()
         return embeddings if self.initial_temperature == 1 else embeddings / self.initial_temperature
@@ -317,7 +336,8 @@ class TwoTower(nn.Module):
         """
         numbers = torch.arange(len(side), device=self.device) if numbers is None else numbers
         blocks = embedded_blocks(self, side, vectors, numbers)
-        return torch.cat(blocks) if blocks else torch.empty(0, self.width, device=self.device)
+        width = self.query.width if vectors == self.query_vectors else self.width
+        return torch.cat(blocks) if blocks else torch.empty(0, width, device=self.device)
 
     def settings(self) -> dict[str, Any]:
         """The arguments from which `model_from_settings` rebuilds this model, as plain data, with any `kind`."""
@@ -332,6 +352,7 @@ class TwoTower(nn.Module):
                 "learn_temperature": self.learn_temperature,
             }
             | ({"heads": self.heads.settings} if self.heads.settings else {})
+            | ({"interests": self.interests} if self.interests > 1 else {})
         )
 
 

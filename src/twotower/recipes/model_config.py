@@ -42,6 +42,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         normalize: Divide embeddings by their length.
         temperature: Divisor of the scores; default: the recipe's.
         learn_temperature: Train the temperature, starting from `temperature`.
+        interests: Number of embeddings of a query, the best of which scores a candidate.
         share_items: Histories and the candidate tower share one embedding per item, the sum of its features; the
             candidate tower then has no dense layers. For default features; default: the recipe's.
         history_length: How many items histories read, on each side of the event with `around`. For default features;
@@ -71,6 +72,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     normalize: bool = False
     temperature: float | None = None
     learn_temperature: bool = False
+    interests: int = 1
     share_items: bool | None = None
     history_length: int | None = None
     read_id: bool | None = None
@@ -89,12 +91,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         rate = usual if self.unknown_query_rate is None else self.unknown_query_rate
         query, candidate = self._uses(data, recipe)
         arguments: dict[str, Any] = {
-            "query": self._tower(features_of(query), recipe, rate),
+            "query": self._tower(features_of(query), recipe, rate, self.interests),
             "candidate": self._candidate_tower(features_of(candidate), recipe),
             "normalize": self.normalize,
             "temperature": recipe.temperature if self.temperature is None else self.temperature,
             "learn_temperature": self.learn_temperature,
-        }
+        } | ({"interests": self.interests} if self.interests != 1 else {})
         if not self.two_tower:
             return TwoTower(**arguments)
         own: TwoTower = MODELS.make(self.two_tower | arguments)
@@ -149,13 +151,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             return query, given_columns(named, data.candidates.column_names, "candidate")
         return query, candidate_columns(data, plan)
 
-    def _tower(self, features: list[Feature], recipe: Recipe, unknown_query_rate: float) -> TowerModule:
+    def _tower(
+        self, features: list[Feature], recipe: Recipe, unknown_query_rate: float, interests: int = 1
+    ) -> TowerModule:
         if self.tower:
             return self._own_tower(features)
         cross, rank = self._cross(recipe)
+        *hidden, last = self._layers(recipe)
         return Tower(
             features,
-            self._layers(recipe),
+            (*hidden, last * interests),
             self.dropout,
             recipe.input_dropout if self.input_dropout is None else self.input_dropout,
             activation=self.activation or recipe.activation,

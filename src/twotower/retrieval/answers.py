@@ -131,6 +131,32 @@ class Ranked:
             rerank_scores=None if self.rerank_scores is None else self.rerank_scores[places],
         )
 
+    @classmethod
+    def best_of(cls, lists: Sequence[Ranked], k: int, candidate_id: str) -> Ranked:
+        """The k best of several lists, each candidate once with the highest of its scores.
+
+        Args:
+            lists: At least one; rows of the catalogue, or all found by a store.
+            k: How many, at most.
+            candidate_id: Name of the id column of what a store found.
+        """
+        first = lists[0]
+        if len(lists) == 1:
+            return first
+        tables = [one.found for one in lists if one.found is not None]
+        whole = replace(
+            first,
+            rows=np.concatenate([one.rows for one in lists]),
+            scores=np.concatenate([one.scores for one in lists]),
+            found=pa.concat_tables(tables) if tables else None,
+        )
+        keys = whole.rows
+        if whole.found is not None:
+            keys = whole.found[candidate_id].combine_chunks().dictionary_encode().indices.to_numpy()
+        order = np.argsort(-whole.scores, kind="stable")
+        places = np.unique(keys[order], return_index=True)[1]
+        return whole.take(order[np.sort(places)[:k]])
+
     def ids(self, candidates: pa.Table, candidate_id: str) -> pa.Array:
         """Ids of the ranked candidates.
 

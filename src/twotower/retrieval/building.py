@@ -17,6 +17,7 @@ from twotower.data.seen import Seen
 from twotower.data.sources import CsvFormat, TableSource, read_source, with_ids_like
 from twotower.data.tables import LogTables, cast_ids
 from twotower.errors import ConfigError, DataError, TwoTowerError
+from twotower.model.interests import apart
 from twotower.model.rerank import Rerank
 from twotower.model.saving import model_version
 from twotower.model.two_tower import TwoTower
@@ -173,11 +174,19 @@ def gated(index: Index, model: TwoTower, requests: Requests, threshold: float | 
     """
     if isinstance(index, ExactIndex):
         return index, None
+    return fitted(index, measured_queries(model, requests), threshold)
+
+
+def measured_queries(model: TwoTower, requests: Requests) -> Tensor:
+    """Embeddings of known queries, on which the recall of an index or store is measured, `[n, d]`.
+
+    Of a query with several interests, each is one of them.
+    """
     known = requests.queries.num_rows
     rows = np.sort(np.random.default_rng(0).permutation(known)[:QUERIES]).tolist()
     with torch.no_grad():
         queries = model.query_vectors(requests.encode([{}] * len(rows), rows))
-    return fitted(index, queries, threshold)
+    return apart(queries, model.width).flatten(0, 1)
 
 
 def check_title(candidates: pa.Table, title: str) -> None:

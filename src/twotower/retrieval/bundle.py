@@ -275,7 +275,7 @@ def _query_tower(path: Path, model: TwoTower, queries: pa.Table, details: Detail
     largest = weight_bytes(model) + GRAPH_BYTES
     _require(path.stat().st_size <= largest, f"{QUERY} has {path.stat().st_size} bytes; expected at most {largest}")
     inputs = unknown_query_inputs(model, queries, details)
-    return OnnxTower(path.read_bytes(), details.towers, inputs, model.width, largest)
+    return OnnxTower(path.read_bytes(), details.towers, inputs, model.query.width, largest)
 
 
 def unknown_query_inputs(model: TwoTower, queries: pa.Table, details: Details) -> list[Tensor]:

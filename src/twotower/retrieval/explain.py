@@ -15,6 +15,7 @@ from torch import Tensor
 from twotower.errors import ConfigError
 from twotower.features.base import Feature
 from twotower.model.heads import HeadModule, Side
+from twotower.model.interests import best_of_pairs, best_scores
 from twotower.model.rerank import Rerank
 from twotower.model.sides import candidate_side, query_side
 from twotower.model.tower_module import TowerModule, features_of
@@ -106,11 +107,12 @@ class DotScore:
 
     def table(self, left: Side, right: Side) -> Tensor:
         """Dot products of every query with every candidate."""
-        return left.vectors.double() @ right.vectors.double().T
+        return best_scores(left.vectors.double(), right.vectors.double())
 
     def pairs(self, left: Side, right: Side) -> Tensor:
         """Dot products of pairs."""
-        return (left.vectors.double() * right.vectors.double()).sum(dim=1)
+        queries, candidates = left.vectors.double(), right.vectors.double()
+        return (best_of_pairs(queries, candidates) * candidates).sum(dim=1)
 
 
 class HeadScore:

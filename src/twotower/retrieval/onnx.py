@@ -174,7 +174,8 @@ def exported(model: TwoTower, side: str, inputs: Sequence[Tensor], towers: str) 
         TwoTowerError: ONNX Runtime computes different embeddings.
     """
     module, names = _Vectors(model, side), input_names(len(inputs))
-    return _exported(model, module, f"{side} tower", inputs, names, model.width, towers)
+    width = model.query.width if side == "query" else model.width
+    return _exported(model, module, f"{side} tower", inputs, names, width, towers)
 
 
 def exported_ranker(

@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import numpy as np
-import torch
 
 from twotower.errors import ConfigError, StoreVersionError
+from twotower.retrieval.building import measured_queries
 from twotower.retrieval.bundle import Bundle, with_version
 from twotower.retrieval.exact import ExactIndex
-from twotower.retrieval.parity import QUERIES
 from twotower.retrieval.requests import Requests
 from twotower.retrieval.stores.milvus import Milvus
 from twotower.retrieval.stores.pgvector import PgVector
@@ -68,10 +66,7 @@ def republish(bundle: Bundle, served: frozenset[str] = frozenset()) -> None:
 def _publication(bundle: Bundle, threshold: float | None, served: frozenset[str]) -> Publication:
     details = bundle.details
     requests = Requests(bundle.model, bundle.queries, details.query_id, details.time, details.latest_time)
-    known = requests.queries.num_rows
-    rows = np.sort(np.random.default_rng(0).permutation(known)[:QUERIES]).tolist()
-    with torch.no_grad():
-        queries = bundle.model.query_vectors(requests.encode([{}] * len(rows), rows))
+    queries = measured_queries(bundle.model, requests)
     embeddings = bundle.index.embeddings
     return Publication(bundle.candidates, embeddings, details.candidate_id, details.towers, queries, threshold, served)
 

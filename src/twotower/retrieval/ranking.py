@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, about
 from twotower.features.history import GIVEN
+from twotower.model.interests import apart
 from twotower.retrieval.answers import Ranked
 from twotower.retrieval.bundle import Bundle
 from twotower.retrieval.condition_tree import All, Among, Column
@@ -26,6 +28,8 @@ from twotower.retrieval.reranking import Reranker
 from twotower.retrieval.stores.store import Found, Id, Store
 
 NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
+
+T = TypeVar("T")
 
 Embed = Callable[[list[Tensor]], Tensor]
 
@@ -111,9 +115,9 @@ class Ranker:
         return [*exclude, *self.requests.exclusions(request), *(_given(request) if exclude_seen else ())]
 
     def _from_index(self, vectors: Tensor, k: int, outs: Sequence[IntArray], allowed: IntArray | None) -> list[Ranked]:
-        hits = self.bundle.index.search(vectors, k, pairs_of(outs), allowed)
+        hits = self.bundle.index.search(self._interests(vectors), k, pairs_of(self._for_interests(outs)), allowed)
         each = zip(hits.candidates.numpy(), hits.scores.numpy(), strict=True)
-        return [Ranked(rows[rows >= 0], scores[rows >= 0], "query") for rows, scores in each]
+        return self._best([Ranked(rows[rows >= 0], scores[rows >= 0], "query") for rows, scores in each], k)
 
     def _from_store(
         self,
@@ -125,8 +129,22 @@ class Ranker:
         condition: Condition | None,
     ) -> list[Ranked]:
         without = [store.ids_of(out, own) for out, own in zip(outs, unwanted, strict=True)]
-        found = store.search(vectors, k, without, condition)
-        return [Ranked(NO_ROWS, one.scores, "query", found=one.candidates) for one in found]
+        found = store.search(self._interests(vectors), k, self._for_interests(without), condition)
+        return self._best([Ranked(NO_ROWS, one.scores, "query", found=one.candidates) for one in found], k)
+
+    def _interests(self, vectors: Tensor) -> Tensor:
+        """Each interest of each query by itself, `[n·K, d]`."""
+        return apart(vectors, self.bundle.model.width).flatten(0, 1)
+
+    def _for_interests(self, of_queries: Sequence[T]) -> list[T]:
+        """What belongs to each query, repeated for each of its interests."""
+        return [one for one in of_queries for _ in range(self.bundle.model.interests)]
+
+    def _best(self, of_interests: Sequence[Ranked], k: int) -> list[Ranked]:
+        """The k best candidates of each query, from those of each of its interests."""
+        count = self.bundle.model.interests
+        lists = (of_interests[start : start + count] for start in range(0, len(of_interests), count))
+        return [Ranked.best_of(own, k, self.eligible.ids.name) for own in lists]
 
     def _notes(self, request: Request) -> tuple[str, ...]:
         note = self.requests.note_on_time(request)

@@ -315,7 +315,7 @@ class Retriever(Contents):
     def query_embeddings(self, queries: Queries | None = None) -> pa.Table:
         """The id (null if it has none) and embedding of each query; embeddings are fixed-size lists of float32.
 
-        The dot product with a candidate's embedding is the score that `recommend` returns.
+        The dot product with a candidate's is the score that `recommend` returns; of several interests, the highest.
 
         Args:
             queries: Several queries, or a table of them, as in `recommend_many`; default: the query table.

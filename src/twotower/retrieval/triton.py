@@ -68,9 +68,10 @@ def write_triton(bundle: Bundle, folder: Path, name: str = "twotower") -> Manife
     candidate = model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
     sides = [features_of(tower) for tower in (model.query, model.candidate)]
     with replaced_folder(folder, SavedKind(KIND)) as building:
-        for side, inputs, features in zip(("query", "candidate"), (query, candidate), sides, strict=True):
+        towers_of = (("query", query, model.query.width), ("candidate", candidate, model.width))
+        for (side, inputs, width), features in zip(towers_of, sides, strict=True):
             given = _Given(input_names(len(inputs)), inputs, features)
-            output = _Tensor(OUTPUT, "TYPE_FP32", (model.width,))
+            output = _Tensor(OUTPUT, "TYPE_FP32", (width,))
             _write(building / f"{name}_{side}", exported(model, side, inputs, towers), given, output, towers)
         if bundle.details.rerank is not None:
             names = ranker_input_names(len(query), len(candidate))

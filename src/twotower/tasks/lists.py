@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twotower.data.availability import Availability
 from twotower.errors import ConfigError
+from twotower.model.interests import best_scores
 from twotower.tasks.step import Events, Step
 
 NEGATIVE_POOL = 512
@@ -215,7 +216,7 @@ def with_hard(lists: Lists, count: int, catalogue: int, step: Step, lacks: Lacks
         raise ConfigError("negatives from the retriever need embeddings; expected Retrieval among the tasks")
     with torch.no_grad():
         pool = torch.randint(catalogue, (min(NEGATIVE_POOL, catalogue),), device=lists.events.device)
-        scores = step.queries_of(lists.events[:, 0]).vectors @ step.candidates_of(pool).vectors.T  # [L, pool]
+        scores = best_scores(step.queries_of(lists.events[:, 0]).vectors, step.candidates_of(pool).vectors)  # [L, pool]
         in_list = (pool[None, :, None] == lists.candidates.masked_fill(~lists.mask, -1)[:, None, :]).any(dim=2)
         left_out = in_list if lacks is None else in_list | lacks(lists.events[:, :1], pool[None, :])
         best = scores.masked_fill(left_out, -torch.inf).topk(min(count, len(pool)), dim=1).indices

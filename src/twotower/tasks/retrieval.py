@@ -100,7 +100,7 @@ class _Bound:
         self.loss, self.is_mean = loss, is_mean
 
     def __call__(self, step: Step) -> TaskLoss:
-        value = self.loss(step.queries.vectors, step.batch, step.embed_candidates)
+        value = self.loss(step.model.interests_of(step.queries.vectors), step.batch, step.embed_candidates)
         weights = step.batch.weights
         weight = float(len(step.rows)) if weights is None else weights.sum()
         return TaskLoss(value, value.detach() * weight if self.is_mean else value.detach(), weight)

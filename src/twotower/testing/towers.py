@@ -49,8 +49,8 @@ def check_model(model: TwoTower, log: Dataset) -> None:
     """Checks an untrained model. This trains it.
 
     - The same seed gives the same initial weights, another seed others.
-    - Both sides give `width` finite floats, the same for a row alone as among others.
-    - `forward` gives the dot products of every query with every candidate.
+    - Both sides give `width` finite floats, queries for each interest; the same for a row alone as among others.
+    - `forward` gives the dot products of every query with every candidate, of several interests the highest.
     - A gradient reaches every parameter; training changes the weights and has a finite loss.
     - Saved and loaded, it has bit-identical weights, and its embeddings are the same up to rounding
       (`torch.testing.assert_close`).
@@ -94,7 +94,7 @@ def _check_sides(model: TwoTower, log: Dataset) -> None:
         ),
     }
     for name, (encoded, vectors, embeddings) in sides.items():
-        expected = [len(encoded), model.width]
+        expected = [len(encoded), model.width * (model.interests if name == "queries" else 1)]
         assert list(embeddings.shape) == expected, (
             f"embeddings of {name} are {list(embeddings.shape)}; expected {expected}"
         )
@@ -113,7 +113,8 @@ def _check_forward(model: TwoTower, log: Dataset) -> None:
     candidate = model.encode_candidates(log.candidates).gather(chosen)
     scores = model(query, candidate)
     assert scores.shape == (len(rows), len(rows)), f"forward gives {list(scores.shape)}; expected [n, m]"
-    products = model.query_vectors(query) @ model.candidate_vectors(candidate).T
+    interests = model.query_vectors(query).view(len(rows), model.interests, model.width)
+    products = (interests @ model.candidate_vectors(candidate).T).amax(dim=1)
     assert torch.allclose(scores, products, atol=1e-5), "forward does not give the dot products of the embeddings"
     model.zero_grad()
     torch.nn.functional.cross_entropy(scores, torch.arange(len(rows))).backward()  # type: ignore[no-untyped-call]

@@ -77,7 +77,7 @@ class _Retrieval:
         times = None if part.times is None else part.times.index_select(0, rows)
         batch = Batch(query_rows, candidate_rows, weights, ranks, part.numbers_of(rows), times)
         value = self.loss(
-            self._embedded(model.query_vectors, part.queries, rows),
+            model.interests_of(self._embedded(model.query_vectors, part.queries, rows)),
             batch,
             lambda wanted: self._embedded(model.candidate_vectors, self.candidates, wanted),
         )
