@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,39 @@ def test_it_serves_with_its_token_and_ends_cleanly(bundle: Path, tmp_path: Path)
             assert httpx.get(f"{address}/v1/model", trust_env=False).status_code == 401
             answer = client.post("/v1/recommend", json={"query": {"user": 3}, "k": 2})
             assert len(answer.json()["answers"][0]["recommendations"]) == 2
+            assert "connection" not in answer.headers
             process.send_signal(signal.SIGTERM)
             while client.get("/v2/health/ready").status_code == 200:
                 time.sleep(0.01)
-            assert client.post("/v1/recommend", json={"query": {"user": 3}}).status_code == 200
+            last = client.post("/v1/recommend", json={"query": {"user": 3}})
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
         assert process.wait(60) == 0
     assert [line["event"] for line in lines_of(log) if line["event"] != "request"] == ["listening", "draining", "ended"]
+
+
+def test_sigterm_under_load_fails_no_request(bundle: Path, tmp_path: Path) -> None:
+    process = start_python("-m", "twotower", "serve", bundle, "--port", 0, folder=tmp_path)
+    address = listening(process, process.stderr)
+    started, statuses = threading.Semaphore(0), set[int]()
+
+    def ask() -> str:
+        """Asks until the service no longer listens; returns how that showed."""
+        with httpx.Client(base_url=address, trust_env=False) as client:
+            while True:
+                try:
+                    statuses.add(client.post("/v1/recommend", json={"query": {"user": 3}}).status_code)
+                except httpx.TransportError as error:
+                    return str(error)
+                started.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(ask) for _ in range(8)]
+        for _ in range(16):
+            started.acquire()
+        process.send_signal(signal.SIGTERM)
+        assert all("refused" in client.result(60) for client in clients)
+    assert process.wait(60) == 0
+    assert statuses == {200}
 
 
 LINE, HOST = b"GET /v2/health/live HTTP/1.1\r\n", b"host: localhost\r\n"

@@ -171,11 +171,20 @@ class Connection(asyncio.Protocol):
 
 
 def noting_answers(service: Service) -> Callable[[Scope, Receive, Send], Any]:
-    """The service as an application that notifies a request's connection once it is answered."""
+    """The service as an application that notifies a request's connection once it is answered.
+
+    While the service drains, each answer closes its connection, so that a client does not send another request into one
+    that is about to end.
+    """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Any) -> None:
+            if service.backend.draining and message["type"] == "http.response.start":
+                message = message | {"headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
         try:
-            await service(scope, receive, send)
+            await service(scope, receive, last)
         finally:
             if scope["type"] == "http":
                 scope["state"][CONNECTION].answered()

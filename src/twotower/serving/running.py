@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import math
+import select
 import socket
 import sys
 from functools import partial
@@ -26,6 +27,12 @@ SWITCH_SECONDS = 0.0005
 
 LINGER_SECONDS = 1.0
 """Accept connections for this long during shutdown, so that load balancers can see that the service is not ready."""
+
+ACCEPT_SECONDS = 0.002
+"""Wait this long for connections to be accepted before looking again whether others are waiting."""
+
+ARRIVAL_SECONDS = 0.25
+"""Wait this long for requests in connections that were accepted just before the service stopped listening."""
 
 KEEP_ALIVE_SECONDS = 75
 """Keep idle connections at least this long: longer than proxies do, so that the proxy closes them."""
@@ -122,7 +129,19 @@ def _server_class(uvicorn: Any) -> type[Any]:
             log.info("draining", extra=fields(in_flight=self.service.in_flight))
             self.loop.call_later(LINGER_SECONDS, self._end)
 
-        def _end(self) -> None:
+        def _end(self, tries: int = 100) -> None:
+            waiting = select.poll()
+            for server in self.servers:
+                for listener in server.sockets:
+                    waiting.register(listener, select.POLLIN)
+            if tries > 0 and waiting.poll(0):  # closing would reset connections that are not accepted yet
+                self.loop.call_later(ACCEPT_SECONDS, self._end, tries - 1)
+                return
+            for server in self.servers:
+                server.close()
+            self.loop.call_later(ARRIVAL_SECONDS, self._exit)
+
+        def _exit(self) -> None:
             self.should_exit = True
 
     return Server
