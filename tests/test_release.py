@@ -21,12 +21,13 @@ SCHEMAS = {
     "vendor.github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
     "vendor.github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
     "vendor.citation-file-format": "CITATION.cff",
+    "vendor.compose-spec": "deploy/compose.yaml",
 }
 
 
 @pytest.mark.skipif(find_spec("check_jsonschema") is None, reason="check-jsonschema is not installed")
 @pytest.mark.parametrize(("schema", "pattern"), SCHEMAS.items())
-def test_files_that_github_reads_follow_their_schema(schema: str, pattern: str) -> None:
+def test_files_that_other_programs_read_follow_their_schema(schema: str, pattern: str) -> None:
     files = sorted(ROOT.glob(pattern))
     assert files
     checked = run_python("-m", "check_jsonschema", "--builtin-schema", schema, *files)

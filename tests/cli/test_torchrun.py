@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ batch_size = 256
 
 KILLER = """
 import os
+import re
 import signal
 
 from twotower.training import checkpoint, run
@@ -141,8 +143,11 @@ def test_recommendations_on_ranks_are_the_file_of_one_process(bundle: Path) -> N
 
 def test_a_bundle_of_sharded_tables_is_an_ordinary_one(bundle: Path) -> None:
     (bundle / "sharded.toml").write_text((bundle / "log.toml").read_text() + '\nsharding = "always"\n')
-    (said, log), _ = on_two_ranks(bundle, "train", "sharded.toml", "--out", "sharded")
+    (said, log), (_, of_other) = on_two_ranks(bundle, "train", "sharded.toml", "--out", "sharded")
     assert "Saved to sharded" in said, log
+    assert "2 ranks split batches of" in log
+    assert re.search(r"; [1-9]\d* tables \(\d+ numbers\) are sharded", log), log
+    assert "sharded" not in of_other
     retriever = Retriever.load(bundle / "sharded")
     assert len(retriever.recommend({"user": 1}, k=3)) == 3
     measured = json.loads(alone(bundle, "evaluate", "sharded", "--json"))["rows"]["model"]["all"]

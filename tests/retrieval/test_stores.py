@@ -252,6 +252,29 @@ def test_each_client_of_milvus_has_a_connection_and_closes_it(tmp_path: Path) ->
         server.stop()
 
 
+def test_the_token_for_milvus_is_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    pymilvus = pytest.importorskip("pymilvus")
+    monkeypatch.setattr(pymilvus, "MilvusClient", lambda uri, token, **_: given.append(token))
+
+    def connect() -> str:
+        Client("milvus://db.example:19530", 1)._connected()
+        return given[-1]
+
+    monkeypatch.delenv("MILVUS_TOKEN", raising=False)
+    assert connect() == ""
+    monkeypatch.setenv("MILVUS_TOKEN", "root:Milvus")
+    assert connect() == "root:Milvus"
+    (tmp_path / "token").write_text("from-a-file\n")
+    monkeypatch.setenv("MILVUS_TOKEN_FILE", str(tmp_path / "token"))
+    assert connect() == "from-a-file"
+    monkeypatch.setenv("MILVUS_TOKEN_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="MILVUS_TOKEN_FILE"):
+        connect()
+
+
 def connections(port: int) -> int:
     """Connections from here to a port of this machine, by Linux's tables of them (state 1 is established)."""
     tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]

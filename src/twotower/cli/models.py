@@ -18,7 +18,7 @@ from twotower.cli.baselines import (
     with_baselines,
 )
 from twotower.cli.options import ImportOption, SplitOption, SplitSeedOption, configured
-from twotower.cli.output import console_for, launched_together, write_json
+from twotower.cli.output import console_for, launched_together, show_log, write_json
 from twotower.errors import ConfigError, DataUnavailableError, SavedFolderError
 from twotower.evaluation import evaluate as measure_beside_baselines
 from twotower.evaluation.evaluate import help_evaluate, retrieves
@@ -76,6 +76,8 @@ def train(
     before = None if from_bundle is None else Before(from_bundle, retire_after=retire_after)
     console = console_for(json)
     with launched() as ranks:
+        if ranks.size > 1:
+            show_log()
         if ranks.is_first:
             check_train_target(out)
         config = with_baselines(configured(source, imports, split, split_seed), baselines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ def console_for(json: bool) -> Console:
 def write_json(value: object) -> None:
     """Writes one JSON value to standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n")
+
+
+def show_log() -> None:
+    """Shows the library's log on standard error, such as which tables several ranks have sharded."""
+    log, shown = logging.getLogger("twotower"), logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(shown)
+    log.setLevel(logging.INFO)
 
 
 @contextmanager
