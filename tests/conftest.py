@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other, an
 sys.dont_write_bytecode = False  # otherwise each worker of each run rewrites the assertions of all modules again
 gc.disable()  # collecting tests leaves little garbage; looking for it would take half of the time
 
-FIXTURES = [f"{name}_fixtures" for name in ("common", "encoder", "serving", "store", "warm")]
+FIXTURES = [f"{name}_fixtures" for name in ("common", "encoder", "onnx", "serving", "store", "warm")]
 """Modules of fixtures, which import PyTorch."""
 
 LONG = {

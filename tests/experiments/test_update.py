@@ -156,8 +156,11 @@ def _check_searches_its_store(bundle: Path, store: PgVector | Milvus) -> None:
         assert ids == expected
 
 
-def test_an_update_of_a_bundle_with_onnx_towers_writes_them(warm_logs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_update_of_a_bundle_with_onnx_towers_writes_them(
+    warm_logs: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     pytest.importorskip("onnxruntime")
+    request.getfixturevalue("quick_exports")
     bundle, settings = tmp_path / "model", UpdateSettings(gates=LENIENT, only_new=True)
     update(config_of(warm_logs[OLD]), bundle, settings)
     Retriever(with_onnx(load_bundle(bundle))).save(bundle)

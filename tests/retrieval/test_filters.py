@@ -66,6 +66,7 @@ def retriever(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return built
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
+    request.getfixturevalue("quick_exports")
     folder = tmp_path_factory.mktemp("onnx") / "films"
     Retriever(with_onnx(built.bundle)).save(folder)
     return Retriever.load(folder, engine="onnx")
@@ -78,7 +79,7 @@ def ids_of(answer: Answer) -> list[int | str]:
 ID_LISTS = st.lists(st.integers(0, CANDIDATES + 20).map("f{}".format), max_size=120)
 
 
-@settings(max_examples=300)  # of each index
+@settings(max_examples=100)  # of each index
 @given(
     query=st.sampled_from([*range(QUERIES), 999]),
     k=st.sampled_from([1, 7, 60, 500]),

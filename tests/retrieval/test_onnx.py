@@ -38,7 +38,7 @@ from twotower.features import (
 from twotower.features.encoders import ENCODERS
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Retriever
-from twotower.retrieval.bundle import FORMAT, with_onnx
+from twotower.retrieval.bundle import FORMAT
 from twotower.retrieval.onnx import GRAPH_BYTES, QUERY, OnnxTower, exported, weight_bytes
 from twotower.saved import check_folder, write_manifest
 
@@ -46,6 +46,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 if find_spec("onnxscript") is None:  # it takes a second to import
     pytest.skip("could not import 'onnxscript'", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("quick_exports")
 
 ROWS = 40
 
@@ -174,10 +176,14 @@ def test_onnx_has_a_trained_text_encoder(encoder_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with its towers, which the command has written."""
+
     def export(folder: Path) -> None:
         log = groups_log()
-        model = toy_model().learn(log)
-        Retriever(with_onnx(Retriever.build(model, log.candidates, seen=log).bundle)).save(folder / "shop")
+        Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(folder / "plain")
+        arguments = ["bundle", str(folder / "plain"), "--out", str(folder / "shop"), "--onnx"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
 
     return made_once(tmp_path_factory, "onnx", export) / "shop"
 
@@ -192,13 +198,8 @@ def test_a_bundle_answers_by_either_engine(folder: Path) -> None:
         assert {one.id: one.score for one in found} == pytest.approx(scores, rel=1e-5, abs=1e-5)
 
 
-def test_the_command_writes_the_towers(tmp_path: Path) -> None:
-    log = groups_log()
-    Retriever.build(toy_model().learn(log), log.candidates, seen=log).save(tmp_path / "plain")
-    arguments = ["bundle", str(tmp_path / "plain"), "--out", str(tmp_path / "shop"), "--onnx"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert len(Retriever.load(tmp_path / "shop", engine="onnx").recommend({"user": 3})) == 10
+def test_the_command_writes_the_towers(folder: Path) -> None:
+    assert len(Retriever.load(folder, engine="onnx").recommend({"user": 3})) == 10
 
 
 def test_a_changed_catalogue_keeps_engine_and_files(folder: Path, tmp_path: Path) -> None:

@@ -295,10 +295,15 @@ def test_an_explanation_of_no_score_is_refused(retriever: Retriever) -> None:
 
 
 def test_the_head_as_onnx_and_in_tritons_repository_gives_its_answers(
-    retriever: Retriever, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retriever: Retriever,
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    request.getfixturevalue("quick_exports")
     done = CliRunner().invoke(app, ["bundle", str(saved), "--out", str(tmp_path / "onnx.tower"), "--onnx"])
     assert done.exit_code == 0, done.output
     read = Retriever.load(tmp_path / "onnx.tower", engine="onnx")

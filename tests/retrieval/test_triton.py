@@ -37,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repository(bundle: Path) -> Path:
+def repository(bundle: Path, quick_exports: None) -> Path:
     out = bundle.parent / "models"
     done = CliRunner().invoke(app, ["triton", str(bundle), "--out", str(out), "--name", "shop", "--json"])
     assert done.exit_code == 0, done.output
