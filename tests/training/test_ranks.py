@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pytest
 from torch import Tensor
 
+from once import made_once
 from rank_processes import on_ranks, without_errors
 from toy import groups_log
 from twotower.data import Dataset, from_tables
@@ -25,7 +28,7 @@ BATCH = 64
 
 def weighted_log() -> Dataset:
     """Events with weights, some 0, and stars, some missing; the last batch has one event alone."""
-    log = groups_log(events=5 * BATCH + 1)
+    log = groups_log(events=3 * BATCH + 1)
     draw = np.random.default_rng(1)
     stars = draw.integers(1, 6, len(log)).astype(float)
     stars[draw.random(len(log)) < 0.2] = np.nan
@@ -147,7 +150,11 @@ def trained(case: str, history: bool = False, sharding: Sharding = "never") -> d
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each case gave on each rank."""
     jobs = [(trained, *((case, False) if case in CASES else ("sampled", True)), sharding) for case, sharding in TRAINED]
-    found = on_ranks(request.param, tmp_path_factory.mktemp("group"), *jobs)
+
+    def train(folder: Path) -> None:
+        (folder / "found.pickle").write_bytes(pickle.dumps(on_ranks(request.param, folder, *jobs)))
+
+    found = pickle.loads((made_once(tmp_path_factory, f"{request.param}-ranks", train) / "found.pickle").read_bytes())
     return {f"{case} {sharding}": without_errors(each) for (case, sharding), each in zip(TRAINED, found, strict=True)}
 
 
