@@ -93,8 +93,8 @@ def test_a_name_is_not_blank(folder: Path) -> None:
 @given(
     batch_size=st.integers(1, 100),
     buffer=st.integers(256, 3000),
-    group=st.integers(10, 500),  # of one row they are opened 700 times
-    events=st.integers(1, 700),
+    group=st.integers(10, 300),  # of one row they are opened 400 times
+    events=st.integers(1, 400),
 )
 @example(batch_size=33, buffer=300, group=1, events=310)
 def test_an_epoch_has_each_event_once_in_whole_batches(

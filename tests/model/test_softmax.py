@@ -190,8 +190,8 @@ def test_of_candidates_that_are_alike_the_target_is_last(cached: int, monkeypatc
 def test_two_threads_give_the_same_gradient_on_every_run(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
     monkeypatch.setattr(softmax, "CACHED_LOGITS", cached)
     generator = torch.Generator().manual_seed(0)
-    queries, candidates = torch.randn(4096, 8, generator=generator), torch.randn(3000, 8, generator=generator)
-    target, weights = torch.randint(0, 50, (4096,), generator=generator), torch.rand(4096, generator=generator)
+    queries, candidates = torch.randn(2048, 8, generator=generator), torch.randn(3000, 8, generator=generator)
+    target, weights = torch.randint(0, 50, (2048,), generator=generator), torch.rand(2048, generator=generator)
     threads, found = torch.get_num_threads(), []
     try:
         torch.set_num_threads(2)
