@@ -466,6 +466,19 @@ def test_steps_with_histories_have_floors_of_their_own(run: Run, tmp_path: Path)
     assert having["step_work"]["flops"] > without["step_work"]["flops"]
 
 
+def test_the_parts_of_a_step_add_up(run: Run, tmp_path: Path) -> None:
+    sizes = ("--data", "simulated:30,40,1500", "--depths", "8,4", "4", "--batch", 256)
+    assert "between operations" in run("step_profile.py", *sizes, "--out", tmp_path / "profile.json")
+    outcomes = read(tmp_path / "profile.json")["outcomes"]
+    assert [(outcome["layers"], outcome["steps"]) for outcome in outcomes] == [([8, 4], 4), ([4], 4)]
+    for outcome in outcomes:
+        parts = outcome["milliseconds"]
+        assert all(part > 0 for part in parts.values())
+        assert 100 < outcome["operations"] < 3000
+    deeper, shallower = (outcome["operations"] for outcome in outcomes)
+    assert deeper > shallower
+
+
 def test_a_retriever_is_measured_by_graph(run: Run, tmp_path: Path) -> None:
     sizes = ("--candidates", 600, "--dim", 8, "--queries", 1, 5, "--repetitions", 3, "--k", 10, "--index", "hnsw")
     assert "floor" in run("retriever.py", *sizes, "--out", tmp_path / "retriever.json")

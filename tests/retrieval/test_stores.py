@@ -257,7 +257,7 @@ def test_the_token_for_milvus_is_from_the_environment_or_a_file(
 ) -> None:
     given: list[str] = []
     pymilvus = pytest.importorskip("pymilvus")
-    monkeypatch.setattr(pymilvus, "MilvusClient", lambda uri, token, **_: given.append(token))
+    monkeypatch.setattr(pymilvus, "MilvusClient", lambda *_, token, **__: given.append(token))
 
     def connect() -> str:
         Client("milvus://db.example:19530", 1)._connected()
