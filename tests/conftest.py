@@ -26,7 +26,8 @@ LONG = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Loads what tests need; the process that only hands them out to workers imports nothing."""
-    hands_out = config.getoption("tx", None) and not hasattr(config, "workerinput")
+    in_worker, collects = hasattr(config, "workerinput"), config.getoption("collectonly")
+    hands_out = config.getoption("tx", None) and not in_worker and not collects
     if not hands_out:
         for name in FIXTURES:
             config.pluginmanager.import_plugin(name)
