@@ -24,7 +24,7 @@ from twotower.features import Category
 from twotower.model import InBatchSoftmax, Tower, TwoTower
 from twotower.ranks import ranks_of_process
 from twotower.tasks import Ranking, Rating, Task
-from twotower.training import Adagrad, AdamW, Callback, EarlyStopping, Trainer, TrainingState
+from twotower.training import Adagrad, AdamW, Callback, EarlyStopping, Trainer, TrainingState, exchange
 from twotower.training import checkpoint as checkpoint_module
 
 TRAIN, VALIDATION = split_random(groups_log(600))
@@ -115,9 +115,12 @@ def differing(what: str) -> None:
             train = TRAIN.take(np.arange(len(TRAIN) - 1))
         elif what == "settings":
             trainer = Trainer(epochs=5, batch_size=64)
-        else:
+        elif what == "model":
             model = toy_model((16,))
-    trainer.fit(model, train)
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "twotower" and dist.get_rank() == 1:
+            patch.setattr(exchange, "VERSION", "0.0.1")
+        trainer.fit(model, train)
 
 
 def normalised() -> None:
@@ -188,6 +191,7 @@ def ranks(folder: Path) -> dict[str, list[Any]]:
         "data": (differing, "data"),
         "settings": (differing, "settings"),
         "model": (differing, "model"),
+        "twotower": (differing, "twotower"),
         "normalised": (normalised,),
         "drawing": (drawing,),
         **{name: (streamed, folder / "log.parquet", task) for name, task in STREAMED.items()},
@@ -225,7 +229,7 @@ def test_a_checkpoint_resumes_with_any_number_of_ranks(
             np.testing.assert_allclose(found[name], weights, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("what", ["data", "settings", "model"])
+@pytest.mark.parametrize("what", ["data", "settings", "model", "twotower"])
 def test_ranks_that_differ_are_refused(what: str, ranks: dict[str, list[Any]]) -> None:
     for one in ranks[what]:
         assert isinstance(one, ConfigError)
