@@ -204,6 +204,13 @@ def test_a_config_says_how_many(shared: bool) -> None:
     assert config.model.completed(recipe).interests == 4
 
 
+@pytest.mark.parametrize("interests", [0, 65])
+def test_a_config_with_a_senseless_number_is_refused(interests: int) -> None:
+    config = Config(data=DataConfig(name="simulated"), model=ModelConfig(interests=interests))
+    with pytest.raises(ConfigError, match=rf"interests = {interests}; expected from 1 to 64"):
+        config.model.build(LOG, config.resolved_recipe(LOG))
+
+
 @pytest.mark.parametrize("interests", [0, 65, True, 1.5])
 def test_a_senseless_number_is_refused(interests: Any) -> None:
     with pytest.raises(ConfigError, match="interests"):

@@ -9,6 +9,7 @@ import msgspec
 from twotower.data.log import Log
 from twotower.errors import ConfigError
 from twotower.features import Feature, feature_from_settings
+from twotower.model.interests import MAX_INTERESTS
 from twotower.model.layers import Activation, Norm
 from twotower.model.tower import Tower
 from twotower.model.tower_module import TOWERS, TowerModule
@@ -86,6 +87,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         Raises:
             ConfigError: A feature, or a setting of the towers or the model, cannot be used.
         """
+        if not 1 <= self.interests <= MAX_INTERESTS:
+            raise ConfigError(f"[model] interests = {self.interests}; expected from 1 to {MAX_INTERESTS}")
         reach = self.reach or recipe.reach
         usual = recipe.unknown_query_rate if reach == "before" else 0.0
         rate = usual if self.unknown_query_rate is None else self.unknown_query_rate
