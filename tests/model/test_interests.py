@@ -222,6 +222,8 @@ def test_widths_that_do_not_fit_are_refused() -> None:
         TwoTower(Tower([Category("user", 5)]), Tower([Category("item", 4)]), interests=2)
 
 
-def test_a_log_without_its_queries_is_embedded(trained: TwoTower) -> None:
+def test_no_events_give_no_rows_of_the_same_width(trained: TwoTower) -> None:
     empty: Dataset = LOG.take(np.empty(0, dtype=np.int64))
     assert trained.embed_queries(empty).shape == (0, INTERESTS * WIDTH)
+    no_rows = trained.encode_queries(LOG).gather(torch.arange(0))
+    assert trained.query_vectors(no_rows).shape == (0, INTERESTS * WIDTH)

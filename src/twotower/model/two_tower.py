@@ -305,7 +305,8 @@ class TwoTower(nn.Module):
     def scaled_query(self, embeddings: Tensor) -> Tensor:
         """Prepares the query tower's output for the dot product: optional normalisation, then the temperature."""
         if self.interests > 1:
-            embeddings = self.scaled_candidate(apart(embeddings, self.width).flatten(0, 1)).view(len(embeddings), -1)
+            each = self.scaled_candidate(apart(embeddings, self.width).flatten(0, 1))
+            embeddings = each.view(embeddings.shape)
         else:
             embeddings = self.scaled_candidate(embeddings)
         if self.log_temperature is not None:
