@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data import Dataset, ParquetLog, from_tables, stream_parquet
+from twotower.errors import ConfigError
 from twotower.features import Category, History, feature_from_settings
-from twotower.features.history import GAPS, GIVEN
+from twotower.features.history import GAPS, GIVEN, PREDICTION_READS
 from twotower.features.record import FIRST, PADDING
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.model.saving import model_version
@@ -52,21 +53,64 @@ def test_in_training_it_reads_the_other_choices_and_elsewhere_all(events: list[t
         every = sorted(chosen for one, chosen in events if one == query)
         others = sorted(every)
         others.remove(item)
-        for found, expected in ((trained[number], others), (asked[number], every)):
-            assert len(found) == min(length, len(expected))
+        most = PREDICTION_READS * length
+        for found, expected, reads in ((trained[number], others, length), (asked[number], every, most)):
+            assert len(found) == min(reads, len(expected))
             left = list(expected)
             for one in found:
                 left.remove(one)  # nothing is read more often than it was chosen
 
 
+def test_training_draws_one_from_each_part_of_the_others_anew_for_each_event() -> None:
+    others, length = 40, 4
+    columns = columns_of([1] * (others + 1), list(range(others + 1)))
+    feature = History("what", by="who", length=length, dim=2)
+    feature.fit_columns(columns)
+    encoded = feature.encode_training(columns)
+    places = encoded[:, 0].numpy() - FIRST  # all items are equally frequent, so their rows are in the record's order
+    own = np.array([feature.vocabulary.index(item).as_py() for item in range(others + 1)])
+    places -= places > own[:, None]  # among the others
+    assert (places // (others // length) == np.arange(length)).all()
+    for part in range(length):
+        assert len(np.unique(places[:, part])) >= 5, "the events of a query read the same"
+    again = feature.encode_training({name: column.take(pa.array([7, 2])) for name, column in columns.items()})
+    assert torch.equal(again, encoded[[7, 2]])  # it does not depend on what else is encoded
+
+
+def test_a_window_holds_no_more_than_the_longest_query_has() -> None:
+    feature = History("what", by="who", length=2, dim=2)
+    assert feature.slots == 2 * PREDICTION_READS
+    columns = columns_of([1] * 5 + [2], [1, 2, 3, 4, 5, 1])
+    feature.fit_columns(columns)
+    assert feature.encode_columns(columns).shape == (6, 2, 5)
+    assert feature.encode_training(columns).shape == (6, 2, 2)
+
+
+def test_of_two_histories_of_the_same_items_the_longer_counts_for_more() -> None:
+    feature = History("what", by="who", length=4, dim=3)
+    feature.fit_columns(columns_of([1, 2, 2, 2, 2], [7, 7, 7, 7, 7]))
+    with torch.no_grad():
+        once, four_times = feature(feature.encode_columns(columns_of([1, 2], [7, 7]))).chunk(2, dim=0)
+    assert torch.allclose(once[:, :3], four_times[:, :3])  # the means
+    assert torch.allclose(2 * once[:, 3:], four_times[:, 3:])  # the sums, by the root of their number
+
+
+def test_without_a_time_no_encoder_may_need_an_order() -> None:
+    with pytest.raises(ConfigError, match="only totals without a time"):
+        History("what", by="who", encoder="gru")
+
+
 def test_of_more_choices_than_it_reads_they_are_spread_from_frequent_to_rare_items() -> None:
     who = [9] * 10 + [number for number in range(8) for _ in range(number)]
     what = list(range(10)) + [number for number in range(8) for _ in range(number)]
+    who += [9] * 10 * PREDICTION_READS
+    what += list(range(100, 100 + 10 * PREDICTION_READS))
     feature = History("what", by="who", length=5, dim=2)
     feature.fit_columns(columns_of(who, what))
     encoded = feature.encode_columns({"who": pa.chunked_array([[9]])})
-    own = np.sort([feature.vocabulary.index(item).as_py() for item in range(10)])
-    assert [row - FIRST for row in encoded[0, 0].tolist()] == own[::2].tolist()
+    own = np.sort([feature.vocabulary.index(item).as_py() for one, item in zip(who, what, strict=True) if one == 9])
+    read, every = [row - FIRST for row in encoded[0, 0].tolist()], own.tolist()
+    assert read == [every[place * len(every) // len(read)] for place in range(len(read))]
 
 
 def test_a_request_may_bring_its_own_and_an_unknown_query_has_none() -> None:

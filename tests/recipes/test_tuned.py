@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from toy import groups_log, log_of
 from twotower.data import Dataset, LastOut, RandomSplit, from_tables
 from twotower.data.splits import SplitRule
+from twotower.errors import ConfigError
 from twotower.experiments.plans import changed
 from twotower.experiments.tuning.defaults import default_space
 from twotower.features import Category, History, Text
@@ -42,10 +43,11 @@ def repeated(log: Dataset, times: int) -> Dataset:
         (groups_log(), LastOut(), True, 1, (64,), []),  # fifty events a query
         (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"]),
         (untimed(sparse_log()), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
-        (untimed(groups_log()), RandomSplit(), True, 0, (64,), []),
+        (untimed(groups_log()), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
+        (untimed(repeated(groups_log(), 150)), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
         (sparse_log(), RandomSplit(), False, 0, (64, 32), []),  # what lies around an event is read: nothing is shared
     ],
-    ids=["sparse", "dense", "large", "sparse without times", "dense without times", "random"],
+    ids=["sparse", "dense", "large", "sparse without times", "dense without times", "large without times", "random"],
 )
 def test_what_reads_histories_shares_items_and_validation_decides_what_else_depends_on_the_log(
     log: Dataset, rule: SplitRule, shares: bool, cross: int, layers: tuple[int, ...], tried: list[str]
@@ -67,6 +69,12 @@ def test_histories_are_longer_where_queries_have_more_events(log: Dataset, lengt
     for given, expected in ((ModelConfig(), length), (ModelConfig(history_length=7), 7)):
         (history,) = [one for one in features_of(given.build(log, found).query) if isinstance(one, History)]
         assert history.length == expected
+
+
+def test_layers_without_a_width_are_refused_by_name() -> None:
+    found = recipe("tuned", groups_log(), LastOut())
+    with pytest.raises(ConfigError, match=r"\[model\] layers = \[\]; expected at least one width"):
+        ModelConfig(layers=()).build(groups_log(), found)
 
 
 def test_the_models_of_a_large_log_are_of_the_widths_they_say() -> None:

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from twotower.features.lookups import embed, embed_mean, embed_sum
 from twotower.features.record import PADDING
 
-Encoder = Literal["kernels", "summaries", "mean", "gru", "attention"]
+Encoder = Literal["kernels", "totals", "summaries", "mean", "gru", "attention"]
 
 KERNELS = 4
 RECENT_ITEMS = 3
 """`summaries` averages this many of the latest items."""
+
+TOTALS_GAIN = 2.0
+"""Factor of `totals`. An item is one of many in a history, so its share of the gradient is small; doubled, it learns as
+fast as it should within a few epochs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,28 @@ class Kernels(WindowEncoder):
         weights = weights * window.present.any(dim=1)[:, None, None]
         means = weights @ embed(window.items, table, PADDING)  # [n, kernels, dim]
         return means.flatten(1)
+
+
+class Totals(WindowEncoder):
+    """The mean of the items, and their sum divided by the square root of their number; needs no order.
+
+    The mean says what is chosen, the sum also how sure that is: it grows with the number of items, up to `slots`.
+    """
+
+    def __init__(self, dim: int, slots: int, gaps: int) -> None:
+        del gaps
+        super().__init__()
+        self.width = 2 * dim
+        self.most = slots
+
+    def reset_parameters(self) -> None:
+        """It has none."""
+
+    def forward(self, window: Window, table: Tensor) -> Tensor:
+        """`[n, 2 · dim]`."""
+        mean = TOTALS_GAIN * embed_mean(window.items, table, PADDING)
+        number = window.present.sum(dim=1, keepdim=True).clamp_max(self.most)
+        return torch.cat([mean, mean * number.to(mean.dtype).sqrt()], dim=1)
 
 
 class Mean(WindowEncoder):
@@ -170,8 +196,9 @@ class SelfAttention(WindowEncoder):
         return fed
 
 
-ENCODERS: dict[str, type[Kernels] | type[Mean] | type[Recurrent] | type[SelfAttention]] = {
+ENCODERS: dict[str, type[Kernels] | type[Totals] | type[Mean] | type[Recurrent] | type[SelfAttention]] = {
     "kernels": Kernels,
+    "totals": Totals,
     "summaries": Summaries,
     "mean": Mean,
     "gru": Recurrent,

@@ -33,6 +33,9 @@ GAPS = 24
 GAP_BUCKETS_PER_E_FOLD = 1.3
 """Buckets per factor of e in the gap: 24 buckets cover zero to three years."""
 
+PREDICTION_READS = 8
+"""Without a time, prediction reads this many times as many items as training."""
+
 BLOCK = 65_536
 """Events encoded at a time, to keep the intermediate arrays small."""
 
@@ -45,13 +48,15 @@ class History(Recorded):
     random split does; when serving, use `before`. An event is never in its own history. A query that is not in
     the record has no history, unless the request passes one in a column `history`.
 
-    Without a time, it reads the query's other choices; if there are more than `length`, evenly from the most to the
-    least frequent items.
+    Without a time, it reads the query's other choices. Training reads at most `length` of them, drawn for each event,
+    so that the events of a query differ in what they read and the model cannot recognise the query by it. Prediction
+    reads up to eight times as many, evenly from the most to the least frequent items.
 
-    Encoders:
+    Encoders, by default `kernels`, or `totals` without a time:
 
     - `kernels`: several means, concatenated, each weighted by a learned function of the choice's place and of
       the time between it and the event;
+    - `totals`: the mean, and the sum divided by the square root of the number of items, concatenated;
     - `summaries`: the mean weighted by learned recency, the last item and the mean of the last few, concatenated;
       cheap, and with dense layers on top as good as `gru` and `attention`;
     - `mean`: only the mean weighted by learned recency;
@@ -63,9 +68,10 @@ class History(Recorded):
         column: The id of the items in the log.
         by: The id of the queries.
         time: The time of the events; None for logs without times, as training then reads later choices too.
-        length: How many items it reads before the event and, with `around`, how many after it.
+        length: How many items it reads before the event and, with `around`, how many after it; without a time, how
+            many in training.
         dim: Dimension of an item's embedding.
-        encoder: How the items are combined; `around` allows only `kernels`.
+        encoder: How the items are combined; `around` allows only `kernels`, no time only `totals`.
         reach: `before` or `around` the event; of no effect without a time.
         unknown_rate: Probability of treating an item as unknown during training.
         shared: Use the candidate tower's item embeddings: its `Category` of the same column and dim or, if the tower
@@ -91,7 +97,7 @@ class History(Recorded):
         time: str | None = None,
         length: int = 20,
         dim: int = 32,
-        encoder: Encoder = "kernels",
+        encoder: Encoder | None = None,
         reach: Literal["before", "around"] = "before",
         unknown_rate: float = 0.02,
         shared: bool = False,
@@ -102,15 +108,17 @@ class History(Recorded):
                 f"history {column!r}: length={length}, dim={dim}, unknown_rate={unknown_rate}; "
                 f"expected each at least 1, and a rate in [0, 1)"
             )
-        if encoder not in ENCODERS or (reach == "around" and encoder != "kernels"):
+        encoder = encoder or ("kernels" if time is not None else "totals")
+        only = "totals" if time is None else "kernels" if reach == "around" else None
+        if encoder not in ENCODERS or only not in (None, encoder):
             raise ConfigError(
-                f"history {column!r}: encoder={encoder!r}, reach={reach!r}; expected one of {', '.join(ENCODERS)}, "
-                f"and only kernels with reach='around'"
+                f"history {column!r}: encoder={encoder!r}, reach={reach!r}, time={time!r}; expected one of "
+                f"{', '.join(ENCODERS)}, only kernels with reach='around' and only totals without a time"
             )
         self.column, self.by, self.time = column, by, time
         self.length, self.dim, self.encoder, self.reach = length, dim, encoder, reach
         self.unknown_rate, self.shared = unknown_rate, shared
-        self.encode_window = ENCODERS[encoder](dim, self.slots, GAPS + 1)
+        self.encode_window = ENCODERS[encoder](dim, length if time is None else self.slots, GAPS + 1)
         self.width = self.encode_window.width
         self.table: Table | None = None
         self._kept_rows: tuple[Record, pa.Array, IntArray] | None = None
@@ -118,8 +126,11 @@ class History(Recorded):
 
     @property
     def slots(self) -> int:
-        """How many items a window holds."""
-        return self.length if self.time is None or self.reach == "before" else 2 * self.length
+        """How many items a window holds in prediction."""
+        if self.time is None:
+            most = PREDICTION_READS * self.length
+            return most if self.record is None else min(most, max(self.length, self.record.longest))
+        return self.length if self.reach == "before" else 2 * self.length
 
     @property
     def read_as(self) -> str:
@@ -140,10 +151,11 @@ class History(Recorded):
 
     @property
     def look_ups(self) -> Sequence[tuple[Table, int]]:
-        """The item embeddings, its own or the candidate tower's: one row per slot."""
+        """The item embeddings, its own or the candidate tower's: one row per slot of a window in training."""
+        slots = self.length if self.time is None else self.slots
         if self._items is not None:
-            return self._items.look_ups(self.slots)
-        return [] if self.table is None else [(self.table, self.slots)]
+            return self._items.look_ups(slots)
+        return [] if self.table is None else [(self.table, slots)]
 
     def take_record(self, record: Record) -> None:
         """Stores the record, creates the table and reinitialises the encoder."""
@@ -213,7 +225,7 @@ class History(Recorded):
         return self._encoded(columns, None)
 
     def encode_training(self, columns: Columns) -> Tensor:
-        """`encode_columns` for events of the record, each excluded from its own history."""
+        """`encode_columns` for events of the record, each excluded from its own history; untimed, `[N, 2, length]`."""
         return self._encoded(columns, columns[self.column])
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
@@ -256,7 +268,8 @@ class History(Recorded):
         own = None
         if (self.time is None or self.reach == "around") and chosen is not None:
             own = record.own(places, chosen)
-        encoded = np.empty((len(times), 2, self.slots), dtype=np.int32)
+        slots = self.length if self.time is None and chosen is not None else self.slots
+        encoded = np.empty((len(times), 2, slots), dtype=np.int32)
         for start in range(0, len(times), BLOCK):
             block = slice(start, start + BLOCK)
             encoded[block] = self._window(record, places[block], times[block], None if own is None else own[block])
@@ -267,7 +280,7 @@ class History(Recorded):
     def _window(self, record: Record, places: Places, times: FloatArray, own: IntArray | None) -> IntArray:
         """Rows of the table and gap buckets of some events, `[n, 2, slots]`."""
         if self.time is None:
-            place, there = self._others(places, own)
+            place, there = all_of(places, self.slots) if own is None else drawn_others(places, own, self.length)
             items = np.where(there, self._rows(record, record.items[place]), PADDING)
             return np.stack([items, np.full_like(items, GAPS)], axis=1)
         steps = np.arange(self.length)
@@ -283,18 +296,6 @@ class History(Recorded):
         items = np.where(there, self._rows(record, record.items[place]), PADDING)
         gaps = np.where(there, gap_buckets(record.times[place] - times[:, None]), GAPS)
         return np.stack([items, gaps], axis=1)
-
-    def _others(self, places: Places, own: IntArray | None) -> tuple[IntArray, BoolArray]:
-        """Places of the query's other events, evenly spread over all of them, and which there are: `[n, length]`."""
-        is_own = np.zeros(len(places.begin), dtype=bool) if own is None else own >= 0
-        others = places.end - places.begin - is_own
-        steps = np.arange(self.length)
-        there = steps < np.minimum(others, self.length)[:, None]
-        spread = np.where(others > self.length, others, self.length)[:, None]
-        place = places.begin[:, None] + steps * spread // self.length
-        if own is not None:
-            place = place + (is_own[:, None] & (place >= own[:, None]))
-        return np.where(there, place, 0), there
 
     def _rows(self, record: Record, items: npt.NDArray[np.int32]) -> IntArray:
         """Rows of the table for some of the record's items."""
@@ -325,6 +326,41 @@ def gap_buckets(seconds: FloatArray) -> IntArray:
     """Equal-width buckets of log(1 + |seconds|), from 0 to `GAPS` − 1; `GAPS` if unknown."""
     bucket = np.minimum(np.log1p(np.abs(seconds)) * GAP_BUCKETS_PER_E_FOLD, GAPS - 1)
     return np.where(np.isnan(bucket), GAPS, bucket).astype(np.int64)
+
+
+def all_of(places: Places, slots: int) -> tuple[IntArray, BoolArray]:
+    """Places of a query's events, evenly spread if there are more than `slots`, and which there are: `[n, slots]`."""
+    events = places.end - places.begin
+    steps = np.arange(slots)
+    there = steps < events[:, None]
+    place = places.begin[:, None] + steps * np.maximum(events, slots)[:, None] // slots
+    return np.where(there, place, 0), there
+
+
+def drawn_others(places: Places, own: IntArray, length: int) -> tuple[IntArray, BoolArray]:
+    """Places of a query's other events, drawn if there are more than `length`, and which there are: `[n, length]`.
+
+    One is drawn from each of `length` equal parts, from the most to the least frequent items, by a hash of the event's
+    own place, so that every process and every order of events draws the same.
+    """
+    is_own = own >= 0
+    others = places.end - places.begin - is_own
+    steps = np.arange(length)
+    there = steps < others[:, None]
+    parts = np.maximum(others, length)[:, None]
+    begin, end = steps * parts // length, (steps + 1) * parts // length
+    seeds = np.where(is_own, own, places.begin)[:, None] * length + steps
+    place = places.begin[:, None] + begin + hashed(seeds) % np.maximum(end - begin, 1)
+    place = place + (is_own[:, None] & (place >= own[:, None]))
+    return np.where(there, place, 0), there
+
+
+def hashed(values: IntArray) -> IntArray:
+    """Pseudo-random numbers from 0 to 2^31 − 1, one for each value (the mixing steps of SplitMix64)."""
+    mixed = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(33)).astype(np.int64)
 
 
 def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], combine: str = "concat") -> None:

@@ -105,7 +105,7 @@ def query_columns(data: Log, plan: InputPlan) -> list[ColumnUse]:
     """The query id, the time, features of the query's events before or around it, and the query table's columns."""
     dim, inputs, reach = plan.dim, plan.inputs, plan.reach
     own_id = ColumnUse(data.query_id, (Category(data.query_id, dim, plan.unknown_rate),))
-    uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="short histories tell more than the id")]
+    uses = [own_id if plan.read_id else ColumnUse(data.query_id, why_not="the history tells more than the id")]
     if data.time is not None:
         buckets = COARSE_TIME_BUCKETS if reach == "before" and inputs != "tutorial" else FINE_TIME_BUCKETS
         moments: list[Feature] = [Bucketized(data.time, buckets, dim), Normalized(data.time)]

@@ -160,7 +160,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.tower:
             return self._own_tower(features)
         cross, rank = self._cross(recipe)
-        *hidden, last = self._layers(recipe)
+        if not (layers := self._layers(recipe)):
+            raise ConfigError("[model] layers = []; expected at least one width, such as [64]")
+        *hidden, last = layers
         return Tower(
             features,
             (*hidden, last * interests),

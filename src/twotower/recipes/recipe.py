@@ -184,8 +184,8 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     Each item has one embedding for histories and as a candidate, so that each event trains it twice. If events have
     times, a cross layer multiplies the means of the history, such as of the latest and of all items. Such models
     overfit within a few epochs; a shorter schedule and a higher weight decay counter that. If queries have few events,
-    whether their id also helps depends on the log. If there are many events, so may embeddings of their own on both
-    sides and a wider layer.
+    or events have no order, whether the id also helps depends on the log. If there are many ordered events, so may
+    embeddings of their own on both sides and a wider layer.
     """
     shared = msgspec.structs.replace(base, input_dropout=0.3, layers=(64,), dim=64, share_items=True, read_id=True)
     if shape.ordered:
@@ -193,7 +193,8 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     if not shape.is_sparse:
         layers = (256, 64) if shape.ordered else base.layers
         shared = msgspec.structs.replace(shared, separate_layers=layers, history_length=50)
-    if shape.is_large and not shape.is_sparse:
+    asks_for_id = shape.is_sparse or not shape.ordered
+    if shape.is_large and not asks_for_id:
         settings = {"share_items": True, "layers": (64,), "input_dropout": 0.3}
         apart = {"share_items": False, "layers": (256, 64), "input_dropout": 0.2}
         return msgspec.structs.replace(
@@ -202,7 +203,7 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     rate = base.trainer.optimizer.learning_rate
     trainer = msgspec.structs.replace(base.trainer, epochs=6, optimizer=AdamW(rate, weight_decay=0.1))
     shared = msgspec.structs.replace(shared, trainer=trainer)
-    if not shape.is_sparse:
+    if not asks_for_id:
         return shared
     choices = Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})
     return msgspec.structs.replace(shared, read_id=False, choices=choices)
