@@ -36,15 +36,18 @@ def repeated(log: Dataset, times: int) -> Dataset:
     return log.take(np.tile(np.arange(len(log)), times))
 
 
+UNTIMED = ["histories", "histories and the id", "wide histories"]
+
+
 @pytest.mark.parametrize(
     ("log", "rule", "shares", "cross", "layers", "tried"),
     [
         (sparse_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
         (groups_log(), LastOut(), True, 1, (64,), []),  # fifty events a query
         (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"]),
-        (untimed(sparse_log()), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
-        (untimed(groups_log()), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
-        (untimed(repeated(groups_log(), 150)), RandomSplit(), True, 0, (64,), ["histories", "histories and the id"]),
+        (untimed(sparse_log()), RandomSplit(), True, 0, (64,), UNTIMED),
+        (untimed(groups_log()), RandomSplit(), True, 0, (64,), UNTIMED),
+        (untimed(repeated(groups_log(), 150)), RandomSplit(), True, 0, (64,), UNTIMED),
         (sparse_log(), RandomSplit(), False, 0, (64, 32), []),  # what lies around an event is read: nothing is shared
     ],
     ids=["sparse", "dense", "large", "sparse without times", "dense without times", "large without times", "random"],
@@ -75,6 +78,16 @@ def test_layers_without_a_width_are_refused_by_name() -> None:
     found = recipe("tuned", groups_log(), LastOut())
     with pytest.raises(ConfigError, match=r"\[model\] layers = \[\]; expected at least one width"):
         ModelConfig(layers=()).build(groups_log(), found)
+
+
+def test_a_choice_goes_if_the_config_sets_one_of_its_keys_and_one_alone_is_none() -> None:
+    log = untimed(groups_log())
+    found = recipe("tuned", log, RandomSplit())
+    assert [one.name for one in ModelConfig(dim=32).choices(found)] == UNTIMED[:2]
+    assert ModelConfig(read_id=True).choices(found) == []
+    wide = replace(ModelConfig(), **found.choices[2].model).build(log, found)
+    assert isinstance(wide.query, Tower)
+    assert (wide.query.layers, wide.query.input_dropout) == ([128], 0.5)
 
 
 def test_the_models_of_a_large_log_are_of_the_widths_they_say() -> None:

@@ -222,9 +222,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def choices(self, recipe: Recipe) -> list[Choice]:
         """The models to compare on the validation part, as settings; empty if the config leaves no choice."""
-        keys = {key for choice in recipe.choices for key in choice.model}
-        is_open = self._is_open(recipe) and self.share_items is not False
-        return list(recipe.choices) if is_open and all(getattr(self, key) is None for key in keys) else []
+        if not self._is_open(recipe) or self.share_items is False:
+            return []
+        left = [one for one in recipe.choices if all(getattr(self, key) is None for key in one.model)]
+        return left if len(left) > 1 else []
 
     def _own_tower(self, features: list[Feature]) -> TowerModule:
         default = ModelConfig()

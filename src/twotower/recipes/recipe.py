@@ -184,8 +184,8 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     Each item has one embedding for histories and as a candidate, so that each event trains it twice. If events have
     times, a cross layer multiplies the means of the history, such as of the latest and of all items. Such models
     overfit within a few epochs; a shorter schedule and a higher weight decay counter that. If queries have few events,
-    or events have no order, whether the id also helps depends on the log. If there are many ordered events, so may
-    embeddings of their own on both sides and a wider layer.
+    or events have no order, whether the id also helps depends on the log; without order, so do wider embeddings. If
+    there are many ordered events, so may embeddings of their own on both sides and a wider layer.
     """
     shared = msgspec.structs.replace(base, input_dropout=0.3, layers=(64,), dim=64, share_items=True, read_id=True)
     if shape.ordered:
@@ -205,7 +205,13 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     shared = msgspec.structs.replace(shared, trainer=trainer)
     if not asks_for_id:
         return shared
-    choices = Choice("histories", {"read_id": False}), Choice("histories and the id", {"read_id": True})
+    choices: tuple[Choice, ...] = (
+        Choice("histories", {"read_id": False}),
+        Choice("histories and the id", {"read_id": True}),
+    )
+    if not shape.ordered:
+        wide = {"dim": 128, "layers": (128,), "input_dropout": 0.5}
+        choices += (Choice("wide histories", {"read_id": False} | wide),)
     return msgspec.structs.replace(shared, read_id=False, choices=choices)
 
 
