@@ -77,13 +77,20 @@ def test_training_draws_one_from_each_part_of_the_others_anew_for_each_event() -
     assert torch.equal(again, encoded[[7, 2]])  # it does not depend on what else is encoded
 
 
-def test_a_window_holds_no_more_than_the_longest_query_has() -> None:
+def test_windows_keep_their_width_when_queries_get_more_events() -> None:
     feature = History("what", by="who", length=2, dim=2)
-    assert feature.slots == 2 * PREDICTION_READS
-    columns = columns_of([1] * 5 + [2], [1, 2, 3, 4, 5, 1])
-    feature.fit_columns(columns)
-    assert feature.encode_columns(columns).shape == (6, 2, 5)
-    assert feature.encode_training(columns).shape == (6, 2, 2)
+    for events in (3, 50):  # an exported tower takes one width
+        columns = columns_of([1] * events, list(range(events)))
+        feature.fit_columns(columns)
+        assert feature.encode_columns(columns).shape == (events, 2, 2 * PREDICTION_READS)
+        assert feature.encode_training(columns).shape == (events, 2, 2)
+
+
+def test_a_request_may_bring_as_many_items_as_prediction_reads() -> None:
+    feature = History("what", by="who", length=2, dim=2)
+    feature.fit_columns(columns_of([1] * 30, list(range(30))))
+    asked = {"who": pa.chunked_array([[7]]), GIVEN: pa.chunked_array([pa.array([list(range(30))])])}
+    assert items_of(feature, feature.encode_columns(asked)) == [list(range(30 - 2 * PREDICTION_READS, 30))]
 
 
 def test_of_two_histories_of_the_same_items_the_longer_counts_for_more() -> None:
@@ -117,7 +124,7 @@ def test_a_request_may_bring_its_own_and_an_unknown_query_has_none() -> None:
     feature = History("what", by="who", length=3, dim=2)
     feature.fit_columns(columns_of([1, 1, 2], [5, 6, 5]))
     asked = {"who": pa.chunked_array([[1, 7]]), GIVEN: pa.chunked_array([pa.array([[6, 5, 6, 5], None])])}
-    assert items_of(feature, feature.encode_columns(asked)) == [[5, 5, 6], []]
+    assert items_of(feature, feature.encode_columns(asked)) == [[5, 5, 6, 6], []]
 
 
 def test_its_settings_make_it_anew() -> None:

@@ -36,8 +36,8 @@ GAP_BUCKETS_PER_E_FOLD = 1.3
 PREDICTION_READS = 8
 """Without a time, prediction reads this many times as many items as training."""
 
-BLOCK = 65_536
-"""Events encoded at a time, to keep the intermediate arrays small."""
+BLOCK = 1_310_720
+"""Slots encoded at a time, to keep the intermediate arrays small."""
 
 
 class History(Recorded):
@@ -128,8 +128,7 @@ class History(Recorded):
     def slots(self) -> int:
         """How many items a window holds in prediction."""
         if self.time is None:
-            most = PREDICTION_READS * self.length
-            return most if self.record is None else min(most, max(self.length, self.record.longest))
+            return PREDICTION_READS * self.length
         return self.length if self.reach == "before" else 2 * self.length
 
     @property
@@ -225,7 +224,7 @@ class History(Recorded):
         return self._encoded(columns, None)
 
     def encode_training(self, columns: Columns) -> Tensor:
-        """`encode_columns` for events of the record, each excluded from its own history; untimed, `[N, 2, length]`."""
+        """`encode_columns` for events of the record, each left out of its own history; without a time `[N, 2, length]`."""
         return self._encoded(columns, columns[self.column])
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
@@ -270,8 +269,9 @@ class History(Recorded):
             own = record.own(places, chosen)
         slots = self.length if self.time is None and chosen is not None else self.slots
         encoded = np.empty((len(times), 2, slots), dtype=np.int32)
-        for start in range(0, len(times), BLOCK):
-            block = slice(start, start + BLOCK)
+        step = max(1, BLOCK // slots)
+        for start in range(0, len(times), step):
+            block = slice(start, start + step)
             encoded[block] = self._window(record, places[block], times[block], None if own is None else own[block])
         if GIVEN in columns:
             self._take_given(encoded[:, 0], encoded[:, 1], columns[GIVEN])
@@ -312,7 +312,8 @@ class History(Recorded):
         for number, ids in enumerate(given.to_pylist()):
             if ids is None:
                 continue
-            latest = pa.chunked_array([pa.array(ids[::-1][: self.length], given.type.value_type)])
+            most = items.shape[1] if self.time is None else self.length
+            latest = pa.chunked_array([pa.array(ids[::-1][:most], given.type.value_type)])
             try:
                 read = cast_like(latest, self.vocabulary.type, GIVEN)
             except CellError as error:

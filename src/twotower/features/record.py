@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -135,11 +134,6 @@ class Record:
         query = np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
         events = {"id": self.ids.take(pa.array(query)), "time": self.times, "item": self.items}
         return pa.table(events), pa.table({"item": self.vocabulary})
-
-    @cached_property
-    def longest(self) -> int:
-        """The most events of a query."""
-        return int(np.diff(self.offsets).max(initial=0))
 
     def places(self, ids: pa.ChunkedArray, times: FloatArray) -> Places:
         """Where given times fall among the events of their queries.
