@@ -224,7 +224,7 @@ class History(Recorded):
         return self._encoded(columns, None)
 
     def encode_training(self, columns: Columns) -> Tensor:
-        """`encode_columns` for events of the record, each left out of its own history; without a time `[N, 2, length]`."""
+        """`encode_columns` for events of the record, each left out of its own history; `[N, 2, length]` if untimed."""
         return self._encoded(columns, columns[self.column])
 
     def as_unknown(self, encoded: Tensor, unknown: Tensor) -> Tensor:
