@@ -103,7 +103,9 @@ def test_a_long_reading_is_shown(encoder_folder: Path, monkeypatch: pytest.Monke
     forward: Callable[..., torch.Tensor] = MeanPooled.forward
 
     def slow(encoder: MeanPooled, tokens: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.02)  # longer than until the first line
+        end = time.monotonic() + 10
+        while not said.getvalue() and time.monotonic() < end:  # the first line comes from another thread
+            time.sleep(0.005)
         return forward(encoder, tokens)
 
     monkeypatch.setattr(MeanPooled, "forward", slow)
