@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -18,12 +17,7 @@ from typing import Protocol
 from safetensors import SafetensorError
 
 from twotower.errors import ConfigError
-
-RENAME_EXCHANGE = 2
-"""Flag of Linux's renameat2: swap two names atomically."""
-
-AT_FDCWD = -100
-"""Flag of Linux's renameat2: paths are relative to the working folder."""
+from twotower.swapping import exchanged
 
 ABANDONED_AFTER = 24 * 3600
 """Seconds after which an unfinished folder counts as left by a killed process: no write takes that long."""
@@ -278,32 +272,31 @@ def _swap_in(building: Path, target: Path, kind: FolderKind) -> str | None:
     return refusal
 
 
-def exchanged(one: Path, other: Path) -> bool:
-    """Swaps two folders atomically; False if one is missing or the system cannot do it."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # no such function, or no such library
-        return False
-    done: int = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE))
-    return done == 0
-
-
 def write_file(target: Path, content: bytes | str) -> None:
     """Writes `content` (text as UTF-8) to `target` atomically: it never holds a part, not even after a power cut.
 
     Raises:
         ConfigError: The system cannot write it.
     """
-    raw = content.encode() if isinstance(content, str) else content
+    with replaced_file(target) as building:
+        building.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """Yields an empty file beside `target` that replaces it, synced to disk, if the block ends without an error.
+
+    Raises:
+        ConfigError: The system cannot write it.
+    """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
         building = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
+            yield building
+            sync_file(building)
             building.chmod(0o666 & ~_umask())
             building.replace(target)
         except BaseException:

@@ -32,7 +32,13 @@ _KINDS = {
 """Names that safetensors uses for the dtypes of weights and moments."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, shard_of: ShardOf) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    ranks: Ranks,
+    shard_of: ShardOf,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes a safetensors file; collective: all ranks call it, and the first one writes.
 
     The rows of a sharded tensor are gathered block by block, and the first rank writes each block to the file.
@@ -42,17 +48,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, shard
         tensors: Tensors by name; for a sharded one, the rows that this rank holds.
         ranks: The ranks.
         shard_of: Gives the shard of each tensor.
+        metadata: Texts by name, for the file's header.
     """
     shards = {name: shard for name, tensor in tensors.items() if (shard := shard_of(name, tensor.dim())) is not None}
     if not shards:
         if ranks.is_first:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+            marks = None if metadata is None else dict(metadata)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, marks)
         return
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide dtypes first: aligned
     opened: AbstractContextManager[IO[bytes] | None] = path.open("wb") if ranks.is_first else nullcontext()
     with opened as file:
         if file is not None:
-            file.write(_header({name: tensors[name] for name in names}, shards))
+            file.write(_header({name: tensors[name] for name in names}, shards, metadata))
         for name in names:
             shard = shards.get(name)
             for block in [tensors[name]] if shard is None else shard.gathered(tensors[name]):
@@ -100,9 +108,12 @@ def _held(rows: Any, shape: list[int], shard: Shard, options: dict[str, Any]) ->
     return held
 
 
-def _header(tensors: Mapping[str, Tensor], shards: Mapping[str, Shard]) -> bytes:
+def _header(
+    tensors: Mapping[str, Tensor], shards: Mapping[str, Shard], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Header of a safetensors file: the length of a JSON object, and the object with dtypes, shapes and offsets."""
-    entries, begin = {}, 0
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    begin = 0
     for name, tensor in tensors.items():
         rows = [shards[name].rows, *tensor.shape[1:]] if name in shards else list(tensor.shape)
         end = begin + torch.Size(rows).numel() * tensor.element_size()

@@ -21,6 +21,7 @@ from twotower.experiments.train import help_train, train
 from twotower.ranks import ranks_of_process
 from twotower.recipes.config import Config
 from twotower.retrieval.continued import moments_of
+from twotower.training.moments import Moments
 from warm_fixtures import NEW, OLD, config_of, run_here
 
 SIZE = 2
@@ -110,3 +111,22 @@ def test_ranks_that_go_on_from_different_things_are_refused(lacks: str, logs: di
 def meeting(folder: Path) -> Path:
     """A new folder where processes find each other."""
     return Path(tempfile.mkdtemp(dir=folder))
+
+
+def test_sharded_tables_are_continued_with_their_moments(logs: dict[str, Path], tmp_path: Path) -> None:
+    sharded = {"sharding": "always", "loss": {"kind": "in_batch_softmax"}}
+    without_errors(on_ranks(SIZE, meeting(tmp_path), (trained, config_of(logs[OLD], sharded), tmp_path))[0])
+    (tmp_path / "disk-0" / "bundle").rename(tmp_path / "disk-0" / "before")
+    moments_of(tmp_path / "disk-0" / "bundle").rename(moments_of(tmp_path / "disk-0" / "before"))
+    shutil.copytree(tmp_path / "disk-0", tmp_path / "disk-1")
+    again = trained, config_of(logs[NEW], sharded), tmp_path, "before"
+    version, _ = without_errors(on_ranks(SIZE, meeting(tmp_path), again)[0])
+    bundle = Retriever.load(tmp_path / "disk-0" / "bundle")
+    assert bundle.version == version
+    kept, before = (Moments.load(moments_of(tmp_path / "disk-0" / name)) for name in ("bundle", "before"))
+    assert kept.towers == bundle.details.towers
+    for name, weights in bundle.model.named_parameters():
+        assert kept.tensors[name]["exp_avg_sq"].shape == weights.shape
+    known = "candidate.features.0.table"
+    assert len(kept.tensors[known]["exp_avg"]) > len(before.tensors[known]["exp_avg"])
+    assert kept.tensors[known]["step"] > before.tensors[known]["step"]

@@ -28,10 +28,11 @@ from twotower.errors import ConfigError, SavedFolderError, TwoTowerError
 from twotower.evaluation import Evaluation, Scores
 from twotower.evaluation.history import Epoch, TrainingHistory
 from twotower.features import Category, History
-from twotower.files import MarkedFolder, exchanged, replaced_folder
+from twotower.files import MarkedFolder, replaced_folder
 from twotower.model import Tower, TwoTower
 from twotower.retrieval import Hnsw, Notes, Retriever, editing
 from twotower.saved import FileRecord, Manifest, _digest
+from twotower.swapping import exchanged
 
 QUERY = {"user": 3}
 

@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from rank_processes import Job, on_ranks, without_errors
 from toy import groups_log
-from twotower.data import split_random
+from twotower.data import Dataset, split_random
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation import ModelScorer, Validation, measure
 from twotower.features import Category, Hashed, History, Unified
@@ -34,6 +34,7 @@ from twotower.training.moments import Moments
 from twotower.training.settings import Sharding
 
 TRAIN, TEST = split_random(groups_log(600))
+GROWN = groups_log(640, queries=50, candidates=35)
 OPTIMIZER = AdamW(0.02, tables="lazy")
 
 
@@ -118,18 +119,32 @@ def saved(folder: Path) -> dict[str, Any]:
     }
 
 
-def continued() -> tuple[bool, str]:
-    """Whether a sharded training keeps moments, and what it says when it is to continue with some."""
-    moments, once = Moments(), Trainer(epochs=1, batch_size=64, optimizer=OPTIMIZER, sharding="always")
-    model = small_model()
-    once.fit(model, TRAIN, moments=moments)
-    keeps = moments.optimizer is not None
-    moments.optimizer = OPTIMIZER
-    try:
-        once.fit(small_model(), TRAIN, moments=moments)
-    except ConfigError as error:
-        return keeps, str(error)
-    return keeps, ""
+def halves_of_moments(folder: Path) -> dict[str, Any]:
+    """Two trainings with moments: passed on as they are, through a file, and gathered; and what grows in between."""
+    found: dict[str, Any] = {}
+    for how in ("kept", "saved", "gathered"):
+        model, moments = small_model(), Moments()
+        for epochs in (1, 2):
+            again = Trainer(epochs=epochs, batch_size=64, optimizer=OPTIMIZER, sharding="always", seed=epochs)
+            again.fit(model, TRAIN, moments=moments)
+            if how == "kept" or epochs == 2:
+                continue
+            if how == "saved":
+                moments.save(folder / "moments", towers=model_version(model))
+                dist.barrier()
+                moments = Moments.load(folder / "moments")
+            refused = ""
+            try:
+                model.grow(GROWN)
+            except ConfigError as error:
+                refused = str(error)
+            gather_tables(model)
+            moments.grow(model.grow(GROWN if how == "gathered" else TRAIN))
+            found["refused"] = refused
+        held = {name: [*one.shape] for name, one in moments.tensors["query.features.0.table"].items()}
+        gather_tables(model)
+        found[how], found[f"{how}, held"] = numbers_of(model), held
+    return found
 
 
 def made() -> tuple[list[int], dict[str, Any]]:
@@ -164,7 +179,7 @@ def ranks(folder: Path) -> dict[str, list[Any]]:
         "resumed": (trained, folder / "alone", None),
         "saved": (saved, folder / "model"),
         "made": (made,),
-        "continued": (continued,),
+        "moments": (halves_of_moments, folder),
     }
     found = on_ranks(2, folder, *jobs.values())
     return {name: without_errors(each) for name, each in zip(jobs, found, strict=True)}
@@ -226,10 +241,30 @@ def test_a_sharded_model_is_measured_by_all_ranks(ranks: dict[str, list[Any]], f
         assert one["validated"] == pytest.approx({name: expected[name] for name in one["validated"]})
 
 
-def test_a_sharded_training_neither_keeps_moments_nor_continues_with_some(ranks: dict[str, list[Any]]) -> None:
-    for keeps, said in ranks["continued"]:
-        assert not keeps
-        assert 'expected sharding="never"' in said
+def test_moments_of_sharded_tables_are_those_of_one_process(ranks: dict[str, list[Any]], folder: Path) -> None:
+    expected, grown = (halves_alone(log) for log in (TRAIN, GROWN))
+    for one in ranks["moments"]:
+        assert same(one["kept"], one["saved"])
+        close(one["kept"], expected)
+        close(one["gathered"], grown)
+        rows = len(expected["query.features.0.table"])
+        assert len(grown["query.features.0.table"]) > rows
+        assert one["kept, held"]["exp_avg"] in ([rows // 2, 8], [-(-rows // 2), 8])
+        assert "gather_tables" in one["refused"]
+    kept = Moments.load(folder / "moments")
+    assert kept.towers is not None
+    assert {*kept.tensors} == {name for name, _ in small_model().learn(TRAIN).named_parameters()}
+    assert kept.tensors["query.features.0.table"]["exp_avg"].shape == expected["query.features.0.table"].shape
+
+
+def halves_alone(log: Dataset) -> dict[str, Any]:
+    """Two trainings of one process, between which the model grows by a log."""
+    model, moments = small_model(), Moments()
+    for epochs in (1, 2):
+        Trainer(epochs=epochs, batch_size=64, optimizer=OPTIMIZER, seed=epochs).fit(model, TRAIN, moments=moments)
+        if epochs == 1:
+            moments.grow(model.grow(log))
+    return numbers_of(model)
 
 
 def test_a_rank_that_looks_rows_up_alone_is_told_so(ranks: dict[str, list[Any]]) -> None:

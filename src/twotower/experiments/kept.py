@@ -59,7 +59,7 @@ def model_of(store: Store, key: str) -> TwoTower:
 
 
 def copy_moments(store: Store, key: str, file: Path) -> None:
-    """Copies a run's optimizer state to a file, replacing earlier moments there. Runs with sharded tables have none.
+    """Copies a run's optimizer state to a file, replacing earlier moments there.
 
     Raises:
         ConfigError: The file holds something else, or cannot be written.

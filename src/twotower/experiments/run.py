@@ -246,6 +246,8 @@ def _train_and_measure(run: ModelRun, order: Order, key: str, parts: Parts, prog
     folder, is_shared = Store(Path(order.store)).folder_of(key) / MODEL, ranks_sharing(found.model).size > 1
     if current_ranks().is_first or is_shared:
         save_model(found.model, folder)
+        if run.keeps_moments and found.moments is not None and found.moments.optimizer is not None:
+            found.moments.save(folder.with_name(MOMENTS), towers=model_version(found.model))
     if not current_ranks().is_first:
         return
     if is_shared:
@@ -270,8 +272,6 @@ def _measure_and_keep(
         scores = msgspec.structs.replace(measured.scores, tasks=scores.tasks)
         since = None if run.start is None else compare_with_start(run.start, measured, parts)
     stages = None if config.rerank is None else evaluate_rerank(found.model, parts.test, known, config.rerank)
-    if run.keeps_moments and found.moments is not None and found.moments.optimizer is not None:
-        found.moments.save(store.folder_of(key) / MOMENTS, towers=model_version(found.model))
     write_file(store.folder_of(key) / HISTORY, msgspec.json.encode(found.history))
     store.keep(
         key,

@@ -189,8 +189,8 @@ class TwoTower(nn.Module):
             The changes; pass them to `Moments.grow`.
 
         Raises:
-            ConfigError: `retire_after` is not above 0, or the log is streamed, holds only new events, and features read
-                a query's past.
+            ConfigError: `retire_after` is not above 0; tables are sharded; or the log is streamed, holds only new
+                events, and features read a query's past.
             DataError: A column is missing or cannot be used, or there are no times for `retire_after`.
             NotFittedError: The model has not been trained.
 
@@ -205,6 +205,10 @@ class TwoTower(nn.Module):
         """
         if not self.is_fitted:
             raise NotFittedError("the model has not learned from data yet, so it cannot grow; train it first")
+        if any(isinstance(one, Table) and one.shard is not None for one in self.parameters()):
+            raise ConfigError(
+                "the model's tables are sharded; expected gather_tables(model) on all ranks before it grows"
+            )
         return grow_features(features_of(self.query), features_of(self.candidate), log, retire_after)
 
     def reset(self) -> None:

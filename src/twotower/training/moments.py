@@ -8,15 +8,18 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer as TorchOptimizer
 
 from twotower.arguments import checks_arguments
 from twotower.errors import ConfigError, SavedFolderError
-from twotower.files import check_file_target, write_file
+from twotower.features.lookups import Table
+from twotower.files import check_file_target, replaced_file
 from twotower.model.learning import Growth
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ALONE, Ranks
+from twotower.shards import Shard
+from twotower.tensors import write_tensors
 from twotower.training.optimizers import Adagrad, AdamW, Optimizer
 
 KIND = "twotower moments"
@@ -30,10 +33,14 @@ class Moments:
     Pass the same object to every `Trainer.fit`, and each training starts with the state that the previous one left.
     `grow` follows `TwoTower.grow`: known ids keep their state, and new ones start without.
 
+    After a training with sharded tables, each rank has the state of the rows that it holds. All ranks must then call
+    `grow` or `save` together.
+
     Attributes:
         optimizer: The optimiser that the state belongs to; None until something was trained.
         towers: Version of the model that the state belongs to, if the file it was read from names one.
         tensors: Tensors by parameter name, then by the optimiser's name for them.
+        shards: Of a sharded table, which rows this rank has the state of, by parameter name.
 
     Example:
         >>> import pyarrow as pa
@@ -54,9 +61,11 @@ class Moments:
         self.optimizer: Optimizer | None = None
         self.towers: str | None = None
         self.tensors: dict[str, dict[str, Tensor]] = {}
+        self.shards: dict[str, Shard] = {}
 
     def grow(self, growth: Growth) -> None:
         """Rearranges table rows as `TwoTower.grow` did; new rows start as in a new training."""
+        self._gather()
         initial = self.optimizer.initial_accumulator if isinstance(self.optimizer, Adagrad) else 0.0
         for name, rows in growth.tables.items():
             if (known := self.tensors.get(name)) is not None:
@@ -73,6 +82,7 @@ class Moments:
             names[number]: {name: torch.as_tensor(value).detach().cpu().clone() for name, value in values.items()}
             for number, values in state.items()
         }
+        self.shards = {name: shard for name, one in model.named_parameters() if (shard := _shard_of(one)) is not None}
 
     def give(self, model: TwoTower, optimizer: TorchOptimizer, settings: Optimizer) -> None:
         """Loads the kept state into a new optimiser; weights without kept state start as in a new training.
@@ -88,24 +98,32 @@ class Moments:
                 f"the same optimizer, or Moments() to start without",
                 field="moments",
             )
-        names, shapes = _names_of(model, optimizer), {name: one.shape for name, one in model.named_parameters()}
-        given = optimizer.state_dict()
-        for number, name in enumerate(names):
+        weights, given = dict(model.named_parameters()), optimizer.state_dict()
+        if any(_layout(shard) != _layout(_shard_of(weights.get(name))) for name, shard in self.shards.items()):
+            self._gather()  # the model's tables are not sharded any more, or otherwise
+        for number, name in enumerate(_names_of(model, optimizer)):
             if (known := self.tensors.get(name)) is None:
                 continue
+            shard = None if name in self.shards else _shard_of(weights[name])
+            shape = [*weights[name].shape] if shard is None else [shard.rows, *weights[name].shape[1:]]
             for tensor in known.values():
-                if tensor.dim() and tensor.shape != shapes[name]:
+                if tensor.dim() and [*tensor.shape] != shape:
                     raise ConfigError(
-                        f"moments of {name} have shape {list(tensor.shape)}, but its weights {list(shapes[name])}; "
-                        f"expected the same: pass the result of model.grow(…) to moments.grow(…)",
+                        f"moments of {name} have shape {[*tensor.shape]}, but its weights {shape}; expected the same: "
+                        f"pass the result of model.grow(…) to moments.grow(…)",
                         field="moments",
                     )
-            given["state"][number] = {what: tensor.clone() for what, tensor in known.items()}
+            given["state"][number] = {
+                what: (shard.take(tensor) if shard is not None and tensor.dim() else tensor).clone()
+                for what, tensor in known.items()
+            }
         optimizer.load_state_dict(given)
 
     @checks_arguments
     def save(self, file: str | Path, towers: str | None = None) -> None:
         """Writes the moments to a safetensors file; may replace only a file of moments.
+
+        Of sharded tables, the file holds the state of all rows: all ranks call this together, and the first one writes.
 
         Args:
             file: The file.
@@ -116,10 +134,19 @@ class Moments:
         """
         if self.optimizer is None:
             raise ConfigError("there are no moments to save: train with them first")
-        target = check_file_target(Path(file), is_moments, "moments")
         marks = {"kind": KIND, "optimizer": msgspec.json.encode(self.optimizer).decode()}
+        marks |= {} if towers is None else {"towers": towers}
         flat = {f"{name}|{what}": one.contiguous() for name, own in self.tensors.items() for what, one in own.items()}
-        write_file(target, save(flat, marks | ({} if towers is None else {"towers": towers})))
+        ranks = self._ranks
+
+        def shard_of(key: str, dimensions: int) -> Shard | None:
+            return self.shards.get(key.partition("|")[0]) if dimensions else None
+
+        if not ranks.is_first:
+            write_tensors(Path(), flat, ranks, shard_of)
+            return
+        with replaced_file(check_file_target(Path(file), is_moments, "moments")) as building:
+            write_tensors(building, flat, ranks, shard_of, marks)
 
     @classmethod
     def load(cls, file: str | Path) -> Moments:
@@ -145,6 +172,20 @@ class Moments:
             raise SavedFolderError(f"{file} holds no moments: {error}") from error
         return moments
 
+    @property
+    def _ranks(self) -> Ranks:
+        """The ranks that have the state together."""
+        return next((shard.ranks for shard in self.shards.values()), ALONE)
+
+    def _gather(self) -> None:
+        """Gathers the state of sharded tables on every rank; all ranks call it."""
+        for name, shard in self.shards.items():
+            self.tensors[name] = {
+                what: torch.cat(list(shard.gathered(tensor))) if tensor.dim() else tensor
+                for what, tensor in self.tensors.get(name, {}).items()
+            }
+        self.shards = {}
+
 
 def is_moments(file: Path) -> bool:
     """Whether a file holds moments, so that new ones may replace it."""
@@ -159,3 +200,11 @@ def _names_of(model: TwoTower, optimizer: TorchOptimizer) -> list[str]:
     """Parameter names in the optimiser's order."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _shard_of(parameter: Tensor | None) -> Shard | None:
+    return parameter.shard if isinstance(parameter, Table) else None
+
+
+def _layout(shard: Shard | None) -> tuple[int, int] | None:
+    return None if shard is None else (shard.rows, shard.ranks.size)

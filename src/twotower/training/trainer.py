@@ -17,7 +17,7 @@ from twotower.errors import ConfigError
 from twotower.evaluation.history import TrainingHistory
 from twotower.features.tables import sharded_tables
 from twotower.model.losses import LOSSES, BuiltInLoss
-from twotower.model.sharding import ranks_sharing, shard_tables
+from twotower.model.sharding import shard_tables
 from twotower.model.two_tower import TwoTower
 from twotower.ranks import ranks_of_process
 from twotower.tasks.base import TASKS
@@ -140,12 +140,6 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
             shard_tables(model)
         run = Run.prepare(self, model, train, validation, last_epoch=stop_after or self.epochs, ranks=ranks)
         if moments is not None:
-            if ranks_sharing(model).size > 1 and moments.optimizer is not None:
-                raise ConfigError(
-                    "training that continues with moments cannot shard tables among ranks; expected "
-                    'sharding="never", or no moments',
-                    field="moments",
-                )
             moments.give(model, run.state.optimizer, self.optimizer)
         saved = None
         if checkpoint is not None:
@@ -158,7 +152,7 @@ class Trainer(TrainerSettings, frozen=True, kw_only=True):
                 for callback in watching:
                     callback.on_failure(run.state, error)
                 raise
-        if moments is not None and ranks_sharing(model).size == 1:  # of sharded tables, each rank has only a part
+        if moments is not None:
             moments.take(model, run.state.optimizer, self.optimizer)
         return run.state.history
 
