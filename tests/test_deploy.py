@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -51,6 +52,30 @@ def commands() -> Iterator[list[str]]:
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
 def test_every_file_can_be_read(path: Path) -> None:
     assert documents(path)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_manifests_have_the_schema_of_kubernetes(version: str) -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    objects = [one for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in documents(path)]
+    kinds = {one["kind"] for one in objects if one["kind"] != "Kustomization"}  # of a tool, not of the server
+    assert {"Deployment", "StatefulSet", "Service", "Job"} <= kinds
+    for one in objects:
+        if one["kind"] in kinds:
+            kubernetes.validate(one, version, strict=True)
+    wrong = copy.deepcopy(next(one for one in objects if one["kind"] == "Deployment"))
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
+    with pytest.raises(kubernetes.ValidationError, match="livenessprobe"):
+        kubernetes.validate(wrong, version, strict=True)
+
+
+def test_the_proxy_is_given_directives_of_nginx_where_they_are_allowed(tmp_path: Path) -> None:
+    crossplane = pytest.importorskip("crossplane")
+    whole = tmp_path / "nginx.conf"  # the image's own file includes ours in its http block
+    whole.write_text(f"events {{}}\nhttp {{ include {DEPLOY / 'nginx.conf'}; }}\n")
+    found = crossplane.parse(str(whole), strict=True)
+    assert found["errors"] == []
+    assert "proxy_next_upstream" in json.dumps(found["config"][1])  # it was read, not only named
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
