@@ -3,7 +3,8 @@
     python benchmarks/scale.py
 
 Predicts from the sizes of data and model only; `benchmarks/ranks.py` measures the same on this machine. For each number
-of ranks, prints what a rank holds, sends and computes, and how long an epoch takes at given rates.
+of ranks, prints what a rank holds, sends and computes, how long an epoch takes at given rates, and what training once
+a day costs: from scratch on the whole log, or a warm start on the events of one day.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from measuring import write_report
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from twotower.training.settings import SHARDED_FROM
 
@@ -195,6 +196,8 @@ class Cost(msgspec.Struct, frozen=True):
         computing: Seconds of computation per step, at the given rate.
         sending: Seconds of communication per step, on the given link.
         hours: Hours per epoch.
+        scratch: Rank-hours to train from scratch on the whole log.
+        warm: Rank-hours to continue with the events of one day.
     """
 
     shop: str
@@ -205,10 +208,12 @@ class Cost(msgspec.Struct, frozen=True):
     computing: float
     sending: float
     hours: float
+    scratch: float
+    warm: float
 
 
-def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend) -> Cost:
-    """Cost of an epoch.
+def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend, epochs: int = 6, days: int = 365) -> Cost:
+    """Cost of an epoch, and of a day's training.
 
     Args:
         shop: The log.
@@ -216,19 +221,28 @@ def cost(shop: Shop, ranks: int, flops: float, link: float, backend: Backend) ->
         flops: Floating-point operations per second of a rank in training.
         link: Bytes per second that a rank can send.
         backend: The communication backend.
+        epochs: Epochs of a training from scratch; a warm start has one.
+        days: Days that the log covers.
+
+    Example:
+        >>> one = cost(SHOPS[0], 4, 40e9, 1.25e9, "gloo", epochs=6, days=100)
+        >>> round(one.scratch / one.hours), round(one.scratch / one.warm)
+        (24, 600)
     """
     step = shop.step(ranks)
     on_wire, work = sent(payload(step, ranks), ranks, backend), operations(step, ranks)
     computing, sending = work / flops, on_wire / link
     hours = shop.events / shop.batch * (computing + sending) / 3600
-    return Cost(shop.name, ranks, memory(step, ranks), on_wire, work, computing, sending, hours)
+    scratch = ranks * hours * epochs
+    warm = ranks * hours / days
+    return Cost(shop.name, ranks, memory(step, ranks), on_wire, work, computing, sending, hours, scratch, warm)
 
 
-def table_of(costs: Sequence[Cost]) -> Table:
-    """One row per log and number of ranks."""
-    table = Table("events", show_edge=False)
-    for name in ("ranks", "memory a rank", "sent a step", "computing", "sending", "a pass"):
-        table.add_column(name, justify="right")
+def table_of(costs: Sequence[Cost], price: float) -> Table:
+    """One row per log and number of ranks; the last two columns are the price of a day's training."""
+    table = Table(Column("events", no_wrap=True), show_edge=False)
+    for name in ("ranks", "memory a rank", "sent a step", "computing", "sending", "an epoch", "from scratch", "warm"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in costs:
         table.add_row(
             one.shop,
@@ -238,6 +252,8 @@ def table_of(costs: Sequence[Cost]) -> Table:
             f"{one.computing * 1e3:.3g} ms",
             f"{one.sending * 1e3:.3g} ms",
             f"{one.hours:.3g} h",
+            f"{one.scratch * price:,.2f}",
+            f"{one.warm * price:,.4f}",
         )
     return table
 
@@ -249,13 +265,18 @@ def main() -> None:
     parser.add_argument("--gflops", type=float, default=40.0, help="billions of operations per second and rank")
     parser.add_argument("--gbits", type=float, default=10.0, help="billions of bits per second of a rank's link")
     parser.add_argument("--backend", choices=["gloo", "nccl"], default="gloo")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of a training from scratch")
+    parser.add_argument("--days", type=int, default=365, help="days that each log covers")
+    parser.add_argument("--price", type=float, default=0.05, help="price of a rank for an hour, in any currency")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/scale.json")
     options = parser.parse_args()
     rates = options.gflops * 1e9, options.gbits * 1e9 / 8
-    costs = [cost(shop, ranks, *rates, options.backend) for shop in SHOPS for ranks in options.ranks]
-    console = Console()
-    console.print(table_of(costs))
-    settings = {"gflops": options.gflops, "gbits": options.gbits, "backend": options.backend}
+    given = *rates, options.backend, options.epochs, options.days
+    costs = [cost(shop, ranks, *given) for shop in SHOPS for ranks in options.ranks]
+    console = Console(width=120)
+    console.print(table_of(costs, options.price))
+    names = "gflops", "gbits", "backend", "epochs", "days", "price"
+    settings = {name: getattr(options, name) for name in names}
     console.print(f"written to {write_report('scale', {**settings, 'costs': costs}, options.out)}")
 
 
