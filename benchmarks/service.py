@@ -192,7 +192,7 @@ def serving(bundle: Path, log: Path, threads: int, timeout: float = 10.0) -> Ite
     command += ["--timeout", str(timeout)]
     with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written) as process:
         try:
-            yield Server(_port(process, log), process.pid)
+            yield Server(port_of(process, log), process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -200,7 +200,8 @@ def serving(bundle: Path, log: Path, threads: int, timeout: float = 10.0) -> Ite
         raise SystemExit(f"the service ended with {process.returncode}: {log.read_text()[-2000:]}")
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Waits until a service listens; its port."""
     while process.poll() is None:
         for line in log.read_bytes().splitlines():
             if b'"listening"' in line:

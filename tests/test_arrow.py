@@ -65,6 +65,7 @@ def test_a_table_read_back_has_the_digest_of_the_one_that_was_written(
     path = tmp_path_factory.mktemp("arrow") / "x.arrow"
     write_table(table, path)
     assert content_digest(read_table(path)) == content_digest(table)
+    assert content_digest(read_table(path, mapped=True)) == content_digest(table)
 
 
 @given(one=COLUMNS, other=COLUMNS)

@@ -298,6 +298,15 @@ def test_bundles_are_swapped_under_load_and_no_request_fails(run: Run, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_share_memory(run: Run, tmp_path: Path) -> None:
+    assert "each more" in run("service_memory.py", *SERVICE, "--workers", 1, 3, "--out", tmp_path / "memory.json")
+    one, three = read(tmp_path / "memory.json")["memory"]
+    assert (one["workers"], three["workers"]) == (1, 3)
+    assert one["together"] < three["together"] < three["resident"]
+
+
+@pytest.mark.slow
 def test_re_ranking_is_measured_under_load(run: Run, tmp_path: Path) -> None:
     load = ("--rerank", 20, "--rate", 40, "--seconds", 0.5)
     assert "p99" in run("service.py", "load", *SERVICE, *load, "--out", tmp_path / "service.json")

@@ -32,30 +32,40 @@ def table_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, *, mapped: bool = False) -> pa.Table:
     """Reads a table that `write_table` wrote.
 
-    Reads the whole file into memory. Arrow's buffers are views of these bytes, and each is checked to be within them.
-    Refuses compressed files, which could unpack to any size, and row counts that exceed what the bytes can hold.
+    Arrow's buffers are views of the file's bytes, and each is checked to be within them. Refuses compressed files,
+    which could unpack to any size, and row counts that exceed what the bytes can hold.
+
+    Args:
+        path: The file.
+        mapped: Whether the file is memory-mapped instead of read: in memory once for all processes that map it. It must
+            not be changed in place as long as the table is used.
 
     Raises:
         ValueError: It is not an Arrow file, or is damaged (includes `pyarrow.ArrowInvalid`).
     """
-    raw = path.read_bytes()
-    if not raw.startswith(MAGIC):
+    raw = pa.py_buffer(path.read_bytes()) if not mapped or path.stat().st_size == 0 else _mapped(path)
+    if memoryview(raw)[: len(MAGIC)] != MAGIC:
         raise ValueError(f"{path.name} is not an Arrow file")
-    stream = pa.py_buffer(memoryview(raw)[len(MAGIC) :])
+    stream = raw.slice(len(MAGIC))
     try:
         for message in pa.ipc.MessageReader.open_stream(stream):
             if message.type in BATCHES and _is_compressed(message.metadata.to_pybytes(), message.type):
                 raise ValueError(f"{path.name} is compressed; expected plain columns")
         table = pa.ipc.open_stream(stream).read_all()
-        if table.num_rows > 8 * len(raw):
-            raise ValueError(f"{path.name} claims {table.num_rows} rows in {len(raw)} bytes")
+        if table.num_rows > 8 * raw.size:
+            raise ValueError(f"{path.name} claims {table.num_rows} rows in {raw.size} bytes")
         table.validate(full=True)
     except (pa.ArrowException, OSError, struct.error) as error:
         raise ValueError(f"{path.name}: {error}") from error
     return table
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
 
 
 class Digest(Protocol):

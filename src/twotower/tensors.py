@@ -54,7 +54,10 @@ def write_tensors(
     if not shards:
         if ranks.is_first:
             marks = None if metadata is None else dict(metadata)
+            path.touch()  # safetensors alone would let nobody else read the file
+            mode = path.stat().st_mode
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, marks)
+            path.chmod(mode)
         return
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide dtypes first: aligned
     opened: AbstractContextManager[IO[bytes] | None] = path.open("wb") if ranks.is_first else nullcontext()

@@ -19,6 +19,7 @@ from twotower.features.recorded import Recorded
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.model.saving import model_version, write_model
 from twotower.retrieval import Retriever
+from twotower.training import Trainer
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_a_loaded_model_gives_the_same_scores_to_the_bit(model: TwoTower, tmp_pa
     assert torch.equal(loaded.embed_queries(data), model.embed_queries(data))
     assert torch.equal(loaded.embed_candidates(data.candidates), model.embed_candidates(data.candidates))
     assert loaded.settings() == model.settings()
+
+
+def test_a_mapped_model_is_the_same_and_training_it_leaves_the_file(model: TwoTower, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model")
+    mapped, data = load_model(tmp_path / "model", mapped=True), groups_log(100, seed=5)
+    assert model_version(mapped) == model_version(model)
+    assert torch.equal(mapped.embed_queries(data), model.embed_queries(data))
+    Trainer(epochs=1, batch_size=32).fit(mapped, data)
+    assert not torch.equal(mapped.embed_queries(data), model.embed_queries(data))
+    assert model_version(load_model(tmp_path / "model")) == model_version(model)  # checks the file's digest, too
 
 
 def test_a_loaded_model_has_the_version_of_the_one_that_was_saved(tmp_path: Path) -> None:

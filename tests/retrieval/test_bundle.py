@@ -55,6 +55,14 @@ def saved(retriever: Retriever, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions")
+def test_whoever_may_read_new_files_may_read_every_file(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    modes = {path.name: path.stat().st_mode for path in saved.rglob("*") if path.is_file()}
+    assert {"weights.safetensors", "index.safetensors", "embeddings.safetensors", "manifest.json"} <= modes.keys()
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}
+
+
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "shop"))

@@ -11,11 +11,13 @@ import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from twotower.arguments import checks_arguments
 from twotower.arrow import content_digest, read_table, write_table
 from twotower.errors import MissingExtraError, NotFittedError, SavedFolderError
 from twotower.features import Feature
+from twotower.features.lookups import Table
 from twotower.features.record import Record
 from twotower.features.recorded import record_groups
 from twotower.files import check_folder_target, replaced_folder
@@ -141,8 +143,13 @@ def _require_fitted(model: TwoTower) -> None:
 
 
 @checks_arguments
-def load_model(folder: str | Path) -> TwoTower:
+def load_model(folder: str | Path, *, mapped: bool = False) -> TwoTower:
     """Loads a model that `save_model` wrote; its scores are bit-identical, and it is in evaluation mode.
+
+    Args:
+        folder: The folder.
+        mapped: Whether embedding tables are memory-mapped: read on demand, and in memory once for all processes that
+            map them. Changes to the model stay private; the file must not be changed in place meanwhile.
 
     Raises:
         SavedFolderError: The folder is missing, truncated, altered, in a newer format or not a model.
@@ -156,17 +163,26 @@ def load_model(folder: str | Path) -> TwoTower:
         if config.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"{CONFIG} has {config.stat().st_size} bytes; expected at most {MAX_CONFIG_BYTES}")
         settings = msgspec.json.decode(config.read_bytes(), type=dict[str, Any])
-        tables = {name: read_table(folder / name) for name in manifest.files if name.endswith(".arrow")}
+        tables = {name: read_table(folder / name, mapped=mapped) for name in manifest.files if name.endswith(".arrow")}
         with torch.device("meta"):  # shapes only, no memory
             _check_weights(settings, tables, weights)
         model = _restored(settings, tables)
-        model.load_state_dict(load_file(weights))
+        _take_weights(model, load_file(weights), mapped)
     except (SavedFolderError, MissingExtraError):
         raise
     except Exception as error:  # a broken folder may make features raise anything
         raise SavedFolderError(f"{folder} holds no readable model: {type(error).__name__}: {error}") from error
     model.is_fitted = True
     return model.eval()
+
+
+def _take_weights(model: TwoTower, weights: dict[str, Tensor], mapped: bool) -> None:
+    """Copies weights, whose names and shapes fit, into the model; embedding tables may stay in the file instead."""
+    tables = {name: one for name, one in model.named_parameters(remove_duplicate=False) if isinstance(one, Table)}
+    kept = {name for name, one in tables.items() if mapped and one.dtype == weights[name].dtype}
+    for name in kept:
+        tables[name].data = weights[name]
+    model.load_state_dict({name: one for name, one in weights.items() if name not in kept}, strict=not kept)
 
 
 def model_from_settings(settings: dict[str, Any]) -> TwoTower:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.arrow import content_digest, read_table, write_table
@@ -25,6 +24,7 @@ from twotower.locks import locked
 from twotower.model.rerank import Rerank
 from twotower.model.saving import load_model, model_version, write_model
 from twotower.model.two_tower import TwoTower
+from twotower.ranks import ALONE
 from twotower.recognition import quoted
 from twotower.retrieval.exact import Exact, ExactIndex
 from twotower.retrieval.index import INDEXES, Index, IndexSettings, IntArray
@@ -34,6 +34,7 @@ from twotower.retrieval.parity import Parity
 from twotower.retrieval.requests import Requests
 from twotower.retrieval.stores import STORES, StoreSettings
 from twotower.saved import Manifest, SavedKind, check_folder, listed, write_manifest
+from twotower.tensors import write_tensors
 from twotower.version import VERSION
 
 Engine: TypeAlias = Literal["torch", "onnx"]
@@ -185,7 +186,7 @@ def _write(bundle: Bundle, building: Path) -> Manifest:
     if bundle.features is not None:
         _write_aligned("features", bundle.features, building / FEATURES, marks)
     if not isinstance(bundle.index, ExactIndex):
-        save_file(bundle.index.tensors(), building / INDEX, marks)
+        write_tensors(building / INDEX, bundle.index.tensors(), ALONE, lambda *_: None, marks)
     if bundle.details.onnx:
         first = bundle.model.encode_candidates(bundle.candidates.slice(0, 1)).whole()
         query = unknown_query_inputs(bundle.model, bundle.queries, bundle.details)
@@ -240,9 +241,10 @@ def _read(folder: Path, engine: Engine) -> Bundle:
             f"{folder} has no ONNX towers; write them with: twotower bundle {quoted(folder)} --out … --onnx"
         )
     try:
-        model = load_model(folder / MODEL)
+        model = load_model(folder / MODEL, mapped=True)
         candidates, queries, offsets, seen, popularity = (
-            read_table(listed(folder, manifest, name)) for name in (CANDIDATES, QUERIES, SEEN_OFFSETS, SEEN, POPULARITY)
+            read_table(listed(folder, manifest, name), mapped=True)
+            for name in (CANDIDATES, QUERIES, SEEN_OFFSETS, SEEN, POPULARITY)
         )
         check_ids(candidates[details.candidate_id], details.candidate_id, "candidates", unique=True)
         check_ids(queries[details.query_id], details.query_id, "queries", unique=True)
