@@ -386,3 +386,13 @@ def test_the_row_numbers_of_a_pandas_table_are_no_column() -> None:
     named = pd.DataFrame({"age": [30, 40]})
     named.index.name = "age"  # as a column is called already
     assert read_table(named)["age"].to_pylist() == [30, 40]
+
+
+def test_an_index_without_a_name_is_left_out_with_a_warning_if_it_holds_more_than_row_numbers(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"age": [30, 40]}, index=["ann", "bob"])
+    with pytest.warns(DataWarning, match=r"index of the pandas table holds string, but has no name.*rename_axis"):
+        assert read_table(frame).column_names == ["age"]
+    frame.to_parquet(tmp_path / "users.parquet")
+    with pytest.warns(DataWarning, match="rename_axis"):
+        assert read_table(tmp_path / "users.parquet").column_names == ["age"]
+    assert read_table(frame.rename_axis("who"))["who"].to_pylist() == ["ann", "bob"]

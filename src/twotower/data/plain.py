@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.errors import DataError
+from twotower.errors import DataError, DataWarning, warn
 
 PIECE_BYTES = 1 << 30
 """Larger arrays are split in half before conversion, since a plain text array holds at most 2 GiB."""
@@ -60,10 +60,20 @@ def plain_table(table: pa.Table, which: str = "table") -> pa.Table:
         table: The table; column names must be unique.
         which: Name of the table in errors.
 
+    Warns:
+        DataWarning: It was a pandas table whose index has no name, and holds something other than row numbers.
+
     Raises:
         DataError: A column name is repeated or empty, or a value does not fit the plain type.
     """
     schema = plain_schema(table.schema)
+    for field in table.schema:
+        if _is_row_number(field.name) and not pa.types.is_integer(field.type):
+            warn(
+                f"{which}: the index of the pandas table holds {plain_type(field.type)}, but has no name, so it is "
+                f"left out; name it with table.rename_axis(…) to have it read as a column",
+                DataWarning,
+            )
     _refuse_twins(schema.names, which)
     _refuse_nameless(schema.names, which)
     columns = [plain_column(table[field.name], field.name, which) for field in schema]
