@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 from twotower.arguments import Follows, Settings, refuse_nameless
 from twotower.data.dataset import Dataset
@@ -33,6 +34,7 @@ from twotower.progress import ReportStep, no_report
 from twotower.tasks.base import TASKS, BoundTask, TaskLoss
 from twotower.tasks.checks import check_task_name
 from twotower.tasks.predictor import Predictor
+from twotower.tasks.shown import ShownInSteps, known_choices, tells_choices, with_shown
 from twotower.tasks.step import Step
 from twotower.tasks.targets import known_targets, targets_of
 
@@ -46,8 +48,11 @@ else:  # the kinds that configs can name, or any class that follows the protocol
 class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"):
     """Predicts a number for each event. Events without a number do not count.
 
+    If the target is the column `chosen` of the log, it predicts whether what is shown is chosen: 1 for events, and 0
+    for each candidate that was shown with them and not chosen.
+
     Attributes:
-        target: The column of the interactions with the number.
+        target: The column of the interactions with the number, or the column `chosen`.
         loss: `squared`, `huber`, or `cross_entropy` for probabilities or values of 0 and 1.
         head: The head that predicts.
         delta: Error above which the `huber` loss grows linearly, in the column's units.
@@ -119,7 +124,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
             DataError: The column is missing, has no value, or has one outside 0 to 1 with `cross_entropy`.
         """
         self._known(train)
-        return _Bound(self)
+        return _Bound(self, ShownInSteps(train, self.target) if tells_choices(train, self.target) else None)
 
     def start(self, head: HeadModule, train: Log) -> None:
         """Initialises the head with the targets' mean and deviation, and limits its predictions to their range."""
@@ -198,7 +203,8 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
         return Measured(TaskScores(metrics, half_widths, curve), values[self.metric], self.metric == "rmse")
 
     def _known(self, train: Log) -> tuple[Dataset, FloatArray]:
-        events, targets = known_targets(train, self.target)
+        known = known_choices if tells_choices(train, self.target) else known_targets
+        events, targets = known(train, self.target)
         if self.is_probability and (wrong := np.flatnonzero((targets < 0) | (targets > 1))).size:
             raise DataError(
                 f"column {self.target!r} holds {targets[wrong[0]]:g}; expected numbers from 0 to 1 for cross_entropy",
@@ -208,10 +214,14 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
 
 
 class _Bound:
-    def __init__(self, task: Rating) -> None:
-        self.task = task
+    """The task bound to its training data; `shown` if the target is whether something was chosen."""
+
+    def __init__(self, task: Rating, shown: ShownInSteps | None) -> None:
+        self.task, self.shown = task, shown
 
     def __call__(self, step: Step) -> TaskLoss | None:
+        if self.shown is not None:
+            return self._of_choices(step, *self.shown.of(step.batch.events))
         targets = step.column(self.task.target)
         known = (~targets.isnan()).nonzero().squeeze(1)
         if len(known) == 0:
@@ -219,8 +229,19 @@ class _Bound:
         everything = len(known) == len(targets)
         queries = step.queries if everything else step.queries.take(known)
         logits = step.logits(self.task.name, queries, step.batch.candidates[known])
-        weights = logits.new_ones(len(known)) if step.batch.weights is None else step.batch.weights[known]
-        values = pointwise_values(logits, targets[known], self.task.loss, self.task.delta)
+        return self._loss(step, logits, targets[known], known)
+
+    def _of_choices(self, step: Step, position: Tensor, candidates: Tensor) -> TaskLoss:
+        """The loss of the step's events, and of what was shown with them: pairs of a position and a candidate."""
+        events = torch.arange(len(step.rows), device=position.device)
+        rows = torch.cat([events, position])
+        logits = step.logits(self.task.name, step.queries.take(rows), torch.cat([step.batch.candidates, candidates]))
+        return self._loss(step, logits, (torch.arange(len(rows), device=rows.device) < len(events)).float(), rows)
+
+    def _loss(self, step: Step, logits: Tensor, targets: Tensor, rows: Tensor) -> TaskLoss:
+        """The loss of pairs, given the row of the step that each belongs to."""
+        weights = logits.new_ones(len(rows)) if step.batch.weights is None else step.batch.weights[rows]
+        values = pointwise_values(logits, targets, self.task.loss, self.task.delta)
         total = reduced(values, weights, "sum")
         weight = weights.sum()
         return TaskLoss(total / weight.clamp_min(torch.finfo(total.dtype).tiny), total.detach(), weight)
@@ -232,7 +253,7 @@ def _counting(events: Dataset, column: str) -> tuple[Dataset, FloatArray]:
     Raises:
         DataError: There are no such events.
     """
-    targets = targets_of(events, column)
+    events, targets = with_shown(events) if tells_choices(events, column) else (events, targets_of(events, column))
     counted = ~np.isnan(targets) & (events.weights > 0)
     if not counted.any():
         raise DataError(f"column {column!r}: no event to measure has a value and a weight above 0", column=column)
@@ -240,5 +261,5 @@ def _counting(events: Dataset, column: str) -> tuple[Dataset, FloatArray]:
 
 
 def _missing_note(test: Dataset, measured: Dataset, column: str) -> list[str]:
-    missing = len(test) - len(measured)
+    missing = 0 if tells_choices(test, column) else len(test) - len(measured)
     return [f"{missing:,} of the {len(test):,} test events have no {column} and are not measured."] if missing else []

@@ -17,6 +17,9 @@ from twotower.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
 
+SAMPLE = 1_000_000
+"""Means and baselines learn from at most this many events of a log on disk."""
+
 
 def targets_of(events: Dataset, column: str) -> FloatArray:
     """The column of the interactions as numbers, NaN where a value is missing, `[N]`.
@@ -51,6 +54,12 @@ def require_target(events: Log, column: str) -> None:
     Raises:
         DataError: The column is missing.
     """
+    if events.exposures is not None and events.exposures.chosen == column:
+        raise DataError(
+            f"column {column!r} says which rows were chosen, so it is the same for all events; only Rating learns from "
+            f"it, with what was shown",
+            column=column,
+        )
     if column not in events.columns:
         raise DataError(
             f"column {column!r} is not in the interactions, which have {', '.join(events.columns)}", column=column
@@ -69,7 +78,7 @@ def known_targets(train: Log, column: str) -> tuple[Dataset, FloatArray]:
         DataError: There are no such events.
     """
     require_target(train, column)
-    events = train.events_to_learn(1_000_000, [column], seed=0)
+    events = train.events_to_learn(SAMPLE, [column], seed=0)
     targets = targets_of(events, column)
     known = ~np.isnan(targets) & (events.weights > 0)
     if not known.any():

@@ -22,6 +22,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.progress import opened
 from twotower.ranks import ALONE, Ranks
 from twotower.tasks.base import Task
+from twotower.tasks.shown import tells_choices
 from twotower.tasks.targets import target_columns
 from twotower.training.prefetch import one_ahead
 
@@ -39,10 +40,11 @@ class Read:
     groupings: tuple[Grouping, ...] = ()
 
     @classmethod
-    def by(cls, tasks: Iterable[Task]) -> Read:
-        """What these tasks read."""
+    def by(cls, tasks: Iterable[Task], train: Log) -> Read:
+        """What these tasks read of a log; its events have no column any more that told chosen rows from others."""
         tasks = list(tasks)
-        columns = dict.fromkeys(task.column for task in tasks if task.column is not None)
+        wanted = (task.column for task in tasks if not tells_choices(train, task.column))
+        columns = dict.fromkeys(column for column in wanted if column is not None)
         groupings = dict.fromkeys(task.grouping for task in tasks if task.grouping is not None)
         return cls(tuple(columns), tuple(groupings))
 

@@ -42,7 +42,7 @@ def identity_of(settings: TrainerSettings, model: TwoTower, train: Log, validati
         "settings": digest(others | {"schedule": [_name_of(type(settings.schedule)), settings.schedule]}),
         "loss": digest([_name_of(type(settings.loss)), settings.loss, _probabilities(settings, train)]),
         "model": digest(model.settings()),
-        "data": digest(_data(train, validation, Read.by(settings.tasks).names)),
+        "data": digest(_data(train, validation, Read.by(settings.tasks, train).names)),
     }
 
 

@@ -77,7 +77,7 @@ class Run:
             settings=settings,
             state=state,
             objective=objective_of(settings, model, train, candidates),
-            source=source_of(model, train, settings.batch_size, settings.seed, Read.by(settings.tasks), ranks),
+            source=source_of(model, train, settings.batch_size, settings.seed, Read.by(settings.tasks, train), ranks),
             validation=None if validation is None else _validation(model, validation, train, settings),
             best={},
             ranks=ranks,

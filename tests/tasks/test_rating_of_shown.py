@@ -1,0 +1,156 @@
+"""`Rating` of whether what was shown is chosen: as rating every row of the log, while retrieval sees events only."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import twotower as tt
+from rank_processes import on_ranks, without_errors
+from shown_fixtures import ROLES, shown_log, shown_rows, weights_of
+from twotower.data import Dataset, Log, from_tables, split_by_time, stream_parquet
+from twotower.errors import DataError
+from twotower.model import Tower, TwoTower
+from twotower.tasks.shown import ShownOnce, with_shown
+from twotower.training import Adagrad, Trainer
+
+CLICK = tt.Rating(target="clicked", loss="cross_entropy", name="click")
+ROWS = {name: column for name, column in ROLES.items() if name not in ("chosen", "request")}
+
+
+def ids_model() -> TwoTower:
+    user, item = (tt.Category(column, 8, unknown_rate=0.0) for column in ("user", "item"))
+    return TwoTower(Tower([user]), Tower([item]))
+
+
+def trained(log: Log, fitted: TwoTower | None = None, **options: Any) -> TwoTower:
+    """A model that was trained on whole logs at a time, so that the order of rows is only rounding."""
+    model = ids_model().learn(log) if fitted is None else copy.deepcopy(fitted)
+    settings: dict[str, Any] = {
+        "epochs": 5,
+        "batch_size": 100_000,
+        "optimizer": Adagrad(0.1),
+        "tasks": (CLICK,),
+    } | options
+    Trainer(**settings).fit(model, log)
+    return model
+
+
+@pytest.fixture(scope="module")
+def log() -> Dataset:
+    return shown_log()
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    """The same log, in which every row is an event."""
+    return from_tables(shown_rows(400), **ROWS)
+
+
+def test_what_was_shown_is_rated_as_if_every_row_were_an_event(log: Dataset, rows: Dataset) -> None:
+    fitted = ids_model().learn(rows)
+    found, expected = (weights_of(trained(one, fitted)) for one in (log, rows))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_metrics_are_those_of_every_row(log: Dataset, rows: Dataset) -> None:
+    parts = [split_by_time(one, 0.25) for one in (log, rows)]
+    model = trained(parts[0].train)
+    found, expected = (tt.evaluate(model, one.test, one.train, tasks=[CLICK]).task("click") for one in parts)
+    assert found.model.metrics == pytest.approx(expected.model.metrics)
+    assert found.model.half_widths == pytest.approx(expected.model.half_widths)
+    assert {name: one.metrics for name, one in found.rows.items()} == {
+        name: pytest.approx(one.metrics, rel=1e-6) for name, one in expected.rows.items()
+    }
+    assert not any("not measured" in note for note in found.notes)
+
+
+def test_retrieval_and_clicks_learn_together(log: Dataset) -> None:
+    parts = split_by_time(log, 0.25)
+    train, test = parts.train, parts.test
+    model = ids_model()
+    tasks: tuple[tt.Task, ...] = (tt.Retrieval(), CLICK)
+    Trainer(epochs=10, batch_size=64, optimizer=Adagrad(0.3), tasks=tasks).fit(model, train, test)
+    found = tt.evaluate(model, test, train, tasks=tasks)
+    assert found.task("click").model.metrics["auc"] > 0.85  # the lowest number is chosen
+    assert found.model is not None
+
+
+def test_a_log_on_disk_is_rated_as_one_in_memory(log: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    mixed = np.random.default_rng(1).permutation(1600)
+    pq.write_table(shown_rows(400).take(pa.array(mixed)), tmp_path / "log.parquet", row_group_size=300)
+    streamed = stream_parquet(tmp_path / "log.parquet", **ROLES, buffer=1 << 20)
+    fitted = ids_model().learn(log)
+    found, expected = (trained(one, fitted) for one in (streamed, log))
+    for name, values in weights_of(expected).items():
+        np.testing.assert_allclose(weights_of(found)[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+    beside = [tt.evaluate(expected, log, train, tasks=[CLICK]).task("click").rows for train in (streamed, log)]
+    for name in ("global_mean", "means"):  # the others choose by parts that depend on the order of rows
+        assert beside[0][name].metrics == pytest.approx(beside[1][name].metrics, rel=1e-6)
+
+
+def on_rank(batch_size: int) -> dict[str, npt.NDArray[np.float32]]:
+    torch.set_num_threads(1)
+    return weights_of(trained(shown_log(), batch_size=batch_size))
+
+
+def test_ranks_end_where_one_process_does(tmp_path: Path) -> None:
+    (found,) = on_ranks(2, tmp_path, (on_rank, 64))
+    expected = on_rank(64)
+    for weights in without_errors(found):
+        for name, values in weights.items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+VISITS = st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=6)
+
+
+@given(visits=VISITS.filter(lambda visits: any(map(any, visits))))
+@pytest.mark.filterwarnings("ignore::twotower.errors.DataWarning")
+def test_what_was_shown_counts_once_however_many_were_chosen(visits: list[list[bool]]) -> None:
+    clicked = [click for visit in visits for click in visit]
+    numbers = [number for number, visit in enumerate(visits) for _ in visit]
+    items = [place for visit in visits for place, _ in enumerate(visit)]
+    table = {"user": numbers, "item": items, "at": numbers, "visit": numbers, "clicked": clicked}
+    log = from_tables(
+        pa.table(table), query_id="user", candidate_id="item", time="at", chosen="clicked", request="visit"
+    )
+    everything, targets = with_shown(log)
+    found = sorted(
+        (
+            log.queries["user"][query].as_py(),
+            log.candidates["item"][candidate].as_py(),
+            bool(target),
+        )
+        for query, candidate, target in zip(everything.query_index, everything.candidate_index, targets, strict=True)
+    )
+    answered = {number for number, visit in enumerate(visits) if any(visit)}  # others belong to no event
+    expected = [row for row in zip(numbers, items, clicked, strict=True) if row[0] in answered]
+    assert found == sorted(expected)
+    position, _ = ShownOnce(log).of(np.arange(len(log))[::-1])
+    assert len(position) == len(everything) - len(log)
+
+
+def test_what_cannot_be_rated_is_refused(log: Dataset) -> None:
+    assert log.exposures is not None
+    none = from_tables(
+        shown_rows(3).filter(pa.array([True, False, False, False] * 3)).set_column(4, "clicked", pa.array([True] * 3)),
+        **ROLES,
+    )
+    with pytest.raises(DataError, match=r"target 'clicked': nothing was shown with the 3 events of train"):
+        trained(none)
+    with pytest.raises(DataError, match=r"'clicked' says which rows were chosen.*only Rating learns from it"):
+        trained(log, tasks=(tt.Ranking(target="clicked"),))
