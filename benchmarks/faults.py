@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,13 +107,23 @@ def run_with_fault(work: Callable[[], int], root: Path, kind: Kind, at: int) -> 
 
 def in_child(work: Callable[[], int]) -> tuple[int, str]:
     """Runs `work` in a forked process with its own process group; returns the exit code and standard error."""
-    with tempfile.TemporaryFile() as said:
-        child = os.fork()
-        if child == 0:
-            _run_and_exit(work, said.fileno())
-        code = _waited(child)
-        said.seek(0)
-        return code, said.read().decode(errors="replace")
+    return in_children([work])[0]
+
+
+def in_children(works: Sequence[Callable[[], int]]) -> list[tuple[int, str]]:
+    """Like `in_child`, with several processes at once."""
+    with ExitStack() as opened:
+        files = [opened.enter_context(tempfile.TemporaryFile()) for _ in works]
+        children = []
+        for work, said in zip(works, files, strict=True):
+            child = os.fork()
+            if child == 0:
+                _run_and_exit(work, said.fileno())
+            children.append(child)
+        codes = [_waited(child) for child in children]
+        for said in files:
+            said.seek(0)
+        return [(code, said.read().decode(errors="replace")) for code, said in zip(codes, files, strict=True)]
 
 
 def _run_and_exit(work: Callable[[], int], said: int) -> None:

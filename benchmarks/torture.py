@@ -7,7 +7,7 @@
 The calls of the C library that change a file are counted. The command then runs once per call and kind of fault, in a
 forked process: the disk is full from that call on; the call fails with an I/O error; the process and its workers are
 killed, halfway through a write; or the power is cut, so that unsynced files are empty. Further runs have a read-only
-folder, few file descriptors, little memory, a small disk, or a jumping clock.
+folder, few file descriptors, little memory, a small disk, a jumping clock, or two processes that run it at once.
 
 A fault is survived if the old or the new result is complete; if a failing command names the reason in one line,
 without a traceback; if rerunning it gives the undisturbed result; and if at most one file or folder is left over.
@@ -35,7 +35,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from faults import KINDS, READ_ONLY, Ended, Kind, in_child, load_shim, run_with_fault
+from faults import KINDS, READ_ONLY, Ended, Kind, in_child, in_children, load_shim, run_with_fault
 from limits import LIMITS, LimitKind
 
 if not {"-h", "--help"} & set(sys.argv):  # help needs no compiler
@@ -46,6 +46,9 @@ from rich.console import Console
 from rich.table import Table
 from scenarios import SCENARIOS, Scenario, load_modules, make_cheap, make_template, note_modules, note_worker_modules
 from sieges import SIEGES, Siege
+
+TWICE, TIMES = "twice at once", 20
+"""A command that runs in two processes at once: its name in the table, and the number of delays of the second one."""
 
 LEFTOVERS = 1
 """Maximum number of files and folders that a fault may leave beside the result."""
@@ -94,6 +97,7 @@ class Reference:
 
     Attributes:
         calls: Number of calls that change files.
+        seconds: How long it took.
         old: The state before.
         new: The state after.
         before: Every file before, with a digest of its content.
@@ -101,6 +105,7 @@ class Reference:
     """
 
     calls: int
+    seconds: float
     old: str
     new: str
     before: dict[str, str]
@@ -187,6 +192,8 @@ def _jobs(
     for limit in LIMITS:
         if _wanted(limit.name, arguments):
             jobs += [partial(_try_limit, bench, scenario, reference, limit, level) for level in limit.levels[::every]]
+    if _wanted(TWICE, arguments):
+        jobs += [partial(_try_twice, bench, scenario, reference, number) for number in range(0, TIMES, every)]
     return jobs
 
 
@@ -204,15 +211,16 @@ def _reference(bench: Bench, scenario: Scenario, cache: Path) -> Reference:
     root = bench.root
     for _ in range(2):
         bench.fresh()
-        before, old = _tree(root), _state(scenario, root)
+        before, old, began = _tree(root), _state(scenario, root), time.monotonic()
         ended = run_with_fault(lambda: _noting_modules(cache, lambda: scenario.run(root)), root, KINDS[0], 0)
         if ended.code:
             raise RuntimeError(f"{scenario.name}: {ended.said}")
+        seconds = time.monotonic() - began
         load_modules(cache)
     new = _state(scenario, root)
     if old == new:
         raise RuntimeError(f"{scenario.name} changes nothing")
-    return Reference(ended.calls, old, new, before, frozenset(_tree(root)))
+    return Reference(ended.calls, seconds, old, new, before, frozenset(_tree(root)))
 
 
 def _try(bench: Bench, scenario: Scenario, reference: Reference, kind: Kind, at: int) -> None:
@@ -235,6 +243,22 @@ def _try_limit(bench: Bench, scenario: Scenario, reference: Reference, limit: Li
     if limit.ends or code != 0 or not scenario.reports_failures(root):
         problem = problem or _judged(scenario, root, reference, code)
     bench.note(scenario.name, limit.name, problem and f"level {level}: {problem}")
+
+
+def _try_twice(bench: Bench, scenario: Scenario, reference: Reference, number: int) -> None:
+    """Runs a command twice at once, the second time a little later, and records the result."""
+    root, later = bench.fresh(), reference.seconds * number / TIMES
+
+    def second() -> int:
+        time.sleep(later)
+        return scenario.run(root)
+
+    found = in_children([lambda: scenario.run(root), second])
+    problem = next((wrong for code, said in found if (wrong := _ending(Ended(code, said, 0, 1), None))), None)
+    if problem is None and all(code for code, _ in found):
+        problem = f"both failed: {found}"
+    problem = problem or _judged(scenario, root, reference, 0)
+    bench.note(scenario.name, TWICE, problem and f"{later:.2f} s later: {problem}")
 
 
 def _besiege(bench: Bench, siege: Siege, seed: int) -> None:
