@@ -1,6 +1,7 @@
 """Where the time of a training step goes: all operations of some steps by kind, and what lies between them.
 
     python benchmarks/step_profile.py --data movielens-100k --depths 32 64,32 128,64,32
+    python benchmarks/step_profile.py --data simulated:6000,3500,200000 --depths 64,32 --history 20
 
 Trains the tutorial's recipe for three epochs on one thread: the first warms up, the second is timed, the third is
 profiled, except its first step. An operation counts with its own time, without that of operations it calls, so the
@@ -21,6 +22,7 @@ import torch
 from measuring import write_report
 from rich.console import Console
 from rich.table import Table
+from step import reads
 from torch.profiler import ProfilerActivity, profile
 
 from twotower.data import Dataset, builtin
@@ -98,13 +100,14 @@ def kind_of(event: Any) -> str:
     return "look-ups and their gradients" if any(part in event.name for part in LOOK_UPS) else "other operations"
 
 
-def profiled(layers: tuple[int, ...], batch: int, train: Dataset) -> Profiled:
+def profiled(layers: tuple[int, ...], history: int, batch: int, train: Dataset) -> Profiled:
     """Trains one depth for three epochs."""
     training = {"batch_size": batch, "epochs": 3, "validate_every": 3}
-    config = Config(recipe="tutorial", model=ModelConfig(layers=layers), training=training)
+    model_config = ModelConfig(layers=layers, query=reads(train, history) if history else [])
+    config = Config(recipe="tutorial", model=model_config, training=training)
     recipe = config.resolved_recipe(train)
     window = Window(-(-len(train) // batch))
-    history = recipe.trainer.fit(config.model.build(train, recipe), train, callbacks=[window], progress=False)
+    trained = recipe.trainer.fit(config.model.build(train, recipe), train, callbacks=[window], progress=False)
     steps = window.epoch_steps - 1
     milliseconds, by_name = dict.fromkeys(KINDS, 0.0), defaultdict[str, float](float)
     kept, found = ("aten::", "Optimizer.", "_Softmax"), window.profiler.events()  # type: ignore[no-untyped-call]
@@ -118,7 +121,7 @@ def profiled(layers: tuple[int, ...], batch: int, train: Dataset) -> Profiled:
         layers=list(layers),
         steps=steps,
         milliseconds=milliseconds,
-        unprofiled=1000 * history.epochs[1].seconds / window.epoch_steps,
+        unprofiled=1000 * trained.epochs[1].seconds / window.epoch_steps,
         operations=sum(event.name.startswith("aten::") for event in events) / steps,
         largest=dict(sorted(by_name.items(), key=lambda one: -one[1])[:10]),
     )
@@ -139,6 +142,10 @@ def table_of(outcomes: list[Profiled]) -> Table:
     return table
 
 
+def _widths(depth: str) -> tuple[int, ...]:
+    return tuple(map(int, depth.split(",")))
+
+
 def main() -> None:
     """Profiles every depth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,16 +153,17 @@ def main() -> None:
         "--data", default="movielens-100k", help="a built-in data set, or simulated:QUERIES,CANDIDATES,EVENTS"
     )
     parser.add_argument("--depths", nargs="+", default=["32", "64,32", "128,64,32"], help="layers of both towers")
+    parser.add_argument("--history", type=int, default=0, help="history length of the query tower")
     parser.add_argument("--batch", type=int, default=2048, help="events per step")
     parser.add_argument("--out", type=Path, help="the JSON; default: results/step-profile.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = builtin.load(options.data)
     train, _ = Config().rule_for(data)(data)
-    outcomes = [profiled(tuple(map(int, depth.split(","))), options.batch, train) for depth in options.depths]
+    outcomes = [profiled(_widths(depth), options.history, options.batch, train) for depth in options.depths]
     console = Console()
     console.print(table_of(outcomes))
-    results = {"data": options.data, "batch": options.batch, "outcomes": outcomes}
+    results = {"data": options.data, "history": options.history, "batch": options.batch, "outcomes": outcomes}
     console.print(f"written to {write_report('step-profile', results, options.out)}")
 
 
