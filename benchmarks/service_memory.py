@@ -2,15 +2,17 @@
 
     python benchmarks/service_memory.py --candidates 1000000 --dim 64 --workers 1 2 4
 
-The bundle is that of `service.py`, with a title for each candidate. Each worker answers requests before memory is read,
-so that everything that an answer needs is in memory. Proportional set size (PSS) counts a page that n processes share
-as 1/n in each, so that its sum over processes is what the service takes together. Anonymous memory is in no file.
+The bundle is that of `service.py`, with a title for each candidate. Memory is read when each worker has spent some time
+on answers, so that everything that an answer needs is in memory. Proportional set size (PSS) counts a page that n
+processes share as 1/n in each, so that its sum over processes is what the service takes together. Anonymous memory is
+in no file.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -25,8 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from service import Connections, port_of, variants_of
 
-ANSWERS = 40
-"""Answers by each worker, on average, before memory is read."""
+ROUND, ROUNDS = 20, 200
+"""Requests sent before looking how much the workers have done, and how often that is repeated at most."""
+
+WORKED = 0.2
+"""Seconds of processor time that each worker must have spent on answers."""
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -88,6 +93,22 @@ async def ask(port: int, requests: int, queries: int) -> None:
                 raise SystemExit(f"the service answered {status}: {answer[:500]!r}")
 
 
+def worked(pids: list[int]) -> list[float]:
+    """Seconds of processor time of each process."""
+    ticks = (Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13] for pid in pids)
+    return [sum(map(int, one)) / os.sysconf("SC_CLK_TCK") for one in ticks]
+
+
+def ask_all(port: int, pids: list[int], queries: int) -> None:
+    """Asks until each of these processes has answered for some time."""
+    before = worked(pids)
+    for _ in range(ROUNDS):
+        asyncio.run(ask(port, ROUND, queries))
+        if min(now - then for now, then in zip(worked(pids), before, strict=True)) >= WORKED:
+            return
+    raise SystemExit(f"some of {len(pids)} workers hardly answered: {worked(pids)} s of work; before {before}")
+
+
 def measured(options: argparse.Namespace, console: Console) -> list[Memory]:
     """Runs the service with each number of workers."""
     found = []
@@ -99,8 +120,9 @@ def measured(options: argparse.Namespace, console: Console) -> list[Memory]:
         for workers in options.workers:
             log = Path(name) / f"service-{workers}.log"
             with serving(bundle, log, workers) as process:
-                asyncio.run(ask(port_of(process, log), ANSWERS * workers, options.queries))
-                found.append(memory_of(workers, family_of(process.pid)))
+                port, pids = port_of(process, log), family_of(process.pid)
+                ask_all(port, pids if len(pids) == 1 else pids[1:], options.queries)  # the first starts the others
+                found.append(memory_of(workers, pids))
     return found
 
 

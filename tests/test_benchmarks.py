@@ -299,7 +299,7 @@ def test_bundles_are_swapped_under_load_and_no_request_fails(run: Run, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_share_memory(run: Run, tmp_path: Path) -> None:
+def test_the_memory_of_workers_is_measured(run: Run, tmp_path: Path) -> None:
     assert "each more" in run("service_memory.py", *SERVICE, "--workers", 1, 3, "--out", tmp_path / "memory.json")
     one, three = read(tmp_path / "memory.json")["memory"]
     assert (one["workers"], three["workers"]) == (1, 3)

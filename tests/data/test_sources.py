@@ -395,4 +395,7 @@ def test_an_index_without_a_name_is_left_out_with_a_warning_if_it_holds_more_tha
     frame.to_parquet(tmp_path / "users.parquet")
     with pytest.warns(DataWarning, match="rename_axis"):
         assert read_table(tmp_path / "users.parquet").column_names == ["age"]
+    frame.assign(item=[1, 2]).to_parquet(tmp_path / "log.parquet")
+    with pytest.warns(DataWarning, match=r"interactions: the index .*rename_axis"):
+        stream_parquet(tmp_path / "log.parquet", query_id="age", candidate_id="item")
     assert read_table(frame.rename_axis("who"))["who"].to_pylist() == ["ann", "bob"]

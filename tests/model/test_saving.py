@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def test_a_loaded_model_gives_the_same_scores_to_the_bit(model: TwoTower, tmp_pa
 def test_a_mapped_model_is_the_same_and_training_it_leaves_the_file(model: TwoTower, tmp_path: Path) -> None:
     save_model(model, tmp_path / "model")
     mapped, data = load_model(tmp_path / "model", mapped=True), groups_log(100, seed=5)
+    if sys.platform == "linux":
+        assert f"{tmp_path / 'model' / 'weights.safetensors'}\n" in Path("/proc/self/maps").read_text()
     assert model_version(mapped) == model_version(model)
     assert torch.equal(mapped.embed_queries(data), model.embed_queries(data))
     Trainer(epochs=1, batch_size=32).fit(mapped, data)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 import twotower as tt
 from rank_processes import on_ranks, without_errors
 from shown_fixtures import ROLES, shown_log, shown_rows, weights_of
-from twotower.data import Dataset, Log, from_tables, split_by_time, stream_parquet
+from twotower.data import Dataset, Log, TimeSplit, from_tables, split_by_time, split_log, stream_parquet
 from twotower.errors import DataError
 from twotower.model import Tower, TwoTower
-from twotower.tasks.shown import ShownOnce, with_shown
+from twotower.tasks import shown
+from twotower.tasks.shown import Shown, known_choices, with_shown
 from twotower.training import Adagrad, Trainer
 
 CLICK = tt.Rating(target="clicked", loss="cross_entropy", name="click")
@@ -118,30 +120,91 @@ def test_ranks_end_where_one_process_does(tmp_path: Path) -> None:
 VISITS = st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=6)
 
 
+def log_of(visits: list[list[bool]], weights: list[float] | None = None) -> Dataset:
+    """Each visit is of another user, and shows candidates 0, 1, …"""
+    table: dict[str, Any] = {
+        "user": [number for number, visit in enumerate(visits) for _ in visit],
+        "item": [place for visit in visits for place, _ in enumerate(visit)],
+        "clicked": [click for visit in visits for click in visit],
+    }
+    table["visit"] = table["user"]
+    roles: dict[str, Any] = {"query_id": "user", "candidate_id": "item", "chosen": "clicked", "request": "visit"}
+    if weights is not None:
+        table["weight"] = weights
+        roles["weight"] = "weight"
+    return from_tables(pa.table(table), **roles)
+
+
 @given(visits=VISITS.filter(lambda visits: any(map(any, visits))))
 @pytest.mark.filterwarnings("ignore::twotower.errors.DataWarning")
 def test_what_was_shown_counts_once_however_many_were_chosen(visits: list[list[bool]]) -> None:
-    clicked = [click for visit in visits for click in visit]
-    numbers = [number for number, visit in enumerate(visits) for _ in visit]
-    items = [place for visit in visits for place, _ in enumerate(visit)]
-    table = {"user": numbers, "item": items, "at": numbers, "visit": numbers, "clicked": clicked}
-    log = from_tables(
-        pa.table(table), query_id="user", candidate_id="item", time="at", chosen="clicked", request="visit"
-    )
+    log = log_of(visits)
     everything, targets = with_shown(log)
-    found = sorted(
-        (
-            log.queries["user"][query].as_py(),
-            log.candidates["item"][candidate].as_py(),
-            bool(target),
-        )
-        for query, candidate, target in zip(everything.query_index, everything.candidate_index, targets, strict=True)
+    found = dict[tuple[int, int, bool], float]()
+    for query, candidate, target, weight in zip(
+        everything.query_index, everything.candidate_index, targets, everything.weights, strict=True
+    ):
+        row = log.queries["user"][query].as_py(), log.candidates["item"][candidate].as_py(), bool(target)
+        found[row] = found.get(row, 0.0) + float(weight)
+    answered = [number for number, visit in enumerate(visits) if any(visit)]  # others belong to no event
+    expected = {(number, place, click) for number in answered for place, click in enumerate(visits[number])}
+    assert found.keys() == expected
+    assert list(found.values()) == pytest.approx([1.0] * len(expected))
+    position, candidates, shares = Shown(log).of(np.arange(len(log))[::-1].copy())
+    assert len(position) == len(candidates) == len(shares) == len(everything) - len(log)
+
+
+def test_the_order_of_rows_and_events_without_weight_do_not_matter() -> None:
+    visits = [[True, True, False, False], [True, False, True]]
+    weights = [0.0, 4.0, 9.0, 9.0, 1.0, 9.0, 3.0]
+    for log in (
+        log_of(visits, weights),
+        log_of([visit[::-1] for visit in visits], [*weights[:4][::-1], *weights[4:][::-1]]),
+    ):
+        everything, targets = known_choices(log, "clicked")
+        assert everything.weights[targets == 1].sum() == 4.0 + 1.0 + 3.0
+        assert everything.weights[targets == 0].sum() == pytest.approx(2 * (0.0 + 4.0) / 2 + (1.0 + 3.0) / 2)
+
+
+def test_a_sample_of_a_log_on_disk_has_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("duckdb")
+    visits, each = 2000, 10
+    table = pa.table(
+        {
+            "user": np.repeat(np.arange(visits), each),
+            "item": np.tile(np.arange(each), visits),
+            "visit": np.repeat(np.arange(visits), each),
+            "at": np.repeat(np.arange(visits), each),
+            "clicked": np.tile(np.arange(each) < 5, visits),
+        }
     )
-    answered = {number for number, visit in enumerate(visits) if any(visit)}  # others belong to no event
-    expected = [row for row in zip(numbers, items, clicked, strict=True) if row[0] in answered]
-    assert found == sorted(expected)
-    position, _ = ShownOnce(log).of(np.arange(len(log))[::-1])
-    assert len(position) == len(everything) - len(log)
+    pq.write_table(table, tmp_path / "log.parquet")
+    streamed = stream_parquet(
+        tmp_path / "log.parquet", query_id="user", candidate_id="item", time="at", chosen="clicked", request="visit"
+    )
+    monkeypatch.setattr(shown, "SAMPLE", 1000)
+    everything, targets = known_choices(streamed, "clicked")
+    assert (targets == 1).sum() < 1100
+    assert np.average(targets, weights=everything.weights) == pytest.approx(0.5)
+
+
+def test_several_chosen_of_one_request_are_rated_as_rows(tmp_path: Path) -> None:
+    """In memory, on disk, and where every row is an event; also after a split of both kinds of log."""
+    pytest.importorskip("duckdb")
+    table = shown_rows(400)
+    clicked = pc.or_(table["clicked"], pc.less(table["item"], 8))
+    table = table.set_column(table.column_names.index("clicked"), "clicked", clicked)
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=300)
+    rows, whole = from_tables(table, **ROWS), from_tables(table, **ROLES)
+    assert whole.exposures is not None
+    assert len(whole) > 450  # more events than requests
+    streamed = stream_parquet(tmp_path / "log.parquet", **ROLES, buffer=1 << 20)
+    fitted = ids_model().learn(rows)
+    for logs in ((whole, streamed, rows), tuple(split_log(log, TimeSplit(0.25)).train for log in (whole, streamed))):
+        expected, *others = (weights_of(trained(log, fitted)) for log in logs)
+        for found in others:
+            for name, values in expected.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_what_cannot_be_rated_is_refused(log: Dataset) -> None:

@@ -84,7 +84,7 @@ class ParquetRows:
         for file, partition in zip(files, partitions, strict=True):
             try:
                 with pq.ParquetFile(file.path) as opened:
-                    schemas.append(plain_schema(opened.schema_arrow))
+                    schemas.append(plain_schema(opened.schema_arrow, "interactions"))
                     sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
             except UNREADABLE as error:
                 raise DataError(f"interactions: {file.path} cannot be read: {error}") from error

@@ -47,8 +47,24 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema in plain types, nullable, without metadata and without the index column that pandas adds."""
+def plain_schema(schema: pa.Schema, which: str = "table") -> pa.Schema:
+    """The schema in plain types, nullable, without metadata and without an unnamed pandas index.
+
+    Args:
+        schema: The schema.
+        which: Name of the table in warnings.
+
+    Warns:
+        DataWarning: The unnamed index holds text, times or other values that are no integers; integers count as row
+            numbers.
+    """
+    for field in schema:
+        if _is_row_number(field.name) and not pa.types.is_integer(field.type):
+            warn(
+                f"{which}: the index of the pandas table holds {plain_type(field.type)}, but has no name, so it is "
+                f"left out; name it with table.rename_axis(…) to have it read as a column",
+                DataWarning,
+            )
     fields = (pa.field(field.name, plain_type(field.type)) for field in schema if not _is_row_number(field.name))
     return pa.schema(list(fields))
 
@@ -60,20 +76,10 @@ def plain_table(table: pa.Table, which: str = "table") -> pa.Table:
         table: The table; column names must be unique.
         which: Name of the table in errors.
 
-    Warns:
-        DataWarning: It was a pandas table whose index has no name, and holds something other than row numbers.
-
     Raises:
         DataError: A column name is repeated or empty, or a value does not fit the plain type.
     """
-    schema = plain_schema(table.schema)
-    for field in table.schema:
-        if _is_row_number(field.name) and not pa.types.is_integer(field.type):
-            warn(
-                f"{which}: the index of the pandas table holds {plain_type(field.type)}, but has no name, so it is "
-                f"left out; name it with table.rename_axis(…) to have it read as a column",
-                DataWarning,
-            )
+    schema = plain_schema(table.schema, which)
     _refuse_twins(schema.names, which)
     _refuse_nameless(schema.names, which)
     columns = [plain_column(table[field.name], field.name, which) for field in schema]

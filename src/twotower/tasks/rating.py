@@ -34,7 +34,7 @@ from twotower.progress import ReportStep, no_report
 from twotower.tasks.base import TASKS, BoundTask, TaskLoss
 from twotower.tasks.checks import check_task_name
 from twotower.tasks.predictor import Predictor
-from twotower.tasks.shown import ShownInSteps, known_choices, tells_choices, with_shown
+from twotower.tasks.shown import Shown, known_choices, tells_choices, with_shown
 from twotower.tasks.step import Step
 from twotower.tasks.targets import known_targets, targets_of
 
@@ -49,7 +49,8 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
     """Predicts a number for each event. Events without a number do not count.
 
     If the target is the column `chosen` of the log, it predicts whether what is shown is chosen: 1 for events, and 0
-    for each candidate that was shown with them and not chosen.
+    for each candidate that was shown with them and not chosen. Events that were shown together divide the weight of
+    the latter. Logs leave out requests in which nothing was chosen, so the prediction is for requests with a choice.
 
     Attributes:
         target: The column of the interactions with the number, or the column `chosen`.
@@ -124,7 +125,7 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
             DataError: The column is missing, has no value, or has one outside 0 to 1 with `cross_entropy`.
         """
         self._known(train)
-        return _Bound(self, ShownInSteps(train, self.target) if tells_choices(train, self.target) else None)
+        return _Bound(self, Shown(train) if tells_choices(train, self.target) else None)
 
     def start(self, head: HeadModule, train: Log) -> None:
         """Initialises the head with the targets' mean and deviation, and limits its predictions to their range."""
@@ -216,12 +217,12 @@ class Rating(Settings, frozen=True, kw_only=True, tag="rating", tag_field="kind"
 class _Bound:
     """The task bound to its training data; `shown` if the target is whether something was chosen."""
 
-    def __init__(self, task: Rating, shown: ShownInSteps | None) -> None:
+    def __init__(self, task: Rating, shown: Shown | None) -> None:
         self.task, self.shown = task, shown
 
     def __call__(self, step: Step) -> TaskLoss | None:
         if self.shown is not None:
-            return self._of_choices(step, *self.shown.of(step.batch.events))
+            return self._of_choices(step, *self.shown.in_step(step.batch.events))
         targets = step.column(self.task.target)
         known = (~targets.isnan()).nonzero().squeeze(1)
         if len(known) == 0:
@@ -231,16 +232,20 @@ class _Bound:
         logits = step.logits(self.task.name, queries, step.batch.candidates[known])
         return self._loss(step, logits, targets[known], known)
 
-    def _of_choices(self, step: Step, position: Tensor, candidates: Tensor) -> TaskLoss:
+    def _of_choices(self, step: Step, position: Tensor, candidates: Tensor, shares: Tensor) -> TaskLoss:
         """The loss of the step's events, and of what was shown with them: pairs of a position and a candidate."""
         events = torch.arange(len(step.rows), device=position.device)
         rows = torch.cat([events, position])
         logits = step.logits(self.task.name, step.queries.take(rows), torch.cat([step.batch.candidates, candidates]))
-        return self._loss(step, logits, (torch.arange(len(rows), device=rows.device) < len(events)).float(), rows)
+        targets = (torch.arange(len(rows), device=rows.device) < len(events)).float()
+        return self._loss(step, logits, targets, rows, torch.cat([torch.ones_like(events, dtype=shares.dtype), shares]))
 
-    def _loss(self, step: Step, logits: Tensor, targets: Tensor, rows: Tensor) -> TaskLoss:
-        """The loss of pairs, given the row of the step that each belongs to."""
+    def _loss(
+        self, step: Step, logits: Tensor, targets: Tensor, rows: Tensor, shares: Tensor | None = None
+    ) -> TaskLoss:
+        """The loss of pairs, given the row of the step that each belongs to, and their shares of its weight."""
         weights = logits.new_ones(len(rows)) if step.batch.weights is None else step.batch.weights[rows]
+        weights = weights if shares is None else weights * shares.to(weights.dtype)
         values = pointwise_values(logits, targets, self.task.loss, self.task.delta)
         total = reduced(values, weights, "sum")
         weight = weights.sum()

@@ -34,7 +34,7 @@ class Moments:
     `grow` follows `TwoTower.grow`: known ids keep their state, and new ones start without.
 
     After a training with sharded tables, each rank has the state of the rows that it holds. All ranks must then call
-    `grow` or `save` together.
+    `grow`, `save` and the next `Trainer.fit` together.
 
     Attributes:
         optimizer: The optimiser that the state belongs to; None until something was trained.
@@ -142,11 +142,16 @@ class Moments:
         def shard_of(key: str, dimensions: int) -> Shard | None:
             return self.shards.get(key.partition("|")[0]) if dimensions else None
 
+        target = Path(ranks.from_first(lambda: str(check_file_target(Path(file), is_moments, "moments")), str))
+
+        def written() -> bool:
+            with replaced_file(target) as building:
+                write_tensors(building, flat, ranks, shard_of, marks)
+            return True
+
         if not ranks.is_first:
             write_tensors(Path(), flat, ranks, shard_of)
-            return
-        with replaced_file(check_file_target(Path(file), is_moments, "moments")) as building:
-            write_tensors(building, flat, ranks, shard_of, marks)
+        ranks.from_first(written, bool)
 
     @classmethod
     def load(cls, file: str | Path) -> Moments:
