@@ -139,7 +139,7 @@ class Ranks:
         if self.size == 1:
             return [own]
         raw = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
-        raw = raw.to(_message_device())
+        raw = raw.to(message_device())
         lengths = self.gather(raw.new_tensor([len(raw)], dtype=torch.int64)).tolist()
         padded = raw.new_zeros(max(lengths))
         padded[: len(raw)] = raw
@@ -209,7 +209,7 @@ class Ranks:
 
     def _message(self, raw: bytes) -> Any:
         """Broadcasts the first rank's message."""
-        device = _message_device()
+        device = message_device()
         length = int(self.broadcast(torch.tensor([len(raw)], device=device)))
         buffer = torch.zeros(length, dtype=torch.uint8, device=device)
         if self.is_first:
@@ -349,6 +349,6 @@ def _is_first_error(store: Any) -> bool:
         return False
 
 
-def _message_device() -> torch.device:
+def message_device() -> torch.device:
     """Device for exchanging messages: the CPU, unless the group supports only nccl."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from twotower.ranks import Ranks
+from twotower.ranks import Ranks, message_device
 
 BLOCK_NUMBERS = 1 << 22
 """Numbers per message when a whole table is transferred: 16 MiB of float32."""
@@ -52,14 +52,16 @@ class Shard:
         """Yields the rows of the whole table, block by block, on every rank; collective: all ranks iterate together.
 
         Args:
-            held: The rows that this rank holds, `[held, dim]`.
+            held: The rows that this rank holds, `[held, dim]`. On a CPU, blocks are on the device that the ranks can
+                exchange tensors of.
         """
         size, dim = self.ranks.size, held.shape[1]
+        device = message_device() if size > 1 and held.device.type == "cpu" else held.device
         for block in self.blocks(dim):
             rows = block.stop - block.start
             each = -(-rows // size)
             own = held[block.start // size :][:each]
-            padded = held.new_zeros(each, dim)
+            padded = held.new_zeros(each, dim, device=device)
             padded[: len(own)] = own
             whole = self.ranks.gather(padded).view(size, each, dim).transpose(0, 1)  # row by row, then rank by rank
             yield whole.reshape(size * each, dim)[:rows]

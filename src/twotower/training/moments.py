@@ -186,7 +186,7 @@ class Moments:
         """Gathers the state of sharded tables on every rank; all ranks call it."""
         for name, shard in self.shards.items():
             self.tensors[name] = {
-                what: torch.cat(list(shard.gathered(tensor))) if tensor.dim() else tensor
+                what: torch.cat([block.cpu() for block in shard.gathered(tensor)]) if tensor.dim() else tensor
                 for what, tensor in self.tensors.get(name, {}).items()
             }
         self.shards = {}
