@@ -295,3 +295,9 @@ def test_without_duckdb_the_error_names_the_extra(folder: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[large\]'"):
         opened(folder).sorted_events()
+
+
+def test_a_log_with_chosen_asks_for_duckdb_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[large\]'"):
+        stream_parquet(tmp_path / "none.parquet", query_id="who", candidate_id="what", chosen="bought", request="visit")

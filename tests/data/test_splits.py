@@ -132,6 +132,12 @@ def test_unknown_rules_are_refused(text: str) -> None:
         parse_rule(text)
 
 
+@pytest.mark.parametrize(("text", "meant"), [("last", "last-out"), ("lastout", "last-out"), ("times:0.2", "time")])
+def test_a_rule_that_is_nearly_one_is_named(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"split '{text}' is unknown; did you mean '{meant}'"):
+        parse_rule(text)
+
+
 def test_an_empty_part_is_refused() -> None:
     with pytest.raises(DataError, match=r"last-out of 2 events leaves test empty"):
         split_last_out(timed([(0, 0, 1), (1, 0, 2)]))

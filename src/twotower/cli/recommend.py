@@ -21,7 +21,7 @@ from twotower.retrieval.answers import Filters
 from twotower.retrieval.bulk import recommend_all
 
 BASES = {
-    "features": "This id was not in training; recommended by the query's other columns.",
+    "features": "This query was not in training; recommended by what else is known about it.",
     "popularity": "Nothing is known about this query; these are the most popular.",
 }
 

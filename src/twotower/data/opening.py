@@ -33,6 +33,7 @@ from twotower.data.stream import PIECES_PER_BUFFER, ParquetLog
 from twotower.data.tables import LogTables, no_event_left, side_table
 from twotower.data.time_format import check_time_format
 from twotower.errors import ConfigError, DataError
+from twotower.extras import require
 
 BUFFER = 4_000_000
 """Default number of events held in memory."""
@@ -101,6 +102,8 @@ def stream_parquet(
     """
     check_data_name(name)
     check_time_format(time_format)
+    if chosen is not None:
+        require("duckdb", "large")
     rows = _opened(interactions, roles_of(query_id, candidate_id, time, weight, chosen, request), buffer)
     csv = CsvFormat(delimiter, decimal)
     sides = {query_id: queries, candidate_id: candidates}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
@@ -179,7 +180,9 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
         return RandomSplit(test, seed) if kind == "random" else TimeSplit(test)
     if text == "last-out":
         return LastOut()
-    raise ConfigError(f"split {text!r} is unknown; expected random:SHARE, time:SHARE or last-out")
+    near = difflib.get_close_matches(kind, ("random", "time", "last-out"), 1, cutoff=0.5)
+    guess = f" did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"split {text!r} is unknown;{guess} expected random:SHARE, time:SHARE or last-out")
 
 
 @dataclass(frozen=True)
