@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from service import Connections, port_of, variants_of
 
-ROUND, ROUNDS = 20, 200
+ROUND, ROUNDS = 20, 500
 """Requests sent before looking how much the workers have done, and how often that is repeated at most."""
 
 WORKED = 0.2
@@ -84,13 +84,16 @@ def serving(bundle: Path, log: Path, workers: int) -> Iterator[subprocess.Popen[
 
 
 async def ask(port: int, requests: int, queries: int) -> None:
-    """Asks for recommendations, over a new connection each time: workers take connections in turn."""
-    for number in range(requests):
+    """Asks for recommendations, each over a connection of its own and all at once, so that no worker has them alone."""
+
+    async def one(number: int) -> None:
         async with Connections(port) as connections:
             body = b'{"query":{"query":%d},"k":100,"exclude_seen":true}' % (number % queries)
             status, answer = await connections.ask("/v1/recommend", body)
             if status != 200:
                 raise SystemExit(f"the service answered {status}: {answer[:500]!r}")
+
+    await asyncio.gather(*map(one, range(requests)))
 
 
 def worked(pids: list[int]) -> list[float]:
