@@ -213,7 +213,7 @@ def test_too_few_queries_are_said_to_be_too_few(queries: list[int]) -> None:
     found = compare([Pair("[32]", [outcomes([1.0] * 200, queries)], "ease", [outcomes([9.0] * 200, queries)])], "top_5")
     assert {one.verdict for one in found} == {"too few queries"}
     assert verdict_sentences(found) == [
-        f"The {len(set(queries))} queries of test are too few, or too unequal, to tell whether [32] beats EASE (top-5)."
+        f"Test has too few queries, or too unequal ones ({len(set(queries))}), to tell whether [32] beats EASE (top-5)."
     ]
     assert interval_note(found) == []
 
@@ -273,7 +273,11 @@ def test_the_table_of_differences_has_every_pair() -> None:
 @pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_every_verdict_has_words(verdict: Verdict) -> None:
     [sentence] = verdict_sentences([comparison(protocol=protocol, verdict=verdict) for protocol in ("all", "unseen")])
-    words = {"better": "beats EASE", "worse": "worse than EASE", "too few queries": "too few, or too unequal, to tell"}
+    words = {
+        "better": "beats EASE",
+        "worse": "worse than EASE",
+        "too few queries": "too few queries, or too unequal ones (",
+    }
     assert words.get(verdict, "not significantly different from EASE") in sentence
 
 

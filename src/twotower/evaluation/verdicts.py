@@ -85,7 +85,7 @@ def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[s
     if not judged:
         queries = same[0][PROTOCOLS[0]].queries
         return (
-            f"The {queries:,} queries of test are too few, or too unequal, to tell whether {name} {better} "
+            f"Test has too few queries, or too unequal ones ({queries:,}), to tell whether {name} {better} "
             f"{listed(names, 'or')} ({label})."
         )
     shown = _shown(same, judged)
