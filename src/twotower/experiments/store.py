@@ -69,7 +69,7 @@ class Store:
     def _is_finished(self, key: str) -> bool:
         finished = (self.folder_of(key) / OUTCOME).is_file()
         if finished:
-            self._delete_checkpoints(key)  # `keep` may have been killed before it did
+            self._clean(key)  # `keep` may have been killed before it did
         return finished
 
     def outcome(self, key: str, kind: type[T]) -> T | None:
@@ -94,9 +94,9 @@ class Store:
         if not current_ranks().is_first:
             return
         write_file(self.folder_of(key) / OUTCOME, msgspec.json.encode(outcome))
-        self._delete_checkpoints(key)
+        self._clean(key)
 
-    def _delete_checkpoints(self, key: str) -> None:
-        """Deletes a run's checkpoint, and one that a failing disk kept from taking its place."""
-        for folder in (self.checkpoint_of(key), *self.folder_of(key).glob(f"{CHECKPOINT}.new*")):
+    def _clean(self, key: str) -> None:
+        """Deletes a run's checkpoint, and folders that a failing disk kept from taking their place."""
+        for folder in (self.checkpoint_of(key), *self.folder_of(key).glob("*.new*")):
             shutil.rmtree(folder, ignore_errors=True)
