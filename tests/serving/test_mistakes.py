@@ -41,6 +41,12 @@ QUERY = "an object with the query's columns"
             "unknown field 'exclude_sen', did you mean 'exclude_seen'? expected one of query, queries, k, "
             "exclude_seen, exclude, allow, where, diversity, rerank",
         ),
+        (
+            '{"queries": [{"user": 3, "x": [{"user": 9}], "R": 49}], "queries": 0.5}',
+            "queries",
+            "queries is repeated; expected it once",
+        ),
+        ('{"query": {"a": {}, "a": 3}}', "a", "a is repeated; expected it once"),
         ('{"query": {"a": 1e999}}', None, "the body has a number that is out of range; expected at most 1.8e308"),
         ('{"query": {"a": NaN}}', None, "the body is not valid JSON: invalid character at byte 16, 'NaN}}'"),
         ('{"query": 5, "k"', None, "the body is not valid JSON: Input data was truncated"),

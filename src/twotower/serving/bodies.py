@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,7 +71,10 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(error, _plain(body), decoder.type) from error
+        values = _plain(body)
+        if (name := _repeated(body)) is not None:  # `values` has its last value, and the error may be about another
+            raise Refusal(400, "invalid", f"{name} is repeated; expected it once", name) from error
+        raise invalid(error, values, decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(400, "not_json", _not_json(body, str(error))) from error
     except RecursionError as error:
@@ -123,3 +127,23 @@ def _not_json(body: bytes, error: str) -> str:
 
 def _too_large(largest: int) -> Refusal:
     return Refusal(413, "too_large", f"the body is longer than {largest} bytes, the limit", headers=CLOSE)
+
+
+def _repeated(body: bytes) -> str | None:
+    """A name that some object of a JSON body has twice."""
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                found.append(name)
+            names.add(name)
+
+    try:
+        json.loads(body, object_pairs_hook=note)
+    except RecursionError as error:
+        raise Refusal(400, "not_json", "the body is nested too deeply") from error
+    except ValueError:  # Python reads less than msgspec, which has read it
+        return None
+    return found[0] if found else None
