@@ -104,10 +104,9 @@ def test_pick_filter_explain_and_similar(page: Any, address: str, retriever: Any
     playwright.expect(page.locator("#results-heading")).to_have_text("For 3")
     expected = [one.candidate["title"] for one in retriever.recommend({"user": 3}, 10, exclude_seen=True)]
     assert titles(page) == expected
-    assert "Ulm" in page.inner_text("#about")
-    history = page.locator("#history li").all_text_contents()
+    playwright.expect(page.locator("#about")).to_contain_text("Ulm")
     shown = [retriever.candidates["title"][one].as_py() for one in retriever.history_of(3)[:8]]
-    assert history == shown
+    playwright.expect(page.locator("#history li")).to_have_text(shown)
 
     page.click("#filters summary")
     page.get_by_role("button", name="Comedy", exact=True).click()
@@ -123,7 +122,7 @@ def test_pick_filter_explain_and_similar(page: Any, address: str, retriever: Any
     why = page.locator("#results .why").first
     playwright.expect(why.locator(".share").first).to_be_visible()
     explanation = retriever.explain({"user": 3}, retriever.recommend({"user": 3}, 10, exclude_seen=True)[0].id)
-    assert f"Total {explanation.score:.3f}" in why.inner_text()
+    playwright.expect(why).to_contain_text(f"Total {explanation.score:.3f}")
 
     page.locator("#results .result").first.get_by_text("Similar").click()
     playwright.expect(page.locator("#results-heading")).to_have_text(f"Similar to {expected[0]}")
@@ -139,7 +138,7 @@ def test_a_condition_that_cannot_be_read_is_explained(page: Any, address: str) -
     page.fill("#where", "year >")
     page.press("#where", "Enter")
     playwright.expect(page.locator("#where-error")).to_be_visible()
-    assert page.get_attribute("#where", "aria-invalid") == "true"
+    playwright.expect(page.locator("#where")).to_have_attribute("aria-invalid", "true")
     page.fill("#where", "")
     page.press("#where", "Enter")
     titles(page)
@@ -157,9 +156,9 @@ def test_everything_from_the_keyboard(page: Any, address: str) -> None:
     page.keyboard.press("ArrowDown")
     playwright.expect(page.locator("#who-list [aria-selected=true]")).to_have_text("0")
     page.keyboard.press("ArrowDown")
-    assert page.get_attribute("#who", "aria-activedescendant") == "who-list-1"
+    playwright.expect(page.locator("#who")).to_have_attribute("aria-activedescendant", "who-list-1")
     page.keyboard.press("Escape")
-    assert page.get_attribute("#who", "aria-expanded") == "false"
+    playwright.expect(page.locator("#who")).to_have_attribute("aria-expanded", "false")
     page.keyboard.press("ArrowDown")
     playwright.expect(page.locator("#who-list [aria-selected=true]")).to_have_text("0")
     page.keyboard.press("Enter")
@@ -303,11 +302,12 @@ def contrast(one: str, other: str) -> float:
 def test_scores_are_beside_the_baselines(page: Any, address: str) -> None:
     page.goto(address)
     page.click("#to-study")
-    assert page.get_attribute("#to-study", "aria-current") == "page"
-    assert page.get_attribute("#to-try", "aria-current") is None
+    playwright.expect(page.locator("#to-study")).to_have_attribute("aria-current", "page")
+    playwright.expect(page.locator("#to-try")).not_to_have_attribute("aria-current", "page")
     playwright.expect(page.locator("#scores tbody tr")).to_have_count(1)
-    assert "0.500" in page.inner_text("#scores")
-    assert page.inner_text("#remarks") == "It is good."
+    playwright.expect(page.locator("#scores")).to_contain_text("0.500")
+    playwright.expect(page.locator("#remarks")).to_have_text("It is good.")
+    page.locator("#curves polyline").wait_for()
     line = page.locator("#curves polyline").get_attribute("points").split()
     assert len(line) == 3
     places = {text.text_content(): float(text.get_attribute("x")) for text in page.locator("#curves .epoch").all()}
@@ -383,7 +383,7 @@ def test_nothing_moves_while_the_page_loads(browser: Any, address: str, hash_: s
 
 def test_scores_are_named_as_in_reports_and_the_oracle_is_not_the_best(page: Any, address: str) -> None:
     page.goto(address + "#view=study")
-    page.locator("#scores table").wait_for()
+    page.locator("#scores tbody tr").first.wait_for()
     assert {"top-10 all", "top-10 unseen"} <= set(page.locator("#scores thead th").all_text_contents())
     rows = {row.locator("th").text_content(): row.text_content() for row in page.locator("#scores tbody tr").all()}
     assert "●" in "".join(rows[name] for name in rows if name != "oracle")
