@@ -15,6 +15,9 @@ SOME = 8
 """Inputs that a test tries of each target: more would only repeat what the fuzzer does better."""
 
 FINDINGS = {
+    "bodies": [  # a name twice; the first byte chooses the endpoint
+        b'\x00{"queries": [{"user": 3, "ueies": [{"user": 99}], "R": 49}], "queries": 0.5}',
+    ],
     "configs": [
         b'[data]\n[tune]\n"model.dim" = {log = 4, high = 64}\n[variants.a]\n"model.dim" = 4\n',  # a key with a dot
         b"[data]\nname = 'simulated'\n[model]\nlayers = [63333333333333333333333]\n",
