@@ -52,8 +52,8 @@ class Shard:
         """Yields the rows of the whole table, block by block, on every rank; collective: all ranks iterate together.
 
         Args:
-            held: The rows that this rank holds, `[held, dim]`. On a CPU, blocks are on the device that the ranks can
-                exchange tensors of.
+            held: The rows that this rank holds, `[held, dim]`. If they are on a CPU and the ranks exchange only CUDA
+                tensors, the blocks are on the GPU.
         """
         size, dim = self.ranks.size, held.shape[1]
         device = message_device() if size > 1 and held.device.type == "cpu" else held.device

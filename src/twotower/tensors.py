@@ -54,7 +54,7 @@ def write_tensors(
     if not shards:
         if ranks.is_first:
             marks = None if metadata is None else dict(metadata)
-            path.touch()  # safetensors alone would let nobody else read the file
+            path.touch()  # safetensors would make a file that only its owner can read
             mode = path.stat().st_mode
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, marks)
             path.chmod(mode)

@@ -132,9 +132,11 @@ def test_unknown_rules_are_refused(text: str) -> None:
         parse_rule(text)
 
 
-@pytest.mark.parametrize(("text", "meant"), [("last", "last-out"), ("lastout", "last-out"), ("times:0.2", "time")])
+@pytest.mark.parametrize(
+    ("text", "meant"), [("last", "last-out"), ("lastout", "last-out"), ("times:0.2", "time:SHARE")]
+)
 def test_a_rule_that_is_nearly_one_is_named(text: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=f"split '{text}' is unknown; did you mean '{meant}'"):
+    with pytest.raises(ConfigError, match=f"split '{text}' is unknown, did you mean '{meant}'"):
         parse_rule(text)
 
 

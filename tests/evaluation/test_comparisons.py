@@ -213,7 +213,8 @@ def test_too_few_queries_are_said_to_be_too_few(queries: list[int]) -> None:
     found = compare([Pair("[32]", [outcomes([1.0] * 200, queries)], "ease", [outcomes([9.0] * 200, queries)])], "top_5")
     assert {one.verdict for one in found} == {"too few queries"}
     assert verdict_sentences(found) == [
-        f"Test has too few queries, or too unequal ones ({len(set(queries))}), to tell whether [32] beats EASE (top-5)."
+        "Test cannot tell whether [32] beats EASE (top-5): its queries are too few, or too "
+        f"unequal ({len(set(queries))})."
     ]
     assert interval_note(found) == []
 
@@ -276,7 +277,7 @@ def test_every_verdict_has_words(verdict: Verdict) -> None:
     words = {
         "better": "beats EASE",
         "worse": "worse than EASE",
-        "too few queries": "too few queries, or too unequal ones (",
+        "too few queries": "too few, or too unequal",
     }
     assert words.get(verdict, "not significantly different from EASE") in sentence
 

@@ -55,8 +55,7 @@ def plain_schema(schema: pa.Schema, which: str = "table") -> pa.Schema:
         which: Name of the table in warnings.
 
     Warns:
-        DataWarning: The unnamed index holds text, times or other values that are no integers; integers count as row
-            numbers.
+        DataWarning: The unnamed index holds text, times or anything else but integers, which are taken for row numbers.
     """
     for field in schema:
         if _is_row_number(field.name) and not pa.types.is_integer(field.type):

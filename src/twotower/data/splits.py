@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
@@ -17,7 +16,7 @@ from twotower.arguments import checked, checks_arguments
 from twotower.data.dataset import Dataset
 from twotower.data.fingerprints import fingerprint
 from twotower.data.log import Log
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, unknown_among
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -180,9 +179,8 @@ def parse_rule(text: str, seed: int = 42) -> SplitRule:
         return RandomSplit(test, seed) if kind == "random" else TimeSplit(test)
     if text == "last-out":
         return LastOut()
-    near = difflib.get_close_matches(kind, ("random", "time", "last-out"), 1, cutoff=0.5)
-    guess = f" did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"split {text!r} is unknown;{guess} expected random:SHARE, time:SHARE or last-out")
+    known = ["random:SHARE", "time:SHARE", "last-out"]
+    raise ConfigError(f"split {text!r} is unknown{unknown_among(text, known, cutoff=0.4)}")
 
 
 @dataclass(frozen=True)

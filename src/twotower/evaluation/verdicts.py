@@ -85,8 +85,8 @@ def _sentence(name: str, verdicts: tuple[Verdict, ...], same: Sequence[Mapping[s
     if not judged:
         queries = same[0][PROTOCOLS[0]].queries
         return (
-            f"Test has too few queries, or too unequal ones ({queries:,}), to tell whether {name} {better} "
-            f"{listed(names, 'or')} ({label})."
+            f"Test cannot tell whether {name} {better} {listed(names, 'or')} ({label}): its queries are too few, or "
+            f"too unequal ({queries:,})."
         )
     shown = _shown(same, judged)
     figures = ", ".join(_figure(shown[protocol]) for protocol in judged)

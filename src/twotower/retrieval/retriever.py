@@ -121,7 +121,7 @@ class Retriever(Contents):
     def load(cls, folder: str | Path, *, engine: Engine = "torch", store: str | None = None) -> Retriever:
         """Loads what `save` wrote; the loaded retriever gives the same answers.
 
-        Loading does not contact a store.
+        Loading does not contact a store. Its files stay memory-mapped: replace them, but do not change them in place.
 
         Args:
             folder: The folder.

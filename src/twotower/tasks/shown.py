@@ -28,7 +28,7 @@ def tells_choices(log: Log, column: str | None) -> bool:
 
 
 class Shown:
-    """What was shown with the events of a log and not chosen. Events that share a list share its weight equally.
+    """What was shown with the events of a log and not chosen; events that were shown together each count a part of it.
 
     Args:
         log: A log that says what was shown.
