@@ -252,7 +252,7 @@ def test_data_can_be_described_and_listed() -> None:
         (["study", "movielens-2m"], 2, "neither a data set"),
         (["study", "--recipe", "best"], 2, "expected tuned or tutorial"),
         (["study", "--layers", "64;32"], 2, "expected comma-separated widths"),
-        (["study", "--split", "half"], 2, "expected random:SHARE"),
+        (["study", "--split", "half"], 2, "expected one of random:SHARE"),
         (["study", "--split-seeds", "-1"], 2, "split seed -1; expected"),
         (["study", "simulated:5,6"], 2, "expected simulated:QUERIES,CANDIDATES,INTERACTIONS[,SEED]"),
         (["study", "--import", "no_such_module"], 2, "No module named 'no_such_module'"),
