@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ import torch
 from toy import groups_log
 from twotower.data import Dataset, from_tables
 from twotower.errors import ConfigError
-from twotower.features import Categories, Category, History, Text
+from twotower.features import Categories, Category, History, Normalized, Text
 from twotower.features.record import FIRST, PADDING, UNKNOWN
 from twotower.model import Tower, TwoTower, load_model, save_model
 from twotower.model.saving import model_version
@@ -103,3 +104,38 @@ def test_rows_of_the_batch_alone_are_updated_as_all_are() -> None:
 def test_features_of_different_widths_cannot_be_summed() -> None:
     with pytest.raises(ConfigError, match="what 4, tags 8; expected the same"):
         Tower([Category("what", 4), Categories("tags", 8)], combine="sum")
+
+
+@pytest.mark.parametrize("encoder", ["kernels", "totals", "summaries", "mean"])
+def test_a_query_starts_from_the_means_of_its_histories(
+    encoder: Literal["kernels", "totals", "summaries", "mean"],
+) -> None:
+    """With as much of them as is asked for, beside what the random weights make of all features."""
+    time = None if encoder == "totals" else "at"
+    history = History("what", by="who", time=time, length=3, dim=4, encoder=encoder, shared=True)
+    candidate = Tower([Category("what", 4), Categories("tags", 4)], combine="sum")
+    starts = [
+        TwoTower(Tower([Category("who", 5), history, Normalized("at")], [4], history_start=start), candidate)
+        .learn(shop(), seed=3)
+        .eval()
+        for start in (0.0, 3.0)
+    ]
+    plain, started = (model.embed_queries(shop()) for model in starts)
+    means = history(history.encode_columns({"who": LOG["who"], "at": LOG["at"]})).view(4, -1, 4)
+    assert means[1:3].abs().min() > 0
+    torch.testing.assert_close(started - plain, 3 * means.sum(dim=1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dim", "shared"),
+    [({"layers": [8, 4]}, 4, True), ({"layers": [5]}, 4, True), ({"layers": [4]}, 4, False)],
+    ids=["several layers", "another width", "items of its own"],
+)
+def test_nothing_else_starts_from_histories(settings: dict[str, Any], dim: int, shared: bool) -> None:
+    weights = []
+    for start in (0.0, 3.0):
+        history = History("what", by="who", time="at", length=3, dim=dim, shared=shared)
+        tower = Tower([history], **settings, history_start=start)
+        candidate = Tower([Category("what", dim)], [] if shared and tower.width == dim else [tower.width])
+        weights.append(TwoTower(tower, candidate).learn(shop(), seed=3).state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -82,7 +82,15 @@ def test_norms_follow_hidden_layers(norm: Any) -> None:
 
 def test_every_setting_makes_the_tower_anew() -> None:
     tower = Tower(
-        [Normalized("a")], [4, 4, 2], 0.1, activation="gelu", norm="layer", residual=True, cross=2, cross_rank=1
+        [Normalized("a")],
+        [4, 4, 2],
+        0.1,
+        activation="gelu",
+        norm="layer",
+        residual=True,
+        cross=2,
+        cross_rank=1,
+        history_start=0.5,
     )
     again = tower_from_settings(tower.settings())
     again.load_state_dict(tower.state_dict())
@@ -131,6 +139,8 @@ def test_dropout_is_for_training_only(options: dict[str, float]) -> None:
         ({"cross": -1}, "cross=-1"),
         ({"cross": 1, "cross_rank": 0}, "cross_rank=0"),
         ({"cross": 1, "cross_place": "beside"}, "cross_place='beside' without dense layers"),
+        ({"history_start": -1.0}, r"history_start=-1\.0; expected at least 0, and finite"),
+        ({"history_start": math.inf}, "history_start=inf"),
     ],
 )
 def test_senseless_towers_are_refused(options: dict[str, Any], message: str) -> None:

@@ -199,6 +199,11 @@ class Feature(nn.Module):
         """The candidate tower's feature whose embeddings it shares; default: none."""
         return None
 
+    @property
+    def item_means(self) -> int:
+        """Of how many means of candidates' embeddings, concatenated, its output consists; default: none."""
+        return 0
+
     def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
         """Learns from the candidate table, for a query feature that shares candidate embeddings.
 

@@ -42,9 +42,11 @@ class WindowEncoder(nn.Module):
 
     Attributes:
         width: Size of the vector.
+        means: Of how many means of items, concatenated, the vector consists; 0 if it is something else.
     """
 
     width: int
+    means: int = 0
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -60,6 +62,8 @@ class Kernels(WindowEncoder):
 
     They start out different: from the plain mean to one that decays fast with the gap in time.
     """
+
+    means = KERNELS
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         super().__init__()
@@ -93,6 +97,8 @@ class Totals(WindowEncoder):
     Both are multiplied by `TOTALS_GAIN`.
     """
 
+    means = 2
+
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         del gaps
         super().__init__()
@@ -111,6 +117,8 @@ class Totals(WindowEncoder):
 
 class Mean(WindowEncoder):
     """The mean weighted by learned recency."""
+
+    means = 1
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         del gaps
@@ -133,6 +141,8 @@ class Mean(WindowEncoder):
 
 class Summaries(Mean):
     """The mean weighted by learned recency, the last item and the mean of the last few, concatenated."""
+
+    means = 3
 
     def __init__(self, dim: int, slots: int, gaps: int) -> None:
         super().__init__(dim, slots, gaps)

@@ -201,6 +201,11 @@ class History(Recorded):
         """The candidate tower's feature whose embeddings it shares."""
         return None if self._items is None else self._items.ids
 
+    @property
+    def item_means(self) -> int:
+        """The means of its encoder if the candidate tower's embeddings are shared."""
+        return self.encode_window.means if self.shared else 0
+
     def learned(self) -> pa.Table:
         """The items' encoded attributes if the candidate tower's embeddings are shared."""
         return pa.table({}) if self._items is None else self._items.learned()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from twotower.features import Feature, feature_from_settings
 from twotower.model.cross import CrossLayers
 from twotower.model.dropout import Dropout
 from twotower.model.layers import ACTIVATIONS, MAX_WIDTH, Activation, Norm, are_widths, dense_stack, reset_layers
-from twotower.model.tower_module import TOWERS, TowerModule
+from twotower.model.tower_module import TOWERS, TowerModule, features_of
 from twotower.randomness import uniform
 
 MAX_CROSS = 64
@@ -27,7 +28,8 @@ class Tower(TowerModule):
     """Features, concatenated or summed, and dense layers with an activation after each but the last.
 
     The last layer has no activation: a ReLU there would make every coordinate of an embedding non-negative.
-    Dense layers start Glorot uniform with zero biases.
+    Dense layers start Glorot uniform with zero biases. To a single one of the candidates' width, the identity is added
+    for every mean of items in a history that shares the candidates' embeddings, so that queries start near their items.
 
     Args:
         features: The features that the tower reads.
@@ -45,10 +47,11 @@ class Tower(TowerModule):
             record; for an id alone, `unknown_rate` does the same.
         combine: Concatenate the features (`concat`) or add them up (`sum`), which requires equal widths. A history that
             shares embeddings with a candidate tower uses its sums.
+        history_start: Factor of these identities; 0 leaves only the random weights.
 
     Raises:
         ConfigError: There are no features, a width is below 1, a share is outside [0, 1), cross layers are beside no
-            dense layers, or features to be summed have different widths.
+            dense layers, `history_start` is negative or infinite, or features to be summed have different widths.
 
     Example:
         >>> from twotower.features import Normalized
@@ -73,15 +76,12 @@ class Tower(TowerModule):
         cross_place: Literal["before", "beside"] = "before",
         unknown_query_rate: float = 0.0,
         combine: Combine = "concat",
+        history_start: float = 1.0,
     ) -> None:
         super().__init__(features)
         if not are_widths(layers):
             raise ConfigError(f"layers={list(layers)}; expected widths from 1 to {MAX_WIDTH:,}")
-        if not all(0 <= share < 1 for share in (dropout, input_dropout, unknown_query_rate)):
-            raise ConfigError(
-                f"dropout={dropout}, input_dropout={input_dropout}, "
-                f"unknown_query_rate={unknown_query_rate}; expected shares in [0, 1)"
-            )
+        _check_rates(dropout, input_dropout, unknown_query_rate, history_start)
         if activation not in ACTIVATIONS or norm not in ("none", "layer", "batch"):
             raise ConfigError(
                 f"activation={activation!r}, norm={norm!r}; expected one of {', '.join(ACTIVATIONS)}, "
@@ -95,7 +95,7 @@ class Tower(TowerModule):
         self.layers, self.dropout, self.activation, self.norm = list(layers), dropout, activation, norm
         self.input_dropout = input_dropout
         self.drop = Dropout(input_dropout)
-        self.unknown_query_rate = unknown_query_rate
+        self.unknown_query_rate, self.history_start = unknown_query_rate, history_start
         self.residual, self.cross, self.cross_rank, self.cross_place = residual, cross, cross_rank, cross_place
         width = self.input_width if combine == "concat" else features[0].width
         self.width = self.layers[-1] if self.layers else width
@@ -138,6 +138,22 @@ class Tower(TowerModule):
         for part in (self.stack, self.crossed, self.joined):
             if part is not None:
                 reset_layers(part)
+        self._start_from_histories()
+
+    def _start_from_histories(self) -> None:
+        """Adds `history_start` times the identity to a single dense layer, for every mean of a shared history."""
+        places, begin = list[int](), 0
+        for feature in features_of(self):
+            if feature.item_means > 0 and feature.width == feature.item_means * self.width:
+                places += range(begin, begin + feature.width, self.width)
+            begin += feature.width
+        if not places or len(self.layers) != 1 or self.joined is not None or self.combine != "concat":
+            return
+        dense = self.stack[0]
+        assert isinstance(dense, nn.Linear)
+        with torch.no_grad():
+            for place in places:
+                dense.weight[:, place : place + self.width].diagonal().add_(self.history_start)
 
     def settings(self) -> dict[str, Any]:
         """The arguments from which `tower_from_settings` rebuilds this tower, as plain data."""
@@ -154,7 +170,18 @@ class Tower(TowerModule):
             "cross_place": self.cross_place,
             "unknown_query_rate": self.unknown_query_rate,
             "combine": self.combine,
+            "history_start": self.history_start,
         }
+
+
+def _check_rates(dropout: float, input_dropout: float, unknown_query_rate: float, history_start: float) -> None:
+    if not all(0 <= share < 1 for share in (dropout, input_dropout, unknown_query_rate)):
+        raise ConfigError(
+            f"dropout={dropout}, input_dropout={input_dropout}, "
+            f"unknown_query_rate={unknown_query_rate}; expected shares in [0, 1)"
+        )
+    if not 0 <= history_start < math.inf:
+        raise ConfigError(f"history_start={history_start}; expected at least 0, and finite", field="history_start")
 
 
 def _check_cross(cross: int, rank: int | None, place: str, layers: Sequence[int]) -> None:

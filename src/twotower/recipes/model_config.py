@@ -46,14 +46,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         interests: Number of embeddings of a query, the best of which scores a candidate.
         share_items: Histories and the candidate tower share one embedding per item, the sum of its features; the
             candidate tower then has no dense layers. For default features; default: the recipe's.
+        history_start: Factor with which a query starts from the means of shared histories' items.
         history_length: How many items histories read, on each side of the event with `around`. For default features;
             default: the recipe's.
         read_id: Whether the query tower reads the query's id. For default features; default: the recipe's.
         unknown_query_rate: Share of training events whose query is treated as unknown. Default: the recipe's with reach
             `before`; 0 with `around`, which is not available when serving.
         two_tower: Your own model in place of `TwoTower`: its `kind` and additional settings.
-        tower: Your own tower for both sides: its `kind` and settings. Leave out `layers`, `unknown_query_rate` and
-            everything from `dropout` to `cross_place`.
+        tower: Your own tower for both sides: its `kind` and settings. Leave out `layers`, `unknown_query_rate`,
+            `history_start` and everything from `dropout` to `cross_place`.
     """
 
     query: list[dict[str, Any]] = []
@@ -75,6 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     learn_temperature: bool = False
     interests: int = 1
     share_items: bool | None = None
+    history_start: float = 1.0
     history_length: int | None = None
     read_id: bool | None = None
     unknown_query_rate: float | None = None
@@ -175,6 +177,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             cross_rank=rank,
             cross_place=self.cross_place,
             unknown_query_rate=unknown_query_rate,
+            history_start=self.history_start,
         )
 
     def _candidate_tower(self, features: list[Feature], recipe: Recipe) -> TowerModule:
@@ -239,6 +242,6 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 _TOWER_KEYS = (
     *("layers", "dropout", "input_dropout", "activation", "norm", "residual"),
-    *("cross", "cross_rank", "cross_place", "unknown_query_rate"),
+    *("cross", "cross_rank", "cross_place", "unknown_query_rate", "history_start"),
 )
 """Keys that apply only to the built-in `Tower`."""
