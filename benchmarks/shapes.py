@@ -4,8 +4,7 @@
 
 Each log is drawn from one simple rule: taste, a chain of items, repeated purchases, short sessions, items that age, or
 hardly any data. Some are read without their times. The default is also measured with separate item embeddings
-(`share_items = false`) and with histories of 20 items. Splits are those that a log gets without `[split]`; test is
-measured once per training.
+(`share_items = false`). Splits are those that a log gets without `[split]`; test is measured once per training.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ ITEMS = 2_000
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "separate items": {"model": {"share_items": False}},
-    "histories of 20": {"model": {"history_length": 20}},
 }
 
 

@@ -43,7 +43,7 @@ UNTIMED = ["histories", "histories and the id", "wide histories"]
     ("log", "rule", "shares", "cross", "layers", "tried"),
     [
         (sparse_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
-        (groups_log(), LastOut(), True, 1, (64,), []),  # fifty events a query
+        (groups_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
         (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"]),
         (untimed(sparse_log()), RandomSplit(), True, 0, (64,), UNTIMED),
         (untimed(groups_log()), RandomSplit(), True, 0, (64,), UNTIMED),

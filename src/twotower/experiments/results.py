@@ -51,6 +51,7 @@ class ChoiceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Its name in the recipe.
         model: The keys of `[model]` that it sets.
+        training: The keys of `[training]` that it sets.
         metric: The metric compared.
         value: Its best value.
         best_epoch: The epoch with that value.
@@ -63,6 +64,7 @@ class ChoiceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     best_epoch: int
     seconds: Seconds
+    training: dict[str, Any] = {}
 
 
 class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):

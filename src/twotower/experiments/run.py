@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from twotower.recipes.config import Config
 from twotower.recipes.imports import import_modules
 from twotower.recipes.loggers import loggers_for
 from twotower.recipes.parts import Parts
-from twotower.recipes.recipe import Recipe
+from twotower.recipes.recipe import Choice, Recipe
 from twotower.training.callbacks import Callback, Progress, TrainingState
 from twotower.training.moments import Moments
 
@@ -174,58 +175,116 @@ def train_by_recipe(run: ModelRun, order: Order, key: str, parts: Parts, progres
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
     validation part cut from train, then trains a fresh model on all of train for that many epochs. If the validation
-    part is given, it trains once and keeps the weights of the best epoch. If the recipe offers several models, each is
-    searched and the one that validates best is trained.
+    part is given, it keeps the weights of the best epoch. If the recipe offers several models or schedules, they are
+    searched first, and the one that validates best is trained.
     """
     recipe = recipe_of(run.config, run.start, parts)
-    if recipe.validate_on == "test" or parts.validation is not None:
+    is_free = recipe.trainer.retrieves and (run.start is None or run.start.fresh)  # not so in a warm start
+    choices = run.config.model.choices(recipe) if is_free else []
+    lengths = recipe.lengths if is_free and "epochs" not in run.config.training else ()
+    is_given = recipe.validate_on == "test" or parts.validation is not None
+    if is_given and not choices and not lengths:
         return _train_once(run, recipe, order, key, parts, progress)
-    config, history, choices = _choose_model(run, recipe, order, parts, progress)
-    best = history.best.epoch
-    progress.stage = "on all of train"
-    model, moments = _start_model(msgspec.structs.replace(run, config=config), recipe, parts.train, parts)
-    trainer = msgspec.structs.replace(recipe.trainer, early_stopping=None)
+    tried, chosen = _searched(run, choices, lengths, order, parts, progress)
+    recipe = recipe_of(chosen.config, run.start, parts)
+    run = msgspec.structs.replace(run, config=chosen.config)
+    progress.stage = "the best one" if is_given else "on all of train"
+    train = _train_once if is_given else partial(_train_on_all, searched=chosen.history)
+    trained = train(run, recipe, order, key, parts, progress)
+    seconds = Seconds(
+        trained.seconds.train + sum(one.history.train_seconds for one in tried),
+        trained.seconds.validate + sum(one.history.validation_seconds for one in tried),
+    )
+    return replace(trained, seconds=seconds, choices=[one.outcome for one in tried] if len(tried) > 1 else [])
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A model whose best epoch was searched.
+
+    Attributes:
+        choice: Its name, and its keys of `[model]`.
+        training: Its keys of `[training]`.
+        config: Its config.
+        history: Its search.
+    """
+
+    choice: Choice
+    training: dict[str, Any]
+    config: Config
+    history: TrainingHistory
+
+    @property
+    def outcome(self) -> ChoiceOutcome:
+        """The outcome, to be kept."""
+        return ChoiceOutcome(
+            name=_name(self.choice, self.training),
+            model=self.choice.model,
+            training=self.training,
+            metric=self.history.monitor,
+            value=self.history.best_value,
+            best_epoch=self.history.best.epoch,
+            seconds=Seconds(self.history.train_seconds, self.history.validation_seconds),
+        )
+
+
+def _searched(
+    run: ModelRun, choices: Sequence[Choice], lengths: Sequence[int], order: Order, parts: Parts, progress: Progress
+) -> tuple[list[_Searched], _Searched]:
+    """Every model that was searched, and the one that validates best.
+
+    All choices are searched with the shortest schedule; the best one's is lengthened while that pays.
+    """
+
+    def search(choice: Choice, training: dict[str, Any]) -> _Searched:
+        progress.stage = _name(choice, training)
+        config = with_choice(run.config, choice.model, training)
+        return _Searched(
+            choice, training, config, search_epochs(SearchRun(config, start=run.start), order, parts, progress)
+        )
+
+    first = {"epochs": lengths[0]} if lengths else {}
+    tried = [search(choice, first) for choice in choices or [Choice("", {})]]
+    best = max(tried, key=lambda one: one.history.best_value)
+    for length in lengths[1:]:
+        tried.append(search(best.choice, {"epochs": length}))
+        if tried[-1].history.best_value <= best.history.best_value:
+            break
+        best = tried[-1]
+    return tried, best
+
+
+def _name(choice: Choice, training: Mapping[str, Any]) -> str:
+    """Name of a model in reports: that of its choice, and the length of its schedule if that is searched."""
+    return f"{choice.name or 'training'} for {training['epochs']} epochs" if training else choice.name
+
+
+def with_choice(config: Config, model: Mapping[str, Any], training: Mapping[str, Any]) -> Config:
+    """The config with these keys of `[model]` and `[training]` replaced."""
+    return msgspec.structs.replace(
+        config, model=msgspec.structs.replace(config.model, **model), training={**config.training, **training}
+    )
+
+
+def _train_on_all(
+    run: ModelRun,
+    recipe: Recipe,
+    order: Order,
+    key: str,
+    parts: Parts,
+    progress: Progress,
+    *,
+    searched: TrainingHistory,
+) -> Trained:
+    """A fresh model, trained on all of train up to the best epoch of a search."""
+    model, moments = _start_model(run, recipe, parts.train, parts)
+    trainer, best = msgspec.structs.replace(recipe.trainer, early_stopping=None), searched.best.epoch
     checkpoint = Store(Path(order.store)).checkpoint_of(key)
-    callbacks = [progress, *loggers_for(config.loggers, progress.name)]
+    callbacks = [progress, *loggers_for(run.config.loggers, progress.name)]
     final = trainer.fit(
         model, parts.train, callbacks=callbacks, checkpoint=checkpoint, stop_after=best, moments=moments
     )
-    trained_for = sum(one.seconds.train for one in choices) or history.train_seconds
-    validated_for = sum(one.seconds.validate for one in choices) or history.validation_seconds
-    return Trained(model, history, best, Seconds(trained_for + final.train_seconds, validated_for), choices, moments)
-
-
-def _choose_model(
-    run: ModelRun, recipe: Recipe, order: Order, parts: Parts, progress: Progress
-) -> tuple[Config, TrainingHistory, list[ChoiceOutcome]]:
-    """The config to train, the history of its search, and the results of all models tried; empty without a choice."""
-    config, is_free = run.config, recipe.trainer.retrieves and (run.start is None or run.start.fresh)
-    choices = config.model.choices(recipe) if is_free else []
-    if not choices:
-        return config, search_epochs(SearchRun(config, start=run.start), order, parts, progress), []
-    tried, outcomes = [], []
-    for choice in choices:
-        progress.stage = choice.name
-        one = with_model(config, choice.model)
-        history = search_epochs(SearchRun(one), order, parts, progress)
-        tried.append((one, history))
-        outcomes.append(
-            ChoiceOutcome(
-                name=choice.name,
-                model=choice.model,
-                metric=history.monitor,
-                value=history.best_value,
-                best_epoch=history.best.epoch,
-                seconds=Seconds(history.train_seconds, history.validation_seconds),
-            )
-        )
-    best, history = max(tried, key=lambda one: one[1].best_value)
-    return best, history, outcomes
-
-
-def with_model(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The config with these keys of `[model]` replaced."""
-    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, **settings))
+    return Trained(model, searched, best, Seconds(final.train_seconds, 0.0), moments=moments)
 
 
 def _train_once(run: ModelRun, recipe: Recipe, order: Order, key: str, parts: Parts, progress: Progress) -> Trained:

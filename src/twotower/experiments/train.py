@@ -23,7 +23,7 @@ from twotower.experiments.kept import copy_moments, history_of, model_of, order_
 from twotower.experiments.orders import RUNS, BaselineRun, ModelRun
 from twotower.experiments.pool import run_jobs
 from twotower.experiments.results import RESULTS, BaselineOutcome, read_results
-from twotower.experiments.run import Runner, parts_of, perform, with_model
+from twotower.experiments.run import Runner, parts_of, perform, with_choice
 from twotower.experiments.start import Before, Start, start_from
 from twotower.experiments.store import Store
 from twotower.files import check_file_target, check_folder_target, remove_marked
@@ -184,7 +184,7 @@ def bundle_of(
     """
     train, outcome = parts.train, outcome_of(store, key)
     if outcome.chosen is not None:
-        config = with_model(config, outcome.chosen.model)
+        config = with_choice(config, outcome.chosen.model, outcome.chosen.training)
     notes = Notes(
         config=msgspec.to_builtins(config),
         split=parts.rule,

@@ -39,6 +39,11 @@ SCHEDULE_BY_SIZE = (
 """(training events below, batch size, learning rate): a small log needs small batches for enough steps, and larger
 batches need a higher rate."""
 
+LENGTHS = 3, 6, 12, 24
+LENGTHS_OF_LARGE = 6, 12
+"""Numbers of epochs to try where histories are read: the best epoch of a longer cosine schedule is worse than the last
+one of a schedule of that length, as its learning rate is still high."""
+
 UNKNOWN_QUERY_RATES = 0.02, 0.3
 """Lowest and highest share of training events whose query is treated as unknown."""
 
@@ -78,6 +83,8 @@ class Recipe(msgspec.Struct, frozen=True):
         history_length: How many items histories read, on each side of the event if `reach` is `around`.
         read_id: Whether the query tower reads the id.
         choices: Models to compare on the validation part; the best is trained on all of train.
+        lengths: Numbers of epochs to compare likewise, up to the first that is no better than the one before. Empty:
+            only that of the trainer.
         validate_on: `test`, as in the tutorial, or a `validation` part cut from train, after which the model is
             retrained on all of train for the best number of epochs.
     """
@@ -97,6 +104,7 @@ class Recipe(msgspec.Struct, frozen=True):
     read_id: bool
     validate_on: Literal["test", "validation"]
     choices: tuple[Choice, ...] = ()
+    lengths: tuple[int, ...] = ()
     separate_layers: tuple[int, ...] | None = None
     history_length: int = 20
     cross: int = 0
@@ -183,9 +191,9 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
 
     Each item has one embedding for histories and as a candidate, so that each event trains it twice. If events have
     times, a cross layer multiplies the means of the history, such as of the latest and of all items. Such models
-    overfit within a few epochs; a shorter schedule and a higher weight decay counter that. If queries have few events,
-    or events have no order, whether the id also helps depends on the log; without order, so do wider embeddings. If
-    there are many ordered events, so may embeddings of their own on both sides and a wider layer.
+    overfit, many of them within three epochs: validation decides how long the schedule is, and a higher weight decay
+    counters it, too. Whether the id also helps depends on the log; without order, so do wider embeddings. If there are
+    many ordered events, embeddings of their own on both sides and a wider layer may be better.
     """
     shared = msgspec.structs.replace(base, input_dropout=0.3, layers=(64,), dim=64, share_items=True, read_id=True)
     if shape.ordered:
@@ -193,26 +201,23 @@ def _with_histories(base: Recipe, shape: Shape) -> Recipe:
     if not shape.is_sparse:
         layers = (256, 64) if shape.ordered else base.layers
         shared = msgspec.structs.replace(shared, separate_layers=layers, history_length=50)
-    asks_for_id = shape.is_sparse or not shape.ordered
-    if shape.is_large and not asks_for_id:
+    is_dense = shape.ordered and not shape.is_sparse
+    if shape.is_large and is_dense:
         settings = {"share_items": True, "layers": (64,), "input_dropout": 0.3}
         apart = {"share_items": False, "layers": (256, 64), "input_dropout": 0.2}
-        return msgspec.structs.replace(
-            shared, choices=(Choice("shared items", settings), Choice("separate items", apart))
-        )
+        choices = Choice("shared items", settings), Choice("separate items", apart)
+        return msgspec.structs.replace(shared, choices=choices, lengths=LENGTHS_OF_LARGE)
     rate = base.trainer.optimizer.learning_rate
     trainer = msgspec.structs.replace(base.trainer, epochs=6, optimizer=AdamW(rate, weight_decay=0.1))
-    shared = msgspec.structs.replace(shared, trainer=trainer)
-    if not asks_for_id:
-        return shared
-    choices: tuple[Choice, ...] = (
+    shared = msgspec.structs.replace(shared, trainer=trainer, lengths=LENGTHS)
+    with_id: tuple[Choice, ...] = (
         Choice("histories", {"read_id": False}),
         Choice("histories and the id", {"read_id": True}),
     )
     if not shape.ordered:
         wide = {"dim": 128, "layers": (128,), "input_dropout": 0.5}
-        choices += (Choice("wide histories", {"read_id": False} | wide),)
-    return msgspec.structs.replace(shared, read_id=False, choices=choices)
+        with_id += (Choice("wide histories", {"read_id": False} | wide),)
+    return msgspec.structs.replace(shared, read_id=is_dense, choices=with_id)
 
 
 def _new_query_share(train: Log, rule: SplitRule | None, validation: Dataset | None) -> float:
