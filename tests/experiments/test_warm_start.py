@@ -149,6 +149,17 @@ def test_a_warm_start_has_a_fifth_of_the_recipes_rate_unless_the_config_names_on
     assert rate_of(tmp_path / "fresh") == full
 
 
+def test_a_warm_start_searches_neither_a_model_nor_a_schedule(
+    bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = bundles
+    config = config_of(warm_logs[NEW])
+    model = msgspec.structs.replace(config.model, read_id=None)
+    config = msgspec.structs.replace(config, training={}, model=model)
+    trained = train(config, tmp_path / "next", before=Before(folder / OLD))
+    assert not [one for one in trained.retriever.details.notes.remarks if "validation part" in one]
+
+
 def test_what_a_warm_start_cannot_go_on_from_is_refused(
     bundles: tuple[Path, dict[str, TrainedBundle]], warm_logs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -127,15 +127,23 @@ def test_a_query_starts_from_the_means_of_its_histories(
 
 
 @pytest.mark.parametrize(
-    ("settings", "dim", "shared"),
-    [({"layers": [8, 4]}, 4, True), ({"layers": [5]}, 4, True), ({"layers": [4]}, 4, False)],
-    ids=["several layers", "another width", "items of its own"],
+    ("settings", "candidate_layers", "shared"),
+    [
+        ({"layers": [8, 4]}, [], True),
+        ({"layers": [5]}, [5], True),
+        ({"layers": [4]}, [4], True),
+        ({"layers": [4], "cross": 1, "cross_place": "beside"}, [], True),
+        ({"layers": [4]}, [], False),
+    ],
+    ids=["several layers", "another width", "candidates with a layer", "cross layers beside", "items of its own"],
 )
-def test_nothing_else_starts_from_histories(settings: dict[str, Any], dim: int, shared: bool) -> None:
+def test_nothing_else_starts_from_histories(
+    settings: dict[str, Any], candidate_layers: list[int], shared: bool
+) -> None:
     weights = []
     for start in (0.0, 3.0):
-        history = History("what", by="who", time="at", length=3, dim=dim, shared=shared)
+        history = History("what", by="who", time="at", length=3, dim=4, shared=shared)
         tower = Tower([history], **settings, history_start=start)
-        candidate = Tower([Category("what", dim)], [] if shared and tower.width == dim else [tower.width])
+        candidate = Tower([Category("what", 4)], candidate_layers)
         weights.append(TwoTower(tower, candidate).learn(shop(), seed=3).state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -252,3 +252,8 @@ def test_encoded_columns_are_gathered_through_their_rows() -> None:
     assert len(side) == 3
     assert [part.tolist() for part in side.gather(torch.tensor([2, 0]))] == [[[5, 6], [1, 2]], [[1, 2], [5, 6]]]
     assert [part.tolist() for part in side.whole()] == [values.tolist(), [[5, 6], [5, 6], [1, 2]]]
+
+
+def test_a_usual_start_is_no_part_of_the_settings_so_that_earlier_bundles_are_the_same_towers() -> None:
+    assert "history_start" not in Tower([Normalized("a")], [2]).settings()
+    assert Tower([Normalized("a")], [2], history_start=0.0).settings()["history_start"] == 0.0

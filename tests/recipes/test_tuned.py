@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -40,22 +42,37 @@ UNTIMED = ["histories", "histories and the id", "wide histories"]
 
 
 @pytest.mark.parametrize(
-    ("log", "rule", "shares", "cross", "layers", "tried"),
+    ("log", "rule", "shares", "cross", "layers", "tried", "lengths"),
     [
-        (sparse_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
-        (groups_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"]),
-        (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"]),
-        (untimed(sparse_log()), RandomSplit(), True, 0, (64,), UNTIMED),
-        (untimed(groups_log()), RandomSplit(), True, 0, (64,), UNTIMED),
-        (untimed(repeated(groups_log(), 150)), RandomSplit(), True, 0, (64,), UNTIMED),
-        (sparse_log(), RandomSplit(), False, 0, (64, 32), []),  # what lies around an event is read: nothing is shared
+        (sparse_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"], (3, 6, 12, 24)),
+        (groups_log(), LastOut(), True, 1, (64,), ["histories", "histories and the id"], (3, 6, 12, 24)),
+        (repeated(groups_log(), 150), LastOut(), True, 1, (64,), ["shared items", "separate items"], (6, 12)),
+        (untimed(sparse_log()), RandomSplit(), True, 0, (64,), UNTIMED, (3, 6, 12, 24)),
+        (untimed(groups_log()), RandomSplit(), True, 0, (64,), UNTIMED, (3, 6, 12, 24)),
+        (untimed(repeated(groups_log(), 150)), RandomSplit(), True, 0, (64,), UNTIMED, (3, 6, 12, 24)),
+        (
+            sparse_log(),
+            RandomSplit(),
+            False,
+            0,
+            (64, 32),
+            [],
+            (),
+        ),  # it reads around events: nothing shared
     ],
     ids=["sparse", "dense", "large", "sparse without times", "dense without times", "large without times", "random"],
 )
 def test_what_reads_histories_shares_items_and_validation_decides_what_else_depends_on_the_log(
-    log: Dataset, rule: SplitRule, shares: bool, cross: int, layers: tuple[int, ...], tried: list[str]
+    log: Dataset,
+    rule: SplitRule,
+    shares: bool,
+    cross: int,
+    layers: tuple[int, ...],
+    tried: list[str],
+    lengths: tuple[int, ...],
 ) -> None:
     found = recipe("tuned", log, rule)
+    assert Config(data=DataConfig(name="log")).lengths(found) == lengths
     assert (found.share_items, found.layers) == (shares, layers)
     assert [choice.name for choice in ModelConfig().choices(found)] == tried
     model = ModelConfig().build(log, found)
@@ -211,3 +228,27 @@ def test_new_choices_decide_where_few_events_repeat() -> None:
 def test_a_config_with_other_lists_is_monitored_by_its_longest() -> None:
     config = Config(data=DataConfig(name="simulated"), split=SplitConfig("last-out"), training={"ks": [3, 20]})
     assert config.resolved_recipe(sparse_log()).trainer.monitor == "new.ndcg_20"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_open"),
+    [
+        ({}, True),
+        ({"model": ModelConfig(share_items=False)}, True),
+        ({"training": {"epochs": 6}}, False),
+        ({"training": {"schedule": {"kind": "constant"}}}, False),
+        ({"model": ModelConfig(inputs="log")}, False),
+    ],
+    ids=["nothing", "items apart", "epochs", "schedule", "no histories"],
+)
+def test_what_a_config_says_of_the_schedule_is_not_left_to_the_validation_part(
+    given: dict[str, Any], is_open: bool
+) -> None:
+    config = Config(data=DataConfig(name="log"), **given)
+    assert bool(config.lengths(recipe("tuned", sparse_log(), LastOut()))) is is_open
+    assert config.lengths(recipe("tutorial", sparse_log(), LastOut())) == ()
+
+
+def test_whether_the_id_is_read_without_a_choice_depends_on_how_much_queries_chose() -> None:
+    assert recipe("tuned", groups_log(), LastOut()).read_id
+    assert not recipe("tuned", sparse_log(), LastOut()).read_id

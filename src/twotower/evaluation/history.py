@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import Scores, metric_label
+from twotower.evaluation.metrics import Scores, is_error, metric_label
 from twotower.evaluation.tables import history_html
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class TrainingHistory(msgspec.Struct):
         scores = self.best.validation
         assert scores is not None
         return scores.value(self.monitor)
+
+    @property
+    def best_merit(self) -> float:
+        """`best_value`, negated if the metric is an error, so that higher is better."""
+        return -self.best_value if is_error(self.monitor) else self.best_value
 
     @property
     def train_seconds(self) -> float:

@@ -15,7 +15,7 @@ from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.evaluate import label_of
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.intervals import mean_interval
-from twotower.evaluation.metrics import Metrics, Scores, Slice, metric_label
+from twotower.evaluation.metrics import Metrics, Scores, Slice, is_error, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.two_stages import RerankEvaluation
@@ -102,7 +102,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chosen(self) -> ChoiceOutcome | None:
         """The best model on the validation part; None if there was no choice."""
-        return max(self.choices, key=lambda one: one.value, default=None)
+        return max(self.choices, key=lambda one: -one.value if is_error(one.metric) else one.value, default=None)
 
     @property
     def choice_note(self) -> list[str]:

@@ -175,13 +175,13 @@ def train_by_recipe(run: ModelRun, order: Order, key: str, parts: Parts, progres
 
     `tutorial` validates on test and keeps the last epoch, as the tutorial does. `tuned` finds the best epoch on a
     validation part cut from train, then trains a fresh model on all of train for that many epochs. If the validation
-    part is given, it keeps the weights of the best epoch. If the recipe offers several models or schedules, they are
-    searched first, and the one that validates best is trained.
+    part is given, it keeps the weights of the best epoch, or those of the last one without early stopping. If the
+    recipe offers several models or schedules, they are searched first, and the one that validates best is trained.
     """
     recipe = recipe_of(run.config, run.start, parts)
     is_free = recipe.trainer.retrieves and (run.start is None or run.start.fresh)  # not so in a warm start
     choices = run.config.model.choices(recipe) if is_free else []
-    lengths = recipe.lengths if is_free and "epochs" not in run.config.training else ()
+    lengths = run.config.lengths(recipe) if is_free else ()
     is_given = recipe.validate_on == "test" or parts.validation is not None
     if is_given and not choices and not lengths:
         return _train_once(run, recipe, order, key, parts, progress)
@@ -245,10 +245,10 @@ def _searched(
 
     first = {"epochs": lengths[0]} if lengths else {}
     tried = [search(choice, first) for choice in choices or [Choice("", {})]]
-    best = max(tried, key=lambda one: one.history.best_value)
+    best = max(tried, key=lambda one: one.history.best_merit)
     for length in lengths[1:]:
         tried.append(search(best.choice, {"epochs": length}))
-        if tried[-1].history.best_value <= best.history.best_value:
+        if tried[-1].history.best_merit <= best.history.best_merit:
             break
         best = tried[-1]
     return tried, best
@@ -256,7 +256,7 @@ def _searched(
 
 def _name(choice: Choice, training: Mapping[str, Any]) -> str:
     """Name of a model in reports: that of its choice, and the length of its schedule if that is searched."""
-    return f"{choice.name or 'training'} for {training['epochs']} epochs" if training else choice.name
+    return f"{choice.name or 'training'} with a schedule of {training['epochs']} epochs" if training else choice.name
 
 
 def with_choice(config: Config, model: Mapping[str, Any], training: Mapping[str, Any]) -> Config:

@@ -123,6 +123,7 @@ class History(Recorded):
         self.table: Table | None = None
         self._kept_rows: tuple[Record, pa.Array, IntArray] | None = None
         self._items: SharedItems | None = None
+        self._are_candidates = False
 
     @property
     def slots(self) -> int:
@@ -174,8 +175,12 @@ class History(Recorded):
         self.table = rows.weights(self.table)
         return {"table": rows}
 
-    def share(self, items: SharedItems) -> None:
+    def share(self, items: SharedItems, *, are_candidates: bool = False) -> None:
         """Uses the item embeddings of the candidate tower.
+
+        Args:
+            items: The embeddings.
+            are_candidates: Whether they are what the tower gives, without layers after them.
 
         Raises:
             ConfigError: Their dimension differs from `dim`.
@@ -184,7 +189,7 @@ class History(Recorded):
             raise ConfigError(
                 f"{self}: shares embeddings of dimension {items.ids.dim}; expected dim={items.ids.dim} here"
             )
-        self._items = items
+        self._items, self._are_candidates = items, are_candidates
 
     def learn_candidates(self, rows_of: Callable[[pa.Array], Columns]) -> None:
         """Encodes the items' attributes if the candidate tower's embeddings are shared."""
@@ -203,8 +208,8 @@ class History(Recorded):
 
     @property
     def item_means(self) -> int:
-        """The means of its encoder if the candidate tower's embeddings are shared."""
-        return self.encode_window.means if self.shared else 0
+        """The means of its encoder if it shares embeddings that the candidate tower gives as they are."""
+        return self.encode_window.means if self._are_candidates else 0
 
     def learned(self) -> pa.Table:
         """The items' encoded attributes if the candidate tower's embeddings are shared."""
@@ -369,13 +374,16 @@ def hashed(values: IntArray) -> IntArray:
     return (mixed >> np.uint64(33)).astype(np.int64)
 
 
-def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], combine: str = "concat") -> None:
+def share_embeddings(
+    query: Sequence[Feature], candidate: Sequence[Feature], combine: str = "concat", *, are_candidates: bool = False
+) -> None:
     """Gives the candidate tower's item embeddings to every history with `shared=True`.
 
     Args:
         query: The query tower's features.
         candidate: The candidate tower's features.
         combine: How the candidate tower combines them; histories share the whole of a `sum`.
+        are_candidates: Whether the candidate tower gives them as they are, without layers.
 
     Raises:
         ConfigError: The candidate tower has no `Category` of that column, or one of another dimension.
@@ -389,4 +397,4 @@ def share_embeddings(query: Sequence[Feature], candidate: Sequence[Feature], com
                     f"history {feature.column!r} shares embeddings with the candidate tower, which has no category "
                     f"feature of that column; expected one of {names or 'none'}"
                 )
-            feature.share(items)
+            feature.share(items, are_candidates=are_candidates)

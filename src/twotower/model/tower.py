@@ -28,8 +28,9 @@ class Tower(TowerModule):
     """Features, concatenated or summed, and dense layers with an activation after each but the last.
 
     The last layer has no activation: a ReLU there would make every coordinate of an embedding non-negative.
-    Dense layers start Glorot uniform with zero biases. To a single one of the candidates' width, the identity is added
-    for every mean of items in a history that shares the candidates' embeddings, so that queries start near their items.
+    Dense layers start Glorot uniform with zero biases. If a query tower has a single dense layer, and no cross layers
+    beside it, the identity is added to it for every mean of items in a history whose embeddings are the candidates', as
+    those of a candidate tower without layers are. Queries thus start near their items.
 
     Args:
         features: The features that the tower reads.
@@ -107,6 +108,11 @@ class Tower(TowerModule):
         self._identifies_query = [one.record_key is not None or one.column in ids for one in features]
         self.reset()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its embeddings are the combined features, without layers."""
+        return not self.layers and self.crossed is None
+
     def read(self, encoded: Sequence[Tensor]) -> Tensor:
         """The features' embeddings, concatenated, `[n, input_width]`, from each feature's encoded rows `[n, …]`."""
         if self.training and self.unknown_query_rate > 0:
@@ -170,8 +176,7 @@ class Tower(TowerModule):
             "cross_place": self.cross_place,
             "unknown_query_rate": self.unknown_query_rate,
             "combine": self.combine,
-            "history_start": self.history_start,
-        }
+        } | ({} if self.history_start == 1.0 else {"history_start": self.history_start})
 
 
 def _check_rates(dropout: float, input_dropout: float, unknown_query_rate: float, history_start: float) -> None:

@@ -84,6 +84,11 @@ class TowerModule(nn.Module):
         """Total width of the features."""
         return sum(feature.width for feature in self.features)  # type: ignore[misc]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its embeddings are its combined features, without layers after them; default: no."""
+        return False
+
     def forward(self, encoded: Sequence[Tensor]) -> Tensor:
         """Embeds n rows, given each feature's encoded rows `[n, …]`, as `[n, width]`."""
         return self.embed_inputs(self.read(encoded))

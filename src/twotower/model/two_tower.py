@@ -109,7 +109,8 @@ class TwoTower(nn.Module):
             low, high = TEMPERATURE_RANGE
             raise ConfigError(f"temperature={temperature} with learn_temperature; expected between {low} and {high}")
         self.query, self.candidate, self.interests = query, candidate, interests
-        share_embeddings(features_of(query), features_of(candidate), getattr(candidate, "combine", "concat"))
+        combine = getattr(candidate, "combine", "concat")
+        share_embeddings(features_of(query), features_of(candidate), combine, are_candidates=candidate.is_plain)
         self.normalize, self.initial_temperature, self.learn_temperature = normalize, temperature, learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.heads = HeadModules()

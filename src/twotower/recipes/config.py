@@ -198,6 +198,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise mistake(error, wanted, Trainer, table="training") from error
         return msgspec.structs.replace(base, trainer=trainer)
 
+    def lengths(self, recipe: Recipe) -> tuple[int, ...]:
+        """Lengths of the schedule to compare, as numbers of epochs; empty if the config leaves no choice.
+
+        Models without histories were not found to need different lengths.
+        """
+        reads_histories = (self.model.inputs or recipe.inputs) == "all"
+        is_open = not {"epochs", "schedule"} & set(self.training)
+        return recipe.lengths if reads_histories and is_open else ()
+
     def _monitor(self, base: Recipe) -> str:
         """The recipe's monitored metric, at the largest of `training`'s `ks` if its own k is not among them.
 

@@ -46,7 +46,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         interests: Number of embeddings of a query, the best of which scores a candidate.
         share_items: Histories and the candidate tower share one embedding per item, the sum of its features; the
             candidate tower then has no dense layers. For default features; default: the recipe's.
-        history_start: Factor with which a query starts from the means of shared histories' items.
+        history_start: How much of the means of shared histories a query starts with; of no effect with several dense
+            layers, several interests, or cross layers beside.
         history_length: How many items histories read, on each side of the event with `around`. For default features;
             default: the recipe's.
         read_id: Whether the query tower reads the query's id. For default features; default: the recipe's.

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.model.losses import LOSSES, BuiltInLoss, FullSoftmax, InBatchSoftmax
 from twotower.recipes.config import Config
@@ -44,6 +45,18 @@ def default_space(base: Config, train: Log) -> Space:
         if not base.model.share_items:  # with shared items, dim is the last layer
             space["model.dim"] = _choices(settings, "model.dim", 16, 32, 64)
         space["model.inputs"] = _choices(settings, "model.inputs", "all", "log")
+    return space
+
+
+def searched_by_recipe(config: Config, train: Log, validation: Dataset | None) -> Space:
+    """What `twotower train` would search with this config: the length of the schedule, and whether the id is read."""
+    recipe = config.resolved_recipe(train, validation)
+    space: Space = {}
+    if lengths := config.lengths(recipe):
+        own = recipe.trainer.epochs
+        space["training.epochs"] = Choices([*([] if own in lengths else [own]), *lengths])
+    if any("read_id" in choice.model for choice in config.model.choices(recipe)):
+        space["model.read_id"] = Choices([False, True])
     return space
 
 

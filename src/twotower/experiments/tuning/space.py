@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.log import Log
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.experiments.plans import changed
-from twotower.experiments.tuning.defaults import default_space
+from twotower.experiments.tuning.defaults import default_space, searched_by_recipe
 from twotower.recipes.complete import complete
 from twotower.recipes.config import Config
 from twotower.recipes.overlay import value_at
@@ -57,7 +57,7 @@ class SearchSpace:
             ConfigError: `training` has an unknown key or a wrong value.
         """
         base = complete(config, train, validation)
-        return cls(base, config.space() or default_space(base, train))
+        return cls(base, config.space() or default_space(base, train) | searched_by_recipe(config, train, validation))
 
     def suggest(self, trial: Trial) -> Values:
         """Draws the parameters of a trial."""
