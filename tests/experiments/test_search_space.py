@@ -16,7 +16,9 @@ from twotower.model import FullSoftmax, InBatchSoftmax
 from twotower.recipes.complete import complete
 from twotower.recipes.config import Config, ModelConfig
 from twotower.recipes.overlay import value_at
+from twotower.recipes.parts import SplitConfig
 from twotower.recipes.recipe import RecipeName
+from twotower.recipes.space import Choices
 
 LOG = groups_log(events=200)
 
@@ -120,3 +122,14 @@ def test_what_is_drawn_are_values_of_the_config() -> None:
         assert values["model.layers"] in ([8], [16, 8])
         assert values["model.dim"] in (4, 8, 12)
     assert study.trials[0].distributions == space.distributions
+
+
+def test_the_default_space_searches_what_a_training_would() -> None:
+    """The length of the schedule, and whether the query's id is read, unless the config says."""
+    config = Config(split=SplitConfig("last-out"))
+    found = SearchSpace.of(config, LOG).dimensions
+    assert found["training.epochs"] == Choices([3, 6, 12, 24])
+    assert found["model.read_id"] == Choices([False, True])
+    given = with_values(config, {"training.epochs": 2, "model.read_id": True})
+    assert not {"training.epochs", "model.read_id"} & set(SearchSpace.of(given, LOG).dimensions)
+    assert "training.epochs" not in SearchSpace.of(Config(split=SplitConfig("random")), LOG).dimensions

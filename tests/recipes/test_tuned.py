@@ -252,3 +252,11 @@ def test_what_a_config_says_of_the_schedule_is_not_left_to_the_validation_part(
 def test_whether_the_id_is_read_without_a_choice_depends_on_how_much_queries_chose() -> None:
     assert recipe("tuned", groups_log(), LastOut()).read_id
     assert not recipe("tuned", sparse_log(), LastOut()).read_id
+
+
+def test_what_is_read_is_shown_beside_what_validation_decides() -> None:
+    found = recipe("tuned", sparse_log(), LastOut())
+    lines = ModelConfig().input_lines(sparse_log(), found)
+    assert lines[-1] == "validation decides between these models: histories, histories and the id"
+    assert lines[:-1] == ModelConfig().columns(sparse_log(), found).lines()
+    assert ModelConfig(read_id=True).input_lines(sparse_log(), found)[-1].startswith("candidate tower reads")

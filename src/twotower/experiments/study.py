@@ -151,7 +151,7 @@ def _cut_data(runs: Sequence[Planned]) -> _CutData:
         curve_baselines=curves,
         remarks=(*parts.remarks, *notes),
         columns={
-            number: tuple(one.model.columns(parts.train, recipes[number]).lines()) for number, one in variants.items()
+            number: tuple(one.model.input_lines(parts.train, recipes[number])) for number, one in variants.items()
         },
         looking_ahead=frozenset(number for number, one in variants.items() if _looks_ahead(one, recipes[number])),
     )

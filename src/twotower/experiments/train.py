@@ -98,7 +98,7 @@ def train(
         config, parts, start, said = _prepared(config, before)
         if config.data.title is not None:
             check_title(parts.train.candidates, config.data.title)
-        columns = config.model.columns(parts.train, config.resolved_recipe(parts.train, parts.validation))
+        inputs = config.model.input_lines(parts.train, config.resolved_recipe(parts.train, parts.validation))
         cut = f"{parts.train.name}: {len(parts.train):,} train, {len(parts.test):,} test; split {parts.rule}"
         _say(
             console,
@@ -106,7 +106,7 @@ def train(
                 f"{cut}, {parts.fingerprint}",
                 *parts.remarks,
                 *said,
-                *(columns.lines() if start is None or start.fresh else []),
+                *(inputs if start is None or start.fresh else []),
             ],
         )
         store, run = Store(folder / RUNS), ModelRun(config, start, keeps_moments=True)

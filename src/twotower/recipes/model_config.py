@@ -133,6 +133,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             [ColumnRead.of(use, data.candidate_id) for use in candidate],
         )
 
+    def input_lines(self, data: Log, recipe: Recipe) -> list[str]:
+        """What each tower reads, line by line, and between which models validation decides."""
+        names = [choice.name for choice in self.choices(recipe)]
+        decides = [f"validation decides between these models: {', '.join(names)}"] if names else []
+        return self.columns(data, recipe).lines() + decides
+
     def _uses(self, data: Log, recipe: Recipe) -> tuple[list[ColumnUse], list[ColumnUse]]:
         """How the columns of both sides are used."""
         plan = InputPlan(
