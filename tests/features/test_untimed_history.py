@@ -94,7 +94,7 @@ def test_a_request_may_bring_as_many_items_as_prediction_reads() -> None:
 
 
 def test_of_two_histories_of_the_same_items_the_longer_counts_for_more() -> None:
-    feature = History("what", by="who", length=4, dim=3)
+    feature = History("what", by="who", length=4, dim=3).eval()
     feature.fit_columns(columns_of([1, 2, 2, 2, 2], [7, 7, 7, 7, 7]))
     with torch.no_grad():
         once, four_times = feature(feature.encode_columns(columns_of([1, 2], [7, 7]))).chunk(2, dim=0)
