@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from twotower.errors import ConfigError
-from twotower.evaluation.metrics import Scores, is_error, metric_label
+from twotower.evaluation.metrics import Scores, merit_of, metric_label
 from twotower.evaluation.tables import history_html
 
 if TYPE_CHECKING:
@@ -93,8 +93,12 @@ class TrainingHistory(msgspec.Struct):
 
     @property
     def best_merit(self) -> float:
-        """`best_value`, negated if the metric is an error, so that higher is better."""
-        return -self.best_value if is_error(self.monitor) else self.best_value
+        """`best_value`, negated if the metric is an error, so that higher is better.
+
+        Raises:
+            ConfigError: No epoch was validated.
+        """
+        return merit_of(self.monitor, self.best_value)
 
     @property
     def train_seconds(self) -> float:

@@ -120,21 +120,21 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
             >>> Scores({}, {}, tasks={"rating": {"rmse": 0.9}}).merit("rating.rmse")
             -0.9
         """
-        value = self.value(metric)
-        return -value if is_error(metric) else value
+        return merit_of(metric, self.value(metric))
 
     def interval(self, protocol: str, metric: str) -> Interval:
         """A metric with its 95% interval over queries, if measured."""
         return Interval(self.value(f"{protocol}.{metric}"), self.half_widths.get(f"{protocol}.{metric}"))
 
 
-ERRORS = frozenset({"rmse", "mae", "log_loss", "calibration_error"})
-"""Metrics for which lower is better."""
-
-
 def is_error(metric: str) -> bool:
     """Whether lower is better for a metric, as for `rating.rmse`."""
-    return metric.rpartition(".")[2] in ERRORS
+    return metric.rpartition(".")[2] in ("rmse", "mae", "log_loss", "calibration_error")
+
+
+def merit_of(metric: str, value: float) -> float:
+    """The value of a metric, negated if the metric is an error, so that higher is better."""
+    return -value if is_error(metric) else value
 
 
 def check_ks(ks: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from twotower.evaluation.comparisons import Comparison
 from twotower.evaluation.evaluate import label_of
 from twotower.evaluation.grid import Grid, notes_html
 from twotower.evaluation.intervals import mean_interval
-from twotower.evaluation.metrics import Metrics, Scores, Slice, is_error, metric_label
+from twotower.evaluation.metrics import Metrics, Scores, Slice, merit_of, metric_label
 from twotower.evaluation.outcomes import PROTOCOLS
 from twotower.evaluation.task_scores import TaskEvaluation
 from twotower.evaluation.two_stages import RerankEvaluation
@@ -46,10 +46,10 @@ class Seconds(msgspec.Struct, frozen=True):
 
 
 class ChoiceOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One of several models tried on the validation part.
+    """One of several models, or of several schedules of one, tried on the validation part.
 
     Attributes:
-        name: Its name in the recipe.
+        name: Its name in reports.
         model: The keys of `[model]` that it sets.
         training: The keys of `[training]` that it sets.
         metric: The metric compared.
@@ -102,7 +102,7 @@ class ModelOutcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chosen(self) -> ChoiceOutcome | None:
         """The best model on the validation part; None if there was no choice."""
-        return max(self.choices, key=lambda one: -one.value if is_error(one.metric) else one.value, default=None)
+        return max(self.choices, key=lambda one: merit_of(one.metric, one.value), default=None)
 
     @property
     def choice_note(self) -> list[str]:

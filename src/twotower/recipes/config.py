@@ -201,7 +201,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def lengths(self, recipe: Recipe) -> tuple[int, ...]:
         """Lengths of the schedule to compare, as numbers of epochs; empty if the config leaves no choice.
 
-        Models without histories were not found to need different lengths.
+        Models without the default features, which read histories, keep the trainer's: others were not tried with them.
         """
         reads_histories = (self.model.inputs or recipe.inputs) == "all"
         is_open = not {"epochs", "schedule"} & set(self.training)

@@ -41,8 +41,8 @@ batches need a higher rate."""
 
 LENGTHS = 3, 6, 12, 24
 LENGTHS_OF_LARGE = 6, 12
-"""Numbers of epochs to try where histories are read: the best epoch of a longer cosine schedule is worse than the last
-one of a schedule of that length, as its learning rate is still high."""
+"""Numbers of epochs to try where histories are read. In the middle of a cosine schedule, the learning rate is still
+high, so that its best epoch is often worse than the last one of a schedule of that length."""
 
 UNKNOWN_QUERY_RATES = 0.02, 0.3
 """Lowest and highest share of training events whose query is treated as unknown."""
